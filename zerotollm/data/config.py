@@ -1,0 +1,40 @@
+"""What is read, and how it is cut into batches. No heavy imports: the command line reads this file."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """A corpus and the shape of its batches."""
+
+    corpus: str = "bible-web"
+    """bible-VERSION, shakespeare, tfds:NAME, or a path, folder or glob of .txt, .md, .jsonl (each also .gz)"""
+    dir: str = ""
+    """where prepared data, tokenizers and tokens are kept; empty: $ZEROTOLLM_DATA, else ~/.cache/zerotollm"""
+    documents: Literal["auto", "file", "paragraph"] = "auto"
+    """own files only: what separates documents. auto: blank lines where one file holds many, else the file"""
+    validation_fraction: float = 0.05
+    """own files only: share of the text kept for validation"""
+    test_fraction: float = 0.05
+    """own files only: share of the text kept for the final test"""
+    context: int = 128
+    """tokens in a window"""
+    batch_size: int = 16
+    """windows in a step, over all processes and micro-batches"""
+    document_mask: bool = False
+    """attention sees only the tokens of its own document"""
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """A SentencePiece model (Kudo and Richardson 2018, arXiv:1808.06226)."""
+
+    kind: Literal["bpe", "unigram", "char"] = "bpe"
+    """bpe (Sennrich 2016, arXiv:1508.07909), unigram (Kudo 2018, arXiv:1804.10959) or single characters"""
+    vocab_size: int = 2048
+    """pieces, special and byte pieces included; for char an upper limit"""
+    byte_fallback: bool = True
+    """unseen characters become their UTF-8 bytes, so that any text round-trips"""
+    normalization: Literal["identity", "nfc", "nfkc"] = "identity"
+    """Unicode normalization before training and encoding; identity keeps every text exactly"""

@@ -1,0 +1,23 @@
+"""How text is drawn from a model. No heavy imports: the command line reads this file."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Which continuation is drawn."""
+
+    prompt: str = ""
+    """text to continue; empty: start a new document"""
+    max_tokens: int = 100
+    """most tokens to add"""
+    temperature: float = 0.8
+    """divides the logits; 0: greedy"""
+    top_k: int = 0
+    """keep only the k likeliest tokens (arXiv:1805.04833); 0: all"""
+    top_p: float = 1.0
+    """keep the smallest set with this much probability (arXiv:1904.09751)"""
+    min_p: float = 0.0
+    """keep tokens at least this share as likely as the likeliest (arXiv:2407.01082)"""
+    seed: int = 0
+    """same seed, same text"""
