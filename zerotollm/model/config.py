@@ -1,7 +1,9 @@
 """One configuration for every model here. No heavy imports: the command line reads this file."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+from zerotollm.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -46,3 +48,67 @@ class TransformerConfig:
     """logits become cap x tanh(logits / cap) (Gemma 2, arXiv:2408.00118); 0: none"""
     norm_epsilon: float = 1e-6
     """added to the variance in norms"""
+
+
+def round_up(number: int, multiple: int) -> int:
+    """The smallest multiple of `multiple` that is not below `number`."""
+    return -(-number // multiple) * multiple
+
+
+def resolve(config: TransformerConfig, *, vocab_size: int, context: int) -> TransformerConfig:
+    """The same configuration with every 0 that means "derived" replaced by its number, and checked.
+
+    `vocab_size` is the tokenizer's, `context` the tokens in a training window. Resolving twice changes nothing.
+    Raises UsageError, naming the field, where the numbers do not fit together.
+    """
+    for name in ("num_layers", "width", "num_heads", "rope_theta", "norm_epsilon"):
+        if not getattr(config, name) > 0:
+            raise UsageError(f"model.{name} is {getattr(config, name)}, and must be above 0")
+    for name in ("vocab_size", "max_length", "num_kv_heads", "head_width", "ff_width", "logit_soft_cap"):
+        if not getattr(config, name) >= 0:
+            raise UsageError(f"model.{name} is {getattr(config, name)}, and must be 0 (see --help) or above")
+    if not 0 <= config.dropout < 1:
+        raise UsageError(f"model.dropout is {config.dropout}, and must be at least 0 and below 1")
+    if config.head_width == 0 and config.width % config.num_heads:
+        divisors = [heads for heads in range(1, config.width + 1) if config.width % heads == 0]
+        nearest = min(divisors, key=lambda heads: abs(heads - config.num_heads))
+        raise UsageError(
+            f"model.width {config.width} is not divisible by model.num_heads {config.num_heads}: "
+            f"take {nearest} heads, or set model.head_width"
+        )
+
+    heads = config.num_heads
+    # A gated feed-forward has three matrices instead of two, so two thirds of the width cost the same; a multiple
+    # of 64 keeps matrix units busy, which for tiny models would change the size too much.
+    gated_width = round_up(-(-8 * config.width // 3), 64 if config.width >= 128 else 8)
+    resolved = replace(
+        config,
+        vocab_size=config.vocab_size or round_up(vocab_size, 64),
+        max_length=config.max_length or context,
+        num_kv_heads=config.num_kv_heads or heads,
+        head_width=config.head_width or config.width // heads,
+        ff_width=config.ff_width or (gated_width if config.feed_forward == "swiglu" else 4 * config.width),
+    )
+    if heads % resolved.num_kv_heads:
+        raise UsageError(
+            f"model.num_kv_heads {resolved.num_kv_heads} does not divide model.num_heads {heads}"
+        )
+    if config.position == "rope" and resolved.head_width % 2:
+        raise UsageError(
+            f"rope turns pairs of numbers, and a head is {resolved.head_width} wide: "
+            "change model.num_heads or model.head_width so that it is even"
+        )
+    if config.position == "sinusoidal" and config.width % 2:
+        raise UsageError(
+            f"sinusoidal positions fill pairs of numbers, and model.width is {config.width}: make it even"
+        )
+    if context > resolved.max_length:
+        raise UsageError(
+            f"data.context {context} is longer than model.max_length {resolved.max_length}: "
+            "lower the one or raise the other"
+        )
+    if vocab_size > resolved.vocab_size:
+        raise UsageError(
+            f"the tokenizer has {vocab_size} tokens and model.vocab_size is {resolved.vocab_size}: set it to 0"
+        )
+    return resolved
