@@ -58,8 +58,8 @@ def round_up(number: int, multiple: int) -> int:
 def resolve(config: TransformerConfig, *, vocab_size: int, context: int) -> TransformerConfig:
     """The same configuration with every 0 that means "derived" replaced by its number, and checked.
 
-    `vocab_size` is the tokenizer's, `context` the tokens in a training window. Resolving twice changes nothing.
-    Raises UsageError, naming the field, where the numbers do not fit together.
+    `vocab_size` is the tokenizer's, `context` the tokens in a training window. Resolving twice changes
+    nothing. Raises UsageError, naming the field, where the numbers do not fit together.
     """
     for name in ("num_layers", "width", "num_heads", "rope_theta", "norm_epsilon"):
         if not getattr(config, name) > 0:
@@ -78,8 +78,8 @@ def resolve(config: TransformerConfig, *, vocab_size: int, context: int) -> Tran
         )
 
     heads = config.num_heads
-    # A gated feed-forward has three matrices instead of two, so two thirds of the width cost the same; a multiple
-    # of 64 keeps matrix units busy, which for tiny models would change the size too much.
+    # A gated feed-forward has three matrices instead of two, so two thirds of the width cost the same; a
+    # multiple of 64 keeps matrix units busy, which for tiny models would change the size too much.
     gated_width = round_up(-(-8 * config.width // 3), 64 if config.width >= 128 else 8)
     resolved = replace(
         config,
@@ -109,6 +109,6 @@ def resolve(config: TransformerConfig, *, vocab_size: int, context: int) -> Tran
         )
     if vocab_size > resolved.vocab_size:
         raise UsageError(
-            f"the tokenizer has {vocab_size} tokens and model.vocab_size is {resolved.vocab_size}: set it to 0"
+            f"model.vocab_size {resolved.vocab_size} is below the tokenizer's {vocab_size} tokens: set it to 0"
         )
     return resolved
