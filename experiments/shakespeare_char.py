@@ -1,0 +1,24 @@
+"""Question: how fast can a model of single characters reach what a plain GPT reaches on tiny Shakespeare?
+
+Command: python launch.py --experiment shakespeare_char --data.corpus input.txt
+
+Time: to be measured (aim: one eighth of a plain PyTorch GPT's time on the same machine)
+
+Expected: to be measured (aim: at most 1.90 nats per character over the last 10 % of the text)
+"""
+
+from dataclasses import replace
+
+from experiments.base import experiment as base
+from zerotollm.experiment import Experiment
+
+
+def experiment() -> Experiment:
+    """`base` on single characters of a file that the command line names; its last tenth is for validation."""
+    parent = base()
+    return replace(
+        parent,
+        name="shakespeare_char",
+        data=replace(parent.data, corpus="", documents="file", validation_fraction=0.1, test_fraction=0.0),
+        tokenizer=replace(parent.tokenizer, kind="char", byte_fallback=False),
+    )

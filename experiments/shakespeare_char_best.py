@@ -1,0 +1,19 @@
+"""Question: how low does the loss on tiny Shakespeare go on two CPU cores, given a longer context and time?
+
+Command: python launch.py --experiment shakespeare_char_best --data.corpus input.txt
+
+Time: to be measured (aim: 1.4697 within 6 minutes, the end within an hour)
+
+Expected: to be measured (aim: at most 1.43 nats per character over the last 10 % of the text)
+"""
+
+from dataclasses import replace
+
+from experiments.shakespeare_char import experiment as shakespeare_char
+from zerotollm.experiment import Experiment
+
+
+def experiment() -> Experiment:
+    """`shakespeare_char` with a context of 256 characters."""
+    parent = shakespeare_char()
+    return replace(parent, name="shakespeare_char_best", data=replace(parent.data, context=256))

@@ -1,0 +1,248 @@
+"""From words on the command line to one action on one experiment. No heavy imports: `--help` answers at once."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TypeVar
+
+from zerotollm import catalog
+from zerotollm.actions import ACTIONS
+from zerotollm.errors import RunError, UsageError
+from zerotollm.experiment import Experiment, describe_type, differences, field_types, from_json, validate
+from zerotollm.suggest import did_you_mean
+
+USAGE = """\
+usage: python launch.py --list
+       python launch.py --experiment NAME [ACTION] [--FIELD VALUE ...] [--run-dir DIR] [--debug]
+
+Trains a language model from text and measures it. An experiment is a set of typed fields, and each can
+be given another value, as in --train.steps 200.
+
+  --list                      every experiment, its question and its cost
+  --experiment NAME           which experiment: a file in experiments/
+  --experiment NAME --help    every field with its type, unit and value
+  --run-dir DIR               where results are kept; default: runs/NAME
+  --debug                     show the traceback of an error
+
+actions:
+{actions}
+
+for example:
+  python launch.py --experiment base
+  python launch.py --experiment base --train.steps 200 --model.num-layers 4
+  python launch.py --experiment base generate --prompt "In the beginning"
+"""
+
+SWITCHES = ("list", "help", "debug")
+VALUES = ("experiment", "run-dir")
+RUN_MAY_CHANGE = ("sample.", "data.dir")
+"""What may be given anew for a run that exists already: nothing that decided what was trained."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line taken apart."""
+
+    switches: frozenset[str] = frozenset()
+    experiment: str = ""
+    run_dir: str = ""
+    action: str = "train"
+    options: tuple[tuple[str, str], ...] = ()
+    """everything else, as (name, value): fields of the experiment and options of the action"""
+
+
+def main(arguments: Sequence[str], experiments: Path) -> int:
+    """Runs one command line and returns its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+
+    `experiments` is the folder of experiments. What goes wrong is said in one line on stderr; with `--debug`
+    the exception passes through.
+    """
+    try:
+        run(split(arguments), experiments)
+    except (UsageError, RunError, OSError, KeyboardInterrupt) as error:
+        if "--debug" in arguments:
+            raise
+        line, code = explain(error)
+        print(f"error: {line}", file=sys.stderr)
+        return code
+    return 0
+
+
+def explain(error: BaseException) -> tuple[str, int]:
+    """The one line that says what went wrong, and the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 130
+    message = str(error)
+    if isinstance(error, OSError) and error.filename:
+        message = f"{error.filename}: {error.strerror}"
+    return " ".join(message.split()), getattr(error, "exit_code", 1)
+
+
+def split(arguments: Iterable[str]) -> Command:
+    """Takes a command line apart, in whatever order it was written. Raises UsageError where it cannot be read.
+
+    A switch stands alone; every other option has exactly one value, `--name value` or `--name=value`; the one
+    word left over is the action.
+    """
+    switches, values, words, options = set(), {}, [], []
+    rest = iter(arguments)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        name = "help" if name == "-h" else name.removeprefix("--").replace("-", "_")
+        if not word.startswith("-"):
+            words.append(word)
+        elif name in SWITCHES and not equals:
+            switches.add(name)
+        else:
+            if not equals:
+                value = next(rest, None)
+            if value is None or (value.startswith("--") and not equals):
+                raise UsageError(
+                    f"{word} needs a value: {word} VALUE, or {word}=VALUE where it begins with --"
+                )
+            if name in VALUES:
+                values[name] = value
+            else:
+                options.append((name, value))
+    action = words[0] if words else "train"
+    if action not in ACTIONS:
+        raise UsageError(
+            f"unknown action {action!r}: one of {', '.join(ACTIONS)}{did_you_mean(action, ACTIONS)}"
+        )
+    if len(words) > 1:
+        raise UsageError(
+            f"unexpected word {words[1]!r} after {action!r}: put a text of several words in quotes"
+        )
+    return Command(frozenset(switches), action=action, options=tuple(options), **values)
+
+
+def run(command: Command, experiments: Path) -> None:
+    """Does what the command says. Raises UsageError, RunError or OSError."""
+    if "list" in command.switches:
+        show_list(experiments)
+    elif "help" in command.switches and command.experiment:
+        show_fields(command, experiments)
+    elif "help" in command.switches or command == Command():
+        show_usage()
+    else:
+        act(command, experiments)
+
+
+def act(command: Command, experiments: Path) -> None:
+    """Name -> Experiment -> typed overrides -> action."""
+    action = ACTIONS[command.action]
+    if command.experiment:
+        experiment = catalog.load(experiments, command.experiment)
+    elif action.reads_run and command.run_dir:
+        experiment = Experiment()  # a run directory says by itself what it holds
+    else:
+        raise UsageError(
+            f"add --experiment NAME, where NAME is one of {', '.join(catalog.names(experiments))}"
+        )
+    fields = field_types(Experiment)
+    own = field_types(type(action.options(experiment))) if action.options else {}
+    for name, _ in command.options:
+        if name not in fields and name not in own:
+            near = did_you_mean(f"--{name}", map(option, [*own, *fields, *VALUES]))
+            raise UsageError(f"unknown option {option(name)}: --help shows all there are{near}")
+    overrides = [pair for pair in command.options if pair[0] in fields]
+    own_options = [pair for pair in command.options if pair[0] not in fields]
+
+    experiment = override(experiment, overrides)
+    run_dir = Path(command.run_dir or Path("runs") / experiment.name)
+    if action.reads_run:
+        experiment = as_trained(run_dir, overrides)
+    validate(experiment)
+    name = command.action.replace("-", "_")
+    function = getattr(import_module(f"zerotollm.actions.{name}"), name)
+    if action.options:
+        function(experiment, run_dir, override(action.options(experiment), own_options))
+    else:
+        function(experiment, run_dir)
+
+
+def option(name: str) -> str:
+    """How a field is spelled on the command line: `train.batch_size` is `--train.batch-size`."""
+    return "--" + name.replace("_", "-")
+
+
+def override(default: T, options: Iterable[tuple[str, str]]) -> T:
+    """The dataclass with some fields given as text. Raises UsageError where a text is no value of its field."""
+    import tyro
+
+    types = field_types(type(default))
+    for name, value in options:
+        try:
+            default = tyro.cli(
+                type(default),
+                default=default,
+                args=[f"{option(name)}={value}"],
+                config=(tyro.conf.FlagConversionOff,),
+                console_outputs=False,
+            )
+        except SystemExit:
+            allowed = describe_type(types[name])
+            near = did_you_mean(value, allowed.replace(",", "").split())
+            raise UsageError(f"{option(name)} is {value!r}, and must be {allowed}{near}") from None
+    return default
+
+
+def as_trained(run_dir: Path, overrides: Iterable[tuple[str, str]]) -> Experiment:
+    """The experiment that a run directory holds. Its overrides need not be repeated, and cannot be changed."""
+    path = run_dir / "config.json"
+    if not path.is_file():
+        raise UsageError(
+            f"{run_dir} holds no trained model: train it first, or name another with --run-dir DIR"
+        )
+    trained = from_json(path.read_text(encoding="utf-8", errors="replace"), str(path))
+    asked = override(trained, overrides)
+    for name, then, now in differences(trained, asked):
+        if not name.startswith(RUN_MAY_CHANGE):
+            raise UsageError(f"{run_dir} was trained with {name} {then}, not {now}: leave {option(name)} out")
+    return asked
+
+
+def show_usage() -> None:
+    width = max(map(len, ACTIONS))
+    print(
+        USAGE.format(actions="\n".join(f"  {name:{width}}  {a.summary}" for name, a in ACTIONS.items())),
+        end="",
+    )
+
+
+def show_list(experiments: Path) -> None:
+    """A table of all experiments."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("experiment", "question", "time", "expected")
+    for name in catalog.names(experiments):
+        about = catalog.about(catalog.docstring(experiments, name))
+        table.add_row(name, about.question, about.time, about.expected)
+    Console().print(table)
+
+
+def show_fields(command: Command, experiments: Path) -> None:
+    """Everything that can be given another value: the experiment's fields, or the options of an action."""
+    import tyro
+
+    experiment = catalog.load(experiments, command.experiment)
+    options = ACTIONS[command.action].options
+    value = options(experiment) if options else experiment
+    action = f" {command.action}" if command.action != "train" else ""
+    with suppress(SystemExit):
+        tyro.cli(
+            type(value),
+            default=value,
+            args=["--help"],
+            prog=f"python launch.py --experiment {command.experiment}{action}",
+            description=ACTIONS[command.action].summary
+            if action
+            else catalog.docstring(experiments, command.experiment),
+            config=(tyro.conf.FlagConversionOff,),
+        )
