@@ -1,10 +1,11 @@
-"""From words on the command line to one action on one experiment. No heavy imports: `--help` answers at once."""
+"""From the words of a command line to one action on one experiment. No heavy imports: `--help` is quick."""
 
 import sys
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from importlib import import_module
+from io import StringIO
 from pathlib import Path
 from typing import TypeVar
 
@@ -84,7 +85,7 @@ def explain(error: BaseException) -> tuple[str, int]:
 
 
 def split(arguments: Iterable[str]) -> Command:
-    """Takes a command line apart, in whatever order it was written. Raises UsageError where it cannot be read.
+    """Takes a command line apart, in whatever order it is written. Raises UsageError where it cannot.
 
     A switch stands alone; every other option has exactly one value, `--name value` or `--name=value`; the one
     word left over is the action.
@@ -136,28 +137,27 @@ def run(command: Command, experiments: Path) -> None:
 def act(command: Command, experiments: Path) -> None:
     """Name -> Experiment -> typed overrides -> action."""
     action = ACTIONS[command.action]
-    if command.experiment:
-        experiment = catalog.load(experiments, command.experiment)
-    elif action.reads_run and command.run_dir:
-        experiment = Experiment()  # a run directory says by itself what it holds
-    else:
-        raise UsageError(
-            f"add --experiment NAME, where NAME is one of {', '.join(catalog.names(experiments))}"
-        )
     fields = field_types(Experiment)
-    own = field_types(type(action.options(experiment))) if action.options else {}
+    own = field_types(type(action.options(Experiment()))) if action.options else {}
     for name, _ in command.options:
         if name not in fields and name not in own:
-            near = did_you_mean(f"--{name}", map(option, [*own, *fields, *VALUES]))
+            near = did_you_mean(name, map(option, [*own, *fields, *VALUES, *SWITCHES]))
             raise UsageError(f"unknown option {option(name)}: --help shows all there are{near}")
     overrides = [pair for pair in command.options if pair[0] in fields]
     own_options = [pair for pair in command.options if pair[0] not in fields]
 
+    if command.experiment:
+        experiment = catalog.load(experiments, command.experiment)
+    elif action.reads_run and command.run_dir:
+        experiment = Experiment()  # the run directory itself says what it holds
+    else:
+        raise UsageError(f"add --experiment NAME: one of {', '.join(catalog.names(experiments))}")
     experiment = override(experiment, overrides)
     run_dir = Path(command.run_dir or Path("runs") / experiment.name)
     if action.reads_run:
         experiment = as_trained(run_dir, overrides)
     validate(experiment)
+
     name = command.action.replace("-", "_")
     function = getattr(import_module(f"zerotollm.actions.{name}"), name)
     if action.options:
@@ -172,19 +172,17 @@ def option(name: str) -> str:
 
 
 def override(default: T, options: Iterable[tuple[str, str]]) -> T:
-    """The dataclass with some fields given as text. Raises UsageError where a text is no value of its field."""
+    """The dataclass with some fields given as text. Raises UsageError where a text is no value of it."""
     import tyro
 
     types = field_types(type(default))
     for name, value in options:
+        argument = f"{option(name)}={value}"
         try:
-            default = tyro.cli(
-                type(default),
-                default=default,
-                args=[f"{option(name)}={value}"],
-                config=(tyro.conf.FlagConversionOff,),
-                console_outputs=False,
-            )
+            with redirect_stderr(StringIO()):  # tyro draws a box around its message; ours is one line
+                default = tyro.cli(
+                    type(default), default=default, args=[argument], config=(tyro.conf.FlagConversionOff,)
+                )
         except SystemExit:
             allowed = describe_type(types[name])
             near = did_you_mean(value, allowed.replace(",", "").split())
@@ -193,7 +191,7 @@ def override(default: T, options: Iterable[tuple[str, str]]) -> T:
 
 
 def as_trained(run_dir: Path, overrides: Iterable[tuple[str, str]]) -> Experiment:
-    """The experiment that a run directory holds. Its overrides need not be repeated, and cannot be changed."""
+    """The experiment that a run directory holds. Overrides need not be repeated, nor can they change."""
     path = run_dir / "config.json"
     if not path.is_file():
         raise UsageError(
@@ -217,10 +215,15 @@ def show_usage() -> None:
 
 def show_list(experiments: Path) -> None:
     """A table of all experiments."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("experiment", "question", "time", "expected")
+    table = Table(
+        Column("experiment", no_wrap=True), Column("question", ratio=2), box=SIMPLE_HEAD, expand=True
+    )
+    table.add_column("time", ratio=1)
+    table.add_column("expected", ratio=1)
     for name in catalog.names(experiments):
         about = catalog.about(catalog.docstring(experiments, name))
         table.add_row(name, about.question, about.time, about.expected)
