@@ -27,7 +27,8 @@ class TransformerConfig:
     ff_width: int = 0
     """feed-forward width F; 0: 4 x width, or 8/3 x width for swiglu, so that both cost the same"""
     feed_forward: Literal["swiglu", "gelu", "relu", "relu2"] = "swiglu"
-    """swiglu (arXiv:2002.05202), gelu (arXiv:1606.08415), relu (arXiv:1706.03762), relu2 (arXiv:2109.08668)"""
+    """swiglu (arXiv:2002.05202), gelu (arXiv:1606.08415), relu (arXiv:1706.03762), relu2 (arXiv:2109.08668)
+    """
     norm: Literal["rms", "layer"] = "rms"
     """rms (arXiv:1910.07467) or layer (arXiv:1607.06450)"""
     norm_position: Literal["pre", "post"] = "pre"

@@ -1,0 +1,213 @@
+"""Experiments as JSON and back, their differences, and what `validate` and `resolve` refuse."""
+
+import dataclasses
+import json
+from dataclasses import replace
+from typing import Literal, get_args, get_origin
+
+import pytest
+
+from zerotollm.errors import UsageError
+from zerotollm.experiment import (
+    Experiment,
+    describe_type,
+    differences,
+    field_types,
+    flatten,
+    from_json,
+    to_json,
+    validate,
+)
+from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.suggest import did_you_mean
+
+FIELDS = field_types(Experiment)
+
+
+def changed(name: str, value) -> Experiment:
+    """The default experiment with one field, by its dotted name, given another value."""
+    group, _, part = name.rpartition(".")
+    base = Experiment()
+    return replace(
+        base, **({group: replace(getattr(base, group), **{part: value})} if group else {part: value})
+    )
+
+
+def another_value(name: str):
+    """A value of the right type that is not the default one."""
+    kind, value = FIELDS[name], flatten(Experiment())[name]
+    if get_origin(kind) is Literal:
+        return next(choice for choice in get_args(kind) if choice != value)
+    return {
+        bool: lambda: not value,
+        str: lambda: value + "é\n",
+        int: lambda: value + 1,
+        float: lambda: value + 0.1,
+    }[kind]()
+
+
+def json_with(name: str, value) -> str:
+    """The default experiment's JSON with one field replaced by a JSON value."""
+    raw = json.loads(to_json(Experiment()))
+    *groups, part = name.split(".")
+    inner = raw
+    for group in groups:
+        inner = inner[group]
+    inner[part] = value
+    return json.dumps(raw)
+
+
+def refused(text: str) -> str:
+    with pytest.raises(UsageError) as error:
+        from_json(text, "here.json")
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_field_survives_json_and_shows_as_the_only_difference(name):
+    other = changed(name, another_value(name))
+    assert from_json(to_json(other)) == other
+    assert differences(Experiment(), other) == [(name, flatten(Experiment())[name], another_value(name))]
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_missing_field_is_named(name):
+    raw = json.loads(to_json(Experiment()))
+    *groups, part = name.split(".")
+    del (raw[groups[0]] if groups else raw)[part]
+    message = refused(json.dumps(raw))
+    assert "here.json" in message
+    assert name in message
+    assert "missing" in message
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_wrong_type_is_refused(name):
+    for value in (None, [1], {"a": 1}, "7" if FIELDS[name] in (int, float, bool) else 7):
+        assert f"{name} is {value!r}, and must be {describe_type(FIELDS[name])}" in refused(
+            json_with(name, value)
+        )
+
+
+def test_true_is_no_number_and_a_whole_number_is_one():
+    assert "train.steps is True" in refused(json_with("train.steps", True))
+    assert "train.steps is 5.0" in refused(json_with("train.steps", 5.0))
+    rate = from_json(json_with("optimizer.learning_rate", 1)).optimizer.learning_rate
+    assert (rate, type(rate)) == (1.0, float)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity"])
+def test_only_finite_numbers_are_read_and_written(number):
+    raw = to_json(Experiment()).replace('"learning_rate": 0.02', f'"learning_rate": {number}')
+    assert "optimizer.learning_rate" in refused(raw)
+    with pytest.raises(ValueError, match="JSON"):
+        to_json(changed("optimizer.learning_rate", float(number.replace("Infinity", "inf"))))
+
+
+def test_wrong_files_are_refused_with_the_nearest_match():
+    assert "did you mean num_layers?" in refused(json_with("model.num_layer", 4))
+    assert "did you mean swiglu?" in refused(json_with("model.feed_forward", "swigl"))
+    assert "one of rms, layer" in refused(json_with("model.norm", "batch"))
+    assert "model is 3" in refused(json_with("model", 3))
+    assert "format 99" in refused(json_with("format", 99))
+    assert "not JSON" in refused("{")
+    assert "no JSON object" in refused("[]")
+
+
+def test_fields_are_documented():
+    for part in dataclasses.fields(Experiment)[1:]:
+        source = __import__("inspect").getsource(part.type)
+        for field in dataclasses.fields(part.type):
+            after = source.split(f"    {field.name}: ", 1)[1].split("\n", 1)[1]
+            assert after.lstrip().startswith('"""'), (
+                f"{part.name}.{field.name} needs a docstring: --help shows it"
+            )
+
+
+def test_the_default_experiment_is_valid():
+    validate(Experiment())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("data.context", 0, "at least 1"),
+        ("data.batch_size", 0, "at least 1"),
+        ("data.validation_fraction", 1.0, "below 1"),
+        ("data.test_fraction", -0.1, "at least 0"),
+        ("data.corpus", "", "--data.corpus"),
+        ("data.corpus", 3, "must be text"),
+        ("data.documents", "line", "one of auto, file, paragraph"),
+        ("tokenizer.vocab_size", 260, "at least 261"),
+        ("model.num_layers", 0, "above 0"),
+        ("model.width", 250, "is not divisible by"),
+        ("model.num_heads", 3, "take 2 heads"),
+        ("model.num_kv_heads", 3, "does not divide"),
+        ("model.head_width", 7, "even"),
+        ("model.max_length", 64, "data.context 128 is longer than model.max_length 64"),
+        ("model.vocab_size", -64, "must be 0"),
+        ("model.dropout", 1.0, "below 1"),
+        ("model.dropout", float("nan"), "must be a number"),
+        ("optimizer.learning_rate", 0.0, "above 0"),
+        ("optimizer.warmup_steps", -1, "at least 0"),
+        ("optimizer.decay_fraction", 1.5, "at most 1"),
+        ("optimizer.beta2", 1.0, "below 1"),
+        ("optimizer.weight_decay", -0.1, "at least 0"),
+        ("train.steps", 0, "at least 1"),
+        ("train.steps", True, "whole number"),
+        ("train.micro_batches", 3, "does not divide data.batch_size 16"),
+        ("train.seed", 2**32, "below 2^32"),
+        ("train.keep", 0, "at least 1"),
+        ("sample.temperature", -1.0, "at least 0"),
+        ("sample.top_p", 0.0, "above 0"),
+        ("sample.min_p", 1.1, "at most 1"),
+        ("name", "../elsewhere", "names a folder"),
+    ],
+)
+def test_what_cannot_run_is_refused_in_one_line_that_names_the_field(name, value, says):
+    with pytest.raises(UsageError) as error:
+        validate(changed(name, value))
+    message = str(error.value)
+    assert says in message
+    assert name.rpartition(".")[2] in message.replace("heads or model.head", "")
+    assert "\n" not in message
+
+
+def test_held_out_fractions_leave_something_to_train_on():
+    data = replace(Experiment().data, validation_fraction=0.5, test_fraction=0.5)
+    with pytest.raises(UsageError, match="nothing to train on"):
+        validate(replace(Experiment(), data=data))
+
+
+@pytest.mark.parametrize("feed_forward", ["swiglu", "gelu", "relu", "relu2"])
+@pytest.mark.parametrize("width", [32, 64, 128, 256, 768])
+def test_resolving_fills_the_zeros_once_and_keeps_the_cost_of_the_feed_forward(feed_forward, width):
+    config = TransformerConfig(width=width, feed_forward=feed_forward)
+    resolved = resolve(config, vocab_size=2001, context=96)
+    assert resolve(resolved, vocab_size=2001, context=96) == resolved
+    assert 0 not in (resolved.num_kv_heads, resolved.head_width, resolved.ff_width)
+    assert resolved.vocab_size == 2048
+    assert resolved.max_length == 96
+    assert resolved.head_width * resolved.num_heads == width
+    matrices = 3 if feed_forward == "swiglu" else 2
+    assert 1 <= matrices * resolved.ff_width / (2 * 4 * width) < 1.2
+    assert resolved.ff_width % 8 == 0
+
+
+def test_resolving_keeps_what_was_given():
+    config = TransformerConfig(vocab_size=4096, max_length=512, num_kv_heads=2, head_width=32, ff_width=100)
+    assert resolve(config, vocab_size=2048, context=128) == config
+
+
+def test_a_vocabulary_smaller_than_the_tokenizers_is_refused():
+    with pytest.raises(UsageError, match="2000"):
+        resolve(TransformerConfig(vocab_size=1024), vocab_size=2000, context=128)
+
+
+def test_suggestions_ignore_case_hyphens_and_a_missing_group():
+    fields = ["data.corpus", "train.steps", "model.num_layers"]
+    assert "train.steps" in did_you_mean("--steps", fields)
+    assert "model.num_layers" in did_you_mean("num-layer", fields)
+    assert "model.num_layers" in did_you_mean("Model.NUM-LAYERS", fields)
+    assert did_you_mean("zzz", fields) == ""
