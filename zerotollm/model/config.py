@@ -110,6 +110,6 @@ def resolve(config: TransformerConfig, *, vocab_size: int, context: int) -> Tran
         )
     if vocab_size > resolved.vocab_size:
         raise UsageError(
-            f"model.vocab_size {resolved.vocab_size} is below the tokenizer's {vocab_size} tokens: set it to 0"
+            f"model.vocab_size {resolved.vocab_size} is below the tokenizer's {vocab_size}: set it to 0"
         )
     return resolved
