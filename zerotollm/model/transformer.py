@@ -1,0 +1,145 @@
+"""The decoder-only Transformer, from token ids to logits.
+
+Axes, in the order they lie in a name such as `scores_BHTS`:
+    B batch        T target (query) position    S source (key) position    D model width    F feed-forward width
+    H query heads  K key/value heads            C head width               V vocabulary     L layer
+
+With the defaults of `TransformerConfig` (RMSNorm, RoPE, SwiGLU, QK-norm, GQA) this is exactly the architecture
+of Qwen3 (arXiv:2505.09388), so that trained weights can be written in that format.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from zerotollm.model.config import TransformerConfig
+from zerotollm.model.layers import Attention, FeedForward, KVCache, Norm, fan_in_normal, linear, sinusoid
+
+
+def causal_mask(segments_BT: jax.Array | None, length: int) -> jax.Array:
+    """True where query t may see key s: s <= t and, where segments are given, the same document.
+
+    Returns (B, T, T), or (1, T, T) without segments.
+    """
+    mask_TS = jnp.tril(jnp.ones((length, length), bool))
+    if segments_BT is None:
+        return mask_TS[None]
+    return mask_TS[None] & (segments_BT[:, :, None] == segments_BT[:, None, :])
+
+
+def document_positions(segments_BT: jax.Array) -> jax.Array:
+    """Position of each token since its segment began: [1, 1, 2, 2, 2] -> [0, 1, 0, 1, 2]. Returns (B, T) int32."""
+    index_T = jnp.arange(segments_BT.shape[1])[None]
+    starts = jnp.concatenate(
+        [jnp.ones_like(segments_BT[:, :1], bool), segments_BT[:, 1:] != segments_BT[:, :-1]], axis=1
+    )
+    return index_T - jax.lax.cummax(jnp.where(starts, index_T, 0), axis=1)
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each with its norm and its residual (arXiv:1706.03762, figure 1)."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        mask_BTS: jax.Array,
+        positions_BT: jax.Array,
+        *,
+        deterministic: bool,
+        cache: KVCache | None = None,
+        slot: jax.Array | int = 0,
+    ) -> tuple[jax.Array, KVCache]:
+        c = self.config
+        kv: list[KVCache] = []
+
+        def attention(h_BTD: jax.Array) -> jax.Array:
+            out_BTD, new = Attention(c, name="attention")(
+                h_BTD, mask_BTS, positions_BT, cache=cache, slot=slot
+            )
+            kv.append(new)
+            return out_BTD
+
+        for name, sublayer in (
+            ("attention", attention),
+            ("feed_forward", FeedForward(c, name="feed_forward")),
+        ):
+            norm = Norm(c, name=f"{name}_norm")
+            dropout = nn.Dropout(c.dropout, deterministic=deterministic)
+            if c.norm_position == "pre":
+                x_BTD = x_BTD + dropout(sublayer(norm(x_BTD)))
+            else:
+                x_BTD = norm(x_BTD + dropout(sublayer(x_BTD)))
+        return x_BTD, kv[0]
+
+
+class Transformer(nn.Module):
+    """Token ids to logits over the next token. `config` has been through `resolve`."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens_BT: jax.Array,
+        segments_BT: jax.Array | None = None,
+        *,
+        deterministic: bool = True,
+        positions_BT: jax.Array | None = None,
+        mask_BTS: jax.Array | None = None,
+        caches: tuple[KVCache, ...] | None = None,
+        slot: jax.Array | int = 0,
+    ) -> jax.Array | tuple[jax.Array, tuple[KVCache, ...]]:
+        """Logits (B, T, V) in float32; with `caches`, the pair (logits, updated caches).
+
+        `segments_BT` numbers the documents packed in each row: attention then stays inside a document and
+        positions start again at each. Without it a row is one text. With `caches` (one per layer), pass
+        `positions_BT` and `mask_BTS` over the cache's slots too; new keys and values are written from `slot` on.
+        Dropout, where `deterministic` is False, draws from the "dropout" stream.
+        """
+        c = self.config
+        if positions_BT is None:
+            if (
+                segments_BT is None or c.position == "rope"
+            ):  # rope sees differences only: no restart is needed
+                positions_BT = jnp.arange(tokens_BT.shape[1])[None]
+            else:
+                positions_BT = document_positions(segments_BT)
+        if mask_BTS is None:
+            mask_BTS = causal_mask(segments_BT, tokens_BT.shape[1])
+
+        embedding_VD = self.param("embedding", nn.initializers.normal(1.0), (c.vocab_size, c.width))
+        x_BTD = embedding_VD[tokens_BT]
+        if c.embedding_scale:
+            x_BTD *= c.width**0.5
+        if c.position == "sinusoidal":
+            x_BTD += sinusoid(positions_BT, c.width)
+        elif c.position == "learned":
+            table_TD = self.param("positions", nn.initializers.normal(0.02), (c.max_length, c.width))
+            x_BTD += table_TD[positions_BT]
+        x_BTD = nn.Dropout(c.dropout, deterministic=deterministic)(x_BTD)
+
+        new_caches = []
+        for i in range(c.num_layers):
+            x_BTD, kv = Block(c, name=f"layer_{i}")(
+                x_BTD,
+                mask_BTS,
+                positions_BT,
+                deterministic=deterministic,
+                cache=None if caches is None else caches[i],
+                slot=slot,
+            )
+            new_caches.append(kv)
+        if c.norm_position == "pre":
+            x_BTD = Norm(c, name="final_norm")(x_BTD)
+
+        if c.tie_embeddings:
+            head_DV = embedding_VD.T
+        else:
+            head_DV = self.param("head", fan_in_normal(c.width), (c.width, c.vocab_size))
+        logits_BTV = linear(x_BTD, head_DV).astype(jnp.float32)
+        if c.logit_soft_cap:
+            logits_BTV = c.logit_soft_cap * jnp.tanh(logits_BTV / c.logit_soft_cap)
+        return logits_BTV if caches is None else (logits_BTV, tuple(new_caches))
