@@ -1,0 +1,158 @@
+"""A checkpoint is whole or not there; damage is found; what is saved is what was passed to `save`."""
+
+import json
+import shutil
+import subprocess
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from zerotollm.errors import RunError
+from zerotollm.training import checkpoints
+from zerotollm.training.checkpoints import CheckpointWriter
+
+
+class State(NamedTuple):
+    step: Any
+    params: Any
+    opt_state: Any
+
+
+def make_state(step: int, width: int = 64) -> State:
+    w = jax.random.normal(jax.random.key(step), (width, width))
+    return State(jnp.int32(step), {"layer": {"w": w, "b": w[0]}}, ({"mu": -w}, ()))
+
+
+def same(a: Any, b: Any) -> bool:
+    same_tree = jax.tree.structure(a) == jax.tree.structure(b)
+    return same_tree and all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+def save_all(directory: Path, scores: dict[int, float | None], keep: int = 2) -> None:
+    writer = CheckpointWriter(directory, keep)
+    for step, bpb in scores.items():
+        notes = {"validation": None if bpb is None else {"bpb": bpb}}
+        writer.save(make_state(step), step, notes)
+    writer.close()
+
+
+def steps(directory: Path) -> list[int]:
+    return [c.step for c in checkpoints.finished(directory)]
+
+
+def largest_file(checkpoint: checkpoints.Checkpoint) -> Path:
+    return max((p for p in checkpoint.path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def test_what_is_restored_is_what_was_saved_even_if_the_state_was_donated_at_once(tmp_path):
+    @partial(jax.jit, donate_argnums=0)
+    def overwrite(state):
+        return jax.tree.map(lambda x: x * 0, state)
+
+    state = make_state(7, width=512)
+    expected = jax.tree.map(lambda x: np.array(x, copy=True), state)
+    writer = CheckpointWriter(tmp_path, keep=2)
+    writer.save(state, 7, {"losses": [0.1, 1 / 3]})
+    jax.block_until_ready(overwrite(state))
+    writer.close()
+    (checkpoint,) = checkpoints.finished(tmp_path)
+    restored = checkpoints.restore(checkpoint, jax.eval_shape(lambda: make_state(0, width=512)))
+    assert same(restored, expected)
+    assert checkpoint.manifest()["notes"] == {"losses": [0.1, 1 / 3]}
+    assert same(checkpoints.restore_params(checkpoint), expected.params)
+
+
+def test_keeps_the_newest_and_the_best(tmp_path):
+    save_all(tmp_path, {1: 3.0, 2: 1.0, 3: 2.0, 4: None, 5: 2.5})
+    assert steps(tmp_path) == [2, 4, 5]
+    assert checkpoints.best(checkpoints.finished(tmp_path)).step == 2
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        pytest.param(flip, id="one bit flipped"),
+        pytest.param(lambda path: path.write_bytes(path.read_bytes()[:-1]), id="cut short"),
+        pytest.param(lambda path: path.unlink(), id="missing"),
+    ],
+)
+@pytest.mark.parametrize("file", ["largest", "manifest.json"])
+def test_a_damaged_checkpoint_is_passed_over_and_said(tmp_path, harm, file):
+    save_all(tmp_path, {1: None, 2: None})
+    newest = checkpoints.finished(tmp_path)[-1]
+    harm(largest_file(newest) if file == "largest" else newest.path / file)
+    said: list[str] = []
+    assert checkpoints.newest_intact(tmp_path, said.append).step == 1
+    assert len(said) == 1
+    assert "step 2 is damaged" in said[0]
+    assert "\n" not in said[0]
+    assert steps(tmp_path) == [1]  # so that saving step 2 again meets no old one
+
+
+def test_only_damaged_checkpoints_never_start_over_silently(tmp_path):
+    save_all(tmp_path, {1: None, 2: None})
+    for checkpoint in checkpoints.finished(tmp_path):
+        flip(largest_file(checkpoint))
+    with pytest.raises(RunError, match="no checkpoint .* is intact"):
+        checkpoints.newest_intact(tmp_path, lambda line: None)
+    assert steps(tmp_path) == [1, 2]
+    with pytest.raises(RunError, match="is damaged"):
+        checkpoints.restore_params(checkpoints.finished(tmp_path)[0])
+
+
+def test_an_unfinished_save_is_never_read_and_is_cleaned_away(tmp_path):
+    save_all(tmp_path, {1: None})
+    shutil.copytree(tmp_path / "00000001", tmp_path / ".00000002.saving")
+    assert checkpoints.newest_intact(tmp_path, print).step == 1
+    save_all(tmp_path, {2: None})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["00000001", "00000002"]
+
+
+def test_no_checkpoint_at_all(tmp_path):
+    assert checkpoints.newest_intact(tmp_path / "none", print) is None
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        writer = CheckpointWriter(disk / "checkpoints", keep=2)
+        writer.save(make_state(1, width=256), 1, {})
+        writer.save(make_state(2, width=1024), 2, {})
+        with pytest.raises(RunError, match="No space left") as caught:
+            writer.close()
+        assert "\n" not in str(caught.value)
+        assert checkpoints.newest_intact(disk / "checkpoints", print).step == 1
+        assert sorted(p.name for p in (disk / "checkpoints").iterdir()) == ["00000001"]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    writer = CheckpointWriter(tmp_path / "file" / "checkpoints", keep=2)
+    with pytest.raises(RunError, match="cannot write"):
+        writer.save(make_state(1), 1, {})
+    writer.close()
+
+
+def test_the_manifest_is_plain_json(tmp_path):
+    save_all(tmp_path, {3: 1.5})
+    manifest = json.loads((tmp_path / "00000003" / "manifest.json").read_text())
+    assert manifest["step"] == 3
+    assert manifest["notes"] == {"validation": {"bpb": 1.5}}
+    assert all(size >= 0 and len(checksum) == 64 for size, checksum in manifest["files"].values())

@@ -1,0 +1,170 @@
+"""The files of a run directory: who may write there, and how nothing there is ever half-written.
+
+    config.json       the whole experiment; a directory belongs to one experiment for good
+    environment.json  versions, device and git commit of the process that last trained here
+    tokenizer.model   SentencePiece
+    checkpoints/      see zerotollm.training.checkpoints
+    metrics.jsonl     see zerotollm.training.metrics
+    tensorboard/      the same numbers for `tensorboard --logdir`
+    samples/          step-000250.txt: the text that the model wrote after that step
+    summary.json      the final numbers; exists once the run is finished
+
+No heavy imports.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from zerotollm.errors import RunError, UsageError
+from zerotollm.experiment import Experiment, differences, from_json, to_json
+from zerotollm.files import cannot_write, write_atomically
+
+CONFIG = "config.json"
+ENVIRONMENT = "environment.json"
+TOKENIZER = "tokenizer.model"
+CHECKPOINTS = "checkpoints"
+METRICS = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+SAMPLES = "samples"
+SUMMARY = "summary.json"
+LOCK = ".lock"
+
+MAY_MOVE = ("data.dir",)
+"""Where prepared data lies does not decide what is trained: a run may go on after its data was moved."""
+
+PACKAGES = (
+    "zerotollm",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "sentencepiece",
+    "numpy",
+)
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Makes the directory and keeps every other process from writing there while the block runs.
+
+    The kernel releases the lock when a process dies, however it dies. Raises RunError where another process
+    holds it or where the directory cannot be written.
+    """
+    import fcntl
+
+    path = run_dir / LOCK
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise cannot_write(run_dir, error) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise RunError(
+                f"{run_dir} is being written by process {file.read().strip() or '(unknown)'}: "
+                "wait until it ends, or choose another --run-dir"
+            ) from None
+        try:
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+        except OSError as error:
+            raise cannot_write(path, error) from None
+        yield
+
+
+def claim(run_dir: Path, experiment: Experiment) -> None:
+    """Writes config.json into a new run directory, or checks that the one there is the same experiment.
+
+    Raises UsageError where the directory belongs to another experiment, naming the fields that differ, or
+    where it holds files that are no run.
+    """
+    if (run_dir / CONFIG).exists():
+        differing = [d for d in differences(read_experiment(run_dir), experiment) if d[0] not in MAY_MOVE]
+        if differing:
+            fields = ", ".join(f"{name} {was!r} (now {now!r})" for name, was, now in differing)
+            raise UsageError(
+                f"{run_dir} belongs to a run with {fields}: give the same values to go on with it, "
+                "or another --run-dir to start a new run"
+            )
+        return
+    foreign = [path.name for path in run_dir.iterdir() if not path.name.startswith(".")]
+    if foreign:
+        raise UsageError(
+            f"{run_dir} is no run directory: it holds {foreign[0]} and no {CONFIG}; choose another --run-dir"
+        )
+    write_atomically(run_dir / CONFIG, to_json(experiment))
+
+
+def read_experiment(run_dir: Path) -> Experiment:
+    """The experiment of a run directory. Raises UsageError where there is none."""
+    path = run_dir / CONFIG
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise UsageError(
+            f"{run_dir} is no run directory: it has no readable {CONFIG}; name one that was trained in"
+        ) from None
+    return from_json(text, str(path))
+
+
+def read_summary(run_dir: Path) -> dict[str, Any] | None:
+    """The final numbers, or None while the run is not finished."""
+    path = run_dir / SUMMARY
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def environment() -> dict[str, Any]:
+    """Versions, device and git commit: what a number measured here depends on besides the experiment."""
+    import jax
+
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
+        "processes": jax.process_count(),
+        "git_commit": git_commit(),
+        "command": sys.argv,
+        "versions": {name: _version(name) for name in PACKAGES},
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def git_commit() -> str | None:
+    """Commit of the source code, with a `+` where files differ from it; None outside a git checkout."""
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if commit.returncode or changed.returncode:
+        return None
+    return commit.stdout.strip() + ("+" if changed.stdout else "")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,86 @@
+"""metrics.jsonl: one JSON object a line, in the order of the steps; and the same numbers for TensorBoard.
+
+A training line has `step`, `loss` (nats per token, mean over the steps since the line before), `bpb` (the
+same in bits per byte), `grad_norm`, `param_norm`, `learning_rate` (of that very step) and `tokens` (trained on
+so far). A validation line has `step`, `validation_loss` and `validation_bpb`. What a clock measured is under
+`timing` and nowhere else: without `timing`, a run that was killed and resumed has the same bytes as one that
+never was.
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from zerotollm.files import cannot_write, write_atomically
+from zerotollm.training import tensorboard
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All whole lines; a line that a crash cut short ends the reading."""
+    lines = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                lines.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return lines
+
+
+class MetricsWriter:
+    """Appends to metrics.jsonl and to TensorBoard's file. Raises RunError where the disk takes no more.
+
+    Opening takes out the lines after `step`, which will be written again, and writes TensorBoard's file anew
+    from those that stay.
+    """
+
+    def __init__(self, path: Path, tensorboard_dir: Path, step: int):
+        self.path = path
+        kept = [line for line in read_metrics(path) if line["step"] <= step]
+        write_atomically(path, "".join(map(_dump, kept)))
+        events = tensorboard_dir / "events.out.tfevents.0.zerotollm"
+        write_atomically(
+            events, b"".join([tensorboard.file_header(time.time()), *(_event(line) for line in kept)])
+        )
+        try:
+            self._lines = path.open("ab")
+            self._events = events.open("ab")
+        except OSError as error:
+            raise cannot_write(path, error) from None
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Adds one line; it survives the death of the process, though not yet that of the machine."""
+        line["timing"] = {"time": round(time.time(), 3)} | line.get("timing", {})
+        try:
+            self._lines.write(_dump(line).encode())
+            self._lines.flush()
+            self._events.write(_event(line))
+            self._events.flush()
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
+
+    def sync(self) -> None:
+        """Puts all lines on the disk; a checkpoint must not outlive the lines before it."""
+        try:
+            os.fsync(self._lines.fileno())
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
+
+    def close(self) -> None:
+        self._lines.close()
+        self._events.close()
+
+
+def _dump(line: dict[str, Any]) -> str:
+    return json.dumps(line, allow_nan=False) + "\n"
+
+
+def _event(line: dict[str, Any]) -> bytes:
+    curves = {}
+    for name, value in line.items():
+        if name not in ("step", "tokens", "timing"):
+            group, _, rest = name.rpartition("validation_")
+            curves[f"{'validation' if group or name != rest else 'train'}/{rest}"] = float(value)
+    return tensorboard.scalars(curves, line["step"], float(line["timing"]["time"]))
