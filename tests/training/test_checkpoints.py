@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -104,7 +105,7 @@ def test_only_damaged_checkpoints_never_start_over_silently(tmp_path):
     save_all(tmp_path, {1: None, 2: None})
     for checkpoint in checkpoints.finished(tmp_path):
         flip(largest_file(checkpoint))
-    with pytest.raises(RunError, match="no checkpoint .* is intact"):
+    with pytest.raises(RunError, match=r"no checkpoint .* is intact"):
         checkpoints.newest_intact(tmp_path, lambda line: None)
     assert steps(tmp_path) == [1, 2]
     with pytest.raises(RunError, match="is damaged"):
@@ -123,7 +124,9 @@ def test_no_checkpoint_at_all(tmp_path):
     assert checkpoints.newest_intact(tmp_path / "none", print) is None
 
 
-def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax, in its threads
+@pytest.mark.parametrize("found", ["before writing", "while writing"])
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch, found):
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
@@ -132,9 +135,13 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
     try:
         writer = CheckpointWriter(disk / "checkpoints", keep=2)
         writer.save(make_state(1, width=256), 1, {})
-        writer.save(make_state(2, width=1024), 2, {})
+        if found == "while writing":  # another process took the room
+            monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: SimpleNamespace(free=2**40))
+        writer.wait()
         with pytest.raises(RunError, match="No space left") as caught:
-            writer.close()
+            writer.save(make_state(2, width=1024), 2, {})
+            writer.wait()
+        writer.close()
         assert "\n" not in str(caught.value)
         assert checkpoints.newest_intact(disk / "checkpoints", print).step == 1
         assert sorted(p.name for p in (disk / "checkpoints").iterdir()) == ["00000001"]

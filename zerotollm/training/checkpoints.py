@@ -153,7 +153,7 @@ class CheckpointWriter:
         logging.getLogger("absl").setLevel(logging.CRITICAL)
 
     def save(self, state: Any, step: int, notes: dict[str, Any]) -> None:
-        """Starts to save `state`; `notes` is what the host must remember, plain JSON, found by `manifest()`."""
+        """Starts to save `state`; `notes` is what the host must remember, as plain JSON."""
         import jax
 
         self.wait()
@@ -163,9 +163,8 @@ class CheckpointWriter:
                 shutil.rmtree(left)
             saving.mkdir(parents=True)
             size = sum(array.nbytes for array in jax.tree.leaves(state))
-            if (
-                shutil.disk_usage(saving).free < size + 2**20
-            ):  # before Orbax finds out, which takes it many lines
+            # Said before Orbax finds out, which takes it many lines.
+            if shutil.disk_usage(saving).free < size + 2**20:
                 raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} (it takes {size / 1e6:.0f} MB)")
         except OSError as error:
             shutil.rmtree(saving, ignore_errors=True)
