@@ -38,7 +38,7 @@ for example:
 """
 
 SWITCHES = ("list", "help", "debug")
-VALUES = ("experiment", "run-dir")
+VALUES = ("experiment", "run_dir")
 RUN_MAY_CHANGE = ("sample.", "data.dir")
 """What may be given anew for a run that exists already: nothing that decided what was trained."""
 

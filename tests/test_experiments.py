@@ -1,0 +1,79 @@
+"""Every experiment builds, says what it is for, and differs from its parent only where it should."""
+
+from importlib import import_module
+from pathlib import Path
+
+import jax
+import pytest
+
+from zerotollm import catalog
+from zerotollm.experiment import Experiment, differences, validate
+from zerotollm.model.config import resolve
+from zerotollm.training.step import init_state
+
+FOLDER = Path(__file__).parent.parent / "experiments"
+NAMES = catalog.names(FOLDER)
+
+# Experiment: its parent, and all that it changes there. `None` is the experiment of all defaults.
+PARENTS = {
+    "base": (None, set()),
+    "shakespeare_char": (
+        "base",
+        {
+            "data.corpus",
+            "data.documents",
+            "data.validation_fraction",
+            "data.test_fraction",
+            "tokenizer.kind",
+            "tokenizer.byte_fallback",
+        },
+    ),
+    "shakespeare_char_best": ("shakespeare_char", {"data.context"}),
+}
+
+
+def load(name: str | None) -> Experiment:
+    return catalog.load(FOLDER, name) if name else Experiment()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_builds(name):
+    experiment = load(name)
+    model = resolve(
+        experiment.model, vocab_size=experiment.tokenizer.vocab_size, context=experiment.data.context
+    )
+    state = jax.eval_shape(lambda: init_state(model, experiment.optimizer, experiment.train))
+    shapes = {leaf.shape for leaf in jax.tree.leaves(state.params)}
+    assert (model.vocab_size, model.width) in shapes
+    assert all(leaf.dtype == "float32" for leaf in jax.tree.leaves(state.params))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_changes_only_these_fields_of_its_parent(name):
+    assert name in PARENTS, f"say in PARENTS what {name} changes, and from which experiment"
+    parent, expected = PARENTS[name]
+    changed = {field for field, _, _ in differences(load(parent), load(name))}
+    assert changed - {"name"} == expected
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_named_after_its_file_and_can_run_once_it_has_a_text(name):
+    experiment = load(name)
+    assert experiment.name == name
+    if experiment.data.corpus:
+        validate(experiment)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_says_what_it_is_for(name):
+    about = catalog.about(catalog.docstring(FOLDER, name))
+    assert about.question.endswith("?")
+    assert about.command.startswith(f"python launch.py --experiment {name}")
+    assert about.time
+    assert about.expected
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_a_pure_function(name):
+    experiment = import_module(f"experiments.{name}").experiment
+    assert experiment() == experiment()

@@ -1,0 +1,259 @@
+"""The command line: what it understands, what it refuses and how, without training anything."""
+
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from zerotollm.actions import ACTIONS, EvaluateOptions
+from zerotollm.cli import Command, main, split
+from zerotollm.errors import RunError
+from zerotollm.experiment import Experiment, differences, to_json
+
+ROOT = Path(__file__).parent.parent
+EXPERIMENTS = ROOT / "experiments"
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list:
+    """Every action replaced by one that only notes (action, experiment, run directory, options)."""
+    noted = []
+    for name in ACTIONS:
+        module = name.replace("-", "_")
+        note = lambda *arguments, name=name: noted.append((name, *arguments))  # noqa: E731
+        monkeypatch.setitem(sys.modules, f"zerotollm.actions.{module}", SimpleNamespace(**{module: note}))
+    return noted
+
+
+@pytest.fixture
+def base() -> Experiment:
+    from experiments.base import experiment
+
+    return experiment()
+
+
+def launch(*words: str) -> int:
+    return main(words, EXPERIMENTS)
+
+
+# --- what is understood
+
+
+def test_training_is_the_default_action(calls, base):
+    assert launch("--experiment", "base") == 0
+    assert calls == [("train", base, Path("runs/base"))]
+
+
+def test_overrides_are_typed_and_reach_the_action(calls, base):
+    line = "--experiment base --train.steps 200 --model.num-layers=2 --model.qk-norm False --model.norm layer"
+    assert launch(*line.split(), "--optimizer.clip_norm", "1", "--run-dir", "elsewhere") == 0
+    [(action, experiment, run_dir)] = calls
+    assert (action, run_dir) == ("train", Path("elsewhere"))
+    assert {name: new for name, _, new in differences(base, experiment)} == {
+        "train.steps": 200,
+        "model.num_layers": 2,
+        "model.qk_norm": False,
+        "model.norm": "layer",
+        "optimizer.clip_norm": 1.0,
+    }
+
+
+def test_the_name_moves_the_run_directory(calls):
+    launch("--experiment", "base", "--name", "mine")
+    assert calls[0][2] == Path("runs/mine")
+
+
+def test_order_does_not_matter():
+    words = ["--experiment=base", "--prompt=In the beginning", "generate", "--debug", "--run-dir=x"]
+    expected = Command(frozenset({"debug"}), "base", "x", "generate", (("prompt", "In the beginning"),))
+    assert split(words) == split(reversed(words)) == expected
+
+
+def test_a_value_may_look_like_an_option():
+    assert split(["--prompt=--experiment=x", "generate"]).options == (("prompt", "--experiment=x"),)
+    assert split(["--train.steps", "-5"]).options == (("train.steps", "-5"),)
+
+
+def test_options_of_an_action(calls, tmp_path, base):
+    (tmp_path / "config.json").write_text(to_json(base))
+    where = ("--experiment", "base", "--run-dir", str(tmp_path))
+    assert launch(*where, "generate", "--prompt", "In the beginning", "--top-k", "5") == 0
+    assert launch(*where, "evaluate", "--split", "test") == 0
+    assert launch(*where, "bench-data") == 0
+    assert calls == [
+        ("generate", base, tmp_path, replace(base.sample, prompt="In the beginning", top_k=5)),
+        ("evaluate", base, tmp_path, EvaluateOptions(split="test")),
+        ("bench-data", base, tmp_path),
+    ]
+
+
+def test_every_action_has_a_file_and_every_file_is_an_action():
+    files = {path.stem for path in (ROOT / "zerotollm" / "actions").glob("*.py")} - {"__init__"}
+    assert files == {name.replace("-", "_") for name in ACTIONS}
+
+
+# --- a run directory says itself what it holds
+
+
+def test_generate_takes_the_experiment_from_the_run_directory(calls, tmp_path, base):
+    trained = replace(base, train=replace(base.train, steps=5), data=replace(base.data, corpus="own.txt"))
+    (tmp_path / "config.json").write_text(to_json(trained))
+    assert launch("--run-dir", str(tmp_path), "generate") == 0
+    assert launch("--experiment", "base", "--run-dir", str(tmp_path), "generate", "--train.steps", "5") == 0
+    assert [call[1] for call in calls] == [trained, trained]
+    assert launch("--run-dir", str(tmp_path), "generate", "--sample.top-k", "9") == 0
+    assert calls[-1][3].top_k == 9
+
+
+def test_what_was_trained_cannot_be_changed_afterwards(calls, tmp_path, base, capsys):
+    (tmp_path / "config.json").write_text(to_json(base))
+    assert launch("--run-dir", str(tmp_path), "generate", "--model.width", "512") == 2
+    assert "was trained with model.width 256, not 512" in capsys.readouterr().err
+    assert not calls
+
+
+def test_a_damaged_config_is_refused(calls, tmp_path, base, capsys):
+    (tmp_path / "config.json").write_bytes(b"\xff\x00 no text")
+    assert launch("--run-dir", str(tmp_path), "generate") == 2
+    assert "config.json" in capsys.readouterr().err
+
+
+# --- what is refused: one line on stderr that says what was wrong, what is allowed and the nearest match
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--experiment bse", ["unknown experiment 'bse'", "shakespeare_char", "did you mean base?"]),
+        ("--experiment base trian", ["unknown action 'trian'", "evaluate", "did you mean train?"]),
+        ("--experiment base --train.stpes 3", ["--train.stpes", "did you mean --train.steps?"]),
+        ("--experiment base --steps 3", ["--steps", "did you mean --train.steps?"]),
+        ("--experiment base --prompt hi", ["--prompt", "did you mean --sample.prompt?"]),
+        ("--exprimnt base", ["--exprimnt", "did you mean --experiment?"]),
+        ("--experiment base --model.norm rmss", ["'rmss'", "one of rms, layer", "did you mean rms?"]),
+        ("--experiment base --model.qk-norm false", ["'false'", "True or False", "did you mean False?"]),
+        ("--experiment base --train.steps two", ["--train.steps", "'two'", "a whole number"]),
+        ("--experiment base --train.steps 2.5", ["'2.5'", "a whole number"]),
+        ("--experiment base --model.dropout x", ["'x'", "a number"]),
+        ("--experiment base --train.steps", ["--train.steps", "needs a value"]),
+        ("--experiment base --train.steps --debugg", ["--train.steps", "needs a value"]),
+        ("--experiment base --model.num-heads 5", ["num_heads 5", "take 4 heads"]),
+        ("--experiment base --data.context 0", ["data.context is 0", "at least 1"]),
+        ("--experiment base evaluate --split tset --run-dir RUN", ["'tset'", "validation, test"]),
+        ("--experiment base generate --top-p 2 --split test", ["--split"]),
+        ("--experiment base generate --prompt In the beginning", ["'the'", "quotes"]),
+        ("--experiment base generate --run-dir nowhere", ["nowhere", "train it first"]),
+        ("--experiment shakespeare_char", ["shakespeare_char needs a text", "--data.corpus input.txt"]),
+        ("--train.steps 3", ["--experiment NAME", "base"]),
+        ("generate", ["--experiment NAME"]),
+        ("-x 3", ["-x"]),
+        ("--experiment= base", ["'base'", "unknown action"]),
+    ],
+)
+def test_wrong_usage(words, says, calls, capsys, tmp_path, base):
+    (tmp_path / "config.json").write_text(to_json(base))
+    assert launch(*words.replace("RUN", str(tmp_path)).split()) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    for word in says:
+        assert word in error
+    assert not calls
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "says"),
+    [
+        (RunError("the loss\nis not finite"), 1, "error: the loss is not finite"),
+        (
+            OSError(28, "No space left on device", "runs/base/x"),
+            1,
+            "error: runs/base/x: No space left on device",
+        ),
+        (KeyboardInterrupt(), 130, "error: interrupted"),
+    ],
+)
+def test_failures_have_one_line_and_an_exit_code(raised, code, says, monkeypatch, capsys):
+    def fail(*_):
+        raise raised
+
+    monkeypatch.setitem(sys.modules, "zerotollm.actions.train", SimpleNamespace(train=fail))
+    assert launch("--experiment", "base") == code
+    assert capsys.readouterr().err == says + "\n"
+    with pytest.raises(type(raised)):
+        launch("--experiment", "base", "--debug")
+
+
+# --- experiments of one's own
+
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch) -> Path:
+    folder = tmp_path / "my_experiments"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    return folder
+
+
+def test_a_new_file_is_all_it_takes(own_folder, calls, capsys):
+    (own_folder / "tiny.py").write_text(
+        '"""Question: how small can it be?\n\nTime: 1 minute\n"""\n'
+        "from zerotollm.experiment import Experiment\n"
+        'def experiment():\n    return Experiment(name="tiny")\n'
+    )
+    (own_folder / "broken.py").write_text("raise RuntimeError('only the experiment asked for is run')")
+    assert main(["--list"], own_folder) == 0
+    listed = capsys.readouterr().out
+    assert "how small can it be?" in listed
+    assert "broken" in listed
+    assert main(["--experiment", "tiny"], own_folder) == 0
+    assert calls == [("train", Experiment(name="tiny"), Path("runs/tiny"))]
+
+
+def test_a_file_that_is_no_experiment_is_refused(own_folder, capsys):
+    (own_folder / "empty.py").write_text("")
+    (own_folder / "torn.py").write_text("def experiment(:")
+    for name, says in (("empty", "needs a function"), ("torn", "is not Python")):
+        assert main(["--experiment", name], own_folder) == 2
+        assert says in capsys.readouterr().err
+
+
+# --- help
+
+
+def test_help_shows_every_field_with_its_type_and_value(capsys):
+    assert launch("--experiment", "base", "--help") == 0
+    text = capsys.readouterr().out
+    for option in ("--data.corpus STR", "--train.steps INT", "--model.qk-norm {True,False}", "rms,layer"):
+        assert option in text
+    assert "bible-web" in text
+    assert "tokens in a window" in text
+
+
+def test_help_of_an_action_shows_its_options(capsys):
+    assert launch("--experiment", "base", "generate", "--help") == 0
+    assert "--temperature FLOAT" in capsys.readouterr().out
+
+
+def test_usage_lists_the_actions(capsys):
+    assert launch() == 0
+    text = capsys.readouterr().out
+    for name, action in ACTIONS.items():
+        assert name in text
+        assert action.summary in text
+
+
+def test_help_answers_in_a_second():
+    fastest = min(timed("--help") for _ in range(3))
+    assert fastest < 1
+
+
+def timed(*words: str) -> float:
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, "launch.py", *words], cwd=ROOT, check=True, capture_output=True)
+    return time.perf_counter() - begin
