@@ -146,7 +146,7 @@ def test_a_damaged_config_is_refused(calls, tmp_path, base, capsys):
         ("--experiment base evaluate --split tset --run-dir RUN", ["'tset'", "validation, test"]),
         ("--experiment base generate --top-p 2 --split test", ["--split"]),
         ("--experiment base generate --prompt In the beginning", ["'the'", "quotes"]),
-        ("--experiment base generate --run-dir nowhere", ["nowhere", "train it first"]),
+        ("--experiment base generate --run-dir nowhere", ["nowhere", "train first"]),
         ("--experiment shakespeare_char", ["shakespeare_char needs a text", "--data.corpus input.txt"]),
         ("--train.steps 3", ["--experiment NAME", "base"]),
         ("generate", ["--experiment NAME"]),

@@ -12,7 +12,8 @@ from typing import TypeVar
 from zerotollm import catalog
 from zerotollm.actions import ACTIONS
 from zerotollm.errors import RunError, UsageError
-from zerotollm.experiment import Experiment, describe_type, differences, field_types, from_json, validate
+from zerotollm.experiment import Experiment, describe_type, differences, field_types, validate
+from zerotollm.run_directory import read_experiment
 from zerotollm.suggest import did_you_mean
 
 USAGE = """\
@@ -192,12 +193,9 @@ def override(default: T, options: Iterable[tuple[str, str]]) -> T:
 
 def as_trained(run_dir: Path, overrides: Iterable[tuple[str, str]]) -> Experiment:
     """The experiment that a run directory holds. Overrides need not be repeated, nor can they change."""
-    path = run_dir / "config.json"
-    if not path.is_file():
-        raise UsageError(
-            f"{run_dir} holds no trained model: train it first, or name another with --run-dir DIR"
-        )
-    trained = from_json(path.read_text(encoding="utf-8", errors="replace"), str(path))
+    if not run_dir.exists():
+        raise UsageError(f"{run_dir} does not exist: train first, or name a run directory with --run-dir DIR")
+    trained = read_experiment(run_dir)
     asked = override(trained, overrides)
     for name, then, now in differences(trained, asked):
         if not name.startswith(RUN_MAY_CHANGE):
