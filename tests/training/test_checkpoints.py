@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -138,10 +139,8 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch, found)
         if found == "while writing":  # another process took the room
             monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: SimpleNamespace(free=2**40))
         writer.wait()
-        with pytest.raises(RunError, match="No space left") as caught:
+        with pytest.raises(RunError, match="No space left") as caught, closing(writer):
             writer.save(make_state(2, width=1024), 2, {})
-            writer.wait()
-        writer.close()
         assert "\n" not in str(caught.value)
         assert checkpoints.newest_intact(disk / "checkpoints", print).step == 1
         assert sorted(p.name for p in (disk / "checkpoints").iterdir()) == ["00000001"]

@@ -2,9 +2,9 @@
 
 A training line has `step`, `loss` (nats per token, mean over the steps since the line before), `bpb` (the
 same in bits per byte), `grad_norm`, `param_norm`, `learning_rate` (of that very step) and `tokens` (trained
-on so far). A validation line has `step`, `validation_loss` and `validation_bpb`. What a clock measured is under
-`timing` and nowhere else: without `timing`, a run that was killed and resumed has the same bytes as one that
-never was.
+on so far). A validation line has `step`, `validation_loss` and `validation_bpb`. What a clock measured is
+under `timing` and nowhere else: without `timing`, a run that was killed and resumed has the same bytes as one
+that never was.
 """
 
 import json
