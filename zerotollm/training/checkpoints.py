@@ -42,10 +42,10 @@ class Checkpoint:
         except (OSError, ValueError):
             return None
 
-    def score(self) -> float:
-        """Validation bits per byte at that step; infinite where none was measured."""
-        notes = (self.manifest() or {}).get("notes", {})
-        return (notes.get("validation") or {}).get("bpb", float("inf"))
+    def bpb(self) -> float | None:
+        """Validation bits per byte at that step; None where none was measured."""
+        validation = (self.manifest() or {}).get("notes", {}).get("validation")
+        return validation["bpb"] if validation else None
 
 
 def finished(directory: Path) -> list[Checkpoint]:
@@ -58,7 +58,8 @@ def finished(directory: Path) -> list[Checkpoint]:
 
 def best(checkpoints: list[Checkpoint]) -> Checkpoint:
     """The one with the lowest validation bits per byte; the newest where none was measured."""
-    return min(checkpoints, key=lambda c: (c.score(), -c.step))
+    measured = [(bpb, c) for c in checkpoints if (bpb := c.bpb()) is not None]
+    return min(measured, key=lambda pair: pair[0])[1] if measured else checkpoints[-1]
 
 
 def damage(checkpoint: Checkpoint) -> str | None:

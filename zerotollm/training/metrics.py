@@ -8,11 +8,13 @@ that never was.
 """
 
 import json
+import math
 import os
 import time
 from pathlib import Path
 from typing import Any
 
+from zerotollm.errors import RunError
 from zerotollm.files import cannot_write, write_atomically
 from zerotollm.training import tensorboard
 
@@ -39,6 +41,7 @@ class MetricsWriter:
     def __init__(self, path: Path, tensorboard_dir: Path, step: int):
         self.path = path
         kept = [line for line in read_metrics(path) if line["step"] <= step]
+        self.best_bpb = min((line["validation_bpb"] for line in kept if "validation_bpb" in line), default=math.inf)
         write_atomically(path, "".join(map(_dump, kept)))
         events = tensorboard_dir / "events.out.tfevents.0.zerotollm"
         write_atomically(
@@ -84,3 +87,50 @@ def _event(line: dict[str, Any]) -> bytes:
             group, _, rest = name.rpartition("validation_")
             curves[f"{'validation' if group or name != rest else 'train'}/{rest}"] = float(value)
     return tensorboard.scalars(curves, line["step"], float(line["timing"]["time"]))
+
+
+class StepLog:
+    """Turns the metrics of single steps into lines, every `every` steps and at the last one.
+
+    `bpb_per_nat` makes bits per byte of nats per token: tokens / bytes / ln 2 of the training text. `losses` are
+    those of the steps since the last line; a checkpoint remembers them, so that the next line is the same.
+    """
+
+    def __init__(
+        self,
+        writer: MetricsWriter,
+        *,
+        steps: int,
+        every: int,
+        tokens_per_step: int,
+        bpb_per_nat: float,
+        losses: list[float],
+    ):
+        self.losses = losses
+        self._writer = writer
+        self._steps, self._every = steps, every
+        self._tokens_per_step, self._bpb_per_nat = tokens_per_step, bpb_per_nat
+
+    def add(self, step: int, values: dict[str, float], tokens_per_second: float) -> None:
+        """The metrics of one step. Raises RunError where one of them is not finite."""
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise RunError(
+                    f"{name} is {value} at step {step}: training has diverged, and stops; checkpoints from before "
+                    "are kept. Start another --run-dir with a lower learning rate or a longer warmup"
+                )
+        self.losses.append(values["loss"])
+        if step % self._every == 0 or step == self._steps:
+            loss = math.fsum(self.losses) / len(self.losses)
+            self.losses.clear()
+            line = {"step": step, "loss": loss, "bpb": loss * self._bpb_per_nat}
+            line |= {name: value for name, value in values.items() if name != "loss"}
+            line["tokens"] = step * self._tokens_per_step
+            self._writer.write(line | {"timing": {"tokens_per_second": round(tokens_per_second, 1)}})
+
+    def validation(self, step: int, loss: float, bpb: float) -> bool:
+        """The whole validation split, in nats per token and bits per byte. Says whether it is the best so far."""
+        self._writer.write({"step": step, "validation_loss": loss, "validation_bpb": bpb})
+        best = bpb < self._writer.best_bpb
+        self._writer.best_bpb = min(bpb, self._writer.best_bpb)
+        return best

@@ -1,0 +1,217 @@
+"""train: prepare the data, train or go on, validate, sample, save; run again = resume; finished = says so."""
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from zerotollm import run_directory
+from zerotollm.actions.interrupts import Stopped, stop_requests
+from zerotollm.actions.progress import Display, Pace
+from zerotollm.actions.summary import commands, rows, summarize
+from zerotollm.experiment import Experiment
+from zerotollm.files import write_atomically
+from zerotollm.model.config import TransformerConfig, resolve
+
+
+def train(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
+    """Trains in `run_dir`, from where the last process there stopped, and returns the final numbers.
+
+    Killed at any moment and started again, it ends with the same parameters and metrics, bit for bit, as if it
+    had never been killed (on a CPU, with one version of jax). SIGTERM or Ctrl-C saves and raises `Stopped`.
+    Raises UsageError where the directory belongs to another experiment, RunError where another process writes
+    there, the disk is full or the loss is no longer finite.
+    """
+    begun = time.monotonic()
+    with run_directory.locked(run_dir), Display(experiment.train.steps) as display:
+        run_directory.claim(run_dir, experiment)
+        summary = run_directory.read_summary(run_dir)
+        if summary is None:
+            run = _prepare(experiment, run_dir, display)
+            notes = _train(run, display, begun)
+            summary = summarize(run_dir, notes, run.num_parameters)
+            write_atomically(run_dir / run_directory.SUMMARY, json.dumps(summary, indent=2) + "\n")
+        else:
+            display.say(f"{run_dir} is finished; --run-dir DIR starts another run")
+        display.table(rows(summary), commands(experiment, run_dir))
+        return summary
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a loop needs to begin."""
+
+    experiment: Experiment
+    run_dir: Path
+    data: Any
+    """PreparedData"""
+    model: TransformerConfig
+    """resolved"""
+    train_step: Callable[[], Callable[..., Any]]
+    """gives the compiled step; waits for the compiler"""
+    state: Any
+    """TrainState after `start` steps"""
+    start: int
+    notes: dict[str, Any]
+    """what the host remembers beside the state; see `_train`"""
+    num_parameters: int
+
+
+def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepared:
+    """Data, model and state; the train step compiles in a second thread meanwhile."""
+    # Imported here: nobody should wait for jax to hear that a run is finished or belongs to someone else.
+    import jax
+    import jax.numpy as jnp
+
+    from zerotollm.data.tokens import prepare
+    from zerotollm.run import cache_compiled_programs
+    from zerotollm.training import checkpoints
+    from zerotollm.training.step import init_state, make_train_step
+
+    shape = experiment.data
+    cache_compiled_programs(shape)
+    display.say(f"data: {shape.corpus}")
+    data = prepare(shape, experiment.tokenizer)
+    model = resolve(experiment.model, vocab_size=data.tokenizer.vocab_size, context=shape.context)
+    data.tokenizer.save(run_dir / run_directory.TOKENIZER)
+    write_atomically(run_dir / run_directory.ENVIRONMENT, json.dumps(run_directory.environment(), indent=2))
+
+    make_state = jax.jit(partial(init_state, model, experiment.optimizer, experiment.train))
+    abstract_state = jax.eval_shape(make_state)
+    types = {"inputs": jnp.int32, "targets": jnp.int32, "segments": jnp.int32, "weights": jnp.float32}
+    batch = {name: jax.ShapeDtypeStruct((shape.batch_size, shape.context), t) for name, t in types.items()}
+    step = make_train_step(model, experiment.optimizer, experiment.train, masked=shape.document_mask)
+    thread = ThreadPoolExecutor(1, thread_name_prefix="compile")
+    compiled = thread.submit(lambda: step.lower(abstract_state, batch).compile())
+    thread.shutdown(wait=False)
+
+    checkpoint = checkpoints.newest_intact(run_dir / run_directory.CHECKPOINTS, display.say)
+    if checkpoint:
+        state, notes = checkpoints.restore(checkpoint, abstract_state), checkpoint.manifest()["notes"]
+    else:
+        state, notes = make_state(), {"losses": [], "step_seconds": 0.0, "seconds": 0.0, "validation": None}
+    start = checkpoint.step if checkpoint else 0
+    num_parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_state.params))
+    tokens = len(data.splits["train"].tokens_N)
+    display.say(
+        f"{num_parameters / 1e6:.1f} M parameters; {tokens:,} tokens to train on, seen "
+        f"{experiment.train.steps * shape.batch_size * shape.context / tokens:.1f} times"
+        + (f"; going on after step {start}" if start else "")
+    )
+    return Prepared(
+        experiment, run_dir, data, model, compiled.result, state, start, notes, num_parameters
+    )
+
+
+def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
+    """The loop, from `run.start` to the last step. Returns the notes that the last checkpoint remembers.
+
+    Notes: `losses` since the last line of metrics, `validation` at that step if there was one, `step_seconds`
+    spent in steps and `seconds` in all, over all processes.
+    """
+    import jax
+
+    from zerotollm.data.batches import training_batches
+    from zerotollm.decoding.text import sample_text
+    from zerotollm.evaluation.loss import evaluate_split
+    from zerotollm.training.checkpoints import CheckpointWriter
+    from zerotollm.training.metrics import MetricsWriter, StepLog
+    from zerotollm.training.step import make_eval_step
+    from zerotollm.training.stream import Behind, prefetched
+
+    shape, config, steps = run.experiment.data, run.experiment.train, run.experiment.train.steps
+    train_split, validation_split = run.data.splits["train"], run.data.splits["validation"]
+    pace = Pace(shape.batch_size * shape.context, run.notes["step_seconds"])
+    eval_step = make_eval_step(run.model, masked=shape.document_mask)
+    eval_rows = shape.batch_size // config.micro_batches
+    eval_guess = len(validation_split.tokens_N) / pace.tokens_per_step / 3  # the forward pass is a third of a step
+    state, notes = run.state, run.notes
+
+    with ExitStack() as stack:
+        stop = stack.enter_context(stop_requests())
+        path, tensorboard = run.run_dir / run_directory.METRICS, run.run_dir / run_directory.TENSORBOARD
+        metrics = stack.enter_context(closing(MetricsWriter(path, tensorboard, run.start)))
+        directory = run.run_dir / run_directory.CHECKPOINTS
+        writer = stack.enter_context(closing(CheckpointWriter(directory, config.keep)))
+        dataset = training_batches(
+            train_split, context=shape.context, batch_size=shape.batch_size, seed=config.seed
+        )
+        batches = stack.enter_context(closing(prefetched(dataset, run.start, steps, jax.device_put)))
+        log = StepLog(
+            metrics,
+            steps=steps,
+            every=config.log_every,
+            tokens_per_step=pace.tokens_per_step,
+            bpb_per_nat=len(train_split.tokens_N) / train_split.num_bytes / math.log(2),
+            losses=notes["losses"],
+        )
+
+        def read(step: int, values: dict[str, float]) -> None:
+            pace.step_done()
+            log.add(step, values, pace.tokens_per_second)
+            pauses = {
+                "validation": (times(step, steps, config.eval_every), eval_guess),
+                "sample": (times(step, steps, config.sample_every), 2.0),
+            }
+            left = pace.seconds_left(steps - step, pauses)
+            display.progress(step, values["loss"], pace.tokens_per_second, left)
+
+        behind = Behind(read)
+        train_step = run.train_step()
+        display.begin(run.start)
+        pace.begin()
+        for step, batch in enumerate(batches, run.start + 1):
+            state, values = train_step(state, batch)
+            behind.add(step, values)
+            stopping = bool(stop) and step < steps
+            if due(step, steps, config.eval_every):
+                behind.drain()
+                with pace.pause("validation"):
+                    validation = evaluate_split(
+                        eval_step, state.params, validation_split, context=shape.context, batch_size=eval_rows
+                    )
+                loss, bpb = validation["loss"], validation["bpb"]
+                display.validation(step, loss, bpb, best=log.validation(step, loss, bpb))
+            else:
+                validation = None
+            if due(step, steps, config.sample_every):
+                behind.drain()
+                with pace.pause("sample"):
+                    text = sample_text(state.params, run.model, run.data.tokenizer, run.experiment.sample)
+                write_atomically(run.run_dir / run_directory.SAMPLES / f"step-{step:06}.txt", text)
+                display.sample(step, text)
+            if due(step, steps, config.checkpoint_every) or stopping:
+                behind.drain()
+                with pace.pause("save"):
+                    notes = {
+                        "losses": list(log.losses),
+                        "validation": validation,
+                        "step_seconds": pace.seconds,
+                        "seconds": run.notes["seconds"] + time.monotonic() - begun,
+                    }
+                    metrics.sync()
+                    writer.save(state, step, notes)
+            if stopping:
+                name = signal.Signals(stop[0]).name
+                raise Stopped(
+                    f"{name} after step {step} of {steps}: saved in {run.run_dir}; the same command goes on", stop[0]
+                )
+    return notes
+
+
+def due(step: int, steps: int, every: int) -> bool:
+    """Whether what is done `every` steps (0: only at the end) is done after `step`; it always is at the end."""
+    return step == steps or (every > 0 and step % every == 0)
+
+
+def times(step: int, steps: int, every: int) -> int:
+    """How many times it will be due after `step`."""
+    between = steps // every - step // every if every else 0
+    return between + (step < steps and not (every and steps % every == 0))

@@ -1,0 +1,125 @@
+"""A finished or running directory, opened from Python."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from zerotollm import run_directory
+from zerotollm.data.config import DataConfig
+from zerotollm.errors import UsageError
+from zerotollm.experiment import Experiment
+from zerotollm.model.config import TransformerConfig, resolve
+
+
+@dataclass(frozen=True, repr=False)
+class Run:
+    """A trained model with all that belongs to it. See `load`."""
+
+    path: Path
+    experiment: Experiment
+    model: TransformerConfig
+    """the experiment's, with every size filled in"""
+    step: int
+    """optimizer steps that `params` have seen"""
+    params: dict[str, Any]
+    """nested dict of arrays"""
+    tokenizer: Any
+    """zerotollm.data.tokenizer.Tokenizer"""
+    validation_bpb: float | None = field(default=None)
+    """bits per byte of the validation split at that step, where it was measured"""
+
+    def generate(self, prompt: str = "", **sampling: Any) -> str:
+        """The prompt and its continuation. `sampling` replaces fields of `experiment.sample`.
+
+        >>> run.generate("In the beginning", max_tokens=40, temperature=0.7)
+
+        Raises UsageError for a field that does not exist or a prompt longer than the context.
+        """
+        return "".join(self.stream(prompt, **sampling))
+
+    def stream(self, prompt: str = "", **sampling: Any) -> Iterator[str]:
+        """The same text piece by piece, as it is written; the first piece is the prompt."""
+        from zerotollm.decoding.text import stream_text
+
+        known = self.experiment.sample.__dataclass_fields__
+        for name in sampling:
+            if name not in known:
+                raise UsageError(f"unknown option {name}: one of {', '.join(known)}")
+        options = replace(self.experiment.sample, **({"prompt": prompt} | sampling))
+        return stream_text(self.params, self.model, self.tokenizer, options)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl so far: `[{"step": 10, "loss": 6.1, ...}, ...]`."""
+        from zerotollm.training.metrics import read_metrics
+
+        return read_metrics(self.path / run_directory.METRICS)
+
+    def __repr__(self) -> str:
+        model = self.model
+        bpb = f", {self.validation_bpb:.4f} bits per byte" if self.validation_bpb is not None else ""
+        return (
+            f"Run({str(self.path)!r}: {self.num_parameters / 1e6:.1f} M parameters, {model.num_layers} layers, "
+            f"width {model.width}, vocabulary {model.vocab_size}; step {self.step}{bpb})"
+        )
+
+    @property
+    def num_parameters(self) -> int:
+        import jax
+
+        return sum(x.size for x in jax.tree.leaves(self.params))
+
+
+def load(path: str | Path, step: int | str = "best") -> Run:
+    """Opens a run directory: `run = load("runs/base")`.
+
+    `step` chooses the checkpoint: "best" (lowest validation bits per byte), "last", or the number of a step that
+    was kept. Raises UsageError where there is no run, no checkpoint yet or no such step; RunError where the
+    checkpoint is damaged.
+    """
+    path = Path(path)
+    experiment = run_directory.read_experiment(path)
+
+    from zerotollm.data.tokenizer import load_tokenizer
+    from zerotollm.training import checkpoints
+
+    directory = path / run_directory.CHECKPOINTS
+    kept = {c.step: c for c in checkpoints.finished(directory)}
+    if not kept:
+        raise UsageError(f"{path} has no checkpoint yet: train it, or wait for its first one")
+    if step == "best":
+        checkpoint = checkpoints.best(list(kept.values()))
+    elif step == "last":
+        checkpoint = kept[max(kept)]
+    elif step in kept:
+        checkpoint = kept[step]
+    else:
+        raise UsageError(f"{path} has no checkpoint of step {step}: best, last or one of {', '.join(map(str, kept))}")
+    tokenizer = load_tokenizer(path / run_directory.TOKENIZER)
+    return Run(
+        path=path,
+        experiment=experiment,
+        model=resolve(
+            experiment.model, vocab_size=tokenizer.vocab_size, context=experiment.data.context
+        ),
+        step=checkpoint.step,
+        params=checkpoints.restore_params(checkpoint),
+        tokenizer=tokenizer,
+        validation_bpb=checkpoint.bpb(),
+    )
+
+
+def cache_compiled_programs(data: DataConfig) -> None:
+    """Keeps what XLA compiles beside the prepared data, so that a second start need not compile.
+
+    JAX's own settings come first: `JAX_ENABLE_COMPILATION_CACHE=false` turns it off, and
+    `JAX_COMPILATION_CACHE_DIR` puts it elsewhere.
+    """
+    import jax
+
+    from zerotollm.data.corpora import data_directory
+
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", os.fspath(data_directory(data) / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
