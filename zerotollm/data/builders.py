@@ -1,0 +1,62 @@
+"""TFDS builders of the corpora that come in packages. Imports tensorflow_datasets (never TensorFlow), and so
+is imported only when a corpus is prepared."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from zerotollm.data import bible, plays
+from zerotollm.data.documents import Document
+
+_TEXT = tfds.features.Text()
+
+
+def _info(builder, description: str, metadata: dict) -> tfds.core.DatasetInfo:
+    features = tfds.features.FeaturesDict({"id": _TEXT, "text": _TEXT, **metadata})
+    # Documents stay in the order in which they are given: that of the book.
+    return tfds.core.DatasetInfo(
+        builder=builder, description=description, features=features, disable_shuffling=True
+    )
+
+
+def _examples(documents: Iterable[Document]) -> Iterator[tuple[int, dict]]:
+    for index, document in enumerate(documents):
+        yield index, {"id": document.id, "text": document.text, **document.metadata}
+
+
+class Bible(tfds.core.GeneratorBasedBuilder):
+    """One example a chapter; one configuration a version."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = tuple(
+        tfds.core.BuilderConfig(name=version, description=title) for version, title in bible.VERSIONS.items()
+    )
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        metadata = {"book": _TEXT, "chapter": np.int32, "genre": _TEXT, "version": _TEXT}
+        return _info(
+            self, "The Bible by chapters; every version has the same chapters in each split.", metadata
+        )
+
+    def _split_generators(self, dl_manager):
+        chapters = bible.read_chapters(self.builder_config.name)
+        return {split: self._generate_examples(documents) for split, documents in chapters.items()}
+
+    def _generate_examples(self, documents):
+        return _examples(documents)
+
+
+class Shakespeare(tfds.core.GeneratorBasedBuilder):
+    """One example a play."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return _info(self, "Shakespeare's plays.", {"genre": _TEXT})
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples(documents) for split, documents in plays.read_plays().items()}
+
+    def _generate_examples(self, documents):
+        return _examples(documents)

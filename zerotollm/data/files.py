@@ -1,0 +1,305 @@
+"""The user's own text: a path, a folder or a glob of .txt, .md and .jsonl files, each also .gz.
+
+What is a document (`DataConfig.documents`):
+- .jsonl: always a line, its `text` field;
+- "file": a text file. "paragraph": what blank lines separate in a text file;
+- "auto": a text file where there are several. A single one is cut at its blank lines only if that yields at
+  least 20 paragraphs of 1,000 bytes on average: those are texts of their own (stories, articles). Shorter
+  ones (speeches of a play, paragraphs of a novel) need their neighbours, so the file stays one text.
+
+What is in which split: 20 or more documents are split by a hash of their text, so that a document stays in
+its split when files are added, and equal texts lie in one split. Fewer are each cut by position: first train,
+then validation, then test; of one file with validation_fraction 0.1 and test_fraction 0, validation is
+exactly text[floor(0.9 * len(text)):], counted in characters.
+
+Text is UTF-8; a byte order mark is dropped and Windows line ends become "\\n". Nothing else is changed.
+Documents without a visible character are left out. Text is read from the files when it is asked for.
+"""
+
+import glob
+import gzip
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from zerotollm.data.config import DataConfig
+from zerotollm.data.documents import Corpus, Document, LazyDocuments
+from zerotollm.errors import UsageError
+
+SUFFIXES = (".txt", ".md", ".jsonl")
+FEW = 20
+"""documents; fewer are too few for a split by hash to come near the fractions asked for"""
+LONG_PARAGRAPH = 1000
+"""bytes; paragraphs this long on average are documents of their own"""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a document lies: bytes start to stop of a file's content, from a line counted from 1."""
+
+    start: int
+    stop: int
+    line: int
+
+
+def open_files(config: DataConfig) -> Corpus:
+    """The corpus in the files that `config.corpus` names. All of them are read, to check and to hash them.
+
+    Raises UsageError, naming the file and the place in it, for whatever cannot be read as text.
+    """
+    validation, test = fractions(config)
+    paths = _find(config.corpus)
+    mode = config.documents
+    if mode == "auto":
+        mode = "file" if len(paths) > 1 or not _holds_many(next(iter(paths.values()))) else "paragraph"
+    file_N, start_N, stop_N, line_N, hash_N = _scan(paths, mode)
+    if not len(hash_N):
+        raise UsageError(f"{config.corpus} is empty: it holds no text")
+    names = list(paths)
+
+    def load(row: int) -> Document:
+        name = names[file_N[row]]
+        text = _read(paths[name], mode, _Place(int(start_N[row]), int(stop_N[row]), int(line_N[row])))
+        whole = mode == "file" and not _is_jsonl(paths[name])
+        return Document(
+            name if whole else f"{name}:{line_N[row]}", text, {"file": name, "line": int(line_N[row])}
+        )
+
+    described = [
+        mode,
+        len(hash_N) < FEW,
+        str(validation),
+        str(test),
+        [[n, _digest(p)] for n, p in paths.items()],
+    ]
+    fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()
+    if len(hash_N) < FEW:
+        splits = _split_by_position(config, [load(row) for row in range(len(hash_N))], validation, test)
+    else:
+        rows = _split_by_hash(config, hash_N, validation, test)
+        splits = {
+            split: LazyDocuments(len(row_M), lambda index, row_M=row_M: load(row_M[index]))
+            for split, row_M in rows.items()
+        }
+    return Corpus(config.corpus, fingerprint, splits)
+
+
+def fractions(config: DataConfig) -> tuple[Fraction, Fraction]:
+    """(validation, test) as the decimal numbers that were written: 0.1 is a tenth, not the float nearest to
+    it. Raises UsageError for fractions that leave nothing to train on or to validate with."""
+    validation, test = Fraction(str(config.validation_fraction)), Fraction(str(config.test_fraction))
+    if not (validation > 0 and test >= 0 and validation + test < 1):
+        raise UsageError(
+            f"data.validation_fraction is {config.validation_fraction} and data.test_fraction "
+            f"{config.test_fraction}: the first must be above 0, the second at least 0, their sum below 1"
+        )
+    return validation, test
+
+
+def _find(corpus: str) -> dict[str, Path]:
+    """{name: path} in the order of the names, which are relative to the folder, so that it may be moved."""
+    path = Path(corpus).expanduser()
+    readable = f"files of {', '.join(SUFFIXES)} (each also .gz) are read"
+    if path.is_dir():
+        found = {
+            str(file.relative_to(path).as_posix()): file
+            for file in path.rglob("*")
+            if file.is_file()
+            and _is_readable(file)
+            and not any(p.startswith(".") for p in file.relative_to(path).parts)
+        }
+        if not found:
+            raise UsageError(f"folder {corpus} holds no text; {readable}")
+    elif path.exists():
+        if not _is_readable(path):
+            raise UsageError(f"{corpus} has a suffix that is not read; {readable}")
+        found = {path.name: path}
+    elif glob.has_magic(corpus):
+        matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
+        found = {match.as_posix(): match for match in matches if match.is_file() and _is_readable(match)}
+        if not found:
+            raise UsageError(
+                f"{corpus} matches {f'{len(matches)} paths but ' if matches else ''}no text; {readable}"
+            )
+    else:
+        raise UsageError(
+            f"{corpus} does not exist; give a path, a folder or a glob, or see the corpora in --help"
+        )
+    return dict(sorted(found.items()))
+
+
+def _is_readable(path: Path) -> bool:
+    return path.name.lower().removesuffix(".gz").endswith(SUFFIXES)
+
+
+def _is_jsonl(path: Path) -> bool:
+    return path.name.lower().removesuffix(".gz").endswith(".jsonl")
+
+
+def _open(path: Path):
+    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file's (unpacked) content. Whatever is wrong with a file itself is said here."""
+    try:
+        with _open(path) as file:
+            for number, line in enumerate(file, 1):
+                if b"\0" in line:
+                    raise UsageError(
+                        f"{path} is not text: it holds a NUL byte in line {number} (binary, or UTF-16)"
+                    )
+                yield line
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UsageError(f"{path} is not a whole gzip file: {error}") from error
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _places(path: Path, mode: str) -> Iterator[tuple[_Place, bytes]]:
+    """Every document's place in a file, and its bytes."""
+    start, place_start, place_line, held = 0, 0, 1, []
+    for number, line in enumerate(_lines(path), 1):
+        if _is_jsonl(path):
+            if line.strip():
+                yield _Place(start, start + len(line), number), line
+        elif mode == "paragraph" and not line.strip():
+            if held:
+                yield _Place(place_start, start, place_line), b"".join(held)
+            held = []
+        else:
+            if not held:
+                place_start, place_line = start, number
+            held.append(line)
+        start += len(line)
+    if held:
+        yield _Place(place_start, start, place_line), b"".join(held)
+
+
+def _text(path: Path, mode: str, place: _Place, content: bytes) -> str:
+    """The text of a document out of its bytes."""
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{path} is not UTF-8: byte {place.start + error.start} (counted from 0) is "
+            f"0x{content[error.start]:02x}; save it as UTF-8"
+        ) from error
+    if place.start == 0:
+        text = text.removeprefix("\ufeff")
+    if _is_jsonl(path):
+        return _json_text(path, place.line, text)
+    text = text.replace("\r\n", "\n")
+    return text.strip("\n") if mode == "paragraph" else text
+
+
+def _json_text(path: Path, line: int, content: str) -> str:
+    try:
+        record = json.loads(content)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{path}, line {line}: not JSON ({error.msg}, column {error.colno})") from error
+    text = record.get("text") if isinstance(record, dict) else None
+    if not isinstance(text, str):
+        held = (
+            f"fields {', '.join(record) or 'none'}"
+            if isinstance(record, dict)
+            else f"a {type(record).__name__}"
+        )
+        raise UsageError(f"{path}, line {line}: no text (a string in a field 'text') but {held}")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{path}, line {line}: half of a surrogate pair (\\ud800 to \\udfff) is not text"
+        ) from error
+    return text.replace("\r\n", "\n")
+
+
+def _holds_many(path: Path) -> bool:
+    if _is_jsonl(path):
+        return True
+    count = size = 0
+    for place, _ in _places(path, "paragraph"):
+        count, size = count + 1, size + place.stop - place.start
+    return count >= FEW and size >= LONG_PARAGRAPH * count
+
+
+def _scan(paths: dict[str, Path], mode: str) -> tuple[np.ndarray, ...]:
+    """File, start, stop, line and hash of every document, as arrays: millions of documents fit in memory."""
+    rows, hashes = [], []
+    for number, path in enumerate(paths.values()):
+        file_rows, file_hashes = [], []
+        for place, content in _places(path, mode):
+            text = _text(path, mode, place, content)
+            if text and not text.isspace():
+                file_rows.append((number, place.start, place.stop, place.line))
+                file_hashes.append(int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:8], "big"))
+        rows.append(np.array(file_rows, dtype=np.int64).reshape(-1, 4))
+        hashes.append(np.array(file_hashes, dtype=np.uint64))
+    return *np.concatenate(rows).T, np.concatenate(hashes)
+
+
+def _read(path: Path, mode: str, place: _Place) -> str:
+    try:
+        if path.name.lower().endswith(".gz"):  # cannot be entered in the middle
+            content = _unpacked(path)[place.start : place.stop]
+        else:
+            with path.open("rb") as file:
+                file.seek(place.start)
+                content = file.read(place.stop - place.start)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+    return _text(path, mode, place, content)
+
+
+@lru_cache(maxsize=1)
+def _unpacked(path: Path) -> bytes:
+    return b"".join(_lines(path))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _split_by_hash(config: DataConfig, hash_N, validation: Fraction, test: Fraction) -> dict[str, np.ndarray]:
+    """Rows of each split. The hash of a text, as a number from 0 to 1, is compared with the fractions."""
+    test_end, validation_end = (np.uint64(int(part * 2**64)) for part in (test, test + validation))
+    in_test, held_out = hash_N < test_end, hash_N < validation_end
+    if not (held_out & ~in_test).any():  # by bad luck; the next in line steps in
+        candidates = hash_N[~held_out]
+        if candidates.size:
+            held_out |= hash_N == candidates.min()
+    rows = {"train": ~held_out, "validation": held_out & ~in_test, "test": in_test}
+    if not (rows["train"].any() and rows["validation"].any()):
+        raise UsageError(
+            f"{config.corpus} is too short: {len(hash_N)} documents cannot be split into train and validation"
+        )
+    return {split: np.flatnonzero(mask) for split, mask in rows.items()}
+
+
+def _split_by_position(
+    config: DataConfig, documents: list[Document], validation: Fraction, test: Fraction
+) -> dict[str, list[Document]]:
+    splits: dict[str, list[Document]] = {"train": [], "validation": [], "test": []}
+    for document in documents:
+        length = len(document.text)
+        ends = [int((1 - validation - test) * length), int((1 - test) * length), length]
+        for split, start, end in zip(splits, [0, *ends], ends, strict=False):
+            if start < end:
+                metadata = {**document.metadata, "first_character": start}
+                splits[split].append(Document(document.id, document.text[start:end], metadata))
+    for split in ("train", "validation"):
+        if not splits[split]:
+            size = sum(len(document.text) for document in documents)
+            raise UsageError(
+                f"{config.corpus} is too short: of its {size} characters none is left for {split}"
+            )
+    return splits

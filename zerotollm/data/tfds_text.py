@@ -1,0 +1,179 @@
+"""Any text data set of TensorFlow Datasets (tfds:lm1b, tfds:wiki40b/en), read without TensorFlow."""
+
+import hashlib
+import json
+import os
+import re
+import socket
+import urllib.request
+from pathlib import Path
+
+from zerotollm.data.config import DataConfig
+from zerotollm.data.documents import Corpus, Document, LazyDocuments
+from zerotollm.data.files import fractions
+from zerotollm.data.prepared import data_source, plain
+from zerotollm.data.storage import data_directory
+from zerotollm.errors import RunError, UsageError
+
+_NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[^:/]+))?(:(?P<version>\d+\.\d+\.\d+))?")
+
+
+def open_tfds(config: DataConfig, working: list[str]) -> Corpus:
+    """The data set that `config.corpus` ("tfds:NAME", "tfds:NAME/CONFIG", either with ":1.2.3") names,
+    prepared first where there is a network. `working` corpora are named in the message when it cannot be had.
+
+    The data set's own validation and test splits are used. One that it lacks is cut off the end of train:
+    `validation_fraction` and `test_fraction` of its documents, test last. Metadata: the other texts and
+    integers of an example. Raises UsageError for a malformed name or a data set without one text; RunError if
+    the data set cannot be had or is not in array_record files.
+    """
+    name = config.corpus.removeprefix("tfds:")
+    if not (parts := _NAME.fullmatch(name)):
+        raise UsageError(
+            f"'{config.corpus}' is not of the form tfds:NAME, tfds:NAME/CONFIG or tfds:NAME:1.2.3"
+        )
+    default = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+    places = [data_directory(config), default]
+    dataset = _find(parts, places) or _prepare(name, parts, places, working)
+    return _open(config, dataset)
+
+
+def _find(parts: re.Match, places: list[Path]) -> Path | None:
+    """The newest prepared version: PLACE/NAME[/CONFIG]/VERSION with a dataset_info.json."""
+    for place in places:
+        folder = place / parts["name"] / (parts["config"] or "")
+        infos = list(folder.glob("*/dataset_info.json"))
+        if not infos and not parts["config"]:
+            infos = list(folder.glob("*/*/dataset_info.json"))
+        versions = [info.parent for info in infos if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)]
+        if parts["version"]:
+            versions = [version for version in versions if version.name == parts["version"]]
+        if len({version.parent for version in versions}) > 1:
+            configs = ", ".join(
+                sorted({f"tfds:{parts['name']}/{version.parent.name}" for version in versions})
+            )
+            raise UsageError(f"{folder} holds several configurations; name one of {configs}")
+        if versions:
+            return max(versions, key=lambda version: tuple(map(int, version.name.split("."))))
+    return None
+
+
+def _prepare(name: str, parts: re.Match, places: list[Path], working: list[str]) -> Path:
+    problem = _network_problem()
+    if not problem:
+        import tensorflow_datasets as tfds
+
+        try:
+            # The bars of a download are left to be seen: it may take hours.
+            builder = tfds.builder(name, data_dir=places[0], file_format="array_record")
+            builder.download_and_prepare()
+        # What downloads and the code of a thousand data sets raise: network and disk (OSError), TensorFlow or
+        # Apache Beam wanted (ImportError), unknown name or wrong checksum (ValueError), unsupported version.
+        except (OSError, ImportError, ValueError, RuntimeError, AssertionError) as error:
+            problem = (
+                f"{type(error).__name__}: {str(error).strip().splitlines()[0]}" if str(error) else repr(error)
+            )
+    if found := None if problem else _find(parts, places):
+        return found
+    command = f"tfds.builder('{name}', data_dir='DIR', file_format='array_record').download_and_prepare()"
+    raise RunError(
+        f"tfds:{name} could not be had: it is not prepared in {' or '.join(map(str, places))}, and not "
+        f"downloaded ({problem or 'TFDS prepared something else'}); prepare it where there is a network "
+        f'(python -c "import tensorflow_datasets as tfds; {command}"), copy DIR here and give --data.dir DIR; '
+        f"what works now: {', '.join([*working, 'your own files'])}"
+    )
+
+
+def _network_problem() -> str:
+    """Why there seems to be no network; empty if there is one. TFDS itself would try for minutes."""
+    if urllib.request.getproxies():
+        return ""
+    try:
+        socket.create_connection(("storage.googleapis.com", 443), timeout=5).close()
+    except OSError as error:
+        return f"no network: {error.strerror or error}"
+    return ""
+
+
+def _open(config: DataConfig, dataset: Path) -> Corpus:
+    try:
+        info = json.loads((dataset / "dataset_info.json").read_text("utf-8"))
+        features = json.loads((dataset / "features.json").read_text("utf-8"))["featuresDict"]["features"]
+        counts = {split["name"]: sum(map(int, split.get("shardLengths", []))) for split in info["splits"]}
+        shards = {split["name"]: len(split.get("shardLengths", [])) for split in info["splits"]}
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(
+            f"{dataset} is not a whole prepared data set ({error}); prepare or copy it again"
+        ) from error
+    if (file_format := info.get("fileFormat", "tfrecord")) != "array_record":
+        raise RunError(
+            f"{dataset} is in {file_format} files, which cannot be read without TensorFlow; prepare it again "
+            "with tfds.builder(..., file_format='array_record')"
+        )
+    files = sorted((path.name, path.stat().st_size) for path in dataset.iterdir() if path.is_file())
+    for split, expected in shards.items():
+        present = sum(f"-{split}.array_record" in file for file, _ in files)
+        if present < expected:
+            raise RunError(
+                f"{dataset} has {present} of {expected} files of split {split}; copy it again, whole"
+            )
+    field = _text_field(config.corpus, features)
+    ranges = _ranges(config, counts)
+
+    def load(split: str, index: int) -> Document:
+        example = data_source(dataset, split)[index]
+        kept = {key: plain(value) for key, value in example.items() if _is_plain(value)}
+        return Document(f"{split}/{index}", kept.pop(field), kept)
+
+    splits = {
+        name: LazyDocuments(len(rows), lambda i, split=split, rows=rows: load(split, rows[i]))
+        for name, (split, rows) in ranges.items()
+    }
+    described = [
+        info,
+        features,
+        files,
+        {name: (split, rows.start, rows.stop) for name, (split, rows) in ranges.items()},
+    ]
+    fingerprint = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    return Corpus(config.corpus, fingerprint, splits)
+
+
+def _is_plain(value) -> bool:
+    return isinstance(value, bytes | int) or (
+        getattr(value, "shape", None) == () and value.dtype.kind in "iu"
+    )
+
+
+def _text_field(corpus: str, features: dict) -> str:
+    texts = [name for name, feature in features.items() if "text" in feature]
+    if "text" in texts or len(texts) == 1:
+        return "text" if "text" in texts else texts[0]
+    held = ", ".join(
+        f"{name} ({feature['pythonClassName'].rpartition('.')[2]})" for name, feature in features.items()
+    )
+    raise UsageError(
+        f"{corpus} has {len(texts) or 'no'} text features and none is called 'text'; it holds {held}"
+    )
+
+
+def _ranges(config: DataConfig, counts: dict[str, int]) -> dict[str, tuple[str, range]]:
+    """{our split: (its split, documents)}. What is missing is cut off the end of train."""
+    if not counts.get("train"):
+        raise UsageError(f"{config.corpus} has no train split; it has {', '.join(counts) or 'none'}")
+    validation, test = fractions(config)
+    end = counts["train"]
+    ranges = {}
+    for name, fraction in (("test", test), ("validation", validation)):
+        if counts.get(name):
+            ranges[name] = (name, range(counts[name]))
+        else:
+            size = int(fraction * counts["train"])
+            ranges[name] = ("train", range(end - size, end))
+            end -= size
+    if not ranges["validation"][1] or end < 1:
+        raise UsageError(
+            f"{config.corpus} has no validation split, and its {counts['train']} training documents are too "
+            f"few to keep {float(validation):g} of them for validation"
+        )
+    return {"train": ("train", range(end)), "validation": ranges["validation"], "test": ranges["test"]}
