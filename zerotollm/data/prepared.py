@@ -28,7 +28,7 @@ def open_packaged(config: DataConfig, *, builder: str, builder_config: str, dist
     dataset, counts, fingerprint = _read_summary(folder / "summary.json")
     splits = {
         split: LazyDocuments(
-            counts[split], lambda index, split=split: _document(folder / dataset, split, index)
+            counts[split], lambda index, split=split: _document(folder, dataset, split, index)
         )
         for split in SPLITS
     }
@@ -38,20 +38,23 @@ def open_packaged(config: DataConfig, *, builder: str, builder_config: str, dist
 def _build(folder: Path, builder_name: str, builder_config: str) -> None:
     from zerotollm.data import builders
 
-    with quiet():
-        builder = getattr(builders, builder_name)(
-            data_dir=folder, config=builder_config or None, file_format="array_record"
-        )
-        builder.download_and_prepare()
+    try:
+        with quiet():
+            builder = getattr(builders, builder_name)(
+                data_dir=folder, config=builder_config or None, file_format="array_record"
+            )
+            builder.download_and_prepare()
+    except RuntimeError as error:  # so array_record reports a disk that is full
+        raise OSError(str(error).split(";")[0]) from error
     dataset = str(Path(builder.data_dir).relative_to(folder))
     # Reading all of it back proves the files and is the one honest source of the fingerprint.
     content, counts = hashlib.sha256(), {}
     for split in SPLITS:
-        counts[split] = len(data_source(folder / dataset, split))
+        counts[split] = len(_data_source(folder / dataset, split))
         for index in range(counts[split]):
-            document = _document(folder / dataset, split, index)
+            document = _document(folder, dataset, split, index)
             content.update(json.dumps([split, document.id, document.text, document.metadata]).encode())
-    data_source.cache_clear()  # the files are about to move
+    _data_source.cache_clear()  # the files are about to move
     summary = {"dataset": dataset, "counts": counts, "fingerprint": content.hexdigest()}
     (folder / "summary.json").write_text(json.dumps(summary), "utf-8")
 
@@ -66,8 +69,9 @@ def _read_summary(path: Path) -> tuple[str, dict[str, int], str]:
         ) from error
 
 
-def _document(dataset: Path, split: str, index: int) -> Document:
-    values = {name: plain(value) for name, value in data_source(dataset, split)[index].items()}
+def _document(folder: Path, dataset: str, split: str, index: int) -> Document:
+    example = read_example(folder / dataset, split, index, whole=folder)
+    values = {name: plain(value) for name, value in example.items()}
     return Document(values.pop("id"), values.pop("text"), values)
 
 
@@ -76,20 +80,24 @@ def plain(value) -> str | int:
     return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else int(value)
 
 
-@lru_cache(maxsize=16)
-def data_source(dataset: Path, split: str):
-    """Random access to the examples of one prepared split, opened when first read. Raises RunError if the
-    files are damaged."""
-    import tensorflow_datasets as tfds
-
+def read_example(dataset: Path, split: str, index: int, *, whole: Path) -> dict:
+    """One example of a prepared data set (the directory with dataset_info.json). Raises RunError if the files
+    are damaged, naming `whole`, the folder that is prepared at once."""
     try:
-        with quiet():
-            return tfds.builder_from_directory(dataset).as_data_source(split)
-    except (OSError, ValueError, RuntimeError) as error:
+        return _data_source(dataset, split)[index]
+    except (OSError, ValueError, RuntimeError) as error:  # array_record raises RuntimeError for most
         reason = str(error).splitlines()[0]
         raise RunError(
-            f"prepared data in {dataset} is damaged ({reason}); delete it and prepare it again"
+            f"prepared data in {whole} is damaged ({reason}); delete that folder and run again"
         ) from error
+
+
+@lru_cache(maxsize=16)
+def _data_source(dataset: Path, split: str):
+    import tensorflow_datasets as tfds
+
+    with quiet():
+        return tfds.builder_from_directory(dataset).as_data_source(split)
 
 
 @contextlib.contextmanager

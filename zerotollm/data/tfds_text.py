@@ -11,7 +11,7 @@ from pathlib import Path
 from zerotollm.data.config import DataConfig
 from zerotollm.data.documents import Corpus, Document, LazyDocuments
 from zerotollm.data.files import fractions
-from zerotollm.data.prepared import data_source, plain
+from zerotollm.data.prepared import plain, read_example
 from zerotollm.data.storage import data_directory
 from zerotollm.errors import RunError, UsageError
 
@@ -78,8 +78,8 @@ def _prepare(name: str, parts: re.Match, places: list[Path], working: list[str])
     command = f"tfds.builder('{name}', data_dir='DIR', file_format='array_record').download_and_prepare()"
     raise RunError(
         f"tfds:{name} could not be had: it is not prepared in {' or '.join(map(str, places))}, and not "
-        f"downloaded ({problem or 'TFDS prepared something else'}); prepare it where there is a network "
-        f'(python -c "import tensorflow_datasets as tfds; {command}"), copy DIR here and give --data.dir DIR; '
+        f"downloaded ({problem or 'something else was prepared'}); prepare it where there is a network "
+        f'(python -c "import tensorflow_datasets as tfds; {command}"), copy DIR here, give --data.dir DIR; '
         f"what works now: {', '.join([*working, 'your own files'])}"
     )
 
@@ -121,7 +121,7 @@ def _open(config: DataConfig, dataset: Path) -> Corpus:
     ranges = _ranges(config, counts)
 
     def load(split: str, index: int) -> Document:
-        example = data_source(dataset, split)[index]
+        example = read_example(dataset, split, index, whole=dataset)
         kept = {key: plain(value) for key, value in example.items() if _is_plain(value)}
         return Document(f"{split}/{index}", kept.pop(field), kept)
 
