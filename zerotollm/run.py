@@ -60,7 +60,7 @@ class Run:
         model = self.model
         bpb = f", {self.validation_bpb:.4f} bits per byte" if self.validation_bpb is not None else ""
         return (
-            f"Run({str(self.path)!r}: {self.num_parameters / 1e6:.1f} M parameters, {model.num_layers} layers, "
+            f"Run({str(self.path)!r}: {self.num_parameters:,} parameters, {model.num_layers} layers, "
             f"width {model.width}, vocabulary {model.vocab_size}; step {self.step}{bpb})"
         )
 
@@ -74,9 +74,9 @@ class Run:
 def load(path: str | Path, step: int | str = "best") -> Run:
     """Opens a run directory: `run = load("runs/base")`.
 
-    `step` chooses the checkpoint: "best" (lowest validation bits per byte), "last", or the number of a step that
-    was kept. Raises UsageError where there is no run, no checkpoint yet or no such step; RunError where the
-    checkpoint is damaged.
+    `step` chooses the checkpoint: "best" (lowest validation bits per byte), "last", or the number of a step
+    that was kept. Raises UsageError where there is no run, no checkpoint yet or no such step; RunError where
+    the checkpoint is damaged.
     """
     path = Path(path)
     experiment = run_directory.read_experiment(path)
@@ -95,14 +95,14 @@ def load(path: str | Path, step: int | str = "best") -> Run:
     elif step in kept:
         checkpoint = kept[step]
     else:
-        raise UsageError(f"{path} has no checkpoint of step {step}: best, last or one of {', '.join(map(str, kept))}")
+        raise UsageError(
+            f"{path} has no checkpoint of step {step}: best, last or one of {', '.join(map(str, kept))}"
+        )
     tokenizer = load_tokenizer(path / run_directory.TOKENIZER)
     return Run(
         path=path,
         experiment=experiment,
-        model=resolve(
-            experiment.model, vocab_size=tokenizer.vocab_size, context=experiment.data.context
-        ),
+        model=resolve(experiment.model, vocab_size=tokenizer.vocab_size, context=experiment.data.context),
         step=checkpoint.step,
         params=checkpoints.restore_params(checkpoint),
         tokenizer=tokenizer,

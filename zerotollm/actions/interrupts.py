@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from zerotollm.errors import RunError
 
 
-class Stopped(RunError):
+class StoppedError(RunError):
     """A run was asked to stop, and saved itself. Exit code 128 + signal: 143 for SIGTERM, 130 for Ctrl-C."""
 
     def __init__(self, message: str, number: int):

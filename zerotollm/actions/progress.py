@@ -16,8 +16,8 @@ PLAIN_LINES = 10
 class Pace:
     """How long a step takes and how long the rest will take.
 
-    Only the time in which steps run counts towards the rate: no compilation, validation, sample or save. These
-    are added to the time left at what they last took.
+    Only the time in which steps run counts towards the rate: no compilation, validation, sample or save.
+    These are added to the time left at what they last took.
     """
 
     def __init__(self, tokens_per_step: int, seconds: float = 0.0):
@@ -52,7 +52,7 @@ class Pace:
         return self.tokens_per_step * len(self._recent) / sum(self._recent) if self._recent else 0.0
 
     def seconds_left(self, steps: int, pauses: Mapping[str, tuple[int, float]]) -> float:
-        """Time for so many steps and pauses: kind -> (how many, each in steps as long as none was measured)."""
+        """Time for so many steps and pauses: kind -> (how many, a guess in steps until it was timed)."""
         if not self._recent:
             return float("nan")
         step = sum(self._recent) / len(self._recent)

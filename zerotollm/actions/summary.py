@@ -12,7 +12,7 @@ from zerotollm.training.metrics import read_metrics
 
 
 def summarize(run_dir: Path, notes: dict[str, Any], num_parameters: int) -> dict[str, Any]:
-    """The final numbers. `notes` are those of the last checkpoint; seconds are over all processes of the run."""
+    """The final numbers; `notes` are those of the last checkpoint, and cover all processes of the run."""
     lines = read_metrics(run_dir / run_directory.METRICS)
     last = next(line for line in reversed(lines) if "tokens" in line)
     best = min((line for line in lines if "validation_bpb" in line), key=lambda line: line["validation_bpb"])

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from zerotollm import run_directory
-from zerotollm.actions.interrupts import Stopped, stop_requests
+from zerotollm.actions.interrupts import StoppedError, stop_requests
 from zerotollm.actions.progress import Display, Pace
 from zerotollm.actions.summary import commands, rows, summarize
+from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.files import write_atomically
 from zerotollm.model.config import TransformerConfig, resolve
@@ -24,10 +25,10 @@ from zerotollm.model.config import TransformerConfig, resolve
 def train(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
     """Trains in `run_dir`, from where the last process there stopped, and returns the final numbers.
 
-    Killed at any moment and started again, it ends with the same parameters and metrics, bit for bit, as if it
-    had never been killed (on a CPU, with one version of jax). SIGTERM or Ctrl-C saves and raises `Stopped`.
-    Raises UsageError where the directory belongs to another experiment, RunError where another process writes
-    there, the disk is full or the loss is no longer finite.
+    Killed at any moment and started again, it ends with the same parameters and metrics, bit for bit, as if
+    it had never been killed (on a CPU, with one version of jax). SIGTERM or Ctrl-C saves and raises
+    StoppedError. Raises UsageError where the directory belongs to another experiment, RunError where another
+    process writes there, the disk is full or the loss is no longer finite.
     """
     begun = time.monotonic()
     with run_directory.locked(run_dir), Display(experiment.train.steps) as display:
@@ -80,10 +81,16 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
     display.say(f"data: {shape.corpus}")
     data = prepare(shape, experiment.tokenizer)
     model = resolve(experiment.model, vocab_size=data.tokenizer.vocab_size, context=shape.context)
+    if len(data.splits["validation"].tokens_N) < 2:
+        raise UsageError(f"{shape.corpus} leaves no text to validate on: raise data.validation_fraction")
     data.tokenizer.save(run_dir / run_directory.TOKENIZER)
     write_atomically(run_dir / run_directory.ENVIRONMENT, json.dumps(run_directory.environment(), indent=2))
 
-    make_state = jax.jit(partial(init_state, model, experiment.optimizer, experiment.train))
+    # It runs once: compiling it without optimization takes a third of the time and gives the same numbers.
+    make_state = jax.jit(
+        partial(init_state, model, experiment.optimizer, experiment.train),
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
     abstract_state = jax.eval_shape(make_state)
     types = {"inputs": jnp.int32, "targets": jnp.int32, "segments": jnp.int32, "weights": jnp.float32}
     batch = {name: jax.ShapeDtypeStruct((shape.batch_size, shape.context), t) for name, t in types.items()}
@@ -101,13 +108,11 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
     num_parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_state.params))
     tokens = len(data.splits["train"].tokens_N)
     display.say(
-        f"{num_parameters / 1e6:.1f} M parameters; {tokens:,} tokens to train on, seen "
+        f"{num_parameters:,} parameters; {tokens:,} tokens to train on, seen "
         f"{experiment.train.steps * shape.batch_size * shape.context / tokens:.1f} times"
         + (f"; going on after step {start}" if start else "")
     )
-    return Prepared(
-        experiment, run_dir, data, model, compiled.result, state, start, notes, num_parameters
-    )
+    return Prepared(experiment, run_dir, data, model, compiled.result, state, start, notes, num_parameters)
 
 
 def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
@@ -131,7 +136,9 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
     pace = Pace(shape.batch_size * shape.context, run.notes["step_seconds"])
     eval_step = make_eval_step(run.model, masked=shape.document_mask)
     eval_rows = shape.batch_size // config.micro_batches
-    eval_guess = len(validation_split.tokens_N) / pace.tokens_per_step / 3  # the forward pass is a third of a step
+    eval_guess = (
+        len(validation_split.tokens_N) / pace.tokens_per_step / 3
+    )  # the forward pass is a third of a step
     state, notes = run.state, run.notes
 
     with ExitStack() as stack:
@@ -200,14 +207,15 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
                     writer.save(state, step, notes)
             if stopping:
                 name = signal.Signals(stop[0]).name
-                raise Stopped(
-                    f"{name} after step {step} of {steps}: saved in {run.run_dir}; the same command goes on", stop[0]
+                raise StoppedError(
+                    f"{name} after step {step} of {steps}: saved in {run.run_dir}; the same command goes on",
+                    stop[0],
                 )
     return notes
 
 
 def due(step: int, steps: int, every: int) -> bool:
-    """Whether what is done `every` steps (0: only at the end) is done after `step`; it always is at the end."""
+    """Whether what is done `every` steps (0: only at the end) is done after `step`. It is at the end."""
     return step == steps or (every > 0 and step % every == 0)
 
 

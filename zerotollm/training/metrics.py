@@ -41,7 +41,9 @@ class MetricsWriter:
     def __init__(self, path: Path, tensorboard_dir: Path, step: int):
         self.path = path
         kept = [line for line in read_metrics(path) if line["step"] <= step]
-        self.best_bpb = min((line["validation_bpb"] for line in kept if "validation_bpb" in line), default=math.inf)
+        self.best_bpb = min(
+            (line["validation_bpb"] for line in kept if "validation_bpb" in line), default=math.inf
+        )
         write_atomically(path, "".join(map(_dump, kept)))
         events = tensorboard_dir / "events.out.tfevents.0.zerotollm"
         write_atomically(
@@ -92,8 +94,8 @@ def _event(line: dict[str, Any]) -> bytes:
 class StepLog:
     """Turns the metrics of single steps into lines, every `every` steps and at the last one.
 
-    `bpb_per_nat` makes bits per byte of nats per token: tokens / bytes / ln 2 of the training text. `losses` are
-    those of the steps since the last line; a checkpoint remembers them, so that the next line is the same.
+    `bpb_per_nat` makes bits per byte of nats per token: tokens / bytes / ln 2 of the training text. `losses`
+    are those of the steps since the last line; a checkpoint remembers them, so the next line is the same.
     """
 
     def __init__(
@@ -116,8 +118,8 @@ class StepLog:
         for name, value in values.items():
             if not math.isfinite(value):
                 raise RunError(
-                    f"{name} is {value} at step {step}: training has diverged, and stops; checkpoints from before "
-                    "are kept. Start another --run-dir with a lower learning rate or a longer warmup"
+                    f"{name} is {value} at step {step}: training has diverged, and stops; checkpoints from "
+                    "before are kept. Start another --run-dir with a lower learning rate or a longer warmup"
                 )
         self.losses.append(values["loss"])
         if step % self._every == 0 or step == self._steps:
@@ -129,7 +131,7 @@ class StepLog:
             self._writer.write(line | {"timing": {"tokens_per_second": round(tokens_per_second, 1)}})
 
     def validation(self, step: int, loss: float, bpb: float) -> bool:
-        """The whole validation split, in nats per token and bits per byte. Says whether it is the best so far."""
+        """The whole validation split, in nats per token and bits per byte. True if it is the best yet."""
         self._writer.write({"step": step, "validation_loss": loss, "validation_bpb": bpb})
         best = bpb < self._writer.best_bpb
         self._writer.best_bpb = min(bpb, self._writer.best_bpb)

@@ -13,8 +13,10 @@ BEHIND = 2
 """Steps given to the device before the metrics of the first are read: neither device nor host waits."""
 
 
-def prefetched(dataset: Sequence[Batch], start: int, stop: int, place: Callable[[Any], Batch]) -> Iterator[Batch]:
-    """`place(dataset[step])` for every step from `start` to `stop`, made by a second thread `AHEAD` steps early.
+def prefetched(
+    dataset: Sequence[Batch], start: int, stop: int, place: Callable[[Any], Batch]
+) -> Iterator[Batch]:
+    """`place(dataset[step])` for every step from `start` to `stop`, made by a second thread `AHEAD` early.
 
     The dataset is a pure function of the step, so nothing here needs to be saved. What the thread raises is
     raised where its batch is asked for.
@@ -30,7 +32,7 @@ def prefetched(dataset: Sequence[Batch], start: int, stop: int, place: Callable[
 
 
 class Behind:
-    """Metrics that the device may still be computing, handed on in order when it has gone `BEHIND` steps ahead."""
+    """Metrics that the device may still be computing, handed on in order `BEHIND` steps later."""
 
     def __init__(self, read: Callable[[int, dict[str, float]], None]):
         self._read = read
