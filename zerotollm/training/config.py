@@ -26,6 +26,8 @@ class OptimizerConfig:
     """decoupled decay of matrices, times the learning rate; never on vectors or norms"""
     momentum: float = 0.95
     """muon only: Nesterov momentum"""
+    iterations: int = 5
+    """muon only: Newton-Schulz iterations, 1 to 5"""
     beta1: float = 0.9
     """adamw: decay of the first moment"""
     beta2: float = 0.95

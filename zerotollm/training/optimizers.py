@@ -1,0 +1,116 @@
+"""Update rules and schedules, composed from optax. State is a pytree; every function here is pure."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from zerotollm.training.config import OptimizerConfig
+
+# Each row (a, b, c) maps every singular value s of X to a s + b s^3 + c s^5, pushing it towards 1: the optimal
+# sequence for singular values down to 1e-3 (Polar Express, arXiv:2505.16932, with its safety factor).
+POLAR_EXPRESS = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+)
+
+
+def orthogonalize(matrix_XY: jax.Array, iterations: int) -> jax.Array:
+    """Approximately U V^T of the singular value decomposition U S V^T, by matrix products alone.
+
+    Newton-Schulz iteration (Jordan 2024) with the coefficients of Polar Express (arXiv:2505.16932). Leading axes
+    are batched. Returns an array of the same shape whose singular values lie near 1; zeros stay zeros.
+    """
+    wide = matrix_XY.shape[-2] <= matrix_XY.shape[-1]
+    x = matrix_XY if wide else matrix_XY.mT  # the smaller Gram matrix
+    x /= 1.01 * jnp.linalg.norm(x, axis=(-2, -1), keepdims=True) + 1e-7
+    for a, b, c in POLAR_EXPRESS[:iterations]:
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return x if wide else x.mT
+
+
+def scale_by_muon(momentum: float, iterations: int) -> optax.GradientTransformation:
+    """Momentum, orthogonalized (Muon, Jordan 2024): every direction of a matrix moves at the same speed.
+
+    The update of a kernel (in, out) is scaled by sqrt(max(1, out / in)), so that one learning rate serves all.
+    """
+
+    def init(params):
+        return optax.TraceState(trace=jax.tree.map(jnp.zeros_like, params))
+
+    def update(gradients, state, params=None):
+        del params
+        trace = jax.tree.map(lambda m, g: momentum * m + g, state.trace, gradients)
+        nesterov = jax.tree.map(lambda m, g: momentum * m + g, trace, gradients)
+
+        def direction(x_XY):
+            return orthogonalize(x_XY, iterations) * max(1.0, x_XY.shape[1] / x_XY.shape[0]) ** 0.5
+
+        return jax.tree.map(direction, nesterov), optax.TraceState(trace=trace)
+
+    return optax.GradientTransformation(init, update)
+
+
+def learning_rate_schedule(config: OptimizerConfig, peak: float, steps: int) -> optax.Schedule:
+    """Learning rate at each step: linear warmup, then constant and linear decay (wsd) or a cosine.
+
+    The rate of step 0 is peak / warmup_steps, not 0: no step is wasted.
+    """
+    warmup = max(1, config.warmup_steps)
+
+    def schedule(step):
+        step = jnp.asarray(step, jnp.float32)
+        ramp = jnp.minimum(1.0, (step + 1) / warmup)
+        if config.schedule == "wsd":
+            decay_steps = max(1.0, config.decay_fraction * steps)
+            left = jnp.clip((steps - step) / decay_steps, 0.0, 1.0)
+        else:
+            done = jnp.clip((step - warmup) / max(1, steps - warmup), 0.0, 1.0)
+            left = 0.5 * (1 + jnp.cos(jnp.pi * done))
+        return peak * ramp * (config.final_fraction + (1 - config.final_fraction) * left)
+
+    return schedule
+
+
+def is_hidden_matrix(params) -> dict:
+    """True at the leaves that Muon trains: matrices inside the blocks. Embeddings and head are lookups, not maps."""
+    outside = {"embedding", "head", "positions"}
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf.ndim == 2 and not outside & {entry.key for entry in path}, params
+    )
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """The optimizer for a parameter tree of `zerotollm.model`, over `steps` steps.
+
+    Weight decay is decoupled (arXiv:1711.05101) and acts on matrices only.
+    """
+
+    def decay(params):
+        return jax.tree.map(lambda leaf: leaf.ndim == 2, params)
+
+    def adamw(peak: float) -> optax.GradientTransformation:
+        return optax.chain(
+            optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
+            optax.add_decayed_weights(config.weight_decay, mask=decay),
+            optax.scale_by_learning_rate(learning_rate_schedule(config, peak, steps)),
+        )
+
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    if config.kind == "adamw":
+        return optax.chain(clip, adamw(config.learning_rate))
+    muon = optax.chain(
+        scale_by_muon(config.momentum, config.iterations),
+        optax.add_decayed_weights(config.weight_decay),
+        optax.scale_by_learning_rate(learning_rate_schedule(config, config.learning_rate, steps)),
+    )
+
+    def labels(params):
+        return jax.tree.map(lambda hidden: "muon" if hidden else "adamw", is_hidden_matrix(params))
+
+    return optax.chain(
+        clip, optax.partition({"muon": muon, "adamw": adamw(config.adam_learning_rate)}, labels)
+    )

@@ -1,0 +1,122 @@
+"""The one train step: (state, batch) -> (state, metrics), a pure function compiled once."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from zerotollm.model.config import TransformerConfig
+from zerotollm.model.transformer import Transformer
+from zerotollm.training.config import OptimizerConfig, TrainConfig
+from zerotollm.training.objectives import cross_entropy
+from zerotollm.training.optimizers import learning_rate_schedule, make_optimizer
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+class TrainState(NamedTuple):
+    """All that changes from step to step."""
+
+    step: jax.Array
+    """int32 scalar: steps done"""
+    params: Any
+    """nested dict of float32 arrays"""
+    opt_state: Any
+    """optax state"""
+
+
+def stream_key(seed: int | jax.Array, stream: str, step: int | jax.Array) -> jax.Array:
+    """Randomness as a function of (seed, stream name, step): nothing to save, nothing to lose."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), crc32(stream.encode())), step)
+
+
+def init_params(model: TransformerConfig, seed: int) -> Any:
+    """Fresh parameters: a nested dict of float32 arrays."""
+    tokens_BT = jnp.zeros((1, 1), jnp.int32)
+    return Transformer(model).init(stream_key(seed, "init", 0), tokens_BT)["params"]
+
+
+def init_state(model: TransformerConfig, optimizer: OptimizerConfig, train: TrainConfig) -> TrainState:
+    """The state before the first step. Works under `jax.jit` and `jax.eval_shape`."""
+    params = init_params(model, train.seed)
+    opt_state = make_optimizer(optimizer, train.steps).init(params)
+    return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
+
+
+def batch_loss(
+    model: TransformerConfig, params: Any, batch: Batch, *, masked: bool, dropout_key: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """Summed weighted loss in nats, and summed weights, of a batch. With a dropout key, dropout is on."""
+    logits_BTV = Transformer(model).apply(
+        {"params": params},
+        batch["inputs"],
+        batch["segments"] if masked else None,
+        deterministic=dropout_key is None,
+        rngs=None if dropout_key is None else {"dropout": dropout_key},
+    )
+    nats_BT = cross_entropy(logits_BTV, batch["targets"])
+    return jnp.sum(nats_BT * batch["weights"]), jnp.sum(batch["weights"])
+
+
+def make_train_step(
+    model: TransformerConfig, optimizer: OptimizerConfig, train: TrainConfig, *, masked: bool = False
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The compiled step; it consumes the state that it is given (donated buffers).
+
+    Batch: "inputs", "targets", "segments" (B, T) int32 and "weights" (B, T) float32. `masked` keeps attention
+    inside a document. With `train.micro_batches` the gradients of equal parts of the batch are summed by
+    `lax.scan` before one update: the same update as of the whole batch, in less memory.
+    Metrics, float32 scalars: loss (nats per token), grad_norm, param_norm, learning_rate.
+    """
+    tx = make_optimizer(optimizer, train.steps)
+    schedule = learning_rate_schedule(optimizer, optimizer.learning_rate, train.steps)
+    parts = train.micro_batches
+
+    def nats_and_gradients(params, part, key):
+        def nats(params):
+            return batch_loss(model, params, part, masked=masked, dropout_key=key if model.dropout else None)
+
+        (total, _), gradients = jax.value_and_grad(nats, has_aux=True)(params)
+        return total, gradients
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = stream_key(train.seed, "dropout", state.step)
+        if parts == 1:
+            total, gradients = nats_and_gradients(state.params, batch, key)
+        else:
+
+            def accumulate(carry, part_and_key):
+                return jax.tree.map(jnp.add, carry, nats_and_gradients(state.params, *part_and_key)), None
+
+            split = jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), batch)
+            zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
+            (total, gradients), _ = jax.lax.scan(accumulate, zeros, (split, jax.random.split(key, parts)))
+        weight = jnp.maximum(jnp.sum(batch["weights"]), 1.0)
+        gradients = jax.tree.map(lambda g: g / weight, gradients)
+        updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {
+            "loss": total / weight,
+            "grad_norm": optax.tree.norm(gradients),
+            "param_norm": optax.tree.norm(params),
+            "learning_rate": schedule(state.step),
+        }
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    return jax.jit(train_step, donate_argnums=0)
+
+
+def make_eval_step(
+    model: TransformerConfig, *, masked: bool = False
+) -> Callable[[Any, Batch], dict[str, jax.Array]]:
+    """The compiled evaluation of one batch: {"nats": summed loss, "tokens": summed weights}, dropout off."""
+
+    def eval_step(params, batch):
+        nats, tokens = batch_loss(model, params, batch, masked=masked, dropout_key=None)
+        return {"nats": nats, "tokens": tokens}
+
+    return jax.jit(eval_step)
