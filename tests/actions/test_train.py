@@ -1,0 +1,226 @@
+"""Training end to end on a small text of its own: what a run leaves, how it stops, how it goes on."""
+
+import json
+import os
+import random
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from zerotollm import run_directory
+from zerotollm.actions.interrupts import StoppedError
+from zerotollm.actions.train import train
+from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.decoding.config import SamplingConfig
+from zerotollm.errors import RunError, UsageError
+from zerotollm.experiment import Experiment
+from zerotollm.model.config import TransformerConfig
+from zerotollm.training import checkpoints
+from zerotollm.training.config import TrainConfig
+from zerotollm.training.metrics import MetricsWriter, read_metrics
+
+STEPS = 24
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory) -> Experiment:
+    """Twenty-four steps of a model with dropout, in a second or two."""
+    folder = tmp_path_factory.mktemp("text")
+    words = "in the beginning god created heaven and earth while waters covered all of it".split()
+    draw = random.Random(0)
+    paragraphs = [" ".join(draw.choices(words, k=60)) + ".\n" for _ in range(60)]
+    (folder / "text.txt").write_text("\n".join(paragraphs), encoding="utf-8")
+    return Experiment(
+        name="tiny",
+        data=DataConfig(corpus=str(folder / "text.txt"), dir=str(folder / "data"), context=16, batch_size=4),
+        tokenizer=TokenizerConfig(kind="char"),
+        model=TransformerConfig(num_layers=1, width=16, num_heads=2, dropout=0.1),
+        train=TrainConfig(
+            steps=STEPS, eval_every=8, sample_every=12, checkpoint_every=8, log_every=5, keep=2
+        ),
+        sample=SamplingConfig(max_tokens=5),
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(experiment, tmp_path_factory) -> Path:
+    """A run that nothing ever interrupted."""
+    run_dir = tmp_path_factory.mktemp("runs") / "tiny"
+    train(experiment, run_dir)
+    return run_dir
+
+
+def lines(run_dir: Path) -> list[str]:
+    """metrics.jsonl, without what a clock measured."""
+    return [
+        json.dumps({k: v for k, v in line.items() if k != "timing"})
+        for line in read_metrics(run_dir / "metrics.jsonl")
+    ]
+
+
+def saved(run_dir: Path) -> dict[int, dict[str, np.ndarray]]:
+    """Every array of every checkpoint by its path."""
+    import orbax.checkpoint as ocp
+
+    return {
+        c.step: {
+            jax.tree_util.keystr(path): np.asarray(x)
+            for path, x in jax.tree_util.tree_leaves_with_path(
+                ocp.StandardCheckpointer().restore((c.path / "state").absolute())
+            )
+        }
+        for c in checkpoints.finished(run_dir / "checkpoints")
+    }
+
+
+def assert_same_run(run_dir: Path, expected: Path) -> None:
+    assert lines(run_dir) == lines(expected)
+    ours, theirs = saved(run_dir)[STEPS], saved(expected)[STEPS]
+    assert ours.keys() == theirs.keys()
+    for name, array in theirs.items():
+        assert array.tobytes() == ours[name].tobytes(), name
+
+
+def stop_at(monkeypatch, step: int, number: signal.Signals) -> None:
+    """Sends this process a signal when the line of `step` is written."""
+    write = MetricsWriter.write
+
+    def write_and_kill(self, line):
+        write(self, line)
+        if line["step"] == step:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(MetricsWriter, "write", write_and_kill)
+
+
+def test_a_run_leaves_everything_in_its_directory(experiment, finished):
+    assert run_directory.read_experiment(finished) == experiment
+    assert json.loads((finished / "environment.json").read_text())["versions"]["jax"] == jax.__version__
+    assert (finished / "tokenizer.model").stat().st_size > 0
+    assert sorted(p.name for p in (finished / "samples").iterdir()) == ["step-000012.txt", "step-000024.txt"]
+    metrics = read_metrics(finished / "metrics.jsonl")
+    trained = [line for line in metrics if "loss" in line]
+    validated = [line for line in metrics if "validation_bpb" in line]
+    assert [line["step"] for line in trained] == [5, 10, 15, 20, 24]
+    assert [line["step"] for line in validated] == [8, 16, 24]
+    assert {"bpb", "grad_norm", "param_norm", "learning_rate", "timing"} <= trained[0].keys()
+    assert trained[-1]["tokens"] == STEPS * 4 * 16
+    assert trained[-1]["loss"] < trained[0]["loss"]
+    assert any((finished / "tensorboard").iterdir())
+
+
+def test_the_summary_holds_what_was_measured(finished):
+    summary = json.loads((finished / "summary.json").read_text())
+    validated = [line for line in read_metrics(finished / "metrics.jsonl") if "validation_bpb" in line]
+    assert summary["steps"] == STEPS
+    assert summary["validation_bpb"] == validated[-1]["validation_bpb"]
+    assert summary["best_validation_bpb"] == min(line["validation_bpb"] for line in validated)
+    assert summary["parameters"] == sum(a.size for k, a in saved(finished)[STEPS].items() if "params" in k)
+    assert 0 < summary["step_seconds"] <= summary["seconds"]
+    assert summary["peak_memory_bytes"] > 50e6
+
+
+def test_a_finished_run_says_so_and_changes_nothing(experiment, finished, capsys):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.name != ".lock"}
+    summary = train(experiment, finished)
+    assert summary == json.loads((finished / "summary.json").read_text())
+    assert "is finished" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.name != ".lock"}
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "step"), [(signal.SIGTERM, 143, 5), (signal.SIGINT, 130, 16)], ids=["SIGTERM", "Ctrl-C"]
+)
+def test_a_stopped_run_saves_and_goes_on_as_if_nothing_had_been(
+    experiment, finished, tmp_path, monkeypatch, number, code, step
+):
+    with monkeypatch.context() as patch:
+        stop_at(patch, step, number)
+        with pytest.raises(StoppedError, match="the same command goes on") as caught:
+            train(experiment, tmp_path / "run")
+    assert caught.value.exit_code == code
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    newest = checkpoints.finished(tmp_path / "run" / "checkpoints")[-1].step
+    assert step <= newest <= step + 3
+    assert not (tmp_path / "run" / "summary.json").exists()
+    train(experiment, tmp_path / "run")
+    assert_same_run(tmp_path / "run", finished)
+
+
+def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(
+    experiment, finished, tmp_path, capsys
+):
+    run_dir = shutil.copytree(finished, tmp_path / "run")
+    (run_dir / "summary.json").unlink()
+    newest = checkpoints.finished(run_dir / "checkpoints")[-1]
+    file = max((p for p in newest.path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 16
+    file.write_bytes(data)
+    train(experiment, run_dir)
+    out = capsys.readouterr().out
+    assert f"the checkpoint of step {STEPS} is damaged" in out
+    assert "going on after step 16" in out
+    assert_same_run(run_dir, finished)
+
+
+def test_killed_between_the_last_checkpoint_and_the_summary(experiment, finished, tmp_path):
+    run_dir = shutil.copytree(finished, tmp_path / "run")
+    (run_dir / "summary.json").unlink()
+    summary = train(experiment, run_dir)
+    before = json.loads((finished / "summary.json").read_text())
+    clocks = {"seconds", "step_seconds", "tokens_per_second", "peak_memory_bytes"}
+    assert {k: v for k, v in summary.items() if k not in clocks} == {
+        k: v for k, v in before.items() if k not in clocks
+    }
+    assert_same_run(run_dir, finished)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(experiment, tmp_path, monkeypatch):
+    from zerotollm.training import step as step_module
+
+    make_train_step = step_module.make_train_step
+
+    def make_breaking_step(*args, **options):
+        step = make_train_step(*args, **options)
+
+        @jax.jit
+        def breaking(state, batch):
+            new, metrics = step(state, batch)
+            broken = jax.tree.map(lambda x: x + jax.numpy.where(state.step == 15, jax.numpy.nan, 0.0), new.params)
+            norm = metrics["param_norm"] + jax.numpy.where(state.step == 15, jax.numpy.nan, 0.0)
+            return new._replace(params=broken), metrics | {"param_norm": norm}
+
+        return breaking
+
+    monkeypatch.setattr(step_module, "make_train_step", make_breaking_step)
+    with pytest.raises(RunError, match="at step 16") as caught:  # where a checkpoint was due
+        train(experiment, tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    arrays = saved(tmp_path / "run")
+    assert list(arrays) == [8]
+    assert all(np.isfinite(array).all() for array in arrays[8].values())
+
+
+def test_another_configuration_is_refused(experiment, finished):
+    other = replace(experiment, train=replace(experiment.train, seed=1))
+    with pytest.raises(UsageError, match=r"train\.seed 0 \(now 1\)"):
+        train(other, finished)
+
+
+def test_a_directory_in_use_is_refused(experiment, tmp_path):
+    with (
+        run_directory.locked(tmp_path / "run"),
+        pytest.raises(RunError, match=f"is being written by process {os.getpid()}"),
+    ):
+        train(experiment, tmp_path / "run")
+
+
+def test_a_read_only_place_is_one_line(experiment):
+    with pytest.raises(RunError, match="cannot write /proc/run"):
+        train(experiment, Path("/proc/run"))
