@@ -31,7 +31,22 @@ STEPS = 24
 def experiment(tmp_path_factory) -> Experiment:
     """Twenty-four steps of a model with dropout, in a second or two."""
     folder = tmp_path_factory.mktemp("text")
-    words = "in the beginning god created heaven and earth while waters covered all of it".split()
+    words = [
+        "in",
+        "the",
+        "beginning",
+        "god",
+        "created",
+        "heaven",
+        "and",
+        "earth",
+        "while",
+        "waters",
+        "covered",
+        "all",
+        "of",
+        "it",
+    ]
     draw = random.Random(0)
     paragraphs = [" ".join(draw.choices(words, k=60)) + ".\n" for _ in range(60)]
     (folder / "text.txt").write_text("\n".join(paragraphs), encoding="utf-8")
@@ -134,7 +149,9 @@ def test_a_finished_run_says_so_and_changes_nothing(experiment, finished, capsys
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "step"), [(signal.SIGTERM, 143, 5), (signal.SIGINT, 130, 16)], ids=["SIGTERM", "Ctrl-C"]
+    ("number", "code", "step"),
+    [(signal.SIGTERM, 143, 5), (signal.SIGINT, 130, 16)],
+    ids=["SIGTERM", "Ctrl-C"],
 )
 def test_a_stopped_run_saves_and_goes_on_as_if_nothing_had_been(
     experiment, finished, tmp_path, monkeypatch, number, code, step
@@ -192,7 +209,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(experiment, 
         @jax.jit
         def breaking(state, batch):
             new, metrics = step(state, batch)
-            broken = jax.tree.map(lambda x: x + jax.numpy.where(state.step == 15, jax.numpy.nan, 0.0), new.params)
+            broken = jax.tree.map(
+                lambda x: x + jax.numpy.where(state.step == 15, jax.numpy.nan, 0.0), new.params
+            )
             norm = metrics["param_norm"] + jax.numpy.where(state.step == 15, jax.numpy.nan, 0.0)
             return new._replace(params=broken), metrics | {"param_norm": norm}
 
