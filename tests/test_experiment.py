@@ -151,10 +151,11 @@ def test_the_default_experiment_is_valid():
         ("optimizer.decay_fraction", 1.5, "at most 1"),
         ("optimizer.beta2", 1.0, "below 1"),
         ("optimizer.weight_decay", -0.1, "at least 0"),
+        ("optimizer.iterations", 6, "at most 5"),
         ("train.steps", 0, "at least 1"),
         ("train.steps", True, "whole number"),
         ("train.micro_batches", 3, "does not divide data.batch_size 16"),
-        ("train.seed", 2**32, "below 2^32"),
+        ("train.seed", 2**32, "at most 4294967295"),
         ("train.keep", 0, "at least 1"),
         ("sample.temperature", -1.0, "at least 0"),
         ("sample.top_p", 0.0, "above 0"),
@@ -169,6 +170,13 @@ def test_what_cannot_run_is_refused_in_one_line_that_names_the_field(name, value
     assert says in message
     assert name.rpartition(".")[2] in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", [name for name, kind in FIELDS.items() if kind in (int, float)])
+def test_no_number_may_be_negative(name):
+    """A field added to a config needs its bounds in `zerotollm.experiment` (or in `resolve`, for a model)."""
+    with pytest.raises(UsageError, match=name):
+        validate(changed(name, FIELDS[name](-1)))
 
 
 def test_held_out_fractions_leave_something_to_train_on():

@@ -17,7 +17,7 @@ MODULES = {
 # Lowest first. A module imports from layers below its own and from its own package, never from one beside it.
 LAYERS = [
     {"zerotollm.errors", "zerotollm.suggest"},
-    {"zerotollm.files"},
+    {"zerotollm.files", "zerotollm.randomness"},
     {"zerotollm.model", "zerotollm.data"},
     {
         "zerotollm.training",

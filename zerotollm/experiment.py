@@ -139,6 +139,7 @@ _AT_LEAST = {
     "tokenizer.vocab_size": 5,
     "optimizer.warmup_steps": 0,
     "optimizer.weight_decay": 0,
+    "optimizer.iterations": 1,
     "optimizer.clip_norm": 0,
     "train.steps": 1,
     "train.seed": 0,
@@ -162,7 +163,7 @@ _BELOW_ONE = (
     "optimizer.beta2",
 )
 _AT_MOST_ONE = ("optimizer.decay_fraction", "optimizer.final_fraction", "sample.top_p", "sample.min_p")
-_SEEDS = ("train.seed", "sample.seed")
+_AT_MOST = {"train.seed": 2**32 - 1, "sample.seed": 2**32 - 1, "optimizer.iterations": 5}
 
 
 def validate(experiment: Experiment) -> None:
@@ -187,9 +188,9 @@ def validate(experiment: Experiment) -> None:
     for name in (*_BELOW_ONE, *_AT_MOST_ONE):
         if values[name] < 0 or values[name] > 1 or (values[name] == 1 and name in _BELOW_ONE):
             refuse(name, "at least 0 and " + ("below 1" if name in _BELOW_ONE else "at most 1"))
-    for name in _SEEDS:
-        if values[name] >= 2**32:
-            refuse(name, "below 2^32")
+    for name, bound in _AT_MOST.items():
+        if values[name] > bound:
+            refuse(name, f"at most {bound}")
 
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", experiment.name):
         refuse("name", "letters, digits, '_', '-' and '.' only, because it names a folder")

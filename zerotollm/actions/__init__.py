@@ -13,6 +13,8 @@ class EvaluateOptions:
 
     split: Literal["validation", "test"] = "validation"
     """the held-out documents; look at test once, at the end"""
+    checkpoint: Literal["best", "last"] = "best"
+    """best: lowest loss on validation; last: newest"""
 
 
 class Action(NamedTuple):

@@ -1,0 +1,31 @@
+"""generate: continue a text with the trained model, on the terminal as it is drawn."""
+
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from zerotollm.actions.progress import printable
+from zerotollm.decoding.config import SamplingConfig
+from zerotollm.experiment import Experiment, validate
+
+
+def generate(experiment: Experiment, run_dir: Path, options: SamplingConfig) -> str:
+    """Writes the prompt and its continuation to standard output as they come, and returns them.
+
+    Uses the checkpoint with the lowest validation loss. Raises UsageError where there is none, where an option
+    is out of range, and where the prompt is longer than the model's context.
+    """
+    validate(replace(experiment, sample=options))
+    # Imported here: nobody should wait for jax to hear that an option is out of range.
+    from zerotollm.run import cache_compiled_programs, load
+
+    cache_compiled_programs(experiment.data)
+    # A file gets the exact text; a terminal must not obey control characters that a model may write.
+    shown = printable if sys.stdout.isatty() else str
+    pieces = []
+    for piece in load(run_dir).stream(**asdict(options)):
+        pieces.append(piece)
+        sys.stdout.write(shown(piece))
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    return "".join(pieces)
