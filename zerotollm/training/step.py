@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
-from zlib import crc32
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import optax
 
 from zerotollm.model.config import TransformerConfig
 from zerotollm.model.transformer import Transformer
+from zerotollm.randomness import stream_key
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 from zerotollm.training.objectives import cross_entropy
 from zerotollm.training.optimizers import learning_rate_schedule, make_optimizer
@@ -27,11 +27,6 @@ class TrainState(NamedTuple):
     """nested dict of float32 arrays"""
     opt_state: Any
     """optax state"""
-
-
-def stream_key(seed: int | jax.Array, stream: str, step: int | jax.Array) -> jax.Array:
-    """Randomness as a function of (seed, stream name, step): nothing to save, nothing to lose."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), crc32(stream.encode())), step)
 
 
 def init_params(model: TransformerConfig, seed: int) -> Any:

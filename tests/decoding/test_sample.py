@@ -1,0 +1,143 @@
+"""Decoding: the cached loop equals the full forward pass, and the filters do what their papers say."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from zerotollm.decoding import sample
+from zerotollm.decoding.config import SamplingConfig
+from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.model.transformer import Transformer
+from zerotollm.training.step import init_params
+
+CONFIG = resolve(
+    TransformerConfig(num_layers=2, width=32, num_heads=4, num_kv_heads=2), vocab_size=60, context=24
+)
+GREEDY = SamplingConfig(max_tokens=10, temperature=0.0)
+NEVER = 63  # an id that is never drawn: the vocabulary ends at 60
+
+
+@pytest.fixture(scope="module")
+def params():
+    return init_params(CONFIG, seed=0)
+
+
+def draw(params, prompts, sampling, config=CONFIG, stop_id=NEVER):
+    return sample.generate(params, config, prompts, sampling, stop_id=stop_id, num_tokens=60)
+
+
+def greedy_without_cache(params, prompt, new_tokens, config=CONFIG):
+    """One full forward pass a token over the row padded on the right: causality makes the padding harmless."""
+    forward = jax.jit(Transformer(config).apply)
+    row = list(prompt)
+    for _ in range(new_tokens):
+        window = row[-config.max_length :]
+        padded = jnp.asarray([window + [0] * (config.max_length - len(window))], jnp.int32)
+        row.append(int(jnp.argmax(forward({"params": params}, padded)[0, len(window) - 1, :60])))
+    return row[len(prompt) :]
+
+
+@pytest.mark.parametrize("position", ["rope", "learned", "sinusoidal", "none"])
+def test_cached_decoding_equals_the_full_forward_pass(position):
+    config = replace(CONFIG, position=position)
+    params = init_params(config, seed=1)
+    prompt = [1, 17, 5]
+    expected = greedy_without_cache(params, prompt, 22, config)  # up to one past the last position
+    (drawn,) = draw(params, [np.array(prompt)], replace(GREEDY, max_tokens=22), config)
+    assert drawn.tolist() == expected
+
+
+def test_prompts_of_different_lengths_do_not_disturb_each_other(params):
+    prompts = [np.array([1, 2, 3, 4, 5, 6, 7]), np.array([1]), np.array([9, 8, 7])]
+    together = draw(params, prompts, GREEDY)
+    for prompt, row in zip(prompts, together, strict=True):
+        assert row.tolist() == greedy_without_cache(params, prompt.tolist(), 10)
+
+
+def test_text_goes_on_past_the_context_from_its_last_half(params):
+    (drawn,) = draw(params, [np.array([1, 2])], replace(GREEDY, max_tokens=40))
+    assert len(drawn) == 40
+    full = [1, 2, *drawn.tolist()]
+    assert full[2:25] == greedy_without_cache(params, [1, 2], 23)
+    assert full[25:38] == greedy_without_cache(params, full[13:25], 13)
+
+
+def test_streaming_draws_the_same_tokens(params):
+    sampling = SamplingConfig(max_tokens=40, temperature=1.0, seed=3)
+    prompts = [np.array([1, 2]), np.array([5])]
+    whole = draw(params, prompts, sampling)
+    pieces = list(
+        sample.stream(params, CONFIG, prompts, sampling, stop_id=NEVER, num_tokens=60, chunk=3)
+    )
+    assert len(pieces) > 10
+    for row in range(2):
+        assert np.concatenate([piece[row] for piece in pieces]).tolist() == whole[row].tolist()
+
+
+def test_a_row_ends_at_its_stop_token_and_the_others_go_on(params):
+    prompts = [np.array([1, 2, 3]), np.array([9])]
+    free = draw(params, prompts, GREEDY)
+    stop = int(free[0][4])
+    drawn = draw(params, prompts, GREEDY, stop_id=stop)
+    for before, after in zip(free, drawn, strict=True):
+        before = before.tolist()
+        assert after.tolist() == (before[: before.index(stop)] if stop in before else before)
+    assert len(drawn[0]) <= 4
+
+
+def test_seeds_repeat_and_differ(params):
+    prompt = [np.array([1])]
+    sampling = SamplingConfig(max_tokens=15, temperature=1.0, seed=0)
+    assert draw(params, prompt, sampling)[0].tolist() == draw(params, prompt, sampling)[0].tolist()
+    other = draw(params, prompt, replace(sampling, seed=1))[0].tolist()
+    assert draw(params, prompt, sampling)[0].tolist() != other
+    both = draw(params, [np.array([1]), np.array([1])], sampling)
+    assert both[0].tolist() != both[1].tolist(), "two rows with one prompt are two samples"
+
+
+def choice(**changes):
+    return sample.Choice.of(SamplingConfig(**changes))
+
+
+LOGITS = np.log(np.array([[0.5, 0.2, 0.15, 0.1, 0.05], [0.05, 0.1, 0.15, 0.2, 0.5]], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({"top_k": 2}, 2),
+        ({"top_k": 99}, 5),
+        ({"top_p": 0.6}, 2),
+        ({"top_p": 0.49}, 1),
+        ({"top_p": 1.0}, 5),
+        ({"min_p": 0.25}, 3),
+        ({"min_p": 1.0}, 1),
+        ({"top_k": 3, "top_p": 0.9, "min_p": 0.35}, 2),
+    ],
+)
+def test_filters_keep_the_likeliest(changes, kept):
+    filtered = np.asarray(jax.jit(sample.filter_logits)(jnp.asarray(LOGITS), choice(**changes)))
+    for row, logits in zip(filtered, LOGITS, strict=True):
+        order = np.argsort(-logits)
+        assert np.isfinite(row[order[:kept]]).all()
+        assert np.isneginf(row[order[kept:]]).all()
+        np.testing.assert_array_equal(row[order[:kept]], logits[order[:kept]])
+
+
+def test_drawn_tokens_follow_the_probabilities():
+    many = jnp.repeat(jnp.asarray(LOGITS[:1]), 4000, axis=0)
+    drawn = jax.jit(sample.draw)(many, choice(temperature=1.0), jnp.zeros(4000, jnp.int32))
+    share = np.bincount(np.asarray(drawn), minlength=5) / 4000
+    np.testing.assert_allclose(share, np.exp(LOGITS[0]), atol=0.04)  # five standard errors
+    cold = jax.jit(sample.draw)(many, choice(temperature=0.5), jnp.zeros(4000, jnp.int32))
+    sharpened = np.exp(2 * LOGITS[0]) / np.exp(2 * LOGITS[0]).sum()
+    np.testing.assert_allclose(np.bincount(np.asarray(cold), minlength=5) / 4000, sharpened, atol=0.04)
+
+
+def test_ids_beyond_the_vocabulary_are_never_drawn(params):
+    hot = SamplingConfig(max_tokens=24, temperature=50.0)
+    rows = draw(params, [np.array([1])] * 16, hot)
+    assert max(row.max() for row in rows) < 60

@@ -1,0 +1,147 @@
+"""The train step: accumulation, schedules, Muon, and losses that should never change by accident."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.training.config import OptimizerConfig, TrainConfig
+from zerotollm.training.objectives import cross_entropy
+from zerotollm.training.optimizers import learning_rate_schedule, make_optimizer, orthogonalize
+from zerotollm.training.step import init_state, make_eval_step, make_train_step
+
+MODEL = resolve(TransformerConfig(num_layers=2, width=32, num_heads=2), vocab_size=64, context=16)
+TRAIN = TrainConfig(steps=8, seed=3)
+OPTIMIZERS = {
+    "muon": OptimizerConfig(),
+    "adamw": OptimizerConfig(kind="adamw", learning_rate=3e-3, schedule="cosine"),
+}
+each_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
+
+
+def batch(seed=0, rows=8, length=16):
+    tokens = np.random.default_rng(seed).integers(4, 64, (rows, length + 1)).astype(np.int32)
+    return {
+        "inputs": tokens[:, :-1],
+        "targets": tokens[:, 1:],
+        "segments": np.ones((rows, length), np.int32),
+        "weights": np.ones((rows, length), np.float32),
+    }
+
+
+def run(optimizer, train=TRAIN, model=MODEL, steps=4):
+    state = init_state(model, optimizer, train)
+    step = make_train_step(model, optimizer, train)
+    history = []
+    for i in range(steps):
+        state, metrics = step(state, batch(i))
+        history.append(jax.tree.map(float, metrics))
+    return state, history
+
+
+@each_optimizer
+def test_accumulated_gradients_equal_the_large_batch(optimizer):
+    whole, history = run(optimizer)
+    parts, history_parts = run(optimizer, replace(TRAIN, micro_batches=4))
+    for a, b in zip(history, history_parts, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), whole.params, parts.params)
+
+
+def test_accumulation_weighs_tokens_not_parts():
+    """Parts with different numbers of counted tokens: the mean is over tokens."""
+    uneven = batch()
+    uneven["weights"][:3] = 0.0
+    losses = []
+    for parts in (1, 4):
+        train = replace(TRAIN, micro_batches=parts)
+        optimizer = OPTIMIZERS["adamw"]
+        step = make_train_step(MODEL, optimizer, train)
+        losses.append(float(step(init_state(MODEL, optimizer, train), uneven)[1]["loss"]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_training_learns_one_batch_by_heart():
+    for optimizer in OPTIMIZERS.values():
+        train = replace(TRAIN, steps=60)
+        state, step = init_state(MODEL, optimizer, train), make_train_step(MODEL, optimizer, train)
+        for _ in range(60):
+            state, metrics = step(state, batch())
+        assert float(metrics["loss"]) < 1.0, f"{optimizer.kind}: random tokens start at ln 60 = 4.1"
+
+
+def test_dropout_differs_by_step_and_repeats_by_seed():
+    model = replace(MODEL, dropout=0.3)
+    optimizer = replace(OPTIMIZERS["adamw"], learning_rate=0.0)
+    step = make_train_step(model, optimizer, TRAIN)
+
+    def losses():
+        state = init_state(model, optimizer, TRAIN)
+        out = []
+        for _ in range(3):  # the same batch and, at rate 0, the same parameters: only the masks differ
+            state, metrics = step(state, batch())
+            out.append(float(metrics["loss"]))
+        return out
+
+    assert len(set(losses())) == 3
+    assert losses() == losses()
+
+
+def test_evaluation_counts_only_weighted_tokens():
+    state = init_state(MODEL, OPTIMIZERS["muon"], TRAIN)
+    evaluate = make_eval_step(MODEL)
+    whole = evaluate(state.params, batch())
+    padded = {k: np.concatenate([v, np.zeros_like(v)]) for k, v in batch().items()}
+    padded = evaluate(state.params, padded)
+    assert float(padded["tokens"]) == float(whole["tokens"]) == 8 * 16
+    assert float(padded["nats"]) == pytest.approx(float(whole["nats"]), rel=1e-5)
+
+
+def test_cross_entropy_is_minus_log_softmax():
+    logits = jax.random.normal(jax.random.key(0), (2, 3, 5)) * 4
+    targets = jnp.array([[0, 1, 2], [3, 4, 0]])
+    expected = -jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], axis=-1)[..., 0]
+    np.testing.assert_allclose(cross_entropy(logits, targets), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (16, 48), (48, 16), (3, 16, 24)])
+def test_orthogonalize_brings_singular_values_to_one(shape):
+    matrix = jax.random.normal(jax.random.key(0), shape)
+    close = orthogonalize(matrix, 5)
+    assert close.shape == shape
+    singular = jnp.linalg.svd(close, compute_uv=False)
+    assert float(singular.min()) > 0.7
+    assert float(singular.max()) < 1.3
+    u, _, vt = jnp.linalg.svd(matrix, full_matrices=False)
+    cosine = jnp.sum(close * (u @ vt)) / jnp.linalg.norm(close) / jnp.linalg.norm(u @ vt)
+    assert float(cosine) > 0.98, "the singular vectors must stay"
+    assert not np.asarray(orthogonalize(jnp.zeros(shape), 5)).any(), "no gradient, no step"
+
+
+def test_schedules_at_their_corners():
+    config = OptimizerConfig(warmup_steps=10, decay_fraction=0.4, final_fraction=0.1)
+    wsd = learning_rate_schedule(config, 2.0, 100)
+    for step, rate in ((0, 0.2), (9, 2.0), (60, 2.0), (80, 2 * (0.1 + 0.9 * 0.5)), (100, 0.2)):
+        assert float(wsd(step)) == pytest.approx(rate, rel=1e-5), step
+    cosine = learning_rate_schedule(replace(config, schedule="cosine"), 2.0, 100)
+    for step, rate in ((0, 0.2), (10, 2.0), (55, 2 * (0.1 + 0.9 * 0.5)), (100, 0.2)):
+        assert float(cosine(step)) == pytest.approx(rate, rel=1e-5), step
+
+
+def test_weight_decay_acts_on_matrices_only():
+    """With gradients of zero only the decay moves parameters: matrices shrink, norm scales stay."""
+    for optimizer in OPTIMIZERS.values():
+        params = init_state(MODEL, optimizer, TRAIN).params
+        tx = make_optimizer(replace(optimizer, weight_decay=0.5, warmup_steps=1), 10)
+        updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+        moved = optax.apply_updates(params, updates)
+        for before, after in zip(jax.tree.leaves(params), jax.tree.leaves(moved), strict=True):
+            if before.ndim == 2:
+                assert float(jnp.linalg.norm(after)) < float(jnp.linalg.norm(before))
+            else:
+                np.testing.assert_array_equal(before, after)

@@ -1,0 +1,233 @@
+"""Drawing tokens from a model: prefill once, then one compiled loop over a KV cache.
+
+Prompts of different lengths are padded on the left, so that all rows of a batch write the same cache slot.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from zerotollm.decoding.config import SamplingConfig
+from zerotollm.model.config import TransformerConfig, round_up
+from zerotollm.model.layers import KVCache
+from zerotollm.model.transformer import Transformer
+from zerotollm.randomness import stream_key
+
+PROMPT_MULTIPLE = 16
+"""Prompts are padded to a multiple of this, so that few lengths are ever compiled."""
+
+
+class Choice(NamedTuple):
+    """`SamplingConfig` as arrays: a new temperature or seed needs no new program."""
+
+    temperature: jax.Array
+    top_k: jax.Array
+    top_p: jax.Array
+    min_p: jax.Array
+    key: jax.Array
+
+    @classmethod
+    def of(cls, sampling: SamplingConfig) -> "Choice":
+        return cls(
+            jnp.float32(sampling.temperature),
+            jnp.int32(sampling.top_k),
+            jnp.float32(sampling.top_p),
+            jnp.float32(sampling.min_p),
+            stream_key(sampling.seed, "sample"),
+        )
+
+
+class DecodeState(NamedTuple):
+    """A batch of texts in the making. S is the number of cache slots."""
+
+    tokens_BS: jax.Array
+    """prompts, padded on the left, and what was drawn so far"""
+    padding_B: jax.Array
+    """slots in front of each prompt"""
+    slot: jax.Array
+    """the next slot to be filled, the same for all rows"""
+    logits_BV: jax.Array
+    """for the token in `slot`"""
+    done_B: jax.Array
+    """True where the stop token was drawn: such rows are filled with it"""
+    caches: tuple[KVCache, ...]
+
+
+def filter_logits(logits_BV: jax.Array, choice: Choice) -> jax.Array:
+    """Minus infinity at the tokens that top-k, top-p or min-p exclude. The likeliest token always stays.
+
+    Top-k (arXiv:1805.04833) keeps the k likeliest and their equals, top-p (arXiv:1904.09751) the smallest set
+    whose probability reaches p, min-p (arXiv:2407.01082) those at least min_p times as likely as the likeliest.
+    """
+    vocab_size = logits_BV.shape[-1]
+    sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)
+    probabilities_BV = jax.nn.softmax(sorted_BV, axis=-1)
+    k = jnp.where(choice.top_k > 0, jnp.minimum(choice.top_k, vocab_size), vocab_size)
+    before_BV = jnp.cumsum(probabilities_BV, axis=-1) - probabilities_BV  # mass of all likelier tokens
+    kept_BV = (jnp.arange(vocab_size)[None] < k) & (before_BV < choice.top_p)
+    kept_BV &= probabilities_BV >= choice.min_p * probabilities_BV[:, :1]
+    kept_BV = kept_BV.at[:, 0].set(True)
+    threshold_B1 = jnp.min(jnp.where(kept_BV, sorted_BV, jnp.inf), axis=-1, keepdims=True)
+    return jnp.where(logits_BV >= threshold_B1, logits_BV, -jnp.inf)
+
+
+def draw(logits_BV: jax.Array, choice: Choice, positions_B: jax.Array) -> jax.Array:
+    """One token a row, (B,) int32. Temperature 0 takes the likeliest.
+
+    The randomness of a row depends on (seed, row, position), not on padding or on the other rows.
+    """
+
+    def sampled(logits_BV):
+        scaled_BV = logits_BV / choice.temperature
+        filtered = (choice.top_k > 0) | (choice.top_p < 1) | (choice.min_p > 0)
+        scaled_BV = jax.lax.cond(filtered, filter_logits, lambda x, _: x, scaled_BV, choice)
+        rows_B = jnp.arange(logits_BV.shape[0])
+
+        def one_row(row, position, logits_V):
+            return jax.random.categorical(
+                jax.random.fold_in(jax.random.fold_in(choice.key, row), position), logits_V
+            )
+
+        return jax.vmap(one_row)(rows_B, positions_B, scaled_BV)
+
+    tokens_B = jax.lax.cond(choice.temperature > 0, sampled, partial(jnp.argmax, axis=-1), logits_BV)
+    return tokens_B.astype(jnp.int32)
+
+
+def _forward(model, params, tokens_BT, padding_B, caches, slot):
+    """Logits of the last token, (B, V), and the caches, after `tokens_BT` went into the slots from `slot` on."""
+    slots_T = slot + jnp.arange(tokens_BT.shape[1])
+    slots_S = jnp.arange(caches[0].keys_BKSC.shape[2])
+    mask_BTS = (slots_S[None, None] <= slots_T[None, :, None]) & (
+        slots_S[None, None] >= padding_B[:, None, None]
+    )
+    logits_BTV, caches = Transformer(model).apply(
+        {"params": params},
+        tokens_BT,
+        positions_BT=jnp.maximum(slots_T[None] - padding_B[:, None], 0),
+        mask_BTS=mask_BTS,
+        caches=caches,
+        slot=slot,
+    )
+    return logits_BTV[:, -1], caches
+
+
+@partial(jax.jit, static_argnames=("model", "num_slots"))
+def prefill(
+    params: Any, prompts_BT: jax.Array, padding_B: jax.Array, *, model: TransformerConfig, num_slots: int
+) -> DecodeState:
+    """Reads the prompts, (B, T) padded on the left by `padding_B`, into a new cache of `num_slots` slots."""
+    B, T = prompts_BT.shape
+    empty = jnp.zeros((B, model.num_kv_heads, num_slots, model.head_width))
+    caches = (KVCache(empty, empty),) * model.num_layers
+    logits_BV, caches = _forward(model, params, prompts_BT, padding_B, caches, 0)
+    tokens_BS = jnp.zeros((B, num_slots), jnp.int32).at[:, :T].set(prompts_BT)
+    return DecodeState(tokens_BS, padding_B, jnp.int32(T), logits_BV, jnp.zeros(B, bool), caches)
+
+
+@partial(jax.jit, static_argnames=("model", "stop_id", "num_tokens"), donate_argnames="state")
+def decode(
+    params: Any,
+    state: DecodeState,
+    choice: Choice,
+    end: jax.Array,
+    *,
+    model: TransformerConfig,
+    stop_id: int,
+    num_tokens: int,
+) -> DecodeState:
+    """Draws tokens until slot `end` or until every row has drawn `stop_id`: one loop on the device.
+
+    Ids from `num_tokens` on, which only round the matrix up, are never drawn.
+    """
+    real_V = jnp.arange(model.vocab_size) < num_tokens
+
+    def unfinished(state: DecodeState):
+        return (state.slot < end) & ~jnp.all(state.done_B)
+
+    def one_token(state: DecodeState) -> DecodeState:
+        logits_BV = jnp.where(real_V[None], state.logits_BV, -jnp.inf)
+        drawn_B = draw(logits_BV, choice, state.slot - state.padding_B)
+        drawn_B = jnp.where(state.done_B, stop_id, drawn_B)
+        tokens_BS = jax.lax.dynamic_update_slice_in_dim(state.tokens_BS, drawn_B[:, None], state.slot, axis=1)
+        logits_BV, caches = _forward(
+            model, params, drawn_B[:, None], state.padding_B, state.caches, state.slot
+        )
+        done_B = state.done_B | (drawn_B == stop_id)
+        return DecodeState(tokens_BS, state.padding_B, state.slot + 1, logits_BV, done_B, caches)
+
+    return jax.lax.while_loop(unfinished, one_token, state)
+
+
+def stream(
+    params: Any,
+    model: TransformerConfig,
+    prompts: list[np.ndarray],
+    sampling: SamplingConfig,
+    *,
+    stop_id: int,
+    num_tokens: int,
+    chunk: int = 0,
+) -> Iterator[list[np.ndarray]]:
+    """Yields, again and again, the new tokens of each row, at most `chunk` a time (0: as many as fit).
+
+    Each prompt holds 1 to `model.max_length` ids. A row ends before its `stop_id`. Where the context is full, the
+    last half of it is read again and the text goes on from there.
+    """
+    choice = Choice.of(sampling)
+    texts = [np.asarray(prompt, np.int32) for prompt in prompts]
+    if not all(0 < len(text) <= model.max_length for text in texts):
+        raise ValueError(f"prompts need 1 to {model.max_length} tokens: {[len(text) for text in texts]}")
+    num_slots = round_up(model.max_length, PROMPT_MULTIPLE) + PROMPT_MULTIPLE
+    finished = np.zeros(len(texts), bool)
+    left = sampling.max_tokens
+    keep = model.max_length
+    while left > 0 and not finished.all():
+        windows = [text[-keep:] for text in texts]
+        longest = max(map(len, windows))
+        width = round_up(longest, PROMPT_MULTIPLE)
+        prompts_BT = np.stack([np.pad(window, (width - len(window), 0)) for window in windows])
+        padding_B = np.array([width - len(window) for window in windows], np.int32)
+        state = prefill(params, prompts_BT, padding_B, model=model, num_slots=num_slots)
+        state = state._replace(done_B=jnp.asarray(finished))
+        # The token in the last position of the context is drawn but never read: hence the one more.
+        last = width + min(left, model.max_length - longest + 1)
+        slot = width
+        while slot < last and not finished.all():
+            end = min(last, slot + (chunk or last))
+            state = decode(
+                params, state, choice, jnp.int32(end), model=model, stop_id=stop_id, num_tokens=num_tokens
+            )
+            drawn_BT = np.asarray(state.tokens_BS)[:, slot : int(state.slot)]
+            new = []
+            for row, drawn_T in enumerate(drawn_BT):
+                stops = np.flatnonzero(drawn_T == stop_id)
+                piece = drawn_T[:0] if finished[row] else drawn_T[: stops[0]] if len(stops) else drawn_T
+                texts[row] = np.concatenate([texts[row], piece])
+                finished[row] |= len(stops) > 0
+                new.append(piece)
+            left -= drawn_BT.shape[1]
+            slot = int(state.slot)
+            yield new
+        keep = max(1, model.max_length // 2)
+
+
+def generate(
+    params: Any,
+    model: TransformerConfig,
+    prompts: list[np.ndarray],
+    sampling: SamplingConfig,
+    *,
+    stop_id: int,
+    num_tokens: int,
+) -> list[np.ndarray]:
+    """The continuation of each prompt, without it: arrays of at most `sampling.max_tokens` ids."""
+    pieces = [[] for _ in prompts]
+    for new in stream(params, model, prompts, sampling, stop_id=stop_id, num_tokens=num_tokens):
+        for row, piece in zip(pieces, new, strict=True):
+            row.append(piece)
+    return [np.concatenate(row) if row else np.zeros(0, np.int32) for row in pieces]

@@ -1,0 +1,75 @@
+"""Text in, text out: the tokenizer around `zerotollm.decoding.sample`."""
+
+import codecs
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from zerotollm.data.tokenizer import Tokenizer
+from zerotollm.decoding import sample
+from zerotollm.decoding.config import SamplingConfig
+from zerotollm.errors import UsageError
+from zerotollm.model.config import TransformerConfig
+
+
+def encode_prompt(tokenizer: Tokenizer, prompt: str, max_length: int) -> np.ndarray:
+    """The ids of the start of a document: bos, then the prompt. UsageError where the context cannot hold it."""
+    ids = np.concatenate([[tokenizer.bos_id], tokenizer.encode(prompt)]).astype(np.int32)
+    if len(ids) > max_length:
+        raise UsageError(
+            f"the prompt is {len(ids) - 1:,} tokens long and the context of this model holds "
+            f"{max_length - 1:,}: shorten it"
+        )
+    return ids
+
+
+def generate_texts(
+    params: Any,
+    model: TransformerConfig,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    sampling: SamplingConfig,
+) -> list[str]:
+    """Each prompt followed by its continuation, drawn as one batch."""
+    ids = [encode_prompt(tokenizer, prompt, model.max_length) for prompt in prompts]
+    drawn = sample.generate(
+        params, model, ids, sampling, stop_id=tokenizer.bos_id, num_tokens=tokenizer.vocab_size
+    )
+    return [prompt + tokenizer.decode(new) for prompt, new in zip(prompts, drawn, strict=True)]
+
+
+def sample_text(
+    params: Any, model: TransformerConfig, tokenizer: Tokenizer, sampling: SamplingConfig
+) -> str:
+    """`sampling.prompt` and its continuation, as training shows it."""
+    return generate_texts(params, model, tokenizer, [sampling.prompt], sampling)[0]
+
+
+def stream_text(
+    params: Any, model: TransformerConfig, tokenizer: Tokenizer, sampling: SamplingConfig, chunk: int = 4
+) -> Iterator[str]:
+    """First the prompt, then its continuation in pieces of `chunk` tokens as they are drawn.
+
+    A character whose bytes lie in two pieces is shown with the second. The pieces joined are `sample_text`.
+    """
+    ids = encode_prompt(tokenizer, sampling.prompt, model.max_length)
+    if sampling.prompt:
+        yield sampling.prompt
+    characters = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    for (new,) in sample.stream(
+        params,
+        model,
+        [ids],
+        replace(sampling, prompt=""),
+        stop_id=tokenizer.bos_id,
+        num_tokens=tokenizer.vocab_size,
+        chunk=chunk,
+    ):
+        text = characters.decode(b"".join(tokenizer.token_bytes(int(i)) for i in new))
+        if text:
+            yield text
+    rest = characters.decode(b"", final=True)
+    if rest:
+        yield rest
