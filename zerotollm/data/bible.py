@@ -63,7 +63,7 @@ Philippians 4 letter, Colossians 4 letter, 1 Thessalonians 5 letter, 2 Thessalon
 1 Peter 5 letter, 2 Peter 3 letter, 1 John 5 letter, 2 John 1 letter, 3 John 1 letter, Jude 1 letter,
 Revelation 22 apocalypse
 """
-BOOKS = [(name, int(chapters), genre) for name, chapters, genre in
+BOOKS = [(name.strip(), int(chapters), genre) for name, chapters, genre in
          (entry.rsplit(maxsplit=2) for entry in _BOOKS.split(","))]  # fmt: skip
 """(name, chapters, genre) of the 66 books that the versions share, in order; other books are left out"""
 

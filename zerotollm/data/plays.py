@@ -34,8 +34,8 @@ def read_plays() -> dict[str, list[Document]]:
 
 def _plain(markdown: str) -> str:
     text = markdown.replace("\\", "")  # escapes
-    text = re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)  # two spaces at the end of a line break it
     text = re.sub(r"^#+ +", "", text, flags=re.MULTILINE)
-    text = re.sub(r"\*\*([^*\n]+)\*\*$", r"\1:", text, flags=re.MULTILINE)
+    text = re.sub(r"\*\*([^*\n]+)\*\*[ ]*$", r"\1:", text, flags=re.MULTILINE)
     text = re.sub(r"_+\[?([^_]*?)\]?_", lambda match: f"[{match[1]}]" if match[1].strip() else "", text)
+    text = re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)  # two at the end of a line stood for its break
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"

@@ -62,6 +62,7 @@ def _prepare(name: str, parts: re.Match, places: list[Path], working: list[str])
     problem = _network_problem()
     if not problem:
         import tensorflow_datasets as tfds
+        import tensorflow_datasets.text  # the older half of TFDS's text data sets registers itself on import
 
         try:
             # The bars of a download are left to be seen: it may take hours.
