@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -173,6 +174,27 @@ def test_stopped_by_sigterm_it_saves_and_goes_on(folder, uninterrupted):
     assert out.splitlines()[-1].endswith("the same command goes on")
     finish(folder, run_dir)
     assert_same_run(run_dir, uninterrupted)
+
+
+def test_on_a_full_disk_it_stops_with_one_line_and_goes_on_when_there_is_room(folder, uninterrupted):
+    disk = folder / "disk"
+    disk.mkdir()
+    newest = checkpoints.finished(uninterrupted / "checkpoints")[-1]
+    size = sum(path.stat().st_size for path in newest.path.rglob("*"))
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={int(2.5 * size)}", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        process = start(folder, disk / "run")
+        out, _ = process.communicate(timeout=TIMEOUT)
+        assert process.returncode == 1, out
+        assert "No space left on device" in out.splitlines()[-1]
+        assert "Traceback" not in out
+        subprocess.run(["mount", "-o", f"remount,size={20 * size}", str(disk)], check=True)
+        assert "going on after step" in finish(folder, disk / "run")
+        assert_same_run(disk / "run", uninterrupted)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_run_again_when_finished_it_says_so_at_once(folder, uninterrupted):

@@ -47,7 +47,7 @@ def run(run_dir) -> zerotollm.Run:
 def test_a_run_holds_what_was_trained(run, run_dir):
     assert run.experiment.name == "tiny"
     assert run.step in (4, 6)
-    assert run.model.vocab_size >= run.tokenizer.vocab_size
+    assert run.model_config.vocab_size >= run.tokenizer.vocab_size
     assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(run.params))
     assert type(run.params) is dict
     assert run.num_parameters == sum(x.size for x in jax.tree.leaves(run.params))
@@ -73,7 +73,7 @@ def test_its_validation_is_the_one_that_was_measured(run):
     from zerotollm.training.step import make_eval_step
 
     split = prepare(run.experiment.data, run.experiment.tokenizer).splits["validation"]
-    scores = evaluate_split(make_eval_step(run.model), run.params, split, context=16, batch_size=4)
+    scores = evaluate_split(make_eval_step(run.model_config), run.params, split, context=16, batch_size=4)
     assert scores["bpb"] == run.validation_bpb
 
 
@@ -123,4 +123,4 @@ def test_importing_costs_nothing_until_a_run_is_opened():
 
 def test_the_parameters_are_numbers_a_person_can_look_at(run):
     shapes = jax.tree.map(np.shape, run.params)
-    assert shapes["embedding"] == (run.model.vocab_size, 16)
+    assert shapes["embedding"] == (run.model_config.vocab_size, 16)

@@ -19,7 +19,7 @@ class Run:
 
     path: Path
     experiment: Experiment
-    model: TransformerConfig
+    model_config: TransformerConfig
     """the experiment's, with every size filled in"""
     step: int
     """optimizer steps that `params` have seen"""
@@ -48,7 +48,7 @@ class Run:
             if name not in known:
                 raise UsageError(f"unknown option {name}: one of {', '.join(known)}")
         options = replace(self.experiment.sample, **({"prompt": prompt} | sampling))
-        return stream_text(self.params, self.model, self.tokenizer, options)
+        return stream_text(self.params, self.model_config, self.tokenizer, options)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl so far: `[{"step": 10, "loss": 6.1, ...}, ...]`."""
@@ -57,7 +57,7 @@ class Run:
         return read_metrics(self.path / run_directory.METRICS)
 
     def __repr__(self) -> str:
-        model = self.model
+        model = self.model_config
         bpb = f", {self.validation_bpb:.4f} bits per byte" if self.validation_bpb is not None else ""
         return (
             f"Run({str(self.path)!r}: {self.num_parameters:,} parameters, {model.num_layers} layers, "
@@ -102,7 +102,9 @@ def load(path: str | Path, step: int | str = "best") -> Run:
     return Run(
         path=path,
         experiment=experiment,
-        model=resolve(experiment.model, vocab_size=tokenizer.vocab_size, context=experiment.data.context),
+        model_config=resolve(
+            experiment.model, vocab_size=tokenizer.vocab_size, context=experiment.data.context
+        ),
         step=checkpoint.step,
         params=checkpoints.restore_params(checkpoint),
         tokenizer=tokenizer,

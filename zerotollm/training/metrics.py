@@ -11,6 +11,7 @@ import json
 import math
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,10 @@ class MetricsWriter:
             raise cannot_write(self.path, error) from None
 
     def close(self) -> None:
-        self._lines.close()
-        self._events.close()
+        """Every line was flushed when it was written; what could not be was raised then."""
+        for file in (self._lines, self._events):
+            with suppress(OSError):
+                file.close()
 
 
 def _dump(line: dict[str, Any]) -> str:
