@@ -10,10 +10,10 @@ from zerotollm.experiment import Experiment, validate
 
 
 def generate(experiment: Experiment, run_dir: Path, options: SamplingConfig) -> str:
-    """Writes the prompt and its continuation to standard output as they come; returns them.
+    """Writes the prompt and its continuation to standard output as they come, and returns them.
 
-    """Writes the prompt and its continuation to standard output as they are drawn, and returns them.
-    is out of range, and where the prompt is longer than the model's context.
+    Uses the checkpoint with the lowest validation loss. Raises UsageError where there is none, where an
+    option is out of range, and where the prompt is longer than the model's context.
     """
     validate(replace(experiment, sample=options))
     # Imported here: nobody should wait for jax to hear that an option is out of range.
