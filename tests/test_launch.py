@@ -250,6 +250,13 @@ def test_usage_lists_the_actions(capsys):
         assert action.summary in text
 
 
+def test_a_reader_may_stop_early():
+    command = f"{sys.executable} launch.py --experiment base --help | head -n 1"
+    done = subprocess.run(command, cwd=ROOT, shell=True, capture_output=True, text=True)
+    assert done.stdout.startswith("usage:")
+    assert done.stderr == ""
+
+
 def test_help_answers_in_a_second():
     fastest = min(timed("--help") for _ in range(3))
     assert fastest < 1

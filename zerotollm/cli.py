@@ -1,5 +1,6 @@
 """From the words of a command line to one action on one experiment. No heavy imports: `--help` is quick."""
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stderr, suppress
@@ -66,6 +67,10 @@ def main(arguments: Sequence[str], experiments: Path) -> int:
     """
     try:
         run(split(arguments), experiments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output, `head` perhaps, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (UsageError, RunError, OSError, KeyboardInterrupt) as error:
         if "--debug" in arguments:
             raise

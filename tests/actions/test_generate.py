@@ -1,0 +1,47 @@
+"""generate, around a run that needs no training: what it writes, and what it refuses before any work."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from zerotollm import run
+from zerotollm.actions.generate import generate
+from zerotollm.errors import UsageError
+from zerotollm.experiment import Experiment
+
+EXPERIMENT = Experiment()
+PIECES = ["In the", " beginning\x1b[2J", " 光\n"]
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[dict]:
+    """A run that notes what it is asked for and writes PIECES."""
+    noted = []
+    stub = SimpleNamespace(stream=lambda **sampling: noted.append(sampling) or iter(PIECES))
+    monkeypatch.setattr(run, "load", lambda path: stub)
+    monkeypatch.setattr(run, "cache_compiled_programs", lambda data: None)
+    return noted
+
+
+def test_writes_and_returns_exactly_the_pieces(asked, capsys):
+    options = replace(EXPERIMENT.sample, prompt="In the", seed=7)
+    assert generate(EXPERIMENT, Path("x"), options) == "".join(PIECES)
+    assert capsys.readouterr().out == "".join(PIECES) + "\n"
+    assert (asked[0]["prompt"], asked[0]["seed"]) == ("In the", 7)
+
+
+def test_a_terminal_gets_no_control_characters(asked, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    generate(EXPERIMENT, Path("x"), EXPERIMENT.sample)
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "光" in out
+
+
+def test_options_out_of_range_are_refused_before_any_work(asked):
+    with pytest.raises(UsageError, match="top_p"):
+        generate(EXPERIMENT, Path("x"), replace(EXPERIMENT.sample, top_p=2.0))
+    assert not asked

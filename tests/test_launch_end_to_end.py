@@ -1,0 +1,107 @@
+"""`python launch.py` as a person types it: train, generate and evaluate in a temporary directory."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TINY = [
+    "--tokenizer.kind=char",
+    "--data.context=16",
+    "--data.batch-size=4",
+    "--model.num-layers=1",
+    "--model.width=16",
+    "--model.num-heads=2",
+    "--train.steps=6",
+    "--sample.max-tokens=5",
+]
+
+
+def launch(*words: str, folder: Path) -> subprocess.CompletedProcess:
+    environment = os.environ | {"ZEROTOLLM_DATA": str(folder / "prepared")}
+    command = [sys.executable, str(ROOT / "launch.py"), "--run-dir", str(folder / "run"), *words]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8"
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    folder = tmp_path_factory.mktemp("end_to_end")
+    draw = random.Random(0)
+    words = ["in", "the", "beginning", "was", "word", "light", "shone", "é", "—", "光"]
+    text = "\n\n".join(" ".join(draw.choices(words, k=60)) for _ in range(60))
+    (folder / "own.txt").write_text(text, encoding="utf-8")
+    done = launch("--experiment", "base", "--data.corpus", "own.txt", *TINY, folder=folder)
+    return folder, done
+
+
+def test_train_leaves_a_run_and_says_what_to_try_next(trained):
+    folder, done = trained
+    assert done.returncode == 0, done.stderr
+    assert "bits per byte" in done.stdout
+    assert "generate --prompt" in done.stdout
+    assert json.loads((folder / "run" / "summary.json").read_text())["steps"] == 6
+
+
+def test_a_finished_run_says_so(trained):
+    folder, _ = trained
+    again = launch("--experiment", "base", "--data.corpus", "own.txt", *TINY, folder=folder)
+    assert again.returncode == 0, again.stderr
+    assert "finished" in again.stdout
+
+
+def test_generate_needs_no_overrides_and_is_the_same_for_the_same_seed(trained):
+    folder, _ = trained
+    words = ("--experiment", "base", "generate", "--prompt", "in the", "--max-tokens", "40", "--seed", "3")
+    first, second = (launch(*words, folder=folder) for _ in range(2))
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.startswith("in the")
+    assert len(first.stdout) > len("in the\n")
+    assert first.stdout == second.stdout
+
+
+def test_a_prompt_longer_than_the_context_is_refused_in_one_line(trained):
+    folder, _ = trained
+    done = launch("generate", "--prompt", "in the beginning " * 9, folder=folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert "context" in done.stderr
+
+
+def test_evaluate_agrees_with_what_training_measured(trained):
+    folder, _ = trained
+    done = launch("evaluate", folder=folder)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((folder / "run" / "evaluation-validation.json").read_text())
+    summary = json.loads((folder / "run" / "summary.json").read_text())
+    assert result["bpb"] == pytest.approx(summary["best_validation_bpb"], rel=1e-6)
+    assert f"{result['bpb']:.4f}" in done.stdout
+    assert launch("evaluate", "--split", "test", folder=folder).returncode == 0
+
+
+def test_another_configuration_is_refused_and_named(trained):
+    folder, _ = trained
+    words = ("--experiment", "base", "--data.corpus", "own.txt", *TINY, "--model.width", "32")
+    done = launch(*words, folder=folder)
+    assert done.returncode == 2
+    assert "model.width" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_evaluate_refuses_a_text_that_changed(trained):
+    folder, _ = trained
+    text = (folder / "own.txt").read_text(encoding="utf-8")
+    try:
+        (folder / "own.txt").write_text(text + "\n\nZYX " * 100, encoding="utf-8")
+        done = launch("evaluate", folder=folder)
+    finally:
+        (folder / "own.txt").write_text(text, encoding="utf-8")
+    assert done.returncode == 1
+    assert "has changed" in done.stderr
+    assert "Traceback" not in done.stderr
