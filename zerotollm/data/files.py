@@ -16,10 +16,12 @@ Text is UTF-8; a byte order mark is dropped and Windows line ends become "\\n". 
 Documents without a visible character are left out. Text is read from the files when it is asked for.
 """
 
+import codecs
 import glob
 import gzip
 import hashlib
 import json
+import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -107,7 +109,8 @@ def _find(corpus: str) -> dict[str, Path]:
     """{name: path} in the order of the names, which are relative to the folder, so that it may be moved."""
     path = Path(corpus).expanduser()
     readable = f"files of {', '.join(SUFFIXES)} (each also .gz) are read"
-    if path.is_dir():
+    # os.path answers no, where pathlib raises, for a name that is too long or may not be looked at.
+    if os.path.isdir(path):
         found = {
             str(file.relative_to(path).as_posix()): file
             for file in path.rglob("*")
@@ -117,7 +120,7 @@ def _find(corpus: str) -> dict[str, Path]:
         }
         if not found:
             raise UsageError(f"folder {corpus} holds no text; {readable}")
-    elif path.exists():
+    elif os.path.exists(path):
         if not _is_readable(path):
             raise UsageError(f"{corpus} has a suffix that is not read; {readable}")
         found = {path.name: path}
@@ -129,9 +132,7 @@ def _find(corpus: str) -> dict[str, Path]:
                 f"{corpus} matches {f'{len(matches)} paths but ' if matches else ''}no text; {readable}"
             )
     else:
-        raise UsageError(
-            f"{corpus} does not exist; give a path, a folder or a glob, or see the corpora in --help"
-        )
+        raise UsageError(f"{corpus} does not exist or may not be looked at; give a path, a folder or a glob")
     return dict(sorted(found.items()))
 
 
@@ -168,7 +169,7 @@ def _places(path: Path, mode: str) -> Iterator[tuple[_Place, bytes]]:
     start, place_start, place_line, held = 0, 0, 1, []
     for number, line in enumerate(_lines(path), 1):
         if _is_jsonl(path):
-            if line.strip():
+            if line.removeprefix(codecs.BOM_UTF8).strip():
                 yield _Place(start, start + len(line), number), line
         elif mode == "paragraph" and not line.strip():
             if held:

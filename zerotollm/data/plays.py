@@ -36,6 +36,9 @@ def _plain(markdown: str) -> str:
     text = markdown.replace("\\", "")  # escapes
     text = re.sub(r"^#+ +", "", text, flags=re.MULTILINE)
     text = re.sub(r"\*\*([^*\n]+)\*\*[ ]*$", r"\1:", text, flags=re.MULTILINE)
-    text = re.sub(r"_+\[?([^_]*?)\]?_", lambda match: f"[{match[1]}]" if match[1].strip() else "", text)
+    # A direction never runs over a blank line: two of them are not closed.
+    directions = re.compile(r"([_*])+\[?((?:(?!\n\n)[^_*])*?)\]?\1")
+    text = directions.sub(lambda match: f"[{match[2]}]" if match[2].strip() else "", text)
+    text = re.sub(r"[_*]", "", text)
     text = re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)  # two at the end of a line stood for its break
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"

@@ -23,7 +23,7 @@ def build_once(final: Path, build: Callable[[Path], None]) -> None:
     whole or absent. Of several processes one builds and the others wait: the lock dies with its holder, and
     whoever holds it may clear away what a killed one left. Raises RunError where nothing can be written.
     """
-    if final.is_dir():
+    if os.path.isdir(final):  # not Path.is_dir, which raises where one may not look
         return
     temporary = final.with_name(f".{final.name}.incomplete")
     try:

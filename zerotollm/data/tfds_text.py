@@ -42,6 +42,8 @@ def _find(parts: re.Match, places: list[Path]) -> Path | None:
     """The newest prepared version: PLACE/NAME[/CONFIG]/VERSION with a dataset_info.json."""
     for place in places:
         folder = place / parts["name"] / (parts["config"] or "")
+        if not os.access(folder, os.R_OK | os.X_OK):
+            continue
         infos = list(folder.glob("*/dataset_info.json"))
         if not infos and not parts["config"]:
             infos = list(folder.glob("*/*/dataset_info.json"))
