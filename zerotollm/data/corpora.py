@@ -72,6 +72,7 @@ def open_corpus(config: DataConfig) -> Corpus:
         more = ", ".join(bible.VERSIONS) if name.startswith("bible") else "bible-VERSION from pip"
         raise UsageError(
             f"no corpus and no file is called '{name}'; installed: {', '.join(here)}; others: {more}, "
-            f"tfds:NAME, or a path, folder or glob of .txt, .md, .jsonl (each also .gz){did_you_mean(name, known)}"
+            "tfds:NAME, or a path, folder or glob of .txt, .md, .jsonl (each also .gz)"
+            f"{did_you_mean(name, known)}"
         )
     return open_files(config)
