@@ -13,11 +13,11 @@ class DataConfig:
     dir: str = ""
     """where prepared data, tokenizers and tokens are kept; empty: $ZEROTOLLM_DATA, else ~/.cache/zerotollm"""
     documents: Literal["auto", "file", "paragraph"] = "auto"
-    """own files only: what separates documents. auto: blank lines where one file holds many, else the file"""
+    """own files only: what separates documents. auto: the file, or blank lines in one file of 20 long paragraphs"""
     validation_fraction: float = 0.05
-    """own files only: share of the text kept for validation"""
+    """own files, and tfds sets without such a split: share of the text kept for validation"""
     test_fraction: float = 0.05
-    """own files only: share of the text kept for the final test"""
+    """own files, and tfds sets without such a split: share of the text kept for the final test"""
     context: int = 128
     """tokens in a window"""
     batch_size: int = 16
