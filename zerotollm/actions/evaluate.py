@@ -30,7 +30,7 @@ def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) ->
     run = load(run_dir, options.checkpoint)
     cache_compiled_programs(shape)
     data = prepare(shape, experiment.tokenizer)
-    if pieces(data.tokenizer) != pieces(run.tokenizer):
+    if data.tokenizer != run.tokenizer:
         raise RunError(
             f"the text of {shape.corpus} has changed since {run_dir} was trained, and with it the tokenizer: "
             "bring the text back, or train anew with another --run-dir"
@@ -58,8 +58,3 @@ def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) ->
     table.add_row("bits per byte", f"{measured['bpb']:.4f}, over {measured['bytes']:,} bytes")
     Console().print(table, highlight=False)
     return result
-
-
-def pieces(tokenizer: Any) -> list[str]:
-    """All tokens in the order of their ids: two tokenizers with the same are the same."""
-    return [tokenizer.piece(i) for i in range(tokenizer.vocab_size)]
