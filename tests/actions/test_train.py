@@ -232,6 +232,19 @@ def test_another_configuration_is_refused(experiment, finished):
         train(other, finished)
 
 
+def test_another_text_under_the_same_name_is_refused(experiment, finished, tmp_path):
+    run_dir = shutil.copytree(finished, tmp_path / "run")
+    (run_dir / "summary.json").unlink()
+    file = Path(experiment.data.corpus)
+    text = file.read_text(encoding="utf-8")
+    try:
+        file.write_text(text.replace("heaven", "heavens"), encoding="utf-8")
+        with pytest.raises(RunError, match="has changed since"):
+            train(experiment, run_dir)
+    finally:
+        file.write_text(text, encoding="utf-8")
+
+
 def test_a_directory_in_use_is_refused(experiment, tmp_path):
     with (
         run_directory.locked(tmp_path / "run"),

@@ -4,6 +4,7 @@ import json
 import math
 import signal
 import time
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -16,7 +17,7 @@ from zerotollm import run_directory
 from zerotollm.actions.interrupts import StoppedError, stop_requests
 from zerotollm.actions.progress import Display, Pace
 from zerotollm.actions.summary import commands, rows, summarize
-from zerotollm.errors import UsageError
+from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.files import write_atomically
 from zerotollm.model.config import TransformerConfig, resolve
@@ -102,6 +103,11 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
     checkpoint = checkpoints.newest_intact(run_dir / run_directory.CHECKPOINTS, display.say)
     if checkpoint:
         state, notes = checkpoints.restore(checkpoint, abstract_state), checkpoint.manifest()["notes"]
+        if notes["text"] != _fingerprint(data.splits["train"]):
+            raise RunError(
+                f"the text of {shape.corpus} has changed since {run_dir} was begun: "
+                "bring the text back, or train anew with another --run-dir"
+            )
     else:
         state, notes = make_state(), {"losses": [], "step_seconds": 0.0, "seconds": 0.0, "validation": None}
     start = checkpoint.step if checkpoint else 0
@@ -118,8 +124,8 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
 def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
     """The loop, from `run.start` to the last step. Returns the notes that the last checkpoint remembers.
 
-    Notes: `losses` since the last line of metrics, `validation` at that step if there was one, `step_seconds`
-    spent in steps and `seconds` in all, over all processes.
+    Notes: a fingerprint of the `text`, `losses` since the last line of metrics, `validation` at that step if
+    there was one, `step_seconds` spent in steps and `seconds` in all, over all processes.
     """
     import jax
 
@@ -138,7 +144,7 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
     eval_rows = shape.batch_size // config.micro_batches
     # In steps, until it was timed: the forward pass is a third of a step.
     eval_guess = len(validation_split.tokens_N) / pace.tokens_per_step / 3
-    state, notes = run.state, run.notes
+    state, notes, text_fingerprint = run.state, run.notes, _fingerprint(train_split)
 
     with ExitStack() as stack:
         stop = stack.enter_context(stop_requests())
@@ -197,6 +203,7 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
                 behind.drain()
                 with pace.pause("save"):
                     notes = {
+                        "text": text_fingerprint,
                         "losses": list(log.losses),
                         "validation": validation,
                         "step_seconds": pace.seconds,
@@ -211,6 +218,11 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
                     stop[0],
                 )
     return notes
+
+
+def _fingerprint(split: Any) -> list[int]:
+    """Changes with the text. Of a large one only the first 32 million tokens are read."""
+    return [len(split.tokens_N), split.num_bytes, zlib.crc32(split.tokens_N[: 2**25])]
 
 
 def due(step: int, steps: int, every: int) -> bool:

@@ -1,0 +1,47 @@
+"""The loss of a split is the loss of its tokens, whatever the batches."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from zerotollm.data.tokens import TokenizedSplit
+from zerotollm.errors import UsageError
+from zerotollm.evaluation.loss import evaluate_split
+
+NATS_V = np.linspace(0.5, 3.0, 32)
+"""What a model without any context pays for each token."""
+
+
+def eval_step(params, batch):
+    nats_BT = jnp.asarray(NATS_V, jnp.float32)[batch["targets"]] * batch["weights"]
+    return {"nats": nats_BT.sum(), "tokens": batch["weights"].sum()}
+
+
+def split_of(num_tokens: int) -> TokenizedSplit:
+    tokens_N = np.random.default_rng(0).integers(4, 32, num_tokens).astype(np.uint16)
+    tokens_N[0] = 1
+    return TokenizedSplit(tokens_N, np.zeros(1, np.int64), num_bytes=3 * num_tokens)
+
+
+@pytest.mark.parametrize(("context", "batch_size"), [(8, 1), (8, 4), (7, 3), (64, 2)])
+def test_every_token_counts_once(context, batch_size):
+    split = split_of(301)
+    scores = evaluate_split(eval_step, None, split, context=context, batch_size=batch_size)
+    nats = NATS_V[split.tokens_N[1:]].sum()
+    assert scores["tokens"] == 300
+    assert scores["bytes"] == 903
+    assert scores["loss"] == pytest.approx(nats / 300, rel=1e-6)
+    assert scores["bpb"] == pytest.approx(nats / math.log(2) / 903, rel=1e-6)
+
+
+def test_it_is_the_same_every_time():
+    first, second = (evaluate_split(eval_step, None, split_of(99), context=8, batch_size=4) for _ in range(2))
+    assert first == second
+
+
+def test_a_split_without_text_has_no_loss():
+    empty = TokenizedSplit(np.zeros(0, np.uint16), np.zeros(0, np.int64), num_bytes=0)
+    with pytest.raises(UsageError):
+        evaluate_split(eval_step, None, empty, context=8, batch_size=4)
