@@ -1,0 +1,173 @@
+"""Corpus -> tokenizer -> tokens, prepared once and then read in place.
+
+A folder `tokens/NAME-KEY` under the data directory holds `tokenizer.model`, one file of ids per split, and a
+manifest. KEY is a hash of the corpus's fingerprint and the tokenizer's settings, so experiments that agree in
+both share the folder, and a changed text gets a new one. A folder is complete or absent.
+"""
+
+import fcntl
+import hashlib
+import json
+import re
+import shutil
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.data.corpora import data_directory, open_corpus
+from zerotollm.data.documents import Corpus, Document
+from zerotollm.data.storage import build_once
+from zerotollm.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from zerotollm.errors import RunError
+
+FORMAT = 1
+"""To be raised with every change to a tokenizer's training, to encoding or to these files."""
+GROUP = 4_000_000
+"""Characters tokenized at once: what a large corpus takes in memory is a few times this."""
+CHECKED = 64_000_000
+"""Bytes; smaller files are checked for damage whenever they are opened, larger ones only for their size."""
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.model"
+
+
+@dataclass(frozen=True)
+class TokenizedSplit:
+    """The documents of a split as one row of tokens."""
+
+    tokens_N: np.ndarray  # noqa: N815
+    """ids, mapped from disk: of every document bos, then its text. uint16, or uint32 where ids need it"""
+    document_starts_D: np.ndarray  # noqa: N815
+    """int64: where in tokens_N the bos of each document is"""
+    num_bytes: int
+    """of the documents' text in UTF-8, as the corpus has it, before normalization"""
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """All that training needs of a corpus."""
+
+    corpus: str
+    """its name"""
+    tokenizer: Tokenizer
+    splits: dict[str, TokenizedSplit]
+    """train, validation, test; a split without documents has no tokens"""
+
+
+def prepare(data: DataConfig, tokenizer: TokenizerConfig) -> PreparedData:
+    """The tokens of `data.corpus`, made by a tokenizer that was trained on its training split alone.
+
+    The first call reads the corpus twice, in pieces; later ones read nothing but what they return. Prepared
+    tokens that were damaged are made anew. Raises UsageError where the corpus cannot be had or the vocabulary
+    does not suit it, RunError where the data directory cannot be written.
+    """
+    corpus = open_corpus(data)
+    described = json.dumps([FORMAT, corpus.fingerprint, asdict(tokenizer)], sort_keys=True)
+    key = hashlib.sha256(described.encode()).hexdigest()[:16]
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(corpus.name).name)[-40:].strip(".-")
+    folder = data_directory(data) / "tokens" / f"{name or 'corpus'}-{key}"
+    if not _is_intact(folder):
+        _discard(folder)
+        build_once(folder, lambda temporary: _build(temporary, corpus, tokenizer))
+    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    splits = {
+        split: TokenizedSplit(
+            _mapped(folder / f"{split}.tokens", manifest["dtype"]),
+            _mapped(folder / f"{split}.starts", "<i8"),
+            num_bytes,
+        )
+        for split, num_bytes in manifest["num_bytes"].items()
+    }
+    return PreparedData(corpus.name, load_tokenizer(folder / TOKENIZER), splits)
+
+
+def _build(folder: Path, corpus: Corpus, config: TokenizerConfig) -> None:
+    """Fills an empty folder."""
+    tokenizer = train_tokenizer(config, (document.text for document in corpus.splits["train"]))
+    tokenizer.save(folder / TOKENIZER)
+    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 2**16 else "<u4")
+    num_bytes = {
+        split: _write_split(folder, split, documents, tokenizer, dtype)
+        for split, documents in corpus.splits.items()
+    }
+    files = {path.name: [path.stat().st_size, _checksum(path)] for path in sorted(folder.iterdir())}
+    manifest = {"dtype": dtype.str, "num_bytes": num_bytes, "files": files}
+    (folder / MANIFEST).write_text(json.dumps(manifest), "utf-8")
+
+
+def _write_split(
+    folder: Path, split: str, documents: Iterable[Document], tokenizer: Tokenizer, dtype: np.dtype
+) -> int:
+    """Writes a split's tokens and where its documents start. Returns the UTF-8 bytes of its text."""
+    num_bytes = position = 0
+    bos = np.array([tokenizer.bos_id], np.int32)
+    with (folder / f"{split}.tokens").open("wb") as tokens, (folder / f"{split}.starts").open("wb") as starts:
+        for texts in _groups(document.text for document in documents):
+            ids = tokenizer.encode_batch(texts)
+            length_D = np.array([len(bos) + len(ids_N) for ids_N in ids], np.int64)
+            end_D = position + np.cumsum(length_D)
+            starts.write((end_D - length_D).astype("<i8").tobytes())
+            tokens.write(
+                np.concatenate([part for ids_N in ids for part in (bos, ids_N)]).astype(dtype).tobytes()
+            )
+            position = int(end_D[-1])
+            num_bytes += sum(len(text.encode()) for text in texts)
+    return num_bytes
+
+
+def _groups(texts: Iterable[str]) -> Iterator[Sequence[str]]:
+    """Texts in lists of about `GROUP` characters."""
+    group, size = [], 0
+    for text in texts:
+        group.append(text)
+        size += len(text)
+        if size >= GROUP:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _mapped(path: Path, dtype: str) -> np.ndarray:
+    """A file as an array that is read from disk where it is used. An empty file cannot be mapped."""
+    if not path.stat().st_size:
+        return np.zeros(0, dtype)
+    return np.memmap(path, dtype, mode="r").view(np.ndarray)  # numpy's memmap class is slow to index
+
+
+def _checksum(path: Path) -> int:
+    total = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            total = zlib.crc32(block, total)
+    return total
+
+
+def _is_intact(folder: Path) -> bool:
+    """Whether all files are there with the sizes, and if they are small the content, that were written."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text("utf-8"))["files"]
+        return all(
+            (folder / name).stat().st_size == size
+            and (size > CHECKED or _checksum(folder / name) == checksum)
+            for name, (size, checksum) in files.items()
+        )
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _discard(folder: Path) -> None:
+    """Removes a damaged folder. Under the lock of `build_once`, so that one just made anew is not removed."""
+    if not folder.exists():
+        return
+    try:
+        with open(folder.with_name(f".{folder.name}.lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if folder.exists() and not _is_intact(folder):
+                shutil.rmtree(folder)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunError(f"{folder} is damaged and cannot be removed ({reason}): delete it by hand") from error
