@@ -104,7 +104,9 @@ def _build(kind: type, raw: Any, prefix: str, source: str) -> Any:
         raise UsageError(f"{source}: unknown field {prefix}{name}{did_you_mean(name, types)}")
     for name in types:
         if name not in raw:
-            raise UsageError(f"{source}: the field {prefix}{name} is missing")
+            raise UsageError(
+                f"{source}: the field {prefix}{name} is missing; another version of ZeroToLLM wrote this file"
+            )
     values = {}
     for name, annotation in types.items():
         if dataclasses.is_dataclass(annotation):
@@ -132,68 +134,62 @@ def _wrong_value(name: str, value: Any, annotation: Any) -> str:
 
 # --- validation
 
-# The model's own bounds are in `zerotollm.model.config.resolve`.
+# No number may be below 0; here is what else is asked. The bounds of a model are in its `resolve`.
 _AT_LEAST = {
     "data.context": 1,
     "data.batch_size": 1,
     "tokenizer.vocab_size": 5,
-    "optimizer.warmup_steps": 0,
-    "optimizer.weight_decay": 0,
     "optimizer.iterations": 1,
-    "optimizer.clip_norm": 0,
     "train.steps": 1,
-    "train.seed": 0,
     "train.micro_batches": 1,
-    "train.eval_every": 0,
-    "train.sample_every": 0,
-    "train.checkpoint_every": 0,
     "train.keep": 1,
     "train.log_every": 1,
     "sample.max_tokens": 1,
-    "sample.temperature": 0,
-    "sample.top_k": 0,
-    "sample.seed": 0,
 }
-_ABOVE_ZERO = ("optimizer.learning_rate", "optimizer.adam_learning_rate", "optimizer.epsilon", "sample.top_p")
-_BELOW_ONE = (
+_AT_MOST = {
+    "optimizer.iterations": 5,
+    "optimizer.decay_fraction": 1,
+    "optimizer.final_fraction": 1,
+    "train.seed": 2**32 - 1,
+    "sample.top_p": 1,
+    "sample.min_p": 1,
+    "sample.seed": 2**32 - 1,
+}
+_ABOVE_ZERO = {"optimizer.learning_rate", "optimizer.epsilon", "sample.top_p"}
+_BELOW_ONE = {
     "data.validation_fraction",
     "data.test_fraction",
     "optimizer.momentum",
     "optimizer.beta1",
     "optimizer.beta2",
-)
-_AT_MOST_ONE = ("optimizer.decay_fraction", "optimizer.final_fraction", "sample.top_p", "sample.min_p")
-_AT_MOST = {"train.seed": 2**32 - 1, "sample.seed": 2**32 - 1, "optimizer.iterations": 5}
+}
 
 
 def validate(experiment: Experiment) -> None:
     """Raises UsageError, one line that names the field, where the experiment cannot be run as it stands.
 
-    Looks at the numbers only; whether the corpus exists is found when it is opened.
+    Looks at the experiment alone; whether its corpus exists is found when that is opened.
     """
-    values, types = flatten(experiment), field_types(Experiment)
-
-    def refuse(name: str, rule: str) -> None:
-        raise UsageError(f"{name} is {values[name]}, and must be {rule}")
-
-    for name, value in values.items():
+    types = field_types(Experiment)
+    for name, value in flatten(experiment).items():
         if not _is_a(value, types[name]):
             raise UsageError(_wrong_value(name, value, types[name]))
-    for name, bound in _AT_LEAST.items():
-        if values[name] < bound:
-            refuse(name, f"at least {bound}")
-    for name in _ABOVE_ZERO:
-        if values[name] <= 0:
-            refuse(name, "above 0")
-    for name in (*_BELOW_ONE, *_AT_MOST_ONE):
-        if values[name] < 0 or values[name] > 1 or (values[name] == 1 and name in _BELOW_ONE):
-            refuse(name, "at least 0 and " + ("below 1" if name in _BELOW_ONE else "at most 1"))
-    for name, bound in _AT_MOST.items():
-        if values[name] > bound:
-            refuse(name, f"at most {bound}")
+        if types[name] not in (int, float) or name.startswith("model."):
+            continue
+        rules = {
+            f"at least {_AT_LEAST.get(name, 0)}": value >= _AT_LEAST.get(name, 0),
+            f"at most {_AT_MOST.get(name)}": value <= _AT_MOST.get(name, value),
+            "above 0": value > 0 or name not in _ABOVE_ZERO,
+            "below 1": value < 1 or name not in _BELOW_ONE,
+        }
+        for rule, kept in rules.items():
+            if not kept:
+                raise UsageError(f"{name} is {value}, and must be {rule}")
 
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", experiment.name):
-        refuse("name", "letters, digits, '_', '-' and '.' only, because it names a folder")
+        raise UsageError(
+            f"name is {experiment.name!r}, and names a folder: letters, digits, '_', '-' and '.' only"
+        )
     data, tokenizer, train = experiment.data, experiment.tokenizer, experiment.train
     if not data.corpus:
         raise UsageError(
@@ -205,9 +201,9 @@ def validate(experiment: Experiment) -> None:
             "data.validation_fraction and data.test_fraction leave nothing to train on: lower them"
         )
     if tokenizer.byte_fallback and tokenizer.vocab_size < 4 + 256 + 1:
-        refuse(
-            "tokenizer.vocab_size",
-            "at least 261 with tokenizer.byte_fallback: 256 bytes and 4 special tokens",
+        raise UsageError(
+            f"tokenizer.vocab_size is {tokenizer.vocab_size}, and must be at least 261 with "
+            "tokenizer.byte_fallback: 256 bytes and 4 special tokens come first"
         )
     if data.batch_size % train.micro_batches:
         raise UsageError(
