@@ -138,7 +138,8 @@ class Transformer(nn.Module):
         if c.tie_embeddings:
             head_DV = embedding_VD.T
         else:
-            head_DV = self.param("head", fan_in_normal(c.width), (c.width, c.vocab_size))
+            # Near zero: the first predictions are uniform, and no step is spent on unlearning chance.
+            head_DV = self.param("head", fan_in_normal(c.width, 0.02), (c.width, c.vocab_size))
         logits_BTV = linear(x_BTD, head_DV).astype(jnp.float32)
         if c.logit_soft_cap:
             logits_BTV = c.logit_soft_cap * jnp.tanh(logits_BTV / c.logit_soft_cap)

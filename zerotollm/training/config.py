@@ -10,10 +10,12 @@ class OptimizerConfig:
 
     kind: Literal["muon", "adamw"] = "muon"
     """muon for matrices with adamw for the rest (Jordan 2024), or adamw for all (arXiv:1711.05101)"""
-    learning_rate: float = 0.02
+    learning_rate: float = 0.008
     """peak rate of the matrices under muon; peak rate of everything under adamw"""
-    adam_learning_rate: float = 3e-3
-    """muon only: peak rate of embeddings, head and vectors, which adamw trains"""
+    adam_learning_rate: float = 0.01
+    """muon only: peak rate of head and vectors, which adamw trains"""
+    embedding_learning_rate: float = 0.05
+    """muon only: peak rate of embedding tables, which adamw trains"""
     schedule: Literal["wsd", "cosine"] = "wsd"
     """warmup-stable-decay (arXiv:2404.06395) or cosine (arXiv:1608.03983)"""
     warmup_steps: int = 20
@@ -23,11 +25,13 @@ class OptimizerConfig:
     final_fraction: float = 0.0
     """last rate as a share of the peak"""
     weight_decay: float = 0.1
-    """decoupled decay of matrices, times the learning rate; never on vectors or norms"""
+    """decoupled decay of matrices, times the learning rate; under muon not of embeddings and head"""
     momentum: float = 0.95
     """muon only: Nesterov momentum"""
-    iterations: int = 5
+    iterations: int = 3
     """muon only: Newton-Schulz iterations, 1 to 5"""
+    block: int = 64
+    """muon only: features of heads or hidden units orthogonalized together; 0: the whole matrix"""
     beta1: float = 0.9
     """adamw: decay of the first moment"""
     beta2: float = 0.95

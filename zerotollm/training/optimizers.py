@@ -32,11 +32,27 @@ def orthogonalize(matrix_XY: jax.Array, iterations: int) -> jax.Array:
     return x if wide else x.mT
 
 
-def scale_by_muon(momentum: float, iterations: int) -> optax.GradientTransformation:
-    """Momentum, orthogonalized (Muon, Jordan 2024): every direction of a matrix moves at the same speed.
+def muon_direction(kernel_XY: jax.Array, *, iterations: int, block: int, writes_residual: bool) -> jax.Array:
+    """The orthogonalized update of one kernel (in X, out Y), of Frobenius norm sqrt(min(X, Y) max(1, Y / X)).
 
-    The update of a kernel (in, out) is scaled by sqrt(max(1, out / in)), so that one learning rate serves all.
+    With `block`, each group of so many heads' or hidden units' features is orthogonalized on its own: they lie
+    along X where the kernel writes to the residual stream and along Y elsewhere. Newton-Schulz then works on Gram
+    matrices of `block` x `block`, several times cheaper than of the whole width. A block that does not divide
+    the axis, or 0, takes the whole kernel.
     """
+    X, Y = kernel_XY.shape
+    norm = (min(X, Y) * max(1.0, Y / X)) ** 0.5
+    # Each block as (block, rest): its features are the rows.
+    rows, columns = (X, Y) if writes_residual else (Y, X)
+    height = block if block and rows % block == 0 else rows
+    blocks = (kernel_XY if writes_residual else kernel_XY.T).reshape(rows // height, height, columns)
+    directions = orthogonalize(blocks, iterations).reshape(rows, columns)
+    directions *= norm / (rows // height * min(height, columns)) ** 0.5
+    return directions if writes_residual else directions.T
+
+
+def scale_by_muon(momentum: float, iterations: int, block: int) -> optax.GradientTransformation:
+    """Nesterov momentum, orthogonalized (Muon, Jordan 2024): every direction of a kernel moves at one speed."""
 
     def init(params):
         return optax.TraceState(trace=jax.tree.map(jnp.zeros_like, params))
@@ -46,10 +62,11 @@ def scale_by_muon(momentum: float, iterations: int) -> optax.GradientTransformat
         trace = jax.tree.map(lambda m, g: momentum * m + g, state.trace, gradients)
         nesterov = jax.tree.map(lambda m, g: momentum * m + g, trace, gradients)
 
-        def direction(x_XY):
-            return orthogonalize(x_XY, iterations) * max(1.0, x_XY.shape[1] / x_XY.shape[0]) ** 0.5
+        def direction(path, kernel_XY):
+            writes = path[-1].key in ("output", "down")
+            return muon_direction(kernel_XY, iterations=iterations, block=block, writes_residual=writes)
 
-        return jax.tree.map(direction, nesterov), optax.TraceState(trace=trace)
+        return jax.tree_util.tree_map_with_path(direction, nesterov), optax.TraceState(trace=trace)
 
     return optax.GradientTransformation(init, update)
 
@@ -75,42 +92,43 @@ def learning_rate_schedule(config: OptimizerConfig, peak: float, steps: int) -> 
     return schedule
 
 
-def is_hidden_matrix(params) -> dict:
-    """True at the leaves that Muon trains: matrices inside the blocks. Embeddings and head are lookups, not maps."""
-    outside = {"embedding", "head", "positions"}
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf.ndim == 2 and not outside & {entry.key for entry in path}, params
-    )
+def parameter_groups(params) -> dict:
+    """Which rate trains each leaf: "hidden" matrices inside the blocks, "embedding" tables, or the "rest"."""
+
+    def group(path, leaf) -> str:
+        names = {entry.key for entry in path}
+        if names & {"embedding", "positions"}:
+            return "embedding"
+        return "hidden" if leaf.ndim == 2 and "head" not in names else "rest"
+
+    return jax.tree_util.tree_map_with_path(group, params)
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """The optimizer for a parameter tree of `zerotollm.model`, over `steps` steps.
 
-    Weight decay is decoupled (arXiv:1711.05101) and acts on matrices only.
+    Weight decay is decoupled (arXiv:1711.05101). It acts on matrices; under muon on the hidden ones only, since
+    a rare token's row, which gets few gradients, would decay to nothing at the rates that suit embeddings.
     """
 
-    def decay(params):
-        return jax.tree.map(lambda leaf: leaf.ndim == 2, params)
-
-    def adamw(peak: float) -> optax.GradientTransformation:
+    def adamw(peak: float, decay: float) -> optax.GradientTransformation:
         return optax.chain(
             optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
-            optax.add_decayed_weights(config.weight_decay, mask=decay),
+            optax.add_decayed_weights(decay, mask=lambda p: jax.tree.map(lambda leaf: leaf.ndim == 2, p)),
             optax.scale_by_learning_rate(learning_rate_schedule(config, peak, steps)),
         )
 
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     if config.kind == "adamw":
-        return optax.chain(clip, adamw(config.learning_rate))
+        return optax.chain(clip, adamw(config.learning_rate, config.weight_decay))
     muon = optax.chain(
-        scale_by_muon(config.momentum, config.iterations),
+        scale_by_muon(config.momentum, config.iterations, config.block),
         optax.add_decayed_weights(config.weight_decay),
         optax.scale_by_learning_rate(learning_rate_schedule(config, config.learning_rate, steps)),
     )
-
-    def labels(params):
-        return jax.tree.map(lambda hidden: "muon" if hidden else "adamw", is_hidden_matrix(params))
-
-    return optax.chain(
-        clip, optax.partition({"muon": muon, "adamw": adamw(config.adam_learning_rate)}, labels)
-    )
+    groups = {
+        "hidden": muon,
+        "embedding": adamw(config.embedding_learning_rate, 0.0),
+        "rest": adamw(config.adam_learning_rate, 0.0),
+    }
+    return optax.chain(clip, optax.partition(groups, parameter_groups))
