@@ -69,9 +69,7 @@ def test_streaming_draws_the_same_tokens(params):
     sampling = SamplingConfig(max_tokens=40, temperature=1.0, seed=3)
     prompts = [np.array([1, 2]), np.array([5])]
     whole = draw(params, prompts, sampling)
-    pieces = list(
-        sample.stream(params, CONFIG, prompts, sampling, stop_id=NEVER, num_tokens=60, chunk=3)
-    )
+    pieces = list(sample.stream(params, CONFIG, prompts, sampling, stop_id=NEVER, num_tokens=60, chunk=3))
     assert len(pieces) > 10
     for row in range(2):
         assert np.concatenate([piece[row] for piece in pieces]).tolist() == whole[row].tolist()

@@ -27,9 +27,7 @@ def randomized(model):
     return model.eval()
 
 
-@pytest.mark.parametrize(
-    ("kv_heads", "tied", "head_width"), [(4, False, 8), (2, True, 8), (1, False, 16)]
-)
+@pytest.mark.parametrize(("kv_heads", "tied", "head_width"), [(4, False, 8), (2, True, 8), (1, False, 16)])
 def test_decoder_is_qwen3(kv_heads, tied, head_width):
     config = resolve(
         TransformerConfig(

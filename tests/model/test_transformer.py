@@ -54,9 +54,11 @@ def test_no_position_sees_a_later_token(changes):
     tokens_BT = tokens(1, 12)
 
     def logits(embedding_VD, position):
-        return Transformer(config).apply({"params": params | {"embedding": embedding_VD}}, tokens_BT)[
-            0, position
-        ].sum()
+        return (
+            Transformer(config)
+            .apply({"params": params | {"embedding": embedding_VD}}, tokens_BT)[0, position]
+            .sum()
+        )
 
     # Every token of this row is used once, so a row of the embedding's gradient belongs to one position.
     tokens_BT = jnp.arange(12)[None]

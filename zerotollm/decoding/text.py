@@ -40,9 +40,7 @@ def generate_texts(
     return [prompt + tokenizer.decode(new) for prompt, new in zip(prompts, drawn, strict=True)]
 
 
-def sample_text(
-    params: Any, model: TransformerConfig, tokenizer: Tokenizer, sampling: SamplingConfig
-) -> str:
+def sample_text(params: Any, model: TransformerConfig, tokenizer: Tokenizer, sampling: SamplingConfig) -> str:
     """`sampling.prompt` and its continuation, as training shows it."""
     return generate_texts(params, model, tokenizer, [sampling.prompt], sampling)[0]
 
