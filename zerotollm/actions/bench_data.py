@@ -16,11 +16,11 @@ SECONDS = 1.0
 
 
 def bench_data(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
-    """Measures both on this machine with the experiment's own data, and shows a table. Leaves `run_dir` alone.
+    """Measures both with the experiment's own data, and shows a table. Leaves `run_dir` alone.
 
     Returns `tokenizer_mb_per_second` (UTF-8 megabytes, all cores), `sentencepiece_mb_per_second` (the same
-    documents given to SentencePiece itself, in turn with ours), `tokenizer_time_ratio` (ours / SentencePiece's;
-    below 1 is faster) and `batch_tokens_per_second` (`dataset[step]`, one thread).
+    documents given to SentencePiece itself, in turn with ours), `tokenizer_time_ratio` (our time over
+    SentencePiece's) and `batch_tokens_per_second` (`dataset[step]`, one thread).
     """
     # Imported here: the command line reads the name of this action without waiting.
     from rich.console import Console

@@ -3,9 +3,9 @@
 A token is a run of bytes, and a text is decoded by joining the bytes of its tokens; so text can be shown as
 it is generated. How text is cut: spaces stand at the start of a token (" the"), no token spans two words, a
 line break is a token, digits stand alone, and a character that is not in the vocabulary becomes one token for
-each byte of its UTF-8 form (`byte_fallback`). Without `byte_fallback` such characters are lost: they become
-unk, which is decoded as U+FFFD. Nothing is added or removed: with normalization "identity" every text comes
-back exactly, with "nfc" or "nfkc" in that Unicode normal form.
+each byte of its UTF-8 form (`byte_fallback`). Nothing is added or removed: with normalization "identity"
+every text comes back exactly, with "nfc" or "nfkc" in that Unicode normal form. Without `byte_fallback`
+characters that are not in the vocabulary are lost: a run of them becomes one unk, decoded as U+FFFD.
 
 SentencePiece writes a space as U+2581 and cannot tell the two apart. Here U+2581 in a text is never in the
 vocabulary, and neither are U+2585 and NUL, which SentencePiece's training needs for itself.
@@ -86,7 +86,7 @@ class Tokenizer:
             ends.append(len(chunks))
         try:
             ids = self._processor.encode(chunks, out_type="numpy", num_threads=-1)
-        except RuntimeError:  # does not say what is wrong
+        except (TypeError, RuntimeError):  # which do not say what is wrong
             _refuse_surrogates(texts)
             raise
         if SPACE in chunks:
