@@ -147,6 +147,12 @@ def test_characters_are_learnt_also_beside_what_sentencepiece_trips_over():
     assert unknown == ["\0", "\u2585", "\u2581"]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_spaces_come_back_where_the_training_text_had_none(kind):
+    tokenizer = train_tokenizer(TokenizerConfig(kind, 266), ["abcabcddee\nabcabcddee"])
+    assert tokenizer.decode(tokenizer.encode("a b  c")) == "a b  c"
+
+
 # --- training
 
 
