@@ -168,9 +168,9 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
         def read(step: int, values: dict[str, float]) -> None:
             pace.step_done()
             log.add(step, values, pace.tokens_per_second)
-            pauses = {
-                "validation": (times(step, steps, config.eval_every), eval_guess),
-                "sample": (times(step, steps, config.sample_every), 2.0),
+            pauses = {  # those due after this very step are still to come
+                "validation": (times(step - 1, steps, config.eval_every), eval_guess),
+                "sample": (times(step - 1, steps, config.sample_every), 2.0),
             }
             left = pace.seconds_left(steps - step, pauses)
             display.progress(step, values["loss"], pace.tokens_per_second, left)

@@ -38,9 +38,9 @@ TOKENIZER = "tokenizer.model"
 class TokenizedSplit:
     """The documents of a split as one row of tokens."""
 
-    tokens_N: np.ndarray  # noqa: N815
+    tokens_N: np.ndarray
     """ids, mapped from disk: of every document bos, then its text. uint16, or uint32 where ids need it"""
-    document_starts_D: np.ndarray  # noqa: N815
+    document_starts_D: np.ndarray
     """int64: where in tokens_N the bos of each document is"""
     num_bytes: int
     """of the documents' text in UTF-8, as the corpus has it, before normalization"""
