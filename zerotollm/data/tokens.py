@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,8 @@ GROUP = 4_000_000
 """Characters tokenized at once: what a large corpus takes in memory is a few times this."""
 CHECKED = 64_000_000
 """Bytes; smaller files are checked for damage whenever they are opened, larger ones only for their size."""
-MANIFEST = "manifest.json"
+MANIFEST = "manifest"
+"""Its first line is the checksum of its second."""
 TOKENIZER = "tokenizer.model"
 
 
@@ -72,7 +74,7 @@ def prepare(data: DataConfig, tokenizer: TokenizerConfig) -> PreparedData:
     if not _is_intact(folder):
         _discard(folder)
         build_once(folder, lambda temporary: _build(temporary, corpus, tokenizer))
-    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    manifest = _read_manifest(folder)
     splits = {
         split: TokenizedSplit(
             _mapped(folder / f"{split}.tokens", manifest["dtype"]),
@@ -95,7 +97,16 @@ def _build(folder: Path, corpus: Corpus, config: TokenizerConfig) -> None:
     }
     files = {path.name: [path.stat().st_size, _checksum(path)] for path in sorted(folder.iterdir())}
     manifest = {"dtype": dtype.str, "num_bytes": num_bytes, "files": files}
-    (folder / MANIFEST).write_text(json.dumps(manifest), "utf-8")
+    content = json.dumps(manifest).encode()
+    (folder / MANIFEST).write_bytes(b"%d\n%s\n" % (zlib.crc32(content), content))
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """What `_build` wrote. Raises OSError where it is not there, ValueError where it is damaged."""
+    checksum, content = (folder / MANIFEST).read_bytes().split(b"\n", 1)
+    if zlib.crc32(content.strip()) != int(checksum):
+        raise ValueError(f"{folder / MANIFEST} is damaged")
+    return json.loads(content)
 
 
 def _write_split(
@@ -149,13 +160,13 @@ def _checksum(path: Path) -> int:
 def _is_intact(folder: Path) -> bool:
     """Whether all files are there with the sizes, and if they are small the content, that were written."""
     try:
-        files = json.loads((folder / MANIFEST).read_text("utf-8"))["files"]
+        files = _read_manifest(folder)["files"]
         return all(
             (folder / name).stat().st_size == size
             and (size > CHECKED or _checksum(folder / name) == checksum)
             for name, (size, checksum) in files.items()
         )
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError):
         return False
 
 
