@@ -22,7 +22,7 @@ def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) ->
     from rich.table import Table
 
     from zerotollm.data.tokens import prepare
-    from zerotollm.evaluation.loss import evaluate_split
+    from zerotollm.evaluation.loss import evaluate_split, evaluation_rows
     from zerotollm.run import cache_compiled_programs, load
     from zerotollm.training.step import make_eval_step
 
@@ -46,7 +46,7 @@ def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) ->
         run.params,
         split,
         context=shape.context,
-        batch_size=shape.batch_size // experiment.train.micro_batches,
+        batch_size=evaluation_rows(shape, experiment.train),
     )
     result = {"split": options.split, "checkpoint": options.checkpoint, "step": run.step} | measured
     write_atomically(run_dir / f"evaluation-{options.split}.json", json.dumps(result, indent=2) + "\n")

@@ -58,6 +58,8 @@ class Prepared:
     """resolved"""
     train_step: Callable[[], Callable[..., Any]]
     """gives the compiled step; waits for the compiler"""
+    eval_step: Callable[[], Callable[..., Any]]
+    """likewise"""
     state: Any
     """TrainState after `start` steps"""
     start: int
@@ -67,15 +69,16 @@ class Prepared:
 
 
 def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepared:
-    """Data, model and state; the train step compiles in a second thread meanwhile."""
+    """Data, model and state; the steps compile in other threads meanwhile."""
     # Imported here: nobody should wait for jax to hear that a run is finished or belongs to someone else.
     import jax
     import jax.numpy as jnp
 
     from zerotollm.data.tokens import prepare
+    from zerotollm.evaluation.loss import evaluation_rows
     from zerotollm.run import cache_compiled_programs
     from zerotollm.training import checkpoints
-    from zerotollm.training.step import init_state, make_train_step
+    from zerotollm.training.step import init_state, make_eval_step, make_train_step
 
     shape = experiment.data
     cache_compiled_programs(shape)
@@ -96,9 +99,11 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
     types = {"inputs": jnp.int32, "targets": jnp.int32, "segments": jnp.int32, "weights": jnp.float32}
     batch = {name: jax.ShapeDtypeStruct((shape.batch_size, shape.context), t) for name, t in types.items()}
     step = make_train_step(model, experiment.optimizer, experiment.train, masked=shape.document_mask)
-    thread = ThreadPoolExecutor(1, thread_name_prefix="compile")
-    compiled = thread.submit(lambda: step.lower(abstract_state, batch).compile())
-    thread.shutdown(wait=False)
+    evaluate = make_eval_step(model, masked=shape.document_mask)
+    eval_rows = evaluation_rows(shape, experiment.train)
+    eval_batch = {name: jax.ShapeDtypeStruct((eval_rows, shape.context), t) for name, t in types.items()}
+    threads = ThreadPoolExecutor(2, thread_name_prefix="compile")
+    train_step = threads.submit(lambda: step.lower(abstract_state, batch).compile())
 
     checkpoint = checkpoints.newest_intact(run_dir / run_directory.CHECKPOINTS, display.say)
     if checkpoint:
@@ -110,6 +115,9 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
             )
     else:
         state, notes = make_state(), {"losses": [], "step_seconds": 0.0, "seconds": 0.0, "validation": None}
+    # Only now: with three compilers at once, two cores would finish the first that is needed last.
+    eval_step = threads.submit(lambda: evaluate.lower(abstract_state.params, eval_batch).compile())
+    threads.shutdown(wait=False)
     start = checkpoint.step if checkpoint else 0
     num_parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_state.params))
     tokens = len(data.splits["train"].tokens_N)
@@ -118,7 +126,18 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
         f"{experiment.train.steps * shape.batch_size * shape.context / tokens:.1f} times"
         + (f"; going on after step {start}" if start else "")
     )
-    return Prepared(experiment, run_dir, data, model, compiled.result, state, start, notes, num_parameters)
+    return Prepared(
+        experiment,
+        run_dir,
+        data,
+        model,
+        train_step.result,
+        eval_step.result,
+        state,
+        start,
+        notes,
+        num_parameters,
+    )
 
 
 def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
@@ -131,17 +150,14 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
 
     from zerotollm.data.batches import training_batches
     from zerotollm.decoding.text import sample_text
-    from zerotollm.evaluation.loss import evaluate_split
+    from zerotollm.evaluation.loss import evaluate_split, evaluation_rows
     from zerotollm.training.checkpoints import CheckpointWriter
     from zerotollm.training.metrics import MetricsWriter, StepLog
-    from zerotollm.training.step import make_eval_step
     from zerotollm.training.stream import Behind, prefetched
 
     shape, config, steps = run.experiment.data, run.experiment.train, run.experiment.train.steps
     train_split, validation_split = run.data.splits["train"], run.data.splits["validation"]
     pace = Pace(shape.batch_size * shape.context, run.notes["step_seconds"])
-    eval_step = make_eval_step(run.model, masked=shape.document_mask)
-    eval_rows = shape.batch_size // config.micro_batches
     # In steps, until it was timed: the forward pass is a third of a step.
     eval_guess = len(validation_split.tokens_N) / pace.tokens_per_step / 3
     state, notes, text_fingerprint = run.state, run.notes, _fingerprint(train_split)
@@ -187,7 +203,11 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
                 behind.drain()
                 with pace.pause("validation"):
                     validation = evaluate_split(
-                        eval_step, state.params, validation_split, context=shape.context, batch_size=eval_rows
+                        run.eval_step(),
+                        state.params,
+                        validation_split,
+                        context=shape.context,
+                        batch_size=evaluation_rows(shape, config),
                     )
                 loss, bpb = validation["loss"], validation["bpb"]
                 display.validation(step, loss, bpb, best=log.validation(step, loss, bpb))

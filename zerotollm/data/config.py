@@ -20,7 +20,7 @@ class DataConfig:
     """own files, and tfds sets without such a split: share of the text kept for the final test"""
     context: int = 128
     """tokens in a window"""
-    batch_size: int = 16
+    batch_size: int = 8
     """windows in a step, over all processes and micro-batches"""
     document_mask: bool = False
     """attention sees only the tokens of its own document"""
@@ -32,7 +32,7 @@ class TokenizerConfig:
 
     kind: Literal["bpe", "unigram", "char"] = "bpe"
     """bpe (Sennrich 2016, arXiv:1508.07909), unigram (Kudo 2018, arXiv:1804.10959) or single characters"""
-    vocab_size: int = 2048
+    vocab_size: int = 4096
     """pieces, special and byte pieces included; for char an upper limit"""
     byte_fallback: bool = True
     """unseen characters become their UTF-8 bytes, so that any text round-trips"""

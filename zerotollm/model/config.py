@@ -16,9 +16,9 @@ class TransformerConfig:
     """longest context the model is built for; 0: the context it is trained with"""
     num_layers: int = 4
     """Transformer blocks"""
-    width: int = 256
+    width: int = 192
     """model width D"""
-    num_heads: int = 4
+    num_heads: int = 3
     """query heads H"""
     num_kv_heads: int = 0
     """key and value heads K (GQA, arXiv:2305.13245); 0: as many as query heads"""
