@@ -55,7 +55,7 @@ def commands(experiment: Experiment, run_dir: Path) -> list[tuple[str, str]]:
     if run_dir != Path("runs") / experiment.name:
         launch += f" --run-dir {run_dir}"
     return [
-        ("let it write", f'{launch} generate --prompt "In the beginning"'),
+        ("let it write", f'{launch} generate --prompt "{experiment.sample.prompt or "In the beginning"}"'),
         ("the held-out test documents", f"{launch} evaluate --split test"),
         ("look inside", f"python -i -c \"import zerotollm; run = zerotollm.load('{run_dir}')\""),
     ]

@@ -169,7 +169,12 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
         directory = run.run_dir / run_directory.CHECKPOINTS
         writer = stack.enter_context(closing(CheckpointWriter(directory, config.keep)))
         dataset = training_batches(
-            train_split, context=shape.context, batch_size=shape.batch_size, seed=config.seed
+            train_split,
+            context=shape.context,
+            batch_size=shape.batch_size,
+            seed=config.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
         )
         batches = stack.enter_context(closing(prefetched(dataset, run.start, steps, jax.device_put)))
         log = StepLog(
