@@ -38,8 +38,9 @@ def experiment() -> Experiment:
             adam_learning_rate=0.02,
             embedding_learning_rate=0.1,
             warmup_steps=5,
-            decay_fraction=0.8,
+            decay_fraction=1.0,
+            momentum=0.9,
         ),
-        train=replace(parent.train, steps=340),
+        train=replace(parent.train, steps=380),
         sample=replace(parent.sample, prompt="ROMEO:", max_tokens=200),
     )

@@ -9,11 +9,19 @@ Expected: to be measured (aim: at most 1.43 nats per character over the last 10 
 
 from dataclasses import replace
 
+from experiments.base import experiment as base
 from experiments.shakespeare_char import experiment as shakespeare_char
 from zerotollm.experiment import Experiment
 
 
 def experiment() -> Experiment:
-    """`shakespeare_char` with a context of 256 characters."""
+    """`shakespeare_char` with the model and the rates of `base`, a context of 256 characters and more steps."""
     parent = shakespeare_char()
-    return replace(parent, name="shakespeare_char_best", data=replace(parent.data, context=256))
+    return replace(
+        parent,
+        name="shakespeare_char_best",
+        data=replace(parent.data, context=256, batch_size=4),
+        model=base().model,
+        optimizer=replace(base().optimizer, learning_rate=0.01, decay_fraction=0.7),
+        train=replace(parent.train, steps=2800),
+    )

@@ -16,7 +16,7 @@ MODULES = {
 
 # Lowest first. A module imports from layers below its own and from its own package, never from one beside it.
 LAYERS = [
-    {"zerotollm.errors", "zerotollm.suggest"},
+    {"zerotollm.errors", "zerotollm.suggest", "zerotollm.allocator"},
     {"zerotollm.files", "zerotollm.randomness"},
     {"zerotollm.model", "zerotollm.data"},
     {

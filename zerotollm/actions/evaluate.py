@@ -46,7 +46,7 @@ def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) ->
         run.params,
         split,
         context=shape.context,
-        batch_size=evaluation_rows(shape, experiment.train),
+        batch_size=evaluation_rows(shape.batch_size // experiment.train.micro_batches),
     )
     result = {"split": options.split, "checkpoint": options.checkpoint, "step": run.step} | measured
     write_atomically(run_dir / f"evaluation-{options.split}.json", json.dumps(result, indent=2) + "\n")

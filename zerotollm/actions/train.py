@@ -17,6 +17,7 @@ from zerotollm import run_directory
 from zerotollm.actions.interrupts import StoppedError, stop_requests
 from zerotollm.actions.progress import Display, Pace
 from zerotollm.actions.summary import commands, rows, summarize
+from zerotollm.allocator import LARGE_STEP, keep_freed_memory
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.files import write_atomically
@@ -70,6 +71,9 @@ class Prepared:
 
 def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepared:
     """Data, model and state; the steps compile in other threads meanwhile."""
+    shape = experiment.data
+    if shape.batch_size * shape.context * experiment.model.width >= LARGE_STEP:
+        keep_freed_memory()
     # Imported here: nobody should wait for jax to hear that a run is finished or belongs to someone else.
     import jax
     import jax.numpy as jnp
@@ -80,7 +84,6 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
     from zerotollm.training import checkpoints
     from zerotollm.training.step import init_state, make_eval_step, make_train_step
 
-    shape = experiment.data
     cache_compiled_programs(shape)
     display.say(f"data: {shape.corpus}")
     data = prepare(shape, experiment.tokenizer)
@@ -100,7 +103,7 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
     batch = {name: jax.ShapeDtypeStruct((shape.batch_size, shape.context), t) for name, t in types.items()}
     step = make_train_step(model, experiment.optimizer, experiment.train, masked=shape.document_mask)
     evaluate = make_eval_step(model, masked=shape.document_mask)
-    eval_rows = evaluation_rows(shape, experiment.train)
+    eval_rows = evaluation_rows(shape.batch_size // experiment.train.micro_batches)
     eval_batch = {name: jax.ShapeDtypeStruct((eval_rows, shape.context), t) for name, t in types.items()}
     threads = ThreadPoolExecutor(2, thread_name_prefix="compile")
     train_step = threads.submit(lambda: step.lower(abstract_state, batch).compile())
@@ -212,7 +215,7 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
                         state.params,
                         validation_split,
                         context=shape.context,
-                        batch_size=evaluation_rows(shape, config),
+                        batch_size=evaluation_rows(shape.batch_size // config.micro_batches),
                     )
                 loss, bpb = validation["loss"], validation["bpb"]
                 display.validation(step, loss, bpb, best=log.validation(step, loss, bpb))

@@ -6,17 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from zerotollm.data.batches import evaluation_batches
-from zerotollm.data.config import DataConfig
 from zerotollm.data.tokens import TokenizedSplit
-from zerotollm.training.config import TrainConfig
 
 IN_FLIGHT = 4
 """Batches given to the device before the first is read: it never waits, and memory stays bounded."""
 
 
-def evaluation_rows(data: DataConfig, train: TrainConfig) -> int:
+def evaluation_rows(micro_batch_size: int) -> int:
     """Windows in an evaluation batch: four micro-batches, since no activation is kept for a backward pass."""
-    return 4 * data.batch_size // train.micro_batches
+    return 4 * micro_batch_size
 
 
 def evaluate_split(
