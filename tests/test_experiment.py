@@ -138,8 +138,8 @@ def test_the_default_experiment_is_valid():
         ("tokenizer.vocab_size", 260, "at least 261"),
         ("model.num_layers", 0, "above 0"),
         ("model.width", 250, "is not divisible by"),
-        ("model.num_heads", 3, "take 2 heads"),
-        ("model.num_kv_heads", 3, "does not divide"),
+        ("model.num_heads", 5, "take 4 heads"),
+        ("model.num_kv_heads", 2, "does not divide"),
         ("model.head_width", 7, "even"),
         ("model.max_length", 64, "data.context 128 is longer than model.max_length 64"),
         ("model.vocab_size", -64, "must be 0"),
@@ -153,7 +153,7 @@ def test_the_default_experiment_is_valid():
         ("optimizer.iterations", 6, "at most 5"),
         ("train.steps", 0, "at least 1"),
         ("train.steps", True, "whole number"),
-        ("train.micro_batches", 3, "does not divide data.batch_size 16"),
+        ("train.micro_batches", 3, "does not divide data.batch_size 8"),
         ("train.seed", 2**32, "at most 4294967295"),
         ("train.keep", 0, "at least 1"),
         ("sample.temperature", -1.0, "at least 0"),
@@ -186,7 +186,7 @@ def test_held_out_fractions_leave_something_to_train_on():
 @pytest.mark.parametrize("feed_forward", ["swiglu", "gelu", "relu", "relu2"])
 @pytest.mark.parametrize("width", [32, 64, 128, 256, 768])
 def test_resolving_fills_the_zeros_once_and_keeps_the_cost_of_the_feed_forward(feed_forward, width):
-    config = TransformerConfig(width=width, feed_forward=feed_forward)
+    config = TransformerConfig(width=width, num_heads=4, feed_forward=feed_forward)
     resolved = resolve(config, vocab_size=2001, context=96)
     assert resolve(resolved, vocab_size=2001, context=96) == resolved
     assert 0 not in (resolved.num_kv_heads, resolved.head_width, resolved.ff_width)
@@ -199,7 +199,9 @@ def test_resolving_fills_the_zeros_once_and_keeps_the_cost_of_the_feed_forward(f
 
 
 def test_resolving_keeps_what_was_given():
-    config = TransformerConfig(vocab_size=4096, max_length=512, num_kv_heads=2, head_width=32, ff_width=100)
+    config = TransformerConfig(
+        vocab_size=4096, max_length=512, num_heads=4, num_kv_heads=2, head_width=32, ff_width=100
+    )
     assert resolve(config, vocab_size=2048, context=128) == config
 
 
