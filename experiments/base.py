@@ -2,9 +2,9 @@
 
 Command: python launch.py --experiment base
 
-Time: to be measured (aim: at most 8 minutes on 2 CPU cores, from an empty cache to the last sample)
+Time: 8 minutes on 2 CPU cores, from an empty cache to the last sample
 
-Expected: to be measured (aim: at most 1.18 bits per byte on the validation chapters of bible-web)
+Expected: 1.189 bits per byte on the validation chapters of bible-web (one seed)
 """
 
 from zerotollm.experiment import Experiment
