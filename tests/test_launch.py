@@ -114,7 +114,7 @@ def test_generate_takes_the_experiment_from_the_run_directory(calls, tmp_path, b
 def test_what_was_trained_cannot_be_changed_afterwards(calls, tmp_path, base, capsys):
     (tmp_path / "config.json").write_text(to_json(base))
     assert launch("--run-dir", str(tmp_path), "generate", "--model.width", "512") == 2
-    assert "was trained with model.width 256, not 512" in capsys.readouterr().err
+    assert "was trained with model.width 192, not 512" in capsys.readouterr().err
     assert not calls
 
 

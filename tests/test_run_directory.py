@@ -25,7 +25,7 @@ def test_another_experiment_is_refused_by_the_fields_that_differ(tmp_path):
     run_directory.claim(tmp_path, Experiment())
     other = Experiment()
     other = replace(other, model=replace(other.model, width=512), train=replace(other.train, seed=3))
-    with pytest.raises(UsageError, match=r"model\.width 256 \(now 512\), train\.seed 0 \(now 3\)") as caught:
+    with pytest.raises(UsageError, match=r"model\.width 192 \(now 512\), train\.seed 0 \(now 3\)") as caught:
         run_directory.claim(tmp_path, other)
     assert "\n" not in str(caught.value)
 

@@ -145,7 +145,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch, found)
         assert checkpoints.newest_intact(disk / "checkpoints", print).step == 1
         assert sorted(p.name for p in (disk / "checkpoints").iterdir()) == ["00000001"]
     finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
