@@ -29,15 +29,21 @@ class TrainState(NamedTuple):
     """optax state"""
 
 
-def init_params(model: TransformerConfig, seed: int) -> Any:
+def init_params(model: TransformerConfig, seed: int | jax.Array) -> Any:
     """Fresh parameters: a nested dict of float32 arrays."""
     tokens_BT = jnp.zeros((1, 1), jnp.int32)
     return Transformer(model).init(stream_key(seed, "init", 0), tokens_BT)["params"]
 
 
-def init_state(model: TransformerConfig, optimizer: OptimizerConfig, train: TrainConfig) -> TrainState:
-    """The state before the first step. Works under `jax.jit` and `jax.eval_shape`."""
-    params = init_params(model, train.seed)
+def init_state(
+    model: TransformerConfig,
+    optimizer: OptimizerConfig,
+    train: TrainConfig,
+    seed: int | jax.Array | None = None,
+) -> TrainState:
+    """The state before the first step, of `seed` or else `train.seed`. Works under `jax.jit`, `jax.vmap` and
+    `jax.eval_shape`."""
+    params = init_params(model, train.seed if seed is None else seed)
     opt_state = make_optimizer(optimizer, train.steps).init(params)
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
 
@@ -60,7 +66,19 @@ def batch_loss(
 def make_train_step(
     model: TransformerConfig, optimizer: OptimizerConfig, train: TrainConfig, *, masked: bool = False
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The compiled step; it consumes the state that it is given (donated buffers).
+    """The step of `train.seed`, compiled; it consumes the state that it is given (donated buffers)."""
+    step = seeded_train_step(model, optimizer, train, masked=masked)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        return step(state, batch, train.seed)
+
+    return jax.jit(train_step, donate_argnums=0)
+
+
+def seeded_train_step(
+    model: TransformerConfig, optimizer: OptimizerConfig, train: TrainConfig, *, masked: bool = False
+) -> Callable[[TrainState, Batch, int | jax.Array], tuple[TrainState, Metrics]]:
+    """(state, batch, seed) -> (state, metrics), a pure function to be jitted, or vmapped over several seeds.
 
     Batch: "inputs", "targets", "segments" (B, T) int32 and "weights" (B, T) float32. `masked` keeps attention
     inside a document. With `train.micro_batches` the gradients of equal parts of the batch are summed by
@@ -78,8 +96,8 @@ def make_train_step(
         (total, _), gradients = jax.value_and_grad(nats, has_aux=True)(params)
         return total, gradients
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        key = stream_key(train.seed, "dropout", state.step)
+    def train_step(state: TrainState, batch: Batch, seed: int | jax.Array) -> tuple[TrainState, Metrics]:
+        key = stream_key(seed, "dropout", state.step)
         if parts == 1:
             total, gradients = nats_and_gradients(state.params, batch, key)
         else:
@@ -102,7 +120,7 @@ def make_train_step(
         }
         return TrainState(state.step + 1, params, opt_state), metrics
 
-    return jax.jit(train_step, donate_argnums=0)
+    return train_step
 
 
 def make_eval_step(

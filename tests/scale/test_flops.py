@@ -1,0 +1,59 @@
+"""The counts against the parameters that exist and the operations that XLA counts."""
+
+import math
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.model.transformer import Transformer
+from zerotollm.scale.flops import forward_flops, num_parameters, train_flops
+from zerotollm.training.step import init_params
+
+BASE = TransformerConfig(num_layers=3, width=64, num_heads=4, num_kv_heads=2)
+CONTEXT = 32
+CHANGES = [
+    {},
+    {"norm": "layer"},
+    {"norm_position": "post"},
+    {"position": "learned"},
+    {"feed_forward": "gelu"},
+    {"tie_embeddings": True},
+    {"qk_norm": False},
+    {"num_kv_heads": 1, "head_width": 32},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_parameters_are_those_that_exist(change):
+    model = resolve(replace(BASE, **change), vocab_size=256, context=CONTEXT)
+    params = jax.eval_shape(lambda: init_params(model, 0))
+    assert num_parameters(model) == sum(math.prod(x.shape) for x in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_forward_flops_are_the_matrix_products_of_the_program(change):
+    model = resolve(replace(BASE, **change), vocab_size=256, context=CONTEXT)
+    program = jax.make_jaxpr(
+        lambda params, tokens_BT: Transformer(model).apply({"params": params}, tokens_BT)
+    )
+    tokens_BT = jnp.zeros((2, CONTEXT), jnp.int32)
+    jaxpr = program(jax.eval_shape(lambda: init_params(model, 0)), tokens_BT)
+    assert forward_flops(model, CONTEXT) * tokens_BT.size == product_flops(jaxpr.jaxpr)
+    assert train_flops(model, CONTEXT) == 3 * forward_flops(model, CONTEXT)
+
+
+def product_flops(jaxpr) -> int:
+    """2 x (size of the result) x (length of the contracted axes), over all dot_generals, inner programs too."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * depth
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", value)  # closed or open
+            total += product_flops(inner) if hasattr(inner, "eqns") else 0
+    return total

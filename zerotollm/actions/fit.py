@@ -1,0 +1,166 @@
+"""fit: an experiment trained in memory, for measuring: no run directory, no samples, no checkpoints.
+
+Several seeds can train at once, as one program (`jax.vmap`), with the results of one at a time.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from zerotollm.errors import RunError
+from zerotollm.experiment import Experiment
+from zerotollm.model.config import TransformerConfig, resolve
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """One seed of an experiment, trained to its last step."""
+
+    seed: int
+    params: Any
+    """nested dict of float32 arrays"""
+    losses: list[float]
+    """training loss of every step, nats per token"""
+    validation: dict[str, float | int]
+    """`loss`, `bpb`, `tokens` and `bytes` of `zerotollm.evaluation.loss.evaluate_split`"""
+    step_seconds: float
+    """spent in steps, from the second on; of all seeds together where they trained at once"""
+    tokens_per_second: float
+    """in steps, from the second on; of this seed alone"""
+
+
+@dataclass(frozen=True)
+class Programs:
+    """An experiment's data, and its step compiled for any seed: compile once, fit many seeds."""
+
+    experiment: Experiment
+    data: Any
+    """PreparedData"""
+    model: TransformerConfig
+    """resolved"""
+    lanes: int
+    """seeds that train at once; 0: one, without vmap"""
+    init: Callable[..., Any]
+    """seed [lanes] -> state"""
+    step: Callable[..., Any]
+    """state, batch, seed -> state, metrics"""
+    evaluate: Callable[..., Any]
+    """params, batch -> nats and tokens, of a single lane"""
+    compile_seconds: float
+
+
+def compile_programs(experiment: Experiment, lanes: int = 0) -> Programs:
+    """Prepares the data and compiles. Raises UsageError where the experiment cannot be run."""
+    import jax
+    import jax.numpy as jnp
+
+    from zerotollm.data.tokens import prepare
+    from zerotollm.evaluation.loss import evaluation_rows
+    from zerotollm.training.step import init_state, make_eval_step, seeded_train_step
+
+    shape, train = experiment.data, experiment.train
+    data = prepare(shape, experiment.tokenizer)
+    model = resolve(experiment.model, vocab_size=data.tokenizer.vocab_size, context=shape.context)
+    init = partial(init_state, model, experiment.optimizer, train)
+    step = seeded_train_step(model, experiment.optimizer, train, masked=shape.document_mask)
+    if lanes:
+        init, step = jax.vmap(init), jax.vmap(step)
+    lead = (lanes,) if lanes else ()
+    seed = jax.ShapeDtypeStruct(lead, jnp.uint32)
+    types = {"inputs": jnp.int32, "targets": jnp.int32, "segments": jnp.int32, "weights": jnp.float32}
+
+    def batch(lead: tuple[int, ...], rows: int) -> dict[str, Any]:
+        return {name: jax.ShapeDtypeStruct((*lead, rows, shape.context), t) for name, t in types.items()}
+
+    begun = time.monotonic()
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    make_state = jax.jit(init, compiler_options=quick).lower(seed).compile()
+    state = jax.eval_shape(init, seed)
+    train_step = jax.jit(step, donate_argnums=0).lower(state, batch(lead, shape.batch_size), seed).compile()
+    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[len(lead) :], x.dtype), state.params)
+    rows = evaluation_rows(shape.batch_size // train.micro_batches)
+    evaluate = make_eval_step(model, masked=shape.document_mask).lower(params, batch((), rows)).compile()
+    seconds = time.monotonic() - begun
+    return Programs(experiment, data, model, lanes, make_state, train_step, evaluate, seconds)
+
+
+def fit(
+    programs: Programs, seeds: Sequence[int], progress: Callable[[int], None] = lambda step: None
+) -> list[Fitted]:
+    """Trains `seeds` (as many as the programs have lanes; one without) and validates each.
+
+    A seed decides initialization, data order and dropout, exactly as `train.seed` does in `train`.
+    `progress(step)` is called after every step, and a step or two before the device has done it. Raises
+    RunError where a loss is no longer finite.
+    """
+    import jax
+    import numpy as np
+
+    from zerotollm.data.batches import training_batches
+    from zerotollm.evaluation.loss import evaluate_split, evaluation_rows
+    from zerotollm.training.stream import prefetched
+
+    if len(seeds) != max(1, programs.lanes):
+        raise ValueError(f"{len(seeds)} seeds for {max(1, programs.lanes)} lanes")
+    shape, train, split = programs.experiment.data, programs.experiment.train, programs.data.splits["train"]
+    datasets = [
+        training_batches(split, context=shape.context, batch_size=shape.batch_size, seed=seed)
+        for seed in seeds
+    ]
+    if programs.lanes:
+        seed = np.asarray(seeds, np.uint32)
+        batches = _Stacked(datasets)
+    else:
+        seed = np.uint32(seeds[0])
+        batches = datasets[0]
+    state = programs.init(seed)
+    losses = []
+    begun = time.monotonic()
+    for step, batch in enumerate(prefetched(batches, 0, train.steps, jax.device_put), 1):
+        state, metrics = programs.step(state, batch, seed)
+        losses.append(metrics["loss"])
+        if step == 1:
+            jax.block_until_ready(losses)
+            begun = time.monotonic()
+        elif step > 2:
+            losses[-3] = np.asarray(losses[-3])
+            _check(losses[-3], step - 2)
+        progress(step)
+    losses_SN = np.stack([np.asarray(loss) for loss in losses], axis=-1).reshape(len(seeds), -1)
+    _check(losses_SN, train.steps)
+    seconds = time.monotonic() - begun
+    speed = (train.steps - 1) * shape.batch_size * shape.context / max(seconds, 1e-9)
+    fitted = []
+    for lane, number in enumerate(seeds):
+        params = jax.tree.map(lambda x, lane=lane: x[lane], state.params) if programs.lanes else state.params
+        validation = evaluate_split(
+            programs.evaluate,
+            params,
+            programs.data.splits["validation"],
+            context=shape.context,
+            batch_size=evaluation_rows(shape.batch_size // train.micro_batches),
+        )
+        fitted.append(Fitted(number, params, losses_SN[lane].tolist(), validation, seconds, speed))
+    return fitted
+
+
+@dataclass(frozen=True)
+class _Stacked:
+    """Batches of several seeds as one, with the seeds on a new first axis."""
+
+    datasets: list[Any]
+
+    def __getitem__(self, step: int) -> dict[str, Any]:
+        import numpy as np
+
+        batches = [dataset[step] for dataset in self.datasets]
+        return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def _check(loss: Any, step: int) -> None:
+    import numpy as np
+
+    if not np.isfinite(loss).all():
+        raise RunError(f"the loss was no longer finite by step {step}: lower optimizer.learning_rate")
