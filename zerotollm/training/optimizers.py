@@ -99,7 +99,7 @@ def parameter_groups(params) -> dict:
         names = {entry.key for entry in path}
         if names & {"embedding", "positions"}:
             return "embedding"
-        return "hidden" if leaf.ndim == 2 and "head" not in names else "rest"
+        return "hidden" if leaf.ndim == 2 and not names & {"head", "token_shift"} else "rest"
 
     return jax.tree_util.tree_map_with_path(group, params)
 
