@@ -8,12 +8,23 @@ With the defaults of `TransformerConfig` (RMSNorm, RoPE, SwiGLU, QK-norm, GQA) t
 of Qwen3 (arXiv:2505.09388), so that trained weights can be written in that format.
 """
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from zerotollm.model.config import TransformerConfig
-from zerotollm.model.layers import Attention, FeedForward, KVCache, Norm, fan_in_normal, linear, sinusoid
+from zerotollm.model.layers import (
+    Attention,
+    Dropout,
+    FeedForward,
+    KVCache,
+    Norm,
+    fan_in_normal,
+    linear,
+    sinusoid,
+)
 
 
 def causal_mask(segments_BT: jax.Array | None, length: int) -> jax.Array:
@@ -67,7 +78,7 @@ class Block(nn.Module):
             ("feed_forward", FeedForward(c, name="feed_forward")),
         ):
             norm = Norm(c, name=f"{name}_norm")
-            dropout = nn.Dropout(c.dropout, deterministic=deterministic)
+            dropout = partial(Dropout(c.dropout), deterministic=deterministic)
             if c.norm_position == "pre":
                 x_BTD = x_BTD + dropout(sublayer(norm(x_BTD)))
             else:
@@ -148,7 +159,7 @@ class Transformer(nn.Module):
         elif c.position == "learned":
             table_TD = self.param("positions", nn.initializers.normal(0.02), (c.max_length, c.width))
             x_BTD += table_TD[positions_BT]
-        x_BTD = nn.Dropout(c.dropout, deterministic=deterministic)(x_BTD)
+        x_BTD = Dropout(c.dropout)(x_BTD, deterministic=deterministic)
 
         new_caches = []
         for i in range(c.num_layers):
