@@ -29,6 +29,7 @@ PARENTS = {
             "tokenizer.byte_fallback",
             "model.num_layers",
             "model.width",
+            "model.token_shift",
             "optimizer.learning_rate",
             "optimizer.adam_learning_rate",
             "optimizer.embedding_learning_rate",
