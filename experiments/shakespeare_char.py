@@ -30,9 +30,10 @@ def experiment() -> Experiment:
             validation_fraction=0.1,
             test_fraction=0.0,
             context=64,
+            batch_size=8,
         ),
         tokenizer=replace(parent.tokenizer, kind="char", byte_fallback=False),
-        model=replace(parent.model, num_layers=2, width=96, token_shift=3),
+        model=replace(parent.model, num_layers=2, width=96, token_shift=3, dropout=0.0),
         optimizer=replace(
             parent.optimizer,
             learning_rate=0.03,

@@ -45,7 +45,7 @@ class TransformerConfig:
     """embeddings of this many earlier tokens are added, with learned weights (RWKV, arXiv:2305.13048)"""
     embedding_scale: bool = False
     """multiply embeddings by sqrt(width) (arXiv:1706.03762, section 3.4)"""
-    dropout: float = 0.0
+    dropout: float = 0.1
     """rate on each sub-layer's output and on the embedding sum (arXiv:1706.03762, section 5.4)"""
     logit_soft_cap: float = 0.0
     """logits become cap x tanh(logits / cap) (Gemma 2, arXiv:2408.00118); 0: none"""

@@ -46,17 +46,17 @@ class OptimizerConfig:
 class TrainConfig:
     """Length, rhythm and seeds of a run."""
 
-    steps: int = 3000
+    steps: int = 3300
     """optimizer steps"""
     seed: int = 0
     """of initialization, data order and dropout"""
     micro_batches: int = 1
     """a step's batch is split in this many parts whose gradients are averaged"""
-    eval_every: int = 750
+    eval_every: int = 825
     """steps between validations of the whole split; 0: only at the end"""
-    sample_every: int = 750
+    sample_every: int = 825
     """steps between samples shown and kept; 0: only at the end"""
-    checkpoint_every: int = 750
+    checkpoint_every: int = 825
     """steps between checkpoints; 0: only at the end"""
     keep: int = 2
     """newest checkpoints kept, besides the best one"""
