@@ -156,11 +156,11 @@ def size(run: Experiment, vocab_size: int) -> tuple[int, int]:
 
 
 def seconds_left(trained: Sequence[dict[str, Any]], waiting: Sequence[Experiment]) -> float:
-    """At the rate of what this process has trained: operations take time, and so does each compilation."""
-    vocab_size = trained[-1]["vocab_size"]
-    compiling = sum(record["compile_seconds"] for record in trained)
-    rate = sum(r["parameters"] * r["tokens"] for r in trained) / (
-        sum(r["seconds"] for r in trained) - compiling
-    )
-    work = sum(N * D for N, D in (size(run, vocab_size) for run in waiting))
-    return work / rate + len(waiting) * compiling / len(trained)
+    """From what this process has trained: each run compiles, then works at the rate of the fastest.
+
+    Small models, which come first, keep a machine less busy than those that take most of the time.
+    """
+    compiling = sum(record["compile_seconds"] for record in trained) / len(trained)
+    rate = max(r["parameters"] * r["tokens"] / (r["seconds"] - r["compile_seconds"]) for r in trained)
+    sizes = [size(run, trained[0]["vocab_size"]) for run in waiting]
+    return sum(N * D for N, D in sizes) / rate + len(waiting) * compiling

@@ -5,6 +5,7 @@ Pure functions of the fit: the same bytes each time.
 
 from collections.abc import Sequence
 from io import BytesIO
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from zerotollm.scale.law import COVER, Fit, Point, Prediction, optimal_parameters
@@ -40,8 +41,15 @@ def picture(fit: Fit, prediction: Prediction, measured: Point) -> bytes:
         figure = Figure(figsize=(13, 6), layout="constrained")
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2, sharey=True)
-        figure.suptitle(_formula(fit), fontsize=14, color=INK)
-        _panel(left, SIZES, by_size(fit, measured), "tokens trained on, D")
+        sizes = by_size(fit, measured)
+        seen = [*(point.bpb for point in fit.points), measured.bpb, prediction.low, prediction.high]
+        seen += [curve.line_y[-1] for curve in sizes]
+        room = 0.08 * (max(seen) - min(seen))
+        left.set_ylim(min(seen) - room, max(seen) + room)
+        figure.suptitle(
+            _formula(fit, "$L(N, D) = {} + {} / N^{{{}}} + {} / D^{{{}}}$"), fontsize=15, color=INK
+        )
+        _panel(left, SIZES, sizes, "tokens trained on, D")
         _panel(right, BUDGETS, by_budget(fit, measured), "parameters, N")
         for axes, x in ((left, measured.tokens), (right, measured.parameters)):
             error = [[prediction.value - prediction.low], [prediction.high - prediction.value]]
@@ -52,7 +60,7 @@ def picture(fit: Fit, prediction: Prediction, measured: Point) -> bytes:
         left.set_ylabel("validation loss, bits per byte")
         best_x, best_y = best_line(fit, measured)
         right.plot(best_x, best_y, ":", color=INK, lw=1.5, zorder=1)
-        _legend(right, prediction, measured)
+        _legend(left, prediction, measured)
         file = BytesIO()
         figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
     return file.getvalue()
@@ -109,7 +117,8 @@ def interactive(fit: Fit, prediction: Prediction, measured: Point) -> str:
     figure.update_xaxes(type="log", title_text="tokens trained on, D", row=1, col=1)
     figure.update_xaxes(type="log", title_text="parameters, N", row=1, col=2)
     figure.update_yaxes(title_text="validation loss, bits per byte", row=1, col=1)
-    figure.update_layout(template="simple_white", title_text=_formula(fit), height=640)
+    title = _formula(fit, "L(N, D) = {} + {} / N<sup>{}</sup> + {} / D<sup>{}</sup>")
+    figure.update_layout(template="simple_white", title_text=title, height=640)
     return figure.to_html(include_plotlyjs=True, full_html=True, div_id="scaling")
 
 
@@ -141,11 +150,11 @@ def by_budget(fit: Fit, measured: Point) -> list[Curve]:
         compute = group[0].compute
         x, y = [float(p.parameters) for p in group], [p.bpb for p in group]
         # Near its runs only: a budget says nothing of sizes that it could hardly train.
-        near = line[(line > min(x) / 1.6) & (line < max(x) * 1.6)]
+        near = line[(line > min(x) / 1.3) & (line < max(x) * 1.3)]
         losses = fit.law(near, compute / 6 / near)
-        curves.append(Curve(f"C = {compute:.2g}", color, near.tolist(), losses.tolist(), x, y))
-    near = line[line > measured.parameters / 6]
-    return [*curves, _next(fit, measured, f"C = {measured.compute:.2g}", near, by_tokens=False)]
+        curves.append(Curve(f"C = {power(compute)}", color, near.tolist(), losses.tolist(), x, y))
+    near = line[line > measured.parameters / 4]
+    return [*curves, _next(fit, measured, f"C = {power(measured.compute)}", near, by_tokens=False)]
 
 
 def best_line(fit: Fit, measured: Point) -> tuple[list[float], list[float]]:
@@ -172,6 +181,11 @@ def human(number: float) -> str:
     return f"{number:.0f}"
 
 
+def power(number: float) -> str:
+    """2.5e11: two digits."""
+    return f"{number:.2g}".replace("e+", "e")
+
+
 def _next(fit: Fit, measured: Point, label: str, line: Any, *, by_tokens: bool) -> Curve:
     if by_tokens:
         x, losses = float(measured.tokens), fit.law(float(measured.parameters), line)
@@ -188,9 +202,20 @@ def _colors(count: int) -> list[str]:
     return [to_hex(colormaps["viridis_r"](0.15 + 0.8 * i / max(1, count - 1))) for i in range(count)]
 
 
-def _formula(fit: Fit) -> str:
+def _formula(fit: Fit, pattern: str) -> str:
     law = fit.law
-    return f"L(N, D) = {law.E:.2f} + {law.A:.3g} / N^{law.alpha:.2f} + {law.B:.3g} / D^{law.beta:.2f}"
+    return pattern.format(
+        f"{law.E:.2f}", f"{law.A:.3g}", f"{law.alpha:.2f}", f"{law.B:.3g}", f"{law.beta:.2f}"
+    )
+
+
+def _apart(heights: Sequence[float], least: float) -> list[float]:
+    """The same heights, moved up where they stand closer than `least` to the one below."""
+    moved = list(heights)
+    order = sorted(range(len(moved)), key=moved.__getitem__)
+    for below, above in pairwise(order):
+        moved[above] = max(moved[above], moved[below] + least)
+    return moved
 
 
 def _panel(axes: Any, title: str, curves: Sequence[Curve], label: str) -> None:
@@ -199,7 +224,7 @@ def _panel(axes: Any, title: str, curves: Sequence[Curve], label: str) -> None:
     axes.set_title(title, fontsize=12, color=INK, loc="left")
     axes.set_xscale("log")
     axes.set_xlabel(label)
-    axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 3, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: human(x)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(axis="y", color="#e6e6e6", lw=0.8)
@@ -209,9 +234,12 @@ def _panel(axes: Any, title: str, curves: Sequence[Curve], label: str) -> None:
         axes.plot(curve.line_x, curve.line_y, "--" if held_out else "-", color=curve.color, lw=1.4, zorder=2)
         if not held_out:
             axes.plot(curve.x, curve.y, "o", color=curve.color, ms=7, mec="white", mew=0.8, zorder=3)
+    low, high = axes.get_ylim()
+    heights = _apart([curve.line_y[-1] for curve in curves], 0.035 * (high - low))
+    for curve, height in zip(curves, heights, strict=True):
         axes.annotate(
             curve.label.removesuffix(", predicted"),
-            (curve.line_x[-1], curve.line_y[-1]),
+            (curve.line_x[-1], height),
             xytext=(5, 0),
             textcoords="offset points",
             va="center",
@@ -225,20 +253,12 @@ def _legend(axes: Any, prediction: Prediction, measured: Point) -> None:
 
     off = abs(measured.bpb / prediction.value - 1)
     promised = f"predicted: {prediction.value:.4f}, {COVER:.0%} interval"
+    kept = f"then measured: {measured.bpb:.4f}, {off:.1%} off"
     next_run = {"color": NEXT, "ls": "none"}
     handles = [
         Line2D([], [], color=MUTED, marker="o", ls="-", label="runs, and the law fitted to them"),
         Line2D([], [], color=INK, ls=":", label="best size for each compute"),
-        Line2D(
-            [],
-            [],
-            **next_run,
-            marker="D",
-            mfc="white",
-            label=f"predicted: {prediction.value:.4f}, {COVER:.0%} interval",
-        ),
-        Line2D(
-            [], [], **next_run, marker="*", ms=12, label=f"then measured: {measured.bpb:.4f}, {off:.1%} off"
-        ),
+        Line2D([], [], **next_run, marker="D", mfc="white", label=promised),
+        Line2D([], [], **next_run, marker="*", ms=12, label=kept),
     ]
-    axes.legend(handles=handles, frameon=False, loc="upper right", fontsize=10)
+    axes.legend(handles=handles, frameon=False, loc="lower left", fontsize=10)

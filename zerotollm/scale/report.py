@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from zerotollm.scale.law import (
     COVER,
+    EXPONENTS,
     Fit,
     Law,
     Point,
@@ -39,10 +40,18 @@ def law_lines(fit: Fit) -> list[str]:
     ]
     for name, meaning in CONSTANTS.items():
         value, (low, high) = getattr(fit.law, name), fit.interval(lambda law, name=name: getattr(law, name))
-        doubt = "; so wide that it says little" if says_little(low, high) else ""
         label = "a" if name == "exponent" else name
+        doubt = _doubt(fit, name, low, high)
         lines.append(f"  {label:6}{value:10.4g}   {low:.4g} to {high:.4g}{doubt}   ({meaning})")
     return lines
+
+
+def _doubt(fit: Fit, name: str, low: float, high: float) -> str:
+    if name == "E" and low < 0.01 * min(point.bpb for point in fit.points):
+        return "; not to be told from 0"
+    if name in ("alpha", "beta") and (low < 1.01 * EXPONENTS[0] or high > 0.99 * EXPONENTS[1]):
+        return "; as wide as was looked, so that it says little"
+    return "; so wide that it says little" if says_little(low, high) else ""
 
 
 def prediction_line(prediction: Prediction, parameters: int, tokens: int) -> str:
