@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from zerotollm import catalog, run
-from zerotollm.actions.scale import scale, seconds_left, size
+from zerotollm.actions.scale import measure, scale, seconds_left, size
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.errors import UsageError
-from zerotollm.experiment import Experiment
-from zerotollm.model.config import TransformerConfig
+from zerotollm.experiment import Experiment, from_json, to_json
+from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.scale.flops import train_flops
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -52,12 +53,22 @@ def tiny(tmp_path_factory) -> Experiment:
     )
 
 
+def pretended(run: Experiment) -> dict:
+    """What `measure` might give for that run, without training it."""
+    N, D = size(run, 64)
+    loss = (1 + 3 / N**0.3 + 20 / D**0.5) * (1 + 0.001 * (run.train.steps % 3))
+    made_up = {"vocab_size": 64, "epochs": 0.5, "flops": 6 * N * D, "seconds": 3.0, "compile_seconds": 1.0}
+    record = {"experiment": json.loads(to_json(run)), "parameters": N, "tokens": D, "bpb": loss, "loss": loss}
+    return record | made_up
+
+
 @pytest.fixture(scope="module")
 def done(tiny, tmp_path_factory) -> Path:
-    """A finished run directory. Compiled programs are kept nowhere: that would outlive the test."""
+    """A finished run directory, of runs that were not trained."""
     run_dir = tmp_path_factory.mktemp("runs") / "tiny"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "cache_compiled_programs", lambda data: None)
+        patch.setattr("zerotollm.actions.scale.measure", pretended)
         scale(tiny, run_dir, ladder, next_size)
     return run_dir
 
@@ -114,6 +125,26 @@ def test_the_prediction_is_written_before_the_larger_run_is_trained(done, tiny, 
     early, late = (json.loads((folder / "law.json").read_text())["prediction"] for folder in (tmp_path, done))
     assert early["measured"] is None
     assert early | {"measured": late["measured"]} == late
+
+
+def test_a_point_is_the_run_of_that_experiment(tiny):
+    record = measure(ladder(tiny)[-1])
+    model = resolve(ladder(tiny)[-1].model, vocab_size=record["vocab_size"], context=16)
+    assert from_json(json.dumps(record["experiment"])) == ladder(tiny)[-1]
+    assert size(ladder(tiny)[-1], record["vocab_size"]) == (record["parameters"], record["tokens"])
+    assert record["flops"] == 16 * 4 * 16 * train_flops(model, 16)
+    assert 0 < record["compile_seconds"] < record["seconds"]
+    assert 0 < record["bpb"] < 8
+
+
+@pytest.mark.slow
+def test_a_ladder_that_is_really_trained(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "cache_compiled_programs", lambda data: None)
+    first = scale(tiny, tmp_path / "one", ladder, next_size)
+    again = scale(tiny, tmp_path / "other", ladder, next_size)
+    assert first == again
+    for name in MADE:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
 
 
 def test_a_directory_of_another_experiment_is_refused(done, tiny, untrained):

@@ -41,16 +41,16 @@ def picture(fit: Fit, prediction: Prediction, measured: Point) -> bytes:
         figure = Figure(figsize=(13, 6), layout="constrained")
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2, sharey=True)
-        sizes = by_size(fit, measured)
+        sizes, costs = by_size(fit, measured), by_budget(fit, measured)
         seen = [*(point.bpb for point in fit.points), measured.bpb, prediction.low, prediction.high]
-        seen += [curve.line_y[-1] for curve in sizes]
+        seen += [curve.line_y[-1] for curve in (*sizes, *costs)]
         room = 0.08 * (max(seen) - min(seen))
         left.set_ylim(min(seen) - room, max(seen) + room)
         figure.suptitle(
             _formula(fit, "$L(N, D) = {} + {} / N^{{{}}} + {} / D^{{{}}}$"), fontsize=15, color=INK
         )
         _panel(left, SIZES, sizes, "tokens trained on, D")
-        _panel(right, BUDGETS, by_budget(fit, measured), "parameters, N")
+        _panel(right, BUDGETS, costs, "parameters, N")
         for axes, x in ((left, measured.tokens), (right, measured.parameters)):
             error = [[prediction.value - prediction.low], [prediction.high - prediction.value]]
             axes.errorbar(
