@@ -21,7 +21,7 @@ BUDGETS = (0.25e12, 0.5e12, 1e12, 2e12, 4e12, 8e12)
 """C = 6 N D, floating-point operations: at most of them models of several sizes compete."""
 TOKENS = (250_000, 1_200_000)
 """Of a run. At most about once through bible-web, for repeated text follows another law (arXiv:2305.16264). At least
-some 240 steps: in a first ladder, shorter runs lay up to 3 % off any law that fitted the others."""
+some 240 steps: in a first ladder, shorter runs lay far off any law that fitted the others (NOTES.md)."""
 NEXT_WIDTH, NEXT_BUDGET = 256, 20e12
 
 
