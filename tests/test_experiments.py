@@ -17,6 +17,7 @@ NAMES = catalog.names(FOLDER)
 # Experiment: its parent, and all that it changes there. `None` is the experiment of all defaults.
 PARENTS = {
     "base": (None, set()),
+    "scaling": ("base", {"tokenizer.vocab_size", "optimizer.block"}),
     "shakespeare_char": (
         "base",
         {

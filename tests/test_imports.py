@@ -47,6 +47,9 @@ HEAVY = {
     "tensorflow_datasets",
     "sentencepiece",
     "tensorboardX",
+    "scipy",
+    "matplotlib",
+    "plotly",
 }
 
 

@@ -49,6 +49,17 @@ def test_training_is_the_default_action(calls, base):
     assert calls == [("train", base, Path("runs/base"))]
 
 
+def test_an_experiment_with_a_ladder_is_scaled(calls):
+    from experiments import scaling
+
+    assert launch("--experiment", "scaling") == 0
+    assert launch("--experiment", "scaling", "train") == 0
+    scaled, trained = calls
+    experiment = scaling.experiment()
+    assert scaled == ("scale", experiment, Path("runs/scaling"), scaling.ladder, scaling.next_size)
+    assert trained == ("train", experiment, Path("runs/scaling"))
+
+
 def test_overrides_are_typed_and_reach_the_action(calls, base):
     line = "--experiment base --train.steps 200 --model.num-layers=2 --model.qk-norm False --model.norm layer"
     assert launch(*line.split(), "--optimizer.clip_norm", "1", "--run-dir", "elsewhere") == 0
@@ -144,6 +155,7 @@ def test_a_damaged_config_is_refused(calls, tmp_path, base, capsys):
         ("--experiment base --train.steps", ["--train.steps", "needs a value"]),
         ("--experiment base --train.steps --debugg", ["--train.steps", "needs a value"]),
         ("--experiment base --model.num-heads 5", ["num_heads 5", "take 4 heads"]),
+        ("--experiment base scale", ["base.py has no function ladder()"]),
         ("--experiment base --data.context 0", ["data.context is 0", "at least 1"]),
         ("--experiment base evaluate --split tset --run-dir RUN", ["'tset'", "validation, test"]),
         ("--experiment base generate --top-p 2 --split test", ["--split"]),

@@ -2,10 +2,12 @@
 
 import ast
 import re
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from zerotollm.actions import ACTIONS
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.suggest import did_you_mean
@@ -27,9 +29,13 @@ def names(folder: Path) -> list[str]:
 
 def docstring(folder: Path, name: str) -> str:
     """An experiment's docstring, read without running the file. Raises UsageError where it is not Python."""
+    return ast.get_docstring(_parse(folder, name)) or ""
+
+
+def _parse(folder: Path, name: str) -> ast.Module:
     path = folder / f"{name}.py"
     try:
-        return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        return ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not Python: {error}") from None
 
@@ -59,3 +65,21 @@ def load(folder: Path, name: str) -> Experiment:
     if not isinstance(experiment, Experiment):
         raise UsageError(f"{folder / name}.py needs a function `experiment()` that returns an Experiment")
     return experiment
+
+
+def default_action(folder: Path, name: str) -> str:
+    """What is done where no action is named: the one that the file has functions for, else `train`."""
+    body = _parse(folder, name).body if name in names(folder) else []
+    defined = {node.name for node in body if isinstance(node, ast.FunctionDef)}
+    special = (action for action, about in ACTIONS.items() if about.functions)
+    return next((action for action in special if defined.issuperset(ACTIONS[action].functions)), "train")
+
+
+def functions(folder: Path, name: str, wanted: Iterable[str]) -> list[Callable[..., Any]]:
+    """Functions of the experiment's file besides `experiment`. Raises UsageError where one is missing."""
+    wanted = list(wanted)
+    module = import_module(f"{folder.name}.{name}") if wanted else None
+    for function in wanted:
+        if not hasattr(module, function):
+            raise UsageError(f"{folder / name}.py has no function {function}(), which this action works on")
+    return [getattr(module, function) for function in wanted]

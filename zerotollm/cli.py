@@ -54,7 +54,8 @@ class Command:
     switches: frozenset[str] = frozenset()
     experiment: str = ""
     run_dir: str = ""
-    action: str = "train"
+    action: str = ""
+    """empty: the experiment's own, see `zerotollm.catalog.default_action`"""
     options: tuple[tuple[str, str], ...] = ()
     """everything else, as (name, value): fields of the experiment and options of the action"""
 
@@ -116,8 +117,8 @@ def split(arguments: Iterable[str]) -> Command:
                 values[name] = value
             else:
                 options.append((name, value))
-    action = words[0] if words else "train"
-    if action not in ACTIONS:
+    action = words[0] if words else ""
+    if words and action not in ACTIONS:
         raise UsageError(
             f"unknown action {action!r}: one of {', '.join(ACTIONS)}{did_you_mean(action, ACTIONS)}"
         )
@@ -142,13 +143,14 @@ def run(command: Command, experiments: Path) -> None:
 
 def act(command: Command, experiments: Path) -> None:
     """Name -> Experiment -> typed overrides -> action."""
-    action = ACTIONS[command.action]
+    name = command.action or catalog.default_action(experiments, command.experiment)
+    action = ACTIONS[name]
     fields = field_types(Experiment)
     own = field_types(type(action.options(Experiment()))) if action.options else {}
-    for name, _ in command.options:
-        if name not in fields and name not in own:
-            near = did_you_mean(name, map(option, [*own, *fields, *VALUES, *SWITCHES]))
-            raise UsageError(f"unknown option {option(name)}: --help shows all there are{near}")
+    for given, _ in command.options:
+        if given not in fields and given not in own:
+            near = did_you_mean(given, map(option, [*own, *fields, *VALUES, *SWITCHES]))
+            raise UsageError(f"unknown option {option(given)}: --help shows all there are{near}")
     overrides = [pair for pair in command.options if pair[0] in fields]
     own_options = [pair for pair in command.options if pair[0] not in fields]
 
@@ -164,12 +166,11 @@ def act(command: Command, experiments: Path) -> None:
         experiment = as_trained(run_dir, overrides)
     validate(experiment)
 
-    name = command.action.replace("-", "_")
+    functions = catalog.functions(experiments, command.experiment, action.functions)
+    options = [override(action.options(experiment), own_options)] if action.options else []
+    name = name.replace("-", "_")
     function = getattr(import_module(f"zerotollm.actions.{name}"), name)
-    if action.options:
-        function(experiment, run_dir, override(action.options(experiment), own_options))
-    else:
-        function(experiment, run_dir)
+    function(experiment, run_dir, *functions, *options)
 
 
 def option(name: str) -> str:
@@ -238,17 +239,15 @@ def show_fields(command: Command, experiments: Path) -> None:
     import tyro
 
     experiment = catalog.load(experiments, command.experiment)
-    options = ACTIONS[command.action].options
-    value = options(experiment) if options else experiment
-    action = f" {command.action}" if command.action != "train" else ""
+    about = ACTIONS[command.action or "train"]
+    value = about.options(experiment) if about.options else experiment
+    action = f" {command.action}" if command.action not in ("", "train") else ""
     with suppress(SystemExit):
         tyro.cli(
             type(value),
             default=value,
             args=["--help"],
             prog=f"python launch.py --experiment {command.experiment}{action}",
-            description=ACTIONS[command.action].summary
-            if action
-            else catalog.docstring(experiments, command.experiment),
+            description=about.summary if action else catalog.docstring(experiments, command.experiment),
             config=(tyro.conf.FlagConversionOff,),
         )

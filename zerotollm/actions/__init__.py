@@ -20,7 +20,7 @@ class EvaluateOptions:
 class Action(NamedTuple):
     """What the command line must know of an action before it imports it.
 
-    The function itself is `zerotollm.actions.NAME.NAME(experiment, run_dir[, options])`.
+    The function itself is `zerotollm.actions.NAME.NAME(experiment, run_dir, *functions[, options])`.
     """
 
     summary: str
@@ -28,10 +28,16 @@ class Action(NamedTuple):
     """the options as they stand before the command line changes them: a frozen dataclass"""
     reads_run: bool = False
     """works on a run directory, whose own config.json then says what the experiment is"""
+    functions: tuple[str, ...] = ()
+    """needed in the experiment's file besides `experiment`; where they are, this action is the default"""
 
 
 ACTIONS: dict[str, Action] = {
     "train": Action("train, or go on where the last run of it stopped (the default)"),
+    "scale": Action(
+        "train a ladder of sizes, fit a scaling law, test its prediction (the default where there is a ladder)",
+        functions=("ladder", "next_size"),
+    ),
     "generate": Action("continue a text with the trained model", lambda experiment: experiment.sample, True),
     "evaluate": Action("loss and bits per byte over a whole split", lambda _: EvaluateOptions(), True),
     "bench-data": Action("tokens/s of tokenization and of the data pipeline"),
