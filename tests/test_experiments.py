@@ -17,7 +17,16 @@ NAMES = catalog.names(FOLDER)
 # Experiment: its parent, and all that it changes there. `None` is the experiment of all defaults.
 PARENTS = {
     "base": (None, set()),
-    "scaling": ("base", {"tokenizer.vocab_size", "optimizer.block"}),
+    "scaling": (
+        "base",
+        {
+            "data.context",
+            "data.batch_size",
+            "tokenizer.vocab_size",
+            "model.dropout",
+            "optimizer.block",
+        },
+    ),
     "shakespeare_char": (
         "base",
         {
