@@ -43,6 +43,9 @@ class TransformerConfig:
     """the output matrix is the embedding matrix (arXiv:1608.05859)"""
     embedding_scale: bool = False
     """multiply embeddings by sqrt(width) (arXiv:1706.03762, section 3.4)"""
+    initialization: Literal["scaled", "plain", "zero"] = "scaled"
+    """matrices that write to the residual stream start 1 / sqrt(2L) as large (scaled, GPT-2, section 2.3), as
+    large as others (plain), or at zero (zero, arXiv:1901.09321)"""
     dropout: float = 0.0
     """rate on each sub-layer's output and on the embedding sum (arXiv:1706.03762, section 5.4)"""
     logit_soft_cap: float = 0.0
