@@ -162,6 +162,7 @@ _BELOW_ONE = {
     "optimizer.momentum",
     "optimizer.beta1",
     "optimizer.beta2",
+    "train.label_smoothing",
 }
 
 

@@ -45,6 +45,9 @@ class TransformerConfig:
     """embeddings of this many earlier tokens are added, with learned weights (RWKV, arXiv:2305.13048)"""
     embedding_scale: bool = False
     """multiply embeddings by sqrt(width) (arXiv:1706.03762, section 3.4)"""
+    initialization: Literal["scaled", "plain", "zero"] = "scaled"
+    """matrices that write to the residual stream start 1 / sqrt(2L) as large (scaled, GPT-2, section 2.3), as
+    large as others (plain), or at zero (zero, arXiv:1901.09321)"""
     dropout: float = 0.1
     """rate on each sub-layer's output and on the embedding sum (arXiv:1706.03762, section 5.4)"""
     logit_soft_cap: float = 0.0

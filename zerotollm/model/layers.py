@@ -169,8 +169,12 @@ class Attention(nn.Module):
 
 
 def residual_gain(config: TransformerConfig) -> float:
-    """1 / sqrt(2L): the sum of all 2L residual branches keeps unit variance (GPT-2, section 2.3)."""
-    return (2 * config.num_layers) ** -0.5
+    """How large the matrices that write to the residual stream start: see `initialization`.
+
+    With 1 / sqrt(2L) the sum of all 2L residual branches keeps unit variance (GPT-2, section 2.3); with 0 every
+    block starts as the identity (Fixup, arXiv:1901.09321).
+    """
+    return {"scaled": (2 * config.num_layers) ** -0.5, "plain": 1.0, "zero": 0.0}[config.initialization]
 
 
 class FeedForward(nn.Module):

@@ -145,7 +145,9 @@ class Transformer(nn.Module):
         if mask_BTS is None:
             mask_BTS = causal_mask(segments_BT, tokens_BT.shape[1])
 
-        embedding_VD = self.param("embedding", nn.initializers.normal(1.0), (c.vocab_size, c.width))
+        # As a head, a table of standard deviation 1 would begin with logits of sqrt(D): sure, and wrong.
+        deviation = c.width**-0.5 if c.tie_embeddings else 1.0
+        embedding_VD = self.param("embedding", nn.initializers.normal(deviation), (c.vocab_size, c.width))
         x_BTD = embedding_VD[tokens_BT]
         if c.token_shift:
             if before_BN is None:

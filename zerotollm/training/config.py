@@ -8,34 +8,36 @@ from typing import Literal
 class OptimizerConfig:
     """The update rule and its schedule."""
 
-    kind: Literal["muon", "adamw"] = "muon"
-    """muon for matrices with adamw for the rest (Jordan 2024), or adamw for all (arXiv:1711.05101)"""
+    kind: Literal["muon", "adamw", "lion", "adafactor", "sgd"] = "muon"
+    """muon for matrices with adamw for the rest (Jordan 2024); for all: adamw (arXiv:1711.05101), lion
+    (arXiv:2302.06675), adafactor (arXiv:1804.04235, at absolute rates), sgd with Nesterov momentum"""
     learning_rate: float = 0.008
-    """peak rate of the matrices under muon; peak rate of everything under adamw"""
+    """peak rate of the matrices under muon; peak rate of everything under the others"""
     adam_learning_rate: float = 0.01
     """muon only: peak rate of head and vectors, which adamw trains"""
     embedding_learning_rate: float = 0.05
     """muon only: peak rate of embedding tables, which adamw trains"""
-    schedule: Literal["wsd", "cosine"] = "wsd"
-    """warmup-stable-decay (arXiv:2404.06395) or cosine (arXiv:1608.03983)"""
+    schedule: Literal["wsd", "cosine", "linear", "inverse_sqrt"] = "wsd"
+    """after the warmup: constant, then linear decay (wsd, arXiv:2404.06395), cosine (arXiv:1608.03983), linear
+    decay to the end, or peak x sqrt(warmup / step) (inverse_sqrt, arXiv:1706.03762, section 5.3)"""
     warmup_steps: int = 20
     """steps from rate 0 to the peak"""
     decay_fraction: float = 0.5
     """wsd only: share of the steps over which the rate falls to its end"""
     final_fraction: float = 0.0
-    """last rate as a share of the peak"""
+    """last rate as a share of the peak; inverse_sqrt ends where it ends"""
     weight_decay: float = 0.1
     """decoupled decay of matrices, times the learning rate; under muon not of embeddings and head"""
     momentum: float = 0.95
-    """muon only: Nesterov momentum"""
+    """muon and sgd: Nesterov momentum"""
     iterations: int = 3
     """muon only: Newton-Schulz iterations, 1 to 5"""
     block: int = 64
     """muon only: features of heads or hidden units orthogonalized together; 0: the whole matrix"""
     beta1: float = 0.9
-    """adamw: decay of the first moment"""
+    """adamw: decay of the first moment; lion: share of the momentum in an update"""
     beta2: float = 0.95
-    """adamw: decay of the second moment"""
+    """adamw: decay of the second moment; lion: decay of the momentum"""
     epsilon: float = 1e-8
     """adamw: added to the root of the second moment"""
     clip_norm: float = 0.0
@@ -52,6 +54,10 @@ class TrainConfig:
     """of initialization, data order and dropout"""
     micro_batches: int = 1
     """a step's batch is split in this many parts whose gradients are averaged"""
+    label_smoothing: float = 0.0
+    """share of the target spread evenly over the vocabulary (arXiv:1512.00567, section 7); in gradients only"""
+    z_loss: float = 0.0
+    """times log(Z)^2, Z the sum of exp(logits) (PaLM, arXiv:2204.02311, section 5); in gradients only"""
     eval_every: int = 825
     """steps between validations of the whole split; 0: only at the end"""
     sample_every: int = 825

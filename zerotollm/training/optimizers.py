@@ -72,7 +72,7 @@ def scale_by_muon(momentum: float, iterations: int, block: int) -> optax.Gradien
 
 
 def learning_rate_schedule(config: OptimizerConfig, peak: float, steps: int) -> optax.Schedule:
-    """Learning rate at each step: linear warmup, then constant and linear decay (wsd) or a cosine.
+    """Learning rate at each step: linear warmup, then what `config.schedule` says.
 
     The rate of step 0 is peak / warmup_steps, not 0: no step is wasted.
     """
@@ -81,25 +81,33 @@ def learning_rate_schedule(config: OptimizerConfig, peak: float, steps: int) -> 
     def schedule(step):
         step = jnp.asarray(step, jnp.float32)
         ramp = jnp.minimum(1.0, (step + 1) / warmup)
+        if config.schedule == "inverse_sqrt":
+            return peak * jnp.minimum(ramp, jnp.sqrt(warmup / (step + 1)))
         if config.schedule == "wsd":
             decay_steps = max(1.0, config.decay_fraction * steps)
             left = jnp.clip((steps - step) / decay_steps, 0.0, 1.0)
         else:
             done = jnp.clip((step - warmup) / max(1, steps - warmup), 0.0, 1.0)
-            left = 0.5 * (1 + jnp.cos(jnp.pi * done))
+            left = 1 - done if config.schedule == "linear" else 0.5 * (1 + jnp.cos(jnp.pi * done))
         return peak * ramp * (config.final_fraction + (1 - config.final_fraction) * left)
 
     return schedule
 
 
 def parameter_groups(params) -> dict:
-    """Which rate trains each leaf: "hidden" matrices inside the blocks, "embedding" tables, or the "rest"."""
+    """Which rate trains each leaf: "hidden" matrices inside the blocks, "embedding" tables, or the "rest".
+
+    A table that is also the head (there is no other) is trained at the head's rate: it starts as small, and at
+    the rate of embeddings its logits would blow up.
+    """
+    tables = {"embedding", "positions"} if "head" in params else {"positions"}
 
     def group(path, leaf) -> str:
         names = {entry.key for entry in path}
-        if names & {"embedding", "positions"}:
+        if names & tables:
             return "embedding"
-        return "hidden" if leaf.ndim == 2 and not names & {"head", "token_shift"} else "rest"
+        in_blocks = not names & {"head", "embedding", "token_shift"}
+        return "hidden" if leaf.ndim == 2 and in_blocks else "rest"
 
     return jax.tree_util.tree_map_with_path(group, params)
 
@@ -111,16 +119,31 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     a rare token's row, which gets few gradients, would decay to nothing at the rates that suit embeddings.
     """
 
-    def adamw(peak: float, decay: float) -> optax.GradientTransformation:
+    def with_decay(rule: optax.GradientTransformation, peak: float, decay: float):
         return optax.chain(
-            optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
+            rule,
             optax.add_decayed_weights(decay, mask=lambda p: jax.tree.map(lambda leaf: leaf.ndim == 2, p)),
             optax.scale_by_learning_rate(learning_rate_schedule(config, peak, steps)),
         )
 
+    def adamw(peak: float, decay: float) -> optax.GradientTransformation:
+        return with_decay(optax.scale_by_adam(config.beta1, config.beta2, config.epsilon), peak, decay)
+
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
-    if config.kind == "adamw":
-        return optax.chain(clip, adamw(config.learning_rate, config.weight_decay))
+    if config.kind != "muon":
+        rule = {
+            "adamw": lambda: optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
+            "lion": lambda: optax.scale_by_lion(config.beta1, config.beta2),
+            "adafactor": lambda: optax.chain(
+                # The paper's second moment as rows x columns, for small matrices too, and its clipping of updates
+                # to root mean square 1 (algorithms 4 and 5); not its scaling by the size of the parameters, at
+                # which a head that starts near zero would hardly move.
+                optax.scale_by_factored_rms(min_dim_size_to_factor=2),
+                optax.clip_by_block_rms(1.0),
+            ),
+            "sgd": lambda: optax.trace(config.momentum, nesterov=True),
+        }[config.kind]()
+        return optax.chain(clip, with_decay(rule, config.learning_rate, config.weight_decay))
     muon = optax.chain(
         scale_by_muon(config.momentum, config.iterations, config.block),
         optax.add_decayed_weights(config.weight_decay),

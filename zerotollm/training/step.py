@@ -11,7 +11,7 @@ from zerotollm.model.config import TransformerConfig
 from zerotollm.model.transformer import Transformer
 from zerotollm.randomness import stream_key
 from zerotollm.training.config import OptimizerConfig, TrainConfig
-from zerotollm.training.objectives import cross_entropy
+from zerotollm.training.objectives import cross_entropy, penalized
 from zerotollm.training.optimizers import learning_rate_schedule, make_optimizer
 
 Batch = dict[str, jax.Array]
@@ -48,19 +48,17 @@ def init_state(
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
 
 
-def batch_loss(
+def batch_logits(
     model: TransformerConfig, params: Any, batch: Batch, *, masked: bool, dropout_key: jax.Array | None
-) -> tuple[jax.Array, jax.Array]:
-    """Summed weighted loss in nats, and summed weights, of a batch. With a dropout key, dropout is on."""
-    logits_BTV = Transformer(model).apply(
+) -> jax.Array:
+    """Logits (B, T, V) of a batch. With a dropout key, dropout is on."""
+    return Transformer(model).apply(
         {"params": params},
         batch["inputs"],
         batch["segments"] if masked else None,
         deterministic=dropout_key is None,
         rngs=None if dropout_key is None else {"dropout": dropout_key},
     )
-    nats_BT = cross_entropy(logits_BTV, batch["targets"])
-    return jnp.sum(nats_BT * batch["weights"]), jnp.sum(batch["weights"])
 
 
 def make_train_step(
@@ -83,17 +81,27 @@ def seeded_train_step(
     Batch: "inputs", "targets", "segments" (B, T) int32 and "weights" (B, T) float32. `masked` keeps attention
     inside a document. With `train.micro_batches` the gradients of equal parts of the batch are summed by
     `lax.scan` before one update: the same update as of the whole batch, in less memory.
-    Metrics, float32 scalars: loss (nats per token), grad_norm, param_norm, learning_rate.
+    Metrics, float32 scalars: loss (nats per token: cross-entropy alone, so that runs with label smoothing or
+    z-loss compare), grad_norm, param_norm, learning_rate.
     """
     tx = make_optimizer(optimizer, train.steps)
     schedule = learning_rate_schedule(optimizer, optimizer.learning_rate, train.steps)
     parts = train.micro_batches
 
     def nats_and_gradients(params, part, key):
-        def nats(params):
-            return batch_loss(model, params, part, masked=masked, dropout_key=key if model.dropout else None)
+        def objective(params):
+            dropout_key = key if model.dropout else None
+            logits_BTV = batch_logits(model, params, part, masked=masked, dropout_key=dropout_key)
+            nats_BT = cross_entropy(logits_BTV, part["targets"])
+            total = jnp.sum(nats_BT * part["weights"])
+            if not (train.label_smoothing or train.z_loss):
+                return total, total
+            loss_BT = penalized(
+                nats_BT, logits_BTV, label_smoothing=train.label_smoothing, z_loss=train.z_loss
+            )
+            return jnp.sum(loss_BT * part["weights"]), total
 
-        (total, _), gradients = jax.value_and_grad(nats, has_aux=True)(params)
+        (_, total), gradients = jax.value_and_grad(objective, has_aux=True)(params)
         return total, gradients
 
     def train_step(state: TrainState, batch: Batch, seed: int | jax.Array) -> tuple[TrainState, Metrics]:
@@ -129,7 +137,8 @@ def make_eval_step(
     """The compiled evaluation of one batch: {"nats": summed loss, "tokens": summed weights}, dropout off."""
 
     def eval_step(params, batch):
-        nats, tokens = batch_loss(model, params, batch, masked=masked, dropout_key=None)
-        return {"nats": nats, "tokens": tokens}
+        logits_BTV = batch_logits(model, params, batch, masked=masked, dropout_key=None)
+        nats_BT = cross_entropy(logits_BTV, batch["targets"])
+        return {"nats": jnp.sum(nats_BT * batch["weights"]), "tokens": jnp.sum(batch["weights"])}
 
     return jax.jit(eval_step)
