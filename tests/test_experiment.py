@@ -141,7 +141,7 @@ def test_the_default_experiment_is_valid():
         ("model.num_heads", 5, "take 4 heads"),
         ("model.num_kv_heads", 2, "does not divide"),
         ("model.head_width", 7, "even"),
-        ("model.max_length", 64, "data.context 128 is longer than model.max_length 64"),
+        ("model.max_length", 64, "data.context 256 is longer than model.max_length 64"),
         ("model.vocab_size", -64, "must be 0"),
         ("model.dropout", 1.0, "below 1"),
         ("model.dropout", float("nan"), "must be a number"),

@@ -16,7 +16,7 @@ NAMES = catalog.names(FOLDER)
 
 # Experiment: its parent, and all that it changes there. `None` is the experiment of all defaults.
 PARENTS = {
-    "base": (None, set()),
+    "base": (None, {"model.dropout"}),
     "scaling": (
         "base",
         {

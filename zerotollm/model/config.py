@@ -48,7 +48,7 @@ class TransformerConfig:
     initialization: Literal["scaled", "plain", "zero"] = "scaled"
     """matrices that write to the residual stream start 1 / sqrt(2L) as large (scaled, GPT-2, section 2.3), as
     large as others (plain), or at zero (zero, arXiv:1901.09321)"""
-    dropout: float = 0.1
+    dropout: float = 0.0
     """rate on each sub-layer's output and on the embedding sum (arXiv:1706.03762, section 5.4)"""
     logit_soft_cap: float = 0.0
     """logits become cap x tanh(logits / cap) (Gemma 2, arXiv:2408.00118); 0: none"""
