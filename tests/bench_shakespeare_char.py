@@ -22,13 +22,13 @@ ROOT = Path(__file__).parent.parent
 
 
 def timed(command: list[str], marker: str = "") -> tuple[float, float, str]:
-    """Seconds from start to the last line with `marker`, seconds to exit, and the last line printed."""
+    """Seconds from start to the first line with `marker`, seconds to exit, and the last line printed."""
     begun = time.perf_counter()
     environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false", "PYTHONUNBUFFERED": "1"}
     seen, last = 0.0, ""
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
-            if marker in line:
+            if not seen and marker in line:
                 seen = time.perf_counter() - begun
             last = line.strip() or last
     if process.returncode:
