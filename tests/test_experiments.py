@@ -68,6 +68,9 @@ PARENTS = {
             "optimizer.decay_fraction",
             "optimizer.momentum",
             "train.steps",
+            "train.eval_every",
+            "train.sample_every",
+            "train.checkpoint_every",
         },
     ),
 }
