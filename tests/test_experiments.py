@@ -17,6 +17,7 @@ NAMES = catalog.names(FOLDER)
 # Experiment: its parent, and all that it changes there. `None` is the experiment of all defaults.
 PARENTS = {
     "base": (None, set()),
+    "ablations": ("base", set()),
     "shakespeare_char": (
         "base",
         {

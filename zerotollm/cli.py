@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment, describe_type, differences, field_types, validate
 from zerotollm.run_directory import read_experiment
 from zerotollm.suggest import did_you_mean
+from zerotollm.suite import make_suite
 
 USAGE = """\
 usage: python launch.py --list
@@ -41,6 +43,8 @@ for example:
 
 SWITCHES = ("list", "help", "debug")
 VALUES = ("experiment", "run_dir")
+LISTS = ("only",)
+"""Options that take several words."""
 RUN_MAY_CHANGE = ("sample.", "data.dir")
 """What may be given anew for a run that exists already: nothing that decided what was trained."""
 
@@ -54,7 +58,8 @@ class Command:
     switches: frozenset[str] = frozenset()
     experiment: str = ""
     run_dir: str = ""
-    action: str = "train"
+    action: str = ""
+    """empty: what the experiment is for"""
     options: tuple[tuple[str, str], ...] = ()
     """everything else, as (name, value): fields of the experiment and options of the action"""
 
@@ -93,12 +98,13 @@ def explain(error: BaseException) -> tuple[str, int]:
 def split(arguments: Iterable[str]) -> Command:
     """Takes a command line apart, in whatever order it is written. Raises UsageError where it cannot.
 
-    A switch stands alone; every other option has exactly one value, `--name value` or `--name=value`; the one
-    word left over is the action.
+    A switch stands alone; every other option has exactly one value, `--name value` or `--name=value`, and a list
+    goes on to the next option or action; the one word left over is the action.
     """
     switches, values, words, options = set(), {}, [], []
-    rest = iter(arguments)
-    for word in rest:
+    rest = deque(arguments)
+    while rest:
+        word = rest.popleft()
         name, equals, value = word.partition("=")
         name = "help" if name == "-h" else name.removeprefix("--").replace("-", "_")
         if not word.startswith("-"):
@@ -107,17 +113,19 @@ def split(arguments: Iterable[str]) -> Command:
             switches.add(name)
         else:
             if not equals:
-                value = next(rest, None)
+                value = rest.popleft() if rest else None
             if value is None or (value.startswith("--") and not equals):
                 raise UsageError(
                     f"{word} needs a value: {word} VALUE, or {word}=VALUE where it begins with --"
                 )
+            while name in LISTS and rest and not rest[0].startswith("-") and rest[0] not in ACTIONS:
+                value += f" {rest.popleft()}"
             if name in VALUES:
                 values[name] = value
             else:
                 options.append((name, value))
-    action = words[0] if words else "train"
-    if action not in ACTIONS:
+    action = words[0] if words else ""
+    if words and action not in ACTIONS:
         raise UsageError(
             f"unknown action {action!r}: one of {', '.join(ACTIONS)}{did_you_mean(action, ACTIONS)}"
         )
@@ -142,7 +150,8 @@ def run(command: Command, experiments: Path) -> None:
 
 def act(command: Command, experiments: Path) -> None:
     """Name -> Experiment -> typed overrides -> action."""
-    action = ACTIONS[command.action]
+    chosen = command.action or default_action(command, experiments)
+    action = ACTIONS[chosen]
     fields = field_types(Experiment)
     own = field_types(type(action.options(Experiment()))) if action.options else {}
     for name, _ in command.options:
@@ -158,18 +167,31 @@ def act(command: Command, experiments: Path) -> None:
         experiment = Experiment()  # the run directory itself says what it holds
     else:
         raise UsageError(f"add --experiment NAME: one of {', '.join(catalog.names(experiments))}")
+    if action.suite:
+        options = override(action.options(experiment), own_options)
+        budget, variants = catalog.load_suite(experiments, command.experiment)
+        experiment = budget(experiment, options.budget)
     experiment = override(experiment, overrides)
     run_dir = Path(command.run_dir or Path("runs") / experiment.name)
     if action.reads_run:
         experiment = as_trained(run_dir, overrides)
     validate(experiment)
 
-    name = command.action.replace("-", "_")
+    name = chosen.replace("-", "_")
+    if action.suite:
+        suite = make_suite(experiment, variants, options.only)
+        getattr(import_module(f"zerotollm.actions.{name}"), name)(suite, run_dir, options)
+        return
     function = getattr(import_module(f"zerotollm.actions.{name}"), name)
     if action.options:
         function(experiment, run_dir, override(action.options(experiment), own_options))
     else:
         function(experiment, run_dir)
+
+
+def default_action(command: Command, experiments: Path) -> str:
+    """What an experiment is for: `ablate` where its file has variants, else `train`."""
+    return "ablate" if catalog.has_variants(experiments, command.experiment) else "train"
 
 
 def option(name: str) -> str:
@@ -238,17 +260,16 @@ def show_fields(command: Command, experiments: Path) -> None:
     import tyro
 
     experiment = catalog.load(experiments, command.experiment)
-    options = ACTIONS[command.action].options
+    chosen = ACTIONS[command.action or "train"]
+    options = chosen.options
     value = options(experiment) if options else experiment
-    action = f" {command.action}" if command.action != "train" else ""
+    action = f" {command.action}" if command.action not in ("", "train") else ""
     with suppress(SystemExit):
         tyro.cli(
             type(value),
             default=value,
             args=["--help"],
             prog=f"python launch.py --experiment {command.experiment}{action}",
-            description=ACTIONS[command.action].summary
-            if action
-            else catalog.docstring(experiments, command.experiment),
+            description=chosen.summary if action else catalog.docstring(experiments, command.experiment),
             config=(tyro.conf.FlagConversionOff,),
         )
