@@ -21,7 +21,7 @@ def experiment() -> Experiment:
         parent,
         name="shakespeare_char_best",
         data=replace(parent.data, context=256, batch_size=4),
-        model=base().model,
+        model=replace(base().model, token_shift=3),
         optimizer=replace(base().optimizer, learning_rate=0.01, decay_fraction=0.7),
-        train=replace(parent.train, steps=2800),
+        train=replace(parent.train, steps=3600),
     )

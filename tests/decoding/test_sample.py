@@ -40,9 +40,13 @@ def greedy_without_cache(params, prompt, new_tokens, config=CONFIG):
     return row[len(prompt) :]
 
 
-@pytest.mark.parametrize("position", ["rope", "learned", "sinusoidal", "none"])
-def test_cached_decoding_equals_the_full_forward_pass(position):
-    config = replace(CONFIG, position=position)
+@pytest.mark.parametrize(
+    "change",
+    [{"position": position} for position in ("rope", "learned", "sinusoidal", "none")] + [{"token_shift": 3}],
+    ids=str,
+)
+def test_cached_decoding_equals_the_full_forward_pass(change):
+    config = replace(CONFIG, **change)
     params = init_params(config, seed=1)
     prompt = [1, 17, 5]
     expected = greedy_without_cache(params, prompt, 22, config)  # up to one past the last position
@@ -50,11 +54,14 @@ def test_cached_decoding_equals_the_full_forward_pass(position):
     assert drawn.tolist() == expected
 
 
-def test_prompts_of_different_lengths_do_not_disturb_each_other(params):
+@pytest.mark.parametrize("token_shift", [0, 3])
+def test_prompts_of_different_lengths_do_not_disturb_each_other(token_shift):
+    config = replace(CONFIG, token_shift=token_shift)
+    params = init_params(config, seed=0)
     prompts = [np.array([1, 2, 3, 4, 5, 6, 7]), np.array([1]), np.array([9, 8, 7])]
-    together = draw(params, prompts, GREEDY)
+    together = draw(params, prompts, GREEDY, config)
     for prompt, row in zip(prompts, together, strict=True):
-        assert row.tolist() == greedy_without_cache(params, prompt.tolist(), 10)
+        assert row.tolist() == greedy_without_cache(params, prompt.tolist(), 10, config)
 
 
 def test_text_goes_on_past_the_context_from_its_last_half(params):

@@ -27,6 +27,7 @@ VARIANTS = {
     "one key head": {"num_kv_heads": 1},
     "no qk-norm": {"qk_norm": False},
     "tied": {"tie_embeddings": True},
+    "token shift": {"token_shift": 3},
     "scaled embedding": {"embedding_scale": True},
     "soft cap": {"logit_soft_cap": 5.0},
     "wide heads": {"head_width": 16},

@@ -22,6 +22,7 @@ CHANGES = [
     {"feed_forward": "gelu"},
     {"tie_embeddings": True},
     {"qk_norm": False},
+    {"token_shift": 3},
     {"num_kv_heads": 1, "head_width": 32},
 ]
 

@@ -18,9 +18,9 @@ class DataConfig:
     """own files, and tfds sets without such a split: share of the text kept for validation"""
     test_fraction: float = 0.05
     """own files, and tfds sets without such a split: share of the text kept for the final test"""
-    context: int = 128
+    context: int = 256
     """tokens in a window"""
-    batch_size: int = 8
+    batch_size: int = 4
     """windows in a step, over all processes and micro-batches"""
     document_mask: bool = False
     """attention sees only the tokens of its own document"""

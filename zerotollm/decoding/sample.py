@@ -98,7 +98,7 @@ def draw(logits_BV: jax.Array, choice: Choice, positions_B: jax.Array) -> jax.Ar
     return tokens_B.astype(jnp.int32)
 
 
-def _forward(model, params, tokens_BT, padding_B, caches, slot):
+def _forward(model, params, tokens_BT, padding_B, caches, slot, before_BN=None):
     """Logits of the last token, (B, V), and the caches, after `tokens_BT` went into the slots from `slot` on."""
     slots_T = slot + jnp.arange(tokens_BT.shape[1])
     slots_S = jnp.arange(caches[0].keys_BKSC.shape[2])
@@ -112,6 +112,7 @@ def _forward(model, params, tokens_BT, padding_B, caches, slot):
         mask_BTS=mask_BTS,
         caches=caches,
         slot=slot,
+        before_BN=before_BN,
     )
     return logits_BTV[:, -1], caches
 
@@ -154,8 +155,11 @@ def decode(
         drawn_B = draw(logits_BV, choice, state.slot - state.padding_B)
         drawn_B = jnp.where(state.done_B, stop_id, drawn_B)
         tokens_BS = jax.lax.dynamic_update_slice_in_dim(state.tokens_BS, drawn_B[:, None], state.slot, axis=1)
+        before_BN = jax.lax.dynamic_slice_in_dim(
+            state.tokens_BS, state.slot - model.token_shift, model.token_shift, axis=1
+        )
         logits_BV, caches = _forward(
-            model, params, drawn_B[:, None], state.padding_B, state.caches, state.slot
+            model, params, drawn_B[:, None], state.padding_B, state.caches, state.slot, before_BN
         )
         done_B = state.done_B | (drawn_B == stop_id)
         return DecodeState(tokens_BS, state.padding_B, state.slot + 1, logits_BV, done_B, caches)

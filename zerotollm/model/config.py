@@ -41,12 +41,14 @@ class TransformerConfig:
     """norm of queries and keys before their product (arXiv:2010.04245)"""
     tie_embeddings: bool = False
     """the output matrix is the embedding matrix (arXiv:1608.05859)"""
+    token_shift: int = 0
+    """embeddings of this many earlier tokens are added, with learned weights (RWKV, arXiv:2305.13048)"""
     embedding_scale: bool = False
     """multiply embeddings by sqrt(width) (arXiv:1706.03762, section 3.4)"""
     initialization: Literal["scaled", "plain", "zero"] = "scaled"
     """matrices that write to the residual stream start 1 / sqrt(2L) as large (scaled, GPT-2, section 2.3), as
     large as others (plain), or at zero (zero, arXiv:1901.09321)"""
-    dropout: float = 0.0
+    dropout: float = 0.1
     """rate on each sub-layer's output and on the embedding sum (arXiv:1706.03762, section 5.4)"""
     logit_soft_cap: float = 0.0
     """logits become cap x tanh(logits / cap) (Gemma 2, arXiv:2408.00118); 0: none"""
@@ -68,9 +70,19 @@ def resolve(config: TransformerConfig, *, vocab_size: int, context: int) -> Tran
     for name in ("num_layers", "width", "num_heads", "rope_theta", "norm_epsilon"):
         if not getattr(config, name) > 0:
             raise UsageError(f"model.{name} is {getattr(config, name)}, and must be above 0")
-    for name in ("vocab_size", "max_length", "num_kv_heads", "head_width", "ff_width", "logit_soft_cap"):
+    for name in (
+        "vocab_size",
+        "max_length",
+        "num_kv_heads",
+        "head_width",
+        "ff_width",
+        "logit_soft_cap",
+        "token_shift",
+    ):
         if not getattr(config, name) >= 0:
             raise UsageError(f"model.{name} is {getattr(config, name)}, and must be 0 (see --help) or above")
+    if config.token_shift > 16:
+        raise UsageError(f"model.token_shift is {config.token_shift}, and must be at most 16")
     if not 0 <= config.dropout < 1:
         raise UsageError(f"model.dropout is {config.dropout}, and must be at least 0 and below 1")
     if config.head_width == 0 and config.width % config.num_heads:

@@ -54,6 +54,26 @@ class Norm(nn.Module):
         return y.astype(x.dtype)
 
 
+class Dropout(nn.Module):
+    """Zeroes a share `rate` of the numbers and scales up the rest (arXiv:1706.03762, section 5.4).
+
+    Draws 16 random bits a number, where `nn.Dropout` draws 32: on a CPU they are most of its cost. The rate is
+    rounded to 1/65536.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, deterministic: bool) -> jax.Array:
+        if deterministic or not self.rate:
+            return x
+        dropped = round(self.rate * 2**16)
+        half = -(-x.shape[-1] // 2)
+        words = jax.random.bits(self.make_rng("dropout"), (*x.shape[:-1], half), jnp.uint32)
+        bits = jnp.concatenate([words >> 16, words & 0xFFFF], axis=-1)[..., : x.shape[-1]]
+        return jnp.where(bits >= dropped, x * (2**16 / (2**16 - dropped)), 0)
+
+
 def sinusoid(positions_BT: jax.Array, width: int) -> jax.Array:
     """Sinusoidal positions (arXiv:1706.03762, section 3.5): even features sine, odd features cosine.
 

@@ -8,12 +8,23 @@ With the defaults of `TransformerConfig` (RMSNorm, RoPE, SwiGLU, QK-norm, GQA) t
 of Qwen3 (arXiv:2505.09388), so that trained weights can be written in that format.
 """
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from zerotollm.model.config import TransformerConfig
-from zerotollm.model.layers import Attention, FeedForward, KVCache, Norm, fan_in_normal, linear, sinusoid
+from zerotollm.model.layers import (
+    Attention,
+    Dropout,
+    FeedForward,
+    KVCache,
+    Norm,
+    fan_in_normal,
+    linear,
+    sinusoid,
+)
 
 
 def causal_mask(segments_BT: jax.Array | None, length: int) -> jax.Array:
@@ -67,12 +78,34 @@ class Block(nn.Module):
             ("feed_forward", FeedForward(c, name="feed_forward")),
         ):
             norm = Norm(c, name=f"{name}_norm")
-            dropout = nn.Dropout(c.dropout, deterministic=deterministic)
+            dropout = partial(Dropout(c.dropout), deterministic=deterministic)
             if c.norm_position == "pre":
                 x_BTD = x_BTD + dropout(sublayer(norm(x_BTD)))
             else:
                 x_BTD = norm(x_BTD + dropout(sublayer(x_BTD)))
         return x_BTD, kv[0]
+
+
+class TokenShift(nn.Module):
+    """Adds to each token's embedding those of the N before it, each feature with a weight of its own.
+
+    A causal depthwise convolution (token shift of RWKV, arXiv:2305.13048, section 3; convolutions of Primer,
+    arXiv:2109.08668), here on the embedding alone: what the last few tokens are need not first be learned by
+    attention.
+    """
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, before_BND: jax.Array, since_start_BT: jax.Array) -> jax.Array:
+        """`before_BND` lies in front of `x_BTD`; nothing is taken from before the start of a text."""
+        N, T = self.config.token_shift, x_BTD.shape[1]
+        weights_ND = self.param("weights", nn.initializers.constant(0.3), (N, x_BTD.shape[-1]))
+        longer_BSD = jnp.concatenate([before_BND, x_BTD], axis=1)
+        for n in range(1, N + 1):
+            earlier_BTD = jax.lax.slice_in_dim(longer_BSD, N - n, N - n + T, axis=1)
+            x_BTD += weights_ND[n - 1][None, None] * earlier_BTD * (since_start_BT >= n)[..., None]
+        return x_BTD
 
 
 class Transformer(nn.Module):
@@ -91,12 +124,14 @@ class Transformer(nn.Module):
         mask_BTS: jax.Array | None = None,
         caches: tuple[KVCache, ...] | None = None,
         slot: jax.Array | int = 0,
+        before_BN: jax.Array | None = None,
     ) -> jax.Array | tuple[jax.Array, tuple[KVCache, ...]]:
         """Logits (B, T, V) in float32; with `caches`, the pair (logits, updated caches).
 
         `segments_BT` numbers the documents packed in each row: attention then stays inside a document and
         positions start again at each. Without it a row is one text. With `caches` (one per layer), pass
         `positions_BT` and `mask_BTS` over the cache's slots too; new keys and values are written from `slot` on.
+        `before_BN` are the N = `token_shift` tokens in front of `tokens_BT`, where there are any.
         Dropout, where `deterministic` is False, draws from the "dropout" stream.
         """
         c = self.config
@@ -114,6 +149,11 @@ class Transformer(nn.Module):
         deviation = c.width**-0.5 if c.tie_embeddings else 1.0
         embedding_VD = self.param("embedding", nn.initializers.normal(deviation), (c.vocab_size, c.width))
         x_BTD = embedding_VD[tokens_BT]
+        if c.token_shift:
+            if before_BN is None:
+                before_BN = jnp.zeros((tokens_BT.shape[0], c.token_shift), tokens_BT.dtype)
+            since_start_BT = positions_BT if segments_BT is None else document_positions(segments_BT)
+            x_BTD = TokenShift(c, name="token_shift")(x_BTD, embedding_VD[before_BN], since_start_BT)
         if c.embedding_scale:
             x_BTD *= c.width**0.5
         if c.position == "sinusoidal":
@@ -121,7 +161,7 @@ class Transformer(nn.Module):
         elif c.position == "learned":
             table_TD = self.param("positions", nn.initializers.normal(0.02), (c.max_length, c.width))
             x_BTD += table_TD[positions_BT]
-        x_BTD = nn.Dropout(c.dropout, deterministic=deterministic)(x_BTD)
+        x_BTD = Dropout(c.dropout)(x_BTD, deterministic=deterministic)
 
         new_caches = []
         for i in range(c.num_layers):

@@ -11,6 +11,7 @@ def num_parameters(model: TransformerConfig) -> int:
     embedding = model.vocab_size * D * (1 if model.tie_embeddings else 2)
     positions = model.max_length * D if model.position == "learned" else 0
     final_norm = norm * D if model.norm_position == "pre" else 0
+    embedding += model.token_shift * D
     return model.num_layers * (_layer_matrices(model) + norms) + embedding + positions + final_norm
 
 

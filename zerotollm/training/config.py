@@ -48,7 +48,7 @@ class OptimizerConfig:
 class TrainConfig:
     """Length, rhythm and seeds of a run."""
 
-    steps: int = 3000
+    steps: int = 3300
     """optimizer steps"""
     seed: int = 0
     """of initialization, data order and dropout"""
@@ -58,11 +58,11 @@ class TrainConfig:
     """share of the target spread evenly over the vocabulary (arXiv:1512.00567, section 7); in gradients only"""
     z_loss: float = 0.0
     """times log(Z)^2, Z the sum of exp(logits) (PaLM, arXiv:2204.02311, section 5); in gradients only"""
-    eval_every: int = 750
+    eval_every: int = 825
     """steps between validations of the whole split; 0: only at the end"""
-    sample_every: int = 750
+    sample_every: int = 825
     """steps between samples shown and kept; 0: only at the end"""
-    checkpoint_every: int = 750
+    checkpoint_every: int = 825
     """steps between checkpoints; 0: only at the end"""
     keep: int = 2
     """newest checkpoints kept, besides the best one"""

@@ -106,7 +106,7 @@ def parameter_groups(params) -> dict:
         names = {entry.key for entry in path}
         if names & tables:
             return "embedding"
-        return "hidden" if leaf.ndim == 2 and not names & {"head", "embedding"} else "rest"
+        return "hidden" if leaf.ndim == 2 and not names & {"head", "embedding", "token_shift"} else "rest"
 
     return jax.tree_util.tree_map_with_path(group, params)
 
