@@ -23,14 +23,23 @@ def experiment() -> Experiment:
 
 def budget(base: Experiment, size: Literal["tiny", "small", "full"]) -> Experiment:
     """The base in the size that a suite can afford: full as it is; small in half a minute a run on two CPU cores;
-    tiny in a few seconds, to see it work. A block of Muon stays as wide as a head."""
-    small = {"model.width": 128, "model.num_heads": 2, "tokenizer.vocab_size": 2048, "train.steps": 500}
+    tiny in a few seconds, to see it work. A block of Muon stays as wide as a head, and there is no dropout, since
+    no text is met twice."""
+    small = {
+        "model.width": 128,
+        "model.num_heads": 2,
+        "model.dropout": 0.0,
+        "tokenizer.vocab_size": 2048,
+        "train.steps": 500,
+    }
     tiny = {
         "model.num_layers": 2,
         "model.width": 64,
         "model.num_heads": 2,
         "tokenizer.vocab_size": 1024,
+        "model.dropout": 0.0,
         "data.context": 64,
+        "data.batch_size": 8,
         "optimizer.block": 32,
         "optimizer.warmup_steps": 5,
         "train.steps": 60,
@@ -138,6 +147,12 @@ def _model_rows(base: Experiment) -> Rows:
                 VASWANI + "3.4",
                 "embeddings times sqrt(width)",
             ),
+            (
+                "token-shift",
+                {"model.token_shift": 3},
+                "arXiv:2305.13048",
+                "the three tokens before are added",
+            ),
         ],
         "initialization": [
             ("plain-init", {"model.initialization": "plain"}, "GPT-2, section 2.3", "no 1 / sqrt(2L)"),
@@ -164,6 +179,10 @@ def _training_rows(base: Experiment) -> Rows:
     def schedule(kind: str, paper: str, sentence: str) -> Row:
         return kind.replace("_", "-"), {"optimizer.schedule": kind}, paper, sentence
 
+    if base.model.dropout:
+        dropout = ("no-dropout", {"model.dropout": 0.0}, VASWANI + "5.4", "no dropout")
+    else:
+        dropout = ("dropout", {"model.dropout": 0.1}, VASWANI + "5.4", "of 0.1 on sub-layers and embeddings")
     whole = {"optimizer.block": 0, "optimizer.iterations": 5}
     return {
         "optimizer": [
@@ -179,7 +198,7 @@ def _training_rows(base: Experiment) -> Rows:
             schedule("inverse_sqrt", VASWANI + "5.3", "1 / sqrt(step) after the warmup"),
         ],
         "regularization": [
-            ("dropout", {"model.dropout": 0.1}, VASWANI + "5.4", "of 0.1 on sub-layers and embeddings"),
+            dropout,
             ("label-smoothing", {"train.label_smoothing": 0.1}, VASWANI + "5.4", "of 0.1, in gradients only"),
             ("no-weight-decay", {"optimizer.weight_decay": 0.0}, "arXiv:1711.05101", "no weight decay"),
         ],

@@ -20,11 +20,13 @@ TOLERANCE = 1e-3
 """relative; two versions of XLA differ in the order of sums, which three steps hardly amplify"""
 
 GOLDEN = {
-    "ablations": [8.3183, 0.43248, 8.3179, 0.43399, 8.3178, 0.43362],
     "base": [8.3183, 0.43248, 8.3179, 0.43399, 8.3178, 0.43362],
     "shakespeare_char": [4.8523, 0.49476, 4.8151, 0.54698, 4.6969, 0.71869],
     "shakespeare_char_best": [4.8529, 0.60422, 4.8403, 0.6944, 4.8162, 0.65084],
 }
+
+
+GOLDEN["ablations"] = GOLDEN["base"]  # the same experiment, under another name
 
 
 @pytest.mark.parametrize("name", catalog.names(FOLDER))
