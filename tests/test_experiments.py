@@ -27,6 +27,7 @@ PARENTS = {
             "optimizer.block",
         },
     ),
+    "ablations": ("base", set()),
     "shakespeare_char": (
         "base",
         {

@@ -28,7 +28,7 @@ LAYERS = [
         "zerotollm.scale",
     },
     {"zerotollm.experiment"},
-    {"zerotollm.run_directory"},
+    {"zerotollm.run_directory", "zerotollm.suite"},
     {"zerotollm.run"},
     {"zerotollm"},
     {"zerotollm.actions", "experiments"},

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment, describe_type, differences, field_types, validate
 from zerotollm.run_directory import read_experiment
 from zerotollm.suggest import did_you_mean
+from zerotollm.suite import make_suite
 
 USAGE = """\
 usage: python launch.py --list
@@ -41,6 +43,8 @@ for example:
 
 SWITCHES = ("list", "help", "debug")
 VALUES = ("experiment", "run_dir")
+LISTS = ("only",)
+"""Options that take several words."""
 RUN_MAY_CHANGE = ("sample.", "data.dir")
 """What may be given anew for a run that exists already: nothing that decided what was trained."""
 
@@ -94,12 +98,13 @@ def explain(error: BaseException) -> tuple[str, int]:
 def split(arguments: Iterable[str]) -> Command:
     """Takes a command line apart, in whatever order it is written. Raises UsageError where it cannot.
 
-    A switch stands alone; every other option has exactly one value, `--name value` or `--name=value`; the one
-    word left over is the action.
+    A switch stands alone; every other option has exactly one value, `--name value` or `--name=value`, and a list
+    goes on to the next option or action; the one word left over is the action.
     """
     switches, values, words, options = set(), {}, [], []
-    rest = iter(arguments)
-    for word in rest:
+    rest = deque(arguments)
+    while rest:
+        word = rest.popleft()
         name, equals, value = word.partition("=")
         name = "help" if name == "-h" else name.removeprefix("--").replace("-", "_")
         if not word.startswith("-"):
@@ -108,11 +113,13 @@ def split(arguments: Iterable[str]) -> Command:
             switches.add(name)
         else:
             if not equals:
-                value = next(rest, None)
+                value = rest.popleft() if rest else None
             if value is None or (value.startswith("--") and not equals):
                 raise UsageError(
                     f"{word} needs a value: {word} VALUE, or {word}=VALUE where it begins with --"
                 )
+            while name in LISTS and rest and not rest[0].startswith("-") and rest[0] not in ACTIONS:
+                value += f" {rest.popleft()}"
             if name in VALUES:
                 values[name] = value
             else:
@@ -143,8 +150,8 @@ def run(command: Command, experiments: Path) -> None:
 
 def act(command: Command, experiments: Path) -> None:
     """Name -> Experiment -> typed overrides -> action."""
-    name = command.action or catalog.default_action(experiments, command.experiment)
-    action = ACTIONS[name]
+    chosen = command.action or catalog.default_action(experiments, command.experiment)
+    action = ACTIONS[chosen]
     fields = field_types(Experiment)
     own = field_types(type(action.options(Experiment()))) if action.options else {}
     for given, _ in command.options:
@@ -160,16 +167,23 @@ def act(command: Command, experiments: Path) -> None:
         experiment = Experiment()  # the run directory itself says what it holds
     else:
         raise UsageError(f"add --experiment NAME: one of {', '.join(catalog.names(experiments))}")
+    if action.suite:
+        options = override(action.options(experiment), own_options)
+        budget, variants = catalog.functions(experiments, command.experiment, action.functions)
+        experiment = budget(experiment, options.budget)
     experiment = override(experiment, overrides)
     run_dir = Path(command.run_dir or Path("runs") / experiment.name)
     if action.reads_run:
         experiment = as_trained(run_dir, overrides)
     validate(experiment)
 
+    name = chosen.replace("-", "_")
+    function = getattr(import_module(f"zerotollm.actions.{name}"), name)
+    if action.suite:
+        function(make_suite(experiment, variants, options.only), run_dir, options)
+        return
     functions = catalog.functions(experiments, command.experiment, action.functions)
     options = [override(action.options(experiment), own_options)] if action.options else []
-    name = name.replace("-", "_")
-    function = getattr(import_module(f"zerotollm.actions.{name}"), name)
     function(experiment, run_dir, *functions, *options)
 
 

@@ -1,6 +1,6 @@
 """A suite: a base experiment and variants of it, each with one thing changed. No heavy imports."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -34,13 +34,10 @@ class Suite(NamedTuple):
     variants: tuple[Variant, ...]
 
 
-def changed(experiment: Experiment, **fields: Any) -> Experiment:
-    """The experiment with fields replaced, each by its dotted name with `__` for the dot.
-
-    >>> changed(base, model__num_heads=1, train__steps=100)
-    """
+def changed(experiment: Experiment, fields: Mapping[str, Any]) -> Experiment:
+    """The experiment with fields replaced, each by its dotted name: `{"model.num_heads": 1, "name": "one"}`."""
     for name, value in fields.items():
-        group, _, part = name.partition("__")
+        group, _, part = name.partition(".")
         inner = replace(getattr(experiment, group), **{part: value}) if part else value
         experiment = replace(experiment, **{group: inner})
     return experiment

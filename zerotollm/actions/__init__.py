@@ -17,10 +17,27 @@ class EvaluateOptions:
     """best: lowest loss on validation; last: newest"""
 
 
+@dataclass(frozen=True)
+class AblateOptions:
+    """Which variants are trained, how often and how long."""
+
+    only: str = ""
+    """variants or groups of them, by name, with spaces or commas between; empty: all"""
+    seeds: int = 3
+    """runs of the base and of each variant, from train.seed on"""
+    budget: Literal["tiny", "small", "full"] = "small"
+    """size of the base: full as it is, small for half a minute a run, tiny to see it work"""
+    tune: bool = False
+    """also compare at the best of the learning rates x 0.5, 1 and 2, of base and variants alike"""
+    together: bool = False
+    """train all seeds of a variant at once, as one program: the same results"""
+
+
 class Action(NamedTuple):
     """What the command line must know of an action before it imports it.
 
-    The function itself is `zerotollm.actions.NAME.NAME(experiment, run_dir, *functions[, options])`.
+    The function itself is `zerotollm.actions.NAME.NAME(experiment, run_dir, *functions[, options])`; of a `suite`,
+    `NAME(suite, run_dir, options)` with a `zerotollm.suite.Suite`, and the options have a `budget` and `only`.
     """
 
     summary: str
@@ -30,6 +47,8 @@ class Action(NamedTuple):
     """works on a run directory, whose own config.json then says what the experiment is"""
     functions: tuple[str, ...] = ()
     """needed in the experiment's file besides `experiment`; where they are, this action is the default"""
+    suite: bool = False
+    """works on an experiment and its variants, made by the file's `functions`"""
 
 
 ACTIONS: dict[str, Action] = {
@@ -41,4 +60,11 @@ ACTIONS: dict[str, Action] = {
     "generate": Action("continue a text with the trained model", lambda experiment: experiment.sample, True),
     "evaluate": Action("loss and bits per byte over a whole split", lambda _: EvaluateOptions(), True),
     "bench-data": Action("tokens/s of tokenization and of the data pipeline"),
+    "ablate": Action(
+        "train an experiment's variants and say which differences are shown",
+        lambda _: AblateOptions(),
+        functions=("budget", "variants"),
+        suite=True,
+    ),
+    "compare": Action("write the tables and figures of finished ablations again"),
 }

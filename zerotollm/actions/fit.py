@@ -14,6 +14,10 @@ from zerotollm.experiment import Experiment
 from zerotollm.model.config import TransformerConfig, resolve
 
 
+class DivergedError(RunError):
+    """The loss is no longer a finite number."""
+
+
 @dataclass(frozen=True)
 class Fitted:
     """One seed of an experiment, trained to its last step."""
@@ -93,7 +97,7 @@ def fit(
 
     A seed decides initialization, data order and dropout, exactly as `train.seed` does in `train`.
     `progress(step)` is called after every step, and a step or two before the device has done it. Raises
-    RunError where a loss is no longer finite.
+    DivergedError where a loss is no longer finite.
     """
     import jax
     import numpy as np
@@ -163,4 +167,4 @@ def _check(loss: Any, step: int) -> None:
     import numpy as np
 
     if not np.isfinite(loss).all():
-        raise RunError(f"the loss was no longer finite by step {step}: lower optimizer.learning_rate")
+        raise DivergedError(f"the loss was no longer finite by step {step}: lower optimizer.learning_rate")

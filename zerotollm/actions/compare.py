@@ -1,0 +1,51 @@
+"""compare: write the tables and figures of a suite again, from its finished runs alone, and show the table."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zerotollm.actions.suite_runs import FIGURE_HTML, FIGURE_PNG, TABLE, TABLE_JSON, read_runs
+from zerotollm.actions.suite_table import Row, footer, make_rows, markdown, terminal_table
+from zerotollm.errors import UsageError
+from zerotollm.experiment import Experiment
+from zerotollm.files import write_atomically
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WIDTH = 180
+"""Columns of the table where the output is no terminal."""
+
+
+def compare(experiment: Experiment, run_dir: Path) -> dict[str, list[Row]]:
+    """Works on a folder of runs, or on every one in the run directory of a suite. Returns their rows by name.
+
+    The same runs give the same files, byte for byte, with the same versions of the packages that draw. Raises
+    UsageError where there are no runs.
+    """
+    from rich.console import Console
+
+    if any(run_dir.glob("*/seed-*.json")):
+        folders = [run_dir]
+    else:
+        folders = sorted({path.parents[1] for path in run_dir.glob("*/*/seed-*.json")})
+    if not folders:
+        raise UsageError(f"{run_dir} holds no finished run of a suite: ablate first, or name its --run-dir")
+    console = Console()
+    console = console if console.is_terminal else Console(width=WIDTH, soft_wrap=True)
+    return {folder.name: write_results(folder, console) for folder in folders}
+
+
+def write_results(folder: Path, console: "Console") -> list[Row]:
+    """Makes tables and figures from the runs in a folder, shows the table and returns its rows."""
+    from zerotollm.actions.suite_figure import html, png
+
+    rows = make_rows(read_runs(folder))
+    write_atomically(folder / TABLE, markdown(rows))
+    write_atomically(folder / TABLE_JSON, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(folder / FIGURE_HTML, html(rows))
+    write_atomically(folder / FIGURE_PNG, png(rows))
+    console.print(terminal_table(rows))
+    console.print(footer(rows), highlight=False)
+    console.print(f"written: {folder}/{TABLE}, {TABLE_JSON}, {FIGURE_HTML}, {FIGURE_PNG}", highlight=False)
+    return rows

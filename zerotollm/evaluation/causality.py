@@ -1,0 +1,44 @@
+"""Whether a model that should only look back looks ahead: such a model scores well and predicts nothing."""
+
+from zerotollm.model.config import TransformerConfig
+
+LENGTH = 12
+"""Tokens of the window that is tried: a leak is a leak at any length."""
+TOLERANCE = 1e-4
+"""of the largest logit: above what two orders of a float32 sum differ by, far below any leak"""
+
+
+def sees_the_future(model: TransformerConfig, *, masked: bool) -> bool:
+    """Whether any logit of `model`, resolved, depends on a later token.
+
+    Row t of a batch has other tokens after position t than row 0, and its logits up to t must be those of row 0.
+    The parameters are random in every matrix: freshly initialized, some are zero and would hide what they let
+    through. With `masked` the window holds two documents, as under `data.document_mask`.
+    """
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from zerotollm.model.transformer import Transformer
+
+    length = min(LENGTH, model.max_length)
+    draw = np.random.default_rng(0)
+    first_T, other_T = draw.integers(0, model.vocab_size // 2, (2, length))
+    other_T += model.vocab_size // 2  # so that every token differs
+    after_TT = np.triu(np.ones((length, length), bool), 1)
+    tokens_BT = np.where(after_TT, other_T[None], first_T[None])
+    tokens_BT = np.concatenate([first_T[None], tokens_BT]).astype(np.int32)
+    segments_BT = np.where(np.arange(length) < length // 2, 1, 2)[None].repeat(length + 1, axis=0)
+
+    def random(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        if len(leaf.shape) < 2:
+            return np.ones(leaf.shape, np.float32)
+        return (draw.standard_normal(leaf.shape) / leaf.shape[0] ** 0.5).astype(np.float32)
+
+    net = Transformer(model)
+    shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.asarray(tokens_BT[:1])))["params"]
+    params = jax.tree.map(random, shapes)
+    segments = segments_BT.astype(np.int32) if masked else None
+    logits_BTV = np.asarray(jax.jit(net.apply)({"params": params}, tokens_BT, segments))
+    moved_TT = np.abs(logits_BTV[1:] - logits_BTV[:1]).max(axis=-1)
+    return bool(np.where(after_TT, 0.0, moved_TT).max() > TOLERANCE * np.abs(logits_BTV).max())
