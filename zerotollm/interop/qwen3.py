@@ -53,7 +53,8 @@ def check_installed() -> None:
     missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
     if missing:
         raise UsageError(
-            f"{' and '.join(missing)} not installed: pip install -r requirements-dev.txt, which has both"
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed: "
+            "pip install -r requirements-dev.txt"
         )
 
 
