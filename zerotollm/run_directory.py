@@ -8,6 +8,7 @@
     tensorboard/      the same numbers for `tensorboard --logdir`
     samples/          step-000250.txt: the text that the model wrote after that step
     summary.json      the final numbers; exists once the run is finished
+    bench.json        what the action bench measured, before, during or after the run
 
 No heavy imports.
 """
@@ -35,6 +36,7 @@ METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 SAMPLES = "samples"
 SUMMARY = "summary.json"
+BENCH = "bench.json"
 LOCK = ".lock"
 
 MAY_MOVE = ("data.dir",)
@@ -101,7 +103,7 @@ def claim(run_dir: Path, experiment: Experiment) -> None:
                 "or another --run-dir to start a new run"
             )
         return
-    foreign = [path.name for path in run_dir.iterdir() if not path.name.startswith(".")]
+    foreign = [p.name for p in run_dir.iterdir() if not p.name.startswith(".") and p.name != BENCH]
     if foreign:
         raise UsageError(
             f"{run_dir} is no run directory: it holds {foreign[0]} and no {CONFIG}; choose another --run-dir"

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from zerotollm.interop.qwen3 import to_state_dict, twin
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.transformer import Transformer
+from zerotollm.training.step import init_params
 
 torch = pytest.importorskip("torch", reason="torch is a development requirement: requirements-dev.txt")
 transformers = pytest.importorskip("transformers", reason="see requirements-dev.txt")
@@ -37,43 +39,15 @@ def test_decoder_is_qwen3(kv_heads, tied, head_width):
         vocab_size=64,
         context=32,
     )  # fmt: skip
-    reference = randomized(
-        transformers.Qwen3ForCausalLM(
-            transformers.Qwen3Config(
-                vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-                num_key_value_heads=kv_heads, head_dim=head_width, max_position_embeddings=32, hidden_act="silu",
-                rms_norm_eps=1e-6, tie_word_embeddings=tied, attention_bias=False,
-                rope_parameters={"rope_type": "default", "rope_theta": 5000.0},
-            )
-        )
-    )  # fmt: skip
-    w = {name: numpy(p) for name, p in reference.state_dict().items()}
-    params = {
-        "embedding": w["model.embed_tokens.weight"],
-        "final_norm": {"scale": w["model.norm.weight"]},
-    }
-    if not tied:
-        params["head"] = w["lm_head.weight"].T
-    for i in range(2):
-        at = f"model.layers.{i}."
-        params[f"layer_{i}"] = {
-            "attention": {
-                "query": w[at + "self_attn.q_proj.weight"].T,
-                "key": w[at + "self_attn.k_proj.weight"].T,
-                "value": w[at + "self_attn.v_proj.weight"].T,
-                "output": w[at + "self_attn.o_proj.weight"].T,
-                "query_norm": {"scale": w[at + "self_attn.q_norm.weight"]},
-                "key_norm": {"scale": w[at + "self_attn.k_norm.weight"]},
-            },
-            "attention_norm": {"scale": w[at + "input_layernorm.weight"]},
-            "feed_forward_norm": {"scale": w[at + "post_attention_layernorm.weight"]},
-            "feed_forward": {
-                "gate": w[at + "mlp.gate_proj.weight"].T,
-                "up": w[at + "mlp.up_proj.weight"].T,
-                "down": w[at + "mlp.down_proj.weight"].T,
-            },
-        }
-    tokens_BT = np.random.default_rng(0).integers(0, 64, (2, 20))
+    rng = np.random.default_rng(0)
+
+    def random(x):  # norms start as ones, which would hide a wrong one
+        return rng.normal(x.ndim == 1, 0.1 if x.ndim == 1 else 0.2, x.shape).astype(np.float32)
+
+    params = jax.tree.map(random, jax.eval_shape(lambda: init_params(config, 0)))
+    reference = twin(config).eval()
+    reference.load_state_dict(to_state_dict(params))  # strict: no weight is left over on either side
+    tokens_BT = rng.integers(0, 64, (2, 20))
     with torch.no_grad():
         expected = reference(torch.from_numpy(tokens_BT)).logits.numpy()
     ours = jax.jit(Transformer(config).apply)({"params": params}, jnp.asarray(tokens_BT, jnp.int32))

@@ -33,6 +33,18 @@ class AblateOptions:
     """train all seeds of a variant at once, as one program: the same results"""
 
 
+@dataclass(frozen=True)
+class BenchOptions:
+    """How long is measured, and against what."""
+
+    against: Literal["nothing", "torch"] = "nothing"
+    """torch: the same architecture in PyTorch from the transformers library, in turn with ours"""
+    rounds: int = 5
+    """times that each measurement is taken, in turn with all others"""
+    seconds: float = 2.0
+    """length of a measurement in a round, at least one step or one text"""
+
+
 class Action(NamedTuple):
     """What the command line must know of an action before it imports it.
 
@@ -59,6 +71,7 @@ ACTIONS: dict[str, Action] = {
     ),
     "generate": Action("continue a text with the trained model", lambda experiment: experiment.sample, True),
     "evaluate": Action("loss and bits per byte over a whole split", lambda _: EvaluateOptions(), True),
+    "bench": Action("speed and memory of training and of generation", lambda _: BenchOptions()),
     "bench-data": Action("tokens/s of tokenization and of the data pipeline"),
     "ablate": Action(
         "train an experiment's variants and say which differences are shown",

@@ -16,8 +16,6 @@ def summarize(run_dir: Path, notes: dict[str, Any], num_parameters: int) -> dict
     lines = read_metrics(run_dir / run_directory.METRICS)
     last = next(line for line in reversed(lines) if "tokens" in line)
     best = min((line for line in lines if "validation_bpb" in line), key=lambda line: line["validation_bpb"])
-    # Linux counts kilobytes, macOS bytes.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
         "parameters": num_parameters,
         "steps": last["step"],
@@ -30,8 +28,14 @@ def summarize(run_dir: Path, notes: dict[str, Any], num_parameters: int) -> dict
         "validation_bpb": notes["validation"]["bpb"],
         "best_validation_bpb": best["validation_bpb"],
         "best_step": best["step"],
-        "peak_memory_bytes": peak,
+        "peak_memory_bytes": peak_memory_bytes(),
     }
+
+
+def peak_memory_bytes() -> int:
+    """Most memory this process has held so far."""
+    # Linux counts kilobytes, macOS bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def rows(summary: dict[str, Any]) -> dict[str, str]:

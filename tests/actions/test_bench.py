@@ -1,0 +1,157 @@
+"""bench measures a tiny experiment, writes what it shows, and leaves everything else in the directory alone."""
+
+import json
+import multiprocessing
+from dataclasses import replace
+from importlib.util import find_spec
+
+import pytest
+
+from zerotollm.actions import BenchOptions, bench_sides
+from zerotollm.actions.bench import bench
+from zerotollm.actions.train import train
+from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.errors import RunError, UsageError
+from zerotollm.experiment import Experiment
+from zerotollm.interop import qwen3
+from zerotollm.model.config import TransformerConfig
+from zerotollm.training.config import OptimizerConfig, TrainConfig
+
+QUICK = BenchOptions(rounds=2, seconds=0.01)
+RATES = {"train", "decode 1", "decode 64"}
+
+
+@pytest.fixture
+def tiny(tmp_path) -> Experiment:
+    text = tmp_path / "text.txt"
+    text.write_text(
+        "\n\n".join(f"Line {n} of the sea and the sky, the ship and the star." for n in range(200))
+    )
+    return Experiment(
+        data=DataConfig(
+            corpus=str(text), dir=str(tmp_path / "cache"), documents="file", context=12, batch_size=4
+        ),
+        tokenizer=TokenizerConfig(kind="char", byte_fallback=False),
+        model=TransformerConfig(num_layers=1, width=16, num_heads=2),
+        optimizer=OptimizerConfig(block=0),
+        train=TrainConfig(steps=2, micro_batches=2),
+    )
+
+
+def positive(value) -> bool:
+    """Whether every number in nested dicts is above 0."""
+    return all(map(positive, value.values())) if isinstance(value, dict) else value > 0
+
+
+def test_measures_shows_and_writes(tiny, tmp_path, capsys):
+    run_dir = tmp_path / "runs" / "new"
+    result = bench(tiny, run_dir, QUICK)
+    assert [path.name for path in run_dir.iterdir()] == ["bench.json"]
+    assert json.loads((run_dir / "bench.json").read_text()) == json.loads(json.dumps(result))
+    assert result["tokens_per_second"].keys() == RATES
+    measured = (
+        "compile_seconds",
+        "step_seconds",
+        "tokens_per_second",
+        "peak_flops_per_second",
+        "peak_memory_bytes",
+    )
+    for name in measured:
+        assert positive(result[name]), name
+    assert 0 < result["flops_utilization"] < 1.5
+    step = result["step_seconds"]
+    assert step["p10"] <= step["median"] <= step["p90"]
+    # 4 windows of 12 tokens in a median step; the median of two rounds lies between their medians
+    assert 48 / step["p90"] * 0.5 < result["tokens_per_second"]["train"] < 48 / step["p10"] * 2
+    shown = capsys.readouterr().out
+    assert f"{result['parameters']:,}" in shown
+    for rate in result["tokens_per_second"].values():
+        assert f"{rate:,.0f} tokens/s" in shown
+    assert "PyTorch" not in shown
+    assert not multiprocessing.active_children()
+
+
+def test_a_run_may_begin_where_only_a_bench_was(tiny, tmp_path):
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / "bench.json").write_text("{}\n")
+    train(tiny, run_dir)
+    assert (run_dir / "summary.json").exists()
+    assert (run_dir / "bench.json").read_text() == "{}\n"
+
+
+@pytest.mark.skipif(
+    not (find_spec("torch") and find_spec("transformers")),
+    reason="torch and transformers: requirements-dev.txt",
+)
+def test_against_torch(tiny, tmp_path, capsys):
+    result = bench(tiny, tmp_path, replace(QUICK, against="torch"))
+    theirs = result["torch"]
+    assert theirs["parameters"] == result["parameters"]
+    assert theirs["ratio"].keys() == theirs["tokens_per_second"].keys() == RATES
+    assert positive(theirs["ratio"])
+    assert positive(theirs["tokens_per_second"])
+    shown = capsys.readouterr().out
+    for ratio in theirs["ratio"].values():
+        assert ratio["lowest"] <= ratio["median"] <= ratio["highest"]
+        assert f"{ratio['median']:.2f} x ({ratio['lowest']:.2f} to {ratio['highest']:.2f})" in shown
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"norm_position": "post"}, {"feed_forward": "gelu"}, {"position": "sinusoidal"}, {"qk_norm": False}],
+    ids=str,
+)
+def test_a_model_without_a_twin_is_refused_by_its_field(tiny, tmp_path, change):
+    changed = replace(tiny, model=replace(tiny.model, **change))
+    (name,) = change
+    with pytest.raises(UsageError, match=rf"model\.{name} is .* no twin"):
+        bench(changed, tmp_path / "run", BenchOptions(against="torch"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_library_is_named_with_the_command_that_helps(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(qwen3, "find_spec", lambda name: None if name == "torch" else True)
+    with pytest.raises(UsageError, match=r"^torch is not installed.*pip install -r requirements-dev\.txt"):
+        bench(tiny, tmp_path, BenchOptions(against="torch"))
+
+
+@pytest.mark.parametrize("wrong", [{"rounds": 0}, {"seconds": 0.0}], ids=str)
+def test_options_out_of_range(tiny, tmp_path, wrong):
+    with pytest.raises(UsageError, match="rounds is"):
+        bench(tiny, tmp_path, replace(QUICK, **wrong))
+
+
+def test_an_error_of_a_side_is_the_error_of_the_bench(tiny, tmp_path):
+    missing = replace(tiny, data=replace(tiny.data, corpus=str(tmp_path / "nowhere.txt")))
+    with pytest.raises(UsageError, match=r"nowhere\.txt"):
+        bench(missing, tmp_path / "run", QUICK)
+    assert not multiprocessing.active_children()
+
+
+def test_a_side_that_dies_is_said_so(tiny, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("zerotollm.actions.bench.ours", broken)
+    with pytest.raises(RunError, match="the process that measures jax died"):
+        bench(tiny, tmp_path / "run", QUICK)
+    assert "no such measurement" in capfd.readouterr().err
+
+
+def broken(experiment):
+    raise KeyError("no such measurement")
+
+
+def test_a_busy_machine_is_said_so(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("os.getloadavg", lambda: (99.0, 0.0, 0.0))
+    monkeypatch.setattr("zerotollm.actions.bench.ours", stopped)
+    with pytest.raises(RunError, match="enough"):
+        bench(tiny, tmp_path / "run", QUICK)
+    assert "busy (load 99.0 on" in capsys.readouterr().out
+
+
+def stopped(experiment):
+    raise RunError("enough")
+
+
+def test_a_call_is_timed_at_least_once():
+    calls = []
+    assert len(bench_sides.timed(lambda: calls.append(1), 0.0)) == len(calls) == 1

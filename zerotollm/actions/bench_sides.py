@@ -1,0 +1,258 @@
+"""What `bench` times: our train step and sampler, and those of the PyTorch twin. Each side in a process of its own.
+
+A side is a function that gets everything ready and returns (facts, measurements by name). A measurement takes
+seconds and returns how long each step, or each text, took; it goes on until that time is over. `serve` runs a side
+and measures what it is told to, and idles in between.
+"""
+
+import math
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any
+
+from zerotollm.actions.summary import peak_memory_bytes
+from zerotollm.allocator import LARGE_STEP, keep_freed_memory
+from zerotollm.errors import RunError, UsageError
+from zerotollm.experiment import Experiment
+from zerotollm.model.config import TransformerConfig, resolve
+
+Measurements = dict[str, Callable[[float], list[float]]]
+Side = tuple[dict[str, Any], Measurements]
+
+DECODE_ROWS = (1, 64)
+"""Texts drawn at once."""
+PRODUCT = 2048
+"""Rows and columns of the matrices whose product shows what the device can do."""
+PROMPT = 4
+"""Tokens that a text begins with."""
+BATCHES = 8
+"""Different batches, used in turn."""
+WARM_UP = 3
+"""Steps that are not measured."""
+
+
+def serve(connection: Connection, side: Callable[..., Side], *arguments: Any) -> None:
+    """Sends the facts, then answers (name of a measurement, seconds) for as long as somebody asks.
+
+    UsageError and RunError are sent as answers; any other error is shown here and ends the process.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's, who then ends this process
+    try:
+        facts, measurements = side(*arguments)
+        connection.send(facts)
+        while True:
+            try:
+                name, seconds = connection.recv()
+            except EOFError:  # the caller is gone
+                return
+            connection.send(measurements[name](seconds))
+    except (UsageError, RunError) as error:
+        connection.send(error)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def timed(call: Callable[[], Any], seconds: float) -> list[float]:
+    """How long each call took, until `seconds` are over; at least one."""
+    taken, end = [], time.perf_counter() + seconds
+    while not taken or time.perf_counter() < end:
+        begun = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - begun)
+    return taken
+
+
+def random_tokens(experiment: Experiment, vocab_size: int) -> list[Any]:
+    """Some batches of int64 (B, T + 1): inputs and, one further, targets. Speed does not depend on the text."""
+    import numpy as np
+
+    shape, rng = experiment.data, np.random.default_rng(0)
+    return [rng.integers(0, vocab_size, (shape.batch_size, shape.context + 1)) for _ in range(BATCHES)]
+
+
+def decode_lengths(context: int) -> tuple[int, int]:
+    """Tokens of a prompt, and new tokens after it: together the whole context, and the one drawn at its end."""
+    prompt = min(PROMPT, context)
+    return prompt, context - prompt + 1
+
+
+def ours(experiment: Experiment) -> Side:
+    """Our own side, with fresh parameters; measures "train", "product" and "decode ROWS".
+
+    Facts: what the data makes of the model, `compile_seconds` of the train step without any cache, the memory that
+    XLA plans for it, and the peak memory after some steps: of the device, or of the process on a CPU.
+    """
+    shape = experiment.data
+    if shape.batch_size * shape.context * experiment.model.width >= LARGE_STEP:
+        keep_freed_memory()  # as in training
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from zerotollm.data.tokens import prepare
+    from zerotollm.decoding import sample
+    from zerotollm.run_directory import environment
+    from zerotollm.training.step import init_state, make_train_step
+
+    jax.config.update("jax_enable_compilation_cache", False)
+    data = prepare(shape, experiment.tokenizer)
+    model = resolve(experiment.model, vocab_size=data.tokenizer.vocab_size, context=shape.context)
+    state = jax.jit(partial(init_state, model, experiment.optimizer, experiment.train))()
+    batches = [
+        {
+            "inputs": jnp.asarray(tokens[:, :-1], jnp.int32),
+            "targets": jnp.asarray(tokens[:, 1:], jnp.int32),
+            "segments": jnp.zeros((shape.batch_size, shape.context), jnp.int32),
+            "weights": jnp.ones((shape.batch_size, shape.context), jnp.float32),
+        }
+        for tokens in random_tokens(experiment, data.tokenizer.vocab_size)
+    ]
+    step = make_train_step(model, experiment.optimizer, experiment.train, masked=shape.document_mask)
+    begun = time.perf_counter()
+    compiled = step.lower(state, batches[0]).compile()
+    compile_seconds = time.perf_counter() - begun
+
+    def train(seconds: float, at_least: int = 1) -> list[float]:
+        """From the end of a step to the end of the next, which was begun before, as in training."""
+        nonlocal state
+        taken, count = [], 0
+        state, metrics = compiled(state, batches[0])
+        last = time.perf_counter()
+        end = last + seconds
+        while len(taken) < at_least or last < end:
+            count += 1
+            state, following = compiled(state, batches[count % BATCHES])
+            jax.block_until_ready(metrics)
+            metrics, now = following, time.perf_counter()
+            taken.append(now - last)
+            last = now
+        jax.block_until_ready(metrics)
+        return taken[1:] or taken  # the first began with nothing before it
+
+    jax.block_until_ready(state)
+    train(0.0, WARM_UP)
+    memory = jax.devices()[0].memory_stats() or {}
+    facts = {
+        "environment": environment(),
+        "platform": jax.default_backend(),
+        "model": model,
+        "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(state.params)),
+        "compile_seconds": compile_seconds,
+        "peak_memory_bytes": memory.get("peak_bytes_in_use") or peak_memory_bytes(),
+        "xla_memory_bytes": _planned_memory(compiled),
+    }
+
+    params = jax.tree.map(jnp.copy, state.params)
+    greedy = replace(experiment.sample, prompt="", temperature=0.0)
+    prompt, new = decode_lengths(shape.context)
+
+    def decode(rows: int) -> None:
+        rng = np.random.default_rng(rows)
+        prompts = list(rng.integers(0, data.tokenizer.vocab_size, (rows, prompt)))
+        drawn = sample.generate(
+            params,
+            model,
+            prompts,
+            replace(greedy, max_tokens=new),
+            stop_id=-1,  # never drawn: all rows go on to the end
+            num_tokens=data.tokenizer.vocab_size,
+        )
+        assert all(len(row) == new for row in drawn)
+
+    matrix = jnp.ones((PRODUCT, PRODUCT), jnp.float32)
+    product = jax.jit(lambda matrix: matrix @ matrix).lower(matrix).compile()
+    measurements: Measurements = {
+        "train": train,
+        "product": partial(timed, lambda: product(matrix).block_until_ready()),
+    }
+    measurements |= {f"decode {rows}": partial(timed, partial(decode, rows)) for rows in DECODE_ROWS}
+    for name in list(measurements)[1:]:
+        measurements[name](0.0)  # compiles
+    return facts, measurements
+
+
+def _planned_memory(compiled: Any) -> dict[str, int]:
+    """Bytes, by XLA's own account; empty where it gives none."""
+    analysis = compiled.memory_analysis()
+    names = {"argument": "arguments", "output": "outputs", "temp": "temporary", "alias": "reused"}
+    sizes = {full: getattr(analysis, f"{name}_size_in_bytes", None) for name, full in names.items()}
+    return {name: size for name, size in sizes.items() if size is not None}
+
+
+def torch_twin(experiment: Experiment, model: TransformerConfig, platform: str) -> Side:
+    """The same architecture from `transformers`, with PyTorch's AdamW; measures "train" and "decode ROWS".
+
+    `model` is resolved, `platform` jax's. On a CPU all cores that this process may use. Raises RunError where we
+    compute on a GPU and PyTorch cannot.
+    """
+    import torch
+    import transformers
+
+    from zerotollm.interop.qwen3 import twin
+
+    transformers.logging.set_verbosity_error()
+    if platform == "gpu" and not torch.cuda.is_available():
+        raise RunError("jax computes on a GPU and this PyTorch cannot: install a build of torch with CUDA")
+    device = torch.device("cuda" if platform == "gpu" else "cpu")
+    torch.set_num_threads(usable_cores())
+    torch.set_float32_matmul_precision("high")  # as jax does, where a GPU has TF32
+    torch.manual_seed(0)
+    net = twin(model).to(device)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)
+    batches = [torch.from_numpy(tokens).to(device) for tokens in random_tokens(experiment, model.vocab_size)]
+    rows = experiment.data.batch_size // experiment.train.micro_batches
+    count = 0
+
+    def finished() -> None:
+        if platform == "gpu":
+            torch.cuda.synchronize()
+
+    def step() -> None:
+        nonlocal count
+        count += 1
+        optimizer.zero_grad()
+        for part in batches[count % BATCHES].split(rows):
+            logits = net(input_ids=part[:, :-1], use_cache=False).logits
+            nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten())
+            (nats / experiment.train.micro_batches).backward()
+        optimizer.step()
+        finished()
+
+    def train(seconds: float) -> list[float]:
+        net.train()
+        return timed(step, seconds)
+
+    prompt, new = decode_lengths(experiment.data.context)
+    greedy = transformers.GenerationConfig(
+        max_new_tokens=new, do_sample=False, use_cache=True, eos_token_id=None, pad_token_id=0
+    )
+
+    def decode(rows: int) -> None:
+        net.eval()
+        prompts = torch.randint(model.vocab_size, (rows, prompt), device=device)
+        drawn = net.generate(prompts, attention_mask=torch.ones_like(prompts), generation_config=greedy)
+        finished()
+        assert drawn.shape == (rows, prompt + new)
+
+    for _ in range(WARM_UP):
+        step()
+    peak = torch.cuda.max_memory_allocated() if platform == "gpu" else peak_memory_bytes()
+    facts = {
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "peak_memory_bytes": peak,
+        "threads": torch.get_num_threads(),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+    measurements: Measurements = {"train": train}
+    measurements |= {f"decode {rows}": partial(timed, partial(decode, rows)) for rows in DECODE_ROWS}
+    for rows_at_once in DECODE_ROWS:
+        decode(rows_at_once)
+    return facts, measurements
