@@ -2,9 +2,9 @@
 
 Command: python launch.py --experiment shakespeare_char_best --data.corpus input.txt
 
-Time: not yet measured
+Time: 5:34 on 2 CPU cores
 
-Expected: not yet measured (aim: at most 1.43 nats per character over the last 10 % of the text)
+Expected: 1.4473 nats per character over the last 10 % of the text (one seed; the aim of 1.43 needs more steps)
 """
 
 from dataclasses import replace
@@ -15,7 +15,8 @@ from zerotollm.experiment import Experiment
 
 
 def experiment() -> Experiment:
-    """`shakespeare_char` with the model and the rates of `base`, a context of 256 characters and more steps."""
+    """`shakespeare_char` with the model and the rates of `base`, a context of 256 characters and more steps,
+    and half its dropout."""
     parent = shakespeare_char()
     return replace(
         parent,
