@@ -153,7 +153,7 @@ def test_the_default_experiment_is_valid():
         ("optimizer.iterations", 6, "at most 5"),
         ("train.steps", 0, "at least 1"),
         ("train.steps", True, "whole number"),
-        ("train.micro_batches", 3, "does not divide data.batch_size 8"),
+        ("train.micro_batches", 3, "does not divide data.batch_size 4"),
         ("train.seed", 2**32, "at most 4294967295"),
         ("train.keep", 0, "at least 1"),
         ("train.label_smoothing", 1.0, "below 1"),
