@@ -178,12 +178,10 @@ def act(command: Command, experiments: Path) -> None:
     validate(experiment)
 
     name = chosen.replace("-", "_")
-    if action.suite:
-        suite = make_suite(experiment, variants, options.only)
-        getattr(import_module(f"zerotollm.actions.{name}"), name)(suite, run_dir, options)
-        return
     function = getattr(import_module(f"zerotollm.actions.{name}"), name)
-    if action.options:
+    if action.suite:
+        function(make_suite(experiment, variants, options.only), run_dir, options)
+    elif action.options:
         function(experiment, run_dir, override(action.options(experiment), own_options))
     else:
         function(experiment, run_dir)
