@@ -136,7 +136,7 @@ def test_a_variant_that_is_the_base_is_left_out_and_one_that_cannot_run_is_named
     names = {variant.name for variant in make_suite(base, variants).variants}
     assert "layer-pre" not in names
     assert "rms-post" in names
-    narrow = changed(experiment(), {"model.width": 66, "model.num_heads": 33, "model.position": "learned"})
+    narrow = changed(experiment(), {"model.width": 66, "model.num_heads": 66, "model.position": "learned"})
     with pytest.raises(UsageError, match="the variant more-heads cannot run"):
         make_suite(narrow, variants, "more-heads")
     make_suite(narrow, variants, "norm")
