@@ -270,5 +270,6 @@ def width_for(base: Experiment, layers: int) -> int:
     wanted = parameters(base.model.num_layers, base.model.width)
     step = 8 * base.model.num_heads
     return min(
-        range(step, 4 * base.model.width + 1, step), key=lambda width: abs(parameters(layers, width) - wanted)
+        range(step, max(step, 4 * base.model.width) + 1, step),
+        key=lambda width: abs(parameters(layers, width) - wanted),
     )

@@ -110,6 +110,8 @@ def test_an_experiment_needs_only_configs():
         ["--experiment", "base", "--help"],
         ["--experiment", "base", "generate", "--help"],
         ["--experiment", "bse"],
+        ["--experiment", "ablations", "ablate", "--help"],
+        ["--experiment", "ablations", "--only", "nothing"],
         ["--experiment", "base", "--train.steps", "-1"],
         ["--experiment", "base", "generate", "--run-dir", "nowhere"],
     ],

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from zerotollm.actions import ACTIONS, EvaluateOptions
+from zerotollm.actions import ACTIONS, AblateOptions, EvaluateOptions
 from zerotollm.cli import Command, main, split
 from zerotollm.errors import RunError
 from zerotollm.experiment import Experiment, differences, to_json
@@ -103,6 +103,22 @@ def test_options_of_an_action(calls, tmp_path, base):
     ]
 
 
+def test_ablating_is_the_default_of_an_experiment_with_variants(calls):
+    line = "--experiment ablations --only position,norm relu2 --seeds 2 --train.steps 70 --budget tiny"
+    assert launch(*line.split()) == 0
+    assert launch(*line.replace(" --seeds", " ablate --seeds").split()) == 0
+    assert calls[0] == calls[1]
+    [(action, suite, run_dir, options), _] = calls
+    assert (action, run_dir) == ("ablate", Path("runs/ablations"))
+    assert options == AblateOptions(only="position,norm relu2", seeds=2, budget="tiny")
+    assert (suite.base.train.steps, suite.base.model.width) == (70, 64)  # the override comes after the budget
+    assert {variant.experiment.train.steps for variant in suite.variants} == {70}
+    assert {variant.group for variant in suite.variants} == {"position", "norm", "feed-forward"}
+    assert launch("--experiment", "ablations", "train") == 0
+    assert launch("--experiment", "ablations", "compare", "--run-dir", "here") == 0
+    assert [call[0] for call in calls[2:]] == ["train", "compare"]
+
+
 @pytest.mark.parametrize("action", ACTIONS)
 def test_every_action_has_a_file_that_says_what_it_does(action):
     path = ROOT / "zerotollm" / "actions" / f"{action.replace('-', '_')}.py"
@@ -165,6 +181,11 @@ def test_a_damaged_config_is_refused(calls, tmp_path, base, capsys):
         ("--train.steps 3", ["--experiment NAME", "base"]),
         ("generate", ["--experiment NAME"]),
         ("-x 3", ["-x"]),
+        ("--experiment base ablate", ["base.py has no function budget()"]),
+        ("--experiment ablations --only posision", ["'posision'", "did you mean position?"]),
+        ("--experiment ablations --only", ["--only needs a value"]),
+        ("--experiment ablations --only norm trian", ["'trian' is no variant"]),
+        ("--experiment ablations --budget huge", ["'huge'", "one of tiny, small, full"]),
         ("--experiment= base", ["'base'", "unknown action"]),
     ],
 )

@@ -75,7 +75,7 @@ def png(rows: Sequence[Row]) -> bytes:
         )
     axes.axvline(0.0, color="#111827", lw=1, zorder=1)
     axes.set_xlim(-edge, edge)
-    axes.set_ylim(len(dots) - 0.5, -0.5)
+    axes.set_ylim(max(1, len(dots)) - 0.5, -0.5)
     axes.set_yticks(range(len(dots)), [row["variant"] for row in dots], fontsize=9)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#e5e7eb", lw=0.8, zorder=0)

@@ -1,0 +1,298 @@
+"""A suite on a tiny model: what is paired, kept, done again, refused and written."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from zerotollm.actions import AblateOptions, fit
+from zerotollm.actions.ablate import Pace, ablate
+from zerotollm.actions.compare import compare
+from zerotollm.actions.suite_table import FUTURE, make_rows
+from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.errors import UsageError
+from zerotollm.experiment import Experiment
+from zerotollm.model import transformer
+from zerotollm.model.config import TransformerConfig
+from zerotollm.suite import Suite, Variant, changed
+from zerotollm.training.config import OptimizerConfig, TrainConfig
+
+ROOT = Path(__file__).parents[2]
+TINY = AblateOptions(budget="tiny", seeds=2)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Experiment:
+    folder = tmp_path_factory.mktemp("ablate")
+    rng = np.random.default_rng(0)
+    words = ["sea", "ship", "wind", "star", "salt", "rope"]
+    text = "\n\n".join(" ".join(rng.choice(words, 60)) for _ in range(60))
+    (folder / "text.txt").write_text(text)
+    return Experiment(
+        name="mini",
+        data=DataConfig(corpus=str(folder / "text.txt"), dir=str(folder / "cache"), context=16, batch_size=4),
+        tokenizer=TokenizerConfig(kind="char", byte_fallback=False),
+        model=TransformerConfig(num_layers=1, width=16, num_heads=2, dropout=0.0),
+        optimizer=OptimizerConfig(block=0, warmup_steps=2),
+        train=TrainConfig(steps=8),
+    )
+
+
+def suite(base: Experiment, **fields: dict) -> Suite:
+    """A variant for each keyword, which changes these fields."""
+    made = [
+        Variant(name, "group", changed(base, change), "paper", "words") for name, change in fields.items()
+    ]
+    return Suite(base, tuple(made))
+
+
+def fake_fit(monkeypatch, bpb) -> list:
+    """Instead of training, `bpb(experiment, seed)`; gives the list of (experiment, seed) that were asked for."""
+    asked = []
+
+    def fitted(programs, seeds, progress):
+        asked.extend((programs, seed) for seed in seeds)
+        values = [bpb(programs, seed) for seed in seeds]
+        return [
+            fit.Fitted(seed, {}, [value] * 8, {"loss": value, "bpb": value}, 1.0, 64.0)
+            for seed, value in zip(seeds, values, strict=True)
+        ]
+
+    compiled = lambda experiment, lanes=0: SimpleNamespace(experiment=experiment)  # noqa: E731
+    monkeypatch.setattr(fit, "compile_programs", compiled)
+    monkeypatch.setattr(fit, "fit", fitted)
+    return asked
+
+
+def test_a_seed_is_the_same_run_in_base_and_variant_and_together(base, tmp_path):
+    """A variant that changes nothing of the training has exactly the base's numbers, seed by seed."""
+    same = suite(base, same={"train.log_every": 7})
+    ablate(same, tmp_path / "a", TINY)
+    ablate(suite(base), tmp_path / "b", replace(TINY, together=True))
+    bpb = {
+        (run, name, seed): json.loads(path.read_text())["validation_bpb"]
+        for run, name in (("a", "base"), ("a", "same"), ("b", "base"))
+        for seed in (0, 1)
+        for path in [tmp_path / run / "tiny" / name / f"seed-{seed}.json"]
+    }
+    for seed in (0, 1):
+        assert bpb["a", "base", seed] == bpb["a", "same", seed]
+        assert bpb["a", "base", seed] == pytest.approx(bpb["b", "base", seed], abs=1e-5)
+    assert bpb["a", "base", 0] != bpb["a", "base", 1]
+
+
+def test_a_record_says_everything(base, tmp_path, monkeypatch):
+    fake_fit(monkeypatch, lambda programs, seed: 1.5)
+    [first, row] = ablate(suite(base, deep={"model.num_layers": 2}), tmp_path, TINY)
+    record = json.loads((tmp_path / "tiny" / "deep" / "seed-1.json").read_text())
+    assert record["change"] == [{"field": "model.num_layers", "from": 1, "to": 2}]
+    assert record["experiment"]["train"]["seed"] == record["seed"] == 1
+    assert (record["variant"], record["outcome"], record["validation_bpb"]) == ("deep", "trained", 1.5)
+    assert str(base.data.dir) not in json.dumps(record)
+    assert "command" not in record["environment"]
+    assert record["environment"]["versions"]["jax"]
+    assert row["parameters"] > first["parameters"]
+    assert row["shared"]["verdict"] == "no difference shown"
+
+
+def test_what_is_finished_is_not_run_again(base, tmp_path, monkeypatch):
+    two = suite(base, one={"model.norm": "layer"}, two={"model.qk_norm": False})
+
+    def stop(programs, seed):
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        return 1.0
+
+    asked = fake_fit(monkeypatch, stop)
+    with pytest.raises(KeyboardInterrupt):
+        ablate(two, tmp_path, TINY)
+    assert len(list(tmp_path.rglob("seed-*.json"))) == 3
+    again = fake_fit(monkeypatch, lambda programs, seed: 1.0)
+    rows = ablate(two, tmp_path, TINY)
+    assert [seed for _, seed in again] == [1, 0, 1]
+    assert [row["shared"]["trained"] for row in rows] == [2, 2, 2]
+    done = fake_fit(monkeypatch, lambda programs, seed: 1.0)
+    ablate(two, tmp_path, replace(TINY, seeds=3))
+    assert [seed for _, seed in done] == [2, 2, 2]
+
+
+def test_runs_of_another_experiment_are_refused(base, tmp_path, monkeypatch):
+    fake_fit(monkeypatch, lambda programs, seed: 1.0)
+    ablate(suite(base), tmp_path, TINY)
+    moved = changed(base, {"data.dir": str(tmp_path / "elsewhere")})
+    ablate(suite(moved), tmp_path, TINY)
+    other = changed(base, {"train.steps": 9, "model.qk_norm": False})
+    with pytest.raises(
+        UsageError, match=r"model.qk_norm True \(now False\), train.steps 8 \(now 9\).*--run-dir"
+    ):
+        ablate(suite(other), tmp_path, TINY)
+
+
+def test_foreign_folders_are_refused(base, tmp_path):
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "thesis.tex").write_text("all of it")
+    with pytest.raises(UsageError, match=r"thesis.tex, which no suite wrote"):
+        ablate(suite(base), tmp_path, TINY)
+    (tmp_path / "small" / "base").mkdir(parents=True)
+    (tmp_path / "small" / "base" / "seed-0.json").write_text('{"format": 99}')
+    with pytest.raises(UsageError, match="is no run of a suite"):
+        ablate(suite(base), tmp_path, replace(TINY, budget="small"))
+    with pytest.raises(UsageError, match="holds no finished run"):
+        compare(base, tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="--seeds is 0"):
+        ablate(suite(base), tmp_path / "new", replace(TINY, seeds=0))
+
+
+def test_tables_and_figures_come_from_the_runs_alone_byte_for_byte(base, tmp_path, monkeypatch):
+    fake_fit(
+        monkeypatch, lambda programs, seed: 1.0 + 0.1 * seed + 0.01 * programs.experiment.model.num_layers
+    )
+    ablate(suite(base, deep={"model.num_layers": 2}, post={"model.norm_position": "post"}), tmp_path, TINY)
+    names = ("table.md", "table.json", "figure.html", "figure.png")
+    before = {name: (tmp_path / "tiny" / name).read_bytes() for name in names}
+    for name in names:
+        (tmp_path / "tiny" / name).unlink()
+    compare(Experiment(), tmp_path)
+    assert before == {name: (tmp_path / "tiny" / name).read_bytes() for name in names}
+    assert list(compare(Experiment(), tmp_path / "tiny")) == ["tiny"]
+    assert before == {name: (tmp_path / "tiny" / name).read_bytes() for name in names}
+    assert before["figure.png"].startswith(b"\x89PNG")
+    assert b"+0.0100 [+0.0100, +0.0100] | worse" in before["table.md"]
+    assert "https://cdn" not in before["figure.html"].decode().split("</script>")[-1]
+
+
+def test_a_variant_that_sees_the_future_is_not_trained(base, tmp_path, monkeypatch):
+    asked = fake_fit(monkeypatch, lambda programs, seed: 0.1)
+    monkeypatch.setattr(
+        transformer, "causal_mask", lambda segments_BT, length: jnp.ones((1, length, length), bool)
+    )
+    rows = ablate(suite(base, open={"model.qk_norm": False}), tmp_path, TINY)
+    assert asked == []
+    assert [row["shared"]["verdict"] for row in rows] == ["the base", FUTURE]
+    assert rows[1]["shared"]["bpb"] is None
+    assert FUTURE in (tmp_path / "tiny" / "table.md").read_text()
+
+
+def test_a_run_that_diverges_is_a_result(base, tmp_path):
+    wild = {"optimizer.learning_rate": 1e30, "optimizer.adam_learning_rate": 1e30}
+    rows = ablate(suite(base, wild=wild), tmp_path, replace(TINY, together=True))
+    assert rows[1]["shared"]["verdict"] == "diverged (2 of 2)"
+    assert rows[1]["shared"]["bpb"] is None
+    assert rows[0]["shared"]["trained"] == 2
+
+
+def test_tuning_takes_the_best_rate_of_each_for_all_seeds(base, tmp_path, monkeypatch):
+    """The base is best at its rate, `fast` at twice it, `slow` at half, where it beats the base."""
+    best = {"rms": 0.008, "layer": 0.016}
+
+    def bpb(programs, seed):
+        experiment = programs.experiment
+        wanted = 0.004 if not experiment.model.qk_norm else best[experiment.model.norm]
+        gain = 0.05 if not experiment.model.qk_norm else 0.0
+        return (
+            1.0
+            + seed / 10
+            - gain
+            + abs(np.log2(experiment.optimizer.learning_rate / wanted)) * (1 + seed / 100)
+        )
+
+    asked = fake_fit(monkeypatch, bpb)
+    three = suite(base, fast={"model.norm": "layer"}, slow={"model.qk_norm": False})
+    rows = ablate(three, tmp_path, replace(TINY, tune=True))
+    assert {row["variant"]: row["tuned"]["rate"] for row in rows} == {"base": 1.0, "fast": 2.0, "slow": 0.5}
+    by_name = {row["variant"]: row for row in rows}
+    assert by_name["slow"]["shared"]["verdict"] == "worse"
+    assert by_name["slow"]["tuned"]["verdict"] == "better"
+    assert by_name["slow"]["tuned"]["difference"] == pytest.approx(-0.05)
+    assert all(row["tuned"]["trained"] == 2 for row in rows)
+    assert len(asked) == (2 + 2) + (2 + 2 + 1) * 2
+    rate = asked[2][0].experiment.optimizer
+    assert (rate.learning_rate, rate.adam_learning_rate, rate.embedding_learning_rate) == (
+        0.004,
+        0.005,
+        0.025,
+    )
+    assert "tuned difference" in (tmp_path / "tiny" / "table.md").read_text()
+
+
+def test_rows_are_in_order_of_group_and_name_after_the_base():
+    def record(variant, group):
+        keys = ("change", "paper", "sentence", "parameters", "flops_per_token", "tokens_per_second")
+        return dict.fromkeys(keys, "") | {
+            "variant": variant,
+            "group": group,
+            "seed": 0,
+            "rate": 1.0,
+            "outcome": "trained",
+            "validation_bpb": 1.0,
+        }
+
+    records = [record("z", "a"), record("b", "c"), record("a", "c"), record("base", "base")]
+    assert [row["variant"] for row in make_rows(records)] == ["base", "z", "a", "b"]
+    assert make_rows(records) == make_rows(records[::-1])
+
+
+def test_time_left_is_what_was_measured():
+    pace = Pace(left=100.0)
+    assert np.isnan(pace.seconds_left())
+    pace.add(20.0, 40.0)
+    assert pace.seconds_left() == 160.0
+    pace.skip_to(50.0)
+    assert pace.seconds_left() == 100.0
+
+
+SUITE = '''"""Question: does it go on?"""
+from zerotollm.experiment import from_json
+from zerotollm.suite import Variant, changed
+def experiment():
+    return from_json(open("base.json").read())
+def budget(base, size):
+    return base
+def variants(base):
+    return [Variant(f"v{n}", "g", changed(base, {"optimizer.weight_decay": 0.1 * n}), "p", "s") for n in (0, 2, 3)]
+'''
+
+
+@pytest.mark.slow
+def test_killed_it_goes_on_and_keeps_what_is_finished(base, tmp_path):
+    from zerotollm.experiment import to_json
+
+    (tmp_path / "suites").mkdir()
+    (tmp_path / "suites" / "mini.py").write_text(SUITE)
+    (tmp_path / "base.json").write_text(to_json(changed(base, {"train.steps": 300})))
+    script = "import sys; from pathlib import Path; from zerotollm.cli import main; "
+    script += "sys.exit(main(sys.argv[1:], Path('suites')))"
+    command = [sys.executable, "-c", script, "--experiment", "mini", "--seeds", "2", "--budget", "tiny"]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        stdout=subprocess.DEVNULL,
+    )
+    folder = tmp_path / "runs" / "mini" / "tiny"
+    while not (found := list(folder.glob("*/seed-*.json"))):
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(list(folder.glob("*/seed-*.json"))) < 8
+    before = {path: path.read_bytes() for path in found}
+    subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    assert len(list(folder.glob("*/seed-*.json"))) == 8
+    assert before == {path: path.read_bytes() for path in before}
+    assert (folder / "table.md").read_text().count("\n| g |") == 3

@@ -1,0 +1,40 @@
+"""Whether a model that sees later tokens is caught, and no other."""
+
+import jax.numpy as jnp
+import pytest
+
+from zerotollm.evaluation.causality import sees_the_future
+from zerotollm.model import transformer
+from zerotollm.model.config import TransformerConfig, resolve
+
+CHANGES = [
+    {},
+    {"initialization": "zero"},
+    {"position": "none", "norm_position": "post", "norm": "layer", "feed_forward": "relu2"},
+    {"tie_embeddings": True, "embedding_scale": True, "position": "learned", "logit_soft_cap": 15.0},
+]
+
+
+def model(**change):
+    config = TransformerConfig(num_layers=2, width=32, num_heads=2, **change)
+    return resolve(config, vocab_size=64, context=16)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_models_that_look_back_only_pass_and_those_that_look_ahead_do_not(change, masked, monkeypatch):
+    assert not sees_the_future(model(**change), masked=masked)
+    everywhere = lambda segments_BT, length: jnp.ones((1, length, length), bool)  # noqa: E731
+    monkeypatch.setattr(transformer, "causal_mask", everywhere)
+    assert sees_the_future(model(**change), masked=masked)
+
+
+def test_one_token_ahead_is_enough(monkeypatch):
+    one = lambda segments_BT, length: jnp.tril(jnp.ones((length, length), bool), 1)[None]  # noqa: E731
+    monkeypatch.setattr(transformer, "causal_mask", one)
+    assert sees_the_future(model(), masked=False)
+
+
+def test_a_context_of_one_token_has_no_future():
+    config = TransformerConfig(num_layers=1, width=32, num_heads=2)
+    assert not sees_the_future(resolve(config, vocab_size=64, context=1), masked=False)

@@ -1,0 +1,62 @@
+"""Means, deviations and paired intervals against scipy's."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy import stats
+
+from zerotollm.evaluation.statistics import mean, paired_difference, standard_deviation
+
+PAIRS = st.lists(st.tuples(st.floats(0.5, 3.0), st.floats(0.5, 3.0)), min_size=2, max_size=8)
+
+
+@given(PAIRS)
+def test_is_scipys_paired_t_interval(pairs):
+    base, variant = map(list, zip(*pairs, strict=True))
+    assume(np.std(np.subtract(variant, base)) > 1e-6)
+    found = paired_difference(base, variant)
+    expected = stats.ttest_rel(variant, base).confidence_interval(0.95)
+    assert found.low == pytest.approx(expected.low, rel=1e-6, abs=1e-9)
+    assert found.high == pytest.approx(expected.high, rel=1e-6, abs=1e-9)
+    assert found.difference == pytest.approx(np.mean(variant) - np.mean(base), abs=1e-9)
+    assert found.pairs == len(pairs)
+    assert mean(base) == pytest.approx(np.mean(base))
+    assert standard_deviation(base) == pytest.approx(np.std(base, ddof=1), abs=1e-9)
+
+
+@given(PAIRS)
+def test_a_verdict_is_the_side_of_the_interval_and_turns_with_the_roles(pairs):
+    base, variant = map(list, zip(*pairs, strict=True))
+    there, back = paired_difference(base, variant), paired_difference(variant, base)
+    turned = {"better": "worse", "worse": "better", "no difference shown": "no difference shown"}
+    assert back.verdict == turned[there.verdict]
+    assert (there.verdict == "better") == (there.high < 0)
+    assert (there.verdict == "worse") == (there.low > 0)
+
+
+def test_one_seed_shows_nothing():
+    alone = paired_difference([1.0], [0.5])
+    assert (alone.difference, alone.low, alone.high, alone.verdict) == (-0.5, None, None, "one seed")
+    assert standard_deviation([1.0]) is None
+
+
+def test_what_the_seed_does_to_both_drops_out():
+    """Seeds far apart, the difference the same: paired, it shows."""
+    assert paired_difference([1.0, 2.0, 3.0], [0.99, 1.991, 2.989]).verdict == "better"
+    assert paired_difference([1.0, 2.0, 3.0], [1.5, 1.5, 3.0]).verdict == "no difference shown"
+
+
+def test_equal_runs_show_no_difference():
+    same = paired_difference([1.0, 2.0], [1.0, 2.0])
+    assert (same.low, same.high, same.verdict) == (0.0, 0.0, "no difference shown")
+
+
+def test_pairs_must_be_pairs():
+    with pytest.raises(ValueError, match="no pair"):
+        paired_difference([], [])
+    with pytest.raises(ValueError, match="shorter"):
+        paired_difference([1.0, 2.0], [1.0])
+    assert math.isnan(paired_difference([math.nan, 1.0], [1.0, 1.0]).difference)

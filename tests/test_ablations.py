@@ -1,0 +1,142 @@
+"""The variants of `ablations`: each builds, differs from the base where it says, and can be named."""
+
+import math
+
+import jax
+import pytest
+
+from experiments.ablations import budget, experiment, variants
+from zerotollm.errors import UsageError
+from zerotollm.experiment import differences, validate
+from zerotollm.model.config import resolve
+from zerotollm.scale.flops import num_parameters
+from zerotollm.suite import BASE, changed, make_suite, select
+from zerotollm.training.step import init_state
+
+# Every variant and all fields that it changes.
+CHANGES = {
+    "sinusoidal": {"model.position"},
+    "learned": {"model.position"},
+    "no-position": {"model.position"},
+    "layer-pre": {"model.norm"},
+    "rms-post": {"model.norm_position"},
+    "layer-post": {"model.norm", "model.norm_position"},
+    "gelu": {"model.feed_forward", "model.ff_width"},
+    "relu": {"model.feed_forward", "model.ff_width"},
+    "relu2": {"model.feed_forward", "model.ff_width"},
+    "one-head": {"model.num_heads"},
+    "more-heads": {"model.num_heads"},
+    "one-kv-head": {"model.num_kv_heads"},
+    "no-qk-norm": {"model.qk_norm"},
+    "document-mask": {"data.document_mask"},
+    "tied": {"model.tie_embeddings"},
+    "tied-scaled": {"model.tie_embeddings", "model.embedding_scale"},
+    "embedding-scale": {"model.embedding_scale"},
+    "token-shift": {"model.token_shift"},
+    "plain-init": {"model.initialization"},
+    "zero-init": {"model.initialization"},
+    "adamw": {"optimizer.kind", "optimizer.learning_rate"},
+    "lion": {"optimizer.kind", "optimizer.learning_rate"},
+    "adafactor": {"optimizer.kind", "optimizer.learning_rate"},
+    "sgd": {"optimizer.kind", "optimizer.learning_rate"},
+    "whole-muon": {"optimizer.block", "optimizer.iterations"},
+    "cosine": {"optimizer.schedule"},
+    "linear": {"optimizer.schedule"},
+    "inverse-sqrt": {"optimizer.schedule"},
+    "dropout": {"model.dropout"},
+    "no-dropout": {"model.dropout"},
+    "label-smoothing": {"train.label_smoothing"},
+    "no-weight-decay": {"optimizer.weight_decay"},
+    "z-loss": {"train.z_loss"},
+    "soft-cap": {"model.logit_soft_cap"},
+    "clip-norm": {"optimizer.clip_norm"},
+    "half-batch": {"data.batch_size", "train.steps"},
+    "double-batch": {"data.batch_size", "train.steps"},
+    "half-context": {"data.context", "data.batch_size"},
+    "double-context": {"data.context", "data.batch_size"},
+    "half-depth": {"model.num_layers", "model.width"},
+    "double-depth": {"model.num_layers", "model.width"},
+    "half-vocabulary": {"tokenizer.vocab_size"},
+    "double-vocabulary": {"tokenizer.vocab_size"},
+    "unigram": {"tokenizer.kind"},
+    "characters": {"tokenizer.kind"},
+}
+BUDGETS = ("tiny", "small", "full")
+
+
+def named(size: str) -> dict:
+    return {variant.name: variant for variant in variants(budget(experiment(), size))}
+
+
+def resolved(value):
+    return resolve(value.model, vocab_size=value.tokenizer.vocab_size, context=value.data.context)
+
+
+def parameters(value) -> int:
+    return num_parameters(resolved(value))
+
+
+def test_the_variants_are_those_listed_here():
+    assert set(named("small")) | set(named("full")) == set(CHANGES)
+
+
+@pytest.mark.parametrize("size", BUDGETS)
+@pytest.mark.parametrize("name", CHANGES)
+def test_differs_from_the_base_where_it_says_and_can_run(name, size):
+    if name not in named(size):
+        pytest.skip("the base of this size has it")
+    value = named(size)[name].experiment
+    assert {field for field, _, _ in differences(budget(experiment(), size), value)} == CHANGES[name]
+    validate(value)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_builds(name):
+    variant = (named("small") | named("full"))[name]
+    model = resolved(variant.experiment)
+    state = jax.eval_shape(lambda: init_state(model, variant.experiment.optimizer, variant.experiment.train))
+    leaves = jax.tree.leaves(state.params)
+    assert sum(math.prod(leaf.shape) for leaf in leaves) == num_parameters(model)
+
+
+@pytest.mark.parametrize("size", BUDGETS)
+def test_names_are_folders_and_none_is_a_group(size):
+    made = variants(budget(experiment(), size))
+    names = [variant.name for variant in made]
+    assert len(set(names)) == len(names)
+    assert not set(names) & ({variant.group for variant in made} | {BASE})
+    assert all(name.replace("-", "").isalnum() for name in names)
+    assert all(variant.paper and variant.sentence for variant in made)
+
+
+@pytest.mark.parametrize("size", BUDGETS)
+def test_what_should_be_equal_is(size):
+    base, by_name = budget(experiment(), size), named(size)
+    for name in ("gelu", "relu", "relu2", "one-head", "more-heads"):
+        assert parameters(by_name[name].experiment) == pytest.approx(parameters(base), rel=1e-3), name
+    for name in ("half-depth", "double-depth"):
+        assert parameters(by_name[name].experiment) == pytest.approx(parameters(base), rel=0.1), name
+    tokens = lambda e: e.data.context * e.data.batch_size * e.train.steps  # noqa: E731
+    for name, variant in by_name.items():
+        assert tokens(variant.experiment) == tokens(base), name
+
+
+def test_only_takes_variants_and_groups_and_suggests():
+    made = variants(experiment())
+    chosen = {variant.name for variant in select(made, "norm, relu2 tied")}
+    assert chosen == {"layer-pre", "rms-post", "layer-post", "relu2", "tied"}
+    assert select(made, "") == list(made)
+    assert select(made, "base") == []
+    with pytest.raises(UsageError, match=r"'posision' is no variant.*did you mean position"):
+        select(made, "norm posision")
+
+
+def test_a_variant_that_is_the_base_is_left_out_and_one_that_cannot_run_is_named():
+    base = changed(experiment(), {"model.norm": "layer"})
+    names = {variant.name for variant in make_suite(base, variants).variants}
+    assert "layer-pre" not in names
+    assert "rms-post" in names
+    narrow = changed(experiment(), {"model.width": 66, "model.num_heads": 66, "model.position": "learned"})
+    with pytest.raises(UsageError, match="the variant more-heads cannot run"):
+        make_suite(narrow, variants, "more-heads")
+    make_suite(narrow, variants, "norm")
