@@ -32,7 +32,7 @@ def keep_freed_memory() -> bool:
     settings = (
         (_M_MMAP_MAX, 0),
         (_M_ARENA_MAX, 1),
-        (_M_TRIM_THRESHOLD, 2**31 - 1),
+        (_M_TRIM_THRESHOLD, -1),  # never
         (_M_TOP_PAD, 2**26),
     )
     agreed = all([mallopt(option, value) == 1 for option, value in settings])
@@ -48,7 +48,7 @@ def _ask_for_huge_pages() -> None:
     libc.malloc.argtypes = (ctypes.c_size_t,)
     libc.free.argtypes = (ctypes.c_void_p,)
     libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    block = libc.malloc(HEAP)  # extends the heap; freed, it stays the heap's, by the trim threshold above
+    block = libc.malloc(HEAP)  # extends the heap; freed, it stays the heap's, which is never trimmed
     if block:
         page = -(-block // 2**21) * 2**21
         libc.madvise(page, block + HEAP - page, _MADV_HUGEPAGE)  # refused or not, all works as before
