@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 
+from experiments.base import experiment as base
 from zerotollm.actions import BenchOptions, bench_sides
 from zerotollm.actions.bench import bench
 from zerotollm.actions.train import train
@@ -85,7 +86,9 @@ def test_a_run_may_begin_where_only_a_bench_was(tiny, tmp_path):
     reason="torch and transformers: requirements-dev.txt",
 )
 def test_against_torch(tiny, tmp_path, capsys):
-    result = bench(tiny, tmp_path, replace(QUICK, against="torch"))
+    with_dropout = replace(tiny, model=replace(tiny.model, dropout=0.1))
+    result = bench(with_dropout, tmp_path, replace(QUICK, against="torch"))
+    assert result["experiment"]["model"]["dropout"] == 0
     theirs = result["torch"]
     assert theirs["parameters"] == result["parameters"]
     assert theirs["ratio"].keys() == theirs["tokens_per_second"].keys() == RATES
@@ -97,9 +100,13 @@ def test_against_torch(tiny, tmp_path, capsys):
         assert f"{ratio['median']:.2f} x ({ratio['lowest']:.2f} to {ratio['highest']:.2f})" in shown
 
 
+def test_base_has_a_twin():
+    qwen3.check_twin(base().model)
+
+
 @pytest.mark.parametrize(
     "change",
-    [{"norm_position": "post"}, {"feed_forward": "gelu"}, {"position": "sinusoidal"}, {"qk_norm": False}],
+    [{"norm_position": "post"}, {"feed_forward": "gelu"}, {"position": "sinusoidal"}, {"token_shift": 3}],
     ids=str,
 )
 def test_a_model_without_a_twin_is_refused_by_its_field(tiny, tmp_path, change):

@@ -5,7 +5,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -38,8 +38,9 @@ def bench(experiment: Experiment, run_dir: Path, options: BenchOptions) -> dict[
 
     No run is needed, and one that is there is left alone. Each side, ours and PyTorch, has a process of its own
     that idles while the other is measured; measurements alternate, so that a machine that slows down slows both,
-    and a ratio is the median of those of the rounds. Returns what the file holds; see `_result`. Raises UsageError
-    where the options are out of range or the experiment has no twin, RunError where a side fails.
+    and a ratio is the median of those of the rounds. Against PyTorch both sides train without dropout. Returns what
+    the file holds; see `_result`. Raises UsageError where the options are out of range or the experiment has no
+    twin, RunError where a side fails.
     """
     if options.rounds < 1 or not options.seconds > 0:
         raise UsageError(
@@ -49,6 +50,8 @@ def bench(experiment: Experiment, run_dir: Path, options: BenchOptions) -> dict[
     if against_torch:
         check_twin(experiment.model)
         check_installed()
+        without_dropout = replace(experiment.model, dropout=0.0)  # the twin has none to pay for
+        experiment = replace(experiment, model=without_dropout)
     # Imported here: nobody should wait to hear that an option is out of range.
     from rich.console import Console
 

@@ -16,7 +16,7 @@ ONLY = {
     "position": "rope",
     "qk_norm": True,
     "embedding_scale": False,
-    "dropout": 0.0,
+    "token_shift": 0,
     "logit_soft_cap": 0.0,
 }
 """Fields of TransformerConfig that Qwen3 leaves no choice of."""
