@@ -181,7 +181,7 @@ def test_a_damaged_config_is_refused(calls, tmp_path, base, capsys):
         ("--train.steps 3", ["--experiment NAME", "base"]),
         ("generate", ["--experiment NAME"]),
         ("-x 3", ["-x"]),
-        ("--experiment base ablate", ["base.py has no function budget()"]),
+        ("--experiment base ablate", ["base.py has no function budget()", "one of ablations"]),
         ("--experiment ablations --only posision", ["'posision'", "did you mean position?"]),
         ("--experiment ablations --only", ["--only needs a value"]),
         ("--experiment ablations --only norm trian", ["'trian' is no variant"]),

@@ -69,10 +69,14 @@ def load(folder: Path, name: str) -> Experiment:
 
 def default_action(folder: Path, name: str) -> str:
     """What is done where no action is named: the one that the file has functions for, else `train`."""
-    body = _parse(folder, name).body if name in names(folder) else []
-    defined = {node.name for node in body if isinstance(node, ast.FunctionDef)}
+    defined = _defined(folder, name) if name in names(folder) else set()
     special = (action for action, about in ACTIONS.items() if about.functions)
     return next((action for action in special if defined.issuperset(ACTIONS[action].functions)), "train")
+
+
+def _defined(folder: Path, name: str) -> set[str]:
+    """Names of the functions in the experiment's file, read without running it."""
+    return {node.name for node in _parse(folder, name).body if isinstance(node, ast.FunctionDef)}
 
 
 def functions(folder: Path, name: str, wanted: Iterable[str]) -> list[Callable[..., Any]]:
@@ -81,5 +85,9 @@ def functions(folder: Path, name: str, wanted: Iterable[str]) -> list[Callable[.
     module = import_module(f"{folder.name}.{name}") if wanted else None
     for function in wanted:
         if not hasattr(module, function):
-            raise UsageError(f"{folder / name}.py has no function {function}(), which this action works on")
+            having = [other for other in names(folder) if _defined(folder, other).issuperset(wanted)]
+            raise UsageError(
+                f"{folder / name}.py has no function {function}(), which this action works on: "
+                f"take one of {', '.join(having)}"
+            )
     return [getattr(module, function) for function in wanted]

@@ -122,6 +122,8 @@ def prepare_all(variants: Sequence[Variant]) -> None:
             try:
                 prepared = prepare(data, tokenizer)
             except UsageError as error:
+                if variant.name == BASE:
+                    raise
                 raise UsageError(
                     f"the variant {variant.name}: {error}; or choose others with --only"
                 ) from None
