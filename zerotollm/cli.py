@@ -45,7 +45,7 @@ SWITCHES = ("list", "help", "debug")
 VALUES = ("experiment", "run_dir")
 LISTS = ("only",)
 """Options that take several words."""
-RUN_MAY_CHANGE = ("sample.", "data.dir")
+RUN_MAY_CHANGE = ("sample.", "data.dir", "compute.")
 """What may be given anew for a run that exists already: nothing that decided what was trained."""
 
 T = TypeVar("T")

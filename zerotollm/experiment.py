@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from zerotollm.compute.config import ComputeConfig
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import UsageError
@@ -29,6 +30,7 @@ class Experiment:
     model: TransformerConfig = field(default_factory=TransformerConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
     sample: SamplingConfig = field(default_factory=SamplingConfig)
 
 
@@ -209,6 +211,11 @@ def validate(experiment: Experiment) -> None:
     if data.batch_size % train.micro_batches:
         raise UsageError(
             f"train.micro_batches {train.micro_batches} does not divide data.batch_size {data.batch_size}"
+        )
+    if experiment.optimizer.kind == "adafactor" and experiment.optimizer.moments != "float32":
+        raise UsageError(
+            f"optimizer.moments {experiment.optimizer.moments} is not for adafactor, whose state is rows and "
+            "columns only: set it to float32"
         )
     # The tokenizer does not exist yet; what it turns out to hold is checked when the model is built.
     resolve(

@@ -39,8 +39,13 @@ SUMMARY = "summary.json"
 BENCH = "bench.json"
 LOCK = ".lock"
 
-MAY_MOVE = ("data.dir",)
-"""Where prepared data lies does not decide what is trained: a run may go on after its data was moved."""
+MAY_MOVE = (
+    "data.dir",
+    "compute.attention",
+    "compute.cross_entropy",
+    "compute.remat",
+)
+"""What does not decide what is trained: a run may go on after its data was moved, or with less memory."""
 
 PACKAGES = (
     "zerotollm",

@@ -42,7 +42,7 @@ def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) ->
         )
 
     measured = evaluate_split(
-        make_eval_step(run.model_config, masked=shape.document_mask),
+        make_eval_step(run.model_config, masked=shape.document_mask, compute=experiment.compute),
         run.params,
         split,
         context=shape.context,

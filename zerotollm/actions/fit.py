@@ -67,8 +67,9 @@ def compile_programs(experiment: Experiment, lanes: int = 0) -> Programs:
     shape, train = experiment.data, experiment.train
     data = prepare(shape, experiment.tokenizer)
     model = resolve(experiment.model, vocab_size=data.tokenizer.vocab_size, context=shape.context)
-    init = partial(init_state, model, experiment.optimizer, train)
-    step = seeded_train_step(model, experiment.optimizer, train, masked=shape.document_mask)
+    init = partial(init_state, model, experiment.optimizer, train, compute=experiment.compute)
+    how = {"masked": shape.document_mask, "compute": experiment.compute}
+    step = seeded_train_step(model, experiment.optimizer, train, **how)
     if lanes:
         init, step = jax.vmap(init), jax.vmap(step)
     lead = (lanes,) if lanes else ()
@@ -85,7 +86,7 @@ def compile_programs(experiment: Experiment, lanes: int = 0) -> Programs:
     train_step = jax.jit(step, donate_argnums=0).lower(state, batch(lead, shape.batch_size), seed).compile()
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[len(lead) :], x.dtype), state.params)
     rows = evaluation_rows(shape.batch_size // train.micro_batches)
-    evaluate = make_eval_step(model, masked=shape.document_mask).lower(params, batch((), rows)).compile()
+    evaluate = make_eval_step(model, **how).lower(params, batch((), rows)).compile()
     seconds = time.monotonic() - begun
     return Programs(experiment, data, model, lanes, make_state, train_step, evaluate, seconds)
 

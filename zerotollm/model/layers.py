@@ -4,12 +4,13 @@ Shape letters are explained in `transformer.py`; X and Y stand for any width. Ev
 input axis first, so that `x_BTX @ kernel_XY` reads. Encoder, decoder and cross attention are one `Attention`.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from zerotollm.compute.attention import Sight
 from zerotollm.model.config import TransformerConfig
 
 
@@ -25,14 +26,15 @@ def fan_in_normal(fan_in: int, gain: float = 1.0) -> nn.initializers.Initializer
     return nn.initializers.normal(stddev=gain / fan_in**0.5)
 
 
-def linear(x_BTX: jax.Array, kernel_XY: jax.Array) -> jax.Array:
-    """One matrix product over all tokens at once. Returns (B, T, Y) in the type of `x_BTX`.
+def linear(x_BTX: jax.Array, kernel_XY: jax.Array, out_type: Any = None) -> jax.Array:
+    """One matrix product over all tokens at once. Returns (B, T, Y) in `out_type`, or else the type of `x_BTX`.
 
     Flattened on purpose: XLA's CPU backend materializes transposes of operands of higher rank in the backward
     pass.
     """
     B, T, X = x_BTX.shape
-    return (x_BTX.reshape(B * T, X) @ kernel_XY.astype(x_BTX.dtype)).reshape(B, T, -1)
+    kernel_XY = kernel_XY.astype(x_BTX.dtype)
+    return jnp.matmul(x_BTX.reshape(B * T, X), kernel_XY, preferred_element_type=out_type).reshape(B, T, -1)
 
 
 class Norm(nn.Module):
@@ -129,7 +131,7 @@ class Attention(nn.Module):
     def __call__(
         self,
         x_BTD: jax.Array,
-        mask_BTS: jax.Array,
+        mask_BTS: jax.Array | Sight,
         positions_BT: jax.Array,
         *,
         context_BSD: jax.Array | None = None,
@@ -162,7 +164,10 @@ class Attention(nn.Module):
         if cache is not None:
             k_BKSC = jax.lax.dynamic_update_slice_in_dim(cache.keys_BKSC, k_BKSC, slot, axis=2)
             v_BKSC = jax.lax.dynamic_update_slice_in_dim(cache.values_BKSC, v_BKSC, slot, axis=2)
-        mixed_BHTC = attend(q_BHTC, k_BKSC, v_BKSC, mask_BTS)
+        if isinstance(mask_BTS, Sight):
+            mixed_BHTC = mask_BTS.attend(q_BHTC, k_BKSC, v_BKSC)
+        else:
+            mixed_BHTC = attend(q_BHTC, k_BKSC, v_BKSC, mask_BTS)
         mixed_BTY = mixed_BHTC.transpose(0, 2, 1, 3).reshape(*x_BTD.shape[:2], H * C)
         kernel_YD = self.param("output", fan_in_normal(H * C, residual_gain(c)), (H * C, D))
         return linear(mixed_BTY, kernel_YD), KVCache(k_BKSC, v_BKSC)

@@ -14,6 +14,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from zerotollm.compute.attention import Sight
+from zerotollm.compute.config import PLAIN, ComputeConfig
 from zerotollm.model.config import TransformerConfig
 from zerotollm.model.layers import (
     Attention,
@@ -25,6 +27,7 @@ from zerotollm.model.layers import (
     linear,
     sinusoid,
 )
+from zerotollm.model.stack import rematerialized, scan_layers
 
 
 def causal_mask(segments_BT: jax.Array | None, length: int) -> jax.Array:
@@ -56,7 +59,7 @@ class Block(nn.Module):
     def __call__(
         self,
         x_BTD: jax.Array,
-        mask_BTS: jax.Array,
+        mask_BTS: jax.Array | Sight,
         positions_BT: jax.Array,
         *,
         deterministic: bool,
@@ -109,9 +112,10 @@ class TokenShift(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Token ids to logits over the next token. `config` has been through `resolve`."""
+    """Token ids to logits over the next token. `config` and `compute` have been through their `resolve`."""
 
     config: TransformerConfig
+    compute: ComputeConfig = PLAIN
 
     @nn.compact
     def __call__(
@@ -125,13 +129,15 @@ class Transformer(nn.Module):
         caches: tuple[KVCache, ...] | None = None,
         slot: jax.Array | int = 0,
         before_BN: jax.Array | None = None,
-    ) -> jax.Array | tuple[jax.Array, tuple[KVCache, ...]]:
+        with_logits: bool = True,
+    ) -> jax.Array | tuple[jax.Array, tuple[KVCache, ...]] | tuple[jax.Array, jax.Array]:
         """Logits (B, T, V) in float32; with `caches`, the pair (logits, updated caches).
 
         `segments_BT` numbers the documents packed in each row: attention then stays inside a document and
         positions start again at each. Without it a row is one text. With `caches` (one per layer), pass
         `positions_BT` and `mask_BTS` over the cache's slots too; new keys and values are written from `slot` on.
         `before_BN` are the N = `token_shift` tokens in front of `tokens_BT`, where there are any.
+        Not `with_logits`, the pair (what the head reads, (B, T, D); the head, (D, V)) without the soft cap.
         Dropout, where `deterministic` is False, draws from the "dropout" stream.
         """
         c = self.config
@@ -142,8 +148,10 @@ class Transformer(nn.Module):
                 positions_BT = jnp.arange(tokens_BT.shape[1])[None]
             else:
                 positions_BT = document_positions(segments_BT)
-        if mask_BTS is None:
+        if mask_BTS is None and self.compute.attention == "plain":
             mask_BTS = causal_mask(segments_BT, tokens_BT.shape[1])
+        elif mask_BTS is None:
+            mask_BTS = Sight(segments_BT, segments_BT, causal=True, kernel=self.compute.attention)
 
         # As a head, a table of standard deviation 1 would begin with logits of sqrt(D): sure, and wrong.
         deviation = c.width**-0.5 if c.tie_embeddings else 1.0
@@ -161,19 +169,39 @@ class Transformer(nn.Module):
         elif c.position == "learned":
             table_TD = self.param("positions", nn.initializers.normal(0.02), (c.max_length, c.width))
             x_BTD += table_TD[positions_BT]
+        x_BTD = x_BTD.astype(self.compute.precision)
         x_BTD = Dropout(c.dropout)(x_BTD, deterministic=deterministic)
 
         new_caches = []
-        for i in range(c.num_layers):
-            x_BTD, kv = Block(c, name=f"layer_{i}")(
-                x_BTD,
-                mask_BTS,
-                positions_BT,
-                deterministic=deterministic,
-                cache=None if caches is None else caches[i],
-                slot=slot,
+        trains = caches is None and not self.is_initializing()
+        if trains and self.compute.scan_layers:
+
+            def layer(params, x_BTD, key):
+                rngs = None if key is None else {"dropout": key}
+                block = partial(Block(c, parent=None).apply, {"params": params}, rngs=rngs)
+                return block(x_BTD, mask_BTS, positions_BT, deterministic=key is None)[0]
+
+            layers = [self.variables["params"][f"layer_{i}"] for i in range(c.num_layers)]
+            key = None if deterministic or not c.dropout else self.make_rng("dropout")
+            x_BTD = scan_layers(layer, layers, x_BTD, key=key, remat=self.compute.remat)
+        elif trains and self.compute.remat != "none":
+            run = rematerialized(
+                lambda block, x_BTD: block(x_BTD, mask_BTS, positions_BT, deterministic=deterministic)[0],
+                self.compute.remat,
             )
-            new_caches.append(kv)
+            for i in range(c.num_layers):
+                x_BTD = run(Block(c, name=f"layer_{i}"), x_BTD)
+        else:
+            for i in range(c.num_layers):
+                x_BTD, kv = Block(c, name=f"layer_{i}")(
+                    x_BTD,
+                    mask_BTS,
+                    positions_BT,
+                    deterministic=deterministic,
+                    cache=None if caches is None else caches[i],
+                    slot=slot,
+                )
+                new_caches.append(kv)
         if c.norm_position == "pre":
             x_BTD = Norm(c, name="final_norm")(x_BTD)
 
@@ -182,7 +210,9 @@ class Transformer(nn.Module):
         else:
             # Near zero: the first predictions are uniform, and no step is spent on unlearning chance.
             head_DV = self.param("head", fan_in_normal(c.width, 0.02), (c.width, c.vocab_size))
-        logits_BTV = linear(x_BTD, head_DV).astype(jnp.float32)
+        if not with_logits:
+            return x_BTD, head_DV
+        logits_BTV = linear(x_BTD, head_DV, jnp.float32)
         if c.logit_soft_cap:
             logits_BTV = c.logit_soft_cap * jnp.tanh(logits_BTV / c.logit_soft_cap)
         return logits_BTV if caches is None else (logits_BTV, tuple(new_caches))

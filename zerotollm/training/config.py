@@ -42,6 +42,8 @@ class OptimizerConfig:
     """adamw: added to the root of the second moment"""
     clip_norm: float = 0.0
     """gradients are scaled down to this global norm; 0: never"""
+    moments: Literal["float32", "bfloat16", "float16"] = "float32"
+    """type in which momentum and second moment are kept between steps; not for adafactor, which has hardly any"""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
 """Update rules and schedules, composed from optax. State is a pytree; every function here is pure."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from zerotollm.training.config import OptimizerConfig
+from zerotollm.training.moments import moments_in
 
 # Each row (a, b, c) maps every singular value s of X to a s + b s^3 + c s^5, pushing it towards 1: the optimal
 # sequence for singular values down to 1e-3 (Polar Express, arXiv:2505.16932, with its safety factor).
@@ -119,6 +122,8 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     a rare token's row, which gets few gradients, would decay to nothing at the rates that suit embeddings.
     """
 
+    kept = partial(moments_in, config.moments)
+
     def with_decay(rule: optax.GradientTransformation, peak: float, decay: float):
         return optax.chain(
             rule,
@@ -127,13 +132,13 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         )
 
     def adamw(peak: float, decay: float) -> optax.GradientTransformation:
-        return with_decay(optax.scale_by_adam(config.beta1, config.beta2, config.epsilon), peak, decay)
+        return with_decay(kept(optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)), peak, decay)
 
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     if config.kind != "muon":
         rule = {
-            "adamw": lambda: optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
-            "lion": lambda: optax.scale_by_lion(config.beta1, config.beta2),
+            "adamw": lambda: kept(optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)),
+            "lion": lambda: kept(optax.scale_by_lion(config.beta1, config.beta2)),
             "adafactor": lambda: optax.chain(
                 # The paper's second moment as rows x columns, for small matrices too, and its clipping of updates
                 # to root mean square 1 (algorithms 4 and 5); not its scaling by the size of the parameters, at
@@ -141,11 +146,11 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
                 optax.scale_by_factored_rms(min_dim_size_to_factor=2),
                 optax.clip_by_block_rms(1.0),
             ),
-            "sgd": lambda: optax.trace(config.momentum, nesterov=True),
+            "sgd": lambda: kept(optax.trace(config.momentum, nesterov=True)),
         }[config.kind]()
         return optax.chain(clip, with_decay(rule, config.learning_rate, config.weight_decay))
     muon = optax.chain(
-        scale_by_muon(config.momentum, config.iterations, config.block),
+        kept(scale_by_muon(config.momentum, config.iterations, config.block)),
         optax.add_decayed_weights(config.weight_decay),
         optax.scale_by_learning_rate(learning_rate_schedule(config, config.learning_rate, steps)),
     )

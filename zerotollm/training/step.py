@@ -1,12 +1,18 @@
 """The one train step: (state, batch) -> (state, metrics), a pure function compiled once."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from zerotollm.compute import loss_scale as scaling
+from zerotollm.compute.config import PLAIN, ComputeConfig, resolve
+from zerotollm.compute.cross_entropy import Penalty, chunked_cross_entropy
+from zerotollm.compute.device import this_accelerator
+from zerotollm.compute.loss_scale import LossScale
 from zerotollm.model.config import TransformerConfig
 from zerotollm.model.transformer import Transformer
 from zerotollm.randomness import stream_key
@@ -14,6 +20,7 @@ from zerotollm.training.config import OptimizerConfig, TrainConfig
 from zerotollm.training.objectives import cross_entropy, penalized
 from zerotollm.training.optimizers import learning_rate_schedule, make_optimizer
 
+AUTO = ComputeConfig()
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
@@ -27,6 +34,8 @@ class TrainState(NamedTuple):
     """nested dict of float32 arrays"""
     opt_state: Any
     """optax state"""
+    loss_scale: LossScale | None = None
+    """in float16 only"""
 
 
 def init_params(model: TransformerConfig, seed: int | jax.Array) -> Any:
@@ -40,32 +49,91 @@ def init_state(
     optimizer: OptimizerConfig,
     train: TrainConfig,
     seed: int | jax.Array | None = None,
+    compute: ComputeConfig = AUTO,
 ) -> TrainState:
     """The state before the first step, of `seed` or else `train.seed`. Works under `jax.jit`, `jax.vmap` and
     `jax.eval_shape`."""
     params = init_params(model, train.seed if seed is None else seed)
     opt_state = make_optimizer(optimizer, train.steps).init(params)
-    return TrainState(jnp.zeros((), jnp.int32), params, opt_state)
+    scale = scaling.init_loss_scale() if _precision(compute) == "float16" else None
+    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, scale)
+
+
+def _precision(compute: ComputeConfig) -> str:
+    """The type of activations on this device."""
+    return this_accelerator().half() if compute.precision == "auto" else compute.precision
+
+
+def resolved_for(
+    compute: ComputeConfig, model: TransformerConfig, batch: Batch, *, masked: bool
+) -> ComputeConfig:
+    """How this very batch (or micro-batch) is computed on this device."""
+    rows, context = batch["inputs"].shape
+    return resolve(
+        compute, this_accelerator(), rows=rows, context=context, vocab_size=model.vocab_size, masked=masked
+    )
 
 
 def batch_logits(
-    model: TransformerConfig, params: Any, batch: Batch, *, masked: bool, dropout_key: jax.Array | None
-) -> jax.Array:
-    """Logits (B, T, V) of a batch. With a dropout key, dropout is on."""
-    return Transformer(model).apply(
+    model: TransformerConfig,
+    params: Any,
+    batch: Batch,
+    *,
+    masked: bool,
+    dropout_key: jax.Array | None,
+    compute: ComputeConfig = PLAIN,
+    with_logits: bool = True,
+) -> Any:
+    """Logits (B, T, V) of a batch. With a dropout key, dropout is on. `compute` is resolved, `with_logits` as in
+    `Transformer`."""
+    return Transformer(model, compute).apply(
         {"params": params},
         batch["inputs"],
         batch["segments"] if masked else None,
         deterministic=dropout_key is None,
+        with_logits=with_logits,
         rngs=None if dropout_key is None else {"dropout": dropout_key},
     )
 
 
+def objective_of(
+    model: TransformerConfig, train: TrainConfig, *, masked: bool = False, compute: ComputeConfig = AUTO
+) -> Callable[[Any, Batch, jax.Array], tuple[jax.Array, jax.Array]]:
+    """(params, batch, dropout key) -> (what gradients make small, cross-entropy), both summed over weighted tokens,
+    in nats."""
+
+    def objective(params, part, key):
+        how = resolved_for(compute, model, part, masked=masked)
+        dropout_key = key if model.dropout else None
+        forward = partial(
+            batch_logits, model, params, part, masked=masked, dropout_key=dropout_key, compute=how
+        )
+        if how.cross_entropy == "chunked":
+            penalty = Penalty(train.label_smoothing, train.z_loss, model.logit_soft_cap)
+            return chunked_cross_entropy(
+                *forward(with_logits=False), part["targets"], part["weights"], penalty
+            )
+        logits_BTV = forward()
+        nats_BT = cross_entropy(logits_BTV, part["targets"])
+        total = jnp.sum(nats_BT * part["weights"])
+        if not (train.label_smoothing or train.z_loss):
+            return total, total
+        loss_BT = penalized(nats_BT, logits_BTV, label_smoothing=train.label_smoothing, z_loss=train.z_loss)
+        return jnp.sum(loss_BT * part["weights"]), total
+
+    return objective
+
+
 def make_train_step(
-    model: TransformerConfig, optimizer: OptimizerConfig, train: TrainConfig, *, masked: bool = False
+    model: TransformerConfig,
+    optimizer: OptimizerConfig,
+    train: TrainConfig,
+    *,
+    masked: bool = False,
+    compute: ComputeConfig = AUTO,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The step of `train.seed`, compiled; it consumes the state that it is given (donated buffers)."""
-    step = seeded_train_step(model, optimizer, train, masked=masked)
+    step = seeded_train_step(model, optimizer, train, masked=masked, compute=compute)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         return step(state, batch, train.seed)
@@ -74,7 +142,12 @@ def make_train_step(
 
 
 def seeded_train_step(
-    model: TransformerConfig, optimizer: OptimizerConfig, train: TrainConfig, *, masked: bool = False
+    model: TransformerConfig,
+    optimizer: OptimizerConfig,
+    train: TrainConfig,
+    *,
+    masked: bool = False,
+    compute: ComputeConfig = AUTO,
 ) -> Callable[[TrainState, Batch, int | jax.Array], tuple[TrainState, Metrics]]:
     """(state, batch, seed) -> (state, metrics), a pure function to be jitted, or vmapped over several seeds.
 
@@ -83,41 +156,41 @@ def seeded_train_step(
     `lax.scan` before one update: the same update as of the whole batch, in less memory.
     Metrics, float32 scalars: loss (nats per token: cross-entropy alone, so that runs with label smoothing or
     z-loss compare), grad_norm, param_norm, learning_rate.
+    In float16 a step whose gradients overflow changes nothing but `step` and the loss scale; metrics then also have
+    loss_scale and skipped_steps, and the grad_norm of a skipped step is 0, unless the scale cannot fall any further.
     """
     tx = make_optimizer(optimizer, train.steps)
     schedule = learning_rate_schedule(optimizer, optimizer.learning_rate, train.steps)
     parts = train.micro_batches
 
-    def nats_and_gradients(params, part, key):
-        def objective(params):
-            dropout_key = key if model.dropout else None
-            logits_BTV = batch_logits(model, params, part, masked=masked, dropout_key=dropout_key)
-            nats_BT = cross_entropy(logits_BTV, part["targets"])
-            total = jnp.sum(nats_BT * part["weights"])
-            if not (train.label_smoothing or train.z_loss):
-                return total, total
-            loss_BT = penalized(
-                nats_BT, logits_BTV, label_smoothing=train.label_smoothing, z_loss=train.z_loss
-            )
-            return jnp.sum(loss_BT * part["weights"]), total
+    objective = objective_of(model, train, masked=masked, compute=compute)
 
-        (_, total), gradients = jax.value_and_grad(objective, has_aux=True)(params)
+    def nats_and_gradients(params, part, key, factor):
+        def scaled(params):
+            total_loss, total = objective(params, part, key)
+            return total_loss if factor is None else factor * total_loss, total
+
+        (_, total), gradients = jax.value_and_grad(scaled, has_aux=True)(params)
         return total, gradients
 
     def train_step(state: TrainState, batch: Batch, seed: int | jax.Array) -> tuple[TrainState, Metrics]:
         key = stream_key(seed, "dropout", state.step)
+        weight = jnp.maximum(jnp.sum(batch["weights"]), 1.0)
+        # The scale is one of the mean loss, whose gradients hardly depend on the size of the batch.
+        factor = state.loss_scale.scale / weight if state.loss_scale else None
         if parts == 1:
-            total, gradients = nats_and_gradients(state.params, batch, key)
+            total, gradients = nats_and_gradients(state.params, batch, key, factor)
         else:
 
             def accumulate(carry, part_and_key):
-                return jax.tree.map(jnp.add, carry, nats_and_gradients(state.params, *part_and_key)), None
+                part = nats_and_gradients(state.params, *part_and_key, factor)
+                return jax.tree.map(jnp.add, carry, part), None
 
             split = jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), batch)
             zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
             (total, gradients), _ = jax.lax.scan(accumulate, zeros, (split, jax.random.split(key, parts)))
-        weight = jnp.maximum(jnp.sum(batch["weights"]), 1.0)
-        gradients = jax.tree.map(lambda g: g / weight, gradients)
+        divisor = weight if factor is None else state.loss_scale.scale
+        gradients = jax.tree.map(lambda g: g / divisor, gradients)
         updates, opt_state = tx.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {
@@ -126,19 +199,35 @@ def seeded_train_step(
             "param_norm": optax.tree.norm(params),
             "learning_rate": schedule(state.step),
         }
-        return TrainState(state.step + 1, params, opt_state), metrics
+        scale = state.loss_scale
+        if scale:
+            finite = scaling.all_finite(gradients)
+            params, opt_state = scaling.chosen(finite, (params, opt_state), (state.params, state.opt_state))
+            hidden = ~finite & (scale.scale > scaling.FLOOR)
+            metrics["grad_norm"] = jnp.where(hidden, 0.0, metrics["grad_norm"])
+            scale = scaling.updated(scale, finite)
+            metrics["param_norm"] = optax.tree.norm(params)
+            metrics |= {"loss_scale": scale.scale, "skipped_steps": scale.skipped.astype(jnp.float32)}
+        return TrainState(state.step + 1, params, opt_state, scale), metrics
 
     return train_step
 
 
 def make_eval_step(
-    model: TransformerConfig, *, masked: bool = False
+    model: TransformerConfig, *, masked: bool = False, compute: ComputeConfig = AUTO
 ) -> Callable[[Any, Batch], dict[str, jax.Array]]:
     """The compiled evaluation of one batch: {"nats": summed loss, "tokens": summed weights}, dropout off."""
 
     def eval_step(params, batch):
-        logits_BTV = batch_logits(model, params, batch, masked=masked, dropout_key=None)
-        nats_BT = cross_entropy(logits_BTV, batch["targets"])
-        return {"nats": jnp.sum(nats_BT * batch["weights"]), "tokens": jnp.sum(batch["weights"])}
+        how = resolved_for(compute, model, batch, masked=masked)
+        forward = partial(batch_logits, model, params, batch, masked=masked, dropout_key=None, compute=how)
+        if how.cross_entropy == "chunked":
+            penalty = Penalty(soft_cap=model.logit_soft_cap)
+            _, nats = chunked_cross_entropy(
+                *forward(with_logits=False), batch["targets"], batch["weights"], penalty
+            )
+        else:
+            nats = jnp.sum(cross_entropy(forward(), batch["targets"]) * batch["weights"])
+        return {"nats": nats, "tokens": jnp.sum(batch["weights"])}
 
     return jax.jit(eval_step)
