@@ -28,6 +28,43 @@ PARENTS = {
         },
     ),
     "ablations": ("base", set()),
+    "gpt2_124m": (
+        "base",
+        {
+            "data.corpus",
+            "data.context",
+            "data.batch_size",
+            "tokenizer.vocab_size",
+            "model.num_layers",
+            "model.width",
+            "model.num_heads",
+            "model.tie_embeddings",
+            "model.dropout",
+            "optimizer.warmup_steps",
+            "train.steps",
+            "train.micro_batches",
+            "train.eval_every",
+            "train.sample_every",
+            "train.checkpoint_every",
+        },
+    ),
+    "gpt2_medium": (
+        "gpt2_124m",
+        {
+            "model.num_layers",
+            "model.width",
+            "model.num_heads",
+            "optimizer.moments",
+            "train.steps",
+            "train.micro_batches",
+            "compute.remat",
+            "compute.scan_layers",
+        },
+    ),
+    "rtx2080": (
+        "gpt2_124m",
+        {"tokenizer.vocab_size", "model.width", "model.num_heads", "train.steps"},
+    ),
     "shakespeare_char": (
         "base",
         {

@@ -27,7 +27,7 @@ LAYERS = [
         "zerotollm.interop",
         "zerotollm.scale",
     },
-    {"zerotollm.experiment"},
+    {"zerotollm.experiment", "zerotollm.planning"},
     {"zerotollm.run_directory", "zerotollm.suite"},
     {"zerotollm.run"},
     {"zerotollm"},

@@ -45,6 +45,31 @@ class BenchOptions:
     """length of a measurement in a round, at least one step or one text"""
 
 
+@dataclass(frozen=True)
+class ProfileOptions:
+    """How long is traced."""
+
+    seconds: float = 2.0
+    """of train steps, at least one"""
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What is planned for."""
+
+    device: str = "this"
+    """this: measured here, in seconds; or rtx2080, rtx2080ti, rtx3060, rtx3090, rtx4090, rtx5090, t4, v100, a100,
+    h100, h200, apple-m2, cpu: looked up"""
+    hours: float = 24.0
+    """time for which the compute-optimal model is sought"""
+    memory_gb: float = 0.0
+    """budget in 10^9 bytes; 0: all memory of the device"""
+    fit: bool = False
+    """plan with the cheapest change that makes it fit, and say with which command to train so"""
+    compile: bool = True
+    """ask XLA too, which compiles the step from shapes alone, in seconds to minutes"""
+
+
 class Action(NamedTuple):
     """What the command line must know of an action before it imports it.
 
@@ -71,7 +96,9 @@ ACTIONS: dict[str, Action] = {
     ),
     "generate": Action("continue a text with the trained model", lambda experiment: experiment.sample, True),
     "evaluate": Action("loss and bits per byte over a whole split", lambda _: EvaluateOptions(), True),
+    "plan": Action("does it fit this device or another, and how long will it take", lambda _: PlanOptions()),
     "bench": Action("speed and memory of training and of generation", lambda _: BenchOptions()),
+    "profile": Action("a trace of train steps, for https://ui.perfetto.dev", lambda _: ProfileOptions()),
     "bench-data": Action("tokens/s of tokenization and of the data pipeline"),
     "ablate": Action(
         "train an experiment's variants and say which differences are shown",

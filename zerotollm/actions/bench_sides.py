@@ -19,6 +19,7 @@ from zerotollm.actions.summary import peak_memory_bytes
 from zerotollm.allocator import LARGE_STEP, keep_freed_memory
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
+from zerotollm.gpu import prepare_gpu
 from zerotollm.model.config import TransformerConfig, resolve
 
 Measurements = dict[str, Callable[[float], list[float]]]
@@ -84,8 +85,8 @@ def decode_lengths(context: int) -> tuple[int, int]:
     return prompt, context - prompt + 1
 
 
-def ours(experiment: Experiment) -> Side:
-    """Our own side, with fresh parameters; measures "train", "product" and "decode ROWS".
+def ours(experiment: Experiment, *, decodes: bool = True) -> Side:
+    """Our own side, with fresh parameters; measures "train", "product" and, if it `decodes`, "decode ROWS".
 
     Facts: what the data makes of the model, `compile_seconds` of the train step without any cache, the memory that
     XLA plans for it, and the peak memory after some steps: of the device, or of the process on a CPU.
@@ -93,19 +94,23 @@ def ours(experiment: Experiment) -> Side:
     shape = experiment.data
     if shape.batch_size * shape.context * experiment.model.width >= LARGE_STEP:
         keep_freed_memory()  # as in training
+    prepare_gpu()
     import jax
     import jax.numpy as jnp
     import numpy as np
 
     from zerotollm.data.tokens import prepare
     from zerotollm.decoding import sample
+    from zerotollm.planning.memory import xla_memory
     from zerotollm.run_directory import environment
     from zerotollm.training.step import init_state, make_train_step
 
     jax.config.update("jax_enable_compilation_cache", False)
     data = prepare(shape, experiment.tokenizer)
     model = resolve(experiment.model, vocab_size=data.tokenizer.vocab_size, context=shape.context)
-    state = jax.jit(partial(init_state, model, experiment.optimizer, experiment.train))()
+    state = jax.jit(
+        partial(init_state, model, experiment.optimizer, experiment.train, compute=experiment.compute)
+    )()
     batches = [
         {
             "inputs": jnp.asarray(tokens[:, :-1], jnp.int32),
@@ -115,7 +120,13 @@ def ours(experiment: Experiment) -> Side:
         }
         for tokens in random_tokens(experiment, data.tokenizer.vocab_size)
     ]
-    step = make_train_step(model, experiment.optimizer, experiment.train, masked=shape.document_mask)
+    step = make_train_step(
+        model,
+        experiment.optimizer,
+        experiment.train,
+        masked=shape.document_mask,
+        compute=experiment.compute,
+    )
     begun = time.perf_counter()
     compiled = step.lower(state, batches[0]).compile()
     compile_seconds = time.perf_counter() - begun
@@ -147,7 +158,7 @@ def ours(experiment: Experiment) -> Side:
         "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(state.params)),
         "compile_seconds": compile_seconds,
         "peak_memory_bytes": memory.get("peak_bytes_in_use") or peak_memory_bytes(),
-        "xla_memory_bytes": _planned_memory(compiled),
+        "xla_memory_bytes": xla_memory(compiled),
     }
 
     params = jax.tree.map(jnp.copy, state.params)
@@ -173,18 +184,11 @@ def ours(experiment: Experiment) -> Side:
         "train": train,
         "product": partial(timed, lambda: product(matrix).block_until_ready()),
     }
-    measurements |= {f"decode {rows}": partial(timed, partial(decode, rows)) for rows in DECODE_ROWS}
+    if decodes:
+        measurements |= {f"decode {rows}": partial(timed, partial(decode, rows)) for rows in DECODE_ROWS}
     for name in list(measurements)[1:]:
         measurements[name](0.0)  # compiles
     return facts, measurements
-
-
-def _planned_memory(compiled: Any) -> dict[str, int]:
-    """Bytes, by XLA's own account; empty where it gives none."""
-    analysis = compiled.memory_analysis()
-    names = {"argument": "arguments", "output": "outputs", "temp": "temporary", "alias": "reused"}
-    sizes = {full: getattr(analysis, f"{name}_size_in_bytes", None) for name, full in names.items()}
-    return {name: size for name, size in sizes.items() if size is not None}
 
 
 def torch_twin(experiment: Experiment, model: TransformerConfig, platform: str) -> Side:

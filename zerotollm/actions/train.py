@@ -8,19 +8,22 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from zerotollm import run_directory
 from zerotollm.actions.interrupts import StoppedError, stop_requests
+from zerotollm.actions.out_of_memory import out_of_memory_explained
+from zerotollm.actions.plan import job_for
 from zerotollm.actions.progress import Display, Pace
 from zerotollm.actions.summary import commands, rows, summarize
 from zerotollm.allocator import LARGE_STEP, keep_freed_memory
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.files import write_atomically
+from zerotollm.gpu import prepare_gpu
 from zerotollm.model.config import TransformerConfig, resolve
 
 
@@ -37,8 +40,9 @@ def train(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
         run_directory.claim(run_dir, experiment)
         summary = run_directory.read_summary(run_dir)
         if summary is None:
-            run = _prepare(experiment, run_dir, display)
-            notes = _train(run, display, begun)
+            with out_of_memory_explained(experiment, run_dir):
+                run = _prepare(experiment, run_dir, display)
+                notes = _train(run, display, begun)
             summary = summarize(run_dir, notes, run.num_parameters)
             write_atomically(run_dir / run_directory.SUMMARY, json.dumps(summary, indent=2) + "\n")
         else:
@@ -74,17 +78,23 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
     shape = experiment.data
     if shape.batch_size * shape.context * experiment.model.width >= LARGE_STEP:
         keep_freed_memory()
+    prepare_gpu()
     # Imported here: nobody should wait for jax to hear that a run is finished or belongs to someone else.
     import jax
     import jax.numpy as jnp
 
+    from zerotollm.compute.device import this_accelerator
     from zerotollm.data.tokens import prepare
     from zerotollm.evaluation.loss import evaluation_rows
     from zerotollm.run import cache_compiled_programs
+    from zerotollm.scale.measure import trouble_here
     from zerotollm.training import checkpoints
     from zerotollm.training.step import init_state, make_eval_step, make_train_step
 
     cache_compiled_programs(shape)
+    trouble = trouble_here()
+    if trouble:
+        display.say(trouble)
     display.say(f"data: {shape.corpus}")
     data = prepare(shape, experiment.tokenizer)
     model = resolve(experiment.model, vocab_size=data.tokenizer.vocab_size, context=shape.context)
@@ -96,13 +106,20 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
     # It runs once: without optimization it takes half the time to compile and gives the same numbers.
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     make_state = jax.jit(
-        partial(init_state, model, experiment.optimizer, experiment.train), compiler_options=quick
+        partial(init_state, model, experiment.optimizer, experiment.train, compute=experiment.compute),
+        compiler_options=quick,
     )
     abstract_state = jax.eval_shape(make_state)
     types = {"inputs": jnp.int32, "targets": jnp.int32, "segments": jnp.int32, "weights": jnp.float32}
     batch = {name: jax.ShapeDtypeStruct((shape.batch_size, shape.context), t) for name, t in types.items()}
-    step = make_train_step(model, experiment.optimizer, experiment.train, masked=shape.document_mask)
-    evaluate = make_eval_step(model, masked=shape.document_mask)
+    how = {"masked": shape.document_mask, "compute": experiment.compute}
+    step = make_train_step(model, experiment.optimizer, experiment.train, **how)
+    evaluate = make_eval_step(model, **how)
+    chosen = job_for(replace(experiment, model=model), this_accelerator()).compute
+    display.say(
+        f"computed in {chosen.precision} on {this_accelerator().kind}, attention {chosen.attention}, "
+        f"cross-entropy {chosen.cross_entropy}, remat {chosen.remat}"
+    )
     eval_rows = evaluation_rows(shape.batch_size // experiment.train.micro_batches)
     eval_batch = {name: jax.ShapeDtypeStruct((eval_rows, shape.context), t) for name, t in types.items()}
     threads = ThreadPoolExecutor(2, thread_name_prefix="compile")
@@ -189,8 +206,17 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
             losses=notes["losses"],
         )
 
+        skipped = 0.0
+
         def read(step: int, values: dict[str, float]) -> None:
+            nonlocal skipped
             pace.step_done()
+            if values.get("skipped_steps", 0.0) > skipped:
+                skipped = values["skipped_steps"]
+                display.say(
+                    f"step {step} overflowed and was skipped, {skipped:.0f} so far; "
+                    f"the loss scale is now {values['loss_scale']:g}"
+                )
             log.add(step, values, pace.tokens_per_second)
             pauses = {  # those due after this very step are still to come
                 "validation": (times(step - 1, steps, config.eval_every), eval_guess),

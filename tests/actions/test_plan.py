@@ -1,0 +1,132 @@
+"""plan: counts what exists, allocates nothing, says what helps; profile: a trace that exists."""
+
+import gzip
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import pytest
+from jax.errors import JaxRuntimeError
+
+from zerotollm import catalog
+from zerotollm.actions import PlanOptions, ProfileOptions
+from zerotollm.actions.out_of_memory import out_of_memory_explained
+from zerotollm.actions.plan import job_for, parameters_by_group, plan
+from zerotollm.actions.profile import profile
+from zerotollm.compute.config import Accelerator
+from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.errors import RunError, UsageError
+from zerotollm.experiment import Experiment
+from zerotollm.model.config import TransformerConfig
+from zerotollm.scale.devices import find
+from zerotollm.scale.flops import num_parameters
+from zerotollm.training.config import TrainConfig
+
+FOLDER = Path(__file__).parents[2] / "experiments"
+QUICK = PlanOptions(device="rtx2080", compile=False)
+TINY = Experiment(
+    data=DataConfig(context=64, batch_size=8),
+    tokenizer=TokenizerConfig(vocab_size=300),
+    model=TransformerConfig(num_layers=2, width=64, num_heads=2),
+)
+
+
+@pytest.mark.parametrize("name", catalog.names(FOLDER))
+def test_counts_the_parameters_of_every_experiment(name):
+    job = job_for(catalog.load(FOLDER, name), find("rtx2080").accelerator)
+    assert sum(parameters_by_group(job).values()) == num_parameters(job.model)
+    assert job.compute.precision == "float16"
+
+
+def test_says_all_and_allocates_nothing(capsys, tmp_path):
+    before = {id(array) for array in jax.live_arrays()}
+    facts = plan(TINY, tmp_path / "run", replace(QUICK, compile=True))
+    assert {id(array) for array in jax.live_arrays()} <= before
+    assert not (tmp_path / "run").exists()
+    assert facts["fits"]
+    assert facts["needed"] == pytest.approx(sum(facts["memory"].values()), rel=1.0)
+    assert facts["tokens"] == 3300 * 8 * 64
+    assert facts["hours"] == pytest.approx(facts["tokens"] / facts["tokens_per_second"] / 3600)
+    assert facts["kilowatt_hours"] == pytest.approx(facts["hours"] * 0.215)
+    shown = capsys.readouterr().out
+    for words in ("activations", "memory by XLA", "tokens/s", "compute-optimal", "feed forward", "yes"):
+        assert words in shown
+
+
+def test_what_does_not_fit_gets_the_cheapest_change_and_fit_applies_it(capsys):
+    big = replace(TINY, data=replace(TINY.data, context=256, batch_size=32))
+    budget = replace(QUICK, memory_gb=0.5 * 2**30 / 1e9 + 0.05)
+    facts = plan(big, Path("run"), budget)
+    assert not facts["fits"]
+    assert facts["change"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "does not fit; with --" in said
+    assert f"--train.micro-batches {facts['change']['train.micro_batches']}" in said
+    fitted = plan(big, Path("run"), replace(budget, fit=True))
+    assert fitted["fits"]
+    assert fitted["change"] == facts["change"]
+
+
+def test_a_budget_that_nothing_fits():
+    with pytest.raises(RunError, match=r"nothing makes base fit into .* take a smaller model") as caught:
+        plan(TINY, Path("run"), replace(QUICK, memory_gb=0.538))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (replace(QUICK, device="rtx2090"), "did you mean"),
+        (replace(QUICK, hours=0.0), "hours is 0.0"),
+        (replace(QUICK, memory_gb=-1.0), "memory_gb -1"),
+    ],
+)
+def test_bad_options_are_one_line(options, says):
+    with pytest.raises(UsageError, match=says):
+        plan(TINY, Path("run"), options)
+
+
+def test_for_a_card_with_cudnn_attention_something_as_lean_stands_in():
+    job = job_for(TINY, Accelerator("gpu", 8.0, "A100"))
+    assert (job.compute.precision, job.compute.attention) == ("bfloat16", "chunked")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({}, "--compute.remat dots"),
+        ({"remat": "full"}, "--train.micro-batches 2"),
+    ],
+)
+def test_out_of_memory_names_what_is_large_and_what_helps(change, says):
+    experiment = replace(TINY, compute=replace(TINY.compute, **change))
+    with (
+        pytest.raises(RunError, match=r"out of memory: of about .* GB") as caught,
+        out_of_memory_explained(experiment, Path("runs/x")),
+    ):
+        raise JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes.")
+    assert says in str(caught.value)
+    assert "checkpoints in runs/x are intact" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_errors_pass():
+    with pytest.raises(JaxRuntimeError, match="INTERNAL"), out_of_memory_explained(TINY, Path("x")):
+        raise JaxRuntimeError("INTERNAL: something else")
+
+
+def test_profile_writes_a_trace(tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(f"Line {n} of the sea and the sky and the star." for n in range(200)))
+    experiment = replace(
+        TINY,
+        data=DataConfig(corpus=str(text), dir=str(tmp_path / "cache"), context=12, batch_size=4),
+        tokenizer=TokenizerConfig(kind="char", byte_fallback=False),
+        train=TrainConfig(steps=2),
+    )
+    result = profile(experiment, tmp_path / "run", ProfileOptions(seconds=0.01))
+    trace = json.loads(gzip.decompress(Path(result["trace"]).read_bytes()))
+    assert trace["traceEvents"]
+    assert result["seconds"]
+    assert "ui.perfetto.dev" in capsys.readouterr().out

@@ -1,0 +1,180 @@
+"""What `plan` predicts against what is measured, over many configurations, on the device that is here.
+
+    python tests/bench_plan.py [--only NAME ...] [--json FILE]
+
+Each configuration gets two new processes: in one the most memory that steps hold is measured, in the other their
+speed, as in training. On a CPU memory is the process's peak while steps run, above what it held before, plus the
+state; on a GPU the allocator's peak. Prints the table that is kept in docs/plan.md.
+"""
+
+import argparse
+import ctypes
+import gc
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from zerotollm.allocator import LARGE_STEP, keep_freed_memory  # noqa: E402
+from zerotollm.compute.config import ComputeConfig  # noqa: E402
+from zerotollm.model.config import TransformerConfig, resolve  # noqa: E402
+from zerotollm.training.config import OptimizerConfig, TrainConfig  # noqa: E402
+
+MUON, ADAMW = OptimizerConfig(), OptimizerConfig(kind="adamw", learning_rate=1e-3)
+CHUNKED = ComputeConfig(attention="chunked", cross_entropy="chunked")
+SECONDS = 6.0
+"""Of steps measured."""
+
+
+def jobs():
+    """Name to Job: sizes, contexts, vocabularies, optimizers and every way to save memory."""
+    from zerotollm.planning.memory import Job
+
+    def job(layers, width, heads, vocab, context, rows, *, optimizer=MUON, compute=None, parts=1, **model):
+        config = TransformerConfig(num_layers=layers, width=width, num_heads=heads, **model)
+        return Job(
+            resolve(config, vocab_size=vocab, context=context),
+            optimizer,
+            TrainConfig(micro_batches=parts),
+            compute or ComputeConfig(),
+            rows,
+            context,
+        )
+
+    return {
+        "base": job(4, 192, 3, 4096, 256, 4, dropout=0.1),
+        "base-wide": job(4, 384, 6, 4096, 256, 8),
+        "narrow": job(4, 128, 2, 2048, 256, 8),
+        "deep": job(12, 256, 4, 4096, 256, 8, optimizer=ADAMW),
+        "deep-scan": job(12, 256, 4, 4096, 256, 8, optimizer=ADAMW, compute=ComputeConfig(scan_layers=True)),
+        "long": job(4, 256, 4, 4096, 1024, 4),
+        "long-plain": job(4, 256, 4, 4096, 1024, 4, compute=ComputeConfig(attention="plain")),
+        "vocabulary": job(4, 256, 4, 32768, 512, 4),
+        "vocabulary-chunked": job(4, 256, 4, 32768, 512, 4, compute=CHUNKED),
+        "remat-dots": job(6, 384, 6, 8192, 512, 8, compute=ComputeConfig(remat="dots")),
+        "remat-full": job(6, 384, 6, 8192, 512, 8, compute=ComputeConfig(remat="full")),
+        "remat-none": job(6, 384, 6, 8192, 512, 8),
+        "accumulated": job(6, 512, 8, 8192, 256, 16, parts=4, optimizer=ADAMW),
+        "gqa-gelu": job(6, 320, 5, 4096, 256, 8, num_kv_heads=1, feed_forward="gelu", tie_embeddings=True),
+        "sgd": job(4, 512, 8, 16384, 256, 4, optimizer=OptimizerConfig(kind="sgd", learning_rate=0.1)),
+        "gpt2-cut": job(4, 768, 12, 16384, 512, 2, compute=CHUNKED, tie_embeddings=True),
+    }
+
+
+def measure(name, what):
+    """In a process of its own: {"peak": bytes} or {"seconds": of the median step}."""
+    job = jobs()[name]
+    if what == "seconds" and job.batch_size * job.context * job.model.width >= LARGE_STEP:
+        keep_freed_memory()
+    import jax
+    import numpy as np
+
+    from zerotollm.planning.memory import planned_peak, tree_bytes, xla_memory
+    from zerotollm.training.step import init_state
+
+    draw = np.random.default_rng(0)
+    tokens = draw.integers(0, job.model.vocab_size, (job.batch_size, job.context + 1)).astype(np.int32)
+    batch = {
+        "inputs": tokens[:, :-1],
+        "targets": tokens[:, 1:],
+        "segments": np.zeros_like(tokens[:, 1:]),
+        "weights": np.ones(tokens[:, 1:].shape, np.float32),
+    }
+    batch = jax.device_put(batch)
+    state = jax.jit(lambda: init_state(job.model, job.optimizer, job.train, compute=job.compute))()
+    compiled = job.step().lower(state, batch).compile()
+    for _ in range(2):
+        state, metrics = compiled(state, batch)
+    jax.block_until_ready(metrics)
+    result = {"xla": planned_peak(xla_memory(compiled))}
+    if what == "peak":
+        statistics = jax.devices()[0].memory_stats()
+        if statistics:
+            return result | {"peak": statistics["peak_bytes_in_use"]}
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        before = status("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
+        for _ in range(3):
+            state, metrics = compiled(state, batch)
+            jax.block_until_ready(metrics)
+        return result | {"peak": status("VmHWM") - before + tree_bytes((state, batch))}
+    taken, end = [], time.perf_counter() + SECONDS
+    while len(taken) < 3 or time.perf_counter() < end:
+        begun = time.perf_counter()
+        state, metrics = compiled(state, batch)
+        jax.block_until_ready(metrics)
+        taken.append(time.perf_counter() - begun)
+    return result | {"seconds": sorted(taken)[len(taken) // 2]}
+
+
+def status(key):
+    """A line of /proc/self/status, in bytes."""
+    return int(re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
+
+def in_new_process(name, what):
+    command = [sys.executable, __file__, "--measure", name, what]
+    return json.loads(
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--json", default="")
+    parser.add_argument("--measure", nargs=2, metavar=("NAME", "WHAT"))
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(*options.measure)))
+        return
+    from zerotollm.planning.memory import memory_by_kind
+    from zerotollm.planning.speed import counted, predict
+    from zerotollm.scale.measure import measure_this
+
+    device = measure_this("float32")
+    print(
+        f"{device.flops['float32'] / 1e9:,.0f} GFLOP/s, {device.bandwidth / 1e9:.1f} GB/s; {os.cpu_count()} cores"
+    )
+    heads = ("memory, MB", "by XLA", "error", "by kind", "error", "tokens/s", "predicted", "error")
+    print("| configuration |", " | ".join(heads), "|")
+    print("|---" * (len(heads) + 1) + "|")
+    rows = []
+    for name, job in jobs().items():
+        if options.only and name not in options.only:
+            continue
+        measured = in_new_process(name, "peak") | in_new_process(name, "seconds")
+        kinds, speed, counts = memory_by_kind(job), predict(job, device), counted(job)
+        planned = sum(kinds.values())
+        tokens = job.batch_size * job.context / measured["seconds"]
+        cells = [
+            f"{measured['peak'] / 1e6:,.0f}",
+            f"{measured['xla'] / 1e6:,.0f}",
+            f"{measured['xla'] / measured['peak'] - 1:+.0%}",
+            f"{planned / 1e6:,.0f}",
+            f"{planned / measured['peak'] - 1:+.0%}",
+            f"{tokens:,.0f}",
+            f"{speed.tokens_per_second:,.0f}",
+            f"{speed.tokens_per_second / tokens - 1:+.0%}",
+        ]
+        print(f"| {name} |", " | ".join(cells), "|", flush=True)
+        products = [(*product, times) for product, times in counts.products.items()]
+        rows.append(
+            measured
+            | {"name": name, "kinds": kinds, "products": products, "touched": counts.touched}
+            | {"operations": counts.operations, "tokens": job.batch_size * job.context}
+        )
+    if options.json:
+        result = {"flops": device.flops["float32"], "bandwidth": device.bandwidth, "rows": rows}
+        Path(options.json).write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

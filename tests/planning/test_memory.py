@@ -1,0 +1,99 @@
+"""Memory by kind against XLA's own account of the compiled step, and changes that make a step fit."""
+
+from dataclasses import replace
+
+import pytest
+
+from zerotollm.compute.config import ComputeConfig
+from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.planning.fitting import WIDTHS, cheapest_change, compute_optimal, largest, sized
+from zerotollm.planning.memory import Job, compile_step, memory_by_kind, planned_peak, tree_bytes, xla_memory
+from zerotollm.planning.speed import counted, predict
+from zerotollm.scale.devices import find
+from zerotollm.scale.flops import num_parameters, train_flops
+from zerotollm.training.config import OptimizerConfig, TrainConfig
+
+MODEL = resolve(TransformerConfig(num_layers=4, width=64, num_heads=2), vocab_size=512, context=128)
+PLAIN = ComputeConfig(precision="float32", attention="plain", cross_entropy="plain")
+JOB = Job(MODEL, OptimizerConfig(kind="adamw"), TrainConfig(), PLAIN, batch_size=8, context=128)
+
+
+def total(job):
+    return sum(memory_by_kind(job).values())
+
+
+def test_kinds_are_those_of_the_state():
+    kinds, state = memory_by_kind(JOB), JOB.state()
+    assert kinds["parameters"] == tree_bytes(state.params) == 4 * num_parameters(MODEL)
+    assert kinds["optimizer state"] == tree_bytes(state.opt_state)
+    short = replace(JOB, optimizer=replace(JOB.optimizer, moments="bfloat16"))
+    assert memory_by_kind(short)["optimizer state"] == pytest.approx(kinds["optimizer state"] / 2, rel=0.01)
+
+
+def test_every_way_to_save_memory_saves_it():
+    full, dots, chunked = (
+        memory_by_kind(replace(JOB, compute=replace(PLAIN, **change)))
+        for change in (
+            {"remat": "full"},
+            {"remat": "dots"},
+            {"attention": "chunked", "cross_entropy": "chunked"},
+        )
+    )
+    plain = memory_by_kind(JOB)
+    assert full["activations"] < dots["activations"] < plain["activations"]
+    assert chunked["activations"] < plain["activations"]
+    assert memory_by_kind(replace(JOB, train=TrainConfig(micro_batches=4)))["activations"] == pytest.approx(
+        plain["activations"] / 4, rel=0.01
+    )
+
+
+@pytest.mark.parametrize("change", [{}, {"remat": "full"}], ids=str)
+def test_memory_by_kind_is_near_what_xla_plans(change):
+    job = replace(JOB, compute=replace(PLAIN, **change))
+    assert total(job) == pytest.approx(planned_peak(xla_memory(compile_step(job))), rel=0.35)
+
+
+def test_products_of_a_step_are_those_of_forward_and_backward():
+    adamw = counted(JOB).flops / (JOB.batch_size * JOB.context)
+    assert adamw == pytest.approx(train_flops(MODEL, JOB.context), rel=0.01)
+
+
+def test_prediction_follows_the_device():
+    slow, fast = (predict(JOB, find(name)) for name in ("rtx2080", "h100"))
+    assert slow.seconds > fast.seconds > fast.floor
+    assert slow.tokens_per_second == pytest.approx(JOB.batch_size * JOB.context / slow.seconds)
+
+
+def test_the_cheapest_change_fits_and_says_its_fields():
+    room = 0.7 * total(JOB)
+    change = cheapest_change(JOB, room, find("rtx2080"))
+    assert change.bytes <= room < total(JOB)
+    assert total(change.job) == change.bytes
+    assert change.fields
+    assert "optimizer.moments" not in change.fields, "more than is needed"
+    assert cheapest_change(JOB, 0.05 * total(JOB), find("rtx2080")) is None
+
+
+def test_moments_are_shortened_where_nothing_else_is_enough():
+    lean = replace(JOB, compute=replace(PLAIN, remat="full", attention="chunked", cross_entropy="chunked"))
+    least = total(replace(lean, train=TrainConfig(micro_batches=8)))
+    change = cheapest_change(JOB, least - tree_bytes(JOB.state().params) / 2, find("rtx2080"))
+    assert change.fields["optimizer.moments"] == "bfloat16"
+
+
+def test_other_sizes_keep_the_shape():
+    assert sized(MODEL, 64) == MODEL
+    twice = sized(MODEL, 128)
+    assert (twice.num_layers, twice.num_heads, twice.head_width) == (8, 4, MODEL.head_width)
+    sizes = [num_parameters(sized(MODEL, width)) for width in WIDTHS[:8]]
+    assert sizes == sorted(sizes)
+    best = compute_optimal(MODEL, 6 * 20 * num_parameters(twice) ** 2)
+    assert best == twice
+
+
+def test_the_largest_model_fits_and_the_next_does_not():
+    room = 60e6
+    found = largest(JOB, room)
+    assert found.width > MODEL.width
+    assert 8 * num_parameters(found) < room
+    assert largest(JOB, 1e5) is None

@@ -1,0 +1,274 @@
+"""plan: does an experiment fit a device, how long will it take, and what would fit better; nothing is allocated."""
+
+from collections import Counter
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from zerotollm.actions import PlanOptions
+from zerotollm.compute.config import Accelerator
+from zerotollm.compute.config import resolve as resolve_compute
+from zerotollm.errors import RunError, UsageError
+from zerotollm.experiment import Experiment
+from zerotollm.model.config import resolve
+from zerotollm.scale.devices import Device, find
+
+HOST_BYTES = 0.5e9
+"""What Python, jax and XLA hold on a CPU besides arrays, about."""
+
+
+def plan(experiment: Experiment, run_dir: Path, options: PlanOptions) -> dict[str, Any]:
+    """Shows what a run needs on a device and what it brings; returns the same as a dictionary, see `_facts`.
+
+    The model is traced and, with `options.compile`, compiled from shapes alone; neither data nor tokenizer are
+    read, so that the vocabulary is the one asked for. Raises UsageError for a device that is not known or options
+    out of range, RunError where nothing fits.
+    """
+    if not options.hours > 0 or options.memory_gb < 0:
+        raise UsageError(
+            f"hours is {options.hours} and memory_gb {options.memory_gb}: take above 0 hours, and at least 0 GB"
+        )
+    device = None if options.device == "this" else find(options.device)
+    # Imported here: nobody should wait for jax to hear that a device is not known.
+    from rich.console import Console
+
+    from zerotollm.compute.device import this_accelerator
+    from zerotollm.planning.fitting import cheapest_change
+    from zerotollm.scale.measure import measure_this, trouble_here
+
+    console = Console(highlight=False, soft_wrap=True)
+    if device is None:
+        trouble = trouble_here()
+        if trouble:
+            console.print(trouble)
+        accelerator = this_accelerator()
+        precision = experiment.compute.precision
+        device = measure_this(accelerator.half() if precision == "auto" else precision)
+    room = (options.memory_gb * 1e9 or device.memory_bytes) - (device.reserved_bytes or HOST_BYTES)
+    job = job_for(experiment, device.accelerator)
+    facts = _facts(experiment, job, device, room, options)
+    fits = facts["needed"] <= room
+    change = None
+    if not fits:
+        # What XLA needs beyond the model by kind, it will need after the change too.
+        factor = facts["needed"] / sum(facts["memory"].values())
+        change = cheapest_change(job, room / factor, device)
+        if change and options.fit:
+            experiment = _changed(experiment, change.fields)
+            facts = _facts(experiment, change.job, device, room, options)
+    facts["fits"] = facts["needed"] <= room
+    if change:
+        facts["change"] = change.fields
+        facts["change_seconds_per_step"] = change.seconds
+    console.print(_table(experiment, facts, device, room, options))
+    if change and options.fit:
+        console.print(f"so that it fits: {_command(experiment, change.fields)}")
+    elif change:
+        slower = change.seconds / facts["seconds_per_step"]
+        console.print(
+            f"does not fit; with {_options(change.fields)} it would, at {slower:.2f} x the time a step: "
+            f"{_command(experiment, change.fields)}"
+        )
+    if not fits and change is None:
+        held = sum(facts["memory"][kind] for kind in ("parameters", "gradients", "optimizer state"))
+        raise RunError(
+            f"nothing makes {experiment.name} fit into {room / 1e9:.2f} GB: parameters, gradients and optimizer "
+            f"state alone take {held / 1e9:.2f} GB; take a smaller model (see `largest` above) or another device"
+        )
+    return facts
+
+
+def job_for(experiment: Experiment, accelerator: Accelerator) -> Any:
+    """The experiment's train step with every choice made for `accelerator`. Where that is cuDNN's attention, and
+    jax has none here, it stands as chunked attention, which holds as little."""
+    from zerotollm.compute.device import this_accelerator
+    from zerotollm.planning.memory import Job
+
+    shape, model = experiment.data, experiment.model
+    model = resolve(
+        model, vocab_size=model.vocab_size or experiment.tokenizer.vocab_size, context=shape.context
+    )
+    rows = shape.batch_size // experiment.train.micro_batches
+    how = resolve_compute(
+        experiment.compute,
+        accelerator,
+        rows=rows,
+        context=shape.context,
+        vocab_size=model.vocab_size,
+        masked=shape.document_mask,
+    )
+    if how.attention == "cudnn" and not this_accelerator().has_flash():
+        how = replace(how, attention="chunked")
+    return Job(
+        model,
+        experiment.optimizer,
+        experiment.train,
+        how,
+        shape.batch_size,
+        shape.context,
+        shape.document_mask,
+    )
+
+
+def _facts(
+    experiment: Experiment, job: Any, device: Device, room: float, options: PlanOptions
+) -> dict[str, Any]:
+    """Bytes, seconds and FLOPs: all that the table shows."""
+    from zerotollm.planning.fitting import TOKENS_PER_PARAMETER, compute_optimal, largest
+    from zerotollm.planning.memory import compile_step, memory_by_kind, planned_peak, xla_memory
+    from zerotollm.planning.speed import predict
+    from zerotollm.scale.flops import num_parameters, train_flops
+
+    memory, speed = memory_by_kind(job), predict(job, device)
+    xla = xla_memory(compile_step(job)) if options.compile else {}
+    by_kind = sum(memory.values())
+    needed = planned_peak(xla) if xla else by_kind
+    groups = parameters_by_group(job)
+    tokens = experiment.train.steps * job.batch_size * job.context
+    flops = train_flops(job.model, job.context)
+    hours = tokens / speed.tokens_per_second / 3600
+    facts = {
+        "parameters": groups,
+        "flops_per_token": flops,
+        "compute": asdict(job.compute),
+        "memory": memory,
+        "xla_memory": xla,
+        "needed": needed,
+        "room": room,
+        "seconds_per_step": speed.seconds,
+        "floor_seconds": speed.floor,
+        "tokens_per_second": speed.tokens_per_second,
+        "utilization": flops * speed.tokens_per_second / device.flops[job.compute.precision],
+        "tokens": tokens,
+        "hours": hours,
+        "kilowatt_hours": hours * device.watts / 1000 or None,
+    }
+    biggest = largest(job, room)
+    budget = options.hours * 3600 * flops * speed.tokens_per_second
+    best = compute_optimal(job.model, budget)
+    for name, model in (("largest", biggest), ("compute_optimal", best)):
+        if model:
+            size = num_parameters(model)
+            facts[name] = {
+                "parameters": size,
+                "width": model.width,
+                "layers": model.num_layers,
+                "tokens": TOKENS_PER_PARAMETER * size,
+            }
+    return facts
+
+
+def parameters_by_group(job: Any) -> dict[str, int]:
+    """Numbers in the parameter tree, by what they are for."""
+    import math
+
+    import jax
+
+    groups: Counter[str] = Counter()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(job.state().params):
+        names = [entry.key for entry in path]
+        if any("norm" in name for name in names):
+            group = "norms"
+        elif names[0].startswith("layer_"):
+            group = names[1]
+        else:
+            group = names[0]
+        groups[group] += math.prod(leaf.shape)
+    return dict(groups)
+
+
+def _changed(experiment: Experiment, fields: dict[str, Any]) -> Experiment:
+    for name, value in fields.items():
+        part, field = name.split(".")
+        experiment = replace(experiment, **{part: replace(getattr(experiment, part), **{field: value})})
+    return experiment
+
+
+def _options(fields: dict[str, Any]) -> str:
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in fields.items())
+
+
+def _command(experiment: Experiment, fields: dict[str, Any]) -> str:
+    return f"python launch.py --experiment {experiment.name} {_options(fields)}"
+
+
+def _table(
+    experiment: Experiment, facts: dict[str, Any], device: Device, room: float, options: PlanOptions
+) -> Any:
+    """The plan as people read it."""
+    from rich.table import Table
+
+    from zerotollm.planning.speed import FACTORS
+
+    def size(number: float) -> str:
+        return f"{number / 1e9:.2f} GB" if number >= 1e8 else f"{number / 1e6:.1f} MB"
+
+    compute, shape = facts["compute"], experiment.data
+    precision = compute["precision"]
+    groups, memory, xla = facts["parameters"], facts["memory"], facts["xla_memory"]
+    platform = "gpu" if device.accelerator.platform == "gpu" else "cpu"
+    table = Table(show_header=False, box=None, pad_edge=False)
+    row = table.add_row
+    row("device", f"{device.accelerator.kind or device.name}: {device.source}")
+    row(
+        "",
+        f"{size(device.memory_bytes)}, {device.bandwidth / 1e9:,.0f} GB/s, "
+        f"{device.flops[precision] / 1e12:,.2f} TFLOP/s in {precision}",
+    )
+    row("parameters", f"{sum(groups.values()):,}")
+    for group, number in groups.items():
+        row(f"  {group.replace('_', ' ')}", f"{number:,}")
+    row(
+        "batch",
+        f"{shape.batch_size} windows of {shape.context} tokens, "
+        f"{shape.batch_size // experiment.train.micro_batches} at once",
+    )
+    row(
+        "computed in",
+        f"{precision}, attention {compute['attention']}, cross-entropy {compute['cross_entropy']}, "
+        f"remat {compute['remat']}",
+    )
+    row("FLOPs per token", f"{facts['flops_per_token'] / 1e9:,.3f} G, forward and backward")
+    row("memory by kind", size(sum(memory.values())))
+    for kind, number in memory.items():
+        row(f"  {kind}", size(number))
+    if xla:
+        row("memory by XLA", f"{size(facts['needed'])}, the step compiled here, for {_here()}")
+        for kind, number in xla.items():
+            row(f"  {kind}", size(number))
+    left = room - facts["needed"]
+    verdict = f"yes, {size(left)} to spare" if left >= 0 else f"no, {size(-left)} too much"
+    row("fits", f"{verdict}, of {size(room)}")
+    row(
+        "speed",
+        f"about {facts['tokens_per_second']:,.0f} tokens/s, {facts['seconds_per_step'] * 1e3:,.0f} ms a step "
+        f"({facts['floor_seconds'] * 1e3:,.0f} at the full rate), {facts['utilization']:.0%} utilization; "
+        f"factors {FACTORS[platform].source}",
+    )
+    energy = f", {facts['kilowatt_hours']:,.2f} kWh" if facts["kilowatt_hours"] else ""
+    row("the experiment", f"{facts['tokens']:,} tokens: {_time(facts['hours'])}{energy}")
+    for name, words in (
+        ("largest", "that fits, one window at a time and every block rematerialized"),
+        ("compute_optimal", f"for {options.hours:g} hours at this utilization"),
+    ):
+        model = facts.get(name)
+        if model:
+            row(
+                name.replace("_", "-"),
+                f"{model['parameters'] / 1e6:,.1f} M parameters, width {model['width']}, {model['layers']} layers, "
+                f"{words}"
+                + (f"; {model['tokens'] / 1e6:,.0f} M tokens" if name == "compute_optimal" else ""),
+            )
+    return table
+
+
+def _here() -> str:
+    import jax
+
+    return jax.devices()[0].platform
+
+
+def _time(hours: float) -> str:
+    if hours >= 48:
+        return f"{hours / 24:,.1f} days"
+    return f"{hours:.1f} hours" if hours >= 2 else f"{hours * 60:.1f} minutes"

@@ -1,0 +1,141 @@
+"""What a train step holds in memory, by kind, without allocating it: traced shapes, and XLA's own account."""
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from zerotollm.compute.config import ComputeConfig
+from zerotollm.compute.cross_entropy import rows_for
+from zerotollm.model.config import TransformerConfig
+from zerotollm.training.config import OptimizerConfig, TrainConfig
+from zerotollm.training.step import init_params, init_state, make_train_step, objective_of, resolved_for
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that decides what a train step costs. `model` is resolved."""
+
+    model: TransformerConfig
+    optimizer: OptimizerConfig
+    train: TrainConfig
+    compute: ComputeConfig
+    batch_size: int
+    """windows in a step, over all micro-batches"""
+    context: int
+    """tokens in a window"""
+    masked: bool = False
+    """attention stays inside a document"""
+
+    @property
+    def micro_batch(self) -> int:
+        """Windows that are in memory at once."""
+        return self.batch_size // self.train.micro_batches
+
+    def batch(self, rows: int = 0) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a batch of so many windows; 0: of a step."""
+        types = {"inputs": jnp.int32, "targets": jnp.int32, "segments": jnp.int32, "weights": jnp.float32}
+        shape = (rows or self.batch_size, self.context)
+        return {name: jax.ShapeDtypeStruct(shape, kind) for name, kind in types.items()}
+
+    def state(self) -> Any:
+        """Shapes of the state of training."""
+        init = partial(init_state, self.model, self.optimizer, self.train, compute=self.compute)
+        return jax.eval_shape(init)
+
+    def step(self) -> Any:
+        """The jitted train step."""
+        how = {"masked": self.masked, "compute": self.compute}
+        return make_train_step(self.model, self.optimizer, self.train, **how)
+
+    def how(self) -> ComputeConfig:
+        """Every choice of a micro-batch made."""
+        return resolved_for(self.compute, self.model, self.batch(self.micro_batch), masked=self.masked)
+
+
+def tree_bytes(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def memory_by_kind(job: Job) -> dict[str, int]:
+    """Bytes at the moment when most is held, the end of the last forward pass or the update after it.
+
+    `activations` are what autodiff keeps of one micro-batch for the backward pass, as traced: what grows with the
+    number of windows among the residuals of `jax.vjp`. `workspace` is an estimate of what comes and goes.
+    """
+    how = job.how()
+    # What does not matter to a number is set to one value, so that it is traced once for many jobs.
+    some = replace(job, train=TrainConfig(), batch_size=1, compute=ComputeConfig(precision=how.precision))
+    parameters, optimizer_state, matrices = _state_bytes(some)
+    losses = TrainConfig(label_smoothing=job.train.label_smoothing, z_loss=job.train.z_loss)
+    window = replace(job, optimizer=OptimizerConfig(), train=losses, compute=how)
+    one, two = (_residual_bytes(replace(window, batch_size=rows)) for rows in (1, 2))
+    activations = (two - one) * job.micro_batch
+    tokens, V = job.micro_batch * job.context, job.model.vocab_size
+    if how.cross_entropy == "chunked":
+        held = rows_for(tokens, V) * V
+        logits = held * (
+            8 if how.precision == "float32" else 10
+        )  # with their gradient, in the type of products
+        kept = 0
+    else:
+        kept = _logit_residuals(job)
+        logits = kept + tokens * V * 4  # and their gradient
+    widest = max(job.model.ff_width, job.model.num_heads * job.model.head_width)
+    copies = 0 if how.precision == "float32" else matrices // 2
+    return {
+        "parameters": parameters,
+        "gradients": parameters * (2 if job.train.micro_batches > 1 else 1),
+        "optimizer state": optimizer_state,
+        "activations": activations - kept,
+        "logits": logits,
+        "workspace": 4 * tokens * widest * 4 // 2 + copies,
+    }
+
+
+@lru_cache(maxsize=64)
+def _state_bytes(job: Job) -> tuple[int, int, int]:
+    """Bytes of parameters, of the optimizer's state, and of the parameters that are matrices."""
+    state = job.state()
+    matrices = [leaf for leaf in jax.tree.leaves(state.params) if len(leaf.shape) == 2]
+    return tree_bytes(state.params), tree_bytes(state.opt_state), tree_bytes(matrices)
+
+
+@lru_cache(maxsize=64)
+def _residual_bytes(job: Job) -> int:
+    """Bytes that the backward pass of a batch is given, parameters included."""
+    objective = objective_of(job.model, job.train, masked=job.masked, compute=job.compute)
+
+    def kept(params, batch, key):
+        return jax.vjp(lambda params: objective(params, batch, key)[0], params)[1]
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    params = jax.eval_shape(partial(init_params, job.model, 0))
+    return tree_bytes(jax.eval_shape(kept, params, job.batch(), key))
+
+
+def _logit_residuals(job: Job) -> int:
+    """Of them, bytes that are as large as logits: plain cross-entropy keeps exp(logits)."""
+    return job.micro_batch * job.context * job.model.vocab_size * 4
+
+
+def xla_memory(compiled: Any) -> dict[str, int]:
+    """Bytes by XLA's own account of a compiled program; empty where it gives none."""
+    analysis = compiled.memory_analysis()
+    names = {"argument": "arguments", "output": "outputs", "temp": "temporary", "alias": "reused"}
+    sizes = {full: getattr(analysis, f"{name}_size_in_bytes", None) for name, full in names.items()}
+    return {name: size for name, size in sizes.items() if size is not None}
+
+
+def compile_step(job: Job) -> Any:
+    """The train step compiled for this process's device, from shapes alone."""
+    return job.step().lower(job.state(), job.batch()).compile()
+
+
+def planned_peak(sizes: dict[str, int]) -> int:
+    """Bytes in use while the program runs: state and batch, what is written that is not in their place, and
+    temporary buffers."""
+    return sizes["arguments"] + sizes["outputs"] - sizes["reused"] + sizes["temporary"]

@@ -1,0 +1,66 @@
+"""How long a train step takes: its matrix products and its passes over memory, at a device's rates.
+
+A product takes as long as its arithmetic or its operands' way from memory, whichever is longer (the roofline of
+Williams et al. 2009); every other operation takes the time to write its result, as far as the compiler does not fuse
+it with its neighbours. What is left over is in three factors, fitted to measurements where there are any.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from zerotollm.planning.memory import Job
+from zerotollm.scale.devices import Device
+from zerotollm.scale.program import Counts, count
+
+
+class Factors(NamedTuple):
+    """How far a compiled step stays behind its device's rates."""
+
+    products: float
+    """time of the products over what the rates allow"""
+    touched: float
+    """share of the results of other operations that goes through memory"""
+    operation: float
+    """seconds that every operation costs besides"""
+    source: str
+
+
+FACTORS = {
+    "cpu": Factors(1.5, 0.5, 0.0, "assumed"),
+    "gpu": Factors(2.0, 0.6, 1e-6, "assumed, for no GPU has been measured: expect a factor of 2 either way"),
+}
+
+
+class Speed(NamedTuple):
+    """Of one step, predicted."""
+
+    seconds: float
+    tokens_per_second: float
+    products: float
+    """seconds in matrix products"""
+    passes: float
+    """seconds in everything else"""
+    floor: float
+    """seconds that the products alone would take at the device's full rate"""
+
+
+def predict(job: Job, device: Device, factors: Factors | None = None) -> Speed:
+    """Seconds of a step of `job`, whose choices are made for `device`."""
+    factors = factors or FACTORS["gpu" if device.accelerator.platform == "gpu" else "cpu"]
+    counts = counted(job)
+    rate = device.flops[job.how().precision]
+    full = sum(
+        times * max(product.flops / rate, product.bytes / device.bandwidth)
+        for product, times in counts.products.items()
+    )
+    products = factors.products * full
+    passes = factors.touched * counts.touched / device.bandwidth + factors.operation * counts.operations
+    seconds = products + passes
+    tokens = job.batch_size * job.context
+    return Speed(seconds, tokens / seconds, products, passes, counts.flops / rate)
+
+
+@lru_cache(maxsize=64)
+def counted(job: Job) -> Counts:
+    """The operations of a whole step."""
+    return count(job.step(), job.state(), job.batch())

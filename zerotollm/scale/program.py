@@ -1,0 +1,96 @@
+"""What a traced program does, counted from its jaxpr: nothing is compiled, allocated or run."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+
+# Cost no pass over memory of their own: views, constants and what always melts into its neighbour.
+FREE = {
+    "broadcast_in_dim",
+    "iota",
+    "reshape",
+    "squeeze",
+    "stop_gradient",
+    "copy",
+    "convert_element_type",
+    "transpose",
+    "expand_dims",
+    "slice",
+    "split",
+}
+
+
+class Product(NamedTuple):
+    """A matrix product."""
+
+    flops: int
+    """2 x (size of the result) x (length of the contracted axes)"""
+    bytes: int
+    """of both operands and the result"""
+    result: int
+    """bytes of the result alone"""
+
+
+class Counts(NamedTuple):
+    """Of one run of a program."""
+
+    products: Counter
+    """how often each `Product` is computed"""
+    touched: int
+    """bytes of the results of every other operation, as if none were fused with another"""
+    operations: int
+    """how many there are, products included"""
+
+    @property
+    def flops(self) -> int:
+        """Of all matrix products."""
+        return sum(times * product.flops for product, times in self.products.items())
+
+
+def count(program: Callable[..., Any], *arguments: Any) -> Counts:
+    """Counts the operations of `program(*arguments)`; arrays may be shapes. A loop counts as often as it turns."""
+    products, touched, operations = Counter(), 0, 0
+    for equation, times in _equations(jax.make_jaxpr(program)(*arguments).jaxpr, 1):
+        name = equation.primitive.name
+        size = sum(_bytes(out.aval) for out in equation.outvars)
+        if name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+            flops = 2 * math.prod(equation.outvars[0].aval.shape) * depth
+            moved = sum(_bytes(x.aval) for x in equation.invars) + size
+            products[Product(flops, moved, size)] += times
+            operations += times
+        elif name == "dynamic_update_slice":  # in place: what is written is the update
+            touched += times * _bytes(equation.invars[1].aval)
+            operations += times
+        elif name not in FREE:
+            touched += times * size
+            operations += times
+    return Counts(products, touched, operations)
+
+
+def _equations(jaxpr: Any, times: int) -> Iterator[tuple[Any, int]]:
+    """Every equation that holds no program of its own, and how often it runs."""
+    for equation in jaxpr.eqns:
+        inner = [
+            getattr(item, "jaxpr", item)
+            for value in equation.params.values()
+            for item in (value if isinstance(value, tuple | list) else (value,))
+            if hasattr(getattr(item, "jaxpr", item), "eqns")
+        ]
+        if not inner:
+            yield equation, times
+        elif equation.primitive.name == "cond":
+            yield from max((list(_equations(branch, times)) for branch in inner), key=len)
+        elif equation.primitive.name.startswith("custom_vjp"):
+            yield from _equations(inner[0], times)
+        else:
+            for program in inner:
+                yield from _equations(program, times * equation.params.get("length", 1))
+
+
+def _bytes(aval: Any) -> int:
+    return math.prod(aval.shape) * aval.dtype.itemsize if hasattr(aval.dtype, "itemsize") else 0
