@@ -24,7 +24,7 @@ from zerotollm.scale.flops import num_parameters
 from zerotollm.training.config import TrainConfig
 
 FOLDER = Path(__file__).parents[2] / "experiments"
-QUICK = PlanOptions(device="rtx2080", compile=False)
+QUICK = PlanOptions(device="rtx2080")
 TINY = Experiment(
     data=DataConfig(context=64, batch_size=8),
     tokenizer=TokenizerConfig(vocab_size=300),
@@ -41,7 +41,7 @@ def test_counts_the_parameters_of_every_experiment(name):
 
 def test_says_all_and_allocates_nothing(capsys, tmp_path):
     before = {id(array) for array in jax.live_arrays()}
-    facts = plan(TINY, tmp_path / "run", replace(QUICK, compile=True))
+    facts = plan(TINY, tmp_path / "run", replace(QUICK, compile="yes"))
     assert {id(array) for array in jax.live_arrays()} <= before
     assert not (tmp_path / "run").exists()
     assert facts["fits"]

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from zerotollm.compute import loss_scale
-from zerotollm.compute.config import Accelerator, ComputeConfig
+from zerotollm.compute.config import PLAIN, Accelerator, ComputeConfig
 from zerotollm.compute.config import resolve as resolve_compute
 from zerotollm.errors import UsageError
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.stack import scan_layers
+from zerotollm.model.transformer import Transformer
 from zerotollm.training import step as step_module
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 from zerotollm.training.optimizers import make_optimizer
@@ -79,10 +80,38 @@ def test_nothing_but_rounding_changes(change, plain):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), ours, plain)
 
 
-def test_remat_draws_the_same_dropout():
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_remat_without_a_loop_changes_nothing_and_draws_the_same_dropout(remat):
+    """As on a GPU: on a CPU `resolve` makes a loop of it."""
     model = replace(MODEL, dropout=0.3)
-    one, other = (gradients(ComputeConfig(remat=remat), model) for remat in ("none", "full"))
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), one, other)
+
+    def loss(compute, params):
+        rngs = {"dropout": jax.random.key(1)}
+        logits = Transformer(model, compute).apply(
+            {"params": params}, batch()["inputs"], deterministic=False, rngs=rngs
+        )
+        return jnp.sum(jnp.square(logits))
+
+    params = jax.jit(partial(init_params, model, 0), compiler_options=QUICK)()
+    ours, plain = (
+        jax.jit(jax.grad(partial(loss, compute)), compiler_options=QUICK)(params)
+        for compute in (replace(PLAIN, remat=remat), PLAIN)
+    )
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), ours, plain)
+
+
+def test_remat_saves_memory_even_on_a_cpu():
+    """XLA's CPU backend undoes rematerialization outside of loops."""
+    model = replace(MODEL, num_layers=4)
+
+    def temporary(remat):
+        objective = objective_of(model, TRAIN, compute=ComputeConfig(remat=remat, scan_layers=True))
+        gradient = jax.jit(jax.grad(lambda *args: objective(*args)[0]))
+        params = jax.eval_shape(partial(init_params, model, 0))
+        compiled = gradient.lower(params, batch(rows=64), jax.random.key(0)).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporary("full") < 0.6 * temporary("none")
 
 
 def test_a_scan_drops_other_numbers_in_each_layer():
@@ -230,6 +259,8 @@ def test_auto_follows_the_device(accelerator, precision, attention):
     how = resolve_compute(ComputeConfig(), accelerator, **SHAPE)
     assert (how.precision, how.attention, how.cross_entropy) == (precision, attention, "chunked")
     assert resolve_compute(how, accelerator, **SHAPE) == how
+    lean = resolve_compute(ComputeConfig(remat="dots"), accelerator, **SHAPE)
+    assert lean.scan_layers == (accelerator == CPU)
     small = resolve_compute(ComputeConfig(), CPU, rows=4, context=256, vocab_size=4096, masked=True)
     assert (small.attention, small.cross_entropy) == ("plain", "plain")
     assert resolve_compute(ComputeConfig(), AMPERE, **(SHAPE | {"masked": True})).attention == "chunked"

@@ -66,8 +66,8 @@ class PlanOptions:
     """budget in 10^9 bytes; 0: all memory of the device"""
     fit: bool = False
     """plan with the cheapest change that makes it fit, and say with which command to train so"""
-    compile: bool = True
-    """ask XLA too, which compiles the step from shapes alone, in seconds to minutes"""
+    compile: Literal["auto", "yes", "no"] = "auto"
+    """ask XLA too, which compiles the step here from shapes alone, in seconds to minutes; auto: for this device"""
 
 
 class Action(NamedTuple):

@@ -20,7 +20,7 @@ HOST_BYTES = 0.5e9
 def plan(experiment: Experiment, run_dir: Path, options: PlanOptions) -> dict[str, Any]:
     """Shows what a run needs on a device and what it brings; returns the same as a dictionary, see `_facts`.
 
-    The model is traced and, with `options.compile`, compiled from shapes alone; neither data nor tokenizer are
+    The model is traced and, where `options.compile` says so, compiled from shapes alone; neither data nor tokenizer are
     read, so that the vocabulary is the one asked for. Raises UsageError for a device that is not known or options
     out of range, RunError where nothing fits.
     """
@@ -120,7 +120,8 @@ def _facts(
     from zerotollm.scale.flops import num_parameters, train_flops
 
     memory, speed = memory_by_kind(job), predict(job, device)
-    xla = xla_memory(compile_step(job)) if options.compile else {}
+    asks = options.compile == "yes" or (options.compile == "auto" and options.device == "this")
+    xla = xla_memory(compile_step(job)) if asks else {}
     by_kind = sum(memory.values())
     needed = planned_peak(xla) if xla else by_kind
     groups = parameters_by_group(job)

@@ -25,7 +25,7 @@ class ComputeConfig:
     """chunked never holds all logits, nor their gradient. auto: plain where logits are below 256 MiB"""
     remat: Literal["none", "dots", "full"] = "none"
     """what the backward pass computes again instead of keeping: nothing, all but matrix products, or every block
-    (arXiv:1604.06174)"""
+    (arXiv:1604.06174); on a CPU it implies scan_layers, without which it would save nothing there"""
     scan_layers: bool = False
     """one compiled block in a loop over layers: compile time that hardly grows with depth, some speed lost"""
 
@@ -81,4 +81,9 @@ def resolve(
     cross_entropy = config.cross_entropy
     if cross_entropy == "auto":
         cross_entropy = "plain" if rows * context * vocab_size <= SMALL_LOGITS else "chunked"
-    return replace(config, precision=precision, attention=attention, cross_entropy=cross_entropy)
+    # XLA's CPU backend merges what is computed again with what was computed before, so that nothing is saved,
+    # unless the layers are a loop.
+    loop = config.scan_layers or (accelerator.platform == "cpu" and config.remat != "none")
+    return replace(
+        config, precision=precision, attention=attention, cross_entropy=cross_entropy, scan_layers=loop
+    )

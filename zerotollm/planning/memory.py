@@ -85,6 +85,11 @@ def memory_by_kind(job: Job) -> dict[str, int]:
         kept = _logit_residuals(job)
         logits = kept + tokens * V * 4  # and their gradient
     widest = max(job.model.ff_width, job.model.num_heads * job.model.head_width)
+    again = 0
+    if how.remat != "none":  # one block is computed again, and all that it keeps is there at once
+        whole = replace(window, compute=replace(how, remat="none"))
+        one, two = (_residual_bytes(replace(whole, batch_size=rows)) for rows in (1, 2))
+        again = (two - one) * job.micro_batch // job.model.num_layers
     copies = 0 if how.precision == "float32" else matrices // 2
     return {
         "parameters": parameters,
@@ -92,7 +97,7 @@ def memory_by_kind(job: Job) -> dict[str, int]:
         "optimizer state": optimizer_state,
         "activations": activations - kept,
         "logits": logits,
-        "workspace": 4 * tokens * widest * 4 // 2 + copies,
+        "workspace": 2 * tokens * widest * 4 + copies + again,
     }
 
 
