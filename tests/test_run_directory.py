@@ -36,6 +36,14 @@ def test_moved_data_is_the_same_experiment(tmp_path):
     run_directory.claim(tmp_path, replace(moved, data=replace(moved.data, dir="/elsewhere")))
 
 
+def test_a_run_may_go_on_in_less_memory_but_not_in_another_precision(tmp_path):
+    run_directory.claim(tmp_path, Experiment())
+    asked = Experiment()
+    run_directory.claim(tmp_path, replace(asked, compute=replace(asked.compute, remat="full")))
+    with pytest.raises(UsageError, match=r"compute\.precision"):
+        run_directory.claim(tmp_path, replace(asked, compute=replace(asked.compute, precision="float16")))
+
+
 def test_a_folder_with_other_files_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(UsageError, match=r"is no run directory: it holds thesis\.tex"):

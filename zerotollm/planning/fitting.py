@@ -102,7 +102,11 @@ def sized(model: TransformerConfig, width: int) -> TransformerConfig:
 
 
 def largest(job: Job, room: float) -> TransformerConfig | None:
-    """The widest model of the job's shape whose step fits with one window at a time, every block rematerialized."""
+    """The widest model of the job's shape whose step fits with one window at a time, every block rematerialized.
+
+    Traced once, at the job's own size: what is held for parameters grows with them, what is held for tokens with
+    width and depth.
+    """
     lean = replace(
         job,
         batch_size=1,
@@ -112,18 +116,16 @@ def largest(job: Job, room: float) -> TransformerConfig | None:
         ),
     )
 
-    def fits(width: int) -> bool:
-        model = sized(job.model, width)
-        # States first: most widths are out of the question before anything is traced.
-        if 8 * num_parameters(model) > room:
-            return False
-        return sum(memory_by_kind(replace(lean, model=model)).values()) <= room
+    kinds = memory_by_kind(lean)
+    weights = sum(kinds[kind] for kind in ("parameters", "gradients", "optimizer state"))
+    tokens = kinds["activations"] + kinds["workspace"]
 
-    low, high = 0, len(WIDTHS)  # of all widths the first `low` fit, and none from `high` on
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (middle + 1, high) if fits(WIDTHS[middle]) else (low, middle)
-    return sized(job.model, WIDTHS[low - 1]) if low else None
+    def needed(model: TransformerConfig) -> float:
+        wider = model.width * model.num_layers / (job.model.width * job.model.num_layers)
+        return weights * num_parameters(model) / num_parameters(job.model) + tokens * wider + kinds["logits"]
+
+    fitting = (model for model in (sized(job.model, width) for width in WIDTHS) if needed(model) <= room)
+    return max(fitting, key=lambda model: model.width, default=None)
 
 
 def compute_optimal(model: TransformerConfig, flops: float) -> TransformerConfig:

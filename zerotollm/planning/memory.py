@@ -14,6 +14,9 @@ from zerotollm.model.config import TransformerConfig
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 from zerotollm.training.step import init_params, init_state, make_train_step, objective_of, resolved_for
 
+DEEP = 6
+"""Layers above which a step is traced as a loop: it keeps about the same, and is traced several times as fast."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -71,7 +74,8 @@ def memory_by_kind(job: Job) -> dict[str, int]:
     some = replace(job, train=TrainConfig(), batch_size=1, compute=ComputeConfig(precision=how.precision))
     parameters, optimizer_state, matrices = _state_bytes(some)
     losses = TrainConfig(label_smoothing=job.train.label_smoothing, z_loss=job.train.z_loss)
-    window = replace(job, optimizer=OptimizerConfig(), train=losses, compute=how)
+    loop = how.scan_layers or job.model.num_layers > DEEP
+    window = replace(job, optimizer=OptimizerConfig(), train=losses, compute=replace(how, scan_layers=loop))
     one, two = (_residual_bytes(replace(window, batch_size=rows)) for rows in (1, 2))
     activations = (two - one) * job.micro_batch
     tokens, V = job.micro_batch * job.context, job.model.vocab_size
@@ -87,10 +91,11 @@ def memory_by_kind(job: Job) -> dict[str, int]:
     widest = max(job.model.ff_width, job.model.num_heads * job.model.head_width)
     again = 0
     if how.remat != "none":  # one block is computed again, and all that it keeps is there at once
-        whole = replace(window, compute=replace(how, remat="none"))
+        whole = replace(window, compute=replace(window.compute, remat="none"))
         one, two = (_residual_bytes(replace(whole, batch_size=rows)) for rows in (1, 2))
         again = (two - one) * job.micro_batch // job.model.num_layers
-    copies = 0 if how.precision == "float32" else matrices // 2
+    # Matrices in the type of products; a loop over layers stacks them in any type.
+    copies = matrices // 2 if how.precision != "float32" else matrices if how.scan_layers else 0
     return {
         "parameters": parameters,
         "gradients": parameters * (2 if job.train.micro_batches > 1 else 1),
@@ -118,8 +123,12 @@ def _residual_bytes(job: Job) -> int:
         return jax.vjp(lambda params: objective(params, batch, key)[0], params)[1]
 
     key = jax.eval_shape(lambda: jax.random.key(0))
-    params = jax.eval_shape(partial(init_params, job.model, 0))
-    return tree_bytes(jax.eval_shape(kept, params, job.batch(), key))
+    return tree_bytes(jax.eval_shape(kept, _parameters(job.model), job.batch(), key))
+
+
+@lru_cache(maxsize=64)
+def _parameters(model: TransformerConfig) -> Any:
+    return jax.eval_shape(partial(init_params, model, 0))
 
 
 def _logit_residuals(job: Job) -> int:

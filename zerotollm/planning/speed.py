@@ -5,10 +5,11 @@ Williams et al. 2009); every other operation takes the time to write its result,
 it with its neighbours. What is left over is in three factors, fitted to measurements where there are any.
 """
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
-from zerotollm.planning.memory import Job
+from zerotollm.planning.memory import DEEP, Job
 from zerotollm.scale.devices import Device
 from zerotollm.scale.program import Counts, count
 
@@ -47,7 +48,9 @@ class Speed(NamedTuple):
 def predict(job: Job, device: Device, factors: Factors | None = None) -> Speed:
     """Seconds of a step of `job`, whose choices are made for `device`."""
     factors = factors or FACTORS["gpu" if device.accelerator.platform == "gpu" else "cpu"]
-    counts = counted(job)
+    # A loop over layers has the same products.
+    loop = job.compute.scan_layers or job.model.num_layers > DEEP
+    counts = counted(replace(job, compute=replace(job.compute, scan_layers=loop)))
     rate = device.flops[job.how().precision]
     full = sum(
         times * max(product.flops / rate, product.bytes / device.bandwidth)
