@@ -2,7 +2,7 @@
 
 Command: python launch.py --experiment rtx2080
 
-Time: not yet measured; `plan --device rtx2080` predicts about 22 hours, a factor of 2 either way
+Time: not yet measured; `plan --device rtx2080` predicts about 23 hours, a factor of 2 either way
 
 Expected: not yet measured
 """
