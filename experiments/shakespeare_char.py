@@ -43,6 +43,6 @@ def experiment() -> Experiment:
             decay_fraction=1.0,
             momentum=0.9,
         ),
-        train=replace(parent.train, steps=250),
+        train=replace(parent.train, steps=240),
         sample=replace(parent.sample, prompt="ROMEO:", max_tokens=200),
     )

@@ -106,7 +106,8 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
     eval_rows = evaluation_rows(shape.batch_size // experiment.train.micro_batches)
     eval_batch = {name: jax.ShapeDtypeStruct((eval_rows, shape.context), t) for name, t in types.items()}
     threads = ThreadPoolExecutor(2, thread_name_prefix="compile")
-    train_step = threads.submit(lambda: step.lower(abstract_state, batch).compile())
+    # Traced before anything else is: Python does one thing at a time, and this is waited for longest.
+    train_step = threads.submit(step.lower(abstract_state, batch).compile)
 
     checkpoint = checkpoints.newest_intact(run_dir / run_directory.CHECKPOINTS, display.say)
     if checkpoint:
