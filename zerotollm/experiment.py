@@ -201,10 +201,10 @@ def validate(experiment: Experiment) -> None:
         raise UsageError(
             "data.validation_fraction and data.test_fraction leave nothing to train on: lower them"
         )
-    if tokenizer.byte_fallback and tokenizer.vocab_size < 4 + 256 + 1:
+    if tokenizer.byte_fallback and tokenizer.vocab_size < 4 + 256 + 2:
         raise UsageError(
-            f"tokenizer.vocab_size is {tokenizer.vocab_size}, and must be at least 261 with "
-            "tokenizer.byte_fallback: 256 bytes and 4 special tokens come first"
+            f"tokenizer.vocab_size is {tokenizer.vocab_size}, and must be at least 262 with "
+            "tokenizer.byte_fallback: 4 special tokens, 256 bytes, space and line end come first"
         )
     if data.batch_size % train.micro_batches:
         raise UsageError(
