@@ -143,8 +143,11 @@ _AT_LEAST = {
     "train.steps": 1,
     "train.micro_batches": 1,
     "train.keep": 1,
+    "train.average": 1,
     "train.log_every": 1,
     "sample.max_tokens": 1,
+    "sample.beam_size": 1,
+    "sample.n_best": 1,
 }
 _AT_MOST = {
     "optimizer.iterations": 5,
@@ -210,6 +213,17 @@ def validate(experiment: Experiment) -> None:
         raise UsageError(
             f"train.micro_batches {train.micro_batches} does not divide data.batch_size {data.batch_size}"
         )
+    if experiment.sample.n_best > experiment.sample.beam_size:
+        raise UsageError(
+            f"sample.n_best {experiment.sample.n_best} is above sample.beam_size {experiment.sample.beam_size}"
+        )
+    pair = experiment.model.architecture == "encoder-decoder"
+    if train.objective != "likelihood" and not pair:
+        raise UsageError(
+            f"train.objective {train.objective} needs an encoder: set model.architecture to encoder-decoder"
+        )
+    if data.document_mask and pair:
+        raise UsageError("data.document_mask is for decoders alone: set it to False")
     # The tokenizer does not exist yet; what it turns out to hold is checked when the model is built.
     resolve(
         experiment.model, vocab_size=experiment.model.vocab_size or tokenizer.vocab_size, context=data.context

@@ -46,6 +46,10 @@ def bench(experiment: Experiment, run_dir: Path, options: BenchOptions) -> dict[
         raise UsageError(
             f"rounds is {options.rounds} and seconds {options.seconds}: take at least 1 round, and above 0 seconds"
         )
+    if experiment.model.architecture != "decoder":
+        raise UsageError(
+            "bench measures decoders, and this experiment has an encoder too: take another, base perhaps"
+        )
     against_torch = options.against == "torch"
     if against_torch:
         check_twin(experiment.model)
