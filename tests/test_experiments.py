@@ -83,6 +83,10 @@ PARENTS = {
         },
     ),
     "vaswani_table3": ("vaswani_base", {"tokenizer.vocab_size"}),
+    "translate_fr": ("translate", {"data.corpus", "sample.prompt"}),
+    "translate_es": ("translate_fr", {"data.corpus"}),
+    "translate_de": ("translate_fr", {"data.corpus"}),
+    "bible_style": ("translate", {"data.corpus", "sample.prompt"}),
     "translate": (
         "base",
         {

@@ -169,6 +169,31 @@ def test_versions_are_joined_by_verse_and_no_held_out_verse_is_trained_on():
     assert sum(bool(d.metadata["fault"]) for d in splits["train"]) < 100
 
 
+def test_extra_versions_are_joined_by_the_text_of_the_target_and_never_held_out(tmp_path):
+    """Files of Basic English with other marks and case: their verses are found, no held-out one is trained on."""
+    verses = list(bible.read_verses("bbe").items())[:300]
+    kjv = bible.read_verses("kjv")
+
+    def files(name, rows):
+        target = write(tmp_path / f"{name}.t", [text.replace(",", " ,").upper() for _, text in rows])
+        return f"{write(tmp_path / f'{name}.s', [f'source {v}' for v, _ in rows])}:{target}"
+
+    parts = {"corpus": verses[:200], "validation": verses[200:250], "test": verses[250:]}
+    named = {field: files(field, rows) for field, rows in parts.items()}
+    corpus = open_parallel(DataConfig(**named, extra="bible-kjv:bible-bbe"))
+    train = corpus.splits["train"]
+    more = {pair.source: pair.target for pair in train[200:]}
+    held_out = {text.lower() for _, text in verses[200:]}
+    expected = [(v, text) for v, text in verses[:200] if text.lower() not in held_out]
+    assert len(more) > 190
+    assert all(more[kjv[v]] == text.replace(",", " ,").upper() for v, text in expected)
+    assert not more.keys() & {kjv[v] for v, _ in verses[200:]}
+    assert len(corpus.splits["test"]) == 50
+    assert corpus.fingerprint != open_parallel(DataConfig(**named)).fingerprint
+    with pytest.raises(UsageError, match=r"data\.extra goes with own files"):
+        open_parallel(DataConfig(corpus="bible-kjv:bible-bbe", extra="bible-web:bible-bbe"))
+
+
 def test_a_chapter_numbered_otherwise_is_noticed_and_no_other():
     verses = {i: text for i, text in enumerate(bible.read_verses("kjv").values()) if i < 40}
     assert not numbered_otherwise(verses, {i: text.upper() for i, text in verses.items()})

