@@ -14,7 +14,8 @@ from zerotollm.experiment import Experiment
 
 
 def experiment() -> Experiment:
-    """`translate_fr` to the Elberfelder Bible of 1932, the German edition of the package that is in the public domain."""
+    """`translate_fr` to the Elberfelder Bible of 1932: of the package's two German editions the one in the public
+    domain, for Schlachter's is in the revision of 1951, which is under copyright."""
     parent = translate_fr()
     return replace(
         parent, name="translate_de", data=replace(parent.data, corpus="bible-web:bible-elberfelder")
