@@ -222,6 +222,22 @@ def validate(experiment: Experiment) -> None:
         raise UsageError(
             f"train.objective {train.objective} needs an encoder: set model.architecture to encoder-decoder"
         )
+    translation = pair and train.objective == "likelihood"
+    for name in ("validation", "test", "extra", "reverse"):
+        if getattr(data, name) and not translation:
+            raise UsageError(
+                f"data.{name} is for pairs to translate, and this experiment has none: leave it out"
+            )
+    named = re.fullmatch(r"bible-\w+", data.corpus)
+    if translation and named:
+        raise UsageError(
+            f"{data.corpus} is no pair to translate: give data.corpus as {data.corpus}:bible-bbe perhaps, or "
+            "train.objective as span_corruption or prefix_lm"
+        )
+    if not pair and re.match(r"bible-[\w+-]+:", data.corpus):
+        raise UsageError(
+            f"{data.corpus} is a pair to translate, which takes an encoder: set model.architecture to encoder-decoder"
+        )
     if data.document_mask and pair:
         raise UsageError("data.document_mask is for decoders alone: set it to False")
     # The tokenizer does not exist yet; what it turns out to hold is checked when the model is built.

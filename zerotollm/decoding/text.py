@@ -44,7 +44,7 @@ def generate_texts(
 def sample_text(params: Any, model: TransformerConfig, tokenizer: Tokenizer, sampling: SamplingConfig) -> str:
     """`sampling.prompt` and its continuation, or what it is translated to, as training shows it."""
     if model.architecture == "encoder-decoder":
-        return translate_text(params, model, tokenizer, sampling)
+        return translate_text(params, model, tokenizer, sampling) if sampling.prompt.strip() else ""
     return generate_texts(params, model, tokenizer, [sampling.prompt], sampling)[0]
 
 

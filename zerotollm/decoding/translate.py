@@ -12,10 +12,10 @@ from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import UsageError
 from zerotollm.model.config import TransformerConfig, round_up
 
-LENGTHS = 16
+LENGTHS = 32
 """Sources are padded to a multiple of this, so that few lengths are ever compiled."""
-TOKENS = 4096
-"""Positions of living hypotheses in a batch, at most: what the KV cache holds."""
+SLOTS = 32_768
+"""Tokens of all hypotheses of a batch that the KV cache has room for, at most."""
 ROWS = 64
 """Sources in a batch, at most."""
 
@@ -54,14 +54,11 @@ def translate_texts(
     sources = [np.append(ids[: model.max_length - 1], eos).astype(np.int32) for ids in encoded]
     results: list[list[Translation]] = [[] for _ in texts]
     finished = 0
-    for group in _groups([len(source) for source in sources], beam, sampling.max_tokens):
-        width = round_up(max(len(sources[i]) for i in group), LENGTHS)
+    for group, rows, width in _groups([len(source) for source in sources], beam, sampling.max_tokens):
         slots = width + sampling.max_tokens
         limits = [len(sources[i]) + sampling.max_tokens for i in group]
         if model.position == "learned":  # there is no vector for a later place
             slots = min(slots, model.max_length)
-        # A power of two rows: few programs. The rows beyond the group are done at once.
-        rows = 1 << (len(group) - 1).bit_length()
         sources_BS = np.full((rows, width), tokenizer.pad_id, np.int32)
         sources_BS[:, 0] = eos
         for row, i in enumerate(group):
@@ -87,19 +84,22 @@ def translate_texts(
     return results
 
 
-def _groups(lengths: list[int], beam: int, extra: int) -> list[list[int]]:
-    """Numbers of texts of like length, as many together as the KV cache should hold."""
-    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
-    groups: list[list[int]] = []
-    for i in order:
-        slots = round_up(lengths[i], LENGTHS) + extra
-        most = max(1, min(ROWS, TOKENS * 4 // (beam * slots)))
-        most = 1 << (most.bit_length() - 1)
-        same = groups and round_up(lengths[groups[-1][0]], LENGTHS) == round_up(lengths[i], LENGTHS)
-        if same and len(groups[-1]) < most:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
+def _groups(lengths: list[int], beam: int, extra: int) -> list[tuple[list[int], int, int]]:
+    """(numbers of texts of like length, rows of their batch, its width).
+
+    Rows are a power of two, and the same for all batches of a width: few programs are compiled. Rows beyond the texts
+    are done at once.
+    """
+    by_width: dict[int, list[int]] = {}
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        by_width.setdefault(round_up(lengths[i], LENGTHS), []).append(i)
+    groups = []
+    for width, members in by_width.items():
+        most = max(1, min(ROWS, SLOTS // (beam * (width + extra))))
+        rows = 1 << (min(most, len(members)).bit_length() - 1)
+        if rows < len(members) and 2 * rows <= most:
+            rows *= 2
+        groups += [(members[start : start + rows], rows, width) for start in range(0, len(members), rows)]
     return groups
 
 
