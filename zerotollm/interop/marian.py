@@ -4,6 +4,7 @@ Marian is the Transformer of the paper with biases in attention too and with all
 Nothing heavy is imported before it is needed.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from zerotollm.errors import UsageError
@@ -34,19 +35,33 @@ SUBLAYERS = {
 """A sub-layer with us: where transformers keeps its matrices, and its norm."""
 
 
-def twin(model: TransformerConfig, *, pad_id: int = 0, bos_id: int = 1, eos_id: int = 2) -> Any:
-    """The same architecture with fresh weights: a `transformers.MarianMTModel`. `model` is resolved.
+def nearest(model: TransformerConfig) -> TransformerConfig:
+    """`model` with Marian's biases, layout of sinusoids and epsilon, and nothing else changed: the paper leaves them
+    open or has them otherwise, and they cost next to nothing."""
+    return replace(model, biases="all", sinusoid_layout="halves", norm_epsilon=1e-5)
 
-    Raises UsageError, naming the field, where `model` is no Marian.
-    """
-    needed = ONLY | {"num_kv_heads": model.num_heads, "head_width": model.width // model.num_heads}
-    needed["key_width"] = model.head_width
+
+def check_twin(model: TransformerConfig) -> None:
+    """Raises UsageError, naming the field, where `model` (resolved or not) is no Marian."""
+    needed = ONLY | {
+        "num_kv_heads": model.num_heads,
+        "head_width": model.width // model.num_heads,
+        "key_width": model.width // model.num_heads,
+    }
     for name, value in needed.items():
-        if getattr(model, name) != value:
+        if getattr(model, name) not in (value, 0):
             raise UsageError(
                 f"model.{name} is {getattr(model, name)!r}, and Marian of transformers knows only {value!r}: "
                 "this model has no twin there"
             )
+
+
+def twin(model: TransformerConfig, *, pad_id: int = 0, bos_id: int = 1, eos_id: int = 2) -> Any:
+    """The same architecture with fresh weights: a `transformers.MarianMTModel`. `model` is resolved.
+
+    Raises UsageError as `check_twin` does.
+    """
+    check_twin(model)
     from transformers import MarianConfig, MarianMTModel
 
     return MarianMTModel(
