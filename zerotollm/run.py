@@ -136,16 +136,18 @@ def load(path: str | Path, step: int | str = "") -> Run:
             f"{path} has no checkpoint of step {step}: best, last, average or one of {', '.join(map(str, kept))}"
         )
     tokenizer = load_tokenizer(path / run_directory.TOKENIZER)
+    params = checkpoints.average_params(averaged) if averaged else checkpoints.restore_params(checkpoint)
     return Run(
         path=path,
         experiment=experiment,
+        # A run that began with another one's parameters has as many rows as that.
         model_config=resolve(
-            experiment.model,
+            replace(experiment.model, vocab_size=params["embedding"].shape[0]),
             vocab_size=tokenizer.vocab_size + sentinels(experiment.train.objective),
             context=experiment.data.context,
         ),
         step=checkpoint.step,
-        params=checkpoints.average_params(averaged) if averaged else checkpoints.restore_params(checkpoint),
+        params=params,
         tokenizer=tokenizer,
         validation_bpb=None if len(averaged) > 1 else checkpoint.bpb(),
     )

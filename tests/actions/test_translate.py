@@ -159,6 +159,29 @@ def test_an_encoder_decoder_trains_on_plain_text_too(experiment, objective, tmp_
     assert isinstance(run.generate("the waters"), str)
 
 
+def test_translation_begins_with_what_was_pretrained_on_plain_text(experiment, tmp_path):
+    text = experiment.data.corpus.split(":")[0]
+    pretraining = replace(
+        experiment,
+        data=replace(experiment.data, corpus=text, documents="file", context=16),
+        train=replace(experiment.train, objective="span_corruption", steps=3, average=1),
+    )
+    train(pretraining, tmp_path / "first")
+    begun = replace(experiment.train, start_from=str(tmp_path / "first"), steps=1, average=1)
+    still = replace(
+        experiment.optimizer, learning_rate=1e-12, adam_learning_rate=1e-12, embedding_learning_rate=1e-12
+    )
+    train(replace(experiment, train=begun, optimizer=still), tmp_path / "second")
+    first, second = zerotollm.load(tmp_path / "first"), zerotollm.load(tmp_path / "second")
+    assert second.tokenizer == first.tokenizer
+    for a, b in zip(leaves(first.params), leaves(second.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-9)
+    assert second.translate(["the waters"])[0]
+    wider = replace(experiment, train=begun, model=replace(experiment.model, width=32))
+    with pytest.raises(UsageError, match=r"trained with model\.width 16 \(now 32\)"):
+        train(wider, tmp_path / "third")
+
+
 def test_what_does_not_fit_together_is_refused(experiment):
     decoder = replace(experiment, model=replace(experiment.model, architecture="decoder"))
     with pytest.raises(UsageError, match=r"train\.objective span_corruption needs an encoder"):

@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from zerotollm import run_directory
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.model.config import TransformerConfig, resolve
@@ -58,10 +60,12 @@ class Programs:
 def feed_of(experiment: Experiment) -> Any:
     """The experiment's batches, prepared if they must be: a `zerotollm.data.feed.Feed`."""
     from zerotollm.data.feed import open_feed
+    from zerotollm.data.tokenizer import load_tokenizer
 
+    start = experiment.train.start_from
     return open_feed(
         experiment.data,
-        experiment.tokenizer,
+        load_tokenizer(Path(start) / run_directory.TOKENIZER) if start else experiment.tokenizer,
         objective=experiment.train.objective,
         pairs=experiment.model.architecture == "encoder-decoder",
         micro_batches=experiment.train.micro_batches,
@@ -76,6 +80,10 @@ def compile_programs(experiment: Experiment, lanes: int = 0) -> Programs:
     from zerotollm.training.step import init_state, make_eval_step, seeded_train_step
 
     shape, train = experiment.data, experiment.train
+    if train.start_from:
+        raise UsageError(
+            f"train.start_from is {train.start_from}, and here every run begins anew: leave it out"
+        )
     feed = feed_of(experiment)
     if lanes and len(feed.training_shapes) > 1:
         raise UsageError("--together trains on batches of one shape, and pairs come in several: leave it out")

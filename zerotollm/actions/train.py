@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from zerotollm.actions.interrupts import StoppedError, stop_requests
 from zerotollm.actions.progress import Display, Pace
 from zerotollm.actions.summary import commands, rows, summarize
 from zerotollm.allocator import LARGE_STEP, keep_freed_memory
-from zerotollm.errors import RunError
+from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.files import write_atomically
 from zerotollm.model.config import TransformerConfig, resolve
@@ -77,7 +77,7 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
     # Imported here: nobody should wait for jax to hear that a run is finished or belongs to someone else.
     import jax
 
-    from zerotollm.run import cache_compiled_programs
+    from zerotollm.run import cache_compiled_programs, load
     from zerotollm.training import checkpoints
     from zerotollm.training.step import init_state, make_eval_step, make_train_step
 
@@ -86,7 +86,13 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
     feed = feed_of(experiment)
     if feed.dropped:
         display.say(f"left out of {feed.corpus}: {feed.dropped}")
-    model = resolve(experiment.model, vocab_size=feed.vocab_size, context=shape.context)
+    config, beginning = experiment.model, None
+    if experiment.train.start_from:
+        beginning = load(experiment.train.start_from)
+        config = replace(config, vocab_size=config.vocab_size or beginning.model_config.vocab_size)
+    model = resolve(config, vocab_size=feed.vocab_size, context=shape.context)
+    if beginning:
+        check_same_parameters(beginning, model)
     feed.tokenizer.save(run_dir / run_directory.TOKENIZER)
     write_atomically(run_dir / run_directory.ENVIRONMENT, json.dumps(run_directory.environment(), indent=2))
 
@@ -110,7 +116,11 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
                 "bring the text back, or train anew with another --run-dir"
             )
     else:
-        state, notes = make_state(), {"losses": [], "step_seconds": 0.0, "seconds": 0.0, "validation": None}
+        state = make_state()
+        if beginning:
+            state = state._replace(params=beginning.params)
+            display.say(f"begins with {beginning!r}")
+        notes = {"losses": [], "step_seconds": 0.0, "seconds": 0.0, "validation": None}
     # Only now: with three compilers at once, two cores would finish the first that is needed last.
     eval_step = by_shape(threads, partial(evaluate.lower, abstract_state.params), feed.evaluation_shapes)
     threads.shutdown(wait=False)
@@ -133,6 +143,22 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
         notes,
         num_parameters,
     )
+
+
+def check_same_parameters(beginning: Any, model: TransformerConfig) -> None:
+    """Raises UsageError where a run's parameters are not those of `model`, naming the fields that differ."""
+    may_differ = {"dropout", "max_length"} if model.position != "learned" else {"dropout"}
+    differing = [
+        f"{field.name} {was!r} (now {now!r})"
+        for field in fields(model)
+        if field.name not in may_differ
+        and (was := getattr(beginning.model_config, field.name)) != (now := getattr(model, field.name))
+    ]
+    if differing:
+        raise UsageError(
+            f"{beginning.path} was trained with model.{', model.'.join(differing)}: "
+            "give the same values to begin with it"
+        )
 
 
 def by_shape(

@@ -58,13 +58,14 @@ class Feed:
 
 def open_feed(
     data: DataConfig,
-    tokenizer: TokenizerConfig,
+    tokenizer: TokenizerConfig | Tokenizer,
     *,
     objective: str = "likelihood",
     pairs: bool = False,
     micro_batches: int = 1,
 ) -> Feed:
-    """Prepares the corpus and says how it is read; `pairs`: for an encoder and a decoder.
+    """Prepares the corpus, with a tokenizer that it trains or gets, and says how it is read; `pairs`: for an encoder
+    and a decoder.
 
     Raises UsageError where the corpus cannot be had or leaves nothing to validate with, RunError where the data
     directory cannot be written.
@@ -90,7 +91,7 @@ def evaluation_rows(micro_batch_size: int) -> int:
     return 4 * micro_batch_size
 
 
-def _text_feed(data: DataConfig, tokenizer: TokenizerConfig, micro_batches: int) -> Feed:
+def _text_feed(data: DataConfig, tokenizer: TokenizerConfig | Tokenizer, micro_batches: int) -> Feed:
     prepared = prepare(data, tokenizer)
     train, validation = prepared.splits["train"], prepared.splits["validation"]
     rows = evaluation_rows(data.batch_size // micro_batches)
@@ -119,7 +120,7 @@ def _text_feed(data: DataConfig, tokenizer: TokenizerConfig, micro_batches: int)
     )
 
 
-def _pair_feed(data: DataConfig, tokenizer: TokenizerConfig, micro_batches: int) -> Feed:
+def _pair_feed(data: DataConfig, tokenizer: TokenizerConfig | Tokenizer, micro_batches: int) -> Feed:
     prepared = prepare_pairs(data, tokenizer)
     plans = {
         name: plan(split, context=data.context, batch_size=data.batch_size, rows_multiple=micro_batches)
@@ -158,7 +159,9 @@ def _pair_feed(data: DataConfig, tokenizer: TokenizerConfig, micro_batches: int)
     )
 
 
-def _denoising_feed(data: DataConfig, tokenizer: TokenizerConfig, objective: str, micro_batches: int) -> Feed:
+def _denoising_feed(
+    data: DataConfig, tokenizer: TokenizerConfig | Tokenizer, objective: str, micro_batches: int
+) -> Feed:
     text = _text_feed(data, tokenizer, micro_batches)
     first = text.vocab_size
     kinds = {"span_corruption": partial(span_corruption, first), "prefix_lm": prefix_lm}

@@ -1,6 +1,6 @@
 """Parallel corpus -> one tokenizer for both sides -> tokens, prepared once: `tokens.py` for pairs."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -10,13 +10,15 @@ import numpy as np
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.pairs import ParallelCorpus, as_sentence, kept
 from zerotollm.data.parallel import open_parallel
-from zerotollm.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from zerotollm.data.tokenizer import Tokenizer, load_tokenizer
 from zerotollm.data.tokens import (
     TOKENIZER,
     TokenizedSplit,
     open_folder,
     read_split,
+    settings,
     token_folder,
+    tokenizer_for,
     write_manifest,
     write_split,
 )
@@ -64,14 +66,14 @@ class PreparedPairs:
     """of each split: pairs left out, by reason"""
 
 
-def prepare_pairs(data: DataConfig, tokenizer: TokenizerConfig) -> PreparedPairs:
-    """The tokens of `data.corpus`, made by a tokenizer that was trained on both sides of its training split.
+def prepare_pairs(data: DataConfig, tokenizer: TokenizerConfig | Tokenizer) -> PreparedPairs:
+    """The tokens of `data.corpus`, made by a tokenizer that was trained on both sides of its training split, or given.
 
     Raises UsageError where the corpus cannot be had or the vocabulary does not suit it, RunError where the data
     directory cannot be written.
     """
     corpus = open_parallel(data)
-    folder = token_folder(data, corpus.name, ["pairs", FORMAT, corpus.fingerprint, asdict(tokenizer)])
+    folder = token_folder(data, corpus.name, ["pairs", FORMAT, corpus.fingerprint, settings(tokenizer)])
     manifest = open_folder(folder, lambda temporary: _build(temporary, corpus, tokenizer))
     splits = {}
     for split in manifest["dropped"]:
@@ -83,12 +85,12 @@ def prepare_pairs(data: DataConfig, tokenizer: TokenizerConfig) -> PreparedPairs
     return PreparedPairs(corpus.name, load_tokenizer(folder / TOKENIZER), splits, manifest["dropped"])
 
 
-def _build(folder: Path, corpus: ParallelCorpus, config: TokenizerConfig) -> None:
+def _build(folder: Path, corpus: ParallelCorpus, config: TokenizerConfig | Tokenizer) -> None:
     used, dropped = {}, {}
     for split, pairs in corpus.splits.items():
         used[split], dropped[split] = kept(pairs, split)
     both = chain.from_iterable((as_sentence(pair.source), as_sentence(pair.target)) for pair in used["train"])
-    tokenizer = train_tokenizer(config, both)
+    tokenizer = tokenizer_for(config, both)
     for split, pairs in used.items():
         for side in SIDES:
             texts = (as_sentence(getattr(pair, side)) for pair in pairs)

@@ -59,15 +59,15 @@ class PreparedData:
     """train, validation, test; a split without documents has no tokens"""
 
 
-def prepare(data: DataConfig, tokenizer: TokenizerConfig) -> PreparedData:
-    """The tokens of `data.corpus`, made by a tokenizer that was trained on its training split alone.
+def prepare(data: DataConfig, tokenizer: TokenizerConfig | Tokenizer) -> PreparedData:
+    """The tokens of `data.corpus`, made by a tokenizer that was trained on its training split alone, or by a given one.
 
     The first call reads the corpus twice, in pieces; later ones read nothing but what they return. Prepared
     tokens that were damaged are made anew. Raises UsageError where the corpus cannot be had or the vocabulary
     does not suit it, RunError where the data directory cannot be written.
     """
     corpus = open_corpus(data)
-    folder = token_folder(data, corpus.name, [FORMAT, corpus.fingerprint, asdict(tokenizer)])
+    folder = token_folder(data, corpus.name, [FORMAT, corpus.fingerprint, settings(tokenizer)])
     manifest = open_folder(folder, lambda temporary: _build(temporary, corpus, tokenizer))
     splits = {
         split: read_split(folder, split, manifest["dtype"], num_bytes)
@@ -91,9 +91,21 @@ def open_folder(folder: Path, build: Callable[[Path], None]) -> dict[str, Any]:
     return _read_manifest(folder)
 
 
-def _build(folder: Path, corpus: Corpus, config: TokenizerConfig) -> None:
+def settings(tokenizer: TokenizerConfig | Tokenizer) -> Any:
+    """What tells one tokenizer from all others, as JSON."""
+    if isinstance(tokenizer, Tokenizer):
+        return hashlib.sha256(tokenizer.model).hexdigest()
+    return asdict(tokenizer)
+
+
+def tokenizer_for(tokenizer: TokenizerConfig | Tokenizer, texts: Iterable[str]) -> Tokenizer:
+    """A given tokenizer as it is, or one trained on texts."""
+    return tokenizer if isinstance(tokenizer, Tokenizer) else train_tokenizer(tokenizer, texts)
+
+
+def _build(folder: Path, corpus: Corpus, config: TokenizerConfig | Tokenizer) -> None:
     """Fills an empty folder."""
-    tokenizer = train_tokenizer(config, (document.text for document in corpus.splits["train"]))
+    tokenizer = tokenizer_for(config, (document.text for document in corpus.splits["train"]))
     num_bytes = {
         split: write_split(folder, split, (document.text for document in documents), tokenizer)
         for split, documents in corpus.splits.items()

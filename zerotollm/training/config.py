@@ -53,6 +53,8 @@ class TrainConfig:
     objective: Literal["likelihood", "span_corruption", "prefix_lm"] = "likelihood"
     """likelihood: of a text, or of a target given its source; for an encoder-decoder on plain text: span_corruption,
     what is hidden of it (arXiv:1910.10683, section 3.1.4), or prefix_lm, how it goes on"""
+    start_from: str = ""
+    """run directory whose parameters and tokenizer training begins with, as after pretraining; empty: anew"""
     seed: int = 0
     """of initialization, data order and dropout"""
     micro_batches: int = 1
