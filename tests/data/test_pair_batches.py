@@ -102,7 +102,7 @@ def test_padding_is_little_and_rows_of_all_processes_are_the_batch_of_one():
     layout = plan(data, context=96, batch_size=16)
     whole = pair_training_batches(data, layout, seed=0)
     used = sum(whole[i]["weights"].sum() for i in range(layout.batches))
-    assert used > 0.75 * sum(whole[i]["weights"].size for i in range(layout.batches))
+    assert used > 0.7 * sum(whole[i]["weights"].size for i in range(layout.batches))
     parts = [pair_training_batches(data, layout, seed=0, process_index=p, process_count=2) for p in (0, 1)]
     for name, array in whole[3].items():
         np.testing.assert_array_equal(array, np.concatenate([part[3][name] for part in parts]))

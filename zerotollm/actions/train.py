@@ -122,7 +122,13 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
             display.say(f"begins with {beginning!r}")
         notes = {"losses": [], "step_seconds": 0.0, "seconds": 0.0, "validation": None}
     # Only now: with three compilers at once, two cores would finish the first that is needed last.
-    eval_step = by_shape(threads, partial(evaluate.lower, abstract_state.params), feed.evaluation_shapes)
+    # Where there are many, those that seldom run are compiled in half the time.
+    eval_step = by_shape(
+        threads,
+        partial(evaluate.lower, abstract_state.params),
+        feed.evaluation_shapes,
+        quick if len(feed.evaluation_shapes) > 1 else None,
+    )
     threads.shutdown(wait=False)
     start = checkpoint.step if checkpoint else 0
     num_parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_state.params))
@@ -162,14 +168,18 @@ def check_same_parameters(beginning: Any, model: TransformerConfig) -> None:
 
 
 def by_shape(
-    threads: ThreadPoolExecutor, lower: Callable[[Any], Any], shapes: Sequence[Any]
+    threads: ThreadPoolExecutor,
+    lower: Callable[[Any], Any],
+    shapes: Sequence[Any],
+    options: dict[str, Any] | None = None,
 ) -> Callable[[], Callable[..., Any]]:
-    """Compiles a function of a state and a batch for every shape of batch. What is returned waits for all of them,
-    and gives the function that runs the right one."""
+    """Compiles a function of a state and a batch for every shape of batch, with XLA's `options`. What is returned
+    waits for all of them, and gives the function that runs the right one."""
     import jax
 
     def program(batch: dict[str, Any]) -> Any:
-        return lower({name: jax.ShapeDtypeStruct(*about) for name, about in batch.items()}).compile()
+        lowered = lower({name: jax.ShapeDtypeStruct(*about) for name, about in batch.items()})
+        return lowered.compile(options)
 
     futures = {batch["inputs"][0]: threads.submit(program, batch) for batch in shapes}
 
