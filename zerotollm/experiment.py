@@ -143,8 +143,11 @@ _AT_LEAST = {
     "train.steps": 1,
     "train.micro_batches": 1,
     "train.keep": 1,
+    "train.average": 1,
     "train.log_every": 1,
     "sample.max_tokens": 1,
+    "sample.beam_size": 1,
+    "sample.n_best": 1,
 }
 _AT_MOST = {
     "optimizer.iterations": 5,
@@ -210,6 +213,33 @@ def validate(experiment: Experiment) -> None:
         raise UsageError(
             f"train.micro_batches {train.micro_batches} does not divide data.batch_size {data.batch_size}"
         )
+    if experiment.sample.n_best > experiment.sample.beam_size:
+        raise UsageError(
+            f"sample.n_best {experiment.sample.n_best} is above sample.beam_size {experiment.sample.beam_size}"
+        )
+    pair = experiment.model.architecture == "encoder-decoder"
+    if train.objective != "likelihood" and not pair:
+        raise UsageError(
+            f"train.objective {train.objective} needs an encoder: set model.architecture to encoder-decoder"
+        )
+    translation = pair and train.objective == "likelihood"
+    for name in ("validation", "test", "extra", "reverse"):
+        if getattr(data, name) and not translation:
+            raise UsageError(
+                f"data.{name} is for pairs to translate, and this experiment has none: leave it out"
+            )
+    named = re.fullmatch(r"bible-\w+", data.corpus)
+    if translation and named:
+        raise UsageError(
+            f"{data.corpus} is no pair to translate: give data.corpus as {data.corpus}:bible-bbe perhaps, or "
+            "train.objective as span_corruption or prefix_lm"
+        )
+    if not pair and re.match(r"bible-[\w+-]+:", data.corpus):
+        raise UsageError(
+            f"{data.corpus} is a pair to translate, which takes an encoder: set model.architecture to encoder-decoder"
+        )
+    if data.document_mask and pair:
+        raise UsageError("data.document_mask is for decoders alone: set it to False")
     # The tokenizer does not exist yet; what it turns out to hold is checked when the model is built.
     resolve(
         experiment.model, vocab_size=experiment.model.vocab_size or tokenizer.vocab_size, context=data.context

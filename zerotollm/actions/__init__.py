@@ -13,8 +13,9 @@ class EvaluateOptions:
 
     split: Literal["validation", "test"] = "validation"
     """the held-out documents; look at test once, at the end"""
-    checkpoint: Literal["best", "last"] = "best"
-    """best: lowest loss on validation; last: newest"""
+    checkpoint: Literal["best", "last", "average"] = "best"
+    """best: lowest loss on validation; last: newest; average: mean of the newest train.average, for which it is the
+    default where that is above 1"""
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,10 @@ class BenchOptions:
     """length of a measurement in a round, at least one step or one text"""
 
 
+def _evaluate_options(experiment: Experiment) -> EvaluateOptions:
+    return EvaluateOptions(checkpoint="average" if experiment.train.average > 1 else "best")
+
+
 class Action(NamedTuple):
     """What the command line must know of an action before it imports it.
 
@@ -69,8 +74,14 @@ ACTIONS: dict[str, Action] = {
         "train a ladder of sizes, fit a scaling law, test its prediction (the default where there is a ladder)",
         functions=("ladder", "next_size"),
     ),
-    "generate": Action("continue a text with the trained model", lambda experiment: experiment.sample, True),
-    "evaluate": Action("loss and bits per byte over a whole split", lambda _: EvaluateOptions(), True),
+    "generate": Action(
+        "continue or translate a text with the trained model", lambda experiment: experiment.sample, True
+    ),
+    "evaluate": Action(
+        "loss and bits per byte over a whole split, of translations BLEU and chrF too",
+        _evaluate_options,
+        True,
+    ),
     "bench": Action("speed and memory of training and of generation", lambda _: BenchOptions()),
     "bench-data": Action("tokens/s of tokenization and of the data pipeline"),
     "ablate": Action(

@@ -78,6 +78,16 @@ def random_tokens(experiment: Experiment, vocab_size: int) -> list[Any]:
     return [rng.integers(0, vocab_size, (shape.batch_size, shape.context + 1)) for _ in range(BATCHES)]
 
 
+def translates(experiment: Experiment) -> bool:
+    """Whether the model has an encoder: then training alone is measured, with sources as long as targets."""
+    return experiment.model.architecture == "encoder-decoder"
+
+
+def decode_rows(experiment: Experiment) -> tuple[int, ...]:
+    """How many texts are drawn at once, in turn."""
+    return () if translates(experiment) else DECODE_ROWS
+
+
 def decode_lengths(context: int) -> tuple[int, int]:
     """Tokens of a prompt, and new tokens after it: together the whole context, and the one drawn at its end."""
     prompt = min(PROMPT, context)
@@ -97,24 +107,28 @@ def ours(experiment: Experiment) -> Side:
     import jax.numpy as jnp
     import numpy as np
 
-    from zerotollm.data.tokens import prepare
+    from zerotollm.actions.fit import feed_of
     from zerotollm.decoding import sample
     from zerotollm.run_directory import environment
     from zerotollm.training.step import init_state, make_train_step
 
     jax.config.update("jax_enable_compilation_cache", False)
-    data = prepare(shape, experiment.tokenizer)
-    model = resolve(experiment.model, vocab_size=data.tokenizer.vocab_size, context=shape.context)
+    vocab_size = feed_of(experiment).vocab_size
+    model = resolve(experiment.model, vocab_size=vocab_size, context=shape.context)
     state = jax.jit(partial(init_state, model, experiment.optimizer, experiment.train))()
     batches = [
         {
             "inputs": jnp.asarray(tokens[:, :-1], jnp.int32),
             "targets": jnp.asarray(tokens[:, 1:], jnp.int32),
+            # A source without padding, whatever its tokens are.
+            "sources": jnp.asarray(tokens[:, :0:-1] % (vocab_size - 1) + 1, jnp.int32),
             "segments": jnp.zeros((shape.batch_size, shape.context), jnp.int32),
             "weights": jnp.ones((shape.batch_size, shape.context), jnp.float32),
         }
-        for tokens in random_tokens(experiment, data.tokenizer.vocab_size)
+        for tokens in random_tokens(experiment, vocab_size)
     ]
+    for batch in batches:
+        del batch["segments" if translates(experiment) else "sources"]
     step = make_train_step(model, experiment.optimizer, experiment.train, masked=shape.document_mask)
     begun = time.perf_counter()
     compiled = step.lower(state, batches[0]).compile()
@@ -156,14 +170,14 @@ def ours(experiment: Experiment) -> Side:
 
     def decode(rows: int) -> None:
         rng = np.random.default_rng(rows)
-        prompts = list(rng.integers(0, data.tokenizer.vocab_size, (rows, prompt)))
+        prompts = list(rng.integers(0, vocab_size, (rows, prompt)))
         drawn = sample.generate(
             params,
             model,
             prompts,
             replace(greedy, max_tokens=new),
             stop_id=-1,  # never drawn: all rows go on to the end
-            num_tokens=data.tokenizer.vocab_size,
+            num_tokens=vocab_size,
         )
         assert all(len(row) == new for row in drawn)
 
@@ -173,7 +187,9 @@ def ours(experiment: Experiment) -> Side:
         "train": train,
         "product": partial(timed, lambda: product(matrix).block_until_ready()),
     }
-    measurements |= {f"decode {rows}": partial(timed, partial(decode, rows)) for rows in DECODE_ROWS}
+    measurements |= {
+        f"decode {rows}": partial(timed, partial(decode, rows)) for rows in decode_rows(experiment)
+    }
     for name in list(measurements)[1:]:
         measurements[name](0.0)  # compiles
     return facts, measurements
@@ -196,7 +212,7 @@ def torch_twin(experiment: Experiment, model: TransformerConfig, platform: str) 
     import torch
     import transformers
 
-    from zerotollm.interop.qwen3 import twin
+    from zerotollm.interop import marian, qwen3
 
     transformers.logging.set_verbosity_error()
     if platform == "gpu" and not torch.cuda.is_available():
@@ -205,7 +221,8 @@ def torch_twin(experiment: Experiment, model: TransformerConfig, platform: str) 
     torch.set_num_threads(usable_cores())
     torch.set_float32_matmul_precision("high")  # as jax does, where a GPU has TF32
     torch.manual_seed(0)
-    net = twin(model).to(device)
+    pairs = translates(experiment)
+    net = (marian if pairs else qwen3).twin(model).to(device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)
     batches = [torch.from_numpy(tokens).to(device) for tokens in random_tokens(experiment, model.vocab_size)]
     rows = experiment.data.batch_size // experiment.train.micro_batches
@@ -220,8 +237,15 @@ def torch_twin(experiment: Experiment, model: TransformerConfig, platform: str) 
         count += 1
         optimizer.zero_grad()
         for part in batches[count % BATCHES].split(rows):
-            logits = net(input_ids=part[:, :-1], use_cache=False).logits
-            nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten())
+            if pairs:
+                sources = part[:, 1:].flip(1) % (model.vocab_size - 1) + 1
+                inputs = {"input_ids": sources, "decoder_input_ids": part[:, :-1]}
+            else:
+                inputs = {"input_ids": part[:, :-1]}
+            logits = net(**inputs, use_cache=False).logits
+            nats = torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1), part[:, 1:].flatten(), label_smoothing=experiment.train.label_smoothing
+            )
             (nats / experiment.train.micro_batches).backward()
         optimizer.step()
         finished()
@@ -252,7 +276,7 @@ def torch_twin(experiment: Experiment, model: TransformerConfig, platform: str) 
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
     measurements: Measurements = {"train": train}
-    measurements |= {f"decode {rows}": partial(timed, partial(decode, rows)) for rows in DECODE_ROWS}
-    for rows_at_once in DECODE_ROWS:
+    for rows_at_once in decode_rows(experiment):
+        measurements[f"decode {rows_at_once}"] = partial(timed, partial(decode, rows_at_once))
         decode(rows_at_once)
     return facts, measurements

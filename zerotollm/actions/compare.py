@@ -4,7 +4,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zerotollm.actions.suite_runs import FIGURE_HTML, FIGURE_PNG, TABLE, TABLE_JSON, read_runs
+from zerotollm.actions.published_table import published_markdown
+from zerotollm.actions.suite_runs import (
+    FIGURE_HTML,
+    FIGURE_PNG,
+    PUBLISHED,
+    TABLE,
+    TABLE_JSON,
+    read_runs,
+)
 from zerotollm.actions.suite_table import Row, footer, make_rows, markdown, terminal_table
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
@@ -47,5 +55,8 @@ def write_results(folder: Path, console: "Console") -> list[Row]:
     write_atomically(folder / FIGURE_PNG, png(rows))
     console.print(terminal_table(rows))
     console.print(footer(rows), highlight=False)
+    if published := published_markdown(rows):
+        write_atomically(folder / PUBLISHED, published)
+        console.print(f"\n{published}", highlight=False, markup=False)
     console.print(f"written: {folder}/{TABLE}, {TABLE_JSON}, {FIGURE_HTML}, {FIGURE_PNG}", highlight=False)
     return rows

@@ -112,9 +112,9 @@ def measure(run: Experiment) -> dict[str, Any]:
     return {
         "experiment": json.loads(to_json(run)),
         "parameters": counted_parameters(programs.model),
-        "vocab_size": programs.data.tokenizer.vocab_size,
+        "vocab_size": programs.feed.tokenizer.vocab_size,
         "tokens": tokens,
-        "epochs": tokens / len(programs.data.splits["train"].tokens_N),
+        "epochs": tokens / programs.feed.tokens,
         "flops": tokens * train_flops(programs.model, run.data.context),
         "loss": fitted.validation["loss"],
         "bpb": fitted.validation["bpb"],

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from zerotollm.data.tokenizer import Tokenizer
 from zerotollm.model.config import TransformerConfig
+from zerotollm.model.encoder_decoder import EncoderDecoder
 from zerotollm.model.transformer import Transformer
 from zerotollm.randomness import stream_key
 from zerotollm.training.config import OptimizerConfig, TrainConfig
@@ -32,7 +34,10 @@ class TrainState(NamedTuple):
 def init_params(model: TransformerConfig, seed: int | jax.Array) -> Any:
     """Fresh parameters: a nested dict of float32 arrays."""
     tokens_BT = jnp.zeros((1, 1), jnp.int32)
-    return Transformer(model).init(stream_key(seed, "init", 0), tokens_BT)["params"]
+    key = stream_key(seed, "init", 0)
+    if model.architecture == "encoder-decoder":
+        return EncoderDecoder(model).init(key, tokens_BT, tokens_BT == 0, tokens_BT)["params"]
+    return Transformer(model).init(key, tokens_BT)["params"]
 
 
 def init_state(
@@ -52,10 +57,14 @@ def batch_logits(
     model: TransformerConfig, params: Any, batch: Batch, *, masked: bool, dropout_key: jax.Array | None
 ) -> jax.Array:
     """Logits (B, T, V) of a batch. With a dropout key, dropout is on."""
-    return Transformer(model).apply(
+    if model.architecture == "encoder-decoder":
+        net, sources_BS = EncoderDecoder(model), batch["sources"]
+        arguments = (sources_BS, sources_BS != Tokenizer.pad_id, batch["inputs"])
+    else:
+        net, arguments = Transformer(model), (batch["inputs"], batch["segments"] if masked else None)
+    return net.apply(
         {"params": params},
-        batch["inputs"],
-        batch["segments"] if masked else None,
+        *arguments,
         deterministic=dropout_key is None,
         rngs=None if dropout_key is None else {"dropout": dropout_key},
     )
@@ -78,9 +87,10 @@ def seeded_train_step(
 ) -> Callable[[TrainState, Batch, int | jax.Array], tuple[TrainState, Metrics]]:
     """(state, batch, seed) -> (state, metrics), a pure function to be jitted, or vmapped over several seeds.
 
-    Batch: "inputs", "targets", "segments" (B, T) int32 and "weights" (B, T) float32. `masked` keeps attention
-    inside a document. With `train.micro_batches` the gradients of equal parts of the batch are summed by
-    `lax.scan` before one update: the same update as of the whole batch, in less memory.
+    Batch: "inputs", "targets" (B, T) int32, "weights" (B, T) float32 and "segments" (B, T) int32 or, for an
+    encoder, "sources" (B, S) int32. `masked` keeps attention inside a document. With `train.micro_batches` the
+    gradients of equal parts of the batch are summed by `lax.scan` before one update: the same update as of the
+    whole batch, in less memory.
     Metrics, float32 scalars: loss (nats per token: cross-entropy alone, so that runs with label smoothing or
     z-loss compare), grad_norm, param_norm, learning_rate.
     """
