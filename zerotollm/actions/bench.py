@@ -213,7 +213,8 @@ def _table(experiment: Experiment, result: dict[str, Any]) -> Any:
         f"{step['median'] * 1e3:.1f} ms ({step['p10'] * 1e3:.1f} to {step['p90'] * 1e3:.1f}, 8 in 10 steps), "
         f"{shape.batch_size} windows of {shape.context}",
     )
-    table.add_row("training", rate("train"))
+    optimizer = f", {theirs['optimizer']}" if theirs else ""
+    table.add_row("training", rate("train") + optimizer)
     table.add_row(
         "utilization",
         f"{result['flops_utilization']:.0%} of {result['peak_flops_per_second'] / 1e9:,.0f} GFLOP/s, "

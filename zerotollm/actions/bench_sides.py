@@ -203,8 +203,26 @@ def _planned_memory(compiled: Any) -> dict[str, int]:
     return {name: size for name, size in sizes.items() if size is not None}
 
 
+def torch_optimizers(kind: str, net: Any) -> list[Any]:
+    """PyTorch's own version of an update rule, at a small rate; AdamW where it has none.
+
+    As with us Muon trains the matrices inside the blocks, and AdamW the rest. PyTorch's takes whole matrices, five
+    iterations and bfloat16, ours blocks, three and float32: what each side trains with is what is compared.
+    """
+    import torch
+
+    if kind == "muon":
+        hidden, rest = [], []
+        for name, parameter in net.named_parameters():
+            inside = parameter.ndim == 2 and ".layers." in name
+            (hidden if inside else rest).append(parameter)
+        return [torch.optim.Muon(hidden, lr=1e-4), torch.optim.AdamW(rest, lr=1e-4)]
+    kinds = {"sgd": torch.optim.SGD, "adafactor": torch.optim.Adafactor}
+    return [kinds.get(kind, torch.optim.AdamW)(net.parameters(), lr=1e-4)]
+
+
 def torch_twin(experiment: Experiment, model: TransformerConfig, platform: str) -> Side:
-    """The same architecture from `transformers`, with PyTorch's AdamW; measures "train" and "decode ROWS".
+    """The same architecture from `transformers`, trained by PyTorch; measures "train" and "decode ROWS".
 
     `model` is resolved, `platform` jax's. On a CPU all cores that this process may use. Raises RunError where we
     compute on a GPU and PyTorch cannot.
@@ -223,7 +241,7 @@ def torch_twin(experiment: Experiment, model: TransformerConfig, platform: str) 
     torch.manual_seed(0)
     pairs = translates(experiment)
     net = (marian if pairs else qwen3).twin(model).to(device)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)
+    optimizers = torch_optimizers(experiment.optimizer.kind, net)
     batches = [torch.from_numpy(tokens).to(device) for tokens in random_tokens(experiment, model.vocab_size)]
     rows = experiment.data.batch_size // experiment.train.micro_batches
     count = 0
@@ -235,7 +253,7 @@ def torch_twin(experiment: Experiment, model: TransformerConfig, platform: str) 
     def step() -> None:
         nonlocal count
         count += 1
-        optimizer.zero_grad()
+        net.zero_grad()
         for part in batches[count % BATCHES].split(rows):
             if pairs:
                 sources = part[:, 1:].flip(1) % (model.vocab_size - 1) + 1
@@ -247,7 +265,8 @@ def torch_twin(experiment: Experiment, model: TransformerConfig, platform: str) 
                 logits.flatten(0, 1), part[:, 1:].flatten(), label_smoothing=experiment.train.label_smoothing
             )
             (nats / experiment.train.micro_batches).backward()
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         finished()
 
     def train(seconds: float) -> list[float]:
@@ -272,6 +291,7 @@ def torch_twin(experiment: Experiment, model: TransformerConfig, platform: str) 
     facts = {
         "parameters": sum(p.numel() for p in net.parameters()),
         "peak_memory_bytes": peak,
+        "optimizer": " and ".join(type(optimizer).__name__ for optimizer in optimizers),
         "threads": torch.get_num_threads(),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
