@@ -35,6 +35,15 @@ class AblateOptions:
 
 
 @dataclass(frozen=True)
+class CompareOptions:
+    """Where else the table goes."""
+
+    into: str = ""
+    """Markdown file: what stands there between the lines <!-- table BUDGET --> and <!-- end --> is replaced by a short
+    table"""
+
+
+@dataclass(frozen=True)
 class BenchOptions:
     """How long is measured, and against what."""
 
@@ -90,5 +99,5 @@ ACTIONS: dict[str, Action] = {
         functions=("budget", "variants"),
         suite=True,
     ),
-    "compare": Action("write the tables and figures of finished ablations again"),
+    "compare": Action("write the tables and figures of finished ablations again", lambda _: CompareOptions()),
 }

@@ -168,6 +168,14 @@ def markdown(rows: Sequence[Row]) -> str:
     return f"{table}\n\n{footer(rows)}\n\n{notes}\n"
 
 
+def short_markdown(rows: Sequence[Row]) -> str:
+    """The rows without sizes, speeds and notes, for a page about more than this suite."""
+    heads = ["group", "variant", "bits per byte (runs)", "difference [95 %]", "verdict"]
+    lines = [heads, ["---"] * len(heads)]
+    lines += [[row["group"], row["variant"], *_compared_cells(row["shared"])] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def terminal_table(rows: Sequence[Row]) -> "Table":
     """The same rows for a terminal."""
     from rich.box import SIMPLE_HEAD
