@@ -42,6 +42,7 @@ def budget(base: Experiment, size: Literal["tiny", "small", "full"]) -> Experime
     small = data | {
         "data.context": 96,
         "data.batch_size": 16,
+        "data.buckets": 2,
         "tokenizer.vocab_size": 2048,
         "model.num_layers": 3,
         "model.width": 128,
@@ -52,7 +53,9 @@ def budget(base: Experiment, size: Literal["tiny", "small", "full"]) -> Experime
         "train.steps": 1500,
     }
     tiny = small | {
+        "data.context": 48,
         "data.batch_size": 8,
+        "data.buckets": 1,
         "tokenizer.vocab_size": 1024,
         "model.width": 64,
         "model.ff_width": 256,

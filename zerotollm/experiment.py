@@ -138,6 +138,7 @@ def _wrong_value(name: str, value: Any, annotation: Any) -> str:
 _AT_LEAST = {
     "data.context": 1,
     "data.batch_size": 1,
+    "data.buckets": 1,
     "tokenizer.vocab_size": 5,
     "optimizer.iterations": 1,
     "train.steps": 1,

@@ -33,6 +33,8 @@ class DataConfig:
     batch_size: int = 4
     """windows in a step, over all processes and micro-batches; of pairs: so many of the longest, and of shorter ones
     as many more as have no more tokens"""
+    buckets: int = 4
+    """pairs only: widths at most that batches are padded to; each is a program to compile, few waste padding"""
     document_mask: bool = False
     """attention sees only the tokens of its own document"""
 

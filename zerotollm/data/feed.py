@@ -123,7 +123,13 @@ def _text_feed(data: DataConfig, tokenizer: TokenizerConfig | Tokenizer, micro_b
 def _pair_feed(data: DataConfig, tokenizer: TokenizerConfig | Tokenizer, micro_batches: int) -> Feed:
     prepared = prepare_pairs(data, tokenizer)
     plans = {
-        name: plan(split, context=data.context, batch_size=data.batch_size, rows_multiple=micro_batches)
+        name: plan(
+            split,
+            context=data.context,
+            batch_size=data.batch_size,
+            buckets=data.buckets,
+            rows_multiple=micro_batches,
+        )
         for name, split in prepared.splits.items()
     }
     train = prepared.splits["train"]

@@ -28,8 +28,6 @@ from zerotollm.errors import UsageError
 if TYPE_CHECKING:
     import grain
 
-BUCKETS = 4
-"""Widths at most. Each is one more program to compile; of verses, a fifth saves 4 % of the padding."""
 MULTIPLE = 8
 """Widths, and rows where there are many, are multiples of this: what matrix units like."""
 
@@ -60,14 +58,16 @@ class Plan:
         return sum(len(full) for full in _filled(self, [len(members) for members in self.members])[0])
 
 
-def plan(pairs: TokenizedPairs, *, context: int, batch_size: int, rows_multiple: int = 1) -> Plan:
-    """Widths that waste the least padding, and rows for a budget of `batch_size` x `context` tokens a side.
+def plan(
+    pairs: TokenizedPairs, *, context: int, batch_size: int, buckets: int, rows_multiple: int = 1
+) -> Plan:
+    """At most `buckets` widths that waste the least padding, and rows for a budget of `batch_size` x `context` tokens.
 
     Rows are a multiple of `rows_multiple` (micro-batches), so the longest pairs may exceed the budget.
     """
     fitting_M = pairs.no_longer_than(context)
     longest_M = pairs.side_lengths[fitting_M].max(axis=1, initial=1)
-    widths = _widths(longest_M, context)
+    widths = _widths(longest_M, context, buckets)
     budget = batch_size * context
 
     def rows(width: int) -> int:
@@ -79,12 +79,12 @@ def plan(pairs: TokenizedPairs, *, context: int, batch_size: int, rows_multiple:
         fitting_M[np.argsort(longest_M, kind="stable")],
         np.searchsorted(np.sort(longest_M), widths[:-1], "right"),
     )
-    buckets = tuple(Bucket(width, rows(width)) for width in widths)
-    return Plan(buckets, tuple(np.sort(part) for part in members), len(pairs) - len(fitting_M))
+    sized = tuple(Bucket(width, rows(width)) for width in widths)
+    return Plan(sized, tuple(np.sort(part) for part in members), len(pairs) - len(fitting_M))
 
 
-def _widths(longest_M: np.ndarray, context: int) -> list[int]:
-    """At most `BUCKETS` multiples of `MULTIPLE` (the last may be the context itself) with the fewest padded tokens.
+def _widths(longest_M: np.ndarray, context: int, buckets: int) -> list[int]:
+    """At most `buckets` multiples of `MULTIPLE` (the last may be the context itself) with the fewest padded tokens.
 
     By dynamic programming over the candidates: best[k][j] is the least padding of all pairs up to candidate j with k
     widths, the last of which is j.
@@ -95,7 +95,7 @@ def _widths(longest_M: np.ndarray, context: int) -> list[int]:
     upto = np.searchsorted(np.sort(longest_M), candidates, "right")
     cost = upto * np.array(candidates)
     best, chosen = cost.astype(np.int64), [[candidate] for candidate in candidates]
-    for _ in range(BUCKETS - 1):
+    for _ in range(buckets - 1):
         new, new_chosen = best.copy(), list(chosen)
         for j, width in enumerate(candidates):
             for i in range(j):
