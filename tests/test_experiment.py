@@ -135,7 +135,7 @@ def test_the_default_experiment_is_valid():
         ("data.corpus", "", "--data.corpus"),
         ("data.corpus", 3, "must be text"),
         ("data.documents", "line", "one of auto, file, paragraph"),
-        ("tokenizer.vocab_size", 260, "at least 261"),
+        ("tokenizer.vocab_size", 261, "at least 262"),
         ("model.num_layers", 0, "above 0"),
         ("model.width", 250, "is not divisible by"),
         ("model.num_heads", 5, "take 4 heads"),

@@ -61,7 +61,7 @@ def test_the_best_checkpoint_is_opened_unless_another_is_named(run, run_dir):
     assert run.validation_bpb == min(scores.values())
     assert zerotollm.load(run_dir, step="last").step == 6
     assert zerotollm.load(run_dir, step=4).validation_bpb == scores[4]
-    with pytest.raises(UsageError, match=r"no checkpoint of step 5: best, last or one of"):
+    with pytest.raises(UsageError, match=r"no checkpoint of step 5: best, last, average or one of"):
         zerotollm.load(run_dir, step=5)
 
 

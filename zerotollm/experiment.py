@@ -140,13 +140,17 @@ def _wrong_value(name: str, value: Any, annotation: Any) -> str:
 _AT_LEAST = {
     "data.context": 1,
     "data.batch_size": 1,
+    "data.buckets": 1,
     "tokenizer.vocab_size": 5,
     "optimizer.iterations": 1,
     "train.steps": 1,
     "train.micro_batches": 1,
     "train.keep": 1,
+    "train.average": 1,
     "train.log_every": 1,
     "sample.max_tokens": 1,
+    "sample.beam_size": 1,
+    "sample.n_best": 1,
 }
 _AT_MOST = {
     "optimizer.iterations": 5,
@@ -203,10 +207,10 @@ def validate(experiment: Experiment) -> None:
         raise UsageError(
             "data.validation_fraction and data.test_fraction leave nothing to train on: lower them"
         )
-    if tokenizer.byte_fallback and tokenizer.vocab_size < 4 + 256 + 1:
+    if tokenizer.byte_fallback and tokenizer.vocab_size < 4 + 256 + 2:
         raise UsageError(
-            f"tokenizer.vocab_size is {tokenizer.vocab_size}, and must be at least 261 with "
-            "tokenizer.byte_fallback: 256 bytes and 4 special tokens come first"
+            f"tokenizer.vocab_size is {tokenizer.vocab_size}, and must be at least 262 with "
+            "tokenizer.byte_fallback: 4 special tokens, 256 bytes, space and line end come first"
         )
     if data.batch_size % train.micro_batches:
         raise UsageError(
@@ -217,6 +221,38 @@ def validate(experiment: Experiment) -> None:
             f"optimizer.moments {experiment.optimizer.moments} is not for adafactor, whose state is rows and "
             "columns only: set it to float32"
         )
+    if experiment.sample.n_best > experiment.sample.beam_size:
+        raise UsageError(
+            f"sample.n_best {experiment.sample.n_best} is above sample.beam_size {experiment.sample.beam_size}"
+        )
+    pair = experiment.model.architecture == "encoder-decoder"
+    if train.objective != "likelihood" and not pair:
+        raise UsageError(
+            f"train.objective {train.objective} needs an encoder: set model.architecture to encoder-decoder"
+        )
+    translation = pair and train.objective == "likelihood"
+    for name in ("validation", "test", "extra", "reverse"):
+        if getattr(data, name) and not translation:
+            raise UsageError(
+                f"data.{name} is for pairs to translate, and this experiment has none: leave it out"
+            )
+    named = re.fullmatch(r"bible-\w+", data.corpus)
+    if translation and named:
+        raise UsageError(
+            f"{data.corpus} is no pair to translate: give data.corpus as {data.corpus}:bible-bbe perhaps, or "
+            "train.objective as span_corruption or prefix_lm"
+        )
+    if not pair and re.match(r"bible-[\w+-]+:", data.corpus):
+        raise UsageError(
+            f"{data.corpus} is a pair to translate, which takes an encoder: set model.architecture to encoder-decoder"
+        )
+    for name, value in flatten(experiment.compute).items():
+        if pair and value not in ("auto", "plain", "none", "float32", False):
+            raise UsageError(
+                f"compute.{name} is {value}, which decoders alone know so far: leave it out, or set model.architecture"
+            )
+    if data.document_mask and pair:
+        raise UsageError("data.document_mask is for decoders alone: set it to False")
     # The tokenizer does not exist yet; what it turns out to hold is checked when the model is built.
     resolve(
         experiment.model, vocab_size=experiment.model.vocab_size or tokenizer.vocab_size, context=data.context

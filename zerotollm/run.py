@@ -1,7 +1,7 @@
 """A finished or running directory, opened from Python."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ class Run:
     model_config: TransformerConfig
     """the experiment's, with every size filled in"""
     step: int
-    """optimizer steps that `params` have seen"""
+    """optimizer steps that `params` have seen; the last of them where `params` are a mean"""
     params: dict[str, Any]
     """nested dict of arrays"""
     tokenizer: Any
@@ -31,7 +31,7 @@ class Run:
     """bits per byte of the validation split at that step, where it was measured"""
 
     def generate(self, prompt: str = "", **sampling: Any) -> str:
-        """The prompt and its continuation. `sampling` replaces fields of `experiment.sample`.
+        """The prompt and its continuation, or its translation. `sampling` replaces fields of `experiment.sample`.
 
         >>> run.generate("In the beginning", max_tokens=40, temperature=0.7)
 
@@ -43,12 +43,31 @@ class Run:
         """The same text piece by piece, as it is written; the first piece is the prompt."""
         from zerotollm.decoding.text import stream_text
 
+        options = self._sampling({"prompt": prompt} | sampling)
+        return stream_text(self.params, self.model_config, self.tokenizer, options)
+
+    def translate(self, texts: Sequence[str], **sampling: Any) -> list[list[Any]]:
+        """The best translations of each text, as pairs of text and score. `sampling` as in `generate`.
+
+        >>> run.translate(["In the bigynnyng God made of nouyt heuene and erthe."], beam_size=8, n_best=3)
+
+        Raises UsageError for a model without an encoder and for a field that does not exist.
+        """
+        from zerotollm.decoding.translate import translate_texts
+
+        if self.model_config.architecture != "encoder-decoder":
+            raise UsageError(
+                f"{self.path} holds a model without an encoder: it continues texts, see generate"
+            )
+        options = self._sampling(sampling)
+        return translate_texts(self.params, self.model_config, self.tokenizer, texts, options)
+
+    def _sampling(self, changes: dict[str, Any]) -> Any:
         known = self.experiment.sample.__dataclass_fields__
-        for name in sampling:
+        for name in changes:
             if name not in known:
                 raise UsageError(f"unknown option {name}: one of {', '.join(known)}")
-        options = replace(self.experiment.sample, **({"prompt": prompt} | sampling))
-        return stream_text(self.params, self.model_config, self.tokenizer, options)
+        return replace(self.experiment.sample, **changes)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl so far: `[{"step": 10, "loss": 6.1, ...}, ...]`."""
@@ -71,16 +90,22 @@ class Run:
         return sum(x.size for x in jax.tree.leaves(self.params))
 
 
-def load(path: str | Path, step: int | str = "best") -> Run:
+def default_step(experiment: Experiment) -> str:
+    """Which parameters are meant where nobody says: "average" where `train.average` asks for it, else "best"."""
+    return "average" if experiment.train.average > 1 else "best"
+
+
+def load(path: str | Path, step: int | str = "") -> Run:
     """Opens a run directory: `run = load("runs/base")`.
 
-    `step` chooses the checkpoint: "best" (lowest validation bits per byte), "last", or the number of a step
-    that was kept. Raises UsageError where there is no run, no checkpoint yet or no such step; RunError where
-    the checkpoint is damaged.
+    `step` chooses the checkpoint: "best" (lowest validation bits per byte), "last", "average" (the mean of the
+    newest `train.average`), or the number of a step that was kept; empty: see `default_step`. Raises UsageError
+    where there is no run, no checkpoint yet or no such step; RunError where the checkpoint is damaged.
     """
     path = Path(path)
     experiment = run_directory.read_experiment(path)
 
+    from zerotollm.data.feed import sentinels
     from zerotollm.data.tokenizer import load_tokenizer
     from zerotollm.training import checkpoints
 
@@ -88,7 +113,19 @@ def load(path: str | Path, step: int | str = "best") -> Run:
     kept = {c.step: c for c in checkpoints.finished(directory)}
     if not kept:
         raise UsageError(f"{path} has no checkpoint yet: train it, or wait for its first one")
-    if step == "best":
+    step = step or default_step(experiment)
+    averaged: list[checkpoints.Checkpoint] = []
+    if step == "average":
+        # Not where the run was stopped in between: whether it was must not change the mean.
+        train = experiment.train
+        regular = [
+            c
+            for s, c in sorted(kept.items())
+            if not train.checkpoint_every or not s % train.checkpoint_every or s == train.steps
+        ]
+        averaged = (regular or list(kept.values()))[-train.average :]
+        checkpoint = averaged[-1]
+    elif step == "best":
         checkpoint = checkpoints.best(list(kept.values()))
     elif step == "last":
         checkpoint = kept[max(kept)]
@@ -96,19 +133,23 @@ def load(path: str | Path, step: int | str = "best") -> Run:
         checkpoint = kept[step]
     else:
         raise UsageError(
-            f"{path} has no checkpoint of step {step}: best, last or one of {', '.join(map(str, kept))}"
+            f"{path} has no checkpoint of step {step}: best, last, average or one of {', '.join(map(str, kept))}"
         )
     tokenizer = load_tokenizer(path / run_directory.TOKENIZER)
+    params = checkpoints.average_params(averaged) if averaged else checkpoints.restore_params(checkpoint)
     return Run(
         path=path,
         experiment=experiment,
+        # A run that began with another one's parameters has as many rows as that.
         model_config=resolve(
-            experiment.model, vocab_size=tokenizer.vocab_size, context=experiment.data.context
+            replace(experiment.model, vocab_size=params["embedding"].shape[0]),
+            vocab_size=tokenizer.vocab_size + sentinels(experiment.train.objective),
+            context=experiment.data.context,
         ),
         step=checkpoint.step,
-        params=checkpoints.restore_params(checkpoint),
+        params=params,
         tokenizer=tokenizer,
-        validation_bpb=checkpoint.bpb(),
+        validation_bpb=None if len(averaged) > 1 else checkpoint.bpb(),
     )
 
 

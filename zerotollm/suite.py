@@ -25,6 +25,8 @@ class Variant:
     """where the changed thing comes from, as `arXiv:NUMBER` or in words"""
     sentence: str
     """what is changed, and what of the rest moves with it"""
+    published: dict[str, float] | None = None
+    """what the paper measured of it, to stand beside ours: `perplexity` per token, `bleu`, `parameters` in millions"""
 
 
 class Suite(NamedTuple):
@@ -32,6 +34,8 @@ class Suite(NamedTuple):
 
     base: Experiment
     variants: tuple[Variant, ...]
+    about: Variant | None = None
+    """what is said of the base, where anything is"""
 
 
 def changed(experiment: Experiment, fields: Mapping[str, Any]) -> Experiment:
@@ -49,9 +53,13 @@ def make_suite(
     """The suite of a base, of the variants that `only` names (see `select`).
 
     A variant that is no different from the base is left out, as happens where the command line changes the base
-    to it. Raises UsageError for a word that names nothing, and where a variant cannot run on this base.
+    to it; one that is called `base` says what there is to say of the base itself. Raises UsageError for a word that
+    names nothing, and where a variant cannot run on this base.
     """
-    chosen = tuple(v for v in select(tuple(variants(base)), only) if differences(base, v.experiment))
+    every = tuple(variants(base))
+    about = next((v for v in every if v.name == BASE), None)
+    others = tuple(v for v in every if v.name != BASE)
+    chosen = tuple(v for v in select(others, only) if differences(base, v.experiment))
     for variant in chosen:
         try:
             validate(variant.experiment)
@@ -59,7 +67,7 @@ def make_suite(
             raise UsageError(
                 f"the variant {variant.name} cannot run on this base: {error}; or choose others with --only"
             ) from None
-    return Suite(base, chosen)
+    return Suite(base, chosen, about)
 
 
 def select(variants: Sequence[Variant], only: str) -> list[Variant]:

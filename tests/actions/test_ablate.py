@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zerotollm.actions import AblateOptions, fit
+from zerotollm.actions import AblateOptions, CompareOptions, fit
 from zerotollm.actions.ablate import Pace, ablate
 from zerotollm.actions.compare import compare
 from zerotollm.actions.suite_table import FUTURE, make_rows
@@ -147,7 +147,7 @@ def test_foreign_folders_are_refused(base, tmp_path):
     with pytest.raises(UsageError, match="is no run of a suite"):
         ablate(suite(base), tmp_path, replace(TINY, budget="small"))
     with pytest.raises(UsageError, match="holds no finished run"):
-        compare(base, tmp_path / "nowhere")
+        compare(base, tmp_path / "nowhere", CompareOptions())
     with pytest.raises(UsageError, match="--seeds is 0"):
         ablate(suite(base), tmp_path / "new", replace(TINY, seeds=0))
 
@@ -161,12 +161,25 @@ def test_tables_and_figures_come_from_the_runs_alone_byte_for_byte(base, tmp_pat
     before = {name: (tmp_path / "tiny" / name).read_bytes() for name in names}
     for name in names:
         (tmp_path / "tiny" / name).unlink()
-    compare(Experiment(), tmp_path)
+    compare(Experiment(), tmp_path, CompareOptions())
     assert before == {name: (tmp_path / "tiny" / name).read_bytes() for name in names}
-    assert list(compare(Experiment(), tmp_path / "tiny")) == ["tiny"]
+    assert list(compare(Experiment(), tmp_path / "tiny", CompareOptions())) == ["tiny"]
     assert before == {name: (tmp_path / "tiny" / name).read_bytes() for name in names}
     assert before["figure.png"].startswith(b"\x89PNG")
     assert b"+0.0100 [+0.0100, +0.0100] | worse" in before["table.md"]
+    page = tmp_path / "PAGE.md"
+    page.write_text("Before.\n\n<!-- table tiny -->\nold\n<!-- end -->\n\nAfter.\n")
+    for _ in range(2):
+        compare(Experiment(), tmp_path / "tiny", CompareOptions(into=str(page)))
+        text = page.read_text()
+        assert "| +0.0100 [+0.0100, +0.0100] | worse |" in text
+        assert "old" not in text
+        assert text.startswith("Before.\n\n<!-- table tiny -->\n| group |")
+        assert text.endswith("|\n<!-- end -->\n\nAfter.\n")
+    page.write_text("no place\n")
+    with pytest.raises(UsageError, match=r"PAGE\.md has no lines <!-- table tiny -->"):
+        compare(Experiment(), tmp_path / "tiny", CompareOptions(into=str(page)))
+    assert page.read_text() == "no place\n"
     assert "https://cdn" not in before["figure.html"].decode().split("</script>")[-1]
 
 

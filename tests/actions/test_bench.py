@@ -15,7 +15,7 @@ from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.interop import qwen3
-from zerotollm.model.config import TransformerConfig
+from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 
 QUICK = BenchOptions(rounds=2, seconds=0.01)
@@ -91,6 +91,7 @@ def test_against_torch(tiny, tmp_path, capsys):
     assert result["experiment"]["model"]["dropout"] == 0
     theirs = result["torch"]
     assert theirs["parameters"] == result["parameters"]
+    assert theirs["optimizer"] == "Muon and AdamW"
     assert theirs["ratio"].keys() == theirs["tokens_per_second"].keys() == RATES
     assert positive(theirs["ratio"])
     assert positive(theirs["tokens_per_second"])
@@ -98,6 +99,25 @@ def test_against_torch(tiny, tmp_path, capsys):
     for ratio in theirs["ratio"].values():
         assert ratio["lowest"] <= ratio["median"] <= ratio["highest"]
         assert f"{ratio['median']:.2f} x ({ratio['lowest']:.2f} to {ratio['highest']:.2f})" in shown
+
+
+@pytest.mark.skipif(
+    not (find_spec("torch") and find_spec("transformers")),
+    reason="torch and transformers: requirements-dev.txt",
+)
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [("muon", ["Muon", "AdamW"]), ("adamw", ["AdamW"]), ("sgd", ["SGD"]), ("lion", ["AdamW"])],
+)
+def test_the_twin_trains_every_parameter_by_the_same_kind_of_rule(tiny, kind, names):
+    net = qwen3.twin(resolve(tiny.model, vocab_size=32, context=12))
+    optimizers = bench_sides.torch_optimizers(kind, net)
+    assert [type(optimizer).__name__ for optimizer in optimizers] == names
+    trained = [id(p) for o in optimizers for group in o.param_groups for p in group["params"]]
+    assert sorted(trained) == sorted(map(id, net.parameters()))
+    if kind == "muon":
+        hidden = sum(p.numel() for group in optimizers[0].param_groups for p in group["params"])
+        assert hidden == 4 * 16 * 16 + 3 * 16 * resolve(tiny.model, vocab_size=32, context=12).ff_width
 
 
 def test_base_has_a_twin():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from zerotollm import catalog, run
+from zerotollm.actions.fit import feed_of
 from zerotollm.actions.scale import measure, scale, seconds_left, size
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.errors import UsageError
@@ -57,7 +58,15 @@ def pretended(run: Experiment) -> dict:
     """What `measure` might give for that run, without training it."""
     N, D = size(run, 64)
     loss = (1 + 3 / N**0.3 + 20 / D**0.5) * (1 + 0.001 * (run.train.steps % 3))
-    made_up = {"vocab_size": 64, "epochs": 0.5, "flops": 6 * N * D, "seconds": 3.0, "compile_seconds": 1.0}
+    text = feed_of(run).fingerprint
+    made_up = {
+        "text": text,
+        "vocab_size": 64,
+        "epochs": 0.5,
+        "flops": 6 * N * D,
+        "seconds": 3.0,
+        "compile_seconds": 1.0,
+    }
     record = {"experiment": json.loads(to_json(run)), "parameters": N, "tokens": D, "bpb": loss, "loss": loss}
     return record | made_up
 
@@ -159,6 +168,17 @@ def test_a_point_of_another_ladder_is_refused(done, tiny, untrained):
 
     with pytest.raises(UsageError, match=r"optimizer\.warmup_steps 1 \(now 2\).*--run-dir"):
         scale(tiny, done, warmer, next_size)
+
+
+def test_points_of_another_text_of_the_same_name_are_refused(done, tiny, untrained):
+    text = Path(tiny.data.corpus)
+    before = text.read_text()
+    try:
+        text.write_text(before + "\n\na line more")
+        with pytest.raises(UsageError, match=r"was trained on another text of .*--run-dir"):
+            scale(tiny, done, ladder, next_size)
+    finally:
+        text.write_text(before)
 
 
 def test_a_ladder_too_short_to_fit_is_refused(tiny, tmp_path, untrained):

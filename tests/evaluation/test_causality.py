@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import pytest
 
 from zerotollm.evaluation.causality import sees_the_future
-from zerotollm.model import transformer
+from zerotollm.model import encoder_decoder, transformer
 from zerotollm.model.config import TransformerConfig, resolve
 
 CHANGES = [
@@ -38,3 +38,10 @@ def test_one_token_ahead_is_enough(monkeypatch):
 def test_a_context_of_one_token_has_no_future():
     config = TransformerConfig(num_layers=1, width=32, num_heads=2)
     assert not sees_the_future(resolve(config, vocab_size=64, context=1), masked=False)
+
+
+def test_a_decoder_with_an_encoder_may_see_its_source_and_no_later_target(monkeypatch):
+    assert not sees_the_future(model(architecture="encoder-decoder"), masked=False)
+    everywhere = lambda segments_BT, length: jnp.ones((1, length, length), bool)  # noqa: E731
+    monkeypatch.setattr(encoder_decoder, "causal_mask", everywhere)
+    assert sees_the_future(model(architecture="encoder-decoder"), masked=False)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.model.encoder_decoder import EncoderDecoder
 from zerotollm.model.transformer import Transformer
 from zerotollm.scale.flops import forward_flops, num_parameters, train_flops
 from zerotollm.training.step import init_params
@@ -24,10 +25,16 @@ CHANGES = [
     {"qk_norm": False},
     {"token_shift": 3},
     {"num_kv_heads": 1, "head_width": 32},
+    {"key_width": 8},
+    {"biases": "feed_forward"},
+    {"biases": "all", "norm": "layer"},
 ]
+PAIR = {"architecture": "encoder-decoder", "encoder_layers": 2}
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=str)
+@pytest.mark.parametrize(
+    "change", [*CHANGES, *(c | PAIR for c in CHANGES if "token_shift" not in c)], ids=str
+)
 def test_parameters_are_those_that_exist(change):
     model = resolve(replace(BASE, **change), vocab_size=256, context=CONTEXT)
     params = jax.eval_shape(lambda: init_params(model, 0))
@@ -44,6 +51,18 @@ def test_forward_flops_are_the_matrix_products_of_the_program(change):
     jaxpr = program(jax.eval_shape(lambda: init_params(model, 0)), tokens_BT)
     assert forward_flops(model, CONTEXT) * tokens_BT.size == product_flops(jaxpr.jaxpr)
     assert train_flops(model, CONTEXT) == 3 * forward_flops(model, CONTEXT)
+
+
+def test_forward_flops_of_an_encoder_and_a_decoder():
+    model = resolve(replace(BASE, **PAIR, key_width=8), vocab_size=256, context=CONTEXT)
+    tokens_BT = jnp.zeros((2, CONTEXT), jnp.int32)
+    program = jax.make_jaxpr(
+        lambda params: EncoderDecoder(model).apply(
+            {"params": params}, tokens_BT, tokens_BT == tokens_BT, tokens_BT
+        )
+    )
+    jaxpr = program(jax.eval_shape(lambda: init_params(model, 0)))
+    assert forward_flops(model, CONTEXT) * tokens_BT.size == product_flops(jaxpr.jaxpr)
 
 
 def product_flops(jaxpr) -> int:

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zerotollm.training.optimizers import muon_direction, orthogonalize, parameter_groups
+from zerotollm.training.optimizers import muon_directions, orthogonalize, parameter_groups
 
 
 def direction(kernel, block, writes_residual):
-    return muon_direction(kernel, iterations=5, block=block, writes_residual=writes_residual)
+    return muon_directions([kernel], [writes_residual], iterations=5, block=block)[0]
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (32, 96), (96, 32)])
@@ -39,6 +39,16 @@ def test_without_blocks_it_is_plain_muon():
     np.testing.assert_allclose(
         direction(kernel, 0, False), orthogonalize(kernel, 5) * 2.0, rtol=1e-3, atol=1e-5
     )
+
+
+def test_kernels_do_not_mix():
+    """Blocks of one shape are orthogonalized in one batch; each kernel gets what it would get alone."""
+    shapes = [(32, 32), (32, 64), (64, 32), (32, 32), (32, 20)]
+    writes = [False, False, True, True, False]
+    kernels = [jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes)]
+    together = muon_directions(kernels, writes, iterations=5, block=16)
+    for kernel, residual, update in zip(kernels, writes, together, strict=True):
+        np.testing.assert_allclose(update, direction(kernel, 16, residual), rtol=1e-3, atol=1e-4)
 
 
 def test_groups():

@@ -13,8 +13,9 @@ class EvaluateOptions:
 
     split: Literal["validation", "test"] = "validation"
     """the held-out documents; look at test once, at the end"""
-    checkpoint: Literal["best", "last"] = "best"
-    """best: lowest loss on validation; last: newest"""
+    checkpoint: Literal["best", "last", "average"] = "best"
+    """best: lowest loss on validation; last: newest; average: mean of the newest train.average, for which it is the
+    default where that is above 1"""
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,15 @@ class AblateOptions:
     """also compare at the best of the learning rates x 0.5, 1 and 2, of base and variants alike"""
     together: bool = False
     """train all seeds of a variant at once, as one program: the same results"""
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Where else the table goes."""
+
+    into: str = ""
+    """Markdown file: what stands there between the lines <!-- table BUDGET --> and <!-- end --> is replaced by a short
+    table"""
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,10 @@ class PlanOptions:
     """ask XLA too, which compiles the step here from shapes alone, in seconds to minutes; auto: for this device"""
 
 
+def _evaluate_options(experiment: Experiment) -> EvaluateOptions:
+    return EvaluateOptions(checkpoint="average" if experiment.train.average > 1 else "best")
+
+
 class Action(NamedTuple):
     """What the command line must know of an action before it imports it.
 
@@ -94,8 +108,14 @@ ACTIONS: dict[str, Action] = {
         "train a ladder of sizes, fit a scaling law, test its prediction (the default where there is a ladder)",
         functions=("ladder", "next_size"),
     ),
-    "generate": Action("continue a text with the trained model", lambda experiment: experiment.sample, True),
-    "evaluate": Action("loss and bits per byte over a whole split", lambda _: EvaluateOptions(), True),
+    "generate": Action(
+        "continue or translate a text with the trained model", lambda experiment: experiment.sample, True
+    ),
+    "evaluate": Action(
+        "loss and bits per byte over a whole split, of translations BLEU and chrF too",
+        _evaluate_options,
+        True,
+    ),
     "plan": Action("does it fit this device or another, and how long will it take", lambda _: PlanOptions()),
     "bench": Action("speed and memory of training and of generation", lambda _: BenchOptions()),
     "profile": Action("a trace of train steps, for https://ui.perfetto.dev", lambda _: ProfileOptions()),
@@ -106,5 +126,5 @@ ACTIONS: dict[str, Action] = {
         functions=("budget", "variants"),
         suite=True,
     ),
-    "compare": Action("write the tables and figures of finished ablations again"),
+    "compare": Action("write the tables and figures of finished ablations again", lambda _: CompareOptions()),
 }

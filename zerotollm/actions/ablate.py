@@ -47,7 +47,7 @@ def ablate(suite: Suite, run_dir: Path, options: AblateOptions) -> list[Row]:
     if shape.batch_size * shape.context * model.width >= LARGE_STEP:
         keep_freed_memory()
     check_folder(folder)
-    variants = [Variant(BASE, BASE, suite.base, "", ""), *suite.variants]
+    variants = [suite.about or Variant(BASE, BASE, suite.base, "", ""), *suite.variants]
     seeds = list(range(suite.base.train.seed, suite.base.train.seed + options.seeds))
     with run_directory.locked(folder):
         left = [
@@ -109,7 +109,7 @@ def planned(folder: Path, variant: Variant, seeds: Sequence[int], options: Ablat
 
 def prepare_all(variants: Sequence[Variant]) -> None:
     """Makes every tokenizer and all tokens, so that what a text does not allow is said before hours of work."""
-    from zerotollm.data.tokens import prepare
+    from zerotollm.actions.fit import feed_of
     from zerotollm.run import cache_compiled_programs
 
     cache_compiled_programs(variants[0].experiment.data)
@@ -120,17 +120,13 @@ def prepare_all(variants: Sequence[Variant]) -> None:
         if key not in done:
             done.add(key)
             try:
-                prepared = prepare(data, tokenizer)
+                feed_of(variant.experiment)
             except UsageError as error:
                 if variant.name == BASE:
                     raise
                 raise UsageError(
                     f"the variant {variant.name}: {error}; or choose others with --only"
                 ) from None
-            if len(prepared.splits["validation"].tokens_N) < 2:
-                raise UsageError(
-                    f"{data.corpus} leaves no text to validate on: raise data.validation_fraction"
-                )
 
 
 # --- doing it
@@ -177,15 +173,13 @@ class _Work:
         """Trains what is missing and writes it. Says whether there was anything to do."""
         if not job.missing:
             return False
-        from zerotollm.actions.fit import compile_programs
-        from zerotollm.data.tokens import prepare
+        from zerotollm.actions.fit import compile_programs, feed_of
         from zerotollm.evaluation.causality import sees_the_future
 
         begun = time.monotonic()
         experiment = run_experiment(job.variant, job.missing[0], job.rate)
         shape = experiment.data
-        vocab_size = prepare(shape, experiment.tokenizer).tokenizer.vocab_size
-        model = resolve(experiment.model, vocab_size=vocab_size, context=shape.context)
+        model = resolve(experiment.model, vocab_size=feed_of(experiment).vocab_size, context=shape.context)
         size = {"parameters": num_parameters(model), "flops_per_token": train_flops(model, shape.context)}
         if sees_the_future(model, masked=shape.document_mask):
             for seed in job.missing:
@@ -201,6 +195,7 @@ class _Work:
 
     def _train(self, job: Job, programs: Any, seeds: tuple[int, ...], size: dict[str, int]) -> None:
         from zerotollm.actions.fit import DivergedError, compile_programs, fit
+        from zerotollm.actions.translation import translates, validation_bleu
 
         begun, fitted = time.monotonic(), []
         with _running(self.bar, job, seeds, programs.experiment.train.steps, self.pace) as progress:
@@ -216,8 +211,12 @@ class _Work:
         self.pace.add(_cost(job.variant) * len(seeds), seconds)
         for lane, seed in enumerate(seeds):
             run = fitted[lane] if fitted else None
-            self._write(job, seed, "trained" if run else "diverged", size | _measured(run, seconds))
+            numbers = size | _measured(run, seconds)
             result = f"{run.validation['bpb']:.4f} bits per byte" if run else "diverged"
+            if run and translates(programs.experiment):
+                numbers["validation_bleu"] = validation_bleu(programs, run.params)
+                result += f", BLEU {numbers['validation_bleu']:.2f}"
+            self._write(job, seed, "trained" if run else "diverged", numbers)
             speed = f", {run.tokens_per_second:,.0f} tokens/s" if run else ""
             self.bar.console.print(
                 f"{_title(job, (seed,))}: {result}, {clock(seconds)}{speed}; "

@@ -13,17 +13,19 @@ from typing import Any
 from zerotollm import run_directory
 from zerotollm.actions import BenchOptions
 from zerotollm.actions.bench_sides import (
-    DECODE_ROWS,
     PRODUCT,
     decode_lengths,
+    decode_rows,
     ours,
     serve,
     torch_twin,
+    translates,
     usable_cores,
 )
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.files import write_atomically
+from zerotollm.interop import marian
 from zerotollm.interop.qwen3 import check_installed, check_twin
 from zerotollm.scale.flops import train_flops
 
@@ -38,9 +40,10 @@ def bench(experiment: Experiment, run_dir: Path, options: BenchOptions) -> dict[
 
     No run is needed, and one that is there is left alone. Each side, ours and PyTorch, has a process of its own
     that idles while the other is measured; measurements alternate, so that a machine that slows down slows both,
-    and a ratio is the median of those of the rounds. Against PyTorch both sides train without dropout. Returns what
-    the file holds; see `_result`. Raises UsageError where the options are out of range or the experiment has no
-    twin, RunError where a side fails.
+    and a ratio is the median of those of the rounds. Against PyTorch both sides train without dropout. Of a model
+    with an encoder training alone is measured, against PyTorch with Marian's biases and layout of positions on both
+    sides; tokens are those of targets, with sources as long. Returns what the file holds; see `_result`. Raises
+    UsageError where the options are out of range or the experiment has no twin, RunError where a side fails.
     """
     if options.rounds < 1 or not options.seconds > 0:
         raise UsageError(
@@ -48,7 +51,11 @@ def bench(experiment: Experiment, run_dir: Path, options: BenchOptions) -> dict[
         )
     against_torch = options.against == "torch"
     if against_torch:
-        check_twin(experiment.model)
+        if translates(experiment):
+            experiment = replace(experiment, model=marian.nearest(experiment.model))
+            marian.check_twin(experiment.model)
+        else:
+            check_twin(experiment.model)
         check_installed()
         without_dropout = replace(experiment.model, dropout=0.0)  # the twin has none to pay for
         experiment = replace(experiment, model=without_dropout)
@@ -69,7 +76,7 @@ def bench(experiment: Experiment, run_dir: Path, options: BenchOptions) -> dict[
         if against_torch:
             arguments = (experiment, facts["model"], facts["platform"])
             theirs, sides["torch"] = stack.enter_context(_side("PyTorch", torch_twin, *arguments))
-        rounds = [_round(sides, options.seconds) for _ in range(options.rounds)]
+        rounds = [_round(sides, options.seconds, decode_rows(experiment)) for _ in range(options.rounds)]
     result = {
         "options": asdict(options),
         "load_average": load,
@@ -113,9 +120,11 @@ def _side(name: str, side: Callable[..., Any], *arguments: Any) -> Iterator[tupl
         here.close()
 
 
-def _round(sides: dict[str, Ask], seconds: float) -> dict[tuple[str, str], list[float]]:
+def _round(
+    sides: dict[str, Ask], seconds: float, rows_at_once: tuple[int, ...]
+) -> dict[tuple[str, str], list[float]]:
     """Every measurement once, the sides in turn: (side, measurement) to seconds of each step or text."""
-    names = ["train", *(f"decode {rows}" for rows in DECODE_ROWS)]
+    names = ["train", *(f"decode {rows}" for rows in rows_at_once)]
     taken = {(side, name): ask(name, seconds) for name in names for side, ask in sides.items()}
     return taken | {("ours", "product"): sides["ours"]("product", seconds / 4)}
 
@@ -125,7 +134,7 @@ def _rates(experiment: Experiment, rounds: list[Any], side: str) -> dict[str, li
     shape = experiment.data
     _, new = decode_lengths(shape.context)
     tokens = {"train": shape.batch_size * shape.context} | {
-        f"decode {rows}": rows * new for rows in DECODE_ROWS
+        f"decode {rows}": rows * new for rows in decode_rows(experiment)
     }
     return {name: [number / median(r[side, name]) for r in rounds] for name, number in tokens.items()}
 
@@ -204,7 +213,8 @@ def _table(experiment: Experiment, result: dict[str, Any]) -> Any:
         f"{step['median'] * 1e3:.1f} ms ({step['p10'] * 1e3:.1f} to {step['p90'] * 1e3:.1f}, 8 in 10 steps), "
         f"{shape.batch_size} windows of {shape.context}",
     )
-    table.add_row("training", rate("train"))
+    optimizer = f", {theirs['optimizer']}" if theirs else ""
+    table.add_row("training", rate("train") + optimizer)
     table.add_row(
         "utilization",
         f"{result['flops_utilization']:.0%} of {result['peak_flops_per_second'] / 1e9:,.0f} GFLOP/s, "
@@ -214,7 +224,7 @@ def _table(experiment: Experiment, result: dict[str, Any]) -> Any:
     if planned:
         sizes = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in planned.items())
         table.add_row("planned by XLA", sizes)
-    for rows in DECODE_ROWS:
+    for rows in decode_rows(experiment):
         at_once = "1 text" if rows == 1 else f"{rows} texts"
         table.add_row(f"writing {at_once}", f"{rate(f'decode {rows}')}, {new} tokens each")
     return table

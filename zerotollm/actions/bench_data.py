@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
 
 TEXT = 4_000_000
@@ -22,6 +23,10 @@ def bench_data(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
     documents given to SentencePiece itself, in turn with ours), `tokenizer_time_ratio` (our time over
     SentencePiece's) and `batch_tokens_per_second` (`dataset[step]`, one thread).
     """
+    if experiment.model.architecture != "decoder":
+        raise UsageError(
+            "bench-data measures the text of decoders, and this experiment has an encoder too: take base perhaps"
+        )
     # Imported here: the command line reads the name of this action without waiting.
     from rich.console import Console
     from rich.table import Table

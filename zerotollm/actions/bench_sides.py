@@ -79,6 +79,16 @@ def random_tokens(experiment: Experiment, vocab_size: int) -> list[Any]:
     return [rng.integers(0, vocab_size, (shape.batch_size, shape.context + 1)) for _ in range(BATCHES)]
 
 
+def translates(experiment: Experiment) -> bool:
+    """Whether the model has an encoder: then training alone is measured, with sources as long as targets."""
+    return experiment.model.architecture == "encoder-decoder"
+
+
+def decode_rows(experiment: Experiment) -> tuple[int, ...]:
+    """How many texts are drawn at once, in turn."""
+    return () if translates(experiment) else DECODE_ROWS
+
+
 def decode_lengths(context: int) -> tuple[int, int]:
     """Tokens of a prompt, and new tokens after it: together the whole context, and the one drawn at its end."""
     prompt = min(PROMPT, context)
@@ -99,34 +109,32 @@ def ours(experiment: Experiment, *, decodes: bool = True) -> Side:
     import jax.numpy as jnp
     import numpy as np
 
-    from zerotollm.data.tokens import prepare
+    from zerotollm.actions.fit import feed_of
     from zerotollm.decoding import sample
     from zerotollm.planning.memory import xla_memory
     from zerotollm.run_directory import environment
     from zerotollm.training.step import init_state, make_train_step
 
     jax.config.update("jax_enable_compilation_cache", False)
-    data = prepare(shape, experiment.tokenizer)
-    model = resolve(experiment.model, vocab_size=data.tokenizer.vocab_size, context=shape.context)
-    state = jax.jit(
-        partial(init_state, model, experiment.optimizer, experiment.train, compute=experiment.compute)
-    )()
+    vocab_size = feed_of(experiment).vocab_size
+    model = resolve(experiment.model, vocab_size=vocab_size, context=shape.context)
+    init = partial(init_state, model, experiment.optimizer, experiment.train, compute=experiment.compute)
+    state = jax.jit(init)()
     batches = [
         {
             "inputs": jnp.asarray(tokens[:, :-1], jnp.int32),
             "targets": jnp.asarray(tokens[:, 1:], jnp.int32),
+            # A source without padding, whatever its tokens are.
+            "sources": jnp.asarray(tokens[:, :0:-1] % (vocab_size - 1) + 1, jnp.int32),
             "segments": jnp.zeros((shape.batch_size, shape.context), jnp.int32),
             "weights": jnp.ones((shape.batch_size, shape.context), jnp.float32),
         }
-        for tokens in random_tokens(experiment, data.tokenizer.vocab_size)
+        for tokens in random_tokens(experiment, vocab_size)
     ]
-    step = make_train_step(
-        model,
-        experiment.optimizer,
-        experiment.train,
-        masked=shape.document_mask,
-        compute=experiment.compute,
-    )
+    for batch in batches:
+        del batch["segments" if translates(experiment) else "sources"]
+    how = {"masked": shape.document_mask, "compute": experiment.compute}
+    step = make_train_step(model, experiment.optimizer, experiment.train, **how)
     begun = time.perf_counter()
     compiled = step.lower(state, batches[0]).compile()
     compile_seconds = time.perf_counter() - begun
@@ -167,14 +175,14 @@ def ours(experiment: Experiment, *, decodes: bool = True) -> Side:
 
     def decode(rows: int) -> None:
         rng = np.random.default_rng(rows)
-        prompts = list(rng.integers(0, data.tokenizer.vocab_size, (rows, prompt)))
+        prompts = list(rng.integers(0, vocab_size, (rows, prompt)))
         drawn = sample.generate(
             params,
             model,
             prompts,
             replace(greedy, max_tokens=new),
             stop_id=-1,  # never drawn: all rows go on to the end
-            num_tokens=data.tokenizer.vocab_size,
+            num_tokens=vocab_size,
         )
         assert all(len(row) == new for row in drawn)
 
@@ -184,15 +192,33 @@ def ours(experiment: Experiment, *, decodes: bool = True) -> Side:
         "train": train,
         "product": partial(timed, lambda: product(matrix).block_until_ready()),
     }
-    if decodes:
-        measurements |= {f"decode {rows}": partial(timed, partial(decode, rows)) for rows in DECODE_ROWS}
+    for rows in decode_rows(experiment) if decodes else ():
+        measurements[f"decode {rows}"] = partial(timed, partial(decode, rows))
     for name in list(measurements)[1:]:
         measurements[name](0.0)  # compiles
     return facts, measurements
 
 
+def torch_optimizers(kind: str, net: Any) -> list[Any]:
+    """PyTorch's own version of an update rule, at a small rate; AdamW where it has none.
+
+    As with us Muon trains the matrices inside the blocks, and AdamW the rest. PyTorch's takes whole matrices, five
+    iterations and bfloat16, ours blocks, three and float32: what each side trains with is what is compared.
+    """
+    import torch
+
+    if kind == "muon":
+        hidden, rest = [], []
+        for name, parameter in net.named_parameters():
+            inside = parameter.ndim == 2 and ".layers." in name
+            (hidden if inside else rest).append(parameter)
+        return [torch.optim.Muon(hidden, lr=1e-4), torch.optim.AdamW(rest, lr=1e-4)]
+    kinds = {"sgd": torch.optim.SGD, "adafactor": torch.optim.Adafactor}
+    return [kinds.get(kind, torch.optim.AdamW)(net.parameters(), lr=1e-4)]
+
+
 def torch_twin(experiment: Experiment, model: TransformerConfig, platform: str) -> Side:
-    """The same architecture from `transformers`, with PyTorch's AdamW; measures "train" and "decode ROWS".
+    """The same architecture from `transformers`, trained by PyTorch; measures "train" and "decode ROWS".
 
     `model` is resolved, `platform` jax's. On a CPU all cores that this process may use. Raises RunError where we
     compute on a GPU and PyTorch cannot.
@@ -200,7 +226,7 @@ def torch_twin(experiment: Experiment, model: TransformerConfig, platform: str) 
     import torch
     import transformers
 
-    from zerotollm.interop.qwen3 import twin
+    from zerotollm.interop import marian, qwen3
 
     transformers.logging.set_verbosity_error()
     if platform == "gpu" and not torch.cuda.is_available():
@@ -209,8 +235,9 @@ def torch_twin(experiment: Experiment, model: TransformerConfig, platform: str) 
     torch.set_num_threads(usable_cores())
     torch.set_float32_matmul_precision("high")  # as jax does, where a GPU has TF32
     torch.manual_seed(0)
-    net = twin(model).to(device)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)
+    pairs = translates(experiment)
+    net = (marian if pairs else qwen3).twin(model).to(device)
+    optimizers = torch_optimizers(experiment.optimizer.kind, net)
     batches = [torch.from_numpy(tokens).to(device) for tokens in random_tokens(experiment, model.vocab_size)]
     rows = experiment.data.batch_size // experiment.train.micro_batches
     count = 0
@@ -222,12 +249,20 @@ def torch_twin(experiment: Experiment, model: TransformerConfig, platform: str) 
     def step() -> None:
         nonlocal count
         count += 1
-        optimizer.zero_grad()
+        net.zero_grad()
         for part in batches[count % BATCHES].split(rows):
-            logits = net(input_ids=part[:, :-1], use_cache=False).logits
-            nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten())
+            if pairs:
+                sources = part[:, 1:].flip(1) % (model.vocab_size - 1) + 1
+                inputs = {"input_ids": sources, "decoder_input_ids": part[:, :-1]}
+            else:
+                inputs = {"input_ids": part[:, :-1]}
+            logits = net(**inputs, use_cache=False).logits
+            nats = torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1), part[:, 1:].flatten(), label_smoothing=experiment.train.label_smoothing
+            )
             (nats / experiment.train.micro_batches).backward()
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         finished()
 
     def train(seconds: float) -> list[float]:
@@ -252,11 +287,12 @@ def torch_twin(experiment: Experiment, model: TransformerConfig, platform: str) 
     facts = {
         "parameters": sum(p.numel() for p in net.parameters()),
         "peak_memory_bytes": peak,
+        "optimizer": " and ".join(type(optimizer).__name__ for optimizer in optimizers),
         "threads": torch.get_num_threads(),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
     measurements: Measurements = {"train": train}
-    measurements |= {f"decode {rows}": partial(timed, partial(decode, rows)) for rows in DECODE_ROWS}
-    for rows_at_once in DECODE_ROWS:
+    for rows_at_once in decode_rows(experiment):
+        measurements[f"decode {rows_at_once}"] = partial(timed, partial(decode, rows_at_once))
         decode(rows_at_once)
     return facts, measurements

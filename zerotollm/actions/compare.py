@@ -4,8 +4,17 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zerotollm.actions.suite_runs import FIGURE_HTML, FIGURE_PNG, TABLE, TABLE_JSON, read_runs
-from zerotollm.actions.suite_table import Row, footer, make_rows, markdown, terminal_table
+from zerotollm.actions import CompareOptions
+from zerotollm.actions.published_table import published_markdown
+from zerotollm.actions.suite_runs import (
+    FIGURE_HTML,
+    FIGURE_PNG,
+    PUBLISHED,
+    TABLE,
+    TABLE_JSON,
+    read_runs,
+)
+from zerotollm.actions.suite_table import Row, footer, make_rows, markdown, short_markdown, terminal_table
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.files import write_atomically
@@ -17,11 +26,11 @@ WIDTH = 180
 """Columns of the table where the output is no terminal."""
 
 
-def compare(experiment: Experiment, run_dir: Path) -> dict[str, list[Row]]:
+def compare(experiment: Experiment, run_dir: Path, options: CompareOptions) -> dict[str, list[Row]]:
     """Works on a folder of runs, or on every one in the run directory of a suite. Returns their rows by name.
 
     The same runs give the same files, byte for byte, with the same versions of the packages that draw. Raises
-    UsageError where there are no runs.
+    UsageError where there are no runs, or `options.into` has no place for their table.
     """
     from rich.console import Console
 
@@ -33,7 +42,28 @@ def compare(experiment: Experiment, run_dir: Path) -> dict[str, list[Row]]:
         raise UsageError(f"{run_dir} holds no finished run of a suite: ablate first, or name its --run-dir")
     console = Console()
     console = console if console.is_terminal else Console(width=WIDTH, soft_wrap=True)
-    return {folder.name: write_results(folder, console) for folder in folders}
+    results = {folder.name: write_results(folder, console) for folder in folders}
+    if options.into:
+        page = Path(options.into)
+        text = page.read_text(encoding="utf-8")
+        for name, rows in results.items():
+            text = with_table(text, name, short_markdown(rows), page)
+        write_atomically(page, text)
+        console.print(f"written: {page}", highlight=False)
+    return results
+
+
+def with_table(text: str, name: str, table: str, page: Path | str = "the text") -> str:
+    """The text with `table` between the lines `<!-- table NAME -->` and `<!-- end -->`. Raises UsageError where they
+    are not found."""
+    begin, end = f"<!-- table {name} -->\n", "<!-- end -->"
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise UsageError(
+            f"{page} has no lines {begin.strip()} and {end}: write them where the table shall stand"
+        )
+    return f"{before}{begin}{table}\n{end}{after}"
 
 
 def write_results(folder: Path, console: "Console") -> list[Row]:
@@ -47,5 +77,8 @@ def write_results(folder: Path, console: "Console") -> list[Row]:
     write_atomically(folder / FIGURE_PNG, png(rows))
     console.print(terminal_table(rows))
     console.print(footer(rows), highlight=False)
+    if published := published_markdown(rows):
+        write_atomically(folder / PUBLISHED, published)
+        console.print(f"\n{published}", highlight=False, markup=False)
     console.print(f"written: {folder}/{TABLE}, {TABLE_JSON}, {FIGURE_HTML}, {FIGURE_PNG}", highlight=False)
     return rows

@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from zerotollm.errors import RunError
+from zerotollm import run_directory
+from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.model.config import TransformerConfig, resolve
 
@@ -28,7 +30,7 @@ class Fitted:
     losses: list[float]
     """training loss of every step, nats per token"""
     validation: dict[str, float | int]
-    """`loss`, `bpb`, `tokens` and `bytes` of `zerotollm.evaluation.loss.evaluate_split`"""
+    """`loss`, `bpb`, `tokens` and `bytes` of `zerotollm.evaluation.loss.evaluate_batches`"""
     step_seconds: float
     """spent in steps, from the second on; of all seeds together where they trained at once"""
     tokens_per_second: float
@@ -40,8 +42,8 @@ class Programs:
     """An experiment's data, and its step compiled for any seed: compile once, fit many seeds."""
 
     experiment: Experiment
-    data: Any
-    """PreparedData"""
+    feed: Any
+    """zerotollm.data.feed.Feed"""
     model: TransformerConfig
     """resolved"""
     lanes: int
@@ -55,18 +57,37 @@ class Programs:
     compile_seconds: float
 
 
+def feed_of(experiment: Experiment) -> Any:
+    """The experiment's batches, prepared if they must be: a `zerotollm.data.feed.Feed`."""
+    from zerotollm.data.feed import open_feed
+    from zerotollm.data.tokenizer import load_tokenizer
+
+    start = experiment.train.start_from
+    return open_feed(
+        experiment.data,
+        load_tokenizer(Path(start) / run_directory.TOKENIZER) if start else experiment.tokenizer,
+        objective=experiment.train.objective,
+        pairs=experiment.model.architecture == "encoder-decoder",
+        micro_batches=experiment.train.micro_batches,
+    )
+
+
 def compile_programs(experiment: Experiment, lanes: int = 0) -> Programs:
     """Prepares the data and compiles. Raises UsageError where the experiment cannot be run."""
     import jax
     import jax.numpy as jnp
 
-    from zerotollm.data.tokens import prepare
-    from zerotollm.evaluation.loss import evaluation_rows
     from zerotollm.training.step import init_state, make_eval_step, seeded_train_step
 
     shape, train = experiment.data, experiment.train
-    data = prepare(shape, experiment.tokenizer)
-    model = resolve(experiment.model, vocab_size=data.tokenizer.vocab_size, context=shape.context)
+    if train.start_from:
+        raise UsageError(
+            f"train.start_from is {train.start_from}, and here every run begins anew: leave it out"
+        )
+    feed = feed_of(experiment)
+    if lanes and len(feed.training_shapes) > 1:
+        raise UsageError("--together trains on batches of one shape, and pairs come in several: leave it out")
+    model = resolve(experiment.model, vocab_size=feed.vocab_size, context=shape.context)
     init = partial(init_state, model, experiment.optimizer, train, compute=experiment.compute)
     how = {"masked": shape.document_mask, "compute": experiment.compute}
     step = seeded_train_step(model, experiment.optimizer, train, **how)
@@ -74,21 +95,34 @@ def compile_programs(experiment: Experiment, lanes: int = 0) -> Programs:
         init, step = jax.vmap(init), jax.vmap(step)
     lead = (lanes,) if lanes else ()
     seed = jax.ShapeDtypeStruct(lead, jnp.uint32)
-    types = {"inputs": jnp.int32, "targets": jnp.int32, "segments": jnp.int32, "weights": jnp.float32}
 
-    def batch(lead: tuple[int, ...], rows: int) -> dict[str, Any]:
-        return {name: jax.ShapeDtypeStruct((*lead, rows, shape.context), t) for name, t in types.items()}
+    def batch(lead: tuple[int, ...], about: dict[str, Any]) -> dict[str, Any]:
+        return {name: jax.ShapeDtypeStruct((*lead, *size), kind) for name, (size, kind) in about.items()}
 
     begun = time.monotonic()
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     make_state = jax.jit(init, compiler_options=quick).lower(seed).compile()
     state = jax.eval_shape(init, seed)
-    train_step = jax.jit(step, donate_argnums=0).lower(state, batch(lead, shape.batch_size), seed).compile()
+    jitted = jax.jit(step, donate_argnums=0)
+    steps = {
+        about["inputs"][0]: jitted.lower(state, batch(lead, about), seed).compile()
+        for about in feed.training_shapes
+    }
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[len(lead) :], x.dtype), state.params)
-    rows = evaluation_rows(shape.batch_size // train.micro_batches)
-    evaluate = make_eval_step(model, **how).lower(params, batch((), rows)).compile()
+    eval_step = make_eval_step(model, **how)
+    evaluations = {
+        about["inputs"][0]: eval_step.lower(params, batch((), about)).compile()
+        for about in feed.evaluation_shapes
+    }
+
+    def train_step(state: Any, batch: dict[str, Any], seed: Any) -> Any:
+        return steps[batch["inputs"].shape[-2:]](state, batch, seed)
+
+    def evaluate(params: Any, batch: dict[str, Any]) -> Any:
+        return evaluations[batch["inputs"].shape](params, batch)
+
     seconds = time.monotonic() - begun
-    return Programs(experiment, data, model, lanes, make_state, train_step, evaluate, seconds)
+    return Programs(experiment, feed, model, lanes, make_state, train_step, evaluate, seconds)
 
 
 def fit(
@@ -103,17 +137,13 @@ def fit(
     import jax
     import numpy as np
 
-    from zerotollm.data.batches import training_batches
-    from zerotollm.evaluation.loss import evaluate_split, evaluation_rows
+    from zerotollm.evaluation.loss import evaluate_batches
     from zerotollm.training.stream import prefetched
 
     if len(seeds) != max(1, programs.lanes):
         raise ValueError(f"{len(seeds)} seeds for {max(1, programs.lanes)} lanes")
-    shape, train, split = programs.experiment.data, programs.experiment.train, programs.data.splits["train"]
-    datasets = [
-        training_batches(split, context=shape.context, batch_size=shape.batch_size, seed=seed)
-        for seed in seeds
-    ]
+    feed, train = programs.feed, programs.experiment.train
+    datasets = [feed.training(seed=seed) for seed in seeds]
     if programs.lanes:
         seed = np.asarray(seeds, np.uint32)
         batches = _Stacked(datasets)
@@ -136,16 +166,15 @@ def fit(
     losses_SN = np.stack([np.asarray(loss) for loss in losses], axis=-1).reshape(len(seeds), -1)
     _check(losses_SN, train.steps)
     seconds = time.monotonic() - begun
-    speed = (train.steps - 1) * shape.batch_size * shape.context / max(seconds, 1e-9)
+    speed = (train.steps - 1) * feed.tokens_per_step / max(seconds, 1e-9)
     fitted = []
     for lane, number in enumerate(seeds):
         params = jax.tree.map(lambda x, lane=lane: x[lane], state.params) if programs.lanes else state.params
-        validation = evaluate_split(
+        validation = evaluate_batches(
             programs.evaluate,
             params,
-            programs.data.splits["validation"],
-            context=shape.context,
-            batch_size=evaluation_rows(shape.batch_size // train.micro_batches),
+            feed.evaluation("validation"),
+            num_bytes=feed.num_bytes["validation"],
         )
         fitted.append(Fitted(number, params, losses_SN[lane].tolist(), validation, seconds, speed))
     return fitted

@@ -29,6 +29,8 @@ def plan(experiment: Experiment, run_dir: Path, options: PlanOptions) -> dict[st
             f"hours is {options.hours} and memory_gb {options.memory_gb}: take above 0 hours, and at least 0 GB"
         )
     device = None if options.device == "this" else find(options.device)
+    if experiment.model.architecture == "encoder-decoder":
+        raise UsageError(f"{experiment.name} has an encoder, and plan knows decoders alone so far: see bench")
     # Imported here: nobody should wait for jax to hear that a device is not known.
     from rich.console import Console
 

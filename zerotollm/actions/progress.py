@@ -20,7 +20,7 @@ class Pace:
     These are added to the time left at what they last took.
     """
 
-    def __init__(self, tokens_per_step: int, seconds: float = 0.0):
+    def __init__(self, tokens_per_step: float, seconds: float = 0.0):
         self.tokens_per_step = tokens_per_step
         self.seconds = seconds
         """spent in steps, over all processes of the run"""

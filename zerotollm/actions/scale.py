@@ -64,6 +64,8 @@ def scale(
         run_directory.claim(run_dir, experiment)
         # All are read before the first is trained: what does not belong here is found at once.
         records = [read_point(run_dir, run) for run in runs]
+        if any(records):
+            check_same_text(run_dir, runs, records)
         if None in records:
             environment = json.dumps(run_directory.environment(), indent=2) + "\n"
             write_atomically(run_dir / run_directory.ENVIRONMENT, environment)
@@ -112,9 +114,10 @@ def measure(run: Experiment) -> dict[str, Any]:
     return {
         "experiment": json.loads(to_json(run)),
         "parameters": counted_parameters(programs.model),
-        "vocab_size": programs.data.tokenizer.vocab_size,
+        "vocab_size": programs.feed.tokenizer.vocab_size,
+        "text": programs.feed.fingerprint,
         "tokens": tokens,
-        "epochs": tokens / len(programs.data.splits["train"].tokens_N),
+        "epochs": tokens / programs.feed.tokens,
         "flops": tokens * train_flops(programs.model, run.data.context),
         "loss": fitted.validation["loss"],
         "bpb": fitted.validation["bpb"],
@@ -134,7 +137,7 @@ def read_point(run_dir: Path, run: Experiment) -> dict[str, Any] | None:
         return None
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        as_point(record)
+        as_point(record), record["text"]
         was = from_json(json.dumps(record["experiment"]), str(path))
     except (ValueError, KeyError, TypeError):
         raise UsageError(f"{path} is no point of a ladder: delete it, or choose another --run-dir") from None
@@ -143,6 +146,19 @@ def read_point(run_dir: Path, run: Experiment) -> dict[str, Any] | None:
         fields = ", ".join(f"{name} {old!r} (now {new!r})" for name, old, new in differing)
         raise UsageError(f"{path} was trained with {fields}: choose another --run-dir, or delete it")
     return record
+
+
+def check_same_text(run_dir: Path, runs: Sequence[Experiment], records: Sequence[Any]) -> None:
+    """Raises UsageError where a point was trained on another text than the corpus now holds, under the same name."""
+    from zerotollm.actions.fit import feed_of
+
+    text = feed_of(runs[0]).fingerprint
+    for run, record in zip(runs, records, strict=True):
+        if record and record["text"] != text:
+            raise UsageError(
+                f"{point_path(run_dir, run)} was trained on another text of {run.data.corpus}: bring that text back, "
+                "or choose another --run-dir"
+            )
 
 
 def as_point(record: dict[str, Any]) -> Point:

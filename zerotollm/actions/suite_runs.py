@@ -3,6 +3,7 @@
     RUN_DIR/BUDGET/VARIANT/seed-0.json            a run at the rates of its variant
     RUN_DIR/BUDGET/VARIANT/rate-0.5/seed-0.json   with every learning rate times 0.5, of `--tune True`
     RUN_DIR/BUDGET/table.md, table.json, figure.html, figure.png
+    RUN_DIR/BUDGET/published.md                   beside the numbers of a paper, where it has some
 
 Tables and figures are made from these files alone. No heavy imports.
 """
@@ -21,6 +22,7 @@ from zerotollm.suite import Variant
 FORMAT = 1
 """Version of the files; raised when a field changes meaning."""
 TABLE, TABLE_JSON, FIGURE_HTML, FIGURE_PNG = "table.md", "table.json", "figure.html", "figure.png"
+PUBLISHED = "published.md"
 RATES = (0.5, 1.0, 2.0)
 """What `--tune True` multiplies the learning rates by."""
 RATE_FIELDS = ("learning_rate", "adam_learning_rate", "embedding_learning_rate")
@@ -67,6 +69,7 @@ def write_run(
         "change": change,
         "paper": variant.paper,
         "sentence": variant.sentence,
+        "published": variant.published,
         "seed": seed,
         "rate": rate,
         "outcome": outcome,
@@ -120,7 +123,7 @@ def read_runs(folder: Path) -> list[Record]:
 
 def check_folder(folder: Path) -> None:
     """Raises UsageError where a folder holds what no suite wrote; it need not exist."""
-    ours = (TABLE, TABLE_JSON, FIGURE_HTML, FIGURE_PNG)
+    ours = (TABLE, TABLE_JSON, FIGURE_HTML, FIGURE_PNG, PUBLISHED)
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
         if any(part.startswith(".") for part in parts) or parts[0] in ours:

@@ -1,5 +1,6 @@
 """The results of a suite as rows, as Markdown and as a table on the terminal: a pure function of its runs."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,7 @@ def _row(runs: list[Record], base: list[Record]) -> Row:
         **{key: first[key] for key in ("variant", "group", "change", "paper", "sentence")},
         **{key: first[key] for key in ("parameters", "flops_per_token")},
         "tokens_per_second": mean(speeds) if speeds else None,
+        "published": first.get("published"),
         "shared": _compared(_at(runs, 1.0), _at(base, 1.0)),
         "tuned": tuned,
     }
@@ -63,11 +65,17 @@ def _compared(runs: list[Record], base: list[Record]) -> Row:
     bpb = {run["seed"]: run["validation_bpb"] for run in runs if run["outcome"] == "trained"}
     base_bpb = {run["seed"]: run["validation_bpb"] for run in base if run["outcome"] == "trained"}
     values = list(bpb.values())
+    trained = [run for run in runs if run["outcome"] == "trained"]
+    losses = [run["validation_loss"] for run in trained]
+    bleus = [run["validation_bleu"] for run in trained if run.get("validation_bleu") is not None]
     result = {
         "runs": len(runs),
         "trained": len(values),
         "bpb": mean(values) if values else None,
         "deviation": standard_deviation(values),
+        "loss": mean(losses) if losses else None,
+        "perplexity": mean([math.exp(loss) for loss in losses]) if losses else None,
+        "bleu": mean(bleus) if bleus else None,
         "pairs": 0,
         "difference": None,
         "low": None,
@@ -158,6 +166,14 @@ def markdown(rows: Sequence[Row]) -> str:
         f"- **{row['variant']}**: {row['sentence']} ({row['paper']})" for row in rows if row["sentence"]
     )
     return f"{table}\n\n{footer(rows)}\n\n{notes}\n"
+
+
+def short_markdown(rows: Sequence[Row]) -> str:
+    """The rows without sizes, speeds and notes, for a page about more than this suite."""
+    heads = ["group", "variant", "bits per byte (runs)", "difference [95 %]", "verdict"]
+    lines = [heads, ["---"] * len(heads)]
+    lines += [[row["group"], row["variant"], *_compared_cells(row["shared"])] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def terminal_table(rows: Sequence[Row]) -> "Table":

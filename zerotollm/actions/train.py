@@ -4,16 +4,16 @@ import json
 import math
 import signal
 import time
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from zerotollm import run_directory
+from zerotollm.actions.fit import feed_of
 from zerotollm.actions.interrupts import StoppedError, stop_requests
 from zerotollm.actions.out_of_memory import out_of_memory_explained
 from zerotollm.actions.plan import job_for
@@ -57,8 +57,8 @@ class Prepared:
 
     experiment: Experiment
     run_dir: Path
-    data: Any
-    """PreparedData"""
+    feed: Any
+    """zerotollm.data.feed.Feed"""
     model: TransformerConfig
     """resolved"""
     train_step: Callable[[], Callable[..., Any]]
@@ -81,12 +81,9 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
     prepare_gpu()
     # Imported here: nobody should wait for jax to hear that a run is finished or belongs to someone else.
     import jax
-    import jax.numpy as jnp
 
     from zerotollm.compute.device import this_accelerator
-    from zerotollm.data.tokens import prepare
-    from zerotollm.evaluation.loss import evaluation_rows
-    from zerotollm.run import cache_compiled_programs
+    from zerotollm.run import cache_compiled_programs, load
     from zerotollm.scale.measure import trouble_here
     from zerotollm.training import checkpoints
     from zerotollm.training.step import init_state, make_eval_step, make_train_step
@@ -96,11 +93,17 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
     if trouble:
         display.say(trouble)
     display.say(f"data: {shape.corpus}")
-    data = prepare(shape, experiment.tokenizer)
-    model = resolve(experiment.model, vocab_size=data.tokenizer.vocab_size, context=shape.context)
-    if len(data.splits["validation"].tokens_N) < 2:
-        raise UsageError(f"{shape.corpus} leaves no text to validate on: raise data.validation_fraction")
-    data.tokenizer.save(run_dir / run_directory.TOKENIZER)
+    feed = feed_of(experiment)
+    if feed.dropped:
+        display.say(f"left out of {feed.corpus}: {feed.dropped}")
+    config, beginning = experiment.model, None
+    if experiment.train.start_from:
+        beginning = load(experiment.train.start_from)
+        config = replace(config, vocab_size=config.vocab_size or beginning.model_config.vocab_size)
+    model = resolve(config, vocab_size=feed.vocab_size, context=shape.context)
+    if beginning:
+        check_same_parameters(beginning, model)
+    feed.tokenizer.save(run_dir / run_directory.TOKENIZER)
     write_atomically(run_dir / run_directory.ENVIRONMENT, json.dumps(run_directory.environment(), indent=2))
 
     # It runs once: without optimization it takes half the time to compile and gives the same numbers.
@@ -110,54 +113,99 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
         compiler_options=quick,
     )
     abstract_state = jax.eval_shape(make_state)
-    types = {"inputs": jnp.int32, "targets": jnp.int32, "segments": jnp.int32, "weights": jnp.float32}
-    batch = {name: jax.ShapeDtypeStruct((shape.batch_size, shape.context), t) for name, t in types.items()}
     how = {"masked": shape.document_mask, "compute": experiment.compute}
     step = make_train_step(model, experiment.optimizer, experiment.train, **how)
     evaluate = make_eval_step(model, **how)
-    chosen = job_for(replace(experiment, model=model), this_accelerator()).compute
-    display.say(
-        f"computed in {chosen.precision} on {this_accelerator().kind}, attention {chosen.attention}, "
-        f"cross-entropy {chosen.cross_entropy}, remat {chosen.remat}"
-    )
-    eval_rows = evaluation_rows(shape.batch_size // experiment.train.micro_batches)
-    eval_batch = {name: jax.ShapeDtypeStruct((eval_rows, shape.context), t) for name, t in types.items()}
+    if model.architecture != "encoder-decoder":
+        chosen = job_for(replace(experiment, model=model), this_accelerator()).compute
+        display.say(
+            f"computed in {chosen.precision} on {this_accelerator().kind}, attention {chosen.attention}, "
+            f"cross-entropy {chosen.cross_entropy}, remat {chosen.remat}"
+        )
     threads = ThreadPoolExecutor(2, thread_name_prefix="compile")
-    train_step = threads.submit(lambda: step.lower(abstract_state, batch).compile())
+    train_step = by_shape(threads, partial(step.lower, abstract_state), feed.training_shapes)
 
     checkpoint = checkpoints.newest_intact(run_dir / run_directory.CHECKPOINTS, display.say)
     if checkpoint:
         state, notes = checkpoints.restore(checkpoint, abstract_state), checkpoint.manifest()["notes"]
-        if notes["text"] != _fingerprint(data.splits["train"]):
+        if notes["text"] != feed.fingerprint:
             raise RunError(
                 f"the text of {shape.corpus} has changed since {run_dir} was begun: "
                 "bring the text back, or train anew with another --run-dir"
             )
     else:
-        state, notes = make_state(), {"losses": [], "step_seconds": 0.0, "seconds": 0.0, "validation": None}
+        state = make_state()
+        if beginning:
+            state = state._replace(params=beginning.params)
+            display.say(f"begins with {beginning!r}")
+        notes = {"losses": [], "step_seconds": 0.0, "seconds": 0.0, "validation": None}
     # Only now: with three compilers at once, two cores would finish the first that is needed last.
-    eval_step = threads.submit(lambda: evaluate.lower(abstract_state.params, eval_batch).compile())
+    # Where there are many, those that seldom run are compiled in half the time.
+    eval_step = by_shape(
+        threads,
+        partial(evaluate.lower, abstract_state.params),
+        feed.evaluation_shapes,
+        quick if len(feed.evaluation_shapes) > 1 else None,
+    )
     threads.shutdown(wait=False)
     start = checkpoint.step if checkpoint else 0
     num_parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_state.params))
-    tokens = len(data.splits["train"].tokens_N)
     display.say(
-        f"{num_parameters:,} parameters; {tokens:,} tokens to train on, seen "
-        f"{experiment.train.steps * shape.batch_size * shape.context / tokens:.1f} times"
+        f"{num_parameters:,} parameters; {feed.tokens:,} tokens to train on, seen "
+        f"{experiment.train.steps * feed.tokens_per_step / feed.tokens:.1f} times"
         + (f"; going on after step {start}" if start else "")
     )
     return Prepared(
         experiment,
         run_dir,
-        data,
+        feed,
         model,
-        train_step.result,
-        eval_step.result,
+        train_step,
+        eval_step,
         state,
         start,
         notes,
         num_parameters,
     )
+
+
+def check_same_parameters(beginning: Any, model: TransformerConfig) -> None:
+    """Raises UsageError where a run's parameters are not those of `model`, naming the fields that differ."""
+    may_differ = {"dropout", "max_length"} if model.position != "learned" else {"dropout"}
+    differing = [
+        f"{field.name} {was!r} (now {now!r})"
+        for field in fields(model)
+        if field.name not in may_differ
+        and (was := getattr(beginning.model_config, field.name)) != (now := getattr(model, field.name))
+    ]
+    if differing:
+        raise UsageError(
+            f"{beginning.path} was trained with model.{', model.'.join(differing)}: "
+            "give the same values to begin with it"
+        )
+
+
+def by_shape(
+    threads: ThreadPoolExecutor,
+    lower: Callable[[Any], Any],
+    shapes: Sequence[Any],
+    options: dict[str, Any] | None = None,
+) -> Callable[[], Callable[..., Any]]:
+    """Compiles a function of a state and a batch for every shape of batch, with XLA's `options`. What is returned
+    waits for all of them, and gives the function that runs the right one."""
+    import jax
+
+    def lowered(batch: dict[str, Any]) -> Any:
+        return lower({name: jax.ShapeDtypeStruct(*about) for name, about in batch.items()})
+
+    # Traced here: Python does one thing at a time, and what comes first is waited for longest.
+    futures = {batch["inputs"][0]: threads.submit(lowered(batch).compile, options) for batch in shapes}
+
+    def wait() -> Callable[..., Any]:
+        programs = {size: future.result() for size, future in futures.items()}
+        return lambda state, batch: programs[batch["inputs"].shape](state, batch)
+
+    return wait
 
 
 def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
@@ -168,33 +216,28 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
     """
     import jax
 
-    from zerotollm.data.batches import training_batches
     from zerotollm.decoding.text import sample_text
-    from zerotollm.evaluation.loss import evaluate_split, evaluation_rows
+    from zerotollm.evaluation.loss import evaluate_batches
     from zerotollm.training.checkpoints import CheckpointWriter
     from zerotollm.training.metrics import MetricsWriter, StepLog
     from zerotollm.training.stream import Behind, prefetched
 
-    shape, config, steps = run.experiment.data, run.experiment.train, run.experiment.train.steps
-    train_split, validation_split = run.data.splits["train"], run.data.splits["validation"]
-    pace = Pace(shape.batch_size * shape.context, run.notes["step_seconds"])
+    feed, config, steps = run.feed, run.experiment.train, run.experiment.train.steps
+    pace = Pace(feed.tokens_per_step, run.notes["step_seconds"])
     # In steps, until it was timed: the forward pass is a third of a step.
-    eval_guess = len(validation_split.tokens_N) / pace.tokens_per_step / 3
-    state, notes, text_fingerprint = run.state, run.notes, _fingerprint(train_split)
+    eval_guess = feed.evaluation_tokens / pace.tokens_per_step / 3
+    state, notes = run.state, run.notes
 
     with ExitStack() as stack:
         stop = stack.enter_context(stop_requests())
         path, tensorboard = run.run_dir / run_directory.METRICS, run.run_dir / run_directory.TENSORBOARD
         metrics = stack.enter_context(closing(MetricsWriter(path, tensorboard, run.start)))
         directory = run.run_dir / run_directory.CHECKPOINTS
-        writer = stack.enter_context(closing(CheckpointWriter(directory, config.keep)))
-        dataset = training_batches(
-            train_split,
-            context=shape.context,
-            batch_size=shape.batch_size,
-            seed=config.seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+        # One more than are averaged: a run that was stopped has one at a step of its own.
+        keep = config.keep if config.average == 1 else max(config.keep, config.average + 1)
+        writer = stack.enter_context(closing(CheckpointWriter(directory, keep)))
+        dataset = feed.training(
+            seed=config.seed, process_index=jax.process_index(), process_count=jax.process_count()
         )
         batches = stack.enter_context(closing(prefetched(dataset, run.start, steps, jax.device_put)))
         log = StepLog(
@@ -202,7 +245,7 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
             steps=steps,
             every=config.log_every,
             tokens_per_step=pace.tokens_per_step,
-            bpb_per_nat=len(train_split.tokens_N) / train_split.num_bytes / math.log(2),
+            bpb_per_nat=feed.tokens / feed.num_bytes["train"] / math.log(2),
             losses=notes["losses"],
         )
 
@@ -236,12 +279,11 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
             if due(step, steps, config.eval_every):
                 behind.drain()
                 with pace.pause("validation"):
-                    validation = evaluate_split(
+                    validation = evaluate_batches(
                         run.eval_step(),
                         state.params,
-                        validation_split,
-                        context=shape.context,
-                        batch_size=evaluation_rows(shape.batch_size // config.micro_batches),
+                        feed.evaluation("validation"),
+                        num_bytes=feed.num_bytes["validation"],
                     )
                 loss, bpb = validation["loss"], validation["bpb"]
                 display.validation(step, loss, bpb, best=log.validation(step, loss, bpb))
@@ -250,14 +292,14 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
             if due(step, steps, config.sample_every):
                 behind.drain()
                 with pace.pause("sample"):
-                    text = sample_text(state.params, run.model, run.data.tokenizer, run.experiment.sample)
+                    text = sample_text(state.params, run.model, feed.tokenizer, run.experiment.sample)
                 write_atomically(run.run_dir / run_directory.SAMPLES / f"step-{step:06}.txt", text)
                 display.sample(step, text)
             if due(step, steps, config.checkpoint_every) or stopping:
                 behind.drain()
                 with pace.pause("save"):
                     notes = {
-                        "text": text_fingerprint,
+                        "text": feed.fingerprint,
                         "losses": list(log.losses),
                         "validation": validation,
                         "step_seconds": pace.seconds,
@@ -272,11 +314,6 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
                     stop[0],
                 )
     return notes
-
-
-def _fingerprint(split: Any) -> list[int]:
-    """Changes with the text. Of a large one only the first 32 million tokens are read."""
-    return [len(split.tokens_N), split.num_bytes, zlib.crc32(split.tokens_N[: 2**25])]
 
 
 def due(step: int, steps: int, every: int) -> bool:

@@ -2,11 +2,12 @@
 is imported only when a corpus is prepared."""
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from zerotollm.data import bible, plays
+from zerotollm.data import bible, parallel, plays
 from zerotollm.data.documents import Document
 
 _TEXT = tfds.features.Text()
@@ -47,6 +48,24 @@ class Bible(tfds.core.GeneratorBasedBuilder):
         return _examples(documents)
 
 
+class ParallelBible(tfds.core.GeneratorBasedBuilder):
+    """One example a verse and source version: `text` is the source. Either side may be empty."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        description = "Verses in two versions of the Bible; the same chapters are held out in all versions."
+        return _info(self, description, {"target": _TEXT, "version": _TEXT, "fault": _TEXT})
+
+    def _split_generators(self, dl_manager):
+        sources, target = self.builder_config.name.split("-")
+        pairs = parallel.read_pairs(sources.split("_"), target)
+        return {split: self._generate_examples(documents) for split, documents in pairs.items()}
+
+    def _generate_examples(self, documents):
+        return _examples(documents)
+
+
 class Shakespeare(tfds.core.GeneratorBasedBuilder):
     """One example a play."""
 
@@ -60,3 +79,11 @@ class Shakespeare(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, documents):
         return _examples(documents)
+
+
+def make(name: str, config: str, folder: Path) -> tfds.core.DatasetBuilder:
+    """A builder of this file that prepares in `folder`."""
+    builder = globals()[name]
+    known = {known.name for known in builder.BUILDER_CONFIGS}
+    chosen = config if not config or config in known else tfds.core.BuilderConfig(name=config)
+    return builder(data_dir=folder, config=chosen or None, file_format="array_record")

@@ -9,7 +9,17 @@ class DataConfig:
     """A corpus and the shape of its batches."""
 
     corpus: str = "bible-web"
-    """bible-VERSION, shakespeare, tfds:NAME, or a path, folder or glob of .txt, .md, .jsonl (each also .gz)"""
+    """bible-VERSION, shakespeare, tfds:NAME, or a path, folder or glob of .txt, .md, .jsonl (each also .gz); pairs
+    to translate: bible-A:bible-B, SOURCE.txt:TARGET.txt (several sources: A+B:TARGET), PAIRS.tsv, tfds:NAME"""
+    validation: str = ""
+    """pairs in own files only: files to validate with, written as the corpus is; empty: a fraction of it"""
+    test: str = ""
+    """pairs in own files only: files for the final test"""
+    extra: str = ""
+    """pairs in own files only: Bible versions as in bible-kjv+bible-asv:bible-bbe; where a training target is a verse
+    of the last, that verse of the others is trained on as a further source. Held-out targets get none"""
+    reverse: bool = False
+    """pairs only: translate from target to source"""
     dir: str = ""
     """where prepared data, tokenizers and tokens are kept; empty: $ZEROTOLLM_DATA, else ~/.cache/zerotollm"""
     documents: Literal["auto", "file", "paragraph"] = "auto"
@@ -19,9 +29,12 @@ class DataConfig:
     test_fraction: float = 0.05
     """own files, and tfds sets without such a split: share of the text kept for the final test"""
     context: int = 256
-    """tokens in a window"""
+    """tokens in a window; of pairs: most tokens in a source or a target, longer ones are dropped and counted"""
     batch_size: int = 4
-    """windows in a step, over all processes and micro-batches"""
+    """windows in a step, over all processes and micro-batches; of pairs: so many of the longest, and of shorter ones
+    as many more as have no more tokens"""
+    buckets: int = 4
+    """pairs only: widths at most that batches are padded to; each is a program to compile, few waste padding"""
     document_mask: bool = False
     """attention sees only the tokens of its own document"""
 

@@ -85,7 +85,7 @@ def open_files(config: DataConfig) -> Corpus:
     if len(hash_N) < FEW:
         splits = _split_by_position(config, [load(row) for row in range(len(hash_N))], validation, test)
     else:
-        rows = _split_by_hash(config, hash_N, validation, test)
+        rows = split_by_hash(config, hash_N, validation, test)
         splits = {
             split: LazyDocuments(len(row_M), lambda index, row_M=row_M: load(row_M[index]))
             for split, row_M in rows.items()
@@ -162,6 +162,14 @@ def _lines(path: Path) -> Iterator[bytes]:
         raise UsageError(f"{path} is not a whole gzip file: {error}") from error
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a text file without their ends. Raises UsageError, naming the place, where it is no UTF-8 text."""
+    start = 0
+    for number, line in enumerate(_lines(path), 1):
+        yield _text(path, "file", _Place(start, start + len(line), number), line).rstrip("\r\n")
+        start += len(line)
 
 
 def _places(path: Path, mode: str) -> Iterator[tuple[_Place, bytes]]:
@@ -270,7 +278,9 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _split_by_hash(config: DataConfig, hash_N, validation: Fraction, test: Fraction) -> dict[str, np.ndarray]:
+def split_by_hash(
+    config: DataConfig, hash_N: np.ndarray, validation: Fraction, test: Fraction
+) -> dict[str, np.ndarray]:
     """Rows of each split. The hash of a text, as a number from 0 to 1, is compared with the fractions."""
     test_end, validation_end = (np.uint64(int(part * 2**64)) for part in (test, test + validation))
     in_test, held_out = hash_N < test_end, hash_N < validation_end

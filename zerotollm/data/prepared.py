@@ -5,7 +5,7 @@ import hashlib
 import importlib.metadata
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,6 +24,14 @@ def open_packaged(config: DataConfig, *, builder: str, builder_config: str, dist
     cannot be written or holds damaged data."""
     version = importlib.metadata.version(distribution)
     folder = data_directory(config) / "corpora" / f"{config.corpus}-{version}-layout{LAYOUT}"
+    fingerprint, splits = prepare_packaged(folder, builder, builder_config)
+    return Corpus(config.corpus, fingerprint, splits)
+
+
+def prepare_packaged(
+    folder: Path, builder: str, builder_config: str
+) -> tuple[str, dict[str, Sequence[Document]]]:
+    """Fingerprint and documents of what a builder of `builders.py` makes, prepared in `folder` unless it is there."""
     build_once(folder, lambda temporary: _build(temporary, builder, builder_config))
     dataset, counts, fingerprint = _read_summary(folder / "summary.json")
     splits = {
@@ -32,7 +40,7 @@ def open_packaged(config: DataConfig, *, builder: str, builder_config: str, dist
         )
         for split in SPLITS
     }
-    return Corpus(config.corpus, fingerprint, splits)
+    return fingerprint, splits
 
 
 def _build(folder: Path, builder_name: str, builder_config: str) -> None:
@@ -40,9 +48,7 @@ def _build(folder: Path, builder_name: str, builder_config: str) -> None:
 
     try:
         with quiet():
-            builder = getattr(builders, builder_name)(
-                data_dir=folder, config=builder_config or None, file_format="array_record"
-            )
+            builder = builders.make(builder_name, builder_config, folder)
             builder.download_and_prepare()
     except RuntimeError as error:  # so array_record reports a disk that is full
         raise OSError(str(error).split(";")[0]) from error

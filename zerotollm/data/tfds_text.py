@@ -6,11 +6,14 @@ import os
 import re
 import socket
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from zerotollm.data.config import DataConfig
 from zerotollm.data.documents import Corpus, Document, LazyDocuments
 from zerotollm.data.files import fractions
+from zerotollm.data.pairs import Pair, ParallelCorpus
 from zerotollm.data.prepared import plain, read_example
 from zerotollm.data.storage import data_directory
 from zerotollm.errors import RunError, UsageError
@@ -27,6 +30,11 @@ def open_tfds(config: DataConfig, working: list[str]) -> Corpus:
     integers of an example. Raises UsageError for a malformed name or a data set without one text; RunError if
     the data set cannot be had or is not in array_record files.
     """
+    return _open(config, _dataset(config, working))
+
+
+def _dataset(config: DataConfig, working: list[str]) -> Path:
+    """The folder of the prepared data set."""
     name = config.corpus.removeprefix("tfds:")
     if not (parts := _NAME.fullmatch(name)):
         raise UsageError(
@@ -34,8 +42,7 @@ def open_tfds(config: DataConfig, working: list[str]) -> Corpus:
         )
     default = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
     places = [data_directory(config), default]
-    dataset = _find(parts, places) or _prepare(name, parts, places, working)
-    return _open(config, dataset)
+    return _find(parts, places) or _prepare(name, parts, places, working)
 
 
 def _find(parts: re.Match, places: list[Path]) -> Path | None:
@@ -99,10 +106,57 @@ def _network_problem() -> str:
 
 
 def _open(config: DataConfig, dataset: Path) -> Corpus:
+    info, described = _whole(dataset)
+    try:
+        features = described["featuresDict"]["features"]
+    except KeyError as error:
+        raise RunError(
+            f"{dataset} is not a whole prepared data set ({error}); prepare or copy it again"
+        ) from error
+    field = _text_field(config.corpus, features)
+
+    def load(split: str, index: int) -> Document:
+        example = read_example(dataset, split, index, whole=dataset)
+        kept = {key: plain(value) for key, value in example.items() if _is_plain(value)}
+        return Document(f"{split}/{index}", kept.pop(field), kept)
+
+    fingerprint, splits = _splits(config, dataset, info, features, load)
+    return Corpus(config.corpus, fingerprint, splits)
+
+
+def open_tfds_pairs(config: DataConfig, working: list[str]) -> ParallelCorpus:
+    """The pairs of the translation set that `config.corpus` names, found or prepared as `open_tfds` does.
+
+    Source and target are the data set's own: of wmt14_translate/de-en German and English. Raises UsageError for a
+    data set that is no translation of one language into one other.
+    """
+    dataset = _dataset(config, working)
+    info, described = _whole(dataset)
+    features = described.get("featuresDict", {}).get("features", {})
+    languages = described.get("translation", {}).get("languages") or [
+        name for name, feature in features.items() if "text" in feature
+    ]
+    if len(languages) != 2:
+        raise UsageError(
+            f"{config.corpus} is no translation set of two languages: it holds {', '.join(languages or features)}"
+        )
+    items = info.get("supervisedKeys", {}).get("tuple", {}).get("items", [])
+    keys = [item.get("featureKey") for item in items]
+    source, target = keys if sorted(map(str, keys)) == sorted(languages) else languages
+
+    def load(split: str, index: int) -> Pair:
+        example = read_example(dataset, split, index, whole=dataset)
+        return Pair(f"{split}/{index}", str(plain(example[source])), str(plain(example[target])))
+
+    fingerprint, splits = _splits(config, dataset, info, [source, target], load)
+    return ParallelCorpus(config.corpus, fingerprint, splits)
+
+
+def _whole(dataset: Path) -> tuple[dict, dict]:
+    """dataset_info.json and features.json of a data set of which every file is there."""
     try:
         info = json.loads((dataset / "dataset_info.json").read_text("utf-8"))
-        features = json.loads((dataset / "features.json").read_text("utf-8"))["featuresDict"]["features"]
-        counts = {split["name"]: sum(map(int, split.get("shardLengths", []))) for split in info["splits"]}
+        features = json.loads((dataset / "features.json").read_text("utf-8"))
         shards = {split["name"]: len(split.get("shardLengths", [])) for split in info["splits"]}
     except (OSError, ValueError, KeyError) as error:
         raise RunError(
@@ -113,21 +167,26 @@ def _open(config: DataConfig, dataset: Path) -> Corpus:
             f"{dataset} is in {file_format} files, which cannot be read without TensorFlow; prepare it again "
             "with tfds.builder(..., file_format='array_record')"
         )
-    files = sorted((path.name, path.stat().st_size) for path in dataset.iterdir() if path.is_file())
+    names = [name for name, _ in _files(dataset)]
     for split, expected in shards.items():
-        present = sum(f"-{split}.array_record" in file for file, _ in files)
+        present = sum(f"-{split}.array_record" in name for name in names)
         if present < expected:
             raise RunError(
                 f"{dataset} has {present} of {expected} files of split {split}; copy it again, whole"
             )
-    field = _text_field(config.corpus, features)
+    return info, features
+
+
+def _files(dataset: Path) -> list[tuple[str, int]]:
+    return sorted((path.name, path.stat().st_size) for path in dataset.iterdir() if path.is_file())
+
+
+def _splits(
+    config: DataConfig, dataset: Path, info: dict, features: Any, load: Callable[[str, int], Any]
+) -> tuple[str, dict[str, LazyDocuments]]:
+    """Fingerprint and splits, each example made by `load(its split, index)` when it is asked for."""
+    counts = {split["name"]: sum(map(int, split.get("shardLengths", []))) for split in info["splits"]}
     ranges = _ranges(config, counts)
-
-    def load(split: str, index: int) -> Document:
-        example = read_example(dataset, split, index, whole=dataset)
-        kept = {key: plain(value) for key, value in example.items() if _is_plain(value)}
-        return Document(f"{split}/{index}", kept.pop(field), kept)
-
     splits = {
         name: LazyDocuments(len(rows), lambda i, split=split, rows=rows: load(split, rows[i]))
         for name, (split, rows) in ranges.items()
@@ -135,11 +194,10 @@ def _open(config: DataConfig, dataset: Path) -> Corpus:
     described = [
         info,
         features,
-        files,
+        _files(dataset),
         {name: (split, rows.start, rows.stop) for name, (split, rows) in ranges.items()},
     ]
-    fingerprint = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-    return Corpus(config.corpus, fingerprint, splits)
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest(), splits
 
 
 def _is_plain(value) -> bool:

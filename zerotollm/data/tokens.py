@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.corpora import data_directory, open_corpus
-from zerotollm.data.documents import Corpus, Document
+from zerotollm.data.documents import Corpus
 from zerotollm.data.storage import build_once
 from zerotollm.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from zerotollm.errors import RunError
@@ -59,46 +59,72 @@ class PreparedData:
     """train, validation, test; a split without documents has no tokens"""
 
 
-def prepare(data: DataConfig, tokenizer: TokenizerConfig) -> PreparedData:
-    """The tokens of `data.corpus`, made by a tokenizer that was trained on its training split alone.
+def prepare(data: DataConfig, tokenizer: TokenizerConfig | Tokenizer) -> PreparedData:
+    """The tokens of `data.corpus`, made by a tokenizer that was trained on its training split alone, or by a given one.
 
     The first call reads the corpus twice, in pieces; later ones read nothing but what they return. Prepared
     tokens that were damaged are made anew. Raises UsageError where the corpus cannot be had or the vocabulary
     does not suit it, RunError where the data directory cannot be written.
     """
     corpus = open_corpus(data)
-    described = json.dumps([FORMAT, corpus.fingerprint, asdict(tokenizer)], sort_keys=True)
-    key = hashlib.sha256(described.encode()).hexdigest()[:16]
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(corpus.name).name)[-40:].strip(".-")
-    folder = data_directory(data) / "tokens" / f"{name or 'corpus'}-{key}"
-    if not _is_intact(folder):
-        _discard(folder)
-        build_once(folder, lambda temporary: _build(temporary, corpus, tokenizer))
-    manifest = _read_manifest(folder)
+    folder = token_folder(data, corpus.name, [FORMAT, corpus.fingerprint, settings(tokenizer)])
+    manifest = open_folder(folder, lambda temporary: _build(temporary, corpus, tokenizer))
     splits = {
-        split: TokenizedSplit(
-            _mapped(folder / f"{split}.tokens", manifest["dtype"]),
-            _mapped(folder / f"{split}.starts", "<i8"),
-            num_bytes,
-        )
+        split: read_split(folder, split, manifest["dtype"], num_bytes)
         for split, num_bytes in manifest["num_bytes"].items()
     }
     return PreparedData(corpus.name, load_tokenizer(folder / TOKENIZER), splits)
 
 
-def _build(folder: Path, corpus: Corpus, config: TokenizerConfig) -> None:
+def token_folder(data: DataConfig, corpus: str, described: list[Any]) -> Path:
+    """Where the tokens of a corpus lie that `described` tells from all others."""
+    key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(corpus).name)[-40:].strip(".-")
+    return data_directory(data) / "tokens" / f"{name or 'corpus'}-{key}"
+
+
+def open_folder(folder: Path, build: Callable[[Path], None]) -> dict[str, Any]:
+    """The manifest of a folder of tokens; `build(temporary folder)` makes one where there is none, or a damaged one."""
+    if not _is_intact(folder):
+        _discard(folder)
+        build_once(folder, build)
+    return _read_manifest(folder)
+
+
+def settings(tokenizer: TokenizerConfig | Tokenizer) -> Any:
+    """What tells one tokenizer from all others, as JSON."""
+    if isinstance(tokenizer, Tokenizer):
+        return hashlib.sha256(tokenizer.model).hexdigest()
+    return asdict(tokenizer)
+
+
+def tokenizer_for(tokenizer: TokenizerConfig | Tokenizer, texts: Iterable[str]) -> Tokenizer:
+    """A given tokenizer as it is, or one trained on texts."""
+    return tokenizer if isinstance(tokenizer, Tokenizer) else train_tokenizer(tokenizer, texts)
+
+
+def _build(folder: Path, corpus: Corpus, config: TokenizerConfig | Tokenizer) -> None:
     """Fills an empty folder."""
-    tokenizer = train_tokenizer(config, (document.text for document in corpus.splits["train"]))
-    tokenizer.save(folder / TOKENIZER)
-    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 2**16 else "<u4")
+    tokenizer = tokenizer_for(config, (document.text for document in corpus.splits["train"]))
     num_bytes = {
-        split: _write_split(folder, split, documents, tokenizer, dtype)
+        split: write_split(folder, split, (document.text for document in documents), tokenizer)
         for split, documents in corpus.splits.items()
     }
+    write_manifest(folder, tokenizer, {"num_bytes": num_bytes})
+
+
+def write_manifest(folder: Path, tokenizer: Tokenizer, rest: dict[str, Any]) -> None:
+    """Writes the tokenizer and, last of all files, the manifest, which has checksums of the others."""
+    tokenizer.save(folder / TOKENIZER)
     files = {path.name: [path.stat().st_size, _checksum(path)] for path in sorted(folder.iterdir())}
-    manifest = {"dtype": dtype.str, "num_bytes": num_bytes, "files": files}
+    manifest = {"dtype": token_type(tokenizer).str, **rest, "files": files}
     content = json.dumps(manifest).encode()
     (folder / MANIFEST).write_bytes(b"%d\n%s\n" % (zlib.crc32(content), content))
+
+
+def token_type(tokenizer: Tokenizer) -> np.dtype:
+    """Of the ids on disk."""
+    return np.dtype("<u2" if tokenizer.vocab_size <= 2**16 else "<u4")
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -109,15 +135,14 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return json.loads(content)
 
 
-def _write_split(
-    folder: Path, split: str, documents: Iterable[Document], tokenizer: Tokenizer, dtype: np.dtype
-) -> int:
-    """Writes a split's tokens and where its documents start. Returns the UTF-8 bytes of its text."""
+def write_split(folder: Path, split: str, texts: Iterable[str], tokenizer: Tokenizer) -> int:
+    """Writes the tokens of texts and where each starts. Returns the UTF-8 bytes of them all."""
     num_bytes = position = 0
     bos = np.array([tokenizer.bos_id], np.int32)
+    dtype = token_type(tokenizer)
     with (folder / f"{split}.tokens").open("wb") as tokens, (folder / f"{split}.starts").open("wb") as starts:
-        for texts in _groups(document.text for document in documents):
-            ids = tokenizer.encode_batch(texts)
+        for group in _groups(texts):
+            ids = tokenizer.encode_batch(group)
             length_D = np.array([len(bos) + len(ids_N) for ids_N in ids], np.int64)
             end_D = position + np.cumsum(length_D)
             starts.write((end_D - length_D).astype("<i8").tobytes())
@@ -125,8 +150,15 @@ def _write_split(
                 np.concatenate([part for ids_N in ids for part in (bos, ids_N)]).astype(dtype).tobytes()
             )
             position = int(end_D[-1])
-            num_bytes += sum(len(text.encode()) for text in texts)
+            num_bytes += sum(len(text.encode()) for text in group)
     return num_bytes
+
+
+def read_split(folder: Path, split: str, dtype: str, num_bytes: int) -> TokenizedSplit:
+    """What `write_split` wrote, mapped from disk."""
+    return TokenizedSplit(
+        _mapped(folder / f"{split}.tokens", dtype), _mapped(folder / f"{split}.starts", "<i8"), num_bytes
+    )
 
 
 def _groups(texts: Iterable[str]) -> Iterator[Sequence[str]]:

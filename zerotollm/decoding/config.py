@@ -8,9 +8,9 @@ class SamplingConfig:
     """Which continuation is drawn."""
 
     prompt: str = ""
-    """text to continue; empty: start a new document"""
+    """text to continue, empty: start a new document; encoder-decoder: text to translate"""
     max_tokens: int = 100
-    """most tokens to add"""
+    """most tokens to add; encoder-decoder: so many more than the source has"""
     temperature: float = 0.8
     """divides the logits; 0: greedy"""
     top_k: int = 0
@@ -21,3 +21,9 @@ class SamplingConfig:
     """keep tokens at least this share as likely as the likeliest (arXiv:2407.01082)"""
     seed: int = 0
     """same seed, same text"""
+    beam_size: int = 4
+    """encoder-decoder only, which never draws: hypotheses followed (arXiv:1706.03762, section 6.1); 1: greedy"""
+    length_penalty: float = 0.6
+    """encoder-decoder only: alpha of arXiv:1609.08144, equation 14; 0: none, higher: longer"""
+    n_best: int = 1
+    """encoder-decoder only: translations that are shown, with their scores where they are several"""

@@ -123,8 +123,9 @@ def prefill(
 ) -> DecodeState:
     """Reads the prompts, (B, T) padded on the left by `padding_B`, into a new cache of `num_slots` slots."""
     B, T = prompts_BT.shape
-    empty = jnp.zeros((B, model.num_kv_heads, num_slots, model.head_width))
-    caches = (KVCache(empty, empty),) * model.num_layers
+    lead = (B, model.num_kv_heads, num_slots)
+    empty = KVCache(jnp.zeros((*lead, model.key_width)), jnp.zeros((*lead, model.head_width)))
+    caches = (empty,) * model.num_layers
     logits_BV, caches = _forward(model, params, prompts_BT, padding_B, caches, 0)
     tokens_BS = jnp.zeros((B, num_slots), jnp.int32).at[:, :T].set(prompts_BT)
     return DecodeState(tokens_BS, padding_B, jnp.int32(T), logits_BV, jnp.zeros(B, bool), caches)

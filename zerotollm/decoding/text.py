@@ -10,6 +10,7 @@ import numpy as np
 from zerotollm.data.tokenizer import Tokenizer
 from zerotollm.decoding import sample
 from zerotollm.decoding.config import SamplingConfig
+from zerotollm.decoding.translate import translate_text
 from zerotollm.errors import UsageError
 from zerotollm.model.config import TransformerConfig
 
@@ -41,7 +42,9 @@ def generate_texts(
 
 
 def sample_text(params: Any, model: TransformerConfig, tokenizer: Tokenizer, sampling: SamplingConfig) -> str:
-    """`sampling.prompt` and its continuation, as training shows it."""
+    """`sampling.prompt` and its continuation, or what it is translated to, as training shows it."""
+    if model.architecture == "encoder-decoder":
+        return translate_text(params, model, tokenizer, sampling) if sampling.prompt.strip() else ""
     return generate_texts(params, model, tokenizer, [sampling.prompt], sampling)[0]
 
 
@@ -50,8 +53,12 @@ def stream_text(
 ) -> Iterator[str]:
     """First the prompt, then its continuation in pieces of `chunk` tokens as they are drawn.
 
-    A character whose bytes lie in two pieces is shown with the second. The pieces joined are `sample_text`.
+    A character whose bytes lie in two pieces is shown with the second. The pieces joined are `sample_text`. What an
+    encoder-decoder writes is one piece: until the end of a beam search no token is certain.
     """
+    if model.architecture == "encoder-decoder":
+        yield translate_text(params, model, tokenizer, sampling)
+        return
     ids = encode_prompt(tokenizer, sampling.prompt, model.max_length)
     if sampling.prompt:
         yield sampling.prompt

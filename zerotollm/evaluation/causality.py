@@ -16,9 +16,9 @@ def sees_the_future(model: TransformerConfig, *, masked: bool) -> bool:
     through. With `masked` the window holds two documents, as under `data.document_mask`.
     """
     import jax
-    import jax.numpy as jnp
     import numpy as np
 
+    from zerotollm.model.encoder_decoder import EncoderDecoder
     from zerotollm.model.transformer import Transformer
 
     length = min(LENGTH, model.max_length)
@@ -35,10 +35,13 @@ def sees_the_future(model: TransformerConfig, *, masked: bool) -> bool:
             return np.ones(leaf.shape, np.float32)
         return (draw.standard_normal(leaf.shape) / leaf.shape[0] ** 0.5).astype(np.float32)
 
-    net = Transformer(model)
-    shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.asarray(tokens_BT[:1])))["params"]
+    if model.architecture == "encoder-decoder":  # it may see all of the source, the same for all rows
+        net, sources_BS = EncoderDecoder(model), first_T[None].repeat(length + 1, axis=0).astype(np.int32)
+        inputs = (sources_BS, np.ones_like(sources_BS, bool), tokens_BT)
+    else:
+        net, inputs = Transformer(model), (tokens_BT, segments_BT.astype(np.int32) if masked else None)
+    shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), *inputs))["params"]
     params = jax.tree.map(random, shapes)
-    segments = segments_BT.astype(np.int32) if masked else None
-    logits_BTV = np.asarray(jax.jit(net.apply)({"params": params}, tokens_BT, segments))
+    logits_BTV = np.asarray(jax.jit(net.apply)({"params": params}, *inputs))
     moved_TT = np.abs(logits_BTV[1:] - logits_BTV[:1]).max(axis=-1)
     return bool(np.where(after_TT, 0.0, moved_TT).max() > TOLERANCE * np.abs(logits_BTV).max())

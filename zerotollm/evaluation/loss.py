@@ -2,19 +2,17 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from zerotollm.data.batches import evaluation_batches
+from zerotollm.data.feed import evaluation_rows
 from zerotollm.data.tokens import TokenizedSplit
+
+__all__ = ["IN_FLIGHT", "evaluate_batches", "evaluate_split", "evaluation_rows"]
 
 IN_FLIGHT = 4
 """Batches given to the device before the first is read: it never waits, and memory stays bounded."""
-
-
-def evaluation_rows(micro_batch_size: int) -> int:
-    """Windows in an evaluation batch: four micro-batches, since no activation is kept for a backward pass."""
-    return 4 * micro_batch_size
 
 
 def evaluate_split(
@@ -25,11 +23,23 @@ def evaluate_split(
     context: int,
     batch_size: int,
 ) -> dict[str, float | int]:
-    """Loss over the whole split, each token predicted once, in windows of `context`.
+    """Loss over the whole split, each token predicted once, in windows of `context`; see `evaluate_batches`."""
+    batches = evaluation_batches(split, context=context, batch_size=batch_size)
+    return evaluate_batches(eval_step, params, batches, num_bytes=split.num_bytes)
+
+
+def evaluate_batches(
+    eval_step: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]],
+    params: Any,
+    batches: Iterable[Mapping[str, Any]],
+    *,
+    num_bytes: int,
+) -> dict[str, float | int]:
+    """Loss over batches that predict `num_bytes` bytes of text.
 
     `eval_step(params, batch)` gives `nats` (summed over the batch) and `tokens` (sum of its weights). Returns
-    `loss` (nats per token), `bpb` (bits per byte of the documents' UTF-8 text: total nats / ln 2 / bytes),
-    `tokens` and `bytes`. Deterministic: batches come in one order, and sums are exact (`math.fsum`).
+    `loss` (nats per token), `bpb` (bits per byte of the UTF-8 text: total nats / ln 2 / bytes), `tokens` and
+    `bytes`. Deterministic: batches come in one order, and sums are exact (`math.fsum`).
     """
     nats: list[float] = []
     tokens: list[float] = []
@@ -40,7 +50,7 @@ def evaluate_split(
         nats.append(float(sums["nats"]))
         tokens.append(float(sums["tokens"]))
 
-    for batch in evaluation_batches(split, context=context, batch_size=batch_size):
+    for batch in batches:
         waiting.append(eval_step(params, batch))
         if len(waiting) > IN_FLIGHT:
             read()
@@ -50,7 +60,7 @@ def evaluate_split(
     count = round(math.fsum(tokens))
     return {
         "loss": total / count,
-        "bpb": total / math.log(2) / split.num_bytes,
+        "bpb": total / math.log(2) / num_bytes,
         "tokens": count,
-        "bytes": split.num_bytes,
+        "bytes": num_bytes,
     }

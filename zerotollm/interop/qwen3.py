@@ -10,6 +10,8 @@ from zerotollm.errors import UsageError
 from zerotollm.model.config import TransformerConfig
 
 ONLY = {
+    "architecture": "decoder",
+    "biases": "none",
     "feed_forward": "swiglu",
     "norm": "rms",
     "norm_position": "pre",
@@ -46,6 +48,11 @@ def check_twin(model: TransformerConfig) -> None:
                 f"model.{name} is {value!r}, and Qwen3 of transformers knows only {needed!r}: "
                 "this model has no twin there"
             )
+    if model.key_width not in (0, model.head_width):
+        raise UsageError(
+            f"model.key_width is {model.key_width}, and in Qwen3 of transformers all of a head is as wide: "
+            "this model has no twin there"
+        )
 
 
 def check_installed() -> None:

@@ -8,14 +8,18 @@ from zerotollm.errors import UsageError
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """The decoder-only Transformer. With the defaults it is the architecture of Qwen3 (arXiv:2505.09388)."""
+    """A decoder, or encoder and decoder. With the defaults it is the architecture of Qwen3 (arXiv:2505.09388)."""
 
+    architecture: Literal["decoder", "encoder-decoder"] = "decoder"
+    """decoder: continues a text; encoder-decoder: reads a source, writes a target (arXiv:1706.03762, figure 1)"""
     vocab_size: int = 0
     """rows of the embedding; 0: taken from the tokenizer, rounded up to a multiple of 64"""
     max_length: int = 0
     """longest context the model is built for; 0: the context it is trained with"""
     num_layers: int = 4
-    """Transformer blocks"""
+    """Transformer blocks, of the decoder where there is an encoder too"""
+    encoder_layers: int = 0
+    """encoder-decoder only: blocks of the encoder; 0: as many as num_layers"""
     width: int = 192
     """model width D"""
     num_heads: int = 3
@@ -24,23 +28,29 @@ class TransformerConfig:
     """key and value heads K (GQA, arXiv:2305.13245); 0: as many as query heads"""
     head_width: int = 0
     """width C of a head; 0: width / num_heads"""
+    key_width: int = 0
+    """width of a head's queries and keys (d_k, arXiv:1706.03762, section 3.2.2); 0: head_width (d_v)"""
     ff_width: int = 0
     """feed-forward width F; 0: 4 x width, or 8/3 x width for swiglu, so that both cost the same"""
     feed_forward: Literal["swiglu", "gelu", "relu", "relu2"] = "swiglu"
     """swiglu (arXiv:2002.05202), gelu (arXiv:1606.08415), relu (arXiv:1706.03762), relu2 (arXiv:2109.08668)
     """
+    biases: Literal["none", "feed_forward", "all"] = "none"
+    """vectors added after matrices: in the feed-forward alone (arXiv:1706.03762, equation 2), or in attention too"""
     norm: Literal["rms", "layer"] = "rms"
     """rms (arXiv:1910.07467) or layer (arXiv:1607.06450)"""
     norm_position: Literal["pre", "post"] = "pre"
     """pre (arXiv:2002.04745) or post, as in the paper (arXiv:1706.03762, section 3.1)"""
     position: Literal["rope", "sinusoidal", "learned", "none"] = "rope"
     """rope (arXiv:2104.09864), sinusoidal or learned (arXiv:1706.03762, section 3.5), or none"""
+    sinusoid_layout: Literal["interleaved", "halves"] = "interleaved"
+    """sines and cosines in turn, as in the paper, or all sines before all cosines, as in its authors' library"""
     rope_theta: float = 10000.0
     """longest wavelength of rope is 2 pi times this, in tokens"""
     qk_norm: bool = True
     """norm of queries and keys before their product (arXiv:2010.04245)"""
     tie_embeddings: bool = False
-    """the output matrix is the embedding matrix (arXiv:1608.05859)"""
+    """the output matrix is the embedding matrix (arXiv:1608.05859); source and target always share theirs"""
     token_shift: int = 0
     """embeddings of this many earlier tokens are added, with learned weights (RWKV, arXiv:2305.13048)"""
     embedding_scale: bool = False
@@ -73,8 +83,10 @@ def resolve(config: TransformerConfig, *, vocab_size: int, context: int) -> Tran
     for name in (
         "vocab_size",
         "max_length",
+        "encoder_layers",
         "num_kv_heads",
         "head_width",
+        "key_width",
         "ff_width",
         "logit_soft_cap",
         "token_shift",
@@ -83,6 +95,11 @@ def resolve(config: TransformerConfig, *, vocab_size: int, context: int) -> Tran
             raise UsageError(f"model.{name} is {getattr(config, name)}, and must be 0 (see --help) or above")
     if config.token_shift > 16:
         raise UsageError(f"model.token_shift is {config.token_shift}, and must be at most 16")
+    pair = config.architecture == "encoder-decoder"
+    if config.token_shift and pair:
+        raise UsageError("model.token_shift is for decoders alone: set it to 0")
+    if config.encoder_layers and not pair:
+        raise UsageError("model.encoder_layers is set, but a decoder has no encoder: set model.architecture")
     if not 0 <= config.dropout < 1:
         raise UsageError(f"model.dropout is {config.dropout}, and must be at least 0 and below 1")
     if config.head_width == 0 and config.width % config.num_heads:
@@ -97,21 +114,24 @@ def resolve(config: TransformerConfig, *, vocab_size: int, context: int) -> Tran
     # A gated feed-forward has three matrices instead of two, so two thirds of the width cost the same; a
     # multiple of 64 keeps matrix units busy, which for tiny models would change the size too much.
     gated_width = round_up(-(-8 * config.width // 3), 64 if config.width >= 128 else 8)
+    head_width = config.head_width or config.width // heads
     resolved = replace(
         config,
         vocab_size=config.vocab_size or round_up(vocab_size, 64),
         max_length=config.max_length or context,
         num_kv_heads=config.num_kv_heads or heads,
-        head_width=config.head_width or config.width // heads,
+        encoder_layers=(config.encoder_layers or config.num_layers) if pair else 0,
+        head_width=head_width,
+        key_width=config.key_width or head_width,
         ff_width=config.ff_width or (gated_width if config.feed_forward == "swiglu" else 4 * config.width),
     )
     if heads % resolved.num_kv_heads:
         raise UsageError(
             f"model.num_kv_heads {resolved.num_kv_heads} does not divide model.num_heads {heads}"
         )
-    if config.position == "rope" and resolved.head_width % 2:
+    if config.position == "rope" and resolved.key_width % 2:
         raise UsageError(
-            f"rope turns pairs of numbers, and a head is {resolved.head_width} wide: "
+            f"rope turns pairs of numbers, and a head is {resolved.key_width} wide: "
             "change model.num_heads or model.head_width so that it is even"
         )
     if config.position == "sinusoidal" and config.width % 2:

@@ -26,15 +26,19 @@ def fan_in_normal(fan_in: int, gain: float = 1.0) -> nn.initializers.Initializer
     return nn.initializers.normal(stddev=gain / fan_in**0.5)
 
 
-def linear(x_BTX: jax.Array, kernel_XY: jax.Array, out_type: Any = None) -> jax.Array:
-    """One matrix product over all tokens at once. Returns (B, T, Y) in `out_type`, or else the type of `x_BTX`.
+def linear(
+    x_BTX: jax.Array, kernel_XY: jax.Array, bias_Y: jax.Array | None = None, out_type: Any = None
+) -> jax.Array:
+    """One matrix product over all tokens at once, plus a bias. Returns (B, T, Y) in `out_type`, or else the type of
+    `x_BTX`.
 
     Flattened on purpose: XLA's CPU backend materializes transposes of operands of higher rank in the backward
     pass.
     """
     B, T, X = x_BTX.shape
     kernel_XY = kernel_XY.astype(x_BTX.dtype)
-    return jnp.matmul(x_BTX.reshape(B * T, X), kernel_XY, preferred_element_type=out_type).reshape(B, T, -1)
+    y_BTY = jnp.matmul(x_BTX.reshape(B * T, X), kernel_XY, preferred_element_type=out_type).reshape(B, T, -1)
+    return y_BTY if bias_Y is None else y_BTY + bias_Y.astype(y_BTY.dtype)[None, None]
 
 
 class Norm(nn.Module):
@@ -76,14 +80,17 @@ class Dropout(nn.Module):
         return jnp.where(bits >= dropped, x * (2**16 / (2**16 - dropped)), 0)
 
 
-def sinusoid(positions_BT: jax.Array, width: int) -> jax.Array:
+def sinusoid(positions_BT: jax.Array, width: int, layout: str = "interleaved") -> jax.Array:
     """Sinusoidal positions (arXiv:1706.03762, section 3.5): even features sine, odd features cosine.
 
-    Returns (B, T, width) in float32; `width` is even.
+    With the layout "halves" all sines lie before all cosines. Returns (B, T, width) in float32; `width` is even.
     """
     wavelengths_D = 10000.0 ** (jnp.arange(0, width, 2) / width)
     angles_BTD = positions_BT[..., None] / wavelengths_D[None, None]
-    return jnp.stack([jnp.sin(angles_BTD), jnp.cos(angles_BTD)], axis=-1).reshape(*positions_BT.shape, width)
+    axis = -1 if layout == "interleaved" else -2
+    return jnp.stack([jnp.sin(angles_BTD), jnp.cos(angles_BTD)], axis=axis).reshape(
+        *positions_BT.shape, width
+    )
 
 
 def rope(x_BHTC: jax.Array, positions_BT: jax.Array, theta: float) -> jax.Array:
@@ -107,8 +114,8 @@ def attend(q_BHTC: jax.Array, k_BKSC: jax.Array, v_BKSC: jax.Array, mask_BTS: ja
     """Scaled dot-product attention (arXiv:1706.03762, equation 1) with K key heads shared by H query heads.
 
     Query head h reads key head h // (H / K) (GQA, arXiv:2305.13245). `mask_BTS` is True where a query may look;
-    its first axis may be 1. A query that may look nowhere gets the mean of all values, so mask its loss.
-    Returns (B, H, T, C).
+    its first and second axes may be 1. A query that may look nowhere gets the mean of all values, so mask its loss.
+    Queries and keys may be narrower or wider than values. Returns (B, H, T, C), as wide as values.
     """
     B, H, T, C = q_BHTC.shape
     K = k_BKSC.shape[1]
@@ -119,7 +126,7 @@ def attend(q_BHTC: jax.Array, k_BKSC: jax.Array, v_BKSC: jax.Array, mask_BTS: ja
     scores_BHTS = jnp.where(mask_BTS[:, None], scores_BHTS, jnp.finfo(jnp.float32).min)
     weights_BHTS = jax.nn.softmax(scores_BHTS, axis=-1).astype(v_BKSC.dtype)
     weights_BKXS = weights_BHTS.reshape(B, K, (H // K) * T, -1)
-    return jnp.einsum("bkxs,bksc->bkxc", weights_BKXS, v_BKSC).reshape(B, H, T, C)
+    return jnp.einsum("bkxs,bksc->bkxc", weights_BKXS, v_BKSC).reshape(B, H, T, -1)
 
 
 class Attention(nn.Module):
@@ -135,11 +142,13 @@ class Attention(nn.Module):
         positions_BT: jax.Array,
         *,
         context_BSD: jax.Array | None = None,
+        known: KVCache | None = None,
         cache: KVCache | None = None,
         slot: jax.Array | int = 0,
     ) -> tuple[jax.Array, KVCache]:
         """Queries from `x_BTD`; keys and values from `context_BSD` (cross attention) or from `x_BTD` itself.
 
+        Keys and values that an earlier cross attention returned are used as they are where they are `known`.
         With a cache, the new keys and values are written from `slot` on, and the whole cache is attended to.
         Returns the output (B, T, D) and the keys and values attended to.
         """
@@ -147,16 +156,22 @@ class Attention(nn.Module):
         H, K, C, D = c.num_heads, c.num_kv_heads, c.head_width, c.width
         source_BSD = x_BTD if context_BSD is None else context_BSD
 
-        def project(name: str, x_BXD: jax.Array, heads: int) -> jax.Array:
-            y_BXY = linear(x_BXD, self.param(name, fan_in_normal(D), (D, heads * C)))
-            return y_BXY.reshape(*y_BXY.shape[:2], heads, C).transpose(0, 2, 1, 3)
+        def project(name: str, x_BXD: jax.Array, heads: int, width: int) -> jax.Array:
+            kernel_DY = self.param(name, fan_in_normal(D), (D, heads * width))
+            y_BXY = linear(x_BXD, kernel_DY, self._bias(name, heads * width))
+            return y_BXY.reshape(*y_BXY.shape[:2], heads, width).transpose(0, 2, 1, 3)
 
-        q_BHTC = project("query", x_BTD, H)
-        k_BKSC = project("key", source_BSD, K)
-        v_BKSC = project("value", source_BSD, K)
+        q_BHTC = project("query", x_BTD, H, c.key_width)
         if c.qk_norm:
-            q_BHTC, k_BKSC = Norm(c, name="query_norm")(q_BHTC), Norm(c, name="key_norm")(k_BKSC)
-        if c.position == "rope" and context_BSD is None:
+            q_BHTC = Norm(c, name="query_norm")(q_BHTC)
+        if known is None:
+            k_BKSC = project("key", source_BSD, K, c.key_width)
+            v_BKSC = project("value", source_BSD, K, C)
+            if c.qk_norm:
+                k_BKSC = Norm(c, name="key_norm")(k_BKSC)
+        else:
+            k_BKSC, v_BKSC = known
+        if c.position == "rope" and context_BSD is None and known is None:
             q_BHTC, k_BKSC = (
                 rope(q_BHTC, positions_BT, c.rope_theta),
                 rope(k_BKSC, positions_BT, c.rope_theta),
@@ -170,7 +185,12 @@ class Attention(nn.Module):
             mixed_BHTC = attend(q_BHTC, k_BKSC, v_BKSC, mask_BTS)
         mixed_BTY = mixed_BHTC.transpose(0, 2, 1, 3).reshape(*x_BTD.shape[:2], H * C)
         kernel_YD = self.param("output", fan_in_normal(H * C, residual_gain(c)), (H * C, D))
-        return linear(mixed_BTY, kernel_YD), KVCache(k_BKSC, v_BKSC)
+        return linear(mixed_BTY, kernel_YD, self._bias("output", D)), KVCache(k_BKSC, v_BKSC)
+
+    def _bias(self, name: str, width: int) -> jax.Array | None:
+        if self.config.biases != "all":
+            return None
+        return self.param(f"{name}_bias", nn.initializers.zeros, (width,))
 
 
 def residual_gain(config: TransformerConfig) -> float:
@@ -191,8 +211,13 @@ class FeedForward(nn.Module):
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         D, F = self.config.width, self.config.ff_width
 
+        def bias(name: str, width: int) -> jax.Array | None:
+            if self.config.biases == "none":
+                return None
+            return self.param(f"{name}_bias", nn.initializers.zeros, (width,))
+
         def up(name: str) -> jax.Array:
-            return linear(x_BTD, self.param(name, fan_in_normal(D), (D, F)))
+            return linear(x_BTD, self.param(name, fan_in_normal(D), (D, F)), bias(name, F))
 
         match self.config.feed_forward:
             case "swiglu":
@@ -203,4 +228,5 @@ class FeedForward(nn.Module):
                 h_BTF = jax.nn.relu(up("up"))
             case "relu2":
                 h_BTF = jnp.square(jax.nn.relu(up("up")))
-        return linear(h_BTF, self.param("down", fan_in_normal(F, residual_gain(self.config)), (F, D)))
+        down_FD = self.param("down", fan_in_normal(F, residual_gain(self.config)), (F, D))
+        return linear(h_BTF, down_FD, bias("down", D))

@@ -1,4 +1,4 @@
-"""The decoder-only Transformer, from token ids to logits.
+"""The decoder-only Transformer, from token ids to logits; `encoder_decoder.py` has the other one, of the same parts.
 
 Axes, in the order they lie in a name such as `scores_BHTS`:
     B batch        T target (query) position    S source (key) position    D model width    F feed-forward width
@@ -9,6 +9,7 @@ of Qwen3 (arXiv:2505.09388), so that trained weights can be written in that form
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -50,8 +51,20 @@ def document_positions(segments_BT: jax.Array) -> jax.Array:
     return index_T - jax.lax.cummax(jnp.where(starts, index_T, 0), axis=1)
 
 
+class Memory(NamedTuple):
+    """What a decoder's cross attention reads of the source."""
+
+    mask_BS: jax.Array
+    """False at padding"""
+    encoded_BSD: jax.Array | None
+    """the encoder's output; None where its keys and values are there already"""
+    known: tuple[KVCache, ...] | None = None
+    """keys and values of each layer, from an earlier call"""
+
+
 class Block(nn.Module):
-    """Attention and feed-forward, each with its norm and its residual (arXiv:1706.03762, figure 1)."""
+    """Attention, in a decoder with an encoder cross attention, and feed-forward, each with its norm and its residual
+    (arXiv:1706.03762, figure 1)."""
 
     config: TransformerConfig
 
@@ -65,7 +78,10 @@ class Block(nn.Module):
         deterministic: bool,
         cache: KVCache | None = None,
         slot: jax.Array | int = 0,
-    ) -> tuple[jax.Array, KVCache]:
+        memory: Memory | None = None,
+    ) -> tuple[jax.Array, tuple[KVCache, ...]]:
+        """Returns the output and the keys and values of self attention and, with a memory of one layer, of cross
+        attention. A memory of fewer rows than `x_BTD` is each one's for as many rows side by side, as in a beam."""
         c = self.config
         kv: list[KVCache] = []
 
@@ -76,8 +92,22 @@ class Block(nn.Module):
             kv.append(new)
             return out_BTD
 
+        def cross_attention(h_BTD: jax.Array) -> jax.Array:
+            # Rows that share a source are further queries to the same keys: nothing needs to be copied.
+            rows = memory.mask_BS.shape[0]
+            out_BTD, new = Attention(c, name="cross_attention")(
+                h_BTD.reshape(rows, -1, c.width),
+                memory.mask_BS[:, None],
+                positions_BT,
+                context_BSD=memory.encoded_BSD,
+                known=memory.known[0] if memory.known else None,
+            )
+            kv.append(new)
+            return out_BTD.reshape(h_BTD.shape)
+
         for name, sublayer in (
             ("attention", attention),
+            *([("cross_attention", cross_attention)] if memory else []),
             ("feed_forward", FeedForward(c, name="feed_forward")),
         ):
             norm = Norm(c, name=f"{name}_norm")
@@ -86,7 +116,99 @@ class Block(nn.Module):
                 x_BTD = x_BTD + dropout(sublayer(norm(x_BTD)))
             else:
                 x_BTD = norm(x_BTD + dropout(sublayer(x_BTD)))
-        return x_BTD, kv[0]
+        return x_BTD, tuple(kv)
+
+
+def run_blocks(
+    config: TransformerConfig,
+    num_layers: int,
+    x_BTD: jax.Array,
+    mask_BTS: jax.Array,
+    positions_BT: jax.Array,
+    *,
+    deterministic: bool,
+    caches: tuple[KVCache, ...] | None = None,
+    slot: jax.Array | int = 0,
+    memory: Memory | None = None,
+) -> tuple[jax.Array, list[tuple[KVCache, ...]]]:
+    """Blocks `layer_0`, `layer_1`, ... of the module that calls, and its `final_norm` where norms come first.
+
+    Returns the output and, of every block, what it returns beside.
+    """
+    kept = []
+    for i in range(num_layers):
+        x_BTD, kv = Block(config, name=f"layer_{i}")(
+            x_BTD,
+            mask_BTS,
+            positions_BT,
+            deterministic=deterministic,
+            cache=None if caches is None else caches[i],
+            slot=slot,
+            memory=memory and memory._replace(known=memory.known and memory.known[i : i + 1]),
+        )
+        kept.append(kv)
+    if config.norm_position == "pre":
+        x_BTD = Norm(config, name="final_norm")(x_BTD)
+    return x_BTD, kept
+
+
+def lean_blocks(
+    module: nn.Module,
+    x_BTD: jax.Array,
+    mask_BTS: jax.Array | Sight,
+    positions_BT: jax.Array,
+    *,
+    deterministic: bool,
+) -> jax.Array:
+    """What `run_blocks` returns first, without caches, as `module.compute` says: rematerialized, or in a loop."""
+    c, compute = module.config, module.compute
+    if compute.scan_layers:
+
+        def layer(params, x_BTD, key):
+            rngs = None if key is None else {"dropout": key}
+            block = partial(Block(c, parent=None).apply, {"params": params}, rngs=rngs)
+            return block(x_BTD, mask_BTS, positions_BT, deterministic=key is None)[0]
+
+        layers = [module.variables["params"][f"layer_{i}"] for i in range(c.num_layers)]
+        key = None if deterministic or not c.dropout else module.make_rng("dropout")
+        x_BTD = scan_layers(layer, layers, x_BTD, key=key, remat=compute.remat)
+    else:
+        run = rematerialized(
+            lambda block, x_BTD: block(x_BTD, mask_BTS, positions_BT, deterministic=deterministic)[0],
+            compute.remat,
+        )
+        for i in range(c.num_layers):
+            x_BTD = run(Block(c, name=f"layer_{i}"), x_BTD)
+    return Norm(c, name="final_norm")(x_BTD) if c.norm_position == "pre" else x_BTD
+
+
+def add_positions(module: nn.Module, x_BTD: jax.Array, positions_BT: jax.Array) -> jax.Array:
+    """Sinusoidal or learned positions added to embeddings; a learned table is the parameter `positions` of `module`."""
+    c = module.config
+    if c.position == "sinusoidal":
+        x_BTD += sinusoid(positions_BT, c.width, c.sinusoid_layout)
+    elif c.position == "learned":
+        table_TD = module.param("positions", nn.initializers.normal(0.02), (c.max_length, c.width))
+        x_BTD += table_TD[positions_BT]
+    return x_BTD
+
+
+def embedding_initializer(config: TransformerConfig) -> nn.initializers.Initializer:
+    """As a head, a table of standard deviation 1 would begin with logits of sqrt(D): sure, and wrong."""
+    return nn.initializers.normal(config.width**-0.5 if config.tie_embeddings else 1.0)
+
+
+def head_initializer(config: TransformerConfig) -> nn.initializers.Initializer:
+    """Near zero: the first predictions are uniform, and no step is spent on unlearning chance."""
+    return fan_in_normal(config.width, 0.02)
+
+
+def head_logits(config: TransformerConfig, x_BTD: jax.Array, head_DV: jax.Array) -> jax.Array:
+    """Logits (B, T, V) in float32."""
+    logits_BTV = linear(x_BTD, head_DV, out_type=jnp.float32)
+    if config.logit_soft_cap:
+        logits_BTV = config.logit_soft_cap * jnp.tanh(logits_BTV / config.logit_soft_cap)
+    return logits_BTV
 
 
 class TokenShift(nn.Module):
@@ -153,9 +275,7 @@ class Transformer(nn.Module):
         elif mask_BTS is None:
             mask_BTS = Sight(segments_BT, segments_BT, causal=True, kernel=self.compute.attention)
 
-        # As a head, a table of standard deviation 1 would begin with logits of sqrt(D): sure, and wrong.
-        deviation = c.width**-0.5 if c.tie_embeddings else 1.0
-        embedding_VD = self.param("embedding", nn.initializers.normal(deviation), (c.vocab_size, c.width))
+        embedding_VD = self.param("embedding", embedding_initializer(c), (c.vocab_size, c.width))
         x_BTD = embedding_VD[tokens_BT]
         if c.token_shift:
             if before_BN is None:
@@ -164,55 +284,30 @@ class Transformer(nn.Module):
             x_BTD = TokenShift(c, name="token_shift")(x_BTD, embedding_VD[before_BN], since_start_BT)
         if c.embedding_scale:
             x_BTD *= c.width**0.5
-        if c.position == "sinusoidal":
-            x_BTD += sinusoid(positions_BT, c.width)
-        elif c.position == "learned":
-            table_TD = self.param("positions", nn.initializers.normal(0.02), (c.max_length, c.width))
-            x_BTD += table_TD[positions_BT]
-        x_BTD = x_BTD.astype(self.compute.precision)
+        x_BTD = add_positions(self, x_BTD, positions_BT).astype(self.compute.precision)
         x_BTD = Dropout(c.dropout)(x_BTD, deterministic=deterministic)
-
-        new_caches = []
-        trains = caches is None and not self.is_initializing()
-        if trains and self.compute.scan_layers:
-
-            def layer(params, x_BTD, key):
-                rngs = None if key is None else {"dropout": key}
-                block = partial(Block(c, parent=None).apply, {"params": params}, rngs=rngs)
-                return block(x_BTD, mask_BTS, positions_BT, deterministic=key is None)[0]
-
-            layers = [self.variables["params"][f"layer_{i}"] for i in range(c.num_layers)]
-            key = None if deterministic or not c.dropout else self.make_rng("dropout")
-            x_BTD = scan_layers(layer, layers, x_BTD, key=key, remat=self.compute.remat)
-        elif trains and self.compute.remat != "none":
-            run = rematerialized(
-                lambda block, x_BTD: block(x_BTD, mask_BTS, positions_BT, deterministic=deterministic)[0],
-                self.compute.remat,
+        lean = self.compute.scan_layers or self.compute.remat != "none"
+        if lean and caches is None and not self.is_initializing():
+            x_BTD, kept = (
+                lean_blocks(self, x_BTD, mask_BTS, positions_BT, deterministic=deterministic),
+                [],
             )
-            for i in range(c.num_layers):
-                x_BTD = run(Block(c, name=f"layer_{i}"), x_BTD)
         else:
-            for i in range(c.num_layers):
-                x_BTD, kv = Block(c, name=f"layer_{i}")(
-                    x_BTD,
-                    mask_BTS,
-                    positions_BT,
-                    deterministic=deterministic,
-                    cache=None if caches is None else caches[i],
-                    slot=slot,
-                )
-                new_caches.append(kv)
-        if c.norm_position == "pre":
-            x_BTD = Norm(c, name="final_norm")(x_BTD)
-
+            x_BTD, kept = run_blocks(
+                c,
+                c.num_layers,
+                x_BTD,
+                mask_BTS,
+                positions_BT,
+                deterministic=deterministic,
+                caches=caches,
+                slot=slot,
+            )
         if c.tie_embeddings:
             head_DV = embedding_VD.T
         else:
-            # Near zero: the first predictions are uniform, and no step is spent on unlearning chance.
-            head_DV = self.param("head", fan_in_normal(c.width, 0.02), (c.width, c.vocab_size))
+            head_DV = self.param("head", head_initializer(c), (c.width, c.vocab_size))
         if not with_logits:
             return x_BTD, head_DV
-        logits_BTV = linear(x_BTD, head_DV, jnp.float32)
-        if c.logit_soft_cap:
-            logits_BTV = c.logit_soft_cap * jnp.tanh(logits_BTV / c.logit_soft_cap)
-        return logits_BTV if caches is None else (logits_BTV, tuple(new_caches))
+        logits_BTV = head_logits(c, x_BTD, head_DV)
+        return logits_BTV if caches is None else (logits_BTV, tuple(own for (own,) in kept))

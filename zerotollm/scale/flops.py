@@ -4,15 +4,24 @@ from zerotollm.model.config import TransformerConfig
 
 
 def num_parameters(model: TransformerConfig) -> int:
-    """Parameters of the decoder that `model`, resolved, describes."""
+    """Parameters of the model that `model`, resolved, describes."""
     D = model.width
     norm = 2 if model.norm == "layer" else 1
-    norms = norm * (2 * D + (2 * model.head_width if model.qk_norm else 0))
-    embedding = model.vocab_size * D * (1 if model.tie_embeddings else 2)
-    positions = model.max_length * D if model.position == "learned" else 0
-    final_norm = norm * D if model.norm_position == "pre" else 0
-    embedding += model.token_shift * D
-    return model.num_layers * (_layer_matrices(model) + norms) + embedding + positions + final_norm
+    norms = norm * (2 * D + (2 * model.key_width if model.qk_norm else 0))
+    # Both sides of an encoder-decoder have a table of positions and a last norm of their own.
+    sides = 2 if model.encoder_layers else 1
+    outside = sides * (
+        (model.max_length * D if model.position == "learned" else 0)
+        + (norm * D if model.norm_position == "pre" else 0)
+    )
+    outside += model.vocab_size * D * (1 if model.tie_embeddings else 2) + model.token_shift * D
+    block = _attention_matrices(model) + _attention_biases(model) + _feed_forward_matrices(model) + norms
+    if model.biases != "none":
+        block += model.ff_width * (2 if model.feed_forward == "swiglu" else 1) + D
+    cross = _attention_matrices(model) + _attention_biases(model)
+    cross += norm * (D + (2 * model.key_width if model.qk_norm else 0))
+    layers = model.num_layers + model.encoder_layers
+    return layers * block + (model.num_layers * cross if model.encoder_layers else 0) + outside
 
 
 def forward_flops(model: TransformerConfig, context: int) -> int:
@@ -20,11 +29,15 @@ def forward_flops(model: TransformerConfig, context: int) -> int:
 
     A product of (m, k) and (k, n) counts 2 m k n. Attention counts the whole window, masked half included, for
     that is what is computed. Norms, softmax and the like, some percent, are left out, as is usual (PaLM,
-    arXiv:2204.02311, appendix B). The embedding is a lookup and costs nothing; the head is a product.
+    arXiv:2204.02311, appendix B). The embedding is a lookup and costs nothing; the head is a product. Of an
+    encoder-decoder: per target token, with a source as long as the target.
     """
-    attention = 2 * 2 * context * model.num_heads * model.head_width  # scores and mixing
-    layer = 2 * _layer_matrices(model) + attention
-    return model.num_layers * layer + 2 * model.width * model.vocab_size
+    mixing = 2 * context * model.num_heads * (model.key_width + model.head_width)  # scores and sums
+    attention = 2 * _attention_matrices(model) + mixing
+    layer = attention + 2 * _feed_forward_matrices(model)
+    layers = model.num_layers + model.encoder_layers
+    cross = model.num_layers * attention if model.encoder_layers else 0
+    return layers * layer + cross + 2 * model.width * model.vocab_size
 
 
 def train_flops(model: TransformerConfig, context: int) -> int:
@@ -32,8 +45,19 @@ def train_flops(model: TransformerConfig, context: int) -> int:
     return 3 * forward_flops(model, context)
 
 
-def _layer_matrices(model: TransformerConfig) -> int:
-    """Numbers in the matrices of one block."""
-    D, C = model.width, model.head_width
-    attention = D * C * (2 * model.num_heads + 2 * model.num_kv_heads)
-    return attention + D * model.ff_width * (3 if model.feed_forward == "swiglu" else 2)
+def _attention_matrices(model: TransformerConfig) -> int:
+    """Numbers in the matrices of one attention: queries and keys, values and output."""
+    heads = model.num_heads + model.num_kv_heads
+    return model.width * heads * (model.key_width + model.head_width)
+
+
+def _attention_biases(model: TransformerConfig) -> int:
+    if model.biases != "all":
+        return 0
+    heads, kv_heads = model.num_heads, model.num_kv_heads
+    return (heads + kv_heads) * model.key_width + kv_heads * model.head_width + model.width
+
+
+def _feed_forward_matrices(model: TransformerConfig) -> int:
+    """Numbers in the matrices of one feed-forward."""
+    return model.width * model.ff_width * (3 if model.feed_forward == "swiglu" else 2)

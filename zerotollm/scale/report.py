@@ -109,9 +109,12 @@ def table(fit: Fit, prediction: Prediction, measured: Point, extras: Sequence[tu
         "|---:|---:|---:|---:|",
     ]
     computes = [group[0].compute for group in budgets([*fit.points, measured]) if len(group) > 1]
+    sizes = [point.parameters for point in fit.points]
     for compute, best, low, high in best_sizes(fit, [*computes, measured.compute]):
         tokens = compute / 6 / best
-        lines.append(f"| {compute:.2g} | {best:,.0f} | {low:,.0f} to {high:,.0f} | {tokens:,.0f} |")
+        trained = min(sizes) <= best <= max(sizes) and compute <= max(p.compute for p in fit.points)
+        beyond = "" if trained else ", beyond what was fitted"
+        lines.append(f"| {compute:.2g} | {best:,.0f}{beyond} | {low:,.0f} to {high:,.0f} | {tokens:,.0f} |")
     return "\n".join(lines) + "\n"
 
 

@@ -134,6 +134,16 @@ def restore_params(checkpoint: Checkpoint) -> dict[str, Any]:
         return checkpointer.restore(path, args=arguments)["params"]
 
 
+def average_params(checkpoints: list[Checkpoint]) -> dict[str, Any]:
+    """The mean of the parameters of several checkpoints. Raises RunError where one is damaged."""
+    import jax
+
+    total = restore_params(checkpoints[0])
+    for checkpoint in checkpoints[1:]:
+        total = jax.tree.map(lambda x, y: x + y, total, restore_params(checkpoint))
+    return jax.tree.map(lambda x: x / len(checkpoints), total)
+
+
 class CheckpointWriter:
     """Saves in the background, one at a time; keeps the newest `keep` and the best.
 

@@ -52,6 +52,11 @@ class TrainConfig:
 
     steps: int = 3300
     """optimizer steps"""
+    objective: Literal["likelihood", "span_corruption", "prefix_lm"] = "likelihood"
+    """likelihood: of a text, or of a target given its source; for an encoder-decoder on plain text: span_corruption,
+    what is hidden of it (arXiv:1910.10683, section 3.1.4), or prefix_lm, how it goes on"""
+    start_from: str = ""
+    """run directory whose parameters and tokenizer training begins with, as after pretraining; empty: anew"""
     seed: int = 0
     """of initialization, data order and dropout"""
     micro_batches: int = 1
@@ -68,5 +73,7 @@ class TrainConfig:
     """steps between checkpoints; 0: only at the end"""
     keep: int = 2
     """newest checkpoints kept, besides the best one"""
+    average: int = 1
+    """newest checkpoints whose mean is evaluated and writes (arXiv:1706.03762, section 6.1); 1: the best one instead"""
     log_every: int = 10
     """steps between lines in metrics.jsonl"""

@@ -107,7 +107,7 @@ class StepLog:
         *,
         steps: int,
         every: int,
-        tokens_per_step: int,
+        tokens_per_step: float,
         bpb_per_nat: float,
         losses: list[float],
     ):
@@ -130,7 +130,7 @@ class StepLog:
             self.losses.clear()
             line = {"step": step, "loss": loss, "bpb": loss * self._bpb_per_nat}
             line |= {name: value for name, value in values.items() if name != "loss"}
-            line["tokens"] = step * self._tokens_per_step
+            line["tokens"] = round(step * self._tokens_per_step)
             self._writer.write(line | {"timing": {"tokens_per_second": round(tokens_per_second, 1)}})
 
     def validation(self, step: int, loss: float, bpb: float) -> bool:

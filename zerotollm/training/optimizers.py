@@ -1,6 +1,9 @@
 """Update rules and schedules, composed from optax. State is a pytree; every function here is pure."""
 
+from collections import defaultdict
+from collections.abc import Sequence
 from functools import partial
+from itertools import accumulate
 
 import jax
 import jax.numpy as jnp
@@ -35,23 +38,39 @@ def orthogonalize(matrix_XY: jax.Array, iterations: int) -> jax.Array:
     return x if wide else x.mT
 
 
-def muon_direction(kernel_XY: jax.Array, *, iterations: int, block: int, writes_residual: bool) -> jax.Array:
-    """The orthogonalized update of one kernel (in X, out Y), of Frobenius norm sqrt(min(X, Y) max(1, Y / X)).
+def muon_directions(
+    kernels: Sequence[jax.Array], writes_residual: Sequence[bool], *, iterations: int, block: int
+) -> list[jax.Array]:
+    """The orthogonalized updates of kernels (in X, out Y), each of Frobenius norm sqrt(min(X, Y) max(1, Y / X)).
 
     With `block`, each group of so many heads' or hidden units' features is orthogonalized on its own: they lie
     along X where the kernel writes to the residual stream and along Y elsewhere. Newton-Schulz then works on Gram
     matrices of `block` x `block`, several times cheaper than of the whole width. A block that does not divide
-    the axis, or 0, takes the whole kernel.
+    the axis, or 0, takes the whole kernel. Blocks of one shape go through the iterations together: a program
+    with a handful of products, which compiles and runs faster than one with a handful for each kernel.
     """
-    X, Y = kernel_XY.shape
-    norm = (min(X, Y) * max(1.0, Y / X)) ** 0.5
-    # Each block as (block, rest): its features are the rows.
-    rows, columns = (X, Y) if writes_residual else (Y, X)
-    height = block if block and rows % block == 0 else rows
-    blocks = (kernel_XY if writes_residual else kernel_XY.T).reshape(rows // height, height, columns)
-    directions = orthogonalize(blocks, iterations).reshape(rows, columns)
-    directions *= norm / (rows // height * min(height, columns)) ** 0.5
-    return directions if writes_residual else directions.T
+    blocks, together = [], defaultdict(list)
+    for index, (kernel_XY, writes) in enumerate(zip(kernels, writes_residual, strict=True)):
+        rows_RC = kernel_XY if writes else kernel_XY.T  # features are rows
+        rows, columns = rows_RC.shape
+        height = block if block and rows % block == 0 else rows
+        blocks.append(rows_RC.reshape(rows // height, height, columns))
+        together[height, columns].append(index)
+
+    updates = {}
+    for members in together.values():
+        lengths = [len(blocks[index]) for index in members]
+        directions = orthogonalize(jnp.concatenate([blocks[index] for index in members]), iterations)
+        updates |= zip(members, jnp.split(directions, list(accumulate(lengths))[:-1]), strict=True)
+
+    def joined(index: int) -> jax.Array:
+        X, Y = kernels[index].shape
+        count, height, columns = blocks[index].shape
+        norm = (min(X, Y) * max(1.0, Y / X) / (count * min(height, columns))) ** 0.5
+        rows_RC = updates[index].reshape(count * height, columns) * norm
+        return rows_RC if writes_residual[index] else rows_RC.T
+
+    return [joined(index) for index in range(len(kernels))]
 
 
 def scale_by_muon(momentum: float, iterations: int, block: int) -> optax.GradientTransformation:
@@ -65,11 +84,10 @@ def scale_by_muon(momentum: float, iterations: int, block: int) -> optax.Gradien
         trace = jax.tree.map(lambda m, g: momentum * m + g, state.trace, gradients)
         nesterov = jax.tree.map(lambda m, g: momentum * m + g, trace, gradients)
 
-        def direction(path, kernel_XY):
-            writes = path[-1].key in ("output", "down")
-            return muon_direction(kernel_XY, iterations=iterations, block=block, writes_residual=writes)
-
-        return jax.tree_util.tree_map_with_path(direction, nesterov), optax.TraceState(trace=trace)
+        paths, kernels = zip(*jax.tree_util.tree_leaves_with_path(nesterov), strict=True)
+        writes = [path[-1].key in ("output", "down") for path in paths]
+        directions = muon_directions(kernels, writes, iterations=iterations, block=block)
+        return jax.tree.unflatten(jax.tree.structure(nesterov), directions), optax.TraceState(trace=trace)
 
     return optax.GradientTransformation(init, update)
 

@@ -13,7 +13,9 @@ from zerotollm.compute.config import PLAIN, ComputeConfig, resolve
 from zerotollm.compute.cross_entropy import Penalty, chunked_cross_entropy
 from zerotollm.compute.device import this_accelerator
 from zerotollm.compute.loss_scale import LossScale
+from zerotollm.data.tokenizer import Tokenizer
 from zerotollm.model.config import TransformerConfig
+from zerotollm.model.encoder_decoder import EncoderDecoder
 from zerotollm.model.transformer import Transformer
 from zerotollm.randomness import stream_key
 from zerotollm.training.config import OptimizerConfig, TrainConfig
@@ -41,7 +43,10 @@ class TrainState(NamedTuple):
 def init_params(model: TransformerConfig, seed: int | jax.Array) -> Any:
     """Fresh parameters: a nested dict of float32 arrays."""
     tokens_BT = jnp.zeros((1, 1), jnp.int32)
-    return Transformer(model).init(stream_key(seed, "init", 0), tokens_BT)["params"]
+    key = stream_key(seed, "init", 0)
+    if model.architecture == "encoder-decoder":
+        return EncoderDecoder(model).init(key, tokens_BT, tokens_BT == 0, tokens_BT)["params"]
+    return Transformer(model).init(key, tokens_BT)["params"]
 
 
 def init_state(
@@ -55,19 +60,24 @@ def init_state(
     `jax.eval_shape`."""
     params = init_params(model, train.seed if seed is None else seed)
     opt_state = make_optimizer(optimizer, train.steps).init(params)
-    scale = scaling.init_loss_scale() if _precision(compute) == "float16" else None
+    scale = scaling.init_loss_scale() if _precision(compute, model) == "float16" else None
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state, scale)
 
 
-def _precision(compute: ComputeConfig) -> str:
+def _precision(compute: ComputeConfig, model: TransformerConfig) -> str:
     """The type of activations on this device."""
+    if model.architecture == "encoder-decoder":
+        return PLAIN.precision
     return this_accelerator().half() if compute.precision == "auto" else compute.precision
 
 
 def resolved_for(
     compute: ComputeConfig, model: TransformerConfig, batch: Batch, *, masked: bool
 ) -> ComputeConfig:
-    """How this very batch (or micro-batch) is computed on this device."""
+    """How this very batch (or micro-batch) is computed on this device. With an encoder everything is held, in
+    float32."""
+    if model.architecture == "encoder-decoder":
+        return PLAIN
     rows, context = batch["inputs"].shape
     return resolve(
         compute, this_accelerator(), rows=rows, context=context, vocab_size=model.vocab_size, masked=masked
@@ -84,14 +94,19 @@ def batch_logits(
     compute: ComputeConfig = PLAIN,
     with_logits: bool = True,
 ) -> Any:
-    """Logits (B, T, V) of a batch. With a dropout key, dropout is on. `compute` is resolved, `with_logits` as in
-    `Transformer`."""
-    return Transformer(model, compute).apply(
+    """Logits (B, T, V) of a batch. With a dropout key, dropout is on. `compute` is resolved; with it a decoder alone
+    can do without logits, as in `Transformer`."""
+    if model.architecture == "encoder-decoder":
+        net, sources_BS, options = EncoderDecoder(model), batch["sources"], {}
+        arguments = (sources_BS, sources_BS != Tokenizer.pad_id, batch["inputs"])
+    else:
+        net, options = Transformer(model, compute), {"with_logits": with_logits}
+        arguments = (batch["inputs"], batch["segments"] if masked else None)
+    return net.apply(
         {"params": params},
-        batch["inputs"],
-        batch["segments"] if masked else None,
+        *arguments,
         deterministic=dropout_key is None,
-        with_logits=with_logits,
+        **options,
         rngs=None if dropout_key is None else {"dropout": dropout_key},
     )
 
@@ -151,9 +166,10 @@ def seeded_train_step(
 ) -> Callable[[TrainState, Batch, int | jax.Array], tuple[TrainState, Metrics]]:
     """(state, batch, seed) -> (state, metrics), a pure function to be jitted, or vmapped over several seeds.
 
-    Batch: "inputs", "targets", "segments" (B, T) int32 and "weights" (B, T) float32. `masked` keeps attention
-    inside a document. With `train.micro_batches` the gradients of equal parts of the batch are summed by
-    `lax.scan` before one update: the same update as of the whole batch, in less memory.
+    Batch: "inputs", "targets" (B, T) int32, "weights" (B, T) float32 and "segments" (B, T) int32 or, for an
+    encoder, "sources" (B, S) int32. `masked` keeps attention inside a document. With `train.micro_batches` the
+    gradients of equal parts of the batch are summed by `lax.scan` before one update: the same update as of the
+    whole batch, in less memory.
     Metrics, float32 scalars: loss (nats per token: cross-entropy alone, so that runs with label smoothing or
     z-loss compare), grad_norm, param_norm, learning_rate.
     In float16 a step whose gradients overflow changes nothing but `step` and the loss scale; metrics then also have

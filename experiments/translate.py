@@ -1,0 +1,50 @@
+"""Question: can two CPU cores learn to turn Wycliffe's English of 1395 into English of today?
+
+Command: python launch.py --experiment translate
+
+Time: not yet measured
+
+Expected: not yet measured
+"""
+
+from dataclasses import replace
+
+from experiments.base import experiment as base
+from zerotollm.experiment import Experiment
+
+
+def experiment() -> Experiment:
+    """`base` with an encoder, on verses of the Wycliffe Bible and of the World English Bible.
+
+    Narrower than `base`, for it has two sides and reads its pairs some five times; more and narrower heads, as one
+    head of cross attention looks at one place.
+    """
+    parent = base()
+    return replace(
+        parent,
+        name="translate",
+        data=replace(parent.data, corpus="bible-wyc:bible-web", context=96, batch_size=16),
+        tokenizer=replace(parent.tokenizer, vocab_size=3072),
+        model=replace(
+            parent.model,
+            architecture="encoder-decoder",
+            num_layers=3,
+            encoder_layers=3,
+            width=128,
+            num_heads=4,
+        ),
+        optimizer=replace(parent.optimizer, block=32),
+        train=replace(
+            parent.train,
+            steps=4000,
+            label_smoothing=0.1,
+            eval_every=500,
+            sample_every=1000,
+            checkpoint_every=500,
+        ),
+        sample=replace(
+            parent.sample,
+            prompt="In the bigynnyng God made of nouyt heuene and erthe.",
+            max_tokens=50,
+        ),
+    )

@@ -1,0 +1,223 @@
+"""Translating end to end on small files: train, stop, go on, evaluate, generate; copy and reverse are learned."""
+
+import json
+import random
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import zerotollm
+from zerotollm.actions import ACTIONS
+from zerotollm.actions.evaluate import evaluate
+from zerotollm.actions.fit import compile_programs, fit
+from zerotollm.actions.interrupts import StoppedError
+from zerotollm.actions.train import train
+from zerotollm.actions.translation import translate_split
+from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.decoding.config import SamplingConfig
+from zerotollm.errors import UsageError
+from zerotollm.experiment import Experiment, validate
+from zerotollm.model.config import TransformerConfig
+from zerotollm.run import load
+from zerotollm.training import checkpoints
+from zerotollm.training.config import OptimizerConfig, TrainConfig
+
+STEPS = 12
+WORDS = [
+    "in",
+    "the",
+    "beginning",
+    "god",
+    "made",
+    "heaven",
+    "and",
+    "earth",
+    "while",
+    "waters",
+    "covered",
+    "it",
+]
+
+
+def write_pairs(folder: Path, count: int, longest: int, target) -> str:
+    draw = random.Random(0)
+    sources = [[draw.choice(WORDS) for _ in range(draw.randint(1, longest))] for _ in range(count)]
+    (folder / "s.txt").write_text("".join(f"{' '.join(s)}\n" for s in sources), "utf-8")
+    (folder / "t.txt").write_text("".join(f"{' '.join(target(s))}\n" for s in sources), "utf-8")
+    return f"{folder / 's.txt'}:{folder / 't.txt'}"
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory) -> Experiment:
+    folder = tmp_path_factory.mktemp("pairs")
+    return Experiment(
+        name="small",
+        data=DataConfig(
+            corpus=write_pairs(folder, 300, 9, lambda words: words[::-1]), dir=str(folder / "data"), context=24,
+            batch_size=4, validation_fraction=0.1, test_fraction=0.1,
+        ),
+        tokenizer=TokenizerConfig(kind="bpe", vocab_size=60, byte_fallback=False),
+        model=TransformerConfig(
+            architecture="encoder-decoder", num_layers=1, width=16, num_heads=2, dropout=0.1
+        ),
+        train=TrainConfig(
+            steps=STEPS, label_smoothing=0.1, eval_every=6, sample_every=6, checkpoint_every=3, average=2, log_every=1
+        ),
+        sample=SamplingConfig(prompt="the waters", max_tokens=5, beam_size=2),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run_dir(experiment, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "small"
+    train(experiment, path)
+    return path
+
+
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(experiment, run_dir, tmp_path, monkeypatch):
+    from zerotollm.actions import train as module
+
+    real = module.due
+
+    def stop_at_5(step, steps, every):
+        if step == 5:
+            signal.raise_signal(signal.SIGTERM)
+        return real(step, steps, every)
+
+    monkeypatch.setattr(module, "due", stop_at_5)
+    with pytest.raises(StoppedError):
+        train(experiment, tmp_path)
+    monkeypatch.setattr(module, "due", real)
+    train(experiment, tmp_path)
+    ended = [load(path, STEPS).params for path in (run_dir, tmp_path)]
+    assert all(np.array_equal(a, b) for a, b in zip(*map(leaves, ended), strict=True))
+    averages = [load(path).params for path in (run_dir, tmp_path)]
+    assert all(np.array_equal(a, b) for a, b in zip(*map(leaves, averages), strict=True))
+
+
+def leaves(params):
+    import jax
+
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
+
+
+def test_the_average_is_the_mean_of_the_last_checkpoints(experiment, run_dir):
+    mean = leaves(load(run_dir).params)
+    parts = [leaves(load(run_dir, step).params) for step in (STEPS - 3, STEPS)]
+    for average, a, b in zip(mean, *parts, strict=True):
+        np.testing.assert_allclose(average, (a + b) / 2, rtol=1e-6, atol=1e-7)
+    assert ACTIONS["evaluate"].options(experiment).checkpoint == "average"
+    last = checkpoints.finished(run_dir / "checkpoints")[-1]
+    assert last.step == STEPS
+
+
+def test_evaluate_writes_translations_beside_sources_and_references(experiment, run_dir, tmp_path, capsys):
+    shutil.copytree(run_dir, tmp_path / "run")
+    options = ACTIONS["evaluate"].options(experiment)
+    result = evaluate(experiment, tmp_path / "run", replace(options, split="test"))
+    lines = (tmp_path / "run" / "translations-test.tsv").read_text("utf-8").splitlines()
+    assert lines[0].split("\t") == ["id", "source", "reference", "translation", "score"]
+    assert len(lines) == 1 + result["pairs"]
+    for line in lines[1:]:
+        _, source, reference, _, score = line.split("\t")
+        assert source.split()[::-1] == reference.split()
+        assert float(score) < 0
+    assert json.loads((tmp_path / "run" / "evaluation-test.json").read_text())["bleu"] == result["bleu"]
+    assert "tok:13a" in result["bleu_signature"]
+    assert result["bleu_signature"] in capsys.readouterr().out
+
+
+def test_a_run_translates_with_scores_and_generate_shows_the_best(run_dir):
+    run = zerotollm.load(run_dir)
+    (found,) = run.translate(["the waters covered it"], beam_size=3, n_best=3)
+    assert len(found) == 3
+    assert [t.score for t in found] == sorted((t.score for t in found), reverse=True)
+    assert run.generate("the waters covered it", beam_size=3) == found[0].text
+    several = run.generate("the waters covered it", beam_size=3, n_best=2)
+    assert [line.split("\t")[1] for line in several.split("\n")] == [t.text for t in found[:2]]
+    with pytest.raises(UsageError, match="nothing to translate"):
+        run.generate("")
+    with pytest.raises(UsageError, match="n_best is 5"):
+        run.generate("the", n_best=5)
+
+
+@pytest.mark.parametrize("objective", ["span_corruption", "prefix_lm"])
+def test_an_encoder_decoder_trains_on_plain_text_too(experiment, objective, tmp_path):
+    text = experiment.data.corpus.split(":")[0]
+    plain = replace(
+        experiment,
+        data=replace(experiment.data, corpus=text, documents="file", context=16),
+        train=replace(experiment.train, objective=objective, steps=3, average=1),
+    )
+    summary = train(plain, tmp_path / "run")
+    assert summary["validation_loss"] < 10
+    run = zerotollm.load(tmp_path / "run")
+    assert isinstance(run.generate("the waters"), str)
+
+
+def test_translation_begins_with_what_was_pretrained_on_plain_text(experiment, tmp_path):
+    text = experiment.data.corpus.split(":")[0]
+    pretraining = replace(
+        experiment,
+        data=replace(experiment.data, corpus=text, documents="file", context=16),
+        train=replace(experiment.train, objective="span_corruption", steps=3, average=1),
+    )
+    train(pretraining, tmp_path / "first")
+    begun = replace(experiment.train, start_from=str(tmp_path / "first"), steps=1, average=1)
+    still = replace(
+        experiment.optimizer, learning_rate=1e-12, adam_learning_rate=1e-12, embedding_learning_rate=1e-12
+    )
+    train(replace(experiment, train=begun, optimizer=still), tmp_path / "second")
+    first, second = zerotollm.load(tmp_path / "first"), zerotollm.load(tmp_path / "second")
+    assert second.tokenizer == first.tokenizer
+    for a, b in zip(leaves(first.params), leaves(second.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-9)
+    assert second.translate(["the waters"])[0]
+    wider = replace(experiment, train=begun, model=replace(experiment.model, width=32))
+    with pytest.raises(UsageError, match=r"trained with model\.width 16 \(now 32\)"):
+        train(wider, tmp_path / "third")
+
+
+def test_what_does_not_fit_together_is_refused(experiment):
+    decoder = replace(experiment, model=replace(experiment.model, architecture="decoder"))
+    with pytest.raises(UsageError, match=r"train\.objective span_corruption needs an encoder"):
+        validate(replace(decoder, train=replace(experiment.train, objective="span_corruption")))
+    with pytest.raises(UsageError, match=r"bible-web is no pair to translate: .*bible-web:bible-bbe"):
+        validate(replace(experiment, data=replace(experiment.data, corpus="bible-web")))
+    with pytest.raises(UsageError, match=r"set model\.architecture to encoder-decoder"):
+        validate(replace(decoder, data=replace(experiment.data, corpus="bible-wyc:bible-web")))
+    with pytest.raises(UsageError, match=r"data\.reverse is for pairs"):
+        validate(replace(decoder, data=replace(experiment.data, corpus="bible-web", reverse=True)))
+    with pytest.raises(UsageError, match="document_mask is for decoders"):
+        validate(replace(experiment, data=replace(experiment.data, document_mask=True)))
+    with pytest.raises(UsageError, match=r"n_best 3 is above sample\.beam_size 2"):
+        validate(replace(experiment, sample=replace(experiment.sample, n_best=3)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["copy", "reverse"])
+def test_copy_and_reverse_reach_100_percent_within_a_minute(task, tmp_path):
+    reverse = task == "reverse"
+    experiment = Experiment(
+        data=DataConfig(
+            corpus=write_pairs(tmp_path, 4000, 8, lambda words: words[::-1] if reverse else words),
+            dir=str(tmp_path / "data"), context=12, batch_size=32, validation_fraction=0.05, test_fraction=0.0,
+        ),
+        tokenizer=TokenizerConfig(vocab_size=64, byte_fallback=False),
+        model=TransformerConfig(architecture="encoder-decoder", num_layers=2, width=64, num_heads=2),
+        optimizer=OptimizerConfig(block=32, warmup_steps=5),
+        train=TrainConfig(steps=300),
+        sample=SamplingConfig(max_tokens=4, beam_size=1),
+    )  # fmt: skip
+    programs = compile_programs(experiment)
+    (fitted,) = fit(programs, [0])
+    run = zerotollm.run.Run(tmp_path, experiment, programs.model, 300, fitted.params, programs.feed.tokenizer)
+    _, table = translate_split(experiment, run, "validation")
+    rows = [line.split("\t") for line in table.splitlines()[1:]]
+    assert len(rows) > 100
+    assert [row[3] for row in rows] == [row[2] for row in rows]
+    assert fitted.step_seconds < 60

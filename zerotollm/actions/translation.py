@@ -1,0 +1,59 @@
+"""What evaluate and ablate share: translating a split with a trained model, and scoring it."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from zerotollm.experiment import Experiment
+
+
+class Trained(Protocol):
+    """What is needed of a run."""
+
+    params: Any
+    model_config: Any
+    tokenizer: Any
+
+
+def translates(experiment: Experiment) -> bool:
+    """Whether the experiment learns to translate."""
+    return experiment.model.architecture == "encoder-decoder" and experiment.train.objective == "likelihood"
+
+
+def translate_split(
+    experiment: Experiment, run: Trained, split: str, say: Callable[[str], None] = lambda text: None
+) -> tuple[dict[str, Any], str]:
+    """Translates every pair of the split that has two sides, whatever its length, and scores all of them.
+
+    Returns what `zerotollm.evaluation.translation.corpus_scores` does, `pairs` and `beam_size`; and the lines of a
+    table, tab-separated: id, source, reference, translation and score.
+    """
+    from zerotollm.data.pairs import kept
+    from zerotollm.data.parallel import open_parallel
+    from zerotollm.decoding.translate import translate_texts
+    from zerotollm.evaluation.translation import corpus_scores
+
+    pairs, _ = kept(open_parallel(experiment.data).splits[split], split)
+    found = translate_texts(
+        run.params,
+        run.model_config,
+        run.tokenizer,
+        [pair.source for pair in pairs],
+        experiment.sample,
+        lambda number: say(f"{number:,} of {len(pairs):,} translated"),
+    )
+    best = [translations[0] for translations in found]
+    lines = ["id\tsource\treference\ttranslation\tscore"]
+    for pair, (text, score) in zip(pairs, best, strict=True):
+        sides = (" ".join(side.split()) for side in (pair.id, pair.source, pair.target, text))
+        lines.append("\t".join([*sides, f"{score:.4f}"]))
+    scores = corpus_scores([text for text, _ in best], [pair.target for pair in pairs])
+    scores |= {"pairs": len(pairs), "beam_size": experiment.sample.beam_size}
+    return scores, "\n".join(lines) + "\n"
+
+
+def validation_bleu(programs: Any, params: Any) -> float:
+    """BLEU of the validation split with parameters trained by `zerotollm.actions.fit.fit`."""
+    from types import SimpleNamespace
+
+    run = SimpleNamespace(params=params, model_config=programs.model, tokenizer=programs.feed.tokenizer)
+    return translate_split(programs.experiment, run, "validation")[0]["bleu"]

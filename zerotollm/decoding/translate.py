@@ -1,0 +1,113 @@
+"""Source texts in, target texts with scores out: the tokenizer around `zerotollm.decoding.beam`."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from zerotollm.data.pairs import as_sentence
+from zerotollm.data.tokenizer import Tokenizer
+from zerotollm.decoding.beam import beam_search, hypotheses
+from zerotollm.decoding.config import SamplingConfig
+from zerotollm.errors import UsageError
+from zerotollm.model.config import TransformerConfig, round_up
+
+LENGTHS = 32
+"""Sources are padded to a multiple of this, so that few lengths are ever compiled."""
+SLOTS = 32_768
+"""Tokens of all hypotheses of a batch that the KV cache has room for, at most."""
+ROWS = 64
+"""Sources in a batch, at most."""
+
+
+class Translation(NamedTuple):
+    """A target text."""
+
+    text: str
+    score: float
+    """log-probability over the length penalty, see `zerotollm.decoding.beam`"""
+
+
+def translate_texts(
+    params: Any,
+    model: TransformerConfig,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    sampling: SamplingConfig,
+    done: Callable[[int], None] = lambda number: None,
+) -> list[list[Translation]]:
+    """The `sampling.n_best` best translations of every text, best first, found in a beam of `sampling.beam_size`.
+
+    A translation has at most `sampling.max_tokens` tokens more than its source, whose tokens beyond the model's
+    `max_length` are cut off. `done` is told how many texts are translated. Raises UsageError for an empty text.
+    """
+    beam = sampling.beam_size
+    if not 1 <= sampling.n_best <= beam:
+        raise UsageError(f"n_best is {sampling.n_best}, and must be from 1 to beam_size {beam}")
+    for number, text in enumerate(texts):
+        if not text.strip():
+            raise UsageError(
+                f"there is nothing to translate in text {number + 1}: give one, as in --prompt TEXT"
+            )
+    eos = tokenizer.eos_id
+    encoded = tokenizer.encode_batch([as_sentence(text) for text in texts])
+    sources = [np.append(ids[: model.max_length - 1], eos).astype(np.int32) for ids in encoded]
+    results: list[list[Translation]] = [[] for _ in texts]
+    finished = 0
+    for group, rows, width in _groups([len(source) for source in sources], beam, sampling.max_tokens):
+        slots = width + sampling.max_tokens
+        limits = [len(sources[i]) + sampling.max_tokens for i in group]
+        if model.position == "learned":  # there is no vector for a later place
+            slots = min(slots, model.max_length)
+        sources_BS = np.full((rows, width), tokenizer.pad_id, np.int32)
+        sources_BS[:, 0] = eos
+        for row, i in enumerate(group):
+            sources_BS[row, : len(sources[i])] = sources[i]
+        limit_B = np.array([min(limit, slots) for limit in limits] + [1] * (rows - len(group)), np.int32)
+        found = beam_search(
+            params,
+            sources_BS,
+            sources_BS != tokenizer.pad_id,
+            limit_B,
+            np.float32(sampling.length_penalty),
+            model=model,
+            beam=beam,
+            slots=slots,
+            num_tokens=tokenizer.vocab_size,
+            special=(tokenizer.pad_id, tokenizer.bos_id, eos),
+        )
+        for i, rows_of in zip(group, hypotheses(*found, eos=eos), strict=False):
+            best = rows_of[: sampling.n_best]
+            results[i] = [Translation(tokenizer.decode(h.ids).strip(), h.score) for h in best]
+        finished += len(group)
+        done(finished)
+    return results
+
+
+def _groups(lengths: list[int], beam: int, extra: int) -> list[tuple[list[int], int, int]]:
+    """(numbers of texts of like length, rows of their batch, its width).
+
+    Rows are a power of two, and the same for all batches of a width: few programs are compiled. Rows beyond the texts
+    are done at once.
+    """
+    by_width: dict[int, list[int]] = {}
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        by_width.setdefault(round_up(lengths[i], LENGTHS), []).append(i)
+    groups = []
+    for width, members in by_width.items():
+        most = max(1, min(ROWS, SLOTS // (beam * (width + extra))))
+        rows = 1 << (min(most, len(members)).bit_length() - 1)
+        if rows < len(members) and 2 * rows <= most:
+            rows *= 2
+        groups += [(members[start : start + rows], rows, width) for start in range(0, len(members), rows)]
+    return groups
+
+
+def translate_text(
+    params: Any, model: TransformerConfig, tokenizer: Tokenizer, sampling: SamplingConfig
+) -> str:
+    """The best translation of `sampling.prompt`; with `n_best` above 1 each on a line, after its score."""
+    (best,) = translate_texts(params, model, tokenizer, [sampling.prompt], sampling)
+    if sampling.n_best == 1:
+        return best[0].text
+    return "\n".join(f"{translation.score:.4f}\t{translation.text}" for translation in best)

@@ -1,0 +1,145 @@
+"""The Transformer of the paper: an encoder reads the source, a decoder writes the target (arXiv:1706.03762, figure 1).
+
+Every part is the decoder-only model's: see `transformer.py`, also for the shape letters. Source and target share one
+vocabulary and one embedding (section 3.4); padding lies on the right.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from zerotollm.model.config import TransformerConfig
+from zerotollm.model.layers import Dropout, KVCache
+from zerotollm.model.transformer import (
+    Memory,
+    add_positions,
+    causal_mask,
+    embedding_initializer,
+    head_initializer,
+    head_logits,
+    run_blocks,
+)
+
+
+class Encoder(nn.Module):
+    """Embeddings of a source to what the decoder reads: every token sees every other that is not padding."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x_BSD: jax.Array, mask_BS: jax.Array, *, deterministic: bool = True) -> jax.Array:
+        """`mask_BS` is False at padding, whose output means nothing. Returns (B, S, D)."""
+        c = self.config
+        positions_BS = jnp.arange(x_BSD.shape[1])[None]
+        x_BSD = add_positions(self, x_BSD, positions_BS)
+        x_BSD = Dropout(c.dropout)(x_BSD, deterministic=deterministic)
+        mask_B1S = mask_BS[:, None]
+        return run_blocks(c, c.encoder_layers, x_BSD, mask_B1S, positions_BS, deterministic=deterministic)[0]
+
+
+class Decoder(nn.Module):
+    """Embeddings of a target and a memory of its source to the states that the head reads."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        memory: Memory,
+        *,
+        deterministic: bool = True,
+        positions_BT: jax.Array | None = None,
+        mask_BTS: jax.Array | None = None,
+        caches: tuple[KVCache, ...] | None = None,
+        slot: jax.Array | int = 0,
+    ) -> tuple[jax.Array, tuple[KVCache, ...], tuple[KVCache, ...]]:
+        """Returns the states (B, T, D) and the keys and values of each layer, of self and of cross attention."""
+        c = self.config
+        if positions_BT is None:
+            positions_BT = jnp.arange(x_BTD.shape[1])[None]
+        if mask_BTS is None:
+            mask_BTS = causal_mask(None, x_BTD.shape[1])
+        x_BTD = add_positions(self, x_BTD, positions_BT)
+        x_BTD = Dropout(c.dropout)(x_BTD, deterministic=deterministic)
+        x_BTD, kept = run_blocks(
+            c,
+            c.num_layers,
+            x_BTD,
+            mask_BTS,
+            positions_BT,
+            deterministic=deterministic,
+            caches=caches,
+            slot=slot,
+            memory=memory,
+        )
+        return x_BTD, tuple(own for own, _ in kept), tuple(cross for _, cross in kept)
+
+
+class EncoderDecoder(nn.Module):
+    """Source and target ids to logits over the next target token. `config` has been through `resolve`."""
+
+    config: TransformerConfig
+
+    def setup(self):
+        c = self.config
+        self.embedding = self.param("embedding", embedding_initializer(c), (c.vocab_size, c.width))
+        if not c.tie_embeddings:
+            self.head = self.param("head", head_initializer(c), (c.width, c.vocab_size))
+        self.encoder = Encoder(c)
+        self.decoder = Decoder(c)
+
+    def __call__(
+        self,
+        sources_BS: jax.Array,
+        source_mask_BS: jax.Array,
+        tokens_BT: jax.Array,
+        *,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """Logits (B, T, V) in float32 of the token after each of `tokens_BT`, which begins with bos.
+
+        `source_mask_BS` is False at padding. Dropout, where `deterministic` is False, draws from "dropout".
+        """
+        memory = self.encode(sources_BS, source_mask_BS, deterministic=deterministic)
+        return self.decode(tokens_BT, memory, deterministic=deterministic)[0]
+
+    def encode(
+        self, sources_BS: jax.Array, source_mask_BS: jax.Array, *, deterministic: bool = True
+    ) -> Memory:
+        """What `decode` reads of the sources."""
+        encoded_BSD = self.encoder(self._embed(sources_BS), source_mask_BS, deterministic=deterministic)
+        return Memory(source_mask_BS, encoded_BSD)
+
+    def decode(
+        self,
+        tokens_BT: jax.Array,
+        memory: Memory,
+        *,
+        deterministic: bool = True,
+        positions_BT: jax.Array | None = None,
+        mask_BTS: jax.Array | None = None,
+        caches: tuple[KVCache, ...] | None = None,
+        slot: jax.Array | int = 0,
+    ) -> tuple[jax.Array, tuple[KVCache, ...], tuple[KVCache, ...]]:
+        """Logits (B, T, V) and the keys and values of each layer, of self attention and of cross attention.
+
+        With `caches` of self attention, pass `positions_BT` and `mask_BTS` over their slots too; new keys and
+        values are written from `slot` on. Rows of `tokens_BT` may be a multiple of the memory's: each source is
+        then that of as many rows side by side.
+        """
+        x_BTD, own, cross = self.decoder(
+            self._embed(tokens_BT),
+            memory,
+            deterministic=deterministic,
+            positions_BT=positions_BT,
+            mask_BTS=mask_BTS,
+            caches=caches,
+            slot=slot,
+        )
+        c = self.config
+        return head_logits(c, x_BTD, self.embedding.T if c.tie_embeddings else self.head), own, cross
+
+    def _embed(self, tokens_BT: jax.Array) -> jax.Array:
+        x_BTD = self.embedding[tokens_BT]
+        return x_BTD * self.config.width**0.5 if self.config.embedding_scale else x_BTD
