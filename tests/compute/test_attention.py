@@ -18,7 +18,8 @@ C = 4
 
 def arrays(seed, B, H, K, T, S):
     keys = jax.random.split(jax.random.key(seed), 4)
-    shapes = ((B, H, T, C), (B, K, S, C), (B, K, S, C), (B, H, T, C))
+    V = C + 2  # values may have another width
+    shapes = ((B, H, T, C), (B, K, S, C), (B, K, S, V), (B, H, T, V))
     return [2 * jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
 
 

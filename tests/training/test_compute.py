@@ -273,6 +273,8 @@ def test_auto_follows_the_device(accelerator, precision, attention):
 def test_cudnn_is_refused_where_it_is_not(accelerator, masked, says):
     with pytest.raises(UsageError, match=says):
         resolve_compute(ComputeConfig(attention="cudnn"), accelerator, **(SHAPE | {"masked": masked}))
+    with pytest.raises(UsageError, match="cudnn"):
+        resolve_compute(ComputeConfig(attention="cudnn"), AMPERE, **SHAPE, even=False)
 
 
 def test_the_step_asks_the_device(monkeypatch):

@@ -98,6 +98,7 @@ def job_for(experiment: Experiment, accelerator: Accelerator) -> Any:
         context=shape.context,
         vocab_size=model.vocab_size,
         masked=shape.document_mask,
+        even=model.key_width in (0, model.head_width),
     )
     if how.attention == "cudnn" and not this_accelerator().has_flash():
         how = replace(how, attention="chunked")

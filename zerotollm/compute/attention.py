@@ -82,8 +82,9 @@ def chunked_attention(
         heads = x_BHTC.shape[1]
         pad = number * chunk - x_BHTC.shape[2]
         x = jnp.pad(x_BHTC, ((0, 0), (0, 0), (0, pad), (0, 0)))
-        x = x.reshape(B, K, heads // K, number, chunk, C).transpose(3, 0, 1, 2, 4, 5)
-        return x.reshape(number, B, K, heads // K * chunk, C)
+        width = x.shape[-1]  # values may have another than queries and keys
+        x = x.reshape(B, K, heads // K, number, chunk, width).transpose(3, 0, 1, 2, 4, 5)
+        return x.reshape(number, B, K, heads // K * chunk, width)
 
     def segment_blocks(segments: jax.Array | None, number: int) -> jax.Array | None:
         if segments is None:
@@ -102,8 +103,8 @@ def chunked_attention(
         segment_blocks(sight.key_segments_BS, M),
         rule,
     )
-    out = out_NBKXC.reshape(N, B, K, H // K, chunk, C).transpose(1, 2, 3, 0, 4, 5)
-    return out.reshape(B, H, N * chunk, C)[:, :, :T]
+    out = out_NBKXC.reshape(N, B, K, H // K, chunk, -1).transpose(1, 2, 3, 0, 4, 5)
+    return out.reshape(B, H, N * chunk, -1)[:, :, :T]
 
 
 def _pairs(N: int, M: int, causal: bool) -> tuple[jax.Array, jax.Array]:
@@ -149,7 +150,8 @@ def _attend(q_NBKXC, k_MBKYC, v_MBKYC, queries_NBT, keys_MBS, rule):
 
 def _forward(q_NBKXC, k_MBKYC, v_MBKYC, queries_NBT, keys_MBS, rule):
     """The output, and of each query the greatest score and the sum of exp(score - greatest)."""
-    N, B, K, X, C = q_NBKXC.shape
+    N, B, K, X, _ = q_NBKXC.shape
+    C = v_MBKYC.shape[-1]
 
     def visit(carry, pair):
         out_NBKXC, top_NBKX, sum_NBKX, o_BKXC, top_BKX, sum_BKX = carry

@@ -57,15 +57,23 @@ class Accelerator:
 
 
 def resolve(
-    config: ComputeConfig, accelerator: Accelerator, *, rows: int, context: int, vocab_size: int, masked: bool
+    config: ComputeConfig,
+    accelerator: Accelerator,
+    *,
+    rows: int,
+    context: int,
+    vocab_size: int,
+    masked: bool,
+    even: bool = True,
 ) -> ComputeConfig:
     """The same configuration with every `auto` replaced, for micro-batches of `rows` windows.
 
-    `masked`: attention stays inside a document, which cuDNN's kernel cannot. Resolving twice changes nothing.
+    `masked`: attention stays inside a document, which cuDNN's kernel cannot, as it cannot have keys of another width
+    than values (`even`). Resolving twice changes nothing.
     Raises UsageError where the accelerator cannot do what is asked.
     """
     precision = accelerator.half() if config.precision == "auto" else config.precision
-    flash = accelerator.has_flash() and precision != "float32" and not masked
+    flash = accelerator.has_flash() and precision != "float32" and not masked and even
     attention = config.attention
     if attention == "auto":
         attention = "cudnn" if flash else "plain" if context <= SMALL_CONTEXT else "chunked"
@@ -73,6 +81,8 @@ def resolve(
         reason = (
             "keeps attention inside no document"
             if masked
+            else "needs keys as wide as values"
+            if not even
             else "computes in half precision"
             if accelerator.has_flash()
             else f"needs an NVIDIA GPU from Ampere on, and this is {accelerator.kind or accelerator.platform}"

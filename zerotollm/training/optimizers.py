@@ -38,6 +38,10 @@ def orthogonalize(matrix_XY: jax.Array, iterations: int) -> jax.Array:
     return x if wide else x.mT
 
 
+TOGETHER = 2**24
+"""Numbers of kernels whose blocks are orthogonalized at once: 64 MiB in float32, several times."""
+
+
 def muon_directions(
     kernels: Sequence[jax.Array], writes_residual: Sequence[bool], *, iterations: int, block: int
 ) -> list[jax.Array]:
@@ -47,15 +51,17 @@ def muon_directions(
     along X where the kernel writes to the residual stream and along Y elsewhere. Newton-Schulz then works on Gram
     matrices of `block` x `block`, several times cheaper than of the whole width. A block that does not divide
     the axis, or 0, takes the whole kernel. Blocks of one shape go through the iterations together: a program
-    with a handful of products, which compiles and runs faster than one with a handful for each kernel.
+    with a handful of products, which compiles and runs faster than one with a handful for each kernel. Of large
+    models only so many at once that the iterations' copies of them stay small beside the rest.
     """
-    blocks, together = [], defaultdict(list)
+    blocks, together, numbers = [], defaultdict(list), defaultdict(int)
     for index, (kernel_XY, writes) in enumerate(zip(kernels, writes_residual, strict=True)):
         rows_RC = kernel_XY if writes else kernel_XY.T  # features are rows
         rows, columns = rows_RC.shape
         height = block if block and rows % block == 0 else rows
         blocks.append(rows_RC.reshape(rows // height, height, columns))
-        together[height, columns].append(index)
+        together[height, columns, numbers[height, columns] // TOGETHER].append(index)
+        numbers[height, columns] += rows * columns
 
     updates = {}
     for members in together.values():

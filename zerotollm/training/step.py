@@ -80,7 +80,13 @@ def resolved_for(
         return PLAIN
     rows, context = batch["inputs"].shape
     return resolve(
-        compute, this_accelerator(), rows=rows, context=context, vocab_size=model.vocab_size, masked=masked
+        compute,
+        this_accelerator(),
+        rows=rows,
+        context=context,
+        vocab_size=model.vocab_size,
+        masked=masked,
+        even=model.key_width in (0, model.head_width),
     )
 
 
