@@ -96,7 +96,8 @@ def test_for_a_card_with_cudnn_attention_something_as_lean_stands_in():
     ("change", "says"),
     [
         ({}, "--compute.remat dots"),
-        ({"remat": "full"}, "--train.micro-batches 2"),
+        ({"remat": "full"}, "--compute.cross-entropy chunked"),
+        ({"remat": "full", "cross_entropy": "chunked"}, "--train.micro-batches 2"),
     ],
 )
 def test_out_of_memory_names_what_is_large_and_what_helps(change, says):
