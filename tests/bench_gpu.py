@@ -215,14 +215,14 @@ def main():
     )
     del ours, theirs
 
+    size = {"num_layers": 4, "width": 256, "num_heads": 4, "num_kv_heads": 4}
+    if options.tiny:
+        size = {"num_layers": 1, "width": 64, "num_heads": 2, "num_kv_heads": 2}
+    derived = {"ff_width": 0, "head_width": 0, "key_width": 0}
     small = replace(
         job,
         model=resolve(
-            replace(
-                job.model, num_layers=4, width=256, num_heads=4, num_kv_heads=4, ff_width=0, head_width=0
-            ),
-            vocab_size=job.model.vocab_size,
-            context=job.context,
+            replace(job.model, **size, **derived), vocab_size=job.model.vocab_size, context=job.context
         ),
         train=replace(job.train, steps=options.curve_steps),
         batch_size=min(8, job.batch_size),

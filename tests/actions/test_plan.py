@@ -21,7 +21,7 @@ from zerotollm.experiment import Experiment
 from zerotollm.model.config import TransformerConfig
 from zerotollm.scale.devices import find
 from zerotollm.scale.flops import num_parameters
-from zerotollm.training.config import TrainConfig
+from zerotollm.training.config import OptimizerConfig, TrainConfig
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 QUICK = PlanOptions(device="rtx2080")
@@ -29,6 +29,7 @@ TINY = Experiment(
     data=DataConfig(context=64, batch_size=8),
     tokenizer=TokenizerConfig(vocab_size=300),
     model=TransformerConfig(num_layers=2, width=64, num_heads=2),
+    optimizer=OptimizerConfig(kind="sgd", learning_rate=0.1),
 )
 
 
@@ -96,7 +97,8 @@ def test_for_a_card_with_cudnn_attention_something_as_lean_stands_in():
     ("change", "says"),
     [
         ({}, "--compute.remat dots"),
-        ({"remat": "full"}, "--train.micro-batches 2"),
+        ({"remat": "full"}, "--compute.cross-entropy chunked"),
+        ({"remat": "full", "cross_entropy": "chunked"}, "--train.micro-batches 2"),
     ],
 )
 def test_out_of_memory_names_what_is_large_and_what_helps(change, says):

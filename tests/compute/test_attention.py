@@ -53,7 +53,7 @@ def both(q, k, v, upstream, queries, keys, *, causal, chunk):
     return tuple(value_and_gradients(f, q, k, v, upstream) for f in (ours, plain))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     heads=st.sampled_from([(1, 1), (2, 2), (4, 2)]),
     T=st.sampled_from([1, 6, 13]),
@@ -69,7 +69,7 @@ def test_causal_equals_plain(heads, T, chunk, documents, seed):
     close(*both(q, k, v, upstream, segments, segments, causal=True, chunk=chunk))
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     T=st.sampled_from([1, 6]),
     S=st.sampled_from([1, 9]),
@@ -119,6 +119,7 @@ def test_blocks_are_chosen_and_scores_never_whole():
 def test_the_fused_kernel_is_given_the_axes_in_its_order():
     """cuDNN is not here; the same call with jax's plain implementation shows that heads and times are in place."""
     q, k, v, _ = arrays(1, 2, 4, 2, 6, 6)
+    v = v[..., :C]
     ours = fused_attention(q, k, v, causal=True, implementation="xla")
     np.testing.assert_allclose(ours, attend(q, k, v, causal_mask(None, 6)), rtol=2e-5, atol=2e-5)
 

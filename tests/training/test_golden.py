@@ -49,7 +49,7 @@ def fits_a_test(name):
     return train_flops(model, shape.context) * shape.context * shape.batch_size < 1e12
 
 
-@pytest.mark.parametrize("name", filter(fits_a_test, catalog.names(FOLDER)))
+@pytest.mark.parametrize("name", list(filter(fits_a_test, catalog.names(FOLDER))))
 def test_first_losses(name):
     experiment = catalog.load(FOLDER, name)
     pair = experiment.model.architecture == "encoder-decoder"
