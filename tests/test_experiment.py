@@ -204,7 +204,13 @@ def test_resolving_fills_the_zeros_once_and_keeps_the_cost_of_the_feed_forward(f
 
 def test_resolving_keeps_what_was_given():
     config = TransformerConfig(
-        vocab_size=4096, max_length=512, num_heads=4, num_kv_heads=2, head_width=32, ff_width=100
+        vocab_size=4096,
+        max_length=512,
+        num_heads=4,
+        num_kv_heads=2,
+        head_width=32,
+        key_width=16,
+        ff_width=100,
     )
     assert resolve(config, vocab_size=2048, context=128) == config
 

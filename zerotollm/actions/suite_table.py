@@ -66,7 +66,7 @@ def _compared(runs: list[Record], base: list[Record]) -> Row:
     base_bpb = {run["seed"]: run["validation_bpb"] for run in base if run["outcome"] == "trained"}
     values = list(bpb.values())
     trained = [run for run in runs if run["outcome"] == "trained"]
-    losses = [run["validation_loss"] for run in trained]
+    losses = [run["validation_loss"] for run in trained if run.get("validation_loss") is not None]
     bleus = [run["validation_bleu"] for run in trained if run.get("validation_bleu") is not None]
     result = {
         "runs": len(runs),
