@@ -247,6 +247,7 @@ def test_rows_are_in_order_of_group_and_name_after_the_base():
             "rate": 1.0,
             "outcome": "trained",
             "validation_bpb": 1.0,
+            "validation_loss": 1.0,
         }
 
     records = [record("z", "a"), record("b", "c"), record("a", "c"), record("base", "base")]

@@ -58,7 +58,7 @@ def experiment(tmp_path_factory) -> Experiment:
         name="small",
         data=DataConfig(
             corpus=write_pairs(folder, 300, 9, lambda words: words[::-1]), dir=str(folder / "data"), context=24,
-            batch_size=4, validation_fraction=0.1, test_fraction=0.1,
+            batch_size=4, buckets=2, validation_fraction=0.1, test_fraction=0.1,
         ),
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=60, byte_fallback=False),
         model=TransformerConfig(

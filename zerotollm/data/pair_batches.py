@@ -71,8 +71,8 @@ def plan(
     budget = batch_size * context
 
     def rows(width: int) -> int:
-        fine, coarse = rows_multiple, rows_multiple * MULTIPLE
-        step = coarse if budget // width >= 8 * coarse else fine
+        # Fewer than 16 rows are not rounded down: they would lose too many.
+        step = rows_multiple * next((m for m in (MULTIPLE, 4) if budget // width >= 4 * m * rows_multiple), 1)
         return max(rows_multiple, budget // width // step * step)
 
     members = np.split(
