@@ -115,6 +115,7 @@ def test_the_average_is_the_mean_of_the_last_checkpoints(experiment, run_dir):
     assert last.step == STEPS
 
 
+@pytest.mark.slow
 def test_evaluate_writes_translations_beside_sources_and_references(experiment, run_dir, tmp_path, capsys):
     shutil.copytree(run_dir, tmp_path / "run")
     options = ACTIONS["evaluate"].options(experiment)
@@ -131,6 +132,7 @@ def test_evaluate_writes_translations_beside_sources_and_references(experiment, 
     assert result["bleu_signature"] in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_translates_with_scores_and_generate_shows_the_best(run_dir):
     run = zerotollm.load(run_dir)
     (found,) = run.translate(["the waters covered it"], beam_size=3, n_best=3)
@@ -145,6 +147,7 @@ def test_a_run_translates_with_scores_and_generate_shows_the_best(run_dir):
         run.generate("the", n_best=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["span_corruption", "prefix_lm"])
 def test_an_encoder_decoder_trains_on_plain_text_too(experiment, objective, tmp_path):
     text = experiment.data.corpus.split(":")[0]
@@ -159,6 +162,7 @@ def test_an_encoder_decoder_trains_on_plain_text_too(experiment, objective, tmp_
     assert isinstance(run.generate("the waters"), str)
 
 
+@pytest.mark.slow
 def test_translation_begins_with_what_was_pretrained_on_plain_text(experiment, tmp_path):
     text = experiment.data.corpus.split(":")[0]
     pretraining = replace(
