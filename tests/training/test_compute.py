@@ -64,6 +64,7 @@ def plain():
     return gradients(ComputeConfig(attention="plain", cross_entropy="plain"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -80,6 +81,7 @@ def test_nothing_but_rounding_changes(change, plain):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), ours, plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["dots", "full"])
 def test_remat_without_a_loop_changes_nothing_and_draws_the_same_dropout(remat):
     """As on a GPU: on a CPU `resolve` makes a loop of it."""
@@ -137,6 +139,7 @@ def test_the_program_of_a_scan_hardly_grows_with_depth():
     assert size(12, True) - size(6, True) < 0.3 * (size(12, False) - size(6, False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float16"])
 def test_half_precision_learns_a_batch_by_heart(precision):
     train = TrainConfig(steps=60)
