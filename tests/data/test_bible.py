@@ -52,7 +52,8 @@ def test_every_version_has_the_same_chapters_in_each_split(version):
         numbers = {name: number for number, (name, _, _) in enumerate(bible.BOOKS, 1)}
         for document in documents:
             chapter = (numbers[document.metadata["book"]], document.metadata["chapter"])
-            assert bible.chapter_splits()[chapter] == split
+            # wyc has chapters that the others have not: they are only trained on
+            assert bible.chapter_splits().get(chapter, "train") == split
             assert document.id == "{} {}".format(document.metadata["book"], document.metadata["chapter"])
     if version in ("web", "kjv", "asv", "bbe", "akjv", "ylt"):
         assert set(chapters(version)) == set(ORDER)
