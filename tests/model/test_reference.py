@@ -46,7 +46,7 @@ def test_decoder_is_qwen3(kv_heads, tied, head_width):
 
     params = jax.tree.map(random, jax.eval_shape(lambda: init_params(config, 0)))
     reference = twin(config).eval()
-    reference.load_state_dict(to_state_dict(params))  # strict: no weight is left over on either side
+    reference.load_state_dict(to_state_dict(params, config))  # strict: no weight is left over on either side
     tokens_BT = rng.integers(0, 64, (2, 20))
     with torch.no_grad():
         expected = reference(torch.from_numpy(tokens_BT)).logits.numpy()

@@ -21,11 +21,12 @@ from functools import cached_property
 from io import BytesIO
 from itertools import accumulate, chain, pairwise
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from zerotollm.data.config import TokenizerConfig
+from zerotollm.data.pretrained_tokenizer import PretrainedTokenizer, refuse_surrogates
 from zerotollm.errors import RunError, UsageError
 from zerotollm.files import write_atomically
 
@@ -57,6 +58,8 @@ class Tokenizer:
     bos_id: ClassVar[int] = 1
     eos_id: ClassVar[int] = 2
     unk_id: ClassVar[int] = 3
+    stop_id: ClassVar[int] = 1
+    """what a model writes after a text: the bos of the next"""
 
     @cached_property
     def vocab_size(self) -> int:
@@ -87,7 +90,7 @@ class Tokenizer:
         try:
             ids = self._processor.encode(chunks, out_type="numpy", num_threads=-1)
         except (TypeError, RuntimeError):  # which do not say what is wrong
-            _refuse_surrogates(texts)
+            refuse_surrogates(texts)
             raise
         if SPACE in chunks:
             ids = [
@@ -148,12 +151,34 @@ class Tokenizer:
         return np.array(bytes_N if known else [self.unk_id], np.int32)
 
 
-def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer that `Tokenizer.save` wrote. Raises RunError where the file is missing or damaged."""
+AnyTokenizer = Tokenizer | PretrainedTokenizer
+
+
+class SpecialIds(NamedTuple):
+    """Of tokens that are no text."""
+
+    pad: int = Tokenizer.pad_id
+    bos: int = Tokenizer.bos_id
+    eos: int = Tokenizer.eos_id
+
+    @classmethod
+    def of(cls, tokenizer: AnyTokenizer) -> "SpecialIds":
+        return cls(tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id)
+
+
+OWN_IDS = SpecialIds()
+"""Of every tokenizer that is trained here."""
+
+
+def load_tokenizer(path: str | Path) -> AnyTokenizer:
+    """The tokenizer that `save` wrote. Raises RunError where the file is missing or damaged."""
     from google.protobuf.message import DecodeError
 
     try:
-        tokenizer = Tokenizer(Path(path).read_bytes())
+        model = Path(path).read_bytes()
+        if model.startswith(b"{"):
+            return _check_pretrained(PretrainedTokenizer(model), path)
+        tokenizer = Tokenizer(model)
         spec = tokenizer._proto.trainer_spec
         pieces = [tokenizer.piece(i) for i in range(min(4, tokenizer.vocab_size))]
     except OSError as error:
@@ -165,6 +190,14 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         raise RunError(f"the tokenizer {path} is damaged: delete it and run again")
     if pieces != list(SPECIAL_PIECES.values()):
         raise RunError(f"{path} is no tokenizer of this project: its first tokens are {', '.join(pieces)}")
+    return tokenizer
+
+
+def _check_pretrained(tokenizer: PretrainedTokenizer, path: str | Path) -> PretrainedTokenizer:
+    try:
+        tokenizer._parts["tokenizer"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"the tokenizer {path} is damaged: delete it and run again") from error
     return tokenizer
 
 
@@ -181,6 +214,11 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     from sentencepiece import SentencePieceTrainer
     from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
+    if config.kind == "pretrained":
+        raise UsageError(
+            "tokenizer.kind pretrained is not made from a text but comes with a model: give train.start_from the run "
+            "that was imported, or take another kind"
+        )
     sentences = _sample(
         sentence for text in texts for sentence in _sentences(_normalize(text, config.normalization))
     )
@@ -246,17 +284,6 @@ def _chunks(text: str) -> list[str]:
     if SPACE in text:
         return [chunk for part in re.split(f"({SPACE})", text) for chunk in _cut(part, CHUNK)]
     return [text] if len(text) <= CHUNK else list(_cut(text, CHUNK))
-
-
-def _refuse_surrogates(texts: Iterable[str]) -> None:
-    for text in texts:
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise UsageError(
-                f"character {error.start} (counted from 0) of a text of {len(text)} is half of a surrogate "
-                "pair: the text was not read as UTF-8"
-            ) from error
 
 
 def _sentences(text: str) -> Iterator[str]:
