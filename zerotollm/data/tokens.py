@@ -22,7 +22,14 @@ from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.corpora import data_directory, open_corpus
 from zerotollm.data.documents import Corpus
 from zerotollm.data.storage import build_once
-from zerotollm.data.tokenizer import OWN_IDS, AnyTokenizer, SpecialIds, load_tokenizer, train_tokenizer
+from zerotollm.data.tokenizer import (
+    OWN_IDS,
+    SCORE_STEPS,
+    AnyTokenizer,
+    SpecialIds,
+    load_tokenizer,
+    train_tokenizer,
+)
 from zerotollm.errors import RunError
 
 FORMAT = 1
@@ -98,7 +105,8 @@ def open_folder(folder: Path, build: Callable[[Path], None]) -> dict[str, Any]:
 def settings(tokenizer: TokenizerConfig | AnyTokenizer) -> Any:
     """What tells one tokenizer from all others, as JSON."""
     if isinstance(tokenizer, TokenizerConfig):
-        return asdict(tokenizer)
+        # What a tokenizer's training does since it was last changed, for one kind alone.
+        return asdict(tokenizer) | ({"score_steps": SCORE_STEPS} if tokenizer.kind == "unigram" else {})
     return hashlib.sha256(tokenizer.model).hexdigest()
 
 

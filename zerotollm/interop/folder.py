@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from zerotollm.data.pretrained_tokenizer import PretrainedTokenizer, pretrained_tokenizer
 from zerotollm.errors import RunError, UsageError
 from zerotollm.interop import gpt2, llama, marian, qwen2, qwen3
 from zerotollm.interop.weights import Family, from_theirs, parameter_shapes
@@ -20,6 +21,7 @@ FAMILIES = (qwen3.FAMILY, llama.FAMILY, qwen2.FAMILY, gpt2.FAMILY, marian.FAMILY
 """Where several can express a model, it is written as the first."""
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
+TOKENIZER = "tokenizer.json"
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 TYPES = ("F32", "F16", "BF16", "F64")
@@ -162,6 +164,31 @@ def read_params(folder: Path, family: Family, model: TransformerConfig) -> dict[
     params = from_theirs(weights, parameter_shapes(model), tensor)
     _check_copies(folder, files, params)
     return params
+
+
+def read_tokenizer(folder: Path, file: ConfigFile, model: TransformerConfig) -> PretrainedTokenizer:
+    """The tokenizer of tokenizer.json, with the special ids of `file`.
+
+    Raises UsageError where there is none, where it cannot be used, and where it has more tokens than `model`, resolved,
+    has rows.
+    """
+    path, pair = folder / TOKENIZER, model.architecture == "encoder-decoder"
+    if not path.exists():
+        raise UsageError(f"{folder} has no {TOKENIZER}: let transformers save its fast tokenizer there")
+    eos, bos, pad = (file.token_id(f"{name}_token_id") for name in ("eos", "bos", "pad"))
+    if eos is None:
+        raise UsageError(f"{file.path}: eos_token_id is missing, and says what ends a text")
+    if pair:
+        bos = file.token_id("decoder_start_token_id")
+        if pad is None or bos is None:
+            raise UsageError(f"{file.path}: pad_token_id and decoder_start_token_id must both be there")
+    tokenizer = pretrained_tokenizer(read_json(path), bos_id=bos, eos_id=eos, pad_id=pad, source=str(path))
+    if tokenizer.vocab_size > model.vocab_size:
+        raise UsageError(
+            f"{path} and the special ids of {file.path} need {tokenizer.vocab_size:,} rows of the embedding, and "
+            f"vocab_size is {model.vocab_size:,}: the two do not belong together"
+        )
+    return tokenizer
 
 
 def _check_copies(folder: Path, files: dict[str, Path], params: dict[str, Any]) -> None:
