@@ -44,7 +44,7 @@ def import_model(experiment: Experiment, run_dir: Path, options: ImportModelOpti
         name=run_dir.name,
         model=model,
         data=replace(experiment.data, context=min(experiment.data.context, model.max_length)),
-        tokenizer=TokenizerConfig(kind="pretrained", vocab_size=max(262, tokenizer.vocab_size)),
+        tokenizer=TokenizerConfig("pretrained", max(5, tokenizer.vocab_size), byte_fallback=False),
         train=replace(experiment.train, start_from="", average=1),
     )
     validate(imported)

@@ -14,15 +14,15 @@ above 2^18, that is in words of thousands of characters, they no longer are.
 With nfc and nfkc the few dozen characters are excepted that Unicode normalizes since the library's tables were made.
 """
 
-from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 from zerotollm.data.tokenizer import SCORE_STEPS, SPACE, SPECIAL_PIECES, Tokenizer
 from zerotollm.errors import UsageError
 
 MARK = "\0"
-"""Follows every "<" in a unigram vocabulary and in what it reads: so no text holds `<s>` or `<0x41>`. NUL is in no piece
-of ours; one in a text is a byte as before."""
+"""Follows every "<" in a unigram vocabulary and in what it reads: so no text holds `<s>` or `<0x41>`. NUL is in no
+piece of ours; one in a text is a byte as before."""
 EDGES = r"[\s\x1c-\x1f]+"
 """What `str.strip` removes."""
 
@@ -143,11 +143,11 @@ def _merges(scores: dict[str, float]) -> list[list[str]]:
         )
     pairs = {}
     for piece in scores:
-        symbols, last = list(piece), None
+        symbols, last = list(piece), []
         while len(symbols) > 1:
             places = [
                 (-scores[left + right], place)
-                for place, (left, right) in enumerate(_neighbours(symbols))
+                for place, (left, right) in enumerate(pairwise(symbols))
                 if left + right in scores
             ]
             if not places:
@@ -158,7 +158,3 @@ def _merges(scores: dict[str, float]) -> list[list[str]]:
         if len(symbols) == 1 and last:
             pairs[piece] = last
     return [pairs[piece] for piece in sorted(pairs, key=lambda piece: -scores[piece])]
-
-
-def _neighbours(symbols: list[str]) -> Iterable[tuple[str, str]]:
-    return zip(symbols, symbols[1:], strict=False)
