@@ -37,14 +37,19 @@ class ConfigFile:
     path: Path
     fields: dict[str, Any]
 
-    def number(self, name: str, default: float | None = None) -> Any:
+    def number(self, name: str, default: float | None = None, kind: Any = int | float) -> Any:
         """A number above 0; where it is absent or null the default, if there is one (of which 0 may be one)."""
         value = self.fields.get(name)
         if value is None and default is not None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise UsageError(f"{self.path}: {name} is {value!r}, and must be a number above 0")
+        if isinstance(value, bool) or not isinstance(value, kind) or not value > 0:
+            whole = "whole " if kind is int else ""
+            raise UsageError(f"{self.path}: {name} is {value!r}, and must be a {whole}number above 0")
         return value
+
+    def count(self, name: str, default: int | None = None) -> int:
+        """A whole number, likewise."""
+        return self.number(name, default, int)
 
     def flag(self, name: str, default: bool) -> bool:
         """True or False."""

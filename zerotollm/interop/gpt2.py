@@ -46,18 +46,18 @@ def _read_config(file: Any) -> TransformerConfig:
     file.allow("add_cross_attention", False, (False,))
     activation = file.allow("activation_function", "gelu_new", tuple(READ))
     width, length, vocab_size = (
-        file.number("n_embd"),
-        file.number("n_positions", 1024),
-        file.number("vocab_size"),
+        file.count("n_embd"),
+        file.count("n_positions", 1024),
+        file.count("vocab_size"),
     )
     return resolve(
         TransformerConfig(
             vocab_size=vocab_size,
             max_length=length,
-            num_layers=file.number("n_layer"),
+            num_layers=file.count("n_layer"),
             width=width,
-            num_heads=file.number("n_head"),
-            ff_width=file.number("n_inner", 4 * width),
+            num_heads=file.count("n_head"),
+            ff_width=file.count("n_inner", 4 * width),
             feed_forward=READ[activation],
             biases="all",
             norm="layer",

@@ -79,18 +79,18 @@ def read_config(file: Any, *, kv_heads: int = 0, head_dim: int = 0, **fields: An
     """Ours, resolved, from a `ConfigFile`; `fields` are what a family adds. Zeros: derived where the file is silent."""
     file.allow("hidden_act", "silu", ("silu", "swish"))
     file.allow("pretraining_tp", 1, (1, None))
-    heads, vocab_size = file.number("num_attention_heads"), file.number("vocab_size")
-    length = file.number("max_position_embeddings", 2048)
+    heads, vocab_size = file.count("num_attention_heads"), file.count("vocab_size")
+    length = file.count("max_position_embeddings", 2048)
     return resolve(
         TransformerConfig(
             vocab_size=vocab_size,
             max_length=length,
-            num_layers=file.number("num_hidden_layers"),
-            width=file.number("hidden_size"),
+            num_layers=file.count("num_hidden_layers"),
+            width=file.count("hidden_size"),
             num_heads=heads,
-            num_kv_heads=file.number("num_key_value_heads", kv_heads) or heads,
-            head_width=file.number("head_dim", head_dim),
-            ff_width=file.number("intermediate_size"),
+            num_kv_heads=file.count("num_key_value_heads", kv_heads) or heads,
+            head_width=file.count("head_dim", head_dim),
+            ff_width=file.count("intermediate_size"),
             feed_forward="swiglu",
             norm="rms",
             norm_epsilon=file.number("rms_norm_eps", 1e-6),

@@ -131,10 +131,10 @@ def _read_config(file: Any) -> TransformerConfig:
     file.allow("normalize_before", False, (False,))
     file.allow("normalize_embedding", False, (False,))
     file.allow("tie_word_embeddings", True, (True,))
-    vocab_size, length = file.number("vocab_size"), file.number("max_position_embeddings", 1024)
+    vocab_size, length = file.count("vocab_size"), file.count("max_position_embeddings", 1024)
     file.allow("decoder_vocab_size", vocab_size, (vocab_size, None))
     activation = file.allow("activation_function", "gelu", tuple(READ))
-    heads, ff_width = file.number("decoder_attention_heads"), file.number("decoder_ffn_dim")
+    heads, ff_width = file.count("decoder_attention_heads"), file.count("decoder_ffn_dim")
     file.allow("encoder_attention_heads", heads, (heads,))
     file.allow("encoder_ffn_dim", ff_width, (ff_width,))
     return resolve(
@@ -142,9 +142,9 @@ def _read_config(file: Any) -> TransformerConfig:
             architecture="encoder-decoder",
             vocab_size=vocab_size,
             max_length=length,
-            num_layers=file.number("decoder_layers"),
-            encoder_layers=file.number("encoder_layers"),
-            width=file.number("d_model"),
+            num_layers=file.count("decoder_layers"),
+            encoder_layers=file.count("encoder_layers"),
+            width=file.count("d_model"),
             num_heads=heads,
             ff_width=ff_width,
             feed_forward=READ[activation],
