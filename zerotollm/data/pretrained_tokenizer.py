@@ -126,10 +126,15 @@ def pretrained_tokenizer(
         "tokenizer": tokenizer,
     }
     made = PretrainedTokenizer(json.dumps(parts, ensure_ascii=False).encode())
+    from tokenizers import Tokenizer
+
     try:
-        made._tokenizer  # noqa: B018  it is read here for the first time
-        made._meanings  # noqa: B018
+        vocabulary = Tokenizer.from_str(json.dumps(tokenizer)).get_vocab()
     except Exception as error:  # noqa: BLE001  the library raises nothing more special
+        raise UsageError(f"{source} is no tokenizer that can be used here: {error}") from None
+    try:
+        _meanings(tokenizer, vocabulary, made.vocab_size)
+    except UsageError as error:
         raise UsageError(f"{source} is no tokenizer that can be used here: {error}") from None
     return made
 

@@ -38,6 +38,7 @@ def write_folder(
     `out` is whole or not there: it must not exist before, or be empty. Raises UsageError where it holds something and
     where no family expresses the model, RunError where the disk is full or read-only.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     family = family_of(model)
@@ -48,6 +49,7 @@ def write_folder(
         "generation_config.json": _json(generation_config(model, tokenizer)),
         "README.md": card.encode(),
     } | tokenizer_files(model, tokenizer)
+    out = out.absolute()
     temporary = out.with_name(f".{out.name}.writing")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -59,10 +61,7 @@ def write_folder(
         os.replace(temporary, out)
     except OSError as error:
         raise cannot_write(out, error) from None
-    except Exception as error:
-        # safetensors says what the disk says in an error of its own.
-        if type(error).__name__ != "SafetensorError":
-            raise
+    except SafetensorError as error:  # what the disk says, in an error of its own
         raise RunError(f"cannot write {out}: {error}; make room or choose another --out") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
