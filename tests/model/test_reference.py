@@ -1,11 +1,14 @@
 """The decoder equals the reference implementations of transformers, weight for weight."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from zerotollm.interop.qwen3 import to_state_dict, twin
+from zerotollm.interop.token_shift import shift_embeddings
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.transformer import Transformer
 from zerotollm.training.step import init_params
@@ -52,6 +55,33 @@ def test_decoder_is_qwen3(kv_heads, tied, head_width):
         expected = reference(torch.from_numpy(tokens_BT)).logits.numpy()
     ours = jax.jit(Transformer(config).apply)({"params": params}, jnp.asarray(tokens_BT, jnp.int32))
     np.testing.assert_allclose(ours, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:`past_key_values`:FutureWarning")  # its new name is not in older versions
+def test_a_shifted_embedding_is_our_token_shift():
+    config = resolve(
+        TransformerConfig(num_layers=1, width=32, num_heads=2, token_shift=3), vocab_size=64, context=32
+    )
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: init_params(config, 0))
+    params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), shapes)
+    reference = twin(replace(config, token_shift=0)).eval()
+    shift_embeddings(reference, 3)
+    weights = to_state_dict(params)
+    weights["model.embed_tokens.shift_weight"] = torch.from_numpy(params["token_shift"]["weights"])
+    reference.load_state_dict(weights)
+    tokens_BT = rng.integers(0, 64, (2, 20))
+    with torch.no_grad():
+        expected = reference(torch.from_numpy(tokens_BT)).logits.numpy()
+        # A few at first and then one at a time, as `generate` reads them.
+        known = reference(torch.from_numpy(tokens_BT[:, :4]), use_cache=True).past_key_values
+        for i in range(4, 20):
+            last = reference(
+                torch.from_numpy(tokens_BT[:, i : i + 1]), past_key_values=known, use_cache=True
+            ).logits[:, -1]
+    ours = jax.jit(Transformer(config).apply)({"params": params}, jnp.asarray(tokens_BT, jnp.int32))
+    np.testing.assert_allclose(ours, expected, atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(ours[:, -1], last.numpy(), atol=1e-4, rtol=1e-4)
 
 
 def test_layer_norm_gelu_and_learned_positions_are_gpt2s():

@@ -55,7 +55,7 @@ def bench(experiment: Experiment, run_dir: Path, options: BenchOptions) -> dict[
             experiment = replace(experiment, model=marian.nearest(experiment.model))
             marian.check_twin(experiment.model)
         else:
-            check_twin(experiment.model)
+            check_twin(replace(experiment.model, token_shift=0))  # the twin is given a shift
         check_installed()
         without_dropout = replace(experiment.model, dropout=0.0)  # the twin has none to pay for
         experiment = replace(experiment, model=without_dropout)

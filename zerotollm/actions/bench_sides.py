@@ -226,7 +226,7 @@ def torch_twin(experiment: Experiment, model: TransformerConfig, platform: str) 
     import torch
     import transformers
 
-    from zerotollm.interop import marian, qwen3
+    from zerotollm.interop import marian, qwen3, token_shift
 
     transformers.logging.set_verbosity_error()
     if platform == "gpu" and not torch.cuda.is_available():
@@ -236,7 +236,13 @@ def torch_twin(experiment: Experiment, model: TransformerConfig, platform: str) 
     torch.set_float32_matmul_precision("high")  # as jax does, where a GPU has TF32
     torch.manual_seed(0)
     pairs = translates(experiment)
-    net = (marian if pairs else qwen3).twin(model).to(device)
+    if pairs:
+        net = marian.twin(model)
+    else:
+        net = qwen3.twin(replace(model, token_shift=0))
+        if model.token_shift:
+            token_shift.shift_embeddings(net, model.token_shift)
+    net.to(device)
     optimizers = torch_optimizers(experiment.optimizer.kind, net)
     batches = [torch.from_numpy(tokens).to(device) for tokens in random_tokens(experiment, model.vocab_size)]
     rows = experiment.data.batch_size // experiment.train.micro_batches
