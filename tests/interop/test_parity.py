@@ -118,7 +118,8 @@ def theirs(family, changes):
             if "embed_positions" not in name:
                 p.copy_((p.ndim == 1 and name.endswith("weight")) + 0.2 * torch.randn_like(p))
         if family == "Marian":
-            model.final_logits_bias.normal_()
+            model.model.shared.weight.mul_(0.25)  # or it would say one token again and again
+            model.final_logits_bias.normal_(std=0.05)
             model.final_logits_bias[0, 256] = -100  # or it would end
     return model
 
@@ -202,7 +203,8 @@ def test_logits_and_weights_are_the_same_in_both_directions(family, changes, tmp
     weights = reference.state_dict()
     for name, x in back.state_dict().items():
         torch.testing.assert_close(x, weights[name], rtol=0, atol=0)
-    np.testing.assert_array_equal(their_logits(back.eval(), batch), expected)
+    # Not exactly: the same function may have gone by another name.
+    np.testing.assert_allclose(their_logits(back.eval(), batch), expected, atol=1e-5)
 
 
 @every_greedy_case
