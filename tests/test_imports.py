@@ -50,6 +50,8 @@ HEAVY = {
     "scipy",
     "matplotlib",
     "plotly",
+    "safetensors",
+    "tokenizers",
 }
 
 

@@ -15,7 +15,7 @@ from zerotollm import catalog
 from zerotollm.actions import ACTIONS
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment, describe_type, differences, field_types, validate
-from zerotollm.run_directory import read_experiment
+from zerotollm.run_directory import CONFIG, read_experiment
 from zerotollm.suggest import did_you_mean
 from zerotollm.suite import make_suite
 
@@ -165,6 +165,8 @@ def act(command: Command, experiments: Path) -> None:
         experiment = catalog.load(experiments, command.experiment)
     elif action.reads_run and command.run_dir:
         experiment = Experiment()  # the run directory itself says what it holds
+    elif command.run_dir and (Path(command.run_dir) / CONFIG).exists() and not action.functions:
+        experiment = read_experiment(Path(command.run_dir))
     else:
         raise UsageError(f"add --experiment NAME: one of {', '.join(catalog.names(experiments))}")
     if action.suite:

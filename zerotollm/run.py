@@ -26,7 +26,7 @@ class Run:
     params: dict[str, Any]
     """nested dict of arrays"""
     tokenizer: Any
-    """zerotollm.data.tokenizer.Tokenizer"""
+    """zerotollm.data.tokenizer.Tokenizer, or PretrainedTokenizer where the model was imported"""
     validation_bpb: float | None = field(default=None)
     """bits per byte of the validation split at that step, where it was measured"""
 

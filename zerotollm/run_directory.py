@@ -2,7 +2,7 @@
 
     config.json       the whole experiment; a directory belongs to one experiment for good
     environment.json  versions, device and git commit of the process that last trained here
-    tokenizer.model   SentencePiece
+    tokenizer.model   SentencePiece; of an imported model JSON, see zerotollm.data.pretrained_tokenizer
     checkpoints/      see zerotollm.training.checkpoints
     metrics.jsonl     see zerotollm.training.metrics
     tensorboard/      the same numbers for `tensorboard --logdir`

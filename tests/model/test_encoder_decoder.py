@@ -237,7 +237,7 @@ def test_it_is_marian_with_padding():
         for name, p in reference.named_parameters():
             if "embed_positions" not in name:
                 p.add_(0.1 * torch.randn_like(p))  # norms and biases start as ones and zeros
-    params = jax.tree.map(jnp.asarray, from_state_dict(reference.state_dict()))
+    params = jax.tree.map(jnp.asarray, from_state_dict(reference.state_dict(), model))
     assert jax.tree.map(np.shape, params) == jax.tree.map(
         np.shape, jax.eval_shape(lambda: init_params(model, 0))
     )

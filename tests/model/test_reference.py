@@ -49,7 +49,7 @@ def test_decoder_is_qwen3(kv_heads, tied, head_width):
 
     params = jax.tree.map(random, jax.eval_shape(lambda: init_params(config, 0)))
     reference = twin(config).eval()
-    reference.load_state_dict(to_state_dict(params))  # strict: no weight is left over on either side
+    reference.load_state_dict(to_state_dict(params, config))  # strict: no weight is left over on either side
     tokens_BT = rng.integers(0, 64, (2, 20))
     with torch.no_grad():
         expected = reference(torch.from_numpy(tokens_BT)).logits.numpy()
@@ -67,7 +67,7 @@ def test_a_shifted_embedding_is_our_token_shift():
     params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), shapes)
     reference = twin(replace(config, token_shift=0)).eval()
     shift_embeddings(reference, 3)
-    weights = to_state_dict(params)
+    weights = to_state_dict(params, config)
     weights["model.embed_tokens.shift_weight"] = torch.from_numpy(params["token_shift"]["weights"])
     reference.load_state_dict(weights)
     tokens_BT = rng.integers(0, 64, (2, 20))

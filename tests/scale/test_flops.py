@@ -28,12 +28,15 @@ CHANGES = [
     {"key_width": 8},
     {"biases": "feed_forward"},
     {"biases": "all", "norm": "layer"},
+    {"biases": "qkv", "feed_forward": "silu"},
+    {"biases": "attention"},
 ]
 PAIR = {"architecture": "encoder-decoder", "encoder_layers": 2}
+EVERYWHERE = PAIR | {"biases": "everywhere"}
 
 
 @pytest.mark.parametrize(
-    "change", [*CHANGES, *(c | PAIR for c in CHANGES if "token_shift" not in c)], ids=str
+    "change", [*CHANGES, *(c | PAIR for c in CHANGES if "token_shift" not in c), EVERYWHERE], ids=str
 )
 def test_parameters_are_those_that_exist(change):
     model = resolve(replace(BASE, **change), vocab_size=256, context=CONTEXT)

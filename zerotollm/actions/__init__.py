@@ -19,6 +19,27 @@ class EvaluateOptions:
 
 
 @dataclass(frozen=True)
+class ExportOptions:
+    """What is written, and where."""
+
+    out: str = ""
+    """folder to be made"""
+    format: Literal["huggingface"] = "huggingface"
+    """huggingface: config.json, safetensors, tokenizer.json and a model card, as the transformers library loads them"""
+    checkpoint: Literal["best", "last", "average"] = "best"
+    """best: lowest loss on validation; last: newest; average: mean of the newest train.average, for which it is the
+    default where that is above 1"""
+
+
+@dataclass(frozen=True)
+class ImportModelOptions:
+    """What is read."""
+
+    folder: str = ""
+    """folder with config.json, safetensors and tokenizer.json of a GPT-2, Llama, Qwen2, Qwen3 or Marian"""
+
+
+@dataclass(frozen=True)
 class AblateOptions:
     """Which variants are trained, how often and how long."""
 
@@ -80,8 +101,8 @@ class PlanOptions:
     """ask XLA too, which compiles the step here from shapes alone, in seconds to minutes; auto: for this device"""
 
 
-def _evaluate_options(experiment: Experiment) -> EvaluateOptions:
-    return EvaluateOptions(checkpoint="average" if experiment.train.average > 1 else "best")
+def _checkpoint(experiment: Experiment) -> Literal["best", "average"]:
+    return "average" if experiment.train.average > 1 else "best"
 
 
 class Action(NamedTuple):
@@ -113,8 +134,16 @@ ACTIONS: dict[str, Action] = {
     ),
     "evaluate": Action(
         "loss and bits per byte over a whole split, of translations BLEU and chrF too",
-        _evaluate_options,
+        lambda experiment: EvaluateOptions(checkpoint=_checkpoint(experiment)),
         True,
+    ),
+    "export": Action(
+        "write the trained model as a folder that transformers, vLLM and others load",
+        lambda experiment: ExportOptions(checkpoint=_checkpoint(experiment)),
+        True,
+    ),
+    "import-model": Action(
+        "make a run directory of a model that transformers saved", lambda _: ImportModelOptions()
     ),
     "plan": Action("does it fit this device or another, and how long will it take", lambda _: PlanOptions()),
     "bench": Action("speed and memory of training and of generation", lambda _: BenchOptions()),

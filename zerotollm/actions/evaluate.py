@@ -31,7 +31,8 @@ def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) ->
     shape = experiment.data
     run = load(run_dir, options.checkpoint)
     cache_compiled_programs(shape)
-    feed = feed_of(experiment)
+    imported = run.tokenizer.kind == "pretrained"
+    feed = feed_of(experiment, run.tokenizer if imported else None)
     if feed.tokenizer != run.tokenizer:
         raise RunError(
             f"the text of {shape.corpus} has changed since {run_dir} was trained, and with it the tokenizer: "
@@ -44,7 +45,12 @@ def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) ->
 
     console = Console()
     measured = evaluate_batches(
-        make_eval_step(run.model_config, masked=shape.document_mask, compute=experiment.compute),
+        make_eval_step(
+            run.model_config,
+            masked=shape.document_mask,
+            compute=experiment.compute,
+            pad_id=run.tokenizer.pad_id,
+        ),
         run.params,
         feed.evaluation(options.split),
         num_bytes=feed.num_bytes[options.split],

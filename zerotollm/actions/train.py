@@ -113,7 +113,11 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
         compiler_options=quick,
     )
     abstract_state = jax.eval_shape(make_state)
-    how = {"masked": shape.document_mask, "compute": experiment.compute}
+    how = {
+        "masked": shape.document_mask,
+        "compute": experiment.compute,
+        "pad_id": feed.tokenizer.pad_id,
+    }
     step = make_train_step(model, experiment.optimizer, experiment.train, **how)
     evaluate = make_eval_step(model, **how)
     if model.architecture != "encoder-decoder":

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zerotollm.data.tokenizer import Tokenizer
 from zerotollm.data.tokens import TokenizedSplit
 from zerotollm.errors import UsageError
 
@@ -124,7 +123,7 @@ class _TrainingBatches:
             phase, order_W = _epoch(windows, num_tokens, self.context, self.seed, epoch)
             here_B = epoch_B == epoch
             start_B[here_B] = phase + self.context * order_W[place_B[here_B]]
-        return _batch(self.split.tokens_N, start_B, self.context)
+        return _batch(self.split, start_B, self.context)
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,7 @@ class _EvaluationBatches:
 
     def __getitem__(self, number: int) -> Batch:
         row_B = int(number) * self.batch_size + np.arange(self.batch_size)
-        return _batch(self.split.tokens_N, row_B * self.context, self.context)
+        return _batch(self.split, row_B * self.context, self.context)
 
 
 def _num_windows(num_tokens: int, context: int) -> int:
@@ -162,14 +161,15 @@ def _epoch(windows: int, num_tokens: int, context: int, seed: int, epoch: int) -
     return phase, random.permutation(windows)
 
 
-def _batch(tokens_N: np.ndarray, start_B: np.ndarray, context: int) -> Batch:
+def _batch(split: TokenizedSplit, start_B: np.ndarray, context: int) -> Batch:
     """The windows that begin at `start_B`. What lies beyond the last token is pad, and has weight 0."""
+    tokens_N = split.tokens_N
     index_BW = start_B[:, None] + np.arange(context + 1)  # a window and the token after it
     window_BW = tokens_N.take(index_BW, mode="clip").astype(np.int32)
     beyond_BW = index_BW >= len(tokens_N)
-    window_BW[beyond_BW] = Tokenizer.pad_id
+    window_BW[beyond_BW] = split.special.pad
     inputs_BT, targets_BT = np.ascontiguousarray(window_BW[:, :-1]), np.ascontiguousarray(window_BW[:, 1:])
-    bos_BT = inputs_BT == Tokenizer.bos_id
+    bos_BT = inputs_BT == split.special.bos
     first_B1 = ~bos_BT[:, :1]  # a window that begins within a document counts that one too
     return {
         "inputs": inputs_BT,

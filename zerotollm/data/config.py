@@ -43,8 +43,9 @@ class DataConfig:
 class TokenizerConfig:
     """A SentencePiece model (Kudo and Richardson 2018, arXiv:1808.06226)."""
 
-    kind: Literal["bpe", "unigram", "char"] = "bpe"
-    """bpe (Sennrich 2016, arXiv:1508.07909), unigram (Kudo 2018, arXiv:1804.10959) or single characters"""
+    kind: Literal["bpe", "unigram", "char", "pretrained"] = "bpe"
+    """bpe (Sennrich 2016, arXiv:1508.07909), unigram (Kudo 2018, arXiv:1804.10959) or single characters; pretrained:
+    the one that came with an imported model, in its run directory or that of train.start_from"""
     vocab_size: int = 4096
     """pieces, special and byte pieces included; for char an upper limit"""
     byte_fallback: bool = True

@@ -19,7 +19,7 @@ from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.denoising import SENTINELS, Denoising, prefix_lm, span_corruption
 from zerotollm.data.pair_batches import Plan, pair_evaluation_batches, pair_training_batches, plan
 from zerotollm.data.pair_tokens import prepare_pairs
-from zerotollm.data.tokenizer import Tokenizer
+from zerotollm.data.tokenizer import AnyTokenizer, Tokenizer
 from zerotollm.data.tokens import TokenizedSplit, prepare
 from zerotollm.errors import UsageError
 
@@ -32,7 +32,7 @@ class Feed:
     """Batches, and what they are made of."""
 
     corpus: str
-    tokenizer: Tokenizer
+    tokenizer: AnyTokenizer
     vocab_size: int
     """ids that occur: the tokenizer's, and sentinels"""
     training: Callable[..., Sequence[Batch]]
@@ -58,7 +58,7 @@ class Feed:
 
 def open_feed(
     data: DataConfig,
-    tokenizer: TokenizerConfig | Tokenizer,
+    tokenizer: TokenizerConfig | AnyTokenizer,
     *,
     objective: str = "likelihood",
     pairs: bool = False,
@@ -91,7 +91,7 @@ def evaluation_rows(micro_batch_size: int) -> int:
     return 4 * micro_batch_size
 
 
-def _text_feed(data: DataConfig, tokenizer: TokenizerConfig | Tokenizer, micro_batches: int) -> Feed:
+def _text_feed(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer, micro_batches: int) -> Feed:
     prepared = prepare(data, tokenizer)
     train, validation = prepared.splits["train"], prepared.splits["validation"]
     rows = evaluation_rows(data.batch_size // micro_batches)
@@ -120,7 +120,7 @@ def _text_feed(data: DataConfig, tokenizer: TokenizerConfig | Tokenizer, micro_b
     )
 
 
-def _pair_feed(data: DataConfig, tokenizer: TokenizerConfig | Tokenizer, micro_batches: int) -> Feed:
+def _pair_feed(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer, micro_batches: int) -> Feed:
     prepared = prepare_pairs(data, tokenizer)
     plans = {
         name: plan(
@@ -166,9 +166,13 @@ def _pair_feed(data: DataConfig, tokenizer: TokenizerConfig | Tokenizer, micro_b
 
 
 def _denoising_feed(
-    data: DataConfig, tokenizer: TokenizerConfig | Tokenizer, objective: str, micro_batches: int
+    data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer, objective: str, micro_batches: int
 ) -> Feed:
     text = _text_feed(data, tokenizer, micro_batches)
+    if not isinstance(text.tokenizer, Tokenizer):
+        raise UsageError(
+            f"train.objective {objective} takes a tokenizer of ours: an imported one has no sentinels"
+        )
     first = text.vocab_size
     kinds = {"span_corruption": partial(span_corruption, first), "prefix_lm": prefix_lm}
     corrupt = kinds[objective](data.context)

@@ -21,7 +21,6 @@ import numpy as np
 
 from zerotollm.data.batches import STEPS, Batch
 from zerotollm.data.pair_tokens import TokenizedPairs
-from zerotollm.data.tokenizer import Tokenizer
 from zerotollm.data.tokens import TokenizedSplit
 from zerotollm.errors import UsageError
 
@@ -219,10 +218,11 @@ def make_batch(pairs: TokenizedPairs, numbers: np.ndarray, rows: int, width: int
     """The pairs of these numbers, and below them rows of padding up to `rows`."""
     sources_RW, _ = _padded(pairs.sources, numbers, rows, width)
     targets_RW, weights_RW = _padded(pairs.targets, numbers, rows, width)
-    inputs_RW = np.where(weights_RW > 0, np.roll(targets_RW, 1, axis=1), Tokenizer.pad_id)
-    inputs_RW[:, 0] = np.where(weights_RW[:, 0] > 0, Tokenizer.bos_id, Tokenizer.pad_id)
+    pad, bos, eos = pairs.targets.special
+    inputs_RW = np.where(weights_RW > 0, np.roll(targets_RW, 1, axis=1), pad)
+    inputs_RW[:, 0] = np.where(weights_RW[:, 0] > 0, bos, pad)
     # A row of padding still needs something to look at.
-    sources_RW[len(numbers) :, 0] = Tokenizer.eos_id
+    sources_RW[len(numbers) :, 0] = eos
     return {"sources": sources_RW, "inputs": inputs_RW, "targets": targets_RW, "weights": weights_RW}
 
 
@@ -234,10 +234,10 @@ def _padded(
     start_R, end_R = side.document_starts_D[numbers] + 1, ends_D[numbers]  # without the bos that is stored
     index_RW = start_R[:, None] + np.arange(width)
     text_RW = side.tokens_N.take(index_RW, mode="clip").astype(np.int32)
-    text_RW[index_RW == end_R[:, None]] = Tokenizer.eos_id
+    text_RW[index_RW == end_R[:, None]] = side.special.eos
     inside_RW = index_RW <= end_R[:, None]
-    ids_RW = np.full((rows, width), Tokenizer.pad_id, np.int32)
+    ids_RW = np.full((rows, width), side.special.pad, np.int32)
     weights_RW = np.zeros((rows, width), np.float32)
-    ids_RW[: len(numbers)] = np.where(inside_RW, text_RW, Tokenizer.pad_id)
+    ids_RW[: len(numbers)] = np.where(inside_RW, text_RW, side.special.pad)
     weights_RW[: len(numbers)] = inside_RW
     return ids_RW, weights_RW

@@ -10,7 +10,7 @@ import numpy as np
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.pairs import ParallelCorpus, as_sentence, kept
 from zerotollm.data.parallel import open_parallel
-from zerotollm.data.tokenizer import Tokenizer, load_tokenizer
+from zerotollm.data.tokenizer import AnyTokenizer, SpecialIds, load_tokenizer
 from zerotollm.data.tokens import (
     TOKENIZER,
     TokenizedSplit,
@@ -60,13 +60,13 @@ class PreparedPairs:
     """All that training needs of a parallel corpus."""
 
     corpus: str
-    tokenizer: Tokenizer
+    tokenizer: AnyTokenizer
     splits: dict[str, TokenizedPairs]
     dropped: dict[str, dict[str, int]]
     """of each split: pairs left out, by reason"""
 
 
-def prepare_pairs(data: DataConfig, tokenizer: TokenizerConfig | Tokenizer) -> PreparedPairs:
+def prepare_pairs(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer) -> PreparedPairs:
     """The tokens of `data.corpus`, made by a tokenizer that was trained on both sides of its training split, or given.
 
     Raises UsageError where the corpus cannot be had or the vocabulary does not suit it, RunError where the data
@@ -75,17 +75,19 @@ def prepare_pairs(data: DataConfig, tokenizer: TokenizerConfig | Tokenizer) -> P
     corpus = open_parallel(data)
     folder = token_folder(data, corpus.name, ["pairs", FORMAT, corpus.fingerprint, settings(tokenizer)])
     manifest = open_folder(folder, lambda temporary: _build(temporary, corpus, tokenizer))
-    splits = {}
+    used = load_tokenizer(folder / TOKENIZER)
+    special, splits = SpecialIds.of(used), {}
     for split in manifest["dropped"]:
         bytes_N = np.fromfile(folder / f"{split}.bytes", "<i8")
         sides = [
-            read_split(folder, f"{split}.{side}", manifest["dtype"], int(bytes_N.sum())) for side in SIDES
+            read_split(folder, f"{split}.{side}", manifest["dtype"], int(bytes_N.sum()), special)
+            for side in SIDES
         ]
         splits[split] = TokenizedPairs(*sides, bytes_N)
-    return PreparedPairs(corpus.name, load_tokenizer(folder / TOKENIZER), splits, manifest["dropped"])
+    return PreparedPairs(corpus.name, used, splits, manifest["dropped"])
 
 
-def _build(folder: Path, corpus: ParallelCorpus, config: TokenizerConfig | Tokenizer) -> None:
+def _build(folder: Path, corpus: ParallelCorpus, config: TokenizerConfig | AnyTokenizer) -> None:
     used, dropped = {}, {}
     for split, pairs in corpus.splits.items():
         used[split], dropped[split] = kept(pairs, split)

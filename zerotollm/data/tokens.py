@@ -22,7 +22,14 @@ from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.corpora import data_directory, open_corpus
 from zerotollm.data.documents import Corpus
 from zerotollm.data.storage import build_once
-from zerotollm.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from zerotollm.data.tokenizer import (
+    OWN_IDS,
+    SCORE_STEPS,
+    AnyTokenizer,
+    SpecialIds,
+    load_tokenizer,
+    train_tokenizer,
+)
 from zerotollm.errors import RunError
 
 FORMAT = 1
@@ -41,11 +48,14 @@ class TokenizedSplit:
     """The documents of a split as one row of tokens."""
 
     tokens_N: np.ndarray
-    """ids, mapped from disk: of every document bos, then its text. uint16, or uint32 where ids need it"""
+    """ids, mapped from disk: of every document bos, then its text, then what ends it, see `write_split`. uint16, or
+    uint32 where ids need it"""
     document_starts_D: np.ndarray
     """int64: where in tokens_N the bos of each document is"""
     num_bytes: int
     """of the documents' text in UTF-8, as the corpus has it, before normalization"""
+    special: SpecialIds = OWN_IDS
+    """of the tokenizer that made the tokens"""
 
 
 @dataclass(frozen=True)
@@ -54,12 +64,12 @@ class PreparedData:
 
     corpus: str
     """its name"""
-    tokenizer: Tokenizer
+    tokenizer: AnyTokenizer
     splits: dict[str, TokenizedSplit]
     """train, validation, test; a split without documents has no tokens"""
 
 
-def prepare(data: DataConfig, tokenizer: TokenizerConfig | Tokenizer) -> PreparedData:
+def prepare(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer) -> PreparedData:
     """The tokens of `data.corpus`, made by a tokenizer that was trained on its training split alone, or by a given one.
 
     The first call reads the corpus twice, in pieces; later ones read nothing but what they return. Prepared
@@ -69,11 +79,12 @@ def prepare(data: DataConfig, tokenizer: TokenizerConfig | Tokenizer) -> Prepare
     corpus = open_corpus(data)
     folder = token_folder(data, corpus.name, [FORMAT, corpus.fingerprint, settings(tokenizer)])
     manifest = open_folder(folder, lambda temporary: _build(temporary, corpus, tokenizer))
+    used = load_tokenizer(folder / TOKENIZER)
     splits = {
-        split: read_split(folder, split, manifest["dtype"], num_bytes)
+        split: read_split(folder, split, manifest["dtype"], num_bytes, SpecialIds.of(used))
         for split, num_bytes in manifest["num_bytes"].items()
     }
-    return PreparedData(corpus.name, load_tokenizer(folder / TOKENIZER), splits)
+    return PreparedData(corpus.name, used, splits)
 
 
 def token_folder(data: DataConfig, corpus: str, described: list[Any]) -> Path:
@@ -91,29 +102,30 @@ def open_folder(folder: Path, build: Callable[[Path], None]) -> dict[str, Any]:
     return _read_manifest(folder)
 
 
-def settings(tokenizer: TokenizerConfig | Tokenizer) -> Any:
+def settings(tokenizer: TokenizerConfig | AnyTokenizer) -> Any:
     """What tells one tokenizer from all others, as JSON."""
-    if isinstance(tokenizer, Tokenizer):
-        return hashlib.sha256(tokenizer.model).hexdigest()
-    return asdict(tokenizer)
+    if isinstance(tokenizer, TokenizerConfig):
+        # What a tokenizer's training does since it was last changed, for one kind alone.
+        return asdict(tokenizer) | ({"score_steps": SCORE_STEPS} if tokenizer.kind == "unigram" else {})
+    return hashlib.sha256(tokenizer.model).hexdigest()
 
 
-def tokenizer_for(tokenizer: TokenizerConfig | Tokenizer, texts: Iterable[str]) -> Tokenizer:
+def tokenizer_for(tokenizer: TokenizerConfig | AnyTokenizer, texts: Iterable[str]) -> AnyTokenizer:
     """A given tokenizer as it is, or one trained on texts."""
-    return tokenizer if isinstance(tokenizer, Tokenizer) else train_tokenizer(tokenizer, texts)
+    return train_tokenizer(tokenizer, texts) if isinstance(tokenizer, TokenizerConfig) else tokenizer
 
 
-def _build(folder: Path, corpus: Corpus, config: TokenizerConfig | Tokenizer) -> None:
+def _build(folder: Path, corpus: Corpus, config: TokenizerConfig | AnyTokenizer) -> None:
     """Fills an empty folder."""
     tokenizer = tokenizer_for(config, (document.text for document in corpus.splits["train"]))
     num_bytes = {
-        split: write_split(folder, split, (document.text for document in documents), tokenizer)
+        split: write_split(folder, split, (document.text for document in documents), tokenizer, ended=True)
         for split, documents in corpus.splits.items()
     }
     write_manifest(folder, tokenizer, {"num_bytes": num_bytes})
 
 
-def write_manifest(folder: Path, tokenizer: Tokenizer, rest: dict[str, Any]) -> None:
+def write_manifest(folder: Path, tokenizer: AnyTokenizer, rest: dict[str, Any]) -> None:
     """Writes the tokenizer and, last of all files, the manifest, which has checksums of the others."""
     tokenizer.save(folder / TOKENIZER)
     files = {path.name: [path.stat().st_size, _checksum(path)] for path in sorted(folder.iterdir())}
@@ -122,7 +134,7 @@ def write_manifest(folder: Path, tokenizer: Tokenizer, rest: dict[str, Any]) -> 
     (folder / MANIFEST).write_bytes(b"%d\n%s\n" % (zlib.crc32(content), content))
 
 
-def token_type(tokenizer: Tokenizer) -> np.dtype:
+def token_type(tokenizer: AnyTokenizer) -> np.dtype:
     """Of the ids on disk."""
     return np.dtype("<u2" if tokenizer.vocab_size <= 2**16 else "<u4")
 
@@ -135,29 +147,40 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return json.loads(content)
 
 
-def write_split(folder: Path, split: str, texts: Iterable[str], tokenizer: Tokenizer) -> int:
-    """Writes the tokens of texts and where each starts. Returns the UTF-8 bytes of them all."""
+def write_split(
+    folder: Path, split: str, texts: Iterable[str], tokenizer: AnyTokenizer, *, ended: bool = False
+) -> int:
+    """Writes the tokens of texts and where each starts. Returns the UTF-8 bytes of them all.
+
+    A text begins with bos; `ended`, it also has what the tokenizer puts after texts, unless that is the next one's bos.
+    """
     num_bytes = position = 0
     bos = np.array([tokenizer.bos_id], np.int32)
+    end = np.array([tokenizer.stop_id] if ended and tokenizer.stop_id != tokenizer.bos_id else [], np.int32)
     dtype = token_type(tokenizer)
     with (folder / f"{split}.tokens").open("wb") as tokens, (folder / f"{split}.starts").open("wb") as starts:
         for group in _groups(texts):
             ids = tokenizer.encode_batch(group)
-            length_D = np.array([len(bos) + len(ids_N) for ids_N in ids], np.int64)
+            length_D = np.array([len(bos) + len(ids_N) + len(end) for ids_N in ids], np.int64)
             end_D = position + np.cumsum(length_D)
             starts.write((end_D - length_D).astype("<i8").tobytes())
             tokens.write(
-                np.concatenate([part for ids_N in ids for part in (bos, ids_N)]).astype(dtype).tobytes()
+                np.concatenate([part for ids_N in ids for part in (bos, ids_N, end)]).astype(dtype).tobytes()
             )
             position = int(end_D[-1])
             num_bytes += sum(len(text.encode()) for text in group)
     return num_bytes
 
 
-def read_split(folder: Path, split: str, dtype: str, num_bytes: int) -> TokenizedSplit:
+def read_split(
+    folder: Path, split: str, dtype: str, num_bytes: int, special: SpecialIds = OWN_IDS
+) -> TokenizedSplit:
     """What `write_split` wrote, mapped from disk."""
     return TokenizedSplit(
-        _mapped(folder / f"{split}.tokens", dtype), _mapped(folder / f"{split}.starts", "<i8"), num_bytes
+        _mapped(folder / f"{split}.tokens", dtype),
+        _mapped(folder / f"{split}.starts", "<i8"),
+        num_bytes,
+        special,
     )
 
 

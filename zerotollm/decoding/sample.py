@@ -21,6 +21,10 @@ PROMPT_MULTIPLE = 16
 """Prompts are padded to a multiple of this, so that few lengths are ever compiled."""
 
 
+SLOT_MULTIPLE = 1024
+"""Cache slots are a multiple of this, or as many as the context has."""
+
+
 class Choice(NamedTuple):
     """`SamplingConfig` as arrays: a new temperature or seed needs no new program."""
 
@@ -187,7 +191,10 @@ def stream(
     texts = [np.asarray(prompt, np.int32) for prompt in prompts]
     if not all(0 < len(text) <= model.max_length for text in texts):
         raise ValueError(f"prompts need 1 to {model.max_length} tokens: {[len(text) for text in texts]}")
-    num_slots = round_up(model.max_length, PROMPT_MULTIPLE) + PROMPT_MULTIPLE
+    longest = max(map(len, texts)) + sampling.max_tokens
+    # A model that was built for a long context need not pay for all of it in a short text.
+    num_slots = min(round_up(model.max_length, PROMPT_MULTIPLE), round_up(longest, SLOT_MULTIPLE))
+    num_slots += PROMPT_MULTIPLE
     finished = np.zeros(len(texts), bool)
     left = sampling.max_tokens
     keep = model.max_length

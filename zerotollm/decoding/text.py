@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from zerotollm.data.tokenizer import Tokenizer
+from zerotollm.data.tokenizer import AnyTokenizer
 from zerotollm.decoding import sample
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.decoding.translate import translate_text
@@ -15,7 +15,7 @@ from zerotollm.errors import UsageError
 from zerotollm.model.config import TransformerConfig
 
 
-def encode_prompt(tokenizer: Tokenizer, prompt: str, max_length: int) -> np.ndarray:
+def encode_prompt(tokenizer: AnyTokenizer, prompt: str, max_length: int) -> np.ndarray:
     """The ids of the start of a document: bos, then the prompt. UsageError where the context cannot hold it."""
     ids = np.concatenate([[tokenizer.bos_id], tokenizer.encode(prompt)]).astype(np.int32)
     if len(ids) > max_length:
@@ -29,19 +29,21 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, max_length: int) -> np.ndar
 def generate_texts(
     params: Any,
     model: TransformerConfig,
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     prompts: Sequence[str],
     sampling: SamplingConfig,
 ) -> list[str]:
     """Each prompt followed by its continuation, drawn as one batch."""
     ids = [encode_prompt(tokenizer, prompt, model.max_length) for prompt in prompts]
     drawn = sample.generate(
-        params, model, ids, sampling, stop_id=tokenizer.bos_id, num_tokens=tokenizer.vocab_size
+        params, model, ids, sampling, stop_id=tokenizer.stop_id, num_tokens=tokenizer.vocab_size
     )
     return [prompt + tokenizer.decode(new) for prompt, new in zip(prompts, drawn, strict=True)]
 
 
-def sample_text(params: Any, model: TransformerConfig, tokenizer: Tokenizer, sampling: SamplingConfig) -> str:
+def sample_text(
+    params: Any, model: TransformerConfig, tokenizer: AnyTokenizer, sampling: SamplingConfig
+) -> str:
     """`sampling.prompt` and its continuation, or what it is translated to, as training shows it."""
     if model.architecture == "encoder-decoder":
         return translate_text(params, model, tokenizer, sampling) if sampling.prompt.strip() else ""
@@ -49,7 +51,7 @@ def sample_text(params: Any, model: TransformerConfig, tokenizer: Tokenizer, sam
 
 
 def stream_text(
-    params: Any, model: TransformerConfig, tokenizer: Tokenizer, sampling: SamplingConfig, chunk: int = 4
+    params: Any, model: TransformerConfig, tokenizer: AnyTokenizer, sampling: SamplingConfig, chunk: int = 4
 ) -> Iterator[str]:
     """First the prompt, then its continuation in pieces of `chunk` tokens as they are drawn.
 
@@ -68,7 +70,7 @@ def stream_text(
         model,
         [ids],
         replace(sampling, prompt=""),
-        stop_id=tokenizer.bos_id,
+        stop_id=tokenizer.stop_id,
         num_tokens=tokenizer.vocab_size,
         chunk=chunk,
     ):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from zerotollm.data.pairs import as_sentence
-from zerotollm.data.tokenizer import Tokenizer
+from zerotollm.data.tokenizer import AnyTokenizer
 from zerotollm.decoding.beam import beam_search, hypotheses
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import UsageError
@@ -31,7 +31,7 @@ class Translation(NamedTuple):
 def translate_texts(
     params: Any,
     model: TransformerConfig,
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     texts: Sequence[str],
     sampling: SamplingConfig,
     done: Callable[[int], None] = lambda number: None,
@@ -104,7 +104,7 @@ def _groups(lengths: list[int], beam: int, extra: int) -> list[tuple[list[int], 
 
 
 def translate_text(
-    params: Any, model: TransformerConfig, tokenizer: Tokenizer, sampling: SamplingConfig
+    params: Any, model: TransformerConfig, tokenizer: AnyTokenizer, sampling: SamplingConfig
 ) -> str:
     """The best translation of `sampling.prompt`; with `n_best` above 1 each on a line, after its score."""
     (best,) = translate_texts(params, model, tokenizer, [sampling.prompt], sampling)

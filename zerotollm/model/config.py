@@ -5,6 +5,17 @@ from typing import Literal
 
 from zerotollm.errors import UsageError
 
+_QKV, _GATED = ("query", "key", "value"), ("gate", "up", "down")
+BIASED = {
+    "none": (),
+    "qkv": _QKV,
+    "attention": (*_QKV, "output"),
+    "feed_forward": _GATED,
+    "all": (*_QKV, "output", *_GATED),
+    "everywhere": (*_QKV, "output", *_GATED, "head"),
+}
+"""The matrices that a choice of `biases` adds vectors after."""
+
 
 @dataclass(frozen=True)
 class TransformerConfig:
@@ -32,11 +43,13 @@ class TransformerConfig:
     """width of a head's queries and keys (d_k, arXiv:1706.03762, section 3.2.2); 0: head_width (d_v)"""
     ff_width: int = 0
     """feed-forward width F; 0: 4 x width, or 8/3 x width for swiglu, so that both cost the same"""
-    feed_forward: Literal["swiglu", "gelu", "relu", "relu2"] = "swiglu"
-    """swiglu (arXiv:2002.05202), gelu (arXiv:1606.08415), relu (arXiv:1706.03762), relu2 (arXiv:2109.08668)
-    """
-    biases: Literal["none", "feed_forward", "all"] = "none"
-    """vectors added after matrices: in the feed-forward alone (arXiv:1706.03762, equation 2), or in attention too"""
+    feed_forward: Literal["swiglu", "gelu", "relu", "relu2", "silu"] = "swiglu"
+    """swiglu (arXiv:2002.05202), gelu (arXiv:1606.08415), relu (arXiv:1706.03762), relu2 (arXiv:2109.08668), silu
+    (arXiv:1702.03118)"""
+    biases: Literal["none", "qkv", "attention", "feed_forward", "all", "everywhere"] = "none"
+    """vectors added after matrices: on queries, keys and values (arXiv:2407.10671, section 2.2.1), on the output of
+    attention too, in the feed-forward alone (arXiv:1706.03762, equation 2), in both, or in an encoder-decoder on the
+    logits besides (arXiv:1804.00344)"""
     norm: Literal["rms", "layer"] = "rms"
     """rms (arXiv:1910.07467) or layer (arXiv:1607.06450)"""
     norm_position: Literal["pre", "post"] = "pre"
@@ -96,6 +109,8 @@ def resolve(config: TransformerConfig, *, vocab_size: int, context: int) -> Tran
     if config.token_shift > 16:
         raise UsageError(f"model.token_shift is {config.token_shift}, and must be at most 16")
     pair = config.architecture == "encoder-decoder"
+    if config.biases == "everywhere" and not pair:
+        raise UsageError("model.biases everywhere is for encoder-decoders alone: set it to all")
     if config.token_shift and pair:
         raise UsageError("model.token_shift is for decoders alone: set it to 0")
     if config.encoder_layers and not pair:

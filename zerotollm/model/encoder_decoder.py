@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from zerotollm.model.config import TransformerConfig
+from zerotollm.model.config import BIASED, TransformerConfig
 from zerotollm.model.layers import Dropout, KVCache
 from zerotollm.model.transformer import (
     Memory,
@@ -86,6 +86,8 @@ class EncoderDecoder(nn.Module):
         self.embedding = self.param("embedding", embedding_initializer(c), (c.vocab_size, c.width))
         if not c.tie_embeddings:
             self.head = self.param("head", head_initializer(c), (c.width, c.vocab_size))
+        biased = "head" in BIASED[c.biases]
+        self.head_bias = self.param("head_bias", nn.initializers.zeros, (c.vocab_size,)) if biased else None
         self.encoder = Encoder(c)
         self.decoder = Decoder(c)
 
@@ -138,7 +140,8 @@ class EncoderDecoder(nn.Module):
             slot=slot,
         )
         c = self.config
-        return head_logits(c, x_BTD, self.embedding.T if c.tie_embeddings else self.head), own, cross
+        head_DV = self.embedding.T if c.tie_embeddings else self.head
+        return head_logits(c, x_BTD, head_DV, self.head_bias), own, cross
 
     def _embed(self, tokens_BT: jax.Array) -> jax.Array:
         x_BTD = self.embedding[tokens_BT]

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from zerotollm.compute.attention import Sight
-from zerotollm.model.config import TransformerConfig
+from zerotollm.model.config import BIASED, TransformerConfig
 
 
 class KVCache(NamedTuple):
@@ -188,7 +188,7 @@ class Attention(nn.Module):
         return linear(mixed_BTY, kernel_YD, self._bias("output", D)), KVCache(k_BKSC, v_BKSC)
 
     def _bias(self, name: str, width: int) -> jax.Array | None:
-        if self.config.biases != "all":
+        if name not in BIASED[self.config.biases]:
             return None
         return self.param(f"{name}_bias", nn.initializers.zeros, (width,))
 
@@ -212,7 +212,7 @@ class FeedForward(nn.Module):
         D, F = self.config.width, self.config.ff_width
 
         def bias(name: str, width: int) -> jax.Array | None:
-            if self.config.biases == "none":
+            if name not in BIASED[self.config.biases]:
                 return None
             return self.param(f"{name}_bias", nn.initializers.zeros, (width,))
 
@@ -228,5 +228,7 @@ class FeedForward(nn.Module):
                 h_BTF = jax.nn.relu(up("up"))
             case "relu2":
                 h_BTF = jnp.square(jax.nn.relu(up("up")))
+            case "silu":
+                h_BTF = jax.nn.silu(up("up"))
         down_FD = self.param("down", fan_in_normal(F, residual_gain(self.config)), (F, D))
         return linear(h_BTF, down_FD, bias("down", D))

@@ -203,9 +203,11 @@ def head_initializer(config: TransformerConfig) -> nn.initializers.Initializer:
     return fan_in_normal(config.width, 0.02)
 
 
-def head_logits(config: TransformerConfig, x_BTD: jax.Array, head_DV: jax.Array) -> jax.Array:
+def head_logits(
+    config: TransformerConfig, x_BTD: jax.Array, head_DV: jax.Array, bias_V: jax.Array | None = None
+) -> jax.Array:
     """Logits (B, T, V) in float32."""
-    logits_BTV = linear(x_BTD, head_DV, out_type=jnp.float32)
+    logits_BTV = linear(x_BTD, head_DV, bias_V, out_type=jnp.float32)
     if config.logit_soft_cap:
         logits_BTV = config.logit_soft_cap * jnp.tanh(logits_BTV / config.logit_soft_cap)
     return logits_BTV

@@ -1,6 +1,6 @@
 """What a model costs to compute, counted from its configuration."""
 
-from zerotollm.model.config import TransformerConfig
+from zerotollm.model.config import BIASED, TransformerConfig
 
 
 def num_parameters(model: TransformerConfig) -> int:
@@ -15,10 +15,18 @@ def num_parameters(model: TransformerConfig) -> int:
         + (norm * D if model.norm_position == "pre" else 0)
     )
     outside += model.vocab_size * D * (1 if model.tie_embeddings else 2) + model.token_shift * D
-    block = _attention_matrices(model) + _attention_biases(model) + _feed_forward_matrices(model) + norms
-    if model.biases != "none":
-        block += model.ff_width * (2 if model.feed_forward == "swiglu" else 1) + D
-    cross = _attention_matrices(model) + _attention_biases(model)
+    outside += _biases(model, head=model.vocab_size)
+    F, gated = model.ff_width, model.feed_forward == "swiglu"
+    attention = _attention_matrices(model) + _biases(
+        model,
+        query=model.num_heads * model.key_width,
+        key=model.num_kv_heads * model.key_width,
+        value=model.num_kv_heads * model.head_width,
+        output=D,
+    )
+    block = attention + _feed_forward_matrices(model) + norms
+    block += _biases(model, gate=F if gated else 0, up=F, down=D)
+    cross = attention
     cross += norm * (D + (2 * model.key_width if model.qk_norm else 0))
     layers = model.num_layers + model.encoder_layers
     return layers * block + (model.num_layers * cross if model.encoder_layers else 0) + outside
@@ -51,11 +59,9 @@ def _attention_matrices(model: TransformerConfig) -> int:
     return model.width * heads * (model.key_width + model.head_width)
 
 
-def _attention_biases(model: TransformerConfig) -> int:
-    if model.biases != "all":
-        return 0
-    heads, kv_heads = model.num_heads, model.num_kv_heads
-    return (heads + kv_heads) * model.key_width + kv_heads * model.head_width + model.width
+def _biases(model: TransformerConfig, **widths: int) -> int:
+    """Numbers in the vectors after those of the matrices that have one; `widths` are their columns."""
+    return sum(width for name, width in widths.items() if name in BIASED[model.biases])
 
 
 def _feed_forward_matrices(model: TransformerConfig) -> int:

@@ -99,12 +99,13 @@ def batch_logits(
     dropout_key: jax.Array | None,
     compute: ComputeConfig = PLAIN,
     with_logits: bool = True,
+    pad_id: int = Tokenizer.pad_id,
 ) -> Any:
     """Logits (B, T, V) of a batch. With a dropout key, dropout is on. `compute` is resolved; with it a decoder alone
-    can do without logits, as in `Transformer`."""
+    can do without logits, as in `Transformer`. Sources are padded with `pad_id`."""
     if model.architecture == "encoder-decoder":
         net, sources_BS, options = EncoderDecoder(model), batch["sources"], {}
-        arguments = (sources_BS, sources_BS != Tokenizer.pad_id, batch["inputs"])
+        arguments = (sources_BS, sources_BS != pad_id, batch["inputs"])
     else:
         net, options = Transformer(model, compute), {"with_logits": with_logits}
         arguments = (batch["inputs"], batch["segments"] if masked else None)
@@ -118,7 +119,12 @@ def batch_logits(
 
 
 def objective_of(
-    model: TransformerConfig, train: TrainConfig, *, masked: bool = False, compute: ComputeConfig = AUTO
+    model: TransformerConfig,
+    train: TrainConfig,
+    *,
+    masked: bool = False,
+    compute: ComputeConfig = AUTO,
+    pad_id: int = Tokenizer.pad_id,
 ) -> Callable[[Any, Batch, jax.Array], tuple[jax.Array, jax.Array]]:
     """(params, batch, dropout key) -> (what gradients make small, cross-entropy), both summed over weighted tokens,
     in nats."""
@@ -127,7 +133,14 @@ def objective_of(
         how = resolved_for(compute, model, part, masked=masked)
         dropout_key = key if model.dropout else None
         forward = partial(
-            batch_logits, model, params, part, masked=masked, dropout_key=dropout_key, compute=how
+            batch_logits,
+            model,
+            params,
+            part,
+            masked=masked,
+            dropout_key=dropout_key,
+            compute=how,
+            pad_id=pad_id,
         )
         if how.cross_entropy == "chunked":
             penalty = Penalty(train.label_smoothing, train.z_loss, model.logit_soft_cap)
@@ -152,9 +165,10 @@ def make_train_step(
     *,
     masked: bool = False,
     compute: ComputeConfig = AUTO,
+    pad_id: int = Tokenizer.pad_id,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The step of `train.seed`, compiled; it consumes the state that it is given (donated buffers)."""
-    step = seeded_train_step(model, optimizer, train, masked=masked, compute=compute)
+    step = seeded_train_step(model, optimizer, train, masked=masked, compute=compute, pad_id=pad_id)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         return step(state, batch, train.seed)
@@ -169,6 +183,7 @@ def seeded_train_step(
     *,
     masked: bool = False,
     compute: ComputeConfig = AUTO,
+    pad_id: int = Tokenizer.pad_id,
 ) -> Callable[[TrainState, Batch, int | jax.Array], tuple[TrainState, Metrics]]:
     """(state, batch, seed) -> (state, metrics), a pure function to be jitted, or vmapped over several seeds.
 
@@ -185,7 +200,7 @@ def seeded_train_step(
     schedule = learning_rate_schedule(optimizer, optimizer.learning_rate, train.steps)
     parts = train.micro_batches
 
-    objective = objective_of(model, train, masked=masked, compute=compute)
+    objective = objective_of(model, train, masked=masked, compute=compute, pad_id=pad_id)
 
     def nats_and_gradients(params, part, key, factor):
         def scaled(params):
@@ -236,13 +251,26 @@ def seeded_train_step(
 
 
 def make_eval_step(
-    model: TransformerConfig, *, masked: bool = False, compute: ComputeConfig = AUTO
+    model: TransformerConfig,
+    *,
+    masked: bool = False,
+    compute: ComputeConfig = AUTO,
+    pad_id: int = Tokenizer.pad_id,
 ) -> Callable[[Any, Batch], dict[str, jax.Array]]:
     """The compiled evaluation of one batch: {"nats": summed loss, "tokens": summed weights}, dropout off."""
 
     def eval_step(params, batch):
         how = resolved_for(compute, model, batch, masked=masked)
-        forward = partial(batch_logits, model, params, batch, masked=masked, dropout_key=None, compute=how)
+        forward = partial(
+            batch_logits,
+            model,
+            params,
+            batch,
+            masked=masked,
+            dropout_key=None,
+            compute=how,
+            pad_id=pad_id,
+        )
         if how.cross_entropy == "chunked":
             penalty = Penalty(soft_cap=model.logit_soft_cap)
             _, nats = chunked_cross_entropy(

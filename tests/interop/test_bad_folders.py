@@ -1,0 +1,245 @@
+"""Checkpoint folders that cannot be used: one line each, which says the file, the field or the tensor."""
+
+import json
+import pickle
+import re
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from zerotollm.data.config import TokenizerConfig
+from zerotollm.data.tokenizer import train_tokenizer
+from zerotollm.errors import RunError, UsageError
+from zerotollm.interop.folder import read_model, read_params, read_tokenizer
+from zerotollm.interop.huggingface import family_of, write_folder
+from zerotollm.interop.weights import parameter_shapes
+from zerotollm.model.config import TransformerConfig, resolve
+
+MODEL = TransformerConfig(num_layers=1, width=16, num_heads=2, tie_embeddings=True)
+QUERY = "model.layers.0.self_attn.q_proj.weight"
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory) -> Path:
+    tokenizer = train_tokenizer(TokenizerConfig("char", 20, byte_fallback=False), ["abc abc\n"])
+    model = resolve(MODEL, vocab_size=tokenizer.vocab_size, context=16)
+    params = jax.tree.map(lambda x: np.ones(x.shape, np.float32), parameter_shapes(model))
+    folder = tmp_path_factory.mktemp("good") / "model"
+    write_folder(folder, params, model, tokenizer, "")
+    return folder
+
+
+@pytest.fixture
+def folder(good, tmp_path) -> Path:
+    return shutil.copytree(good, tmp_path / "model")
+
+
+def read(folder):
+    family, file, model = read_model(folder)
+    return read_params(folder, family, model), read_tokenizer(folder, file, model)
+
+
+def refused(folder, kind=UsageError) -> str:
+    with pytest.raises(kind) as caught:
+        read(folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def edit(path: Path, **changes) -> None:
+    fields = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: value for name, value in fields.items() if value != "absent"}))
+
+
+def tensors(folder, change) -> None:
+    found = load_file(folder / "model.safetensors")
+    change(found)
+    save_file(found, folder / "model.safetensors")
+
+
+def test_the_good_folder_is_read(folder):
+    params, tokenizer = read(folder)
+    assert params["embedding"].shape == (64, 16)
+    assert tokenizer.decode(tokenizer.encode("ab c")) == "ab c"
+
+
+def test_a_tensor_of_another_shape(folder):
+    tensors(folder, lambda found: found.update({QUERY: np.ones((16, 8), np.float32)}))
+    assert re.search(
+        rf"{QUERY} in .* has the shape 16 x 8, and config.json asks for 16 x 16", refused(folder)
+    )
+
+
+def test_a_vocabulary_of_another_size(folder):
+    tensors(folder, lambda found: found.update({"model.embed_tokens.weight": np.ones((70, 16), np.float32)}))
+    assert "model.embed_tokens.weight" in refused(folder)
+    assert "70 x 16, and config.json asks for 64 x 16" in refused(folder)
+
+
+def test_a_tensor_too_few_and_one_too_many(folder):
+    tensors(folder, lambda found: found.update({"model.layers.1.mlp.up_proj.weight": found.pop(QUERY)}))
+    message = refused(folder)
+    assert f"1 missing: {QUERY}" in message
+    assert "1 surplus: model.layers.1.mlp.up_proj.weight" in message
+
+
+def test_numbers_that_are_none_of_ours(folder):
+    tensors(folder, lambda found: found.update({QUERY: np.ones((16, 16), np.int8)}))
+    assert f"{QUERY} in" in refused(folder)
+    assert "holds I8" in refused(folder)
+
+
+def test_a_head_that_should_be_the_embedding(folder):
+    tensors(folder, lambda found: found.update({"lm_head.weight": np.zeros((64, 16), np.float32)}))
+    assert "lm_head.weight" in refused(folder)
+    tensors(folder, lambda found: found.update({"lm_head.weight": np.ones((64, 16), np.float32)}))
+    read(folder)
+
+
+class Bomb:
+    def __reduce__(self):
+        return Path.touch, (Path("exploded"),)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
+def test_a_pickle_is_never_opened(folder, monkeypatch, name):
+    monkeypatch.chdir(folder)
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_bytes(pickle.dumps(Bomb()))
+    message = refused(folder, UsageError if name.endswith("bin") else RunError)
+    assert ("is a pickle" if name.endswith("bin") else "no safetensors file") in message
+    assert name in message
+    assert not (folder / "exploded").exists()
+
+
+@pytest.mark.parametrize("kept", [0, 5, 300, -1])
+def test_a_file_cut_short(folder, kept):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:kept])
+    assert re.search(r"model.safetensors is damaged .*get it again", refused(folder, RunError))
+
+
+def test_no_weights(folder):
+    (folder / "model.safetensors").unlink()
+    assert "has no model.safetensors" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("index", "says"),
+    [
+        ({}, "no weight_map"),
+        ({"weight_map": {"a": "../x.safetensors"}}, "names the file '../x.safetensors', which is not in"),
+        ({"weight_map": {"a": "absent.safetensors"}}, "cannot read .*absent.safetensors"),
+        ({"weight_map": {"a": "model.safetensors"}}, "says that a is in model.safetensors, and it is not"),
+    ],
+)
+def test_an_index_that_lies(folder, index, says):
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert re.search(says, refused(folder))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model_type": "mamba"}, "model_type is 'mamba', and those that can be read are qwen3, llama"),
+        ({"hidden_size": "absent"}, "hidden_size is None, and must be a whole number above 0"),
+        ({"hidden_size": 16.5}, "hidden_size is 16.5, and must be a whole number"),
+        ({"rms_norm_eps": "small"}, "rms_norm_eps is 'small', and must be a number"),
+        ({"hidden_act": "relu"}, "hidden_act is 'relu', and our model knows only 'silu'"),
+        ({"use_sliding_window": True}, "use_sliding_window is True"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types has 'sliding_attention'"),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "rope_type is 'llama3'"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2}}, "rope_type is 'linear'"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config is"),
+        ({"num_key_value_heads": 3}, "describes no model: model.num_kv_heads 3 does not divide"),
+        ({"eos_token_id": "absent"}, "eos_token_id is missing"),
+        ({"eos_token_id": 99}, "need 100 rows of the embedding, and vocab_size is 64"),
+        ({"bos_token_id": "x"}, "bos_token_id is 'x'"),
+    ],
+    ids=str,
+)
+def test_a_config_that_we_cannot_follow(folder, changes, says):
+    edit(folder / "config.json", **changes)
+    message = refused(folder)
+    assert says in message
+    assert "config.json" in message
+
+
+def test_files_that_are_not_there_or_no_json(folder, tmp_path):
+    (folder / "tokenizer.json").write_text('{"model": 3}')
+    assert "tokenizer.json is no tokenizer that can be used here" in refused(folder)
+    (folder / "tokenizer.json").unlink()
+    assert "has no tokenizer.json" in refused(folder)
+    (folder / "config.json").write_text("[1")
+    assert "config.json is not JSON" in refused(folder)
+    (folder / "config.json").unlink()
+    assert re.search("cannot read .*config.json", refused(folder))
+    assert "is no folder" in refused(tmp_path / "absent")
+
+
+def test_a_sliding_window_of_mistrals_kind_is_refused_in_llama(folder):
+    edit(folder / "config.json", model_type="llama", sliding_window=4096)
+    assert "sliding_window is 4096" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "family"),
+    [
+        ({}, "Qwen3"),
+        ({"biases": "attention"}, "Qwen3"),
+        ({"qk_norm": False}, "Llama"),
+        ({"qk_norm": False, "biases": "all"}, "Llama"),
+        ({"qk_norm": False, "biases": "qkv"}, "Qwen2"),
+        (
+            {
+                "qk_norm": False,
+                "biases": "all",
+                "norm": "layer",
+                "position": "learned",
+                "feed_forward": "gelu",
+            },
+            "GPT-2",
+        ),
+    ],
+    ids=str,
+)
+def test_each_model_goes_to_the_family_that_it_is(changes, family):
+    model = resolve(
+        TransformerConfig(num_layers=1, width=16, num_heads=2, **changes), vocab_size=64, context=16
+    )
+    assert family_of(model).name == family
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"token_shift": 2},
+        {"logit_soft_cap": 30.0},
+        {"feed_forward": "relu2", "norm_position": "post"},
+        {"position": "none"},
+        {"key_width": 4},
+        {"architecture": "encoder-decoder"},
+    ],
+    ids=str,
+)
+def test_a_model_that_no_family_knows_is_refused_with_its_fields(changes):
+    model = resolve(
+        TransformerConfig(num_layers=1, width=16, num_heads=2, **changes), vocab_size=64, context=16
+    )
+    with pytest.raises(UsageError) as caught:
+        family_of(model)
+    for name in changes:
+        assert f"model.{name} is " in str(caught.value) or name == "architecture"
+
+
+def test_a_folder_with_something_in_it_is_left_alone(folder):
+    before = sorted(path.name for path in folder.iterdir())
+    family, file, model = read_model(folder)
+    tokenizer = read_tokenizer(folder, file, model)
+    with pytest.raises(UsageError, match="exists already and is not empty"):
+        write_folder(folder, read_params(folder, family, model), model, tokenizer, "")
+    assert sorted(path.name for path in folder.iterdir()) == before

@@ -1,0 +1,44 @@
+"""export: a trained model in a format that other programs read."""
+
+from pathlib import Path
+
+from zerotollm.actions import ExportOptions
+from zerotollm.errors import UsageError
+from zerotollm.experiment import Experiment
+
+
+def export(experiment: Experiment, run_dir: Path, options: ExportOptions) -> Path:
+    """Writes one checkpoint of a run to a new folder, says what it is, and returns the folder.
+
+    Raises UsageError where there is no checkpoint, where the folder holds something and where no family of models of
+    the `transformers` library is exactly this model, naming the fields in the way.
+    """
+    if not options.out:
+        raise UsageError("give --out: the folder to be written")
+    from rich.console import Console
+
+    from zerotollm import run_directory
+    from zerotollm.interop.card import model_card
+    from zerotollm.interop.huggingface import family_of, write_folder
+    from zerotollm.run import load
+
+    run = load(run_dir, options.checkpoint)
+    family, out = family_of(run.model_config), Path(options.out)
+    card = model_card(
+        family,
+        run.model_config,
+        name=experiment.name,
+        corpus=experiment.data.corpus,
+        step=run.step,
+        parameters=run.num_parameters,
+        bpb=run.validation_bpb,
+        summary=run_directory.read_summary(run_dir),
+    )
+    write_folder(out, run.params, run.model_config, run.tokenizer, card)
+    Console().print(
+        f"{out}: {family.architecture}, {run.num_parameters:,} parameters of step {run.step:,} in float32; "
+        "transformers loads it with from_pretrained",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return out

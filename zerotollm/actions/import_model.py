@@ -1,0 +1,73 @@
+"""import-model: a checkpoint of the `transformers` library becomes an ordinary run directory."""
+
+import json
+import shutil
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from zerotollm import run_directory
+from zerotollm.actions import ImportModelOptions
+from zerotollm.data.config import TokenizerConfig
+from zerotollm.errors import UsageError
+from zerotollm.experiment import Experiment, to_json, validate
+from zerotollm.files import write_atomically
+
+
+def import_model(experiment: Experiment, run_dir: Path, options: ImportModelOptions) -> Any:
+    """Writes a run directory whose only checkpoint, of step 0, holds the model of a folder; returns the `Run`.
+
+    Data, optimizer and sampling are the experiment's, its name that of the run directory, its context no longer than
+    the model's. Raises UsageError, naming file, field or tensor, where we have no such model, where the folder does not
+    hold what its config.json says, and where the run directory holds something.
+    """
+    from rich.console import Console
+
+    from zerotollm.interop.folder import read_model, read_params, read_tokenizer
+    from zerotollm.run import load
+    from zerotollm.training.checkpoints import CheckpointWriter
+
+    if not options.folder:
+        raise UsageError(
+            "give --folder: config.json, safetensors and tokenizer.json as transformers saves them"
+        )
+    if run_dir == Path("runs") / experiment.name:
+        raise UsageError(f"{run_dir} is where {experiment.name} itself is trained: give another --run-dir")
+    if run_dir.exists() and any(run_dir.iterdir()):
+        raise UsageError(f"{run_dir} exists already and is not empty: give another --run-dir")
+    folder = Path(options.folder)
+    family, file, model = read_model(folder)
+    tokenizer = read_tokenizer(folder, file, model)
+    imported = replace(
+        experiment,
+        name=run_dir.name,
+        model=model,
+        data=replace(experiment.data, context=min(experiment.data.context, model.max_length)),
+        tokenizer=TokenizerConfig("pretrained", max(5, tokenizer.vocab_size), byte_fallback=False),
+        train=replace(experiment.train, start_from="", average=1),
+    )
+    validate(imported)
+    params = read_params(folder, family, model)
+    try:
+        with run_directory.locked(run_dir):
+            tokenizer.save(run_dir / run_directory.TOKENIZER)
+            environment = json.dumps(run_directory.environment(), indent=2)
+            write_atomically(run_dir / run_directory.ENVIRONMENT, environment)
+            with closing(CheckpointWriter(run_dir / run_directory.CHECKPOINTS, keep=1)) as writer:
+                notes = {"imported": f"{family.name}, {folder.name}", "validation": None}
+                writer.save({"params": _on_device(params)}, 0, notes)
+            # Last: a directory without it is no run.
+            write_atomically(run_dir / run_directory.CONFIG, to_json(imported))
+    except BaseException:
+        shutil.rmtree(run_dir, ignore_errors=True)
+        raise
+    run = load(run_dir)
+    Console().print(f"{family.name} from {folder}: {run!r}", highlight=False, soft_wrap=True)
+    return run
+
+
+def _on_device(params: Any) -> Any:
+    import jax
+
+    return jax.device_put(params)
