@@ -116,6 +116,7 @@ class Block(nn.Module):
                 x_BTD = x_BTD + dropout(sublayer(norm(x_BTD)))
             else:
                 x_BTD = norm(x_BTD + dropout(sublayer(x_BTD)))
+        self.sow("intermediates", "x_BTD", x_BTD)
         return x_BTD, tuple(kv)
 
 
@@ -286,6 +287,7 @@ class Transformer(nn.Module):
             x_BTD *= c.width**0.5
         x_BTD = add_positions(self, x_BTD, positions_BT).astype(self.compute.precision)
         x_BTD = Dropout(c.dropout)(x_BTD, deterministic=deterministic)
+        self.sow("intermediates", "embedded_BTD", x_BTD)
         lean = self.compute.scan_layers or self.compute.remat != "none"
         if lean and caches is None and not self.is_initializing():
             x_BTD, kept = (
@@ -307,6 +309,7 @@ class Transformer(nn.Module):
             head_DV = embedding_VD.T
         else:
             head_DV = self.param("head", head_initializer(c), (c.width, c.vocab_size))
+        self.sow("intermediates", "final_BTD", x_BTD)
         if not with_logits:
             return x_BTD, head_DV
         logits_BTV = head_logits(c, x_BTD, head_DV)
