@@ -80,6 +80,22 @@ class PlanOptions:
     """ask XLA too, which compiles the step here from shapes alone, in seconds to minutes; auto: for this device"""
 
 
+@dataclass(frozen=True)
+class ExplainOptions:
+    """What is explained."""
+
+    text: str = ""
+    """the text to look at; may stand without --text after the action"""
+    checkpoint: Literal["best", "last", "average"] = "best"
+    """as of evaluate"""
+    whole_run: bool = False
+    """also answer what takes checkpoints and samples: meaning, generation, learning; a minute or so more"""
+
+
+def _explain_options(experiment: Experiment) -> ExplainOptions:
+    return ExplainOptions(checkpoint="average" if experiment.train.average > 1 else "best")
+
+
 def _evaluate_options(experiment: Experiment) -> EvaluateOptions:
     return EvaluateOptions(checkpoint="average" if experiment.train.average > 1 else "best")
 
@@ -98,6 +114,8 @@ class Action(NamedTuple):
     """works on a run directory, whose own config.json then says what the experiment is"""
     functions: tuple[str, ...] = ()
     """needed in the experiment's file besides `experiment`; where they are, this action is the default"""
+    word: str = ""
+    """the option that a text after the action's name is"""
     suite: bool = False
     """works on an experiment and its variants, made by the file's `functions`"""
 
@@ -115,6 +133,12 @@ ACTIONS: dict[str, Action] = {
         "loss and bits per byte over a whole split, of translations BLEU and chrF too",
         _evaluate_options,
         True,
+    ),
+    "explain": Action(
+        "why the text is split so, what a vector is, how it predicts, where it looks: measured on one text",
+        _explain_options,
+        True,
+        word="text",
     ),
     "plan": Action("does it fit this device or another, and how long will it take", lambda _: PlanOptions()),
     "bench": Action("speed and memory of training and of generation", lambda _: BenchOptions()),
