@@ -96,7 +96,8 @@ class Run:
         material = self.material()
         if material is None:
             raise UsageError(
-                f"the text of {self.experiment.data.corpus} that {self.path} was trained with is not here: bring it back"
+                f"the text of {self.experiment.data.corpus}, which {self.path} was trained with, is not here: "
+                "bring it back"
             )
         drawn = self._samples(samples, tokens) if self.model_config.architecture == "decoder" else []
         return explain_run(

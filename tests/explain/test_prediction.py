@@ -92,7 +92,7 @@ def test_loss_by_position_shows_a_fall_only_where_there_is_one():
     assert "no difference" in none.sentence()
     falling = loss_by_position(Scores(flat_BT - np.linspace(0, 1, 64), *[None] * 3))
     assert "falls" in falling.sentence()
-    assert falling.gain.value == pytest.approx(0.73, abs=0.15)
+    assert falling.gain.value == pytest.approx(0.69, abs=0.1)
 
 
 def test_scores_are_of_every_window(params, model, tokens):

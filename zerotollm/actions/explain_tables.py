@@ -1,5 +1,6 @@
 """Answers as tables for a terminal: (question, tables, sentence), a pure function of the answers."""
 
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def text_tables(found: "Explanation") -> list[Question]:
     questions.append(
         ("How is the next token predicted; what is the math?", tables, _joined(said, parts)),
     )
-    tables = [_heads(found)] if found.heads else []
+    tables = _heads(found) if found.heads else []
     questions.append(
         ("How does attention stay focused?", tables, _joined(said, ("attention", "heads", "ablation")))
     )
@@ -76,9 +77,11 @@ def _table(*columns: str) -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in columns:
-        table.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left")
+        number = name.startswith(">")
+        head = "\n".join(wrap(name.removeprefix(">"), 12)) if number else name
+        table.add_column(head, justify="right" if number else "left", no_wrap=number)
     return table
 
 
@@ -172,21 +175,18 @@ def _calibration(found: Any) -> "Table":
 def _positions(found: Any) -> "Table":
     table = _table("place in the window", ">nats per token", "95 %")
     for first, last, *e in zip(found.first_Y, found.last_Y, *found.nats_Y, strict=True):
-        _row(table, f"{first + 1} to {last + 1}", f"{e[0]:.2f}", f"[{e[1]:.2f}, {e[2]:.2f}]")
+        place = f"{first + 1} to {last + 1}" if last > first else str(first + 1)
+        _row(table, place, f"{e[0]:.2f}", f"[{e[1]:.2f}, {e[2]:.2f}]")
     return table
 
 
-def _heads(found: "Explanation") -> "Table":
+def _heads(found: "Explanation") -> "list[Table]":
     heads, ablation, maps = found.heads, found.ablation, found.attention
     short = [role.split()[0] for role in heads.roles]
-    table = _table(
-        "layer, head", "role", *(f">{s}" for s in short), ">entropy", ">loss without", "last token looks at"
-    )
+    table = _table("layer, head", "role", *(f">{s}" for s in short), ">entropy", ">loss without")
+    looks = _table("layer, head", "where the last token of the text looks")
     named = heads.named()
-    L, H = heads.entropy_LH.shape
-    for i, h in np.ndindex(L, H):
-        last_S = maps.weights_LHTS[i, h, -1]
-        looks = ", ".join(f"{maps.pieces[s]!r} {last_S[s]:.2f}" for s in np.argsort(-last_S)[:2])
+    for i, h in np.ndindex(heads.entropy_LH.shape):
         _row(
             table,
             f"{i + 1}, {h + 1}",
@@ -194,11 +194,12 @@ def _heads(found: "Explanation") -> "Table":
             *(f"{x:.2f}" for x in heads.score_PLH.value[:, i, h]),
             f"{heads.entropy_LH[i, h]:.2f}",
             f"{ablation.rise_LH.value[i, h]:+.3f}",
-            looks,
         )
-    even = [f"{x:.2f}" for x in heads.even_P]
-    _row(table, "evenly", "", *even, f"{heads.even_entropy:.2f}", "", "")
-    return table
+        last_S = maps.weights_LHTS[i, h, -1]
+        most = ", ".join(f"{maps.pieces[s]!r} {last_S[s]:.2f}" for s in np.argsort(-last_S)[:4])
+        _row(looks, f"{i + 1}, {h + 1}", most)
+    _row(table, "evenly", "", *(f"{x:.2f}" for x in heads.even_P), f"{heads.even_entropy:.2f}", "")
+    return [table, looks]
 
 
 def _tokenizers(found: Any) -> "list[Table]":

@@ -8,6 +8,8 @@ from zerotollm.explain.forward import Scores
 from zerotollm.explain.statistics import CONFIDENCE, DRAWS, Estimate, mean_estimate, share_estimate
 
 BINS = 10
+EARLY = 8
+"""Places at the beginning of a window that its end is compared with."""
 SMALL_ERROR = 0.02
 """Calibration errors below are not worth a warning, however surely they are not 0."""
 
@@ -92,13 +94,13 @@ class LossByPosition:
     nats_Y: Estimate
     """mean loss with intervals over windows"""
     gain: Estimate
-    """nats by which the last range is better than the second, over windows; the first holds a single place"""
+    """nats by which the last range is better than `early`, over windows, paired"""
+    early: tuple[int, int]
+    """first place and the one after the last, from 0: the beginning without the very first place"""
 
     def sentence(self) -> str:
-        second = min(1, len(self.first_Y) - 1)
-        early, late = (
-            f"places {self.first_Y[y] + 1} to {self.last_Y[y] + 1}" for y in (second, len(self.first_Y) - 1)
-        )
+        early = f"places {self.early[0] + 1} to {self.early[1]}"
+        late = f"places {self.first_Y[-1] + 1} to {self.last_Y[-1] + 1}"
         if self.gain.low <= 0 <= self.gain.high:
             return f"From {early} to {late} of a window no difference in loss is shown: {self.gain} nats."
         falls = self.gain.value > 0
@@ -119,5 +121,8 @@ def loss_by_position(scores: Scores) -> LossByPosition:
     means_BY = np.stack(
         [scores.nats_BT[:, a : b + 1].mean(1) for a, b in zip(first_Y, last_Y, strict=True)], axis=1
     ).astype(np.float64)
-    early = means_BY[:, min(1, means_BY.shape[1] - 1)]
-    return LossByPosition(first_Y, last_Y, mean_estimate(means_BY), mean_estimate(early - means_BY[:, -1]))
+    early = (min(1, T - 1), min(EARLY, T))
+    early_B = scores.nats_BT[:, slice(*early)].astype(np.float64).mean(1)
+    return LossByPosition(
+        first_Y, last_Y, mean_estimate(means_BY), mean_estimate(early_B - means_BY[:, -1]), early
+    )

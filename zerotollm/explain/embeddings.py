@@ -61,11 +61,13 @@ def geometry(vectors_ND: np.ndarray, draws: int = DRAWS // 2, seed: int = 0) -> 
     drawn = bootstrap(lambda w: _summary(_spectrum(x_ND, w)), N, draws, seed)
     chance = _summary(_spectrum(np.random.default_rng(seed).standard_normal((N, D)), np.ones(N)))
     whole = _summary(spectrum_D)
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    half = 1.96 * drawn.std(
+        0
+    )  # percentiles would lie beside the value: a sample of a sample spans still less
     return Geometry(
         N,
         spectrum_D,
-        *(Estimate(*map(float, three)) for three in zip(whole, low, high, strict=True)),
+        *(Estimate(*map(float, three)) for three in zip(whole, whole - half, whole + half, strict=True)),
         chance_participation=float(chance[0]),
         chance_three=float(chance[2]),
     )

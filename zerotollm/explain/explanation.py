@@ -33,7 +33,9 @@ from zerotollm.model.config import TransformerConfig
 READ = 4_000_000
 """Tokens of the training text that are counted, from its start."""
 WINDOWS = 8
-"""Windows of held-out text that go through the model for one text; four times as many for a whole run."""
+"""Windows of held-out text that go through the model again and again, once without each head."""
+SCORED = 32
+"""Windows that go through it once, or once a checkpoint."""
 COMPARED = 1_000_000
 """Characters that the tokenizers to compare learn from."""
 ENCODER = "this model has an encoder, and the question is answered for decoders alone so far"
@@ -130,19 +132,19 @@ def explain_text(
     if material is None or len(material.held_out_N) < 4:
         names = ("layers", "calibration", "positions", "heads", "ablation")
         return dataclasses.replace(first, left_out=tuple((name, NO_TEXT) for name in names))
-    windows_BW = held_out_windows(model, material)
-    scores = score_windows(params, windows_BW, model=model)
+    few_BW, many_BW = held_out_windows(model, material, WINDOWS), held_out_windows(model, material, SCORED)
+    scores = score_windows(params, many_BW, model=model)
     return dataclasses.replace(
         first,
-        layers=layers_of(params, model, tokenizer, windows_BW),
+        layers=layers_of(params, model, tokenizer, many_BW[::2]),
         calibration=calibration(scores.confidence_BT, scores.correct_BT),
         positions=loss_by_position(scores),
-        heads=explain_heads(params, model, tokenizer, windows_BW, usual_ids(tokenizer, counts_V)),
-        ablation=ablate_heads(params, model, windows_BW, scores),
+        heads=explain_heads(params, model, tokenizer, few_BW, usual_ids(tokenizer, counts_V)),
+        ablation=ablate_heads(params, model, few_BW, score_windows(params, few_BW, model=model)),
     )
 
 
-def held_out_windows(model: TransformerConfig, material: Material, count: int = WINDOWS) -> np.ndarray:
+def held_out_windows(model: TransformerConfig, material: Material, count: int) -> np.ndarray:
     """Windows of held-out text, (B, T + 1), at most `LONGEST` tokens long."""
     return even_windows(material.held_out_N, min(model.max_length, LONGEST), count)
 
@@ -184,7 +186,7 @@ def explain_run(
             tokenizers=tokenizers,
             left_out=tuple((name, ENCODER) for name in ("generation", "learning")),
         )
-    windows_BW = held_out_windows(model, material, 4 * WINDOWS)
+    windows_BW = held_out_windows(model, material, SCORED)
     learning = explain_learning(checkpoints(), model, tokenizer, windows_BW, counts_V)
     T = min((len(sample) for sample in samples), default=0)
     T = min(T, model.max_length - 1, len(material.held_out_N) - 1)

@@ -29,6 +29,8 @@ class Probe:
     control_M: np.ndarray
     """accuracy where every token has one label drawn by lot: what it can learn by heart (Hewitt and Liang 2019,
     arXiv:1909.03368)"""
+    gain_M: Estimate
+    """accuracy above that at the embedding, on the same windows"""
     majority: float
     """of always saying the most frequent class"""
 
@@ -72,9 +74,15 @@ class Layers:
             else:
                 where = "from the embedding" if m == 0 else f"after layer {m}"
                 found = Estimate(*(float(x[m]) for x in probe.accuracy_M))
+                better = probe.gain_M.low[m] > 0
+                before = (
+                    ""
+                    if m == 0
+                    else f", {'more' if better else 'not shown to be more'} than from the embedding"
+                )
                 read.append(
-                    f"{probe.task} is best read {where}: {found}, guessing {probe.majority:.2f}, "
-                    f"control {probe.control_M[m]:.2f}"
+                    f"{probe.task} is best read {where}: {found}{before}, guessing {probe.majority:.2f}, control "
+                    f"{probe.control_M[m]:.2f}"
                 )
         return f"In the embedding a token is {one}; {many}. By linear probes {'; '.join(read)}."
 
@@ -194,15 +202,15 @@ def probe(
         targets = np.concatenate([np.eye(len(classes))[y[fit]] for y in (label, control)], axis=1)
         guesses = x[test] @ np.linalg.solve(gram, x[fit].T @ targets / fit.sum())
         right = guesses[:, : len(classes)].argmax(1) == label[test]
-        accuracies.append(
-            mean_estimate(np.array([right[window[test] == w].mean() for w in np.unique(window[test])]))
-        )
+        accuracies.append([right[window[test] == w].mean() for w in np.unique(window[test])])
         controls.append((guesses[:, len(classes) :].argmax(1) == control[test]).mean())
+    right_MB = np.array(accuracies)
     majority = np.bincount(label[fit], minlength=len(classes)).argmax()
     return Probe(
         task,
         len(classes),
-        Estimate(*map(np.array, zip(*accuracies, strict=True))),
+        mean_estimate(right_MB.T),
         np.array(controls),
+        mean_estimate((right_MB - right_MB[:1]).T),
         float((label[test] == majority).mean()),
     )

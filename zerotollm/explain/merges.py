@@ -69,6 +69,7 @@ def replay(tokenizer: Tokenizer, words: Mapping[str, int]) -> Merges:
     """Does all merges on counted words. Takes seconds for thousands of merges of tens of thousands of words."""
     order = merge_order(tokenizer)
     known = set(order)
+    words = _parts(words, {pair for piece in order for pair in pairwise(piece)})
     alphabet = {p.piece for p in tokenizer._proto.pieces if p.type == p.NORMAL and len(p.piece) == 1}
     state = [list(word) for word in words]
     counts = list(words.values())
@@ -108,6 +109,20 @@ def replay(tokenizer: Tokenizer, words: Mapping[str, int]) -> Merges:
         pair_counts.append(count)
         totals.append(tokens)
     return Merges(order, tuple(lefts), tuple(rights), np.array(pair_counts), np.array(totals), before)
+
+
+def _parts(words: Mapping[str, int], inside: set[tuple[str, str]]) -> Counter[str]:
+    """Words cut wherever no token can span, between two characters that stand side by side in no piece: `king,` is
+    `king` and `,`. The same merges, on far fewer different words."""
+    parts: Counter[str] = Counter()
+    for word, n in words.items():
+        start = 0
+        for end, pair in enumerate(pairwise(word), 1):
+            if pair not in inside:
+                parts[word[start:end]] += n
+                start = end
+        parts[word[start:]] += n
+    return parts
 
 
 def steps_of(word: str, rank: Mapping[str, int], merges: Merges | None = None) -> list[Merge]:
