@@ -93,7 +93,7 @@ class Run:
         """
         from zerotollm.explain.explanation import explain_run
 
-        material = self.material()
+        material = self.material(labels=True)
         if material is None:
             raise UsageError(
                 f"the text of {self.experiment.data.corpus}, which {self.path} was trained with, is not here: "
@@ -116,9 +116,10 @@ class Run:
                 yield checkpoint.step, checkpoints.restore_params(checkpoint)
         yield self.step, self.params
 
-    def material(self) -> Any:
+    def material(self, labels: bool = False) -> Any:
         """The tokens that the model learned from and those held out, an `explanation.Material`; None where the corpus
-        cannot be had, has changed, or is of pairs."""
+        cannot be had, has changed, or is of pairs. With `labels` also the genre of held-out tokens, where it is known.
+        """
         from zerotollm.data.tokens import prepare
         from zerotollm.explain.explanation import Material
 
@@ -132,7 +133,22 @@ class Run:
             return None
         if prepared.tokenizer != self.tokenizer:
             return None
-        return Material(prepared.splits["train"].tokens_N, prepared.splits["validation"].tokens_N)
+        held_out = prepared.splits["validation"]
+        known = {"the genre": self._genres(held_out)} if labels else {}
+        return Material(prepared.splits["train"].tokens_N, held_out.tokens_N, known)
+
+    def _genres(self, split: Any) -> Any:
+        """A number for the genre of the document of each validation token, -1 where it has none."""
+        import numpy as np
+
+        from zerotollm.data.corpora import open_corpus
+
+        documents = open_corpus(self.experiment.data).splits["validation"]
+        genres = [document.metadata.get("genre", "") for document in documents]
+        names = sorted({str(genre) for genre in genres if genre})
+        label_D = np.array([names.index(str(genre)) if genre else -1 for genre in genres], np.int64)
+        lengths_D = np.diff(np.append(split.document_starts_D, len(split.tokens_N)))
+        return np.repeat(label_D, lengths_D)
 
     def _samples(self, count: int, tokens: int) -> list[Any]:
         """Ids of new documents that the model begins and writes on, each with a seed of its own."""

@@ -127,6 +127,7 @@ def test_the_whole_run(run_dir, run, capsys):
     study = run.study(samples=2, tokens=12)
     assert study.generation.own.bits_per_byte.value > 0
     assert np.isfinite(study.learning.loss_Y.value).all()
+    assert study.layers.tokens > 32 * 8
     *_, (step, params) = run.checkpoints()
     assert step == run.step
     assert params is run.params

@@ -56,6 +56,11 @@ def study_tables(found: "Study") -> list[Question]:
             said.get("meaning", ""),
         ),
         (
+            "What can be read from the vectors, layer by layer?",
+            _layers(found.layers) if found.layers else [],
+            said.get("layers", ""),
+        ),
+        (
             "Does it generate meaningful output or only grammatical output?",
             _generation(found.generation) if found.generation else [],
             said.get("generation", ""),

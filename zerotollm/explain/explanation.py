@@ -1,8 +1,9 @@
 """All answers together: about one text (`explain_text`) and about a whole run (`explain_run`)."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -47,6 +48,8 @@ class Material(NamedTuple):
 
     train_N: np.ndarray
     held_out_N: np.ndarray
+    labels: Mapping[str, np.ndarray] = MappingProxyType({})
+    """name -> (N,) whole numbers, -1 for none: what is known of each held-out token besides"""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ class Study:
     meaning: Meaning | None = None
     generation: Generation | None = None
     learning: Learning | None = None
+    layers: Layers | None = None
+    """as in `Explanation`, on more windows, with a probe for what is known of the documents"""
     tokenizers: TokenizerComparison | None = None
     left_out: tuple[tuple[str, str], ...] = ()
 
@@ -150,9 +155,13 @@ def held_out_windows(model: TransformerConfig, material: Material, count: int) -
 
 
 def layers_of(
-    params: Any, model: TransformerConfig, tokenizer: Tokenizer, windows_BW: np.ndarray, **labels: np.ndarray
+    params: Any,
+    model: TransformerConfig,
+    tokenizer: Tokenizer,
+    windows_BW: np.ndarray,
+    labels: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> Layers:
-    """`layers.explain_layers` of a model's own vectors on windows of T + 1 tokens."""
+    """`layers.explain_layers` of a model's own vectors on windows of T + 1 tokens; labels are (B, T)."""
     residual_MBTD = np.concatenate(
         [look_inside(params, model, window[:-1]).residual_MBTD for window in windows_BW], axis=1
     )
@@ -184,16 +193,21 @@ def explain_run(
         return Study(
             meaning=meaning,
             tokenizers=tokenizers,
-            left_out=tuple((name, ENCODER) for name in ("generation", "learning")),
+            left_out=tuple((name, ENCODER) for name in ("generation", "learning", "layers")),
         )
     windows_BW = held_out_windows(model, material, SCORED)
     learning = explain_learning(checkpoints(), model, tokenizer, windows_BW, counts_V)
+    *_, (_, params) = checkpoints()
+    labels = {
+        name: even_windows(label_N, windows_BW.shape[1] - 1, SCORED)[:, :-1]
+        for name, label_N in material.labels.items()
+    }
+    layers = layers_of(params, model, tokenizer, windows_BW, labels)
     T = min((len(sample) for sample in samples), default=0)
     T = min(T, model.max_length - 1, len(material.held_out_N) - 1)
     if len(samples) < 2 or T < 8:
         why = f"it takes 2 samples of 8 tokens, and there are {len(samples)}, the shortest of {T}"
-        return Study(meaning, None, learning, tokenizers, (("generation", why),))
-    *_, (_, params) = checkpoints()
+        return Study(meaning, None, learning, layers, tokenizers, (("generation", why),))
     generation = explain_generation(
         params,
         model,
@@ -202,7 +216,7 @@ def explain_run(
         even_windows(material.held_out_N, T, len(samples))[:, :T],
         material.train_N,
     )
-    return Study(meaning, generation, learning, tokenizers)
+    return Study(meaning, generation, learning, layers, tokenizers)
 
 
 def _other_tokenizers(
