@@ -135,7 +135,8 @@ def _induction(weights_LHTS: np.ndarray) -> np.ndarray:
 def repeated_random(ids_N: np.ndarray, length: int, count: int, bos_id: int, seed: int = 0) -> np.ndarray:
     """bos, random tokens out of `ids_N`, and the same once more: (count, 1 + 2 `length`) int32."""
     random = np.random.default_rng(seed)
-    drawn_BN = random.choice(ids_N, (count, length), replace=length > len(ids_N))
+    # No token twice in a copy, where there are enough of them: nothing is repeated but the whole.
+    drawn_BN = np.stack([random.choice(ids_N, length, replace=length > len(ids_N)) for _ in range(count)])
     return np.concatenate([np.full((count, 1), bos_id), drawn_BN, drawn_BN], axis=1).astype(np.int32)
 
 
