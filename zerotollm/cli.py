@@ -130,8 +130,8 @@ def split(arguments: Iterable[str]) -> Command:
         raise UsageError(
             f"unknown action {action!r}: one of {', '.join(ACTIONS)}{did_you_mean(action, ACTIONS)}"
         )
-    if len(words) == 2 and ACTIONS[action].word:
-        options.append((ACTIONS[action].word, words.pop()))
+    if len(words) > 1 and ACTIONS[action].word:
+        options.append((ACTIONS[action].word, words.pop(1)))
     if len(words) > 1:
         raise UsageError(
             f"unexpected word {words[1]!r} after {action!r}: put a text of several words in quotes"

@@ -77,12 +77,12 @@ def _joined(said: dict[str, str], names: tuple[str, ...]) -> str:
     return "\n".join(dict.fromkeys(said[name] for name in names if name in said))
 
 
-def _table(*columns: str) -> "Table":
+def _table(*columns: str, title: str | None = None) -> "Table":
     """A table whose columns are right-aligned where they begin with `>`."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left")
     for name in columns:
         number = name.startswith(">")
         head = "\n".join(wrap(name.removeprefix(">"), 12)) if number else name
@@ -187,14 +187,16 @@ def _positions(found: Any) -> "Table":
 
 def _heads(found: "Explanation") -> "list[Table]":
     heads, ablation, maps = found.heads, found.ablation, found.attention
-    short = [role.split()[0] for role in heads.roles]
-    table = _table("layer, head", "role", *(f">{s}" for s in short), ">entropy", ">loss without")
-    looks = _table("layer, head", "where the last token of the text looks")
+    short = [role.split()[0][:9] for role in heads.roles]
+    table = _table(
+        "head", "role", *(f">{s}" for s in short), ">entropy", ">loss without", title="heads as layer.head"
+    )
+    looks = _table("head", "where the last token of the text looks")
     named = heads.named()
     for i, h in np.ndindex(heads.entropy_LH.shape):
         _row(
             table,
-            f"{i + 1}, {h + 1}",
+            f"{i + 1}.{h + 1}",
             named.get((i, h), ""),
             *(f"{x:.2f}" for x in heads.score_PLH.value[:, i, h]),
             f"{heads.entropy_LH[i, h]:.2f}",
@@ -202,7 +204,7 @@ def _heads(found: "Explanation") -> "list[Table]":
         )
         last_S = maps.weights_LHTS[i, h, -1]
         most = ", ".join(f"{maps.pieces[s]!r} {last_S[s]:.2f}" for s in np.argsort(-last_S)[:4])
-        _row(looks, f"{i + 1}, {h + 1}", most)
+        _row(looks, f"{i + 1}.{h + 1}", most)
     _row(table, "evenly", "", *(f"{x:.2f}" for x in heads.even_P), f"{heads.even_entropy:.2f}", "")
     return [table, looks]
 

@@ -224,7 +224,7 @@ def _other_tokenizers(
 ) -> TokenizerComparison:
     """BPE, unigram and char, of the model's vocabulary size where the text allows it."""
     training = tokenizer.decode(train_N)[:COMPARED]
-    size = min(tokenizer.vocab_size, max(512, len(set(count_words(training))) // 2))
+    size = tokenizer.vocab_size if tokenizer.kind != "char" else 4096
     settings = {kind: TokenizerConfig(kind=kind, vocab_size=size) for kind in ("bpe", "unigram", "char")}
     return compare_tokenizers(text, tokenizer.decode(held_out_N[:100_000]), training, settings)
 

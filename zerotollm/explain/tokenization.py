@@ -2,19 +2,22 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from zerotollm.data.config import TokenizerConfig
 from zerotollm.data.tokenizer import SPACE, Tokenizer, train_tokenizer
+from zerotollm.errors import UsageError
 from zerotollm.explain.merges import Merge, Merges, merge_order, replay, steps_of
 from zerotollm.explain.statistics import Estimate, monotone
 from zerotollm.explain.words import shown
 
 STRANGERS = ("unflabberable", "здравствуй", "語", "🦔")
 """A word that nobody wrote, two other scripts and an emoji."""
+SMALLEST = 4 + 256 + 2
+"""Special tokens, bytes, space and line end: no vocabulary with bytes is smaller."""
 ZIPF_RANKS = (10, 1000)
 """Where the slope is measured: the most frequent words and the rare ones follow other laws."""
 
@@ -182,8 +185,13 @@ class TokenizerComparison:
 def compare_tokenizers(
     text: str, held_out: str, training: str, settings: dict[str, TokenizerConfig]
 ) -> TokenizerComparison:
-    """Trains each tokenizer on `training` and cuts `text` and `held_out` with it. Takes seconds for each."""
-    trained = {name: train_tokenizer(config, [training]) for name, config in settings.items()}
+    """Trains each tokenizer on `training` and cuts `text` and `held_out` with it. Takes seconds for each.
+
+    A vocabulary that is too large for the text is made smaller until it is not; one that cannot be made is left out.
+    """
+    trained = {
+        name: tokenizer for name, config in settings.items() if (tokenizer := _fitting(config, training))
+    }
     return TokenizerComparison(
         names=tuple(trained),
         vocab_size_Y=np.array([t.vocab_size for t in trained.values()]),
@@ -193,3 +201,12 @@ def compare_tokenizers(
         cuts=tuple(tuple(shown(t, i) for i in t.encode(text)) for t in trained.values()),
         trained_on=len(training),
     )
+
+
+def _fitting(config: TokenizerConfig, training: str) -> Tokenizer | None:
+    while config.vocab_size > SMALLEST:
+        try:
+            return train_tokenizer(config, [training])
+        except UsageError:
+            config = replace(config, vocab_size=int(0.9 * config.vocab_size))
+    return None
