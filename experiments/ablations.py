@@ -23,12 +23,10 @@ def experiment() -> Experiment:
 
 def budget(base: Experiment, size: Literal["tiny", "small", "full"]) -> Experiment:
     """The base in the size that a suite can afford: full as it is; small in half a minute a run on two CPU cores;
-    tiny in a few seconds, to see it work. A block of Muon stays as wide as a head, and there is no dropout, since
-    no text is met twice."""
+    tiny in a few seconds, to see it work. A block of Muon stays as wide as a head."""
     small = {
         "model.width": 128,
         "model.num_heads": 2,
-        "model.dropout": 0.0,
         "tokenizer.vocab_size": 2048,
         "train.steps": 500,
     }
@@ -37,7 +35,6 @@ def budget(base: Experiment, size: Literal["tiny", "small", "full"]) -> Experime
         "model.width": 64,
         "model.num_heads": 2,
         "tokenizer.vocab_size": 1024,
-        "model.dropout": 0.0,
         "data.context": 64,
         "data.batch_size": 8,
         "optimizer.block": 32,
@@ -72,6 +69,9 @@ def _model_rows(base: Experiment) -> Rows:
     def feed_forward(kind: str, paper: str) -> Row:
         fields = {"model.feed_forward": kind, "model.ff_width": ff_width}
         return kind, fields, paper, "without a gate, wider: the same number of parameters"
+
+    def shift(name: str, tokens: int, sentence: str) -> Row:
+        return name, {"model.token_shift": tokens}, "arXiv:2305.13048", sentence
 
     post = {"model.norm_position": "post"}
     tied = {"model.tie_embeddings": True}
@@ -147,12 +147,9 @@ def _model_rows(base: Experiment) -> Rows:
                 VASWANI + "3.4",
                 "embeddings times sqrt(width)",
             ),
-            (
-                "token-shift",
-                {"model.token_shift": 3},
-                "arXiv:2305.13048",
-                "the three tokens before are added",
-            ),
+            shift("no-token-shift", 0, "no earlier token is added"),
+            shift("one-token-shift", 1, "the token before is added"),
+            shift("token-shift", 3, "the three tokens before are added"),
         ],
         "initialization": [
             ("plain-init", {"model.initialization": "plain"}, "GPT-2, section 2.3", "no 1 / sqrt(2L)"),

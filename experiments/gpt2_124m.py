@@ -16,7 +16,8 @@ from zerotollm.experiment import Experiment
 
 def experiment() -> Experiment:
     """12 layers of width 768 and a context of 1,024, as in GPT-2's paper (Radford et al. 2019, table 2), otherwise
-    `base`: RMSNorm, RoPE, QK-norm, SwiGLU of as many parameters, one table for both ends, Muon.
+    `base`: RMSNorm, RoPE, QK-norm, SwiGLU of as many parameters, one table for both ends, Muon: Qwen3's
+    architecture.
 
     20 tokens a parameter (arXiv:2203.15556), which is wikipedia two or three times. Micro-batches of 4 windows fit
     8 GB: see `plan`.
@@ -27,7 +28,9 @@ def experiment() -> Experiment:
         name="gpt2_124m",
         data=DataConfig(corpus="tfds:wiki40b/en", context=1024, batch_size=64),
         tokenizer=replace(parent.tokenizer, vocab_size=50304),
-        model=replace(parent.model, num_layers=12, width=768, num_heads=12, tie_embeddings=True, dropout=0.0),
+        model=replace(
+            parent.model, num_layers=12, width=768, num_heads=12, tie_embeddings=True, token_shift=0
+        ),
         optimizer=replace(parent.optimizer, warmup_steps=250),
         train=replace(
             parent.train,

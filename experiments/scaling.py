@@ -28,7 +28,7 @@ NEXT_WIDTH, NEXT_BUDGET = 256, 20e12
 def experiment() -> Experiment:
     """`base` with a small vocabulary, so that the head does not outweigh the blocks of the smallest models.
 
-    Without dropout, since no text is repeated, and in windows of 128 tokens.
+    In windows of 128 tokens; no text is repeated.
     """
     parent = base()
     return replace(
@@ -36,7 +36,6 @@ def experiment() -> Experiment:
         name="scaling",
         data=replace(parent.data, context=128, batch_size=8),
         tokenizer=replace(parent.tokenizer, vocab_size=1024),
-        model=replace(parent.model, dropout=0.0),
         optimizer=replace(parent.optimizer, block=HEAD),
     )
 

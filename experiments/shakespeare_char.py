@@ -34,7 +34,7 @@ def experiment() -> Experiment:
             batch_size=8,
         ),
         tokenizer=replace(parent.tokenizer, kind="char", byte_fallback=False),
-        model=replace(parent.model, num_layers=2, width=96, token_shift=3, dropout=0.0),
+        model=replace(parent.model, num_layers=2, width=96),
         optimizer=replace(
             parent.optimizer,
             learning_rate=0.03,

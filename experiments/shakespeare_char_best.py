@@ -16,14 +16,16 @@ from zerotollm.experiment import Experiment
 
 
 def experiment() -> Experiment:
-    """`shakespeare_char` with the model and the rates of `base`, a context of 256 characters and more steps,
-    and half its dropout."""
+    """`shakespeare_char` with the model and the rates of `base`, a context of 256 characters, more steps and
+    a little dropout."""
     parent = shakespeare_char()
     return replace(
         parent,
         name="shakespeare_char_best",
         data=replace(parent.data, context=256, batch_size=4),
-        model=replace(base().model, token_shift=3, dropout=0.05),
-        optimizer=replace(base().optimizer, learning_rate=0.01, decay_fraction=0.7),
+        model=replace(base().model, dropout=0.05),
+        optimizer=replace(
+            base().optimizer, learning_rate=0.01, embedding_learning_rate=0.05, decay_fraction=0.7
+        ),
         train=replace(parent.train, steps=2700, eval_every=0, sample_every=0, checkpoint_every=0),
     )

@@ -32,6 +32,8 @@ def experiment() -> Experiment:
             encoder_layers=3,
             width=128,
             num_heads=4,
+            token_shift=0,
+            dropout=0.1,
         ),
         optimizer=replace(parent.optimizer, block=32),
         train=replace(

@@ -32,7 +32,8 @@ CHANGES = {
     "tied": {"model.tie_embeddings"},
     "tied-scaled": {"model.tie_embeddings", "model.embedding_scale"},
     "embedding-scale": {"model.embedding_scale"},
-    "token-shift": {"model.token_shift"},
+    "no-token-shift": {"model.token_shift"},
+    "one-token-shift": {"model.token_shift"},
     "plain-init": {"model.initialization"},
     "zero-init": {"model.initialization"},
     "adamw": {"optimizer.kind", "optimizer.learning_rate"},
@@ -44,7 +45,6 @@ CHANGES = {
     "linear": {"optimizer.schedule"},
     "inverse-sqrt": {"optimizer.schedule"},
     "dropout": {"model.dropout"},
-    "no-dropout": {"model.dropout"},
     "label-smoothing": {"train.label_smoothing"},
     "no-weight-decay": {"optimizer.weight_decay"},
     "z-loss": {"train.z_loss"},
@@ -65,7 +65,9 @@ BUDGETS = ("tiny", "small", "full")
 
 
 def named(size: str) -> dict:
-    return {variant.name: variant for variant in variants(budget(experiment(), size))}
+    """The variants that are no different from the base are for other bases."""
+    base = budget(experiment(), size)
+    return {v.name: v for v in variants(base) if differences(base, v.experiment)}
 
 
 def resolved(value):

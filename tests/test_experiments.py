@@ -16,14 +16,17 @@ NAMES = catalog.names(FOLDER)
 
 # Experiment: its parent, and all that it changes there. `None` is the experiment of all defaults.
 PARENTS = {
-    "base": (None, {"model.dropout"}),
+    "base": (None, {"model.token_shift"}),
+    "base_qwen3": (
+        "base",
+        {"model.token_shift", "model.dropout", "optimizer.embedding_learning_rate", "train.steps"},
+    ),
     "scaling": (
         "base",
         {
             "data.context",
             "data.batch_size",
             "tokenizer.vocab_size",
-            "model.dropout",
             "optimizer.block",
         },
     ),
@@ -39,7 +42,7 @@ PARENTS = {
             "model.width",
             "model.num_heads",
             "model.tie_embeddings",
-            "model.dropout",
+            "model.token_shift",
             "optimizer.warmup_steps",
             "train.steps",
             "train.micro_batches",
@@ -136,6 +139,8 @@ PARENTS = {
             "model.encoder_layers",
             "model.width",
             "model.num_heads",
+            "model.token_shift",
+            "model.dropout",
             "optimizer.block",
             "train.steps",
             "train.label_smoothing",
@@ -159,8 +164,6 @@ PARENTS = {
             "tokenizer.byte_fallback",
             "model.num_layers",
             "model.width",
-            "model.token_shift",
-            "model.dropout",
             "optimizer.learning_rate",
             "optimizer.adam_learning_rate",
             "optimizer.embedding_learning_rate",

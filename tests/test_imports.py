@@ -116,6 +116,8 @@ def test_an_experiment_needs_only_configs():
         ["--experiment", "ablations", "--only", "nothing"],
         ["--experiment", "base", "--train.steps", "-1"],
         ["--experiment", "base", "generate", "--run-dir", "nowhere"],
+        ["--experiment", "base", "explain", "a text", "--run-dir", "nowhere"],
+        ["--experiment", "base", "explain", "--help"],
     ],
     ids=" ".join,
 )

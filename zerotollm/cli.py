@@ -99,7 +99,8 @@ def split(arguments: Iterable[str]) -> Command:
     """Takes a command line apart, in whatever order it is written. Raises UsageError where it cannot.
 
     A switch stands alone; every other option has exactly one value, `--name value` or `--name=value`, and a list
-    goes on to the next option or action; the one word left over is the action.
+    goes on to the next option or action; the one word left over is the action, and a second one its text, if it takes
+    any.
     """
     switches, values, words, options = set(), {}, [], []
     rest = deque(arguments)
@@ -129,6 +130,8 @@ def split(arguments: Iterable[str]) -> Command:
         raise UsageError(
             f"unknown action {action!r}: one of {', '.join(ACTIONS)}{did_you_mean(action, ACTIONS)}"
         )
+    if len(words) > 1 and ACTIONS[action].word:
+        options.append((ACTIONS[action].word, words.pop(1)))
     if len(words) > 1:
         raise UsageError(
             f"unexpected word {words[1]!r} after {action!r}: put a text of several words in quotes"

@@ -62,6 +62,121 @@ class Run:
         options = self._sampling(sampling)
         return translate_texts(self.params, self.model_config, self.tokenizer, texts, options)
 
+    def explain(self, text: str, **sampling: Any) -> Any:
+        """What this model does with a text, measured: a `zerotollm.explain.explanation.Explanation`.
+
+        >>> run.explain("In the beginning").prediction.best_pieces
+
+        `sampling` as in `generate`: its temperature and seed decide which token is drawn. Where the training text is
+        not to be had, or has changed, answers that need it are left out. Raises UsageError for an empty text.
+        """
+        from zerotollm.explain.explanation import explain_text
+
+        if not text:
+            raise UsageError('explain takes a text to look at, for example explain "In the beginning"')
+        options = self._sampling(sampling)
+        return explain_text(
+            self.params,
+            self.model_config,
+            self.tokenizer,
+            text,
+            material=self.material(),
+            temperature=options.temperature,
+            draw=lambda logits_V, before: self._draw(options, logits_V, before),
+        )
+
+    def study(self, text: str = "", samples: int = 8, tokens: int = 100) -> Any:
+        """What the kept checkpoints and `samples` texts of `tokens` tokens show: an `explanation.Study`.
+
+        Takes a minute or so. Step 0, the model before it learned anything, is made anew where training began with it.
+        Raises UsageError where the training text is not to be had.
+        """
+        from zerotollm.explain.explanation import explain_run
+
+        material = self.material(labels=True)
+        if material is None:
+            raise UsageError(
+                f"the text of {self.experiment.data.corpus}, which {self.path} was trained with, is not here: "
+                "bring it back"
+            )
+        drawn = self._samples(samples, tokens) if self.model_config.architecture == "decoder" else []
+        return explain_run(
+            self.checkpoints, self.model_config, self.tokenizer, material, samples=drawn, text=text
+        )
+
+    def checkpoints(self) -> Iterator[tuple[int, Any]]:
+        """(step, params) of what can be had of the run's history, the oldest first, ending with this run's own."""
+        from zerotollm.training import checkpoints
+        from zerotollm.training.step import init_params
+
+        if not self.experiment.train.start_from:
+            yield 0, init_params(self.model_config, self.experiment.train.seed)
+        for checkpoint in checkpoints.finished(self.path / run_directory.CHECKPOINTS):
+            if checkpoint.step < self.step:
+                yield checkpoint.step, checkpoints.restore_params(checkpoint)
+        yield self.step, self.params
+
+    def material(self, labels: bool = False) -> Any:
+        """The tokens that the model learned from and those held out, an `explanation.Material`; None where the corpus
+        cannot be had, has changed, or is of pairs. With `labels` also the genre of held-out tokens, where it is known.
+        """
+        from zerotollm.data.tokens import prepare
+        from zerotollm.explain.explanation import Material
+
+        train = self.experiment.train
+        if self.model_config.architecture == "encoder-decoder" and train.objective == "likelihood":
+            return None
+        try:
+            own = not train.start_from and self.tokenizer.kind != "pretrained"
+            known = self.experiment.tokenizer if own else self.tokenizer
+            prepared = prepare(self.experiment.data, known)
+        except (UsageError, OSError):
+            return None
+        if prepared.tokenizer != self.tokenizer:
+            return None
+        held_out = prepared.splits["validation"]
+        known = {"the genre": self._genres(held_out)} if labels else {}
+        return Material(prepared.splits["train"].tokens_N, held_out.tokens_N, known)
+
+    def _genres(self, split: Any) -> Any:
+        """A number for the genre of the document of each validation token, -1 where it has none."""
+        import numpy as np
+
+        from zerotollm.data.corpora import open_corpus
+
+        documents = open_corpus(self.experiment.data).splits["validation"]
+        genres = [document.metadata.get("genre", "") for document in documents]
+        names = sorted({str(genre) for genre in genres if genre})
+        label_D = np.array([names.index(str(genre)) if genre else -1 for genre in genres], np.int64)
+        lengths_D = np.diff(np.append(split.document_starts_D, len(split.tokens_N)))
+        return np.repeat(label_D, lengths_D)
+
+    def _samples(self, count: int, tokens: int) -> list[Any]:
+        """Ids of new documents that the model begins and writes on, each with a seed of its own."""
+        import numpy as np
+
+        from zerotollm.decoding import sample
+
+        return sample.generate(
+            self.params,
+            self.model_config,
+            [np.array([self.tokenizer.bos_id], np.int32)] * count,
+            self._sampling({"max_tokens": min(tokens, self.model_config.max_length - 1)}),
+            stop_id=self.model_config.vocab_size,  # never drawn: texts of one length compare
+            num_tokens=self.tokenizer.vocab_size,
+        )
+
+    def _draw(self, options: Any, logits_V: Any, before: int) -> int:
+        """The token that `generate` would draw first."""
+        import jax
+        import jax.numpy as jnp
+
+        from zerotollm.decoding import sample
+
+        real_V = jnp.arange(len(logits_V)) < self.tokenizer.vocab_size
+        logits_BV = jnp.where(real_V, logits_V, -jnp.inf)[None]
+        return int(jax.jit(sample.draw)(logits_BV, sample.Choice.of(options), jnp.array([before]))[0])
+
     def _sampling(self, changes: dict[str, Any]) -> Any:
         known = self.experiment.sample.__dataclass_fields__
         for name in changes:

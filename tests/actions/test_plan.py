@@ -47,7 +47,7 @@ def test_says_all_and_allocates_nothing(capsys, tmp_path):
     assert not (tmp_path / "run").exists()
     assert facts["fits"]
     assert facts["needed"] == pytest.approx(sum(facts["memory"].values()), rel=1.0)
-    assert facts["tokens"] == 3300 * 8 * 64
+    assert facts["tokens"] == TrainConfig().steps * 8 * 64
     assert facts["hours"] == pytest.approx(facts["tokens"] / facts["tokens_per_second"] / 3600)
     assert facts["kilowatt_hours"] == pytest.approx(facts["hours"] * 0.215)
     shown = capsys.readouterr().out

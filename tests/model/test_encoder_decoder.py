@@ -37,10 +37,14 @@ quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level":
 
 @lru_cache
 def noisy(model):
-    """Parameters with norms and biases away from 1 and 0, so that a forgotten one shows."""
+    """Random parameters, norms and biases away from 1 and 0, so that a forgotten one shows."""
     rng = np.random.default_rng(1)
-    fresh = quick_jit(partial(init_params, model, 0))()
-    return jax.tree.map(lambda x: jnp.asarray(x + 0.1 * rng.normal(size=x.shape), jnp.float32), fresh)
+
+    def random(path, leaf):
+        mean = 1.0 if path[-1].key == "scale" else 0.0
+        return jnp.asarray(rng.normal(mean, 0.1 if leaf.ndim == 1 else 0.2, leaf.shape), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(random, jax.eval_shape(lambda: init_params(model, 0)))
 
 
 def ids(batch, length, seed):
@@ -97,10 +101,11 @@ def test_padding_changes_nothing_whatever_it_holds(model):
     sources_BS, tokens_BT = ids(1, 4, 2), ids(1, TARGET, 3)
     alone = logits(model, params, sources_BS, np.ones((1, 4), bool), tokens_BT)
     longer_BS = np.concatenate([sources_BS, ids(1, 3, 9)], axis=1)
-    padded = logits(model, params, longer_BS, padded_mask()[1:], tokens_BT)
-    np.testing.assert_allclose(alone, padded, atol=1e-5)
-    unmasked = logits(model, params, longer_BS, np.ones((1, SOURCE), bool), tokens_BT)
-    assert not np.allclose(alone, unmasked, atol=1e-3), "the mask does nothing"
+    # Four rows, as in the next test: one program. Two of them padded, two as if padding were words.
+    mask_BS = padded_mask()[[1, 1, 0, 0]]
+    padded = logits(model, params, longer_BS.repeat(4, 0), mask_BS, tokens_BT.repeat(4, 0))
+    np.testing.assert_allclose(alone[0], padded[0], atol=1e-5)
+    assert not np.allclose(alone[0], padded[2], atol=1e-3), "the mask does nothing"
 
 
 @each_variant

@@ -32,11 +32,13 @@ def randomized(model):
     return model.eval()
 
 
-@pytest.mark.parametrize(("kv_heads", "tied", "head_width"), [(4, False, 8), (2, True, 8), (1, False, 16)])
-def test_decoder_is_qwen3(kv_heads, tied, head_width):
+@pytest.mark.parametrize(
+    ("layers", "kv_heads", "tied", "head_width"), [(1, 4, False, 8), (2, 2, True, 8), (1, 1, False, 16)]
+)
+def test_decoder_is_qwen3(layers, kv_heads, tied, head_width):
     config = resolve(
         TransformerConfig(
-            num_layers=2, width=32, num_heads=4, num_kv_heads=kv_heads, head_width=head_width, ff_width=48,
+            num_layers=layers, width=32, num_heads=4, num_kv_heads=kv_heads, head_width=head_width, ff_width=48,
             tie_embeddings=tied, rope_theta=5000.0,
         ),
         vocab_size=64,
@@ -127,5 +129,5 @@ def test_layer_norm_gelu_and_learned_positions_are_gpt2s():
     tokens_BT = np.random.default_rng(0).integers(0, 64, (2, 20))
     with torch.no_grad():
         expected = reference(torch.from_numpy(tokens_BT)).logits.numpy()
-    ours = Transformer(config).apply({"params": params}, jnp.asarray(tokens_BT, jnp.int32))
+    ours = jax.jit(Transformer(config).apply)({"params": params}, jnp.asarray(tokens_BT, jnp.int32))
     np.testing.assert_allclose(ours, expected, atol=1e-4, rtol=1e-4)

@@ -12,10 +12,11 @@ from zerotollm.model.layers import rope, sinusoid
 from zerotollm.model.transformer import Transformer, document_positions
 
 CONFIG = resolve(
-    TransformerConfig(num_layers=2, width=32, num_heads=4, num_kv_heads=2), vocab_size=64, context=16
+    TransformerConfig(num_layers=1, width=32, num_heads=4, num_kv_heads=2), vocab_size=64, context=16
 )
 VARIANTS = {
     "default": {},
+    "two layers": {"num_layers": 2},
     "layer norm": {"norm": "layer"},
     "post-norm": {"norm_position": "post"},
     "sinusoidal": {"position": "sinusoidal"},
@@ -36,12 +37,15 @@ each_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANT
 
 
 def init(config):
-    params = Transformer(config).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-    # Norm scales and biases away from 1 and 0, so that a forgotten one shows.
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noisy = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(tree, noisy)
+    """Random parameters; norm scales and biases are away from 1 and 0, so that a forgotten one shows."""
+    rng = np.random.default_rng(1)
+
+    def random(path, leaf):
+        mean = 1.0 if path[-1].key == "scale" else 0.0
+        return jnp.asarray(rng.normal(mean, 0.1 if leaf.ndim == 1 else 0.2, leaf.shape), jnp.float32)
+
+    shapes = jax.eval_shape(Transformer(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    return jax.tree_util.tree_map_with_path(random, shapes["params"])
 
 
 def tokens(batch, length, seed=2):
@@ -52,22 +56,17 @@ def tokens(batch, length, seed=2):
 def test_no_position_sees_a_later_token(changes):
     config = replace(CONFIG, **changes)
     params = init(config)
-    tokens_BT = tokens(1, 12)
-
-    def logits(embedding_VD, position):
-        return (
-            Transformer(config)
-            .apply({"params": params | {"embedding": embedding_VD}}, tokens_BT)[0, position]
-            .sum()
-        )
-
     # Every token of this row is used once, so a row of the embedding's gradient belongs to one position.
-    tokens_BT = jnp.arange(12)[None]
-    for position in (0, 5, 11):
-        gradient_TD = jax.grad(logits)(params["embedding"], position)[:12]
-        seen = np.abs(np.asarray(gradient_TD)).sum(-1) > 0
-        if config.tie_embeddings:  # as the output matrix, every row matters everywhere
-            continue
+    tokens_BT, positions = jnp.arange(16)[None], np.array([0, 5, 15])
+
+    def sums(embedding_VD):
+        params_here = {"params": params | {"embedding": embedding_VD}}
+        # Of what the head reads: with tied embeddings, every row matters to every logit.
+        x_BTD, _ = Transformer(config).apply(params_here, tokens_BT, with_logits=False)
+        return (x_BTD[0, positions] * jnp.arange(1.0, config.width + 1)[None]).sum(-1)
+
+    for position, gradient_VD in zip(positions, jax.jacrev(sums)(params["embedding"]), strict=True):
+        seen = np.abs(np.asarray(gradient_VD))[:16].sum(-1) > 0
         assert seen[: position + 1].all(), "an earlier token has no influence"
         assert not seen[position + 1 :].any(), "a later token has influence"
 
@@ -87,14 +86,13 @@ def test_a_later_token_changes_nothing_before_it(changes):
 def test_packed_documents_equal_separate_ones(changes):
     config = replace(CONFIG, **changes)
     params = init(config)
-    first, second = tokens(1, 7, seed=3), tokens(1, 9, seed=4)
-    packed_BT = jnp.concatenate([first, second], axis=1)
-    segments_BT = jnp.array([[1] * 7 + [2] * 9])
+    documents_BT = tokens(2, 8, seed=3)
+    packed_BT, segments_BT = documents_BT.reshape(1, 16), jnp.array([[1] * 8 + [2] * 8])
     together = Transformer(config).apply({"params": params}, packed_BT, segments_BT)
-    for part, alone in ((together[:, :7], first), (together[:, 7:], second)):
-        np.testing.assert_allclose(part, Transformer(config).apply({"params": params}, alone), atol=2e-5)
+    alone = Transformer(config).apply({"params": params}, documents_BT)
+    np.testing.assert_allclose(together.reshape(alone.shape), alone, atol=2e-5)
     unmasked = Transformer(config).apply({"params": params}, packed_BT)
-    assert not np.allclose(together[:, 7:], unmasked[:, 7:], atol=1e-3), "the mask does nothing"
+    assert not np.allclose(together[:, 8:], unmasked[:, 8:], atol=1e-3), "the mask does nothing"
 
 
 def test_document_positions_start_again_at_each_document():
@@ -133,12 +131,12 @@ def test_dropout_differs_by_key_and_is_off_when_deterministic():
     def run(key=None):
         rngs = None if key is None else {"dropout": jax.random.key(key)}
         return Transformer(config).apply(
-            {"params": params}, tokens(1, 8), deterministic=key is None, rngs=rngs
+            {"params": params}, tokens(1, 16), deterministic=key is None, rngs=rngs
         )
 
     assert not np.allclose(run(0), run(1))
     np.testing.assert_array_equal(run(0), run(0))
-    np.testing.assert_array_equal(run(), Transformer(CONFIG).apply({"params": params}, tokens(1, 8)))
+    np.testing.assert_array_equal(run(), Transformer(CONFIG).apply({"params": params}, tokens(1, 16)))
 
 
 def test_parameters_are_counted_by_their_formula():

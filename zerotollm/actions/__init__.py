@@ -101,6 +101,18 @@ class PlanOptions:
     """ask XLA too, which compiles the step here from shapes alone, in seconds to minutes; auto: for this device"""
 
 
+@dataclass(frozen=True)
+class ExplainOptions:
+    """What is explained."""
+
+    text: str = ""
+    """the text to look at; may stand without --text after the action"""
+    checkpoint: Literal["best", "last", "average"] = "best"
+    """as of evaluate"""
+    whole_run: bool = False
+    """also answer what takes checkpoints and samples: meaning, generation, learning; a minute or so more"""
+
+
 def _checkpoint(experiment: Experiment) -> Literal["best", "average"]:
     return "average" if experiment.train.average > 1 else "best"
 
@@ -119,6 +131,8 @@ class Action(NamedTuple):
     """works on a run directory, whose own config.json then says what the experiment is"""
     functions: tuple[str, ...] = ()
     """needed in the experiment's file besides `experiment`; where they are, this action is the default"""
+    word: str = ""
+    """the option that a text after the action's name is"""
     suite: bool = False
     """works on an experiment and its variants, made by the file's `functions`"""
 
@@ -136,6 +150,12 @@ ACTIONS: dict[str, Action] = {
         "loss and bits per byte over a whole split, of translations BLEU and chrF too",
         lambda experiment: EvaluateOptions(checkpoint=_checkpoint(experiment)),
         True,
+    ),
+    "explain": Action(
+        "why the text is split so, what a vector is, how it predicts, where it looks: measured on one text",
+        lambda experiment: ExplainOptions(checkpoint=_checkpoint(experiment)),
+        True,
+        word="text",
     ),
     "export": Action(
         "write the trained model as a folder that transformers, vLLM and others load",

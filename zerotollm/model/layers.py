@@ -2,6 +2,9 @@
 
 Shape letters are explained in `transformer.py`; X and Y stand for any width. Every kernel is one matrix with its
 input axis first, so that `x_BTX @ kernel_XY` reads. Encoder, decoder and cross attention are one `Attention`.
+
+What explanations look at is sown into the collection "intermediates": nothing happens, and nothing is computed, unless
+a caller makes that mutable (`zerotollm.explain.forward`).
 """
 
 from typing import Any, NamedTuple
@@ -110,12 +113,12 @@ def rope(x_BHTC: jax.Array, positions_BT: jax.Array, theta: float) -> jax.Array:
     return rotated.reshape(B, H, T, C).astype(x_BHTC.dtype)
 
 
-def attend(q_BHTC: jax.Array, k_BKSC: jax.Array, v_BKSC: jax.Array, mask_BTS: jax.Array) -> jax.Array:
-    """Scaled dot-product attention (arXiv:1706.03762, equation 1) with K key heads shared by H query heads.
+def attention_weights(q_BHTC: jax.Array, k_BKSC: jax.Array, mask_BTS: jax.Array) -> jax.Array:
+    """softmax(q k / sqrt(C)) of arXiv:1706.03762, equation 1, with K key heads shared by H query heads; float32.
 
     Query head h reads key head h // (H / K) (GQA, arXiv:2305.13245). `mask_BTS` is True where a query may look;
-    its first and second axes may be 1. A query that may look nowhere gets the mean of all values, so mask its loss.
-    Queries and keys may be narrower or wider than values. Returns (B, H, T, C), as wide as values.
+    its first and second axes may be 1. A query that may look nowhere has equal weights, so mask its loss.
+    Returns (B, H, T, S), whose last axis sums to 1.
     """
     B, H, T, C = q_BHTC.shape
     K = k_BKSC.shape[1]
@@ -124,9 +127,23 @@ def attend(q_BHTC: jax.Array, k_BKSC: jax.Array, v_BKSC: jax.Array, mask_BTS: ja
     scores_BKXS = jnp.einsum("bkxc,bksc->bkxs", q_BKXC, k_BKSC, preferred_element_type=jnp.float32)
     scores_BHTS = scores_BKXS.reshape(B, H, T, -1)
     scores_BHTS = jnp.where(mask_BTS[:, None], scores_BHTS, jnp.finfo(jnp.float32).min)
-    weights_BHTS = jax.nn.softmax(scores_BHTS, axis=-1).astype(v_BKSC.dtype)
-    weights_BKXS = weights_BHTS.reshape(B, K, (H // K) * T, -1)
+    return jax.nn.softmax(scores_BHTS, axis=-1)
+
+
+def mix_values(weights_BHTS: jax.Array, v_BKSC: jax.Array) -> jax.Array:
+    """The sum of values that attention weights say, (B, H, T, C), in the type of `v_BKSC`."""
+    B, H, T, _ = weights_BHTS.shape
+    K = v_BKSC.shape[1]
+    weights_BKXS = weights_BHTS.astype(v_BKSC.dtype).reshape(B, K, (H // K) * T, -1)
     return jnp.einsum("bkxs,bksc->bkxc", weights_BKXS, v_BKSC).reshape(B, H, T, -1)
+
+
+def attend(q_BHTC: jax.Array, k_BKSC: jax.Array, v_BKSC: jax.Array, mask_BTS: jax.Array) -> jax.Array:
+    """Scaled dot-product attention (arXiv:1706.03762, equation 1): see `attention_weights`.
+
+    Queries and keys may be narrower or wider than values. Returns (B, H, T, C), as wide as values.
+    """
+    return mix_values(attention_weights(q_BHTC, k_BKSC, mask_BTS), v_BKSC)
 
 
 class Attention(nn.Module):
@@ -182,7 +199,9 @@ class Attention(nn.Module):
         if isinstance(mask_BTS, Sight):
             mixed_BHTC = mask_BTS.attend(q_BHTC, k_BKSC, v_BKSC)
         else:
-            mixed_BHTC = attend(q_BHTC, k_BKSC, v_BKSC, mask_BTS)
+            weights_BHTS = attention_weights(q_BHTC, k_BKSC, mask_BTS)
+            self.sow("intermediates", "weights_BHTS", weights_BHTS)
+            mixed_BHTC = mix_values(weights_BHTS, v_BKSC)
         mixed_BTY = mixed_BHTC.transpose(0, 2, 1, 3).reshape(*x_BTD.shape[:2], H * C)
         kernel_YD = self.param("output", fan_in_normal(H * C, residual_gain(c)), (H * C, D))
         return linear(mixed_BTY, kernel_YD, self._bias("output", D)), KVCache(k_BKSC, v_BKSC)

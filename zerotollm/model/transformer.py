@@ -116,6 +116,7 @@ class Block(nn.Module):
                 x_BTD = x_BTD + dropout(sublayer(norm(x_BTD)))
             else:
                 x_BTD = norm(x_BTD + dropout(sublayer(x_BTD)))
+        self.sow("intermediates", "x_BTD", x_BTD)
         return x_BTD, tuple(kv)
 
 
@@ -279,6 +280,7 @@ class Transformer(nn.Module):
 
         embedding_VD = self.param("embedding", embedding_initializer(c), (c.vocab_size, c.width))
         x_BTD = embedding_VD[tokens_BT]
+        self.sow("intermediates", "embedded_BTD", x_BTD)  # of the token alone: no shift, no position
         if c.token_shift:
             if before_BN is None:
                 before_BN = jnp.zeros((tokens_BT.shape[0], c.token_shift), tokens_BT.dtype)
@@ -309,6 +311,7 @@ class Transformer(nn.Module):
             head_DV = embedding_VD.T
         else:
             head_DV = self.param("head", head_initializer(c), (c.width, c.vocab_size))
+        self.sow("intermediates", "final_BTD", x_BTD)
         if not with_logits:
             return x_BTD, head_DV
         logits_BTV = head_logits(c, x_BTD, head_DV)

@@ -15,7 +15,7 @@ class OptimizerConfig:
     """peak rate of the matrices under muon; peak rate of everything under the others"""
     adam_learning_rate: float = 0.01
     """muon only: peak rate of head and vectors, which adamw trains"""
-    embedding_learning_rate: float = 0.05
+    embedding_learning_rate: float = 0.08
     """muon only: peak rate of embedding tables, which adamw trains"""
     schedule: Literal["wsd", "cosine", "linear", "inverse_sqrt"] = "wsd"
     """after the warmup: constant, then linear decay (wsd, arXiv:2404.06395), cosine (arXiv:1608.03983), linear
@@ -50,7 +50,7 @@ class OptimizerConfig:
 class TrainConfig:
     """Length, rhythm and seeds of a run."""
 
-    steps: int = 3300
+    steps: int = 1650
     """optimizer steps"""
     objective: Literal["likelihood", "span_corruption", "prefix_lm"] = "likelihood"
     """likelihood: of a text, or of a target given its source; for an encoder-decoder on plain text: span_corruption,

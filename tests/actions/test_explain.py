@@ -1,0 +1,133 @@
+"""explain, on a run that was trained for a few steps: the terminal, the file, and the same from Python."""
+
+import json
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import zerotollm
+from zerotollm.actions import ExplainOptions
+from zerotollm.actions.explain import explain
+from zerotollm.actions.train import train
+from zerotollm.cli import split
+from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.decoding.config import SamplingConfig
+from zerotollm.errors import UsageError
+from zerotollm.experiment import Experiment
+from zerotollm.explain.explanation import Explanation
+from zerotollm.model.config import TransformerConfig
+from zerotollm.training.config import TrainConfig
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("explain")
+    draw = random.Random(1)
+    words = ["heaven", "and", "earth", "were", "made", "[bold]of[/bold]"]
+    paragraphs = [". ".join(" ".join(draw.choices(words, k=6)) for _ in range(12)) for _ in range(40)]
+    (folder / "text.txt").write_text("\n\n".join(paragraphs), encoding="utf-8")
+    experiment = Experiment(
+        name="tiny",
+        data=DataConfig(corpus=str(folder / "text.txt"), dir=str(folder / "data"), context=32, batch_size=4),
+        tokenizer=TokenizerConfig(vocab_size=290),
+        model=TransformerConfig(num_layers=1, width=16, num_heads=2),
+        train=TrainConfig(steps=4, eval_every=2, checkpoint_every=2, sample_every=0, keep=2, log_every=2),
+        sample=SamplingConfig(max_tokens=4),
+    )
+    train(experiment, folder / "tiny")
+    return folder / "tiny"
+
+
+@pytest.fixture(scope="module")
+def run(run_dir):
+    return zerotollm.load(run_dir)
+
+
+@pytest.fixture(scope="module")
+def explanation(run) -> Explanation:
+    return run.explain("heaven and earth")
+
+
+def test_every_question_of_a_text_has_an_answer(explanation, run):
+    said = explanation.sentences()
+    assert set(said) == {
+        "tokens", "embedding", "layers", "prediction", "calibration", "positions", "attention", "heads", "ablation",
+    }  # fmt: skip
+    assert not explanation.left_out
+    assert explanation.heads.entropy_LH.shape == (1, 2)
+    assert explanation.calibration.count_X.sum() > 100
+    assert all(line.split(": ", 1)[1] for line in repr(explanation).splitlines())
+
+
+def test_the_token_that_is_drawn_is_the_one_that_generate_draws(explanation, run):
+    written = run.generate("heaven and earth", max_tokens=1)
+    assert written == "heaven and earth" + run.tokenizer.decode([explanation.prediction.drawn])
+
+
+def test_the_action_shows_it_and_keeps_the_numbers(run_dir, run, capsys):
+    options = ExplainOptions(text="heaven [bold]and[/bold] earth")
+    result = explain(run.experiment, run_dir, options)
+    out = capsys.readouterr().out
+    for question in (
+        "Why is the text split",
+        "is it 2D or 3D?",
+        "why two?",
+        "what is the math?",
+        "stay focused?",
+    ):
+        assert question in " ".join(out.split())
+    assert "[bold]" in out.replace("\n", "").replace(" ", "") or "bold" in out
+    kept = json.loads((run_dir / "explain.json").read_text(encoding="utf-8"))
+    assert kept == json.loads(json.dumps(result))
+    assert kept["step"] == run.step
+    assert len(kept["explanation"]["ablation"]["rise_LH"]["value"][0]) == 2
+    assert kept["explanation"]["heads"]["sentence"]
+
+
+def test_without_the_text_it_was_trained_with_less_is_said(run, tmp_path):
+    away = replace(run.experiment.data, corpus=str(tmp_path / "gone.txt"))
+    found = replace(run, experiment=replace(run.experiment, data=away)).explain("heaven")
+    assert found.prediction
+    assert found.tokens.pieces[0].count == -1
+    assert found.heads is None
+    assert "not here" in found.sentences()["heads"]
+    with pytest.raises(UsageError, match="is not here"):
+        replace(run, experiment=replace(run.experiment, data=away)).study()
+
+
+def test_a_text_is_needed(run, run_dir):
+    with pytest.raises(UsageError, match="takes a text"):
+        run.explain("")
+    with pytest.raises(UsageError, match="takes a text"):
+        explain(run.experiment, run_dir, ExplainOptions())
+
+
+def test_the_text_may_stand_after_the_action():
+    command = split(["--experiment", "base", "explain", "In the beginning"])
+    assert command.action == "explain"
+    assert command.options == (("text", "In the beginning"),)
+    with pytest.raises(UsageError, match="unexpected word 'b'"):
+        split(["explain", "a", "b"])
+    with pytest.raises(UsageError, match="unexpected word 'a'"):
+        split(["train", "a"])
+
+
+@pytest.mark.slow
+def test_the_whole_run(run_dir, run, capsys):
+    result = explain(run.experiment, run_dir, ExplainOptions(text="heaven and earth", whole_run=True))
+    assert result["study"]["learning"]["steps_Y"] == sorted(
+        {0, 2, run.step} if run.step == 4 else {0, run.step}
+    )
+    assert {"meaning", "generation", "learning", "tokenizers"} <= set(result["study"])
+    out = " ".join(capsys.readouterr().out.split())
+    for question in ("used in the same sentence?", "only grammatical output?", "What did it learn, when?"):
+        assert question in out
+    study = run.study(samples=2, tokens=12)
+    assert study.generation.own.bits_per_byte.value > 0
+    assert np.isfinite(study.learning.loss_Y.value).all()
+    assert study.layers.tokens > 32 * 8
+    *_, (step, params) = run.checkpoints()
+    assert step == run.step
+    assert params is run.params

@@ -1,0 +1,137 @@
+"""A previous-token head and an induction head, built by hand, are found and are shown to matter."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from zerotollm.explain.ablation import ablate_heads
+from zerotollm.explain.attention import (
+    attention_maps,
+    even_attention,
+    explain_heads,
+    head_statistics,
+    repeated_random,
+)
+from zerotollm.explain.forward import even_windows, look_inside, score_windows, without_heads
+from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.model.transformer import Transformer
+
+CONTEXT = 33
+
+
+@pytest.fixture(scope="module")
+def built(tokenizer):
+    """Two layers of one head: the first copies the token before, the second looks for where the own token was that,
+    and writes what stands there (Elhage et al. 2021, "A mathematical framework", induction heads).
+
+    The stream holds four one-hot parts: own token, position, token before, and what is predicted.
+    """
+    V = tokenizer.vocab_size
+    P, D = CONTEXT, 3 * V + CONTEXT
+    own, place = slice(0, V), slice(V, V + P)
+    before, predicted = slice(V + P, 2 * V + P), slice(2 * V + P, D)
+    config = resolve(
+        TransformerConfig(
+            vocab_size=V, num_layers=2, width=D, num_heads=1, ff_width=8, feed_forward="relu",
+            position="learned", qk_norm=False,
+        ),
+        vocab_size=V, context=CONTEXT,
+    )  # fmt: skip
+    shapes = jax.eval_shape(lambda: Transformer(config).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32)))
+    params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes["params"])
+    for name in ("attention_norm", "feed_forward_norm"):
+        for i in range(2):
+            params[f"layer_{i}"][name]["scale"] += 1
+    params["final_norm"]["scale"] += 1
+    params["embedding"][:, own] = np.eye(V)
+    params["positions"][:, place] = np.eye(P)
+    first, second = (params[f"layer_{i}"]["attention"] for i in range(2))
+    first["query"][place, place] = np.eye(P)
+    first["key"][place, place] = np.eye(P, k=1)  # the key of place s answers to the query of s + 1
+    first["value"][own, own] = first["output"][own, before] = np.eye(V)
+    second["query"][own, own] = np.eye(V)
+    second["key"][before, own] = np.eye(V)
+    second["value"][own, own] = second["output"][own, predicted] = np.eye(V)
+    for attention in (first, second):
+        attention["query"] *= 100  # hard attention
+    params["head"][predicted] = np.eye(V)
+    return config, params
+
+
+@pytest.fixture(scope="module")
+def ids(tokenizer):
+    return np.arange(tokenizer.vocab_size)[300:]
+
+
+@pytest.fixture(scope="module")
+def repeated(tokenizer, ids):
+    return repeated_random(ids, 16, 8, tokenizer.bos_id, seed=5)
+
+
+@pytest.fixture(scope="module")
+def heads(built, tokenizer, ids, repeated):
+    return explain_heads(built[1], built[0], tokenizer, repeated, ids)
+
+
+def test_heads_built_by_hand_are_named(heads):
+    assert heads.named() == {(0, 0): "previous token", (1, 0): "induction"}
+    assert heads.score_PLH.value[0, 0, 0] > 0.99
+    assert heads.score_PLH.value[4, 1, 0] > 0.9
+    assert "1 previous token, 1 induction" in heads.sentence()
+    assert heads.repetition_gain.low > 1
+    assert "predicted better" in heads.sentence()
+    assert heads.profile_LHT[0, 0, 1] > 0.99
+
+
+def test_both_are_shown_to_matter(built, repeated):
+    config, params = built
+    whole = score_windows(params, repeated, model=config)
+    found = ablate_heads(params, config, repeated, whole)
+    assert (found.rise_LH.low > 0.5).all()
+    assert "2 of 2 heads matter" in found.sentence()
+
+
+def test_a_model_that_learned_nothing_has_no_heads_to_name(params, model, tokenizer, tokens, ids):
+    windows_BW = even_windows(tokens, 31, 8)
+    found = explain_heads(params, model, tokenizer, windows_BW, ids)
+    assert found.named() == {}
+    assert "none has a role" in found.sentence()
+    assert "does not help" in found.sentence()
+    assert found.score_PLH.value.shape == (5, 2, 2)
+    whole = score_windows(params, windows_BW, model=model)
+    nothing = ablate_heads(params, model, windows_BW, whole)
+    assert "No head of 4 is shown to matter" in nothing.sentence()
+
+
+def test_a_head_taken_out_writes_nothing(params, model, tokens):
+    kept_LH = np.array([[1, 0], [1, 1]], np.float32)
+    output = without_heads(params, kept_LH, model=model)["layer_0"]["attention"]["output"]
+    C = model.head_width
+    assert not np.asarray(output[C:]).any()
+    np.testing.assert_array_equal(output[:C], params["layer_0"]["attention"]["output"][:C])
+    assert params["layer_0"]["attention"]["output"][C:].any()
+
+
+def test_statistics_of_weights_that_are_known():
+    tokens_T = np.array([7, 8, 7, 9])
+    weights_TS = np.array(
+        [[1, 0, 0, 0], [0.25, 0.75, 0, 0], [0.5, 0.25, 0.25, 0], [0, 0.5, 0.5, 0]], np.float32
+    )
+    found = head_statistics(weights_TS[None, None], tokens_T, tokens_T == 8)
+    flat = [float(np.squeeze(x)) for x in found[:4]]
+    assert flat == pytest.approx([(0.25 + 0.25 + 0.5) / 3, 0.5 / 3, 0.75 / 3, (0.75 + 0.25 + 0.5) / 3])
+    np.testing.assert_allclose(
+        found.profile_LHT[0, 0], [(1 + 0.75 + 0.25 + 0) / 4, (0.25 + 0.25 + 0.5) / 3, (0.5 + 0.5) / 2, 0]
+    )
+    even = head_statistics(even_attention(4), tokens_T, tokens_T == 8)
+    assert float(np.squeeze(even.entropy_LH)) == pytest.approx(np.log([2, 3, 4]).mean())
+
+
+def test_maps_say_where_the_last_token_looks(built, tokenizer, repeated):
+    config, params = built
+    weights_LHTS = look_inside(params, config, repeated[0]).weights_LBHTS[:, 0]
+    found = attention_maps(weights_LHTS, tuple(str(i) for i in repeated[0]))
+    assert found.weights_LHTS.shape == (2, 1, CONTEXT, CONTEXT)
+    assert found.entropy_LHT[0, 0, -1] < 0.1
+    assert "head 1 of layer" in found.sentence()

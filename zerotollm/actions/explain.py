@@ -1,0 +1,53 @@
+"""explain: what a trained model does with one text, measured, on the terminal; the numbers go to explain.json."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from zerotollm.actions import ExplainOptions
+from zerotollm.errors import UsageError
+from zerotollm.experiment import Experiment
+from zerotollm.files import write_atomically
+
+NAME = "explain.json"
+
+
+def explain(experiment: Experiment, run_dir: Path, options: ExplainOptions) -> dict[str, Any]:
+    """Answers the questions that one text can, and with `whole_run` the others too, as tables with a sentence each.
+
+    Writes the numbers, without long arrays, to `explain.json` in the run directory and returns them. Raises UsageError
+    where there is no text or no checkpoint.
+    """
+    if not options.text:
+        raise UsageError(
+            'explain takes a text to look at: explain "In the beginning God created the heavens"'
+        )
+    # Imported here: the command line asks this package for its options only.
+    from rich.console import Console
+
+    from zerotollm.actions.explain_tables import study_tables, text_tables
+    from zerotollm.explain.explanation import numbers
+    from zerotollm.run import cache_compiled_programs, load
+
+    cache_compiled_programs(experiment.data)
+    run = replace(load(run_dir, options.checkpoint), experiment=experiment)
+    console = Console()
+
+    def show(title: str, tables: list[Any], sentence: str) -> None:
+        console.print(f"\n[bold]{title}[/bold]", highlight=False)
+        for table in tables:
+            console.print(table, highlight=False)
+        console.print(sentence, markup=False, highlight=False)
+
+    explanation = run.explain(options.text)
+    for question in text_tables(explanation):
+        show(*question)
+    result = {"step": run.step, "text": options.text, "explanation": numbers(explanation)}
+    if options.whole_run:
+        study = run.study(options.text)
+        for question in study_tables(study):
+            show(*question)
+        result["study"] = numbers(study)
+    write_atomically(run_dir / NAME, json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    return result

@@ -1,0 +1,270 @@
+"""Answers as tables for a terminal: (question, tables, sentence), a pure function of the answers."""
+
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from zerotollm.explain.explanation import Explanation, Study
+
+Question = tuple[str, list[Any], str]
+BAR = 20
+
+
+def text_tables(found: "Explanation") -> list[Question]:
+    """What one text shows, in the order of the notes: tokens, embedding, layers, prediction, attention."""
+    said = found.sentences()
+    questions: list[Question] = [
+        ("Why is the text split this way? Is it by frequency?", _tokens(found.tokens), said["tokens"]),
+        (
+            "What is an embedding, how many dimensions are there, is it 2D or 3D?",
+            _neighbours(found.embedding),
+            said["embedding"],
+        ),
+    ]
+    title = "What is the difference between the encoding layer and the embedding layer; why two?"
+    questions.append((title, _layers(found.layers) if found.layers else [], said["layers"]))
+    tables = _prediction(found.prediction) if found.prediction else []
+    if found.calibration:
+        tables += [_calibration(found.calibration), _positions(found.positions)]
+    parts = ("prediction", "calibration", "positions")
+    questions.append(
+        ("How is the next token predicted; what is the math?", tables, _joined(said, parts)),
+    )
+    tables = _heads(found) if found.heads else []
+    questions.append(
+        ("How does attention stay focused?", tables, _joined(said, ("attention", "heads", "ablation")))
+    )
+    return questions
+
+
+def study_tables(found: "Study") -> list[Question]:
+    """What the whole run shows: meaning, generation, learning, other tokenizers."""
+    said = found.sentences()
+    return [
+        (
+            "The same text under other tokenizers",
+            _tokenizers(found.tokenizers) if found.tokenizers else [],
+            said.get("tokenizers", ""),
+        ),
+        (
+            "How is meaning determined? Are vectors closer when tokens are used in the same sentence?",
+            _meaning(found.meaning) if found.meaning else [],
+            said.get("meaning", ""),
+        ),
+        (
+            "What can be read from the vectors, layer by layer?",
+            _layers(found.layers) if found.layers else [],
+            said.get("layers", ""),
+        ),
+        (
+            "Does it generate meaningful output or only grammatical output?",
+            _generation(found.generation) if found.generation else [],
+            said.get("generation", ""),
+        ),
+        (
+            "What did it learn, when?",
+            _learning(found.learning) if found.learning else [],
+            said.get("learning", ""),
+        ),
+    ]
+
+
+def _joined(said: dict[str, str], names: tuple[str, ...]) -> str:
+    return "\n".join(dict.fromkeys(said[name] for name in names if name in said))
+
+
+def _table(*columns: str, title: str | None = None) -> "Table":
+    """A table whose columns are right-aligned where they begin with `>`."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left")
+    for name in columns:
+        number = name.startswith(">")
+        head = "\n".join(wrap(name.removeprefix(">"), 12)) if number else name
+        table.add_column(head, justify="right" if number else "left", no_wrap=number)
+    return table
+
+
+def _row(table: "Table", *cells: Any) -> None:
+    from rich.text import Text
+
+    table.add_row(*(Text(cell if isinstance(cell, str) else str(cell)) for cell in cells))
+
+
+def _tokens(tokens: Any) -> "list[Table]":
+    table = _table("token", ">id", ">in the training text", "merges: pair, rank, count then")
+    for piece in tokens.pieces[:40]:
+        steps = [
+            f"{m.left}+{m.right} #{m.rank + 1}" + (f" ({m.count:,})" if m.count >= 0 else "")
+            for m in piece.merges
+        ]
+        last = ", ".join(("… " if len(steps) > 3 else "") + step for step in steps[-3:])
+        _row(table, repr(piece.text), piece.id, f"{piece.count:,}" if piece.count >= 0 else "-", last or "-")
+    strange = _table("never seen", "becomes", ">bytes among them")
+    for stranger in tokens.strangers:
+        _row(strange, stranger.text, " ".join(map(repr, stranger.pieces)), stranger.bytes_of_it)
+    return [table, strange]
+
+
+def _neighbours(embedding: Any) -> "list[Table]":
+    table = _table("token", "nearest embeddings, with cosine", ">chance")
+    for n in embedding.neighbours[:12]:
+        near = ", ".join(f"{p!r} {c:.2f}" for p, c in zip(n.pieces[:4], n.cosine_K[:4], strict=True))
+        _row(table, repr(n.piece), near, f"{n.chance:.2f}")
+    return [table]
+
+
+def _layers(layers: Any) -> "list[Table]":
+    table = _table(
+        "after", ">same token", ">any two", ">own sentence", ">context",
+        *(f">{probe.task}: probe, control" for probe in layers.probes),
+    )  # fmt: skip
+    for m in range(len(layers.context_M)):
+        _row(
+            table,
+            f"layer {m}" if m else "embedding",
+            f"{layers.self_similarity_M.value[m]:.3f}",
+            f"{layers.any_similarity_M[m]:.3f}",
+            f"{layers.sentence_similarity_M.value[m]:.3f}",
+            f"{100 * layers.context_M[m]:.0f} %",
+            *(f"{probe.accuracy_M.value[m]:.2f}, {probe.control_M[m]:.2f}" for probe in layers.probes),
+        )
+    return [table]
+
+
+def _prediction(found: Any) -> "list[Table]":
+    title = f"p at temperature {found.temperature:g}"
+    best = _table("next token", ">logit", f">{title}", "its largest products: state x head, by feature")
+    for k, piece in enumerate(found.best_pieces):
+        products = found.products_KD[k]
+        top = np.argsort(-np.abs(products))[:4]
+        sums = " ".join(f"{products[d]:+.2f} (#{d})" for d in top)
+        i = found.best_K[k]
+        drawn = "  <- drawn" if i == found.drawn else ""
+        shown = f"{found.logits_V[i]:.2f}", f"{found.probabilities_V[i]:.3f}"
+        _row(best, repr(piece) + drawn, *shown, f"{sums} … = {products.sum():.2f}")
+    if found.drawn is not None and found.drawn not in found.best_K:
+        shown = f"{found.logits_V[found.drawn]:.2f}", f"{found.probabilities_V[found.drawn]:.3f}"
+        _row(best, f"{found.drawn_piece!r}  <- drawn", *shown, "")
+    lens = _table(
+        "read out after", "likeliest next token", f">p of {found.best_pieces[0]!r}", ">nats per token"
+    )
+    for m, piece in enumerate(found.lens_best_pieces):
+        nats = f"{found.lens_nats_MT[m].mean():.2f}" if found.lens_nats_MT.shape[1] else "-"
+        _row(
+            lens, f"layer {m}" if m else "embedding", repr(piece), f"{found.lens_probability_M[m]:.3f}", nats
+        )
+    return [best, lens]
+
+
+def _calibration(found: Any) -> "Table":
+    table = _table("as sure as", ">times", ">sure", ">right", "")
+    for x in np.flatnonzero(found.count_X):
+        share = found.accuracy_X.value[x]
+        _row(
+            table,
+            f"{100 * found.edges[x]:.0f} to {100 * found.edges[x + 1]:.0f} %",
+            f"{found.count_X[x]:,}",
+            f"{100 * found.confidence_X[x]:.1f} %",
+            f"{100 * share:.1f} %",
+            "█" * round(BAR * share),
+        )
+    return table
+
+
+def _positions(found: Any) -> "Table":
+    table = _table("place in the window", ">nats per token", "95 %")
+    for first, last, *e in zip(found.first_Y, found.last_Y, *found.nats_Y, strict=True):
+        place = f"{first + 1} to {last + 1}" if last > first else str(first + 1)
+        _row(table, place, f"{e[0]:.2f}", f"[{e[1]:.2f}, {e[2]:.2f}]")
+    return table
+
+
+def _heads(found: "Explanation") -> "list[Table]":
+    heads, ablation, maps = found.heads, found.ablation, found.attention
+    short = [role.split()[0][:9] for role in heads.roles]
+    table = _table(
+        "head", "role", *(f">{s}" for s in short), ">entropy", ">loss without", title="heads as layer.head"
+    )
+    looks = _table("head", "where the last token of the text looks")
+    named = heads.named()
+    for i, h in np.ndindex(heads.entropy_LH.shape):
+        _row(
+            table,
+            f"{i + 1}.{h + 1}",
+            named.get((i, h), ""),
+            *(f"{x:.2f}" for x in heads.score_PLH.value[:, i, h]),
+            f"{heads.entropy_LH[i, h]:.2f}",
+            f"{ablation.rise_LH.value[i, h]:+.3f}",
+        )
+        last_S = maps.weights_LHTS[i, h, -1]
+        most = ", ".join(f"{maps.pieces[s]!r} {last_S[s]:.2f}" for s in np.argsort(-last_S)[:4])
+        _row(looks, f"{i + 1}.{h + 1}", most)
+    _row(table, "evenly", "", *(f"{x:.2f}" for x in heads.even_P), f"{heads.even_entropy:.2f}", "")
+    return [table, looks]
+
+
+def _tokenizers(found: Any) -> "list[Table]":
+    table = _table("tokenizer", ">vocabulary", ">bytes per token", "the text")
+    for name, size, rate, cut in zip(
+        found.names, found.vocab_size_Y, found.bytes_per_token_Y, found.cuts, strict=True
+    ):
+        _row(table, name, f"{size:,}", f"{rate:.2f}", "|".join(cut[:60]))
+    return [table]
+
+
+def _meaning(found: Any) -> "list[Table]":
+    table = _table(
+        ">step", ">same contexts", ">p", ">same sentence", ">p", ">contexts alone", ">sentence alone"
+    )
+    for y, step in enumerate(found.steps_Y):
+        _row(
+            table,
+            step,
+            found.contexts[y],
+            f"{found.p_contexts_Y[y]:.3f}",
+            found.together[y],
+            f"{found.p_together_Y[y]:.3f}",
+            f"{found.contexts_alone_Y[y]:.2f}",
+            f"{found.together_alone_Y[y]:.2f}",
+        )
+    return [table]
+
+
+def _generation(found: Any) -> "list[Table]":
+    measures = _table(
+        "text", ">longest copy", ">repeated", ">distinct 1, 2, 3", ">bits per byte", ">halves, nats"
+    )
+    for name, m in (("its own", found.own), ("real", found.real)):
+        _row(
+            measures,
+            name,
+            m.longest_copy,
+            m.repetition,
+            ", ".join(f"{x:.2f}" for x in m.distinct),
+            m.bits_per_byte,
+            m.coherence,
+        )
+    samples = _table("sample", "longest span that is in the training text, with its surroundings there")
+    for text, copied, near in zip(found.samples[:3], found.own.copied, found.nearest, strict=False):
+        _row(samples, " ".join(text.split())[:300], f"{copied.length} tokens: … {' '.join(near.split())} …")
+    return [measures, samples]
+
+
+def _learning(found: Any) -> "list[Table]":
+    groups = (*found.band_names, *found.part_names)
+    table = _table(">step", ">loss", *(f">{name}" for name in groups), ">gain of repetition")
+    for y, step in enumerate(found.steps_Y):
+        _row(
+            table,
+            step,
+            f"{found.loss_Y.value[y]:.2f}",
+            *("-" if np.isnan(x) else f"{x:.2f}" for x in (*found.band_YG.value[y], *found.part_YG.value[y])),
+            f"{found.induction_Y.value[y]:+.2f}",
+        )
+    return [table]

@@ -1,0 +1,228 @@
+"""How does attention stay focused? What each head looks at, on a text and measured over held-out text.
+
+Heads are known by what they look at: the token before (previous-token heads) and what came after the same token
+earlier (induction heads: Olsson et al. 2022, arXiv:2209.11895), the same token, the first one (attention sinks: Xiao
+et al. 2024, arXiv:2309.17453), punctuation (Clark et al. 2019, arXiv:1906.04341). Whether one matters is another
+question: `ablation.py`.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from zerotollm.data.tokenizer import Tokenizer
+from zerotollm.explain.forward import LONGEST, look_inside, score_windows
+from zerotollm.explain.statistics import Estimate, mean_estimate
+from zerotollm.explain.words import KINDS, kinds_of
+from zerotollm.model.config import TransformerConfig
+
+ROLES = ("previous token", "same token", "first token", "punctuation", "induction")
+NAMED = 0.3
+"""Share of its attention that a head must give to a place, on average, to be named after it ..."""
+TIMES_EVEN = 3.0
+"""... and so many times what even attention would give."""
+REPEATED = 50
+"""Random tokens that are repeated, at most."""
+SEQUENCES = 8
+
+
+class HeadStatistics(NamedTuple):
+    """Of one window, of L x H heads: mean attention over queries from the second on."""
+
+    previous_LH: jax.Array
+    same_LH: jax.Array
+    """to all earlier places with the query's own token together"""
+    first_LH: jax.Array
+    punctuation_LH: jax.Array
+    entropy_LH: jax.Array
+    """nats"""
+    profile_LHT: jax.Array
+    """by distance 0, 1, ... back"""
+
+
+@dataclass(frozen=True)
+class Heads:
+    """What each of L x H heads does over B windows of held-out text; P is the number of `ROLES`."""
+
+    roles: tuple[str, ...]
+    score_PLH: Estimate
+    """mean attention, with Student's intervals over windows (of induction: over random sequences)"""
+    even_P: np.ndarray
+    """the same of a head that looks evenly at all it may see"""
+    entropy_LH: np.ndarray
+    """mean entropy of attention, nats"""
+    even_entropy: float
+    profile_LHT: np.ndarray
+    """mean attention by distance back, over the queries that have so long a past"""
+    even_profile_T: np.ndarray
+    first_copy: Estimate
+    """loss on random tokens, nats, over sequences"""
+    second_copy: Estimate
+    """loss where they come for the second time"""
+    repetition_gain: Estimate
+    """first - second, paired"""
+
+    def named(self) -> dict[tuple[int, int], str]:
+        """(layer, head), from 0, -> its role, for the heads whose attention is surely (95 %) above both thresholds."""
+        needed_P = np.maximum(NAMED, TIMES_EVEN * self.even_P)
+        sure_PLH = self.score_PLH.low > needed_P[:, None, None]
+        # Induction first: such a head may also look at the first token where there is nothing to repeat.
+        order = sorted(range(len(self.roles)), key=lambda p: self.roles[p] != "induction")
+        return {(int(i), int(h)): self.roles[p] for p in reversed(order) for i, h in np.argwhere(sure_PLH[p])}
+
+    def sentence(self) -> str:
+        named, total = self.named(), self.entropy_LH.size
+        counts = {role: sum(r == role for r in named.values()) for role in self.roles}
+        found = (
+            ", ".join(f"{n} {role}" for role, n in counts.items() if n) or "none has a role that can be named"
+        )
+        own, even = np.exp(self.entropy_LH.mean()), np.exp(self.even_entropy)
+        gain = self.repetition_gain
+        copies = (
+            f"random tokens repeated are predicted better by {gain} nats"
+            if gain.low > 0.1
+            else f"repeating random tokens does not help prediction (gain {gain} nats)"
+        )
+        return (
+            f"Of {total} heads: {found}; attention is as open as over {own:.0f} tokens alike, "
+            f"where without a choice it were {even:.0f}; {copies}."
+        )
+
+
+def head_statistics(weights_LHTS: jax.Array, tokens_T: jax.Array, marks_T: jax.Array) -> HeadStatistics:
+    """Statistics of attention weights on one window; `marks_T` is True at punctuation. Needs T >= 2."""
+    T = tokens_T.shape[0]
+    t_T = jnp.arange(T)
+    earlier_TS = t_T[None] < t_T[:, None]
+    same_TS = earlier_TS & (tokens_T[:, None] == tokens_T[None])
+    queries_LHTS = weights_LHTS[:, :, 1:]
+
+    def mean(share_LHT):
+        return share_LHT.mean(-1)
+
+    log_weights = jnp.log(jnp.maximum(queries_LHTS, 1e-30))
+    back_TS = t_T[:, None] - t_T[None]  # read as (query, distance) -> key
+    by_distance = jnp.take_along_axis(weights_LHTS, jnp.maximum(back_TS, 0)[None, None], axis=-1)
+    by_distance = jnp.where((back_TS >= 0)[None, None], by_distance, 0.0)
+    return HeadStatistics(
+        jnp.diagonal(weights_LHTS, offset=-1, axis1=2, axis2=3).mean(-1),
+        mean((queries_LHTS * same_TS[None, None, 1:]).sum(-1)),
+        mean(queries_LHTS[..., 0]),
+        mean((queries_LHTS * marks_T[None, None, None]).sum(-1)),
+        mean(-(queries_LHTS * log_weights).sum(-1)),
+        by_distance.sum(2) / (T - t_T)[None, None],
+    )
+
+
+def even_attention(T: int) -> np.ndarray:
+    """What a head that sees all of its past alike gives, (1, 1, T, T)."""
+    mask_TS = np.tril(np.ones((T, T), np.float32))
+    return (mask_TS / mask_TS.sum(-1, keepdims=True))[None, None]
+
+
+_head_statistics = jax.jit(head_statistics)
+
+
+def _induction(weights_LHTS: np.ndarray) -> np.ndarray:
+    """Attention of queries in the second of two copies to what came after their token in the first, (L, H)."""
+    n = (weights_LHTS.shape[-1] - 1) // 2
+    return np.diagonal(weights_LHTS, offset=1 - n, axis1=2, axis2=3)[..., 2:].mean(-1)
+
+
+def repeated_random(ids_N: np.ndarray, length: int, count: int, bos_id: int, seed: int = 0) -> np.ndarray:
+    """bos, random tokens out of `ids_N`, and the same once more: (count, 1 + 2 `length`) int32."""
+    random = np.random.default_rng(seed)
+    # No token twice in a copy, where there are enough of them: nothing is repeated but the whole.
+    drawn_BN = np.stack([random.choice(ids_N, length, replace=length > len(ids_N)) for _ in range(count)])
+    return np.concatenate([np.full((count, 1), bos_id), drawn_BN, drawn_BN], axis=1).astype(np.int32)
+
+
+def repetition(params: Any, model: TransformerConfig, tokenizer: Tokenizer, ids_N: np.ndarray, seed: int = 0):
+    """Induction by behaviour and by attention, on repeated random tokens (Olsson et al. 2022, "per-token loss").
+
+    Returns the attention of each head, (B, L, H), and the loss on the first and on the second copy, each (B,). The
+    first token of each copy is left out: nothing before it says which it will be.
+    """
+    n = max(2, min(REPEATED, (min(model.max_length, LONGEST) - 1) // 2))
+    tokens_BT = repeated_random(ids_N, n, SEQUENCES, tokenizer.bos_id, seed)
+    nats_BT = score_windows(params, tokens_BT, model=model).nats_BT
+    return (
+        np.stack(
+            [_induction(look_inside(params, model, tokens_T).weights_LBHTS[:, 0]) for tokens_T in tokens_BT]
+        ),
+        nats_BT[:, 1:n].mean(1),
+        nats_BT[:, n + 1 :].mean(1),
+    )
+
+
+def explain_heads(
+    params: Any,
+    model: TransformerConfig,
+    tokenizer: Tokenizer,
+    windows_BW: np.ndarray,
+    ids_N: np.ndarray,
+    seed: int = 0,
+) -> Heads:
+    """What every head looks at in windows of held-out text, and in random tokens out of `ids_N` that are repeated."""
+    tokens_BT = windows_BW[:, : min(windows_BW.shape[1] - 1, LONGEST)]
+    T = tokens_BT.shape[1]
+    mark_V = np.append(kinds_of(tokenizer) == KINDS.index("punctuation"), np.zeros(model.vocab_size, bool))
+    marks_BT = mark_V[tokens_BT]
+    # One window after the other: attention weights are the largest thing here.
+    seen = [
+        _head_statistics(look_inside(params, model, tokens_T).weights_LBHTS[:, 0], tokens_T, marks_T)
+        for tokens_T, marks_T in zip(tokens_BT, marks_BT, strict=True)
+    ]
+    stats = HeadStatistics(*(np.stack(arrays) for arrays in zip(*seen, strict=True)))
+    even = [_head_statistics(even_attention(T), *window) for window in zip(tokens_BT, marks_BT, strict=True)]
+    even = HeadStatistics(*(np.mean(arrays, axis=(0, 1, 2)) for arrays in zip(*even, strict=True)))
+    induction_BLH, first_B, second_B = repetition(params, model, tokenizer, ids_N, seed)
+    n = max(2, min(REPEATED, (min(model.max_length, LONGEST) - 1) // 2))
+    measured = (*stats[:4], induction_BLH)
+    later_N = np.arange(n + 1, 2 * n + 1)
+    return Heads(
+        roles=ROLES,
+        score_PLH=Estimate(*map(np.stack, zip(*map(mean_estimate, measured), strict=True))),
+        even_P=np.array([*map(float, even[:4]), np.mean(1 / (1 + later_N))]),
+        entropy_LH=stats.entropy_LH.mean(0),
+        even_entropy=float(even.entropy_LH),
+        profile_LHT=stats.profile_LHT.mean(0),
+        even_profile_T=even.profile_LHT,
+        first_copy=mean_estimate(first_B),
+        second_copy=mean_estimate(second_B),
+        repetition_gain=mean_estimate(first_B - second_B),
+    )
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """Attention of L x H heads on a text."""
+
+    pieces: tuple[str, ...]
+    weights_LHTS: np.ndarray
+    """how much query t takes from position s; rows sum to 1"""
+    entropy_LHT: np.ndarray
+    """nats, of each query"""
+
+    def sentence(self) -> str:
+        L, H, T, _ = self.weights_LHTS.shape
+        last_LHS = self.weights_LHTS[:, :, -1]
+        mean_S = last_LHS.mean((0, 1))
+        layer, head = np.unravel_index(self.entropy_LHT[:, :, -1].argmin(), (L, H))
+        sharpest = int(last_LHS[layer, head].argmax())
+        before = np.argsort(-mean_S)[:3]
+        most = ", ".join(f"{self.pieces[s]!r} {mean_S[s]:.2f}" for s in before)
+        focused = f"head {head + 1} of layer {layer + 1}"
+        return (
+            f"The last token takes most from {most} (mean of {L * H} heads; evenly it were {1 / T:.2f}); the most "
+            f"focused, {focused}, gives {last_LHS[layer, head, sharpest]:.2f} to {self.pieces[sharpest]!r}."
+        )
+
+
+def attention_maps(weights_LHTS: np.ndarray, pieces: tuple[str, ...]) -> AttentionMaps:
+    """Attention on one text, from `look_inside(...).weights_LBHTS[:, 0]`."""
+    log_weights = np.log(np.maximum(weights_LHTS, 1e-30))
+    return AttentionMaps(pieces, weights_LHTS, -(weights_LHTS * log_weights).sum(-1))

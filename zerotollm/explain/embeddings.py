@@ -1,0 +1,181 @@
+"""What is an embedding, how many dimensions are there, is it 2D or 3D?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from zerotollm.data.tokenizer import Tokenizer
+from zerotollm.explain.statistics import DRAWS, Estimate, bootstrap
+from zerotollm.explain.words import KINDS, kinds_of, shown
+
+SHOWN = 500
+"""Tokens on the map."""
+NEIGHBOURS = 8
+MOST = 8000
+"""Tokens whose geometry is measured, the most frequent: more change little and cost time."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a cloud of N vectors fills its D dimensions."""
+
+    num_vectors: int
+    spectrum_D: np.ndarray
+    """variance along each principal component, the largest first"""
+    participation: Estimate
+    """participation ratio: (sum of variances)^2 / sum of their squares; 1 for a line, D for a ball"""
+    first_two: Estimate
+    """share of the variance in the first 2 principal components"""
+    first_three: Estimate
+    chance_participation: float
+    """of as many vectors of independent normal numbers"""
+    chance_three: float
+
+    def sentence(self) -> str:
+        D = len(self.spectrum_D)
+        three = "{:.1f} % [{:.1f}, {:.1f}]".format(*(100 * x for x in self.first_three))
+        chance = f"{100 * self.chance_three:.1f} % of random vectors'"
+        facts = (
+            f"{D} numbers a token, spread like {self.participation.value:.1f} "
+            f"[{self.participation.low:.1f}, {self.participation.high:.1f}] equally used dimensions; "
+            f"the first 3 principal components hold {three} of the variance"
+        )
+        if self.first_three.low > 0.9:
+            return f"{facts}: it is nearly a {'2D' if self.first_two.low > 0.9 else '3D'} cloud."
+        if self.first_three.high < 2 * self.chance_three:
+            return f"{facts} ({chance}): a picture in 2D or 3D shows almost nothing of it."
+        return f"{facts} ({chance}): a picture in 3D leaves the rest out."
+
+
+def geometry(vectors_ND: np.ndarray, draws: int = DRAWS // 2, seed: int = 0) -> Geometry:
+    """Principal components (Pearson 1901) and participation ratio (Gao et al. 2017, bioRxiv 214262, equation 5), with
+    bootstrap intervals over vectors.
+
+    A sample spans less than the whole, so the ratio is pulled down where N is not far above D: compare
+    `chance_participation`, of a sample as large.
+    """
+    x_ND = np.asarray(vectors_ND, np.float64)
+    N, D = x_ND.shape
+    spectrum_D = _spectrum(x_ND, np.ones(N))
+    drawn = bootstrap(lambda w: _summary(_spectrum(x_ND, w)), N, draws, seed)
+    chance = _summary(_spectrum(np.random.default_rng(seed).standard_normal((N, D)), np.ones(N)))
+    whole = _summary(spectrum_D)
+    half = 1.96 * drawn.std(
+        0
+    )  # percentiles would lie beside the value: a sample of a sample spans still less
+    return Geometry(
+        N,
+        spectrum_D,
+        *(Estimate(*map(float, three)) for three in zip(whole, whole - half, whole + half, strict=True)),
+        chance_participation=float(chance[0]),
+        chance_three=float(chance[2]),
+    )
+
+
+def _spectrum(x_ND: np.ndarray, weights_N: np.ndarray) -> np.ndarray:
+    """Eigenvalues of the weighted covariance, descending."""
+    w_N1 = (weights_N / weights_N.sum())[:, None]
+    centered_ND = x_ND - (w_N1 * x_ND).sum(0, keepdims=True)
+    return np.maximum(np.linalg.eigvalsh(centered_ND.T @ (w_N1 * centered_ND))[::-1], 0)
+
+
+def _summary(spectrum_D: np.ndarray) -> np.ndarray:
+    """Participation ratio, and shares of the first 2 and 3."""
+    total = max(spectrum_D.sum(), 1e-300)
+    ratio = total**2 / max(np.square(spectrum_D).sum(), 1e-300)
+    return np.array([ratio, spectrum_D[:2].sum() / total, spectrum_D[:3].sum() / total])
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The tokens whose embeddings point the most in the direction of one; K of them."""
+
+    piece: str
+    id: int
+    ids_K: np.ndarray
+    pieces: tuple[str, ...]
+    cosine_K: np.ndarray
+    """after the mean of all embeddings is taken away (Mu and Viswanath 2018, arXiv:1702.01417)"""
+    chance: float
+    """the largest cosine that as many random vectors would be expected to have"""
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """The embedding table as a cloud of points."""
+
+    geometry: Geometry
+    """of the most frequent tokens"""
+    map_ids_N: np.ndarray
+    """ids on the map, the most frequent first"""
+    map_pieces: tuple[str, ...]
+    map_kinds_N: np.ndarray
+    """indices into `zerotollm.explain.words.KINDS`"""
+    map_N3: np.ndarray
+    """their first three principal components"""
+    neighbours: tuple[Neighbours, ...]
+
+    def sentence(self) -> str:
+        near = [n for n in self.neighbours if n.cosine_K[0] > n.chance]
+        if not self.neighbours:
+            return self.geometry.sentence()
+        if not near:
+            return f"{self.geometry.sentence()} No token asked for lies closer to another than chance would have it."
+        best = max(near, key=lambda n: n.cosine_K[0])
+        return (
+            f"{self.geometry.sentence()} {len(near)} of {len(self.neighbours)} tokens lie closer to another than "
+            f"chance would have it: {best.piece!r} the closest, to {best.pieces[0]!r} (cosine {best.cosine_K[0]:.2f}, "
+            f"chance {best.chance:.2f})."
+        )
+
+
+def explain_embeddings(
+    embedding_VD: np.ndarray,
+    tokenizer: Tokenizer,
+    counts_V: np.ndarray | None = None,
+    ids: Sequence[int] = (),
+) -> Embeddings:
+    """Geometry of the embeddings of tokens that occur, a map of the most frequent, and neighbours of `ids`.
+
+    Without `counts_V` all tokens but the special ones count, in the order of their ids.
+    """
+    embedding_VD = np.asarray(embedding_VD, np.float64)[: tokenizer.vocab_size]
+    counts_V = np.ones(len(embedding_VD)) if counts_V is None else counts_V
+    kinds_V = kinds_of(tokenizer)
+    usual = np.flatnonzero((counts_V > 0) & (kinds_V != KINDS.index("special")))
+    used_N = usual[np.argsort(-counts_V[usual], kind="stable")][:MOST]
+    x_ND = embedding_VD[used_N]
+    centered_ND = x_ND - x_ND.mean(0, keepdims=True)
+    on_map = used_N[:SHOWN]
+    _, _, axes = np.linalg.svd(
+        centered_ND[: len(on_map)] - centered_ND[: len(on_map)].mean(0), full_matrices=False
+    )
+    return Embeddings(
+        geometry=geometry(x_ND),
+        map_ids_N=on_map,
+        map_pieces=tuple(shown(tokenizer, i) for i in on_map),
+        map_kinds_N=kinds_V[on_map],
+        map_N3=centered_ND[: len(on_map)] @ axes[:3].T,
+        neighbours=tuple(
+            _neighbours(int(i), used_N, centered_ND, tokenizer) for i in dict.fromkeys(ids) if i in used_N
+        ),
+    )
+
+
+def _neighbours(own: int, ids_N: np.ndarray, centered_ND: np.ndarray, tokenizer: Tokenizer) -> Neighbours:
+    lengths_N = np.maximum(np.linalg.norm(centered_ND, axis=1), 1e-12)
+    place = int(np.flatnonzero(ids_N == own)[0])
+    cosine_N = centered_ND @ centered_ND[place] / (lengths_N * lengths_N[place])
+    cosine_N[place] = -np.inf
+    nearest = np.argsort(-cosine_N, kind="stable")[:NEIGHBOURS]
+    N, D = centered_ND.shape
+    return Neighbours(
+        piece=shown(tokenizer, own),
+        id=own,
+        ids_K=ids_N[nearest],
+        pieces=tuple(shown(tokenizer, i) for i in ids_N[nearest]),
+        cosine_K=cosine_N[nearest],
+        # A random direction's cosine is about normal with variance 1 / D; of N of them the largest is near this.
+        chance=float(min(1.0, np.sqrt(2 * np.log(max(N, 2)) / D))),
+    )

@@ -1,0 +1,248 @@
+"""All answers together: about one text (`explain_text`) and about a whole run (`explain_run`)."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from zerotollm.data.config import TokenizerConfig
+from zerotollm.data.tokenizer import Tokenizer
+from zerotollm.explain.ablation import Ablation, ablate_heads
+from zerotollm.explain.attention import AttentionMaps, Heads, attention_maps, explain_heads
+from zerotollm.explain.calibration import Calibration, LossByPosition, calibration, loss_by_position
+from zerotollm.explain.embeddings import Embeddings, explain_embeddings
+from zerotollm.explain.forward import LONGEST, even_windows, look_inside, score_windows, text_tokens
+from zerotollm.explain.generation import Generation, explain_generation
+from zerotollm.explain.layers import Layers, explain_layers
+from zerotollm.explain.learning import Learning, explain_learning, usual_ids
+from zerotollm.explain.meaning import Meaning, count_usage, explain_meaning
+from zerotollm.explain.merges import count_words
+from zerotollm.explain.prediction import Prediction, predict
+from zerotollm.explain.tokenization import (
+    Tokenization,
+    TokenizerComparison,
+    compare_tokenizers,
+    explain_tokens,
+)
+from zerotollm.explain.words import sentence_ends, token_counts
+from zerotollm.model.config import TransformerConfig
+
+READ = 4_000_000
+"""Tokens of the training text that are counted, from its start."""
+WINDOWS = 8
+"""Windows of held-out text that go through the model again and again, once without each head."""
+SCORED = 32
+"""Windows that go through it once, or once a checkpoint."""
+COMPARED = 1_000_000
+"""Characters that the tokenizers to compare learn from."""
+ENCODER = "this model has an encoder, and the question is answered for decoders alone so far"
+NO_TEXT = "it takes the text that the model was trained with and held-out text, which are not here"
+
+
+class Material(NamedTuple):
+    """Tokens of the text that a model was trained with, and of text that it has not seen."""
+
+    train_N: np.ndarray
+    held_out_N: np.ndarray
+    labels: Mapping[str, np.ndarray] = MappingProxyType({})
+    """name -> (N,) whole numbers, -1 for none: what is known of each held-out token besides"""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What one text shows of a model. Where a question does not apply its answer is None, and `left_out` says why."""
+
+    text: str
+    tokens: Tokenization
+    embedding: Embeddings
+    layers: Layers | None = None
+    prediction: Prediction | None = None
+    calibration: Calibration | None = None
+    positions: LossByPosition | None = None
+    attention: AttentionMaps | None = None
+    heads: Heads | None = None
+    ablation: Ablation | None = None
+    left_out: tuple[tuple[str, str], ...] = ()
+    """(answer, reason)"""
+
+    def sentences(self) -> dict[str, str]:
+        """Answer -> its sentence, or why there is none."""
+        return _sentences(self)
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name}: {sentence}" for name, sentence in self.sentences().items())
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the checkpoints and the texts of a whole run show."""
+
+    meaning: Meaning | None = None
+    generation: Generation | None = None
+    learning: Learning | None = None
+    layers: Layers | None = None
+    """as in `Explanation`, on more windows, with a probe for what is known of the documents"""
+    tokenizers: TokenizerComparison | None = None
+    left_out: tuple[tuple[str, str], ...] = ()
+
+    def sentences(self) -> dict[str, str]:
+        """Answer -> its sentence, or why there is none."""
+        return _sentences(self)
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name}: {sentence}" for name, sentence in self.sentences().items())
+
+
+def _sentences(answers: Explanation | Study) -> dict[str, str]:
+    found = {}
+    for part in dataclasses.fields(answers):
+        answer = getattr(answers, part.name)
+        if hasattr(answer, "sentence"):
+            found[part.name] = answer.sentence()
+    return found | {name: f"left out: {reason}" for name, reason in answers.left_out}
+
+
+def explain_text(
+    params: Any,
+    model: TransformerConfig,
+    tokenizer: Tokenizer,
+    text: str,
+    *,
+    material: Material | None = None,
+    temperature: float = 1.0,
+    draw: Callable[[np.ndarray, int], int] | None = None,
+) -> Explanation:
+    """Every answer that one text can have. `draw` as in `prediction.predict`.
+
+    Without `material` nothing is said of frequencies or of held-out text.
+    """
+    train_N = None if material is None else material.train_N[:READ]
+    counts_V = None if train_N is None else token_counts(train_N, tokenizer.vocab_size)
+    words = None if train_N is None else count_words(tokenizer.decode(train_N))
+    tokens = explain_tokens(tokenizer, text, words=words, counts_V=counts_V)
+    ids_T, _ = text_tokens(tokenizer, text, model.max_length)
+    embedding = explain_embeddings(np.asarray(params["embedding"]), tokenizer, counts_V, ids_T.tolist())
+    if model.architecture != "decoder":
+        names = ("layers", "prediction", "attention", "heads", "ablation")
+        return Explanation(text, tokens, embedding, left_out=tuple((name, ENCODER) for name in names))
+
+    seen = look_inside(params, model, ids_T)
+    prediction = predict(params, model, tokenizer, text, temperature=temperature, draw=draw, seen=seen)
+    attention = attention_maps(seen.weights_LBHTS[:, 0], prediction.pieces)
+    first = Explanation(text, tokens, embedding, prediction=prediction, attention=attention)
+    if material is None or len(material.held_out_N) < 4:
+        names = ("layers", "calibration", "positions", "heads", "ablation")
+        return dataclasses.replace(first, left_out=tuple((name, NO_TEXT) for name in names))
+    few_BW, many_BW = held_out_windows(model, material, WINDOWS), held_out_windows(model, material, SCORED)
+    scores = score_windows(params, many_BW, model=model)
+    return dataclasses.replace(
+        first,
+        layers=layers_of(params, model, tokenizer, many_BW[::2]),
+        calibration=calibration(scores.confidence_BT, scores.correct_BT),
+        positions=loss_by_position(scores),
+        heads=explain_heads(params, model, tokenizer, few_BW, usual_ids(tokenizer, counts_V)),
+        ablation=ablate_heads(params, model, few_BW, score_windows(params, few_BW, model=model)),
+    )
+
+
+def held_out_windows(model: TransformerConfig, material: Material, count: int) -> np.ndarray:
+    """Windows of held-out text, (B, T + 1), at most `LONGEST` tokens long."""
+    return even_windows(material.held_out_N, min(model.max_length, LONGEST), count)
+
+
+def layers_of(
+    params: Any,
+    model: TransformerConfig,
+    tokenizer: Tokenizer,
+    windows_BW: np.ndarray,
+    labels: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> Layers:
+    """`layers.explain_layers` of a model's own vectors on windows of T + 1 tokens; labels are (B, T)."""
+    residual_MBTD = np.concatenate(
+        [look_inside(params, model, window[:-1]).residual_MBTD for window in windows_BW], axis=1
+    )
+    return explain_layers(residual_MBTD, windows_BW, sentence_ends(tokenizer), labels)
+
+
+def explain_run(
+    checkpoints: Callable[[], Iterable[tuple[int, Any]]],
+    model: TransformerConfig,
+    tokenizer: Tokenizer,
+    material: Material,
+    *,
+    samples: Sequence[np.ndarray] = (),
+    text: str = "",
+) -> Study:
+    """The answers that take checkpoints, samples and the whole training text. Takes a minute or so.
+
+    `checkpoints()` gives (step, params), the oldest first, as often as it is called. `samples` are ids of texts that
+    the last of them wrote; all are cut to the length of the shortest. `text` is cut by the tokenizers to compare.
+    """
+    train_N = material.train_N[:READ]
+    counts_V = token_counts(train_N, tokenizer.vocab_size)
+    tokenizers = _other_tokenizers(tokenizer, train_N, material.held_out_N, text)
+    meaning = explain_meaning(
+        [(step, np.asarray(params["embedding"])) for step, params in checkpoints()],
+        count_usage(train_N, tokenizer),
+    )
+    if model.architecture != "decoder":
+        return Study(
+            meaning=meaning,
+            tokenizers=tokenizers,
+            left_out=tuple((name, ENCODER) for name in ("generation", "learning", "layers")),
+        )
+    windows_BW = held_out_windows(model, material, SCORED)
+    learning = explain_learning(checkpoints(), model, tokenizer, windows_BW, counts_V)
+    *_, (_, params) = checkpoints()
+    labels = {
+        name: even_windows(label_N, windows_BW.shape[1] - 1, SCORED)[:, :-1]
+        for name, label_N in material.labels.items()
+    }
+    layers = layers_of(params, model, tokenizer, windows_BW, labels)
+    T = min((len(sample) for sample in samples), default=0)
+    T = min(T, model.max_length - 1, len(material.held_out_N) - 1)
+    if len(samples) < 2 or T < 8:
+        why = f"it takes 2 samples of 8 tokens, and there are {len(samples)}, the shortest of {T}"
+        return Study(meaning, None, learning, layers, tokenizers, (("generation", why),))
+    generation = explain_generation(
+        params,
+        model,
+        tokenizer,
+        np.stack([np.asarray(sample)[:T] for sample in samples]),
+        even_windows(material.held_out_N, T, len(samples))[:, :T],
+        material.train_N,
+    )
+    return Study(meaning, generation, learning, layers, tokenizers)
+
+
+def _other_tokenizers(
+    tokenizer: Tokenizer, train_N: np.ndarray, held_out_N: np.ndarray, text: str
+) -> TokenizerComparison:
+    """BPE, unigram and char, of the model's vocabulary size where the text allows it."""
+    training = tokenizer.decode(train_N)[:COMPARED]
+    size = tokenizer.vocab_size if tokenizer.kind != "char" else 4096
+    settings = {kind: TokenizerConfig(kind=kind, vocab_size=size) for kind in ("bpe", "unigram", "char")}
+    return compare_tokenizers(text, tokenizer.decode(held_out_N[:100_000]), training, settings)
+
+
+def numbers(answer: Any, most: int = 64) -> Any:
+    """An answer as JSON: all its fields, but for arrays and texts that are longer than `most`."""
+    if dataclasses.is_dataclass(answer):
+        parts = {part.name: numbers(getattr(answer, part.name), most) for part in dataclasses.fields(answer)}
+        parts = {name: value for name, value in parts.items() if value is not None}
+        return parts | ({"sentence": answer.sentence()} if hasattr(answer, "sentence") else {})
+    if hasattr(answer, "_asdict"):
+        parts = {name: numbers(value, most) for name, value in answer._asdict().items()}
+        return {name: value for name, value in parts.items() if value is not None}
+    if isinstance(answer, np.ndarray | np.generic | jax.Array):
+        array = np.asarray(answer)
+        return None if array.size > most else numbers(array.tolist(), most)
+    if isinstance(answer, list | tuple):
+        return None if len(answer) > most else [numbers(value, most) for value in answer]
+    if isinstance(answer, float):
+        return answer if np.isfinite(answer) else None
+    return answer

@@ -1,0 +1,147 @@
+"""How is the next token predicted; what is the math?
+
+The computation itself on a text: the last state, its products with the columns of the head, softmax, the likeliest
+tokens; and the same read-out after every layer. `calibration.py` says whether the probabilities can be believed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from zerotollm.data.tokenizer import Tokenizer
+from zerotollm.explain.forward import Activations, head_matrix, look_inside, read_out, text_tokens
+from zerotollm.explain.words import shown
+from zerotollm.model.config import TransformerConfig
+
+BEST = 10
+"""Tokens whose computation is shown, K."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The token after a text, and after every part of it. K likeliest tokens, M = L + 1 places of the stream."""
+
+    tokens_T: np.ndarray
+    """ids of bos and the text"""
+    pieces: tuple[str, ...]
+    """the same as text"""
+    cut: bool
+    """whether the text was longer than the model's context, and its beginning was left out"""
+    temperature: float
+    hidden_D: np.ndarray
+    """the last state, which the head reads"""
+    logits_V: np.ndarray
+    """hidden x head, soft cap included; of ids that exist"""
+    probabilities_V: np.ndarray
+    """softmax(logits / temperature)"""
+    entropy: float
+    """of the probabilities, bits"""
+    best_K: np.ndarray
+    """ids, the likeliest first"""
+    best_pieces: tuple[str, ...]
+    products_KD: np.ndarray
+    """hidden_D x the head's column of each: their sums are the logits without soft cap"""
+    drawn: int | None
+    """the id that a sampler drew"""
+    drawn_piece: str
+    lens_best_MT: np.ndarray
+    """ids: what each place of the stream would predict after each token, read out as if it were the last"""
+    lens_best_pieces: tuple[str, ...]
+    """the same as text, after the last token"""
+    lens_probability_M: np.ndarray
+    """what each place gives the token that the whole model finds likeliest, after the last token; temperature 1"""
+    lens_nats_MT: np.ndarray
+    """cross-entropy of the text's own next token, at each place; T - 1 of them"""
+
+    def sentence(self) -> str:
+        best = self.best_K[0]
+        p = self.probabilities_V[best]
+        last_M = self.lens_best_MT[:, -1]
+        settled = next(m for m in range(len(last_M)) if (last_M[m:] == last_M[-1]).all())
+        lens = (
+            "already the embedding says so"
+            if settled == 0
+            else f"from layer {settled} of {len(self.lens_best_MT) - 1} on the stream says so"
+        )
+        largest = np.abs(self.products_KD[0])
+        few = int(np.searchsorted(np.cumsum(np.sort(largest)[::-1]), largest.sum() / 2)) + 1
+        return (
+            f"After {self.pieces[-1]!r} the likeliest token is {self.best_pieces[0]!r} with probability {p:.2f}: "
+            f"its logit {self.logits_V[best]:.2f} is the sum of {len(largest)} products, half of whose size comes "
+            f"from {few}; the choice is as open as one of {2**self.entropy:.0f} equal ones ({self.entropy:.1f} bits), "
+            f"and {lens}."
+        )
+
+
+def predict(
+    params: Any,
+    model: TransformerConfig,
+    tokenizer: Tokenizer,
+    text: str,
+    *,
+    temperature: float = 1.0,
+    draw: Callable[[np.ndarray, int], int] | None = None,
+    seen: Activations | None = None,
+) -> Prediction:
+    """Follows the prediction of the token after a text; an empty one is the start of a document.
+
+    The read-out of every layer by the model's own final norm and head is the logit lens (nostalgebraist 2020; its
+    limits: Belrose et al. 2023, arXiv:2303.08112). `draw(logits_V, tokens before)` is a sampler. `seen` are the
+    activations of these tokens, where they are there already. Temperature 0 is taken for the limit: the likeliest.
+    """
+    tokens_T, cut = text_tokens(tokenizer, text, model.max_length)
+    seen = look_inside(params, model, tokens_T) if seen is None else seen
+    real = tokenizer.vocab_size
+    logits_V = np.asarray(seen.logits_BTV[0, -1, :real], np.float64)
+    probabilities_V = _softmax(logits_V / max(temperature, 1e-6))
+    best_K = np.argsort(-logits_V, kind="stable")[:BEST]
+    T = len(tokens_T)
+    padding = (0, model.max_length - T)  # so that all texts share a program
+    residual_MTD = np.pad(np.asarray(seen.residual_MBTD[:, 0]), ((0, 0), padding, (0, 0)))
+    lens_best_MT, lens_p_MT, lens_nats_MT = map(
+        np.asarray, _lens(params, residual_MTD, np.pad(tokens_T, padding), best_K[0], model=model, real=real)
+    )
+    hidden_D = np.asarray(seen.final_BTD[0, -1], np.float64)
+    drawn = draw(np.asarray(seen.logits_BTV[0, -1]), len(tokens_T)) if draw else None
+    return Prediction(
+        tokens_T=tokens_T,
+        pieces=tuple(shown(tokenizer, i) for i in tokens_T),
+        cut=cut,
+        temperature=temperature,
+        hidden_D=hidden_D,
+        logits_V=logits_V,
+        probabilities_V=probabilities_V,
+        entropy=float(-np.sum(probabilities_V * np.log2(np.maximum(probabilities_V, 1e-300)))),
+        best_K=best_K,
+        best_pieces=tuple(shown(tokenizer, i) for i in best_K),
+        products_KD=hidden_D[None] * np.asarray(head_matrix(params, model), np.float64)[:, best_K].T,
+        drawn=drawn,
+        drawn_piece="" if drawn is None else shown(tokenizer, drawn),
+        lens_best_MT=lens_best_MT[:, :T],
+        lens_best_pieces=tuple(shown(tokenizer, i) for i in lens_best_MT[:, T - 1]),
+        lens_probability_M=lens_p_MT[:, T - 1],
+        lens_nats_MT=lens_nats_MT[:, : T - 1],
+    )
+
+
+def _softmax(logits_V: np.ndarray) -> np.ndarray:
+    weights_V = np.exp(logits_V - logits_V.max())
+    return weights_V / weights_V.sum()
+
+
+@partial(jax.jit, static_argnames=("model", "real"))
+def _lens(params, residual_MTD, tokens_T, best, *, model, real):
+    """One place after the other: of a large vocabulary, all logits of all places would be too many to hold."""
+
+    def place(x_TD):
+        logits_TV = read_out(params, x_TD[None], model=model)[0, :, :real]
+        log_p_TV = jax.nn.log_softmax(logits_TV, axis=-1)
+        nats_T = -jnp.take_along_axis(log_p_TV[:-1], tokens_T[1:, None], axis=-1)[:, 0]
+        return log_p_TV.argmax(-1), jnp.exp(log_p_TV[:, best]), nats_T
+
+    return jax.lax.map(place, residual_MTD)

@@ -1,0 +1,134 @@
+"""Intervals and tests, so that no sentence claims more than its numbers show."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+CONFIDENCE = 0.95
+DRAWS = 200
+"""Bootstrap samples and permutations, where nothing else is said: p-values come in steps of 1/201."""
+
+
+class Estimate(NamedTuple):
+    """A number and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+
+def mean_estimate(values_N: np.ndarray) -> Estimate:
+    """The mean over the first axis with Student's interval (Student 1908); of arrays, an Estimate of arrays.
+
+    Values must be independent: give one a window or a text, not one a token. A single value has an endless interval.
+    """
+    from scipy.special import stdtrit
+
+    values_N = np.asarray(values_N, np.float64)
+    N = len(values_N)
+    center = values_N.mean(0)
+    if N < 2:
+        return Estimate(center, center - math.inf, center + math.inf)
+    half = stdtrit(N - 1, (1 + CONFIDENCE) / 2) * values_N.std(0, ddof=1) / math.sqrt(N)
+    return Estimate(center, center - half, center + half)
+
+
+def share_estimate(hits: np.ndarray | int, trials: np.ndarray | int) -> Estimate:
+    """hits / trials with Wilson's score interval (Wilson 1927), also for arrays; 0 trials: anything from 0 to 1."""
+    from scipy.special import ndtri
+
+    z = float(ndtri((1 + CONFIDENCE) / 2))
+    n = np.maximum(trials, 1e-9)
+    share = hits / n
+    center = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    empty = np.asarray(trials) == 0
+    low, high = np.where(empty, 0.0, center - half), np.where(empty, 1.0, center + half)
+    return Estimate(share, np.maximum(low, 0.0), np.minimum(high, 1.0))
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], float | np.ndarray], N: int, draws: int = DRAWS, seed: int = 0
+) -> np.ndarray:
+    """`statistic(weights_N)` for samples of N things with replacement (Efron 1979): how often each was drawn."""
+    random = np.random.default_rng(seed)
+    return np.array([statistic(random.multinomial(N, np.full(N, 1 / N))) for _ in range(draws)])
+
+
+def bootstrap_estimate(
+    statistic: Callable[[np.ndarray], float], N: int, draws: int = DRAWS, seed: int = 0
+) -> Estimate:
+    """A statistic of weights with the bootstrap's percentile interval; its value has all weights 1."""
+    drawn = bootstrap(statistic, N, draws, seed)
+    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Estimate(float(statistic(np.ones(N))), float(low), float(high))
+
+
+def ranks(values_N: np.ndarray) -> np.ndarray:
+    """Ranks from 1, ties at their mean: what Spearman's correlation (Spearman 1904) is Pearson's correlation of."""
+    from scipy.stats import rankdata
+
+    return rankdata(values_N)
+
+
+def pair_ranks(matrix_NN: np.ndarray) -> np.ndarray:
+    """A symmetric matrix with every pair i < j replaced by its rank among all pairs; the diagonal is 0."""
+    upper = np.triu_indices(len(matrix_NN), 1)
+    out_NN = np.zeros(matrix_NN.shape)
+    out_NN[upper] = ranks(matrix_NN[upper])
+    return out_NN + out_NN.T
+
+
+def pair_correlation(a_NN: np.ndarray, b_NN: np.ndarray, weights_N: np.ndarray | None = None) -> float:
+    """Pearson's correlation over pairs i != j of two symmetric matrices, a pair weighing weights_i x weights_j."""
+    N = len(a_NN)
+    w_N = np.ones(N) if weights_N is None else weights_N.astype(np.float64)
+    off_NN = 1.0 - np.eye(N)
+
+    def mean(x_NN: np.ndarray) -> float:
+        return float(w_N @ (x_NN * off_NN) @ w_N) / total
+
+    total = float(w_N @ off_NN @ w_N)
+    a_NN, b_NN = a_NN - mean(a_NN), b_NN - mean(b_NN)
+    return mean(a_NN * b_NN) / math.sqrt(max(mean(a_NN * a_NN) * mean(b_NN * b_NN), 1e-300))
+
+
+def partial_correlation(ab: float, ac: float, bc: float) -> float:
+    """Of a and b with c held fixed, from their three correlations."""
+    return (ab - ac * bc) / math.sqrt(max((1 - ac * ac) * (1 - bc * bc), 1e-12))
+
+
+def mantel(a_NN: np.ndarray, b_NN: np.ndarray, draws: int = DRAWS, seed: int = 0) -> float:
+    """Two-sided p-value of Mantel's permutation test (Mantel 1967) that two symmetric matrices are unrelated.
+
+    Pairs that share a thing are not independent, so things are shuffled, not pairs. At least 1 / (draws + 1).
+    """
+    random = np.random.default_rng(seed)
+    N = len(a_NN)
+    upper = np.triu_indices(N, 1)
+    a, b = a_NN[upper], b_NN[upper]
+    a, b = a - a.mean(), b - b.mean()
+    centered_NN = np.zeros((N, N))
+    centered_NN[upper] = a
+    centered_NN += centered_NN.T
+    observed = abs(float(a @ b))
+    as_far = 0
+    for _ in range(draws):
+        order = random.permutation(N)
+        as_far += abs(float(centered_NN[order][:, order][upper] @ b)) >= observed * (1 - 1e-12)
+    return (1 + as_far) / (1 + draws)
+
+
+def monotone(values: Sequence[float]) -> Estimate:
+    """Spearman's correlation of a sequence with its order, with the interval of Fisher's z (Fisher 1915)."""
+    N = len(values)
+    if N < 4:
+        return Estimate(math.nan, -1.0, 1.0)
+    rho = float(np.corrcoef(ranks(np.asarray(values)), np.arange(N))[0, 1])
+    z, half = math.atanh(max(min(rho, 1 - 1e-12), -1 + 1e-12)), 1.96 / math.sqrt(N - 3)
+    return Estimate(rho, math.tanh(z - half), math.tanh(z + half))
