@@ -58,6 +58,7 @@ def write_folder(
             (temporary / name).write_bytes(content)
         tensors = to_theirs(params, family.weights(model))
         save_file(tensors, temporary / SINGLE, metadata={"format": "pt"})
+        shutil.copymode(temporary / CONFIG, temporary / SINGLE)  # safetensors lets nobody else read it
         os.replace(temporary, out)
     except OSError as error:
         raise cannot_write(out, error) from None
