@@ -23,7 +23,9 @@ TINY = [
 
 
 def launch(*words: str, folder: Path) -> subprocess.CompletedProcess:
-    environment = os.environ | {"ZEROTOLLM_DATA": str(folder / "prepared")}
+    """With the place for compiled programs that a person gets, not the one of these tests."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    environment["ZEROTOLLM_DATA"] = str(folder / "prepared")
     command = [sys.executable, str(ROOT / "launch.py"), "--run-dir", str(folder / "run"), *words]
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8"
@@ -47,6 +49,7 @@ def test_train_leaves_a_run_and_says_what_to_try_next(trained):
     assert "bits per byte" in done.stdout
     assert "generate --prompt" in done.stdout
     assert json.loads((folder / "run" / "summary.json").read_text())["steps"] == 6
+    assert any((folder / "prepared" / "compiled").iterdir()), "the next process will compile all again"
 
 
 def test_a_finished_run_says_so(trained):

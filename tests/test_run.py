@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -16,6 +17,7 @@ from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.model.config import TransformerConfig
+from zerotollm.run import cache_compiled_programs
 from zerotollm.training.config import TrainConfig
 
 ROOT = Path(__file__).parent.parent
@@ -84,6 +86,19 @@ def test_it_writes_text(run):
     assert text == "".join(run.stream("heaven", max_tokens=5, seed=3))
     with pytest.raises(UsageError, match=r"unknown option maxtokens: one of .*max_tokens"):
         run.generate("heaven", maxtokens=5)
+
+
+def test_compiled_programs_lie_beside_the_data_unless_jax_was_told_a_place(run, tmp_path):
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    try:
+        for given, expected in (("elsewhere", "elsewhere"), (None, str(tmp_path / "compiled"))):
+            jax.config.update("jax_compilation_cache_dir", given)
+            cache_compiled_programs(replace(run.experiment.data, dir=str(tmp_path)))
+            assert jax.config.jax_compilation_cache_dir == expected
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 def test_it_says_in_a_line_what_it_is(run):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from zerotollm.actions.fit import compile_programs, fit
+from zerotollm.actions.fit import Programs, compile_programs, fit
 from zerotollm.actions.train import train
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.errors import RunError
@@ -26,14 +26,20 @@ def tiny(tmp_path_factory) -> Experiment:
     return Experiment(
         data=DataConfig(corpus=str(folder / "text.txt"), dir=str(folder / "cache"), context=16, batch_size=4),
         tokenizer=TokenizerConfig(kind="char", byte_fallback=False),
-        model=TransformerConfig(num_layers=2, width=16, num_heads=2, dropout=0.1),
+        model=TransformerConfig(num_layers=1, width=16, num_heads=2, dropout=0.1),
         optimizer=OptimizerConfig(block=0, warmup_steps=2),
         train=TrainConfig(steps=12),
     )
 
 
-def test_is_the_run_of_train(tiny, tmp_path):
-    (fitted,) = fit(compile_programs(tiny), [0])
+@pytest.fixture(scope="module")
+def single(tiny) -> Programs:
+    """For one seed at a time."""
+    return compile_programs(tiny)
+
+
+def test_is_the_run_of_train(tiny, single, tmp_path):
+    (fitted,) = fit(single, [0])
     train(tiny, tmp_path / "run")
     run = load(tmp_path / "run")
     jax.tree.map(
@@ -44,8 +50,7 @@ def test_is_the_run_of_train(tiny, tmp_path):
     assert fitted.tokens_per_second > 0
 
 
-def test_seeds_at_once_are_seeds_one_at_a_time(tiny):
-    single = compile_programs(tiny)
+def test_seeds_at_once_are_seeds_one_at_a_time(tiny, single):
     alone = [fit(single, [seed])[0] for seed in (3, 4)]
     together = fit(compile_programs(tiny, lanes=2), [3, 4])
     for one, other in zip(alone, together, strict=True):
@@ -56,7 +61,10 @@ def test_seeds_at_once_are_seeds_one_at_a_time(tiny):
     assert alone[0].losses != alone[1].losses
 
 
-def test_a_loss_that_is_not_finite_stops_it(tiny):
-    broken = replace(tiny, optimizer=replace(tiny.optimizer, adam_learning_rate=1e30, learning_rate=1e30))
+def test_a_loss_that_is_not_finite_stops_it(single):
+    def beyond_all_bounds(seed):
+        state = single.init(seed)
+        return state._replace(params=jax.tree.map(lambda x: x * np.float32(1e30), state.params))
+
     with pytest.raises(RunError, match="no longer finite by step"):
-        fit(compile_programs(broken), [0])
+        fit(replace(single, init=beyond_all_bounds), [0])

@@ -66,8 +66,10 @@ def experiment(tmp_path_factory) -> Experiment:
 
 @pytest.fixture(scope="module")
 def finished(experiment, tmp_path_factory) -> Path:
-    """A run that nothing ever interrupted."""
+    """A run that nothing ever interrupted, begun where only a bench was."""
     run_dir = tmp_path_factory.mktemp("runs") / "tiny"
+    run_dir.mkdir()
+    (run_dir / "bench.json").write_text("{}\n")
     train(experiment, run_dir)
     return run_dir
 
@@ -129,6 +131,7 @@ def test_a_run_leaves_everything_in_its_directory(experiment, finished):
     assert trained[-1]["tokens"] == STEPS * 4 * 16
     assert trained[-1]["loss"] < trained[0]["loss"]
     assert any((finished / "tensorboard").iterdir())
+    assert (finished / "bench.json").read_text() == "{}\n"
 
 
 def test_the_summary_holds_what_was_measured(finished):

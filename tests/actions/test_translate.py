@@ -64,6 +64,7 @@ def experiment(tmp_path_factory) -> Experiment:
         model=TransformerConfig(
             architecture="encoder-decoder", num_layers=1, width=16, num_heads=2, dropout=0.1
         ),
+        optimizer=OptimizerConfig(kind="adamw"),
         train=TrainConfig(
             steps=STEPS, label_smoothing=0.1, eval_every=6, sample_every=6, checkpoint_every=3, average=2, log_every=1
         ),

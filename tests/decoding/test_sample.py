@@ -1,6 +1,7 @@
 """Decoding: the cached loop equals the full forward pass, and the filters do what their papers say."""
 
 from dataclasses import replace
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +30,14 @@ def draw(params, prompts, sampling, config=CONFIG, stop_id=NEVER):
     return sample.generate(params, config, prompts, sampling, stop_id=stop_id, num_tokens=60)
 
 
+@cache
+def compiled(config):
+    return jax.jit(Transformer(config).apply)
+
+
 def greedy_without_cache(params, prompt, new_tokens, config=CONFIG):
     """One full forward pass a token over the row padded on the right: causality makes the padding harmless."""
-    forward = jax.jit(Transformer(config).apply)
+    forward = compiled(config)
     row = list(prompt)
     for _ in range(new_tokens):
         window = row[-config.max_length :]

@@ -51,6 +51,11 @@ QUICK = {"xla_backend_optimization_level": 0}
 """Of a compiler whose programs run once."""
 
 
+def fresh_state(model, optimizer, train, compute):
+    init = partial(init_state, model, optimizer, train, compute=compute)
+    return jax.jit(init, compiler_options=QUICK)()
+
+
 def gradients(compute, model=MODEL, masked=True):
     """Summed objective, summed cross-entropy and gradients of one batch."""
     params = jax.jit(partial(init_params, model, 0), compiler_options=QUICK)()
@@ -154,12 +159,9 @@ def test_half_precision_learns_a_batch_by_heart(precision):
 
 
 def test_half_precision_products_are_in_half_precision():
-    state = init_state(MODEL, ADAMW, TRAIN)
-    text = (
-        make_eval_step(MODEL, compute=ComputeConfig(precision="bfloat16"))
-        .lower(state.params, batch())
-        .as_text()
-    )
+    params = jax.eval_shape(partial(init_params, MODEL, 0))
+    half = ComputeConfig(precision="bfloat16")
+    text = make_eval_step(MODEL, compute=half).lower(params, batch()).as_text()
     products = [line for line in text.splitlines() if "dot_general" in line]
     assert products
     assert all("bf16" in line.split(":")[-1] for line in products)
@@ -167,11 +169,11 @@ def test_half_precision_products_are_in_half_precision():
 
 def test_float16_with_accumulation_equals_without():
     compute = ComputeConfig(precision="float16")
-    seen = []
+    model, seen = replace(MODEL, num_layers=1), []
     for parts in (1, 4):
         train = replace(TRAIN, micro_batches=parts)
-        step = make_train_step(MODEL, SGD, train, compute=compute)
-        _, metrics = step(init_state(MODEL, SGD, train, compute=compute), batch())
+        step = make_train_step(model, SGD, train, compute=compute)
+        _, metrics = step(fresh_state(model, SGD, train, compute), batch())
         seen.append(jax.tree.map(float, metrics))
     assert seen[0]["loss"] == pytest.approx(seen[1]["loss"], rel=2e-3)
     assert seen[0]["grad_norm"] == pytest.approx(seen[1]["grad_norm"], rel=2e-2)
@@ -179,9 +181,9 @@ def test_float16_with_accumulation_equals_without():
 
 
 def test_an_overflow_skips_the_step_halves_the_scale_and_recovers():
-    compute = ComputeConfig(precision="float16")
-    step = make_train_step(MODEL, ADAMW, TRAIN, compute=compute)
-    fresh = init_state(MODEL, ADAMW, TRAIN, compute=compute)
+    compute, model = ComputeConfig(precision="float16"), replace(MODEL, num_layers=1)
+    step = make_train_step(model, ADAMW, TRAIN, compute=compute)
+    fresh = fresh_state(model, ADAMW, TRAIN, compute)
     high = fresh.loss_scale._replace(scale=jnp.float32(2.0**40))
     before = jax.tree.map(np.array, (fresh.params, fresh.opt_state))
     state, metrics = step(fresh._replace(loss_scale=high), batch())
@@ -227,10 +229,10 @@ def test_moments_in_16_bits_hardly_change_updates(kind, moments):
 
     def updates(dtype):
         rule = make_optimizer(OptimizerConfig(kind=kind, moments=dtype, weight_decay=0.0, warmup_steps=1), 8)
-        state, last = rule.init(params), []
+        state, update = rule.init(params), jax.jit(rule.update)
         for key in keys[2:]:  # gradients as small as in training: their squares are zero in float16
             gradient = jax.tree.map(lambda x, key=key: 1e-5 * (0.3 + jax.random.normal(key, x.shape)), params)
-            last, state = rule.update(gradient, state, params)
+            last, state = update(gradient, state, params)
         return last, state
 
     (exact, _), (short, state) = updates("float32"), updates(moments)
@@ -282,5 +284,6 @@ def test_cudnn_is_refused_where_it_is_not(accelerator, masked, says):
 
 def test_the_step_asks_the_device(monkeypatch):
     monkeypatch.setattr(step_module, "this_accelerator", lambda: TURING)
-    assert init_state(MODEL, ADAMW, TRAIN).loss_scale is not None
-    assert init_state(MODEL, ADAMW, TRAIN, compute=ComputeConfig(precision="bfloat16")).loss_scale is None
+    init = partial(init_state, MODEL, ADAMW, TRAIN)
+    assert jax.eval_shape(init).loss_scale is not None
+    assert jax.eval_shape(partial(init, compute=ComputeConfig(precision="bfloat16"))).loss_scale is None

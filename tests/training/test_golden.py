@@ -5,6 +5,7 @@ If one of these changed and you did not mean it, you have found a bug. If you di
 initialization), replace the numbers by those that the failure prints, in the commit that changes them.
 """
 
+from functools import cache, partial
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from zerotollm import catalog
+from zerotollm.compute.device import options_to_run_once
 from zerotollm.model.config import resolve
 from zerotollm.scale.flops import train_flops
 from zerotollm.suite import changed
@@ -66,13 +68,25 @@ def test_first_losses(name):
     shape = experiment.data
     vocab_size = 69 if experiment.tokenizer.kind == "char" else experiment.tokenizer.vocab_size
     model = resolve(experiment.model, vocab_size=vocab_size, context=shape.context)
-    state = jax.jit(lambda: init_state(model, experiment.optimizer, experiment.train))()
-    step = make_train_step(model, experiment.optimizer, experiment.train)
+    size = vocab_size, shape.batch_size, shape.context
+    seen = first_losses(model, experiment.optimizer, experiment.train, *size)
+    assert seen == pytest.approx(GOLDEN.get(name, []), rel=TOLERANCE), (
+        f"{name} now begins with {seen}: see the top of this file"
+    )
+
+
+@cache
+def first_losses(model, optimizer, train, vocab_size, batch_size, context):
+    """Losses and gradient norms of three steps, which several experiments share."""
+    pair = model.architecture == "encoder-decoder"
+    init = partial(init_state, model, optimizer, train)
+    state = jax.jit(init, compiler_options=options_to_run_once())()  # as in training
+    step = make_train_step(model, optimizer, train)
     draw = np.random.default_rng(0)
     seen = []
     for _ in range(3):
         # Squared, so that some tokens are frequent and there is something to learn.
-        uniform = draw.random((shape.batch_size, shape.context + 1))
+        uniform = draw.random((batch_size, context + 1))
         tokens = (vocab_size * uniform**2).astype(np.int32)
         batch = {
             "inputs": tokens[:, :-1],
@@ -82,6 +96,4 @@ def test_first_losses(name):
         }
         state, metrics = step(state, batch)
         seen += [float(f"{float(metrics[key]):.5g}") for key in ("loss", "grad_norm")]
-    assert seen == pytest.approx(GOLDEN.get(name, []), rel=TOLERANCE), (
-        f"{name} now begins with {seen}: see the top of this file"
-    )
+    return seen

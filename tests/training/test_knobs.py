@@ -12,9 +12,9 @@ from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 from zerotollm.training.objectives import cross_entropy, penalized
 from zerotollm.training.optimizers import learning_rate_schedule, make_optimizer, parameter_groups
-from zerotollm.training.step import init_params, init_state, make_train_step
+from zerotollm.training.step import init_params, init_state, make_eval_step, make_train_step
 
-MODEL = resolve(TransformerConfig(num_layers=2, width=32, num_heads=2), vocab_size=64, context=16)
+MODEL = resolve(TransformerConfig(num_layers=1, width=32, num_heads=2), vocab_size=64, context=16)
 TRAIN = TrainConfig(steps=8, seed=3)
 RATES = {"lion": 3e-3, "adafactor": 1e-2, "sgd": 0.1}
 
@@ -94,9 +94,10 @@ def test_label_smoothing_and_z_loss_are_their_formulas():
 @pytest.mark.parametrize("change", [{"label_smoothing": 0.1}, {"z_loss": 0.1}], ids=str)
 def test_they_change_gradients_and_the_logged_loss_stays_cross_entropy(change):
     results = []
+    optimizer = OptimizerConfig(kind="sgd", learning_rate=0.1)
     for train in (TRAIN, replace(TRAIN, **change), replace(TRAIN, micro_batches=4, **change)):
-        step = make_train_step(MODEL, OptimizerConfig(), train)
-        results.append(step(init_state(MODEL, OptimizerConfig(), train), batch())[1])
+        step = make_train_step(MODEL, optimizer, train)
+        results.append(step(init_state(MODEL, optimizer, train), batch())[1])
     plain, other, parts = results
     assert float(other["loss"]) == pytest.approx(float(plain["loss"]), rel=1e-6)
     assert abs(float(other["grad_norm"]) / float(plain["grad_norm"]) - 1) > 0.01
@@ -104,8 +105,9 @@ def test_they_change_gradients_and_the_logged_loss_stays_cross_entropy(change):
 
 
 def test_initialization_scales_what_writes_to_the_residual_stream_and_nothing_else():
+    deeper = replace(MODEL, num_layers=2)  # four kernels write: each is scaled by 4**-0.5
     params = {
-        kind: init_params(replace(MODEL, initialization=kind), 0) for kind in ("scaled", "plain", "zero")
+        kind: init_params(replace(deeper, initialization=kind), 0) for kind in ("scaled", "plain", "zero")
     }
 
     def check(path, scaled, plain, zero):
@@ -122,6 +124,7 @@ def test_a_tied_table_starts_with_even_predictions_and_trains_as_a_head():
     assert float(jnp.std(params["embedding"])) == pytest.approx(32**-0.5, rel=0.1)
     assert float(jnp.std(init_params(MODEL, 0)["embedding"])) == pytest.approx(1.0, rel=0.1)
     assert parameter_groups(params)["embedding"] == "rest"
-    step = make_train_step(model, OptimizerConfig(), TRAIN)
-    metrics = step(init_state(model, OptimizerConfig(), TRAIN), batch())[1]
-    assert float(metrics["loss"]) < np.log(64) + 0.7, "logits of standard deviation 1 cost half a nat"
+    loss = make_eval_step(model)(params, batch())
+    assert float(loss["nats"] / loss["tokens"]) < np.log(64) + 0.7, (
+        "logits of standard deviation 1 cost half a nat"
+    )

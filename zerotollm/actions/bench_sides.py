@@ -110,6 +110,7 @@ def ours(experiment: Experiment, *, decodes: bool = True) -> Side:
     import numpy as np
 
     from zerotollm.actions.fit import feed_of
+    from zerotollm.compute.device import options_to_run_once
     from zerotollm.decoding import sample
     from zerotollm.planning.memory import xla_memory
     from zerotollm.run_directory import environment
@@ -119,7 +120,7 @@ def ours(experiment: Experiment, *, decodes: bool = True) -> Side:
     vocab_size = feed_of(experiment).vocab_size
     model = resolve(experiment.model, vocab_size=vocab_size, context=shape.context)
     init = partial(init_state, model, experiment.optimizer, experiment.train, compute=experiment.compute)
-    state = jax.jit(init)()
+    state = jax.jit(init, compiler_options=options_to_run_once())()
     batches = [
         {
             "inputs": jnp.asarray(tokens[:, :-1], jnp.int32),

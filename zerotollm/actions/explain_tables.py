@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 Question = tuple[str, list[Any], str]
 BAR = 20
+LABEL = 9
+"""Width of a first column at least: "embedding" fits."""
 
 
 def text_tables(found: "Explanation") -> list[Question]:
@@ -83,10 +85,11 @@ def _table(*columns: str, title: str | None = None) -> "Table":
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left")
-    for name in columns:
+    for i, name in enumerate(columns):
         number = name.startswith(">")
-        head = "\n".join(wrap(name.removeprefix(">"), 12)) if number else name
-        table.add_column(head, justify="right" if number else "left", no_wrap=number)
+        head = "\n".join(wrap(name.removeprefix(">"), 10, break_long_words=False)) if number else name
+        width = None if i or number else LABEL
+        table.add_column(head, justify="right" if number else "left", no_wrap=number, min_width=width)
     return table
 
 
@@ -187,7 +190,7 @@ def _positions(found: Any) -> "Table":
 
 def _heads(found: "Explanation") -> "list[Table]":
     heads, ablation, maps = found.heads, found.ablation, found.attention
-    short = [role.split()[0][:9] for role in heads.roles]
+    short = [role.split()[0].replace("punctuation", "marks") for role in heads.roles]
     table = _table(
         "head", "role", *(f">{s}" for s in short), ">entropy", ">loss without", title="heads as layer.head"
     )

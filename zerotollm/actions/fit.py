@@ -80,6 +80,7 @@ def compile_programs(experiment: Experiment, lanes: int = 0) -> Programs:
     import jax
     import jax.numpy as jnp
 
+    from zerotollm.compute.device import options_to_run_once
     from zerotollm.training.step import init_state, make_eval_step, seeded_train_step
 
     shape, train = experiment.data, experiment.train
@@ -103,8 +104,7 @@ def compile_programs(experiment: Experiment, lanes: int = 0) -> Programs:
         return {name: jax.ShapeDtypeStruct((*lead, *size), kind) for name, (size, kind) in about.items()}
 
     begun = time.monotonic()
-    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    make_state = jax.jit(init, compiler_options=quick).lower(seed).compile()
+    make_state = jax.jit(init, compiler_options=options_to_run_once()).lower(seed).compile()
     state = jax.eval_shape(init, seed)
     jitted = jax.jit(step, donate_argnums=0)
     steps = {

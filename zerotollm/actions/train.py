@@ -82,7 +82,7 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
     # Imported here: nobody should wait for jax to hear that a run is finished or belongs to someone else.
     import jax
 
-    from zerotollm.compute.device import this_accelerator
+    from zerotollm.compute.device import options_to_run_once, this_accelerator
     from zerotollm.run import cache_compiled_programs, load
     from zerotollm.scale.measure import trouble_here
     from zerotollm.training import checkpoints
@@ -106,8 +106,7 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
     feed.tokenizer.save(run_dir / run_directory.TOKENIZER)
     write_atomically(run_dir / run_directory.ENVIRONMENT, json.dumps(run_directory.environment(), indent=2))
 
-    # It runs once: without optimization it takes half the time to compile and gives the same numbers.
-    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    quick = options_to_run_once()
     make_state = jax.jit(
         partial(init_state, model, experiment.optimizer, experiment.train, compute=experiment.compute),
         compiler_options=quick,
