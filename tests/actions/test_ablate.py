@@ -245,7 +245,7 @@ def test_tuning_takes_the_best_rate_of_each_for_all_seeds(base, tmp_path, monkey
     assert (rate.learning_rate, rate.adam_learning_rate, rate.embedding_learning_rate) == (
         0.004,
         0.005,
-        0.025,
+        0.04,
     )
     assert "tuned difference" in (tmp_path / "tiny" / "table.md").read_text()
 

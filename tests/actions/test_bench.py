@@ -72,6 +72,7 @@ def test_measures_shows_and_writes(tiny, tmp_path, capsys):
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (find_spec("torch") and find_spec("transformers")),
     reason="torch and transformers: requirements-dev.txt",

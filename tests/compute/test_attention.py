@@ -87,7 +87,7 @@ def test_cross_attention_equals_plain_even_where_a_query_sees_nothing(T, S, chun
     close(*both(q, k, v, upstream, queries, keys, causal=False, chunk=chunk))
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", [pytest.param("bfloat16", marks=pytest.mark.slow), "float16"])
 def test_half_precision_is_as_near_to_the_truth_as_plain_attention(dtype):
     q, k, v, upstream = arrays(0, 2, 4, 2, 24, 24)
     truth = value_and_gradients(partial(attend, mask_BTS=causal_mask(None, 24)), q, k, v, upstream)[1]

@@ -42,6 +42,7 @@ def test_finds_the_law_behind_exact_points():
     assert predict(fit, *LARGER).high - predict(fit, *LARGER).low < 1e-3
 
 
+@pytest.mark.slow
 def test_one_run_that_went_wrong_does_not_bend_it():
     good = points()
     broken = [good[0]._replace(bpb=good[0].bpb * 1.1), *good[1:]]

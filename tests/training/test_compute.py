@@ -167,6 +167,7 @@ def test_half_precision_products_are_in_half_precision():
     assert all("bf16" in line.split(":")[-1] for line in products)
 
 
+@pytest.mark.slow
 def test_float16_with_accumulation_equals_without():
     compute = ComputeConfig(precision="float16")
     model, seen = replace(MODEL, num_layers=1), []

@@ -60,7 +60,17 @@ def fits_a_test(name):
     return train_flops(model, shape.context) * shape.context * shape.batch_size < 1e12
 
 
-@pytest.mark.parametrize("name", list(filter(fits_a_test, catalog.names(FOLDER))))
+QUICK = {"base", "ablations", "shakespeare_char", "translate"}
+"""One of each kind; compiling the train steps of the others takes minutes."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name in filter(fits_a_test, catalog.names(FOLDER))
+    ],
+)
 def test_first_losses(name):
     experiment = catalog.load(FOLDER, name)
     pair = experiment.model.architecture == "encoder-decoder"
