@@ -158,7 +158,7 @@ ACTIONS: dict[str, Action] = {
         word="text",
     ),
     "export": Action(
-        "write the trained model as a folder that transformers, vLLM and others load",
+        "write the trained model as a folder that transformers loads",
         lambda experiment: ExportOptions(checkpoint=_checkpoint(experiment)),
         True,
     ),

@@ -46,33 +46,22 @@ def text_tables(found: "Explanation") -> list[Question]:
 def study_tables(found: "Study") -> list[Question]:
     """What the whole run shows: meaning, generation, learning, other tokenizers."""
     said = found.sentences()
-    return [
+    answers = (
+        ("tokenizers", "The same text under other tokenizers", _tokenizers),
         (
-            "The same text under other tokenizers",
-            _tokenizers(found.tokenizers) if found.tokenizers else [],
-            said.get("tokenizers", ""),
-        ),
-        (
+            "meaning",
             "How is meaning determined? Are vectors closer when tokens are used in the same sentence?",
-            _meaning(found.meaning) if found.meaning else [],
-            said.get("meaning", ""),
+            _meaning,
         ),
-        (
-            "What can be read from the vectors, layer by layer?",
-            _layers(found.layers) if found.layers else [],
-            said.get("layers", ""),
-        ),
-        (
-            "Does it generate meaningful output or only grammatical output?",
-            _generation(found.generation) if found.generation else [],
-            said.get("generation", ""),
-        ),
-        (
-            "What did it learn, when?",
-            _learning(found.learning) if found.learning else [],
-            said.get("learning", ""),
-        ),
-    ]
+        ("layers", "What can be read from the vectors, layer by layer?", _layers),
+        ("generation", "Does it generate meaningful output or only grammatical output?", _generation),
+        ("learning", "What did it learn, when?", _learning),
+    )
+    questions: list[Question] = []
+    for name, title, tables in answers:
+        answer = getattr(found, name)
+        questions.append((title, tables(answer) if answer else [], said.get(name, "")))
+    return questions
 
 
 def _joined(said: dict[str, str], names: tuple[str, ...]) -> str:
