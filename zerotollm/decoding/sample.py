@@ -19,8 +19,6 @@ from zerotollm.randomness import stream_key
 
 PROMPT_MULTIPLE = 16
 """Prompts are padded to a multiple of this, so that few lengths are ever compiled."""
-
-
 SLOT_MULTIPLE = 1024
 """Cache slots are a multiple of this, or as many as the context has."""
 

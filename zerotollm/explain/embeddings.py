@@ -61,9 +61,8 @@ def geometry(vectors_ND: np.ndarray, draws: int = DRAWS // 2, seed: int = 0) -> 
     drawn = bootstrap(lambda w: _summary(_spectrum(x_ND, w)), N, draws, seed)
     chance = _summary(_spectrum(np.random.default_rng(seed).standard_normal((N, D)), np.ones(N)))
     whole = _summary(spectrum_D)
-    half = 1.96 * drawn.std(
-        0
-    )  # percentiles would lie beside the value: a sample of a sample spans still less
+    # Percentiles would lie beside the value: a sample of a sample spans still less.
+    half = 1.96 * drawn.std(0)
     return Geometry(
         N,
         spectrum_D,
