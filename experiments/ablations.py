@@ -22,13 +22,13 @@ def experiment() -> Experiment:
 
 
 def budget(base: Experiment, size: Literal["tiny", "small", "full"]) -> Experiment:
-    """The base in the size that a suite can afford: full as it is; small in half a minute a run on two CPU cores;
+    """The base in the size that a suite can afford: full as it is; small in a minute a run on two slow CPU cores;
     tiny in a few seconds, to see it work. A block of Muon stays as wide as a head."""
     small = {
         "model.width": 128,
         "model.num_heads": 2,
         "tokenizer.vocab_size": 2048,
-        "train.steps": 500,
+        "train.steps": 400,
     }
     tiny = {
         "model.num_layers": 2,
