@@ -5,7 +5,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stderr, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
@@ -43,9 +43,9 @@ for example:
 
 SWITCHES = ("list", "help", "debug")
 VALUES = ("experiment", "run_dir")
-LISTS = ("only",)
+LISTS = ("only", "train.mesh", "mesh", "distributed")
 """Options that take several words."""
-RUN_MAY_CHANGE = ("sample.", "data.dir", "compute.")
+RUN_MAY_CHANGE = ("sample.", "data.dir", "compute.", "train.mesh")
 """What may be given anew for a run that exists already: nothing that decided what was trained."""
 
 T = TypeVar("T")
@@ -221,7 +221,8 @@ def as_trained(run_dir: Path, overrides: Iterable[tuple[str, str]]) -> Experimen
     if not run_dir.exists():
         raise UsageError(f"{run_dir} does not exist: train first, or name a run directory with --run-dir DIR")
     trained = read_experiment(run_dir)
-    asked = override(trained, overrides)
+    # A run is read on one device, wherever it was trained, unless another mesh is asked for now.
+    asked = override(replace(trained, train=replace(trained.train, mesh="")), overrides)
     for name, then, now in differences(trained, asked):
         if not name.startswith(RUN_MAY_CHANGE):
             raise UsageError(f"{run_dir} was trained with {name} {then}, not {now}: leave {option(name)} out")

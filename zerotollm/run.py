@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -210,11 +211,12 @@ def default_step(experiment: Experiment) -> str:
     return "average" if experiment.train.average > 1 else "best"
 
 
-def load(path: str | Path, step: int | str = "") -> Run:
+def load(path: str | Path, step: int | str = "", mesh: Any = None) -> Run:
     """Opens a run directory: `run = load("runs/base")`.
 
     `step` chooses the checkpoint: "best" (lowest validation bits per byte), "last", "average" (the mean of the
-    newest `train.average`), or the number of a step that was kept; empty: see `default_step`. Raises UsageError
+    newest `train.average`), or the number of a step that was kept; empty: see `default_step`. On a `mesh` (of
+    `zerotollm.scale.sharding.make_mesh`) each device holds its part of the parameters. Raises UsageError
     where there is no run, no checkpoint yet or no such step; RunError where the checkpoint is damaged.
     """
     path = Path(path)
@@ -222,6 +224,7 @@ def load(path: str | Path, step: int | str = "") -> Run:
 
     from zerotollm.data.feed import sentinels
     from zerotollm.data.tokenizer import load_tokenizer
+    from zerotollm.scale.sharding import shardings
     from zerotollm.training import checkpoints
 
     directory = path / run_directory.CHECKPOINTS
@@ -251,7 +254,10 @@ def load(path: str | Path, step: int | str = "") -> Run:
             f"{path} has no checkpoint of step {step}: best, last, average or one of {', '.join(map(str, kept))}"
         )
     tokenizer = load_tokenizer(path / run_directory.TOKENIZER)
-    params = checkpoints.average_params(averaged) if averaged else checkpoints.restore_params(checkpoint)
+    where = mesh and partial(shardings, mesh=mesh)
+    from_one = partial(checkpoints.restore_params, checkpoint)
+    from_many = partial(checkpoints.average_params, averaged)
+    params = (from_many if averaged else from_one)(where)
     return Run(
         path=path,
         experiment=experiment,

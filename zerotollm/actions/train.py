@@ -13,17 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from zerotollm import run_directory
+from zerotollm.actions.devices import computing_on_mesh, mesh_lines
 from zerotollm.actions.fit import feed_of
 from zerotollm.actions.interrupts import StoppedError, stop_requests
 from zerotollm.actions.out_of_memory import out_of_memory_explained
 from zerotollm.actions.plan import job_for
 from zerotollm.actions.progress import Display, Pace
 from zerotollm.actions.summary import commands, rows, summarize
-from zerotollm.allocator import LARGE_STEP, keep_freed_memory
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.files import write_atomically
-from zerotollm.gpu import prepare_gpu
 from zerotollm.model.config import TransformerConfig, resolve
 
 
@@ -40,8 +39,8 @@ def train(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
         run_directory.claim(run_dir, experiment)
         summary = run_directory.read_summary(run_dir)
         if summary is None:
-            with out_of_memory_explained(experiment, run_dir):
-                run = _prepare(experiment, run_dir, display)
+            with out_of_memory_explained(experiment, run_dir), computing_on_mesh(experiment) as placement:
+                run = _prepare(experiment, run_dir, display, placement)
                 notes = _train(run, display, begun)
             summary = summarize(run_dir, notes, run.num_parameters)
             write_atomically(run_dir / run_directory.SUMMARY, json.dumps(summary, indent=2) + "\n")
@@ -59,6 +58,8 @@ class Prepared:
     run_dir: Path
     feed: Any
     """zerotollm.data.feed.Feed"""
+    placement: Any
+    """zerotollm.scale.sharding.Placement"""
     model: TransformerConfig
     """resolved"""
     train_step: Callable[[], Callable[..., Any]]
@@ -73,18 +74,16 @@ class Prepared:
     num_parameters: int
 
 
-def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepared:
+def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement: Any) -> Prepared:
     """Data, model and state; the steps compile in other threads meanwhile."""
     shape = experiment.data
-    if shape.batch_size * shape.context * experiment.model.width >= LARGE_STEP:
-        keep_freed_memory()
-    prepare_gpu()
     # Imported here: nobody should wait for jax to hear that a run is finished or belongs to someone else.
     import jax
 
     from zerotollm.compute.device import options_to_run_once, this_accelerator
     from zerotollm.run import cache_compiled_programs, load
     from zerotollm.scale.measure import trouble_here
+    from zerotollm.scale.sharding import check_divides, place_tree, placed_shapes, shardings
     from zerotollm.training import checkpoints
     from zerotollm.training.step import init_state, make_eval_step, make_train_step
 
@@ -107,17 +106,23 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
     write_atomically(run_dir / run_directory.ENVIRONMENT, json.dumps(run_directory.environment(), indent=2))
 
     quick = options_to_run_once()
-    make_state = jax.jit(
-        partial(init_state, model, experiment.optimizer, experiment.train, compute=experiment.compute),
-        compiler_options=quick,
-    )
-    abstract_state = jax.eval_shape(make_state)
+    mesh = placement.mesh
+    init = partial(init_state, model, experiment.optimizer, experiment.train, compute=experiment.compute)
+    abstract_state = jax.eval_shape(init)
+    check_divides(abstract_state.params, placement.shape, heads=(model.num_heads, model.num_kv_heads))
+    abstract_state = placed_shapes(abstract_state, mesh)
+    state_shardings = shardings(abstract_state, mesh)
+    make_state = jax.jit(init, compiler_options=quick, out_shardings=state_shardings)
+    for line in mesh_lines(abstract_state.params, placement.shape):
+        display.say(line)
     how = {
         "masked": shape.document_mask,
         "compute": experiment.compute,
         "pad_id": feed.tokenizer.pad_id,
     }
-    step = make_train_step(model, experiment.optimizer, experiment.train, **how)
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    out_shardings = (state_shardings, everywhere)
+    step = make_train_step(model, experiment.optimizer, experiment.train, **how, out_shardings=out_shardings)
     evaluate = make_eval_step(model, **how)
     if model.architecture != "encoder-decoder":
         chosen = job_for(replace(experiment, model=model), this_accelerator()).compute
@@ -126,7 +131,11 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
             f"cross-entropy {chosen.cross_entropy}, remat {chosen.remat}"
         )
     threads = ThreadPoolExecutor(2, thread_name_prefix="compile")
-    train_step = by_shape(threads, partial(step.lower, abstract_state), feed.training_shapes)
+    training_shapes, evaluation_shapes = (
+        [placement.shapes(about) for about in shapes]
+        for shapes in (feed.training_shapes, feed.evaluation_shapes)
+    )
+    train_step = by_shape(threads, partial(step.lower, abstract_state), training_shapes)
 
     checkpoint = checkpoints.newest_intact(run_dir / run_directory.CHECKPOINTS, display.say)
     if checkpoint:
@@ -139,7 +148,7 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
     else:
         state = make_state()
         if beginning:
-            state = state._replace(params=beginning.params)
+            state = state._replace(params=place_tree(beginning.params, mesh))
             display.say(f"begins with {beginning!r}")
         notes = {"losses": [], "step_seconds": 0.0, "seconds": 0.0, "validation": None}
     # Only now: with three compilers at once, two cores would finish the first that is needed last.
@@ -147,7 +156,7 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
     eval_step = by_shape(
         threads,
         partial(evaluate.lower, abstract_state.params),
-        feed.evaluation_shapes,
+        evaluation_shapes,
         quick if len(feed.evaluation_shapes) > 1 else None,
     )
     threads.shutdown(wait=False)
@@ -162,6 +171,7 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
         experiment,
         run_dir,
         feed,
+        placement,
         model,
         train_step,
         eval_step,
@@ -196,13 +206,8 @@ def by_shape(
 ) -> Callable[[], Callable[..., Any]]:
     """Compiles a function of a state and a batch for every shape of batch, with XLA's `options`. What is returned
     waits for all of them, and gives the function that runs the right one."""
-    import jax
-
-    def lowered(batch: dict[str, Any]) -> Any:
-        return lower({name: jax.ShapeDtypeStruct(*about) for name, about in batch.items()})
-
     # Traced here: Python does one thing at a time, and what comes first is waited for longest.
-    futures = {batch["inputs"][0]: threads.submit(lowered(batch).compile, options) for batch in shapes}
+    futures = {batch["inputs"].shape: threads.submit(lower(batch).compile, options) for batch in shapes}
 
     def wait() -> Callable[..., Any]:
         programs = {size: future.result() for size, future in futures.items()}
@@ -217,7 +222,6 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
     Notes: a fingerprint of the `text`, `losses` since the last line of metrics, `validation` at that step if
     there was one, `step_seconds` spent in steps and `seconds` in all, over all processes.
     """
-    import jax
 
     from zerotollm.decoding.text import sample_text
     from zerotollm.evaluation.loss import evaluate_batches
@@ -239,10 +243,11 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
         # One more than are averaged: a run that was stopped has one at a step of its own.
         keep = config.keep if config.average == 1 else max(config.keep, config.average + 1)
         writer = stack.enter_context(closing(CheckpointWriter(directory, keep)))
-        dataset = feed.training(
-            seed=config.seed, process_index=jax.process_index(), process_count=jax.process_count()
+        part, parts = run.placement.part
+        dataset = feed.training(seed=config.seed, process_index=part, process_count=parts)
+        batches = stack.enter_context(
+            closing(prefetched(dataset, run.start, steps, run.placement.place_part))
         )
-        batches = stack.enter_context(closing(prefetched(dataset, run.start, steps, jax.device_put)))
         log = StepLog(
             metrics,
             steps=steps,
@@ -285,7 +290,7 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
                     validation = evaluate_batches(
                         run.eval_step(),
                         state.params,
-                        feed.evaluation("validation"),
+                        map(run.placement.place_whole, feed.evaluation("validation")),
                         num_bytes=feed.num_bytes["validation"],
                     )
                 loss, bpb = validation["loss"], validation["bpb"]

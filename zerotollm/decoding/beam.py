@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from zerotollm.compute.mesh import constrain
 from zerotollm.model.config import TransformerConfig
 from zerotollm.model.encoder_decoder import EncoderDecoder
 from zerotollm.model.layers import KVCache
@@ -149,7 +150,7 @@ def beam_search(
         caches_X,
     )
     end = jax.lax.while_loop(unfinished, extend, start)
-    return end.ended_BNT, end.scores_BN
+    return constrain(end.ended_BNT), constrain(end.scores_BN)
 
 
 def hypotheses(ids_BNT: Any, scores_BN: Any, *, eos: int) -> list[list[Hypothesis]]:

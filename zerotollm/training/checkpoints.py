@@ -111,8 +111,9 @@ def restore(checkpoint: Checkpoint, abstract_state: Any) -> Any:
         return checkpointer.restore((checkpoint.path / STATE).absolute(), abstract_state)
 
 
-def restore_params(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Only the parameters, a nested dict of arrays on the default device. Raises RunError where damaged."""
+def restore_params(checkpoint: Checkpoint, shardings: Callable[[Any], Any] | None = None) -> dict[str, Any]:
+    """Only the parameters, a nested dict of arrays, on the default device or where `shardings` says of the tree of
+    their shapes. Raises RunError where damaged."""
     import jax
     import orbax.checkpoint as ocp
 
@@ -123,9 +124,11 @@ def restore_params(checkpoint: Checkpoint) -> dict[str, Any]:
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with ocp.PyTreeCheckpointer() as checkpointer:
         saved = checkpointer.metadata(path).item_metadata["params"]
-        target = {
-            "params": jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), saved)
-        }
+        places = shardings(saved) if shardings else jax.tree.map(lambda x: device, saved)
+        shapes = jax.tree.map(
+            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), saved, places
+        )
+        target = {"params": shapes}
         arguments = ocp.args.PyTreeRestore(
             item=target,
             restore_args=ocp.checkpoint_utils.construct_restore_args(target),
@@ -134,13 +137,15 @@ def restore_params(checkpoint: Checkpoint) -> dict[str, Any]:
         return checkpointer.restore(path, args=arguments)["params"]
 
 
-def average_params(checkpoints: list[Checkpoint]) -> dict[str, Any]:
+def average_params(
+    checkpoints: list[Checkpoint], shardings: Callable[[Any], Any] | None = None
+) -> dict[str, Any]:
     """The mean of the parameters of several checkpoints. Raises RunError where one is damaged."""
     import jax
 
-    total = restore_params(checkpoints[0])
+    total = restore_params(checkpoints[0], shardings)
     for checkpoint in checkpoints[1:]:
-        total = jax.tree.map(lambda x, y: x + y, total, restore_params(checkpoint))
+        total = jax.tree.map(lambda x, y: x + y, total, restore_params(checkpoint, shardings))
     return jax.tree.map(lambda x: x / len(checkpoints), total)
 
 
