@@ -15,7 +15,9 @@ from zerotollm import catalog
 from zerotollm.actions import ACTIONS
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment, describe_type, differences, field_types, validate
+from zerotollm.gpu import prepare_gpu
 from zerotollm.run_directory import CONFIG, read_experiment
+from zerotollm.scale.config import parse_distributed
 from zerotollm.suggest import did_you_mean
 from zerotollm.suite import make_suite
 
@@ -30,6 +32,8 @@ be given another value, as in --train.steps 200.
   --experiment NAME           which experiment: a file in experiments/
   --experiment NAME --help    every field with its type, unit and value
   --run-dir DIR               where results are kept; default: runs/NAME
+  --distributed auto          one of several processes, as Slurm or MPI says; or by hand:
+                              --distributed coordinator=HOST:PORT process=0 of=4
   --debug                     show the traceback of an error
 
 actions:
@@ -42,9 +46,11 @@ for example:
 """
 
 SWITCHES = ("list", "help", "debug")
-VALUES = ("experiment", "run_dir")
+VALUES = ("experiment", "run_dir", "distributed")
 LISTS = ("only", "train.mesh", "mesh", "distributed")
 """Options that take several words."""
+TOGETHER = ("train", "evaluate", "generate")
+"""Actions that several processes do together."""
 RUN_MAY_CHANGE = ("sample.", "data.dir", "compute.", "train.mesh")
 """What may be given anew for a run that exists already: nothing that decided what was trained."""
 
@@ -58,6 +64,7 @@ class Command:
     switches: frozenset[str] = frozenset()
     experiment: str = ""
     run_dir: str = ""
+    distributed: str = ""
     action: str = ""
     """empty: the experiment's own, see `zerotollm.catalog.default_action`"""
     options: tuple[tuple[str, str], ...] = ()
@@ -153,8 +160,12 @@ def run(command: Command, experiments: Path) -> None:
 
 def act(command: Command, experiments: Path) -> None:
     """Name -> Experiment -> typed overrides -> action."""
+    if command.distributed:
+        join_others(command, experiments)
     chosen = command.action or catalog.default_action(experiments, command.experiment)
     action = ACTIONS[chosen]
+    if command.distributed and chosen not in TOGETHER:
+        raise UsageError(f"--distributed is for {', '.join(TOGETHER)}: start {chosen} in one process")
     fields = field_types(Experiment)
     own = field_types(type(action.options(Experiment()))) if action.options else {}
     for given, _ in command.options:
@@ -190,6 +201,27 @@ def act(command: Command, experiments: Path) -> None:
     functions = catalog.functions(experiments, command.experiment, action.functions)
     options = [override(action.options(experiment), own_options)] if action.options else []
     function(experiment, run_dir, *functions, *options)
+
+
+def join_others(command: Command, experiments: Path) -> None:
+    """Meets the other processes, and makes sure that all do the same."""
+    place = parse_distributed(command.distributed)
+    prepare_gpu()
+    from zerotollm.compute import processes
+
+    processes.join(place.coordinator, place.process, place.of)
+    # Data may lie elsewhere on each machine.
+    options = [pair for pair in command.options if pair[0] != "data.dir"]
+    processes.check_same(
+        configuration=[
+            command.experiment,
+            command.run_dir,
+            command.action,
+            sorted(command.switches),
+            options,
+        ],
+        code=processes.code_version(Path(__file__).parent, experiments),
+    )
 
 
 def option(name: str) -> str:

@@ -18,8 +18,9 @@ from zerotollm.actions.fit import feed_of
 from zerotollm.actions.interrupts import StoppedError, stop_requests
 from zerotollm.actions.out_of_memory import out_of_memory_explained
 from zerotollm.actions.plan import job_for
-from zerotollm.actions.progress import Display, Pace
+from zerotollm.actions.progress import Display, Pace, console_of
 from zerotollm.actions.summary import commands, rows, summarize
+from zerotollm.compute.processes import is_first, on_first, stop_requested, together
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.files import write_atomically
@@ -35,15 +36,26 @@ def train(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
     process writes there, the disk is full or the loss is no longer finite.
     """
     begun = time.monotonic()
-    with run_directory.locked(run_dir), Display(experiment.train.steps) as display:
-        run_directory.claim(run_dir, experiment)
-        summary = run_directory.read_summary(run_dir)
+    with ExitStack() as stack:
+        display = stack.enter_context(Display(experiment.train.steps, console_of(is_first())))
+
+        def claimed() -> dict[str, Any] | None:
+            stack.enter_context(run_directory.locked(run_dir))
+            run_directory.claim(run_dir, experiment)
+            return run_directory.read_summary(run_dir)
+
+        summary = on_first(claimed)
         if summary is None:
             with out_of_memory_explained(experiment, run_dir), computing_on_mesh(experiment) as placement:
                 run = _prepare(experiment, run_dir, display, placement)
                 notes = _train(run, display, begun)
-            summary = summarize(run_dir, notes, run.num_parameters)
-            write_atomically(run_dir / run_directory.SUMMARY, json.dumps(summary, indent=2) + "\n")
+
+            def finished() -> dict[str, Any]:
+                summary = summarize(run_dir, notes, run.num_parameters)
+                write_atomically(run_dir / run_directory.SUMMARY, json.dumps(summary, indent=2) + "\n")
+                return summary
+
+            summary = on_first(finished)
         else:
             display.say(f"{run_dir} is finished; --run-dir DIR starts another run")
         display.table(rows(summary), commands(experiment, run_dir))
@@ -102,8 +114,7 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement:
     model = resolve(config, vocab_size=feed.vocab_size, context=shape.context)
     if beginning:
         check_same_parameters(beginning, model)
-    feed.tokenizer.save(run_dir / run_directory.TOKENIZER)
-    write_atomically(run_dir / run_directory.ENVIRONMENT, json.dumps(run_directory.environment(), indent=2))
+    on_first(lambda: _describe(feed, run_dir))
 
     quick = options_to_run_once()
     mesh = placement.mesh
@@ -137,7 +148,9 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement:
     )
     train_step = by_shape(threads, partial(step.lower, abstract_state), training_shapes)
 
-    checkpoint = checkpoints.newest_intact(run_dir / run_directory.CHECKPOINTS, display.say)
+    directory = run_dir / run_directory.CHECKPOINTS
+    intact = on_first(lambda: getattr(checkpoints.newest_intact(directory, display.say), "step", None))
+    checkpoint = None if intact is None else checkpoints.of_step(directory, intact)
     if checkpoint:
         state, notes = checkpoints.restore(checkpoint, abstract_state), checkpoint.manifest()["notes"]
         if notes["text"] != feed.fingerprint:
@@ -180,6 +193,12 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement:
         notes,
         num_parameters,
     )
+
+
+def _describe(feed: Any, run_dir: Path) -> None:
+    """Writes what belongs to the run besides what is trained."""
+    feed.tokenizer.save(run_dir / run_directory.TOKENIZER)
+    write_atomically(run_dir / run_directory.ENVIRONMENT, json.dumps(run_directory.environment(), indent=2))
 
 
 def check_same_parameters(beginning: Any, model: TransformerConfig) -> None:
@@ -226,7 +245,7 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
     from zerotollm.decoding.text import sample_text
     from zerotollm.evaluation.loss import evaluate_batches
     from zerotollm.training.checkpoints import CheckpointWriter
-    from zerotollm.training.metrics import MetricsWriter, StepLog
+    from zerotollm.training.metrics import MetricsWriter, NotWritten, StepLog
     from zerotollm.training.stream import Behind, prefetched
 
     feed, config, steps = run.feed, run.experiment.train, run.experiment.train.steps
@@ -236,9 +255,10 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
     state, notes = run.state, run.notes
 
     with ExitStack() as stack:
-        stop = stack.enter_context(stop_requests())
+        stop = [] if together() else stack.enter_context(stop_requests())
         path, tensorboard = run.run_dir / run_directory.METRICS, run.run_dir / run_directory.TENSORBOARD
-        metrics = stack.enter_context(closing(MetricsWriter(path, tensorboard, run.start)))
+        writing = MetricsWriter(path, tensorboard, run.start) if is_first() else NotWritten()
+        metrics = stack.enter_context(closing(writing))
         directory = run.run_dir / run_directory.CHECKPOINTS
         # One more than are averaged: a run that was stopped has one at a step of its own.
         keep = config.keep if config.average == 1 else max(config.keep, config.average + 1)
@@ -283,7 +303,7 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
         for step, batch in enumerate(batches, run.start + 1):
             state, values = train_step(state, batch)
             behind.add(step, values)
-            stopping = bool(stop) and step < steps
+            stopping = step < steps and (stop_requested(step) if together() else bool(stop))
             if due(step, steps, config.eval_every):
                 behind.drain()
                 with pace.pause("validation"):
@@ -301,7 +321,8 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
                 behind.drain()
                 with pace.pause("sample"):
                     text = sample_text(state.params, run.model, feed.tokenizer, run.experiment.sample)
-                write_atomically(run.run_dir / run_directory.SAMPLES / f"step-{step:06}.txt", text)
+                if is_first():
+                    write_atomically(run.run_dir / run_directory.SAMPLES / f"step-{step:06}.txt", text)
                 display.sample(step, text)
             if due(step, steps, config.checkpoint_every) or stopping:
                 behind.drain()
@@ -316,10 +337,11 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
                     metrics.sync()
                     writer.save(state, step, notes)
             if stopping:
-                name = signal.Signals(stop[0]).name
+                number = stop[0] if stop else signal.SIGTERM
+                name = signal.Signals(number).name
                 raise StoppedError(
                     f"{name} after step {step} of {steps}: saved in {run.run_dir}; the same command goes on",
-                    stop[0],
+                    number,
                 )
     return notes
 

@@ -43,3 +43,33 @@ def parse_mesh(text: str, name: str = "train.mesh") -> MeshShape:
             )
         sizes[axis] = int(number)
     return MeshShape(**sizes)
+
+
+class Place(NamedTuple):
+    """Which of several processes this is."""
+
+    coordinator: str
+    """HOST:PORT of the first; empty: to be found by jax, with all else, from Slurm, MPI or a TPU's metadata"""
+    process: int = 0
+    """from 0 on"""
+    of: int = 0
+    """processes in all"""
+
+
+def parse_distributed(text: str) -> Place:
+    """`auto`, or `coordinator=HOST:PORT process=0 of=4`. Raises UsageError for anything else."""
+    if text == "auto":
+        return Place("")
+    given = dict(part.partition("=")[::2] for part in re.split(r"[\s,]+", text.strip()))
+    address = re.fullmatch(r"[^\s:]+:[0-9]{1,5}", given.get("coordinator", ""))
+    numbers = [re.fullmatch(r"[0-9]{1,6}", given.get(name, "")) for name in ("process", "of")]
+    if given.keys() != {"coordinator", "process", "of"} or not address or not all(numbers):
+        raise UsageError(
+            f"--distributed is {text!r}, and must be auto, or all of coordinator=HOST:PORT process=N of=N"
+        )
+    place = Place(given["coordinator"], int(given["process"]), int(given["of"]))
+    if place.process >= place.of:
+        raise UsageError(
+            f"--distributed has process={place.process} of={place.of}: processes are numbered from 0 to {place.of - 1}"
+        )
+    return place

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zerotollm.compute.processes import is_first, on_first
 from zerotollm.errors import RunError
 from zerotollm.files import cannot_write, write_atomically
 
@@ -54,6 +55,11 @@ def finished(directory: Path) -> list[Checkpoint]:
         return []
     names = [path.name for path in directory.iterdir() if re.fullmatch(r"\d{8,}", path.name)]
     return sorted((Checkpoint(int(name), directory / name) for name in names), key=lambda c: c.step)
+
+
+def of_step(directory: Path, step: int) -> Checkpoint:
+    """The one of a step that was finished."""
+    return Checkpoint(step, directory / f"{step:08}")
 
 
 def best(checkpoints: list[Checkpoint]) -> Checkpoint:
@@ -150,7 +156,8 @@ def average_params(
 
 
 class CheckpointWriter:
-    """Saves in the background, one at a time; keeps the newest `keep` and the best.
+    """Saves in the background, one at a time; keeps the newest `keep` and the best. Several processes save together,
+    each the parts that it has; the first of them says when a checkpoint is finished.
 
     `save` returns when the arrays are out of the device's way, so that the next step may overwrite them. What
     fails later is raised by the next `save` or by `close`, as a RunError; no finished checkpoint is touched
@@ -174,25 +181,32 @@ class CheckpointWriter:
 
         self.wait()
         saving = self.directory / f".{step:08}.saving"
+        on_first(lambda: self._make_room(saving, sum(array.nbytes for array in jax.tree.leaves(state))))
+        self._orbax.save((saving / STATE).absolute(), state)
+        self._pending = step, self._thread.submit(self._commit, saving, step, notes)
+
+    def _make_room(self, saving: Path, size: int) -> None:
+        """An empty folder on a disk that has room for so many bytes. Raises RunError where there is none."""
         try:
             for left in self.directory.glob(".*"):  # by a process that was killed
                 shutil.rmtree(left)
             saving.mkdir(parents=True)
-            size = sum(array.nbytes for array in jax.tree.leaves(state))
             # Said before Orbax finds out, which takes it many lines.
             if shutil.disk_usage(saving).free < size + 2**20:
                 raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} (it takes {size / 1e6:.0f} MB)")
         except OSError as error:
             shutil.rmtree(saving, ignore_errors=True)
             raise cannot_write(saving, error) from None
-        self._orbax.save((saving / STATE).absolute(), state)
-        self._pending = step, self._thread.submit(self._commit, saving, step, notes)
 
     def wait(self) -> None:
         """Returns when the last save is on the disk. Raises RunError where it failed."""
         if self._pending is None:
             return
         (step, future), self._pending = self._pending, None
+        on_first(lambda: self._finished(step, future))
+        future.result()
+
+    def _finished(self, step: int, future: Future) -> None:
         try:
             future.result()
         except (OSError, ValueError) as error:  # ValueError: what TensorStore raises for a failed write
@@ -213,6 +227,8 @@ class CheckpointWriter:
 
     def _commit(self, saving: Path, step: int, notes: dict[str, Any]) -> None:
         self._orbax.wait_until_finished()
+        if not is_first():
+            return
         files = sorted(path for path in saving.rglob("*") if path.is_file())
         checksums = {str(p.relative_to(saving)): (p.stat().st_size, _sha256(p)) for p in files}
         manifest = {"step": step, "notes": notes, "files": checksums}
