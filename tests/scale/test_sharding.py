@@ -1,5 +1,7 @@
 """Rules of sharding, what a mesh must divide, and that one device is a mesh of 1 x 1 x 1."""
 
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import jax
@@ -7,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zerotollm.compute.processes import check_same, is_first, join, on_first, together
+from zerotollm.compute.processes import check_same, is_first, join, meet, on_first, together
 from zerotollm.errors import RunError, UsageError
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.planning.collectives import Collective, collectives
@@ -186,6 +188,26 @@ def test_alone_a_process_is_the_first_and_waits_for_nobody():
 def test_a_coordinator_that_is_not_there_is_one_line():
     with pytest.raises(RunError, match=r"no coordinator answers at 127\.0\.0\.1:1 within 0 s"):
         join("127.0.0.1:1", process=1, of=2, limit=0)
+
+
+@pytest.mark.parametrize(("came", "missing"), [((0, 1, 2), None), ((0, 2), "1")])
+def test_all_that_came_hear_who_did_not(came, missing):
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{one.getsockname()[1]}"
+
+    def attempt(process: int) -> str | None:
+        try:
+            meet(coordinator, process, of=3, limit=0.6 if missing else 20)
+        except RunError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(3) as threads:
+        said = set(threads.map(attempt, came))
+    assert len(said) == 1
+    (line,) = said
+    assert line is None if missing is None else line.startswith(f"process {missing} of 3 did not come")
 
 
 @pytest.mark.parametrize(
