@@ -168,11 +168,14 @@ HloModule jit_step
 ENTRY %main (a: f32[8,4]) -> f32[8,4] {
   %w = (s32[], f32[8,4]) while(%t), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"3"}}
   %r = (f32[10]{0}, f32[6]{0}) all-reduce(%b, %c), replica_groups=[2,2]<=[2,2]T(1,0), to_apply=%add
+  %m = f32[8]{0} all-gather(%e), replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, dimensions={0}
+  %n = f32[8]{0} all-gather(%e), replica_groups=mesh['a'=2,'b'=4] {'a','b':(2)2}, dimensions={0}
   %s = f32[5]{0} reduce-scatter(%d), replica_groups={{0,1,2,3}}, dimensions={0}, to_apply=%add
 }
 """
     assert collectives(hlo, node=2) == {
         Collective("all-gather", 2, 1, 64): 3,  # half of 128 bytes comes from the other
+        Collective("all-gather", 4, 2, 24): 2,  # devices 0 to 3 and 4 to 7; 0, 1, 4, 5 and 2, 3, 6, 7
         Collective("all-reduce", 2, 2, 64): 1,  # groups (0, 2) and (1, 3)
         Collective("reduce-scatter", 4, 2, 60): 1,
     }

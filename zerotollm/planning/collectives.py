@@ -100,9 +100,36 @@ def _groups(line: str) -> np.ndarray:
         if iota[3]:
             devices = devices.transpose([int(n) for n in iota[3].split(",")])
         return devices.reshape(shape)
+    named = re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", line)
+    if named:
+        return _along_axes(named[1], named[2])
     listed = re.search(r"replica_groups=\{(\{[\d,{}]*\})\}", line)
     if listed:
         return np.array(
             [[int(n) for n in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", listed[1])]
         )
-    return np.zeros((1, 1), int)
+    raise ValueError(f"cannot read the groups of devices of {line.strip()[:300]}")
+
+
+def _along_axes(mesh: str, axes: str) -> np.ndarray:
+    """Groups written as axes of a mesh: `'a'=2,'b'=4` and `'b'`, or `'b':(2)2`, the second of two parts of b."""
+    sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", mesh)}
+    shape, places = [], {}
+    taken = re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", axes)
+    for name, size in sizes.items():
+        cuts = sorted((int(before), int(number)) for axis, before, number in taken if axis == name and number)
+        done = 1
+        for before, number in cuts:
+            if before > done:
+                shape.append(before // done)
+            places[name, str(before)] = len(shape)
+            shape.append(number)
+            done = before * number
+        if not cuts:
+            places[name, ""] = len(shape)
+        if size > done or not cuts:
+            shape.append(size // done)
+    chosen = [places[axis, before] for axis, before, _ in taken]
+    others = [place for place in range(len(shape)) if place not in chosen]
+    devices = np.arange(math.prod(shape)).reshape(shape).transpose(others + chosen)
+    return devices.reshape(-1, math.prod(shape[place] for place in chosen))
