@@ -22,6 +22,9 @@ from zerotollm.scale.devices import Device
 from zerotollm.scale.sharding import bytes_per_device, check_divides
 from zerotollm.training.config import OptimizerConfig
 
+WHOLE = 4
+"""Layers up to which a step is compiled whole."""
+
 
 class MeshPlan(NamedTuple):
     """Of one device and one step."""
@@ -29,7 +32,7 @@ class MeshPlan(NamedTuple):
     memory: dict[str, int]
     """bytes by kind"""
     xla_bytes: int
-    """by XLA's account for a CPU, which computes half precision in float32; 0: not compiled"""
+    """by XLA's account for a CPU, which computes half precision in float32; 0: not compiled whole"""
     sent: dict[str, int]
     """bytes sent, by kind of collective"""
     operations: int
@@ -108,16 +111,18 @@ def plan_on_mesh(job: Job, shape: MeshShape, device: Device, *, compiled: bool =
 
 
 def _compiled(job: Job, shape: MeshShape, node: int) -> tuple[Counter[Collective], int]:
-    """Collectives of a step and XLA's bytes for a device, of all layers, from programs of one and two."""
-    seen = []
-    for layers in (1, 2):
-        seen.append(_ask(replace(job, model=replace(job.model, num_layers=layers)), shape, node))
-    (one, one_bytes), (two, two_bytes) = seen
-    more = job.model.num_layers - 1
+    """Collectives of a step, and XLA's bytes for a device. Of a deep model the collectives of all layers from programs
+    of one and two, and 0: bytes do not grow so evenly."""
+    layers = job.model.num_layers
+    if layers <= WHOLE:
+        return _ask(job, shape, node)
+    one, two = (
+        _ask(replace(job, model=replace(job.model, num_layers=number)), shape, node)[0] for number in (1, 2)
+    )
     total: Counter[Collective] = Counter()
     for kind in one.keys() | two.keys():
-        total[kind] = max(0, one[kind] + more * (two[kind] - one[kind]))
-    return +total, one_bytes + more * (two_bytes - one_bytes)
+        total[kind] = max(0, one[kind] + (layers - 1) * (two[kind] - one[kind]))
+    return +total, 0
 
 
 def _ask(job: Job, shape: MeshShape, node: int) -> tuple[Counter[Collective], int]:
