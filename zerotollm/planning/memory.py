@@ -72,7 +72,7 @@ def memory_by_kind(job: Job) -> dict[str, int]:
     how = job.how()
     # What does not matter to a number is set to one value, so that it is traced once for many jobs.
     some = replace(job, train=TrainConfig(), batch_size=1, compute=ComputeConfig(precision=how.precision))
-    parameters, optimizer_state, matrices = _state_bytes(some)
+    parameters, optimizer_state, _ = _state_bytes(some)
     losses = TrainConfig(label_smoothing=job.train.label_smoothing, z_loss=job.train.z_loss)
     loop = how.scan_layers or job.model.num_layers > DEEP
     window = replace(job, optimizer=OptimizerConfig(), train=losses, compute=replace(how, scan_layers=loop))
@@ -94,16 +94,22 @@ def memory_by_kind(job: Job) -> dict[str, int]:
         whole = replace(window, compute=replace(window.compute, remat="none"))
         one, two = (_residual_bytes(replace(whole, batch_size=rows)) for rows in (1, 2))
         again = (two - one) * job.micro_batch // job.model.num_layers
-    # Matrices in the type of products; a loop over layers stacks them in any type.
-    copies = matrices // 2 if how.precision != "float32" else matrices if how.scan_layers else 0
     return {
         "parameters": parameters,
         "gradients": parameters * (2 if job.train.micro_batches > 1 else 1),
         "optimizer state": optimizer_state,
         "activations": activations - kept,
         "logits": logits,
-        "workspace": 2 * tokens * widest * 4 + copies + again,
+        "workspace": 2 * tokens * widest * 4 + copied_matrices(job) + again,
     }
+
+
+def copied_matrices(job: Job) -> int:
+    """Bytes of copies of the matrices in the type of products; a loop over layers stacks them in any type."""
+    how = job.how()
+    some = replace(job, train=TrainConfig(), batch_size=1, compute=ComputeConfig(precision=how.precision))
+    matrices = _state_bytes(some)[2]
+    return matrices // 2 if how.precision != "float32" else matrices if how.scan_layers else 0
 
 
 @lru_cache(maxsize=64)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from zerotollm.errors import RunError, UsageError
 from zerotollm.model.config import TransformerConfig
 from zerotollm.planning.collectives import Collective, collectives
-from zerotollm.planning.memory import Job, memory_by_kind
+from zerotollm.planning.memory import Job, copied_matrices, memory_by_kind
 from zerotollm.planning.speed import predict
 from zerotollm.scale.config import MeshShape, parse_mesh
 from zerotollm.scale.devices import Device
@@ -79,7 +79,9 @@ def share(job: Job, shape: MeshShape) -> Job:
 
 def memory_on_mesh(job: Job, shape: MeshShape) -> dict[str, int]:
     """Bytes of one device by kind, as `memory_by_kind`; and what is gathered of parameters that are split."""
-    mine, state = memory_by_kind(share(job, shape)), job.state()
+    mine, state = share(job, shape), job.state()
+    held, copied = memory_by_kind(mine), copied_matrices(mine)
+    held["workspace"] -= copied - copied // shape.fsdp  # copies are split like what they copy
     parameters = bytes_per_device(state.params, shape)
     whole = bytes_per_device(state.params, shape._replace(fsdp=1))
     # In a loop one layer's are there at a time; else the backward pass uses again what the forward pass gathered.
@@ -90,7 +92,7 @@ def memory_on_mesh(job: Job, shape: MeshShape) -> dict[str, int]:
         "gradients": parameters * (2 if job.train.micro_batches > 1 else 1),
         "optimizer state": bytes_per_device(state.opt_state, shape),
         "gathered": 0 if shape.fsdp == 1 else whole * width // 4 // layers,
-        **{kind: mine[kind] for kind in ("activations", "logits", "workspace")},
+        **{kind: held[kind] for kind in ("activations", "logits", "workspace")},
     }
 
 
