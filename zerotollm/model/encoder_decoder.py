@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from zerotollm.model.config import BIASED, TransformerConfig
-from zerotollm.model.layers import Dropout, KVCache
+from zerotollm.model.layers import Dropout, KVCache, source_keys_values
 from zerotollm.model.transformer import (
     Memory,
     add_positions,
@@ -112,6 +112,15 @@ class EncoderDecoder(nn.Module):
         """What `decode` reads of the sources."""
         encoded_BSD = self.encoder(self._embed(sources_BS), source_mask_BS, deterministic=deterministic)
         return Memory(source_mask_BS, encoded_BSD)
+
+    def remember(self, sources_BS: jax.Array, source_mask_BS: jax.Array) -> Memory:
+        """The same for many calls of `decode`: keys and values of the sources instead of what they come from."""
+        memory = self.encode(sources_BS, source_mask_BS)
+        layers = [self.decoder.variables["params"][f"layer_{i}"] for i in range(self.config.num_layers)]
+        known = (
+            source_keys_values(self.config, layer["cross_attention"], memory.encoded_BSD) for layer in layers
+        )
+        return Memory(source_mask_BS, None, tuple(known))
 
     def decode(
         self,
