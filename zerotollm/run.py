@@ -8,7 +8,7 @@ from typing import Any
 
 from zerotollm import run_directory
 from zerotollm.data.config import DataConfig
-from zerotollm.errors import UsageError
+from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.model.config import TransformerConfig, resolve
 
@@ -29,6 +29,8 @@ class Run:
     """zerotollm.data.tokenizer.Tokenizer, or PretrainedTokenizer where the model was imported"""
     validation_bpb: float | None = field(default=None)
     """bits per byte of the validation split at that step, where it was measured"""
+    labels: tuple[str, ...] = ()
+    """of texts, where the model tells these"""
 
     def generate(self, prompt: str = "", **sampling: Any) -> str:
         """The prompt and its continuation, or its translation. `sampling` replaces fields of `experiment.sample`.
@@ -223,6 +225,7 @@ def load(path: str | Path, step: int | str = "") -> Run:
     from zerotollm.data.feed import sentinels
     from zerotollm.data.tokenizer import load_tokenizer
     from zerotollm.training import checkpoints
+    from zerotollm.training.lora import trains_a_part
 
     directory = path / run_directory.CHECKPOINTS
     kept = {c.step: c for c in checkpoints.finished(directory)}
@@ -252,20 +255,42 @@ def load(path: str | Path, step: int | str = "") -> Run:
         )
     tokenizer = load_tokenizer(path / run_directory.TOKENIZER)
     params = checkpoints.average_params(averaged) if averaged else checkpoints.restore_params(checkpoint)
+    config, labels = experiment.model, run_directory.read_labels(path)
+    if trains_a_part(experiment.train):
+        config, params = _whole(path, experiment, params, checkpoint, labels)
     return Run(
         path=path,
         experiment=experiment,
         # A run that began with another one's parameters has as many rows as that.
         model_config=resolve(
-            replace(experiment.model, vocab_size=params["embedding"].shape[0]),
+            replace(config, vocab_size=params["embedding"].shape[0], num_classes=len(labels)),
             vocab_size=tokenizer.vocab_size + sentinels(experiment.train.objective),
             context=experiment.data.context,
         ),
         step=checkpoint.step,
         params=params,
         tokenizer=tokenizer,
-        validation_bpb=None if len(averaged) > 1 else checkpoint.bpb(),
+        validation_bpb=None if len(averaged) > 1 or labels else checkpoint.bpb(),
+        labels=labels,
     )
+
+
+def _whole(path: Path, experiment: Experiment, trained: Any, checkpoint: Any, labels: Any) -> tuple[Any, Any]:
+    """(model, all parameters) of a run that trained but a part of those of another one, or adapters."""
+    from zerotollm.training.beginning import fingerprint, given_params
+    from zerotollm.training.lora import divided, whole
+
+    train = experiment.train
+    try:
+        start = load(train.start_from)
+    except UsageError as error:
+        raise UsageError(f"{path} holds only what it trained beside {train.start_from}: {error}") from None
+    model = replace(start.model_config, dropout=experiment.model.dropout, num_classes=len(labels))
+    given = given_params(start.params, model, train.start_from, same_labels=start.labels == labels)
+    _, frozen = divided(given, train.trainable)
+    if checkpoint.manifest()["notes"]["frozen"] != fingerprint(frozen):
+        raise RunError(f"{train.start_from} has changed since {path} was begun with it: bring it back")
+    return model, whole(trained, frozen, train)
 
 
 def cache_compiled_programs(data: DataConfig) -> None:
