@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -212,11 +213,12 @@ def default_step(experiment: Experiment) -> str:
     return "average" if experiment.train.average > 1 else "best"
 
 
-def load(path: str | Path, step: int | str = "") -> Run:
+def load(path: str | Path, step: int | str = "", mesh: Any = None) -> Run:
     """Opens a run directory: `run = load("runs/base")`.
 
     `step` chooses the checkpoint: "best" (lowest validation bits per byte), "last", "average" (the mean of the
-    newest `train.average`), or the number of a step that was kept; empty: see `default_step`. Raises UsageError
+    newest `train.average`), or the number of a step that was kept; empty: see `default_step`. On a `mesh` (of
+    `zerotollm.scale.sharding.make_mesh`) each device holds its part of the parameters. Raises UsageError
     where there is no run, no checkpoint yet or no such step; RunError where the checkpoint is damaged.
     """
     path = Path(path)
@@ -224,6 +226,7 @@ def load(path: str | Path, step: int | str = "") -> Run:
 
     from zerotollm.data.feed import sentinels
     from zerotollm.data.tokenizer import load_tokenizer
+    from zerotollm.scale.sharding import shardings
     from zerotollm.training import checkpoints
     from zerotollm.training.lora import trains_a_part
 
@@ -254,10 +257,13 @@ def load(path: str | Path, step: int | str = "") -> Run:
             f"{path} has no checkpoint of step {step}: best, last, average or one of {', '.join(map(str, kept))}"
         )
     tokenizer = load_tokenizer(path / run_directory.TOKENIZER)
-    params = checkpoints.average_params(averaged) if averaged else checkpoints.restore_params(checkpoint)
+    where = mesh and partial(shardings, mesh=mesh)
+    from_one = partial(checkpoints.restore_params, checkpoint)
+    from_many = partial(checkpoints.average_params, averaged)
+    params = (from_many if averaged else from_one)(where)
     config, labels = experiment.model, run_directory.read_labels(path)
     if trains_a_part(experiment.train):
-        config, params = _whole(path, experiment, params, checkpoint, labels)
+        config, params = _whole(path, experiment, params, checkpoint, labels, mesh)
     return Run(
         path=path,
         experiment=experiment,
@@ -275,8 +281,11 @@ def load(path: str | Path, step: int | str = "") -> Run:
     )
 
 
-def _whole(path: Path, experiment: Experiment, trained: Any, checkpoint: Any, labels: Any) -> tuple[Any, Any]:
+def _whole(
+    path: Path, experiment: Experiment, trained: Any, checkpoint: Any, labels: Any, mesh: Any
+) -> tuple[Any, Any]:
     """(model, all parameters) of a run that trained but a part of those of another one, or adapters."""
+    from zerotollm.scale.sharding import place_tree
     from zerotollm.training.beginning import fingerprint, given_params
     from zerotollm.training.lora import divided, whole
 
@@ -290,7 +299,7 @@ def _whole(path: Path, experiment: Experiment, trained: Any, checkpoint: Any, la
     _, frozen = divided(given, train.trainable)
     if checkpoint.manifest()["notes"]["frozen"] != fingerprint(frozen):
         raise RunError(f"{train.start_from} has changed since {path} was begun with it: bring it back")
-    return model, whole(trained, frozen, train)
+    return model, whole(trained, place_tree(frozen, mesh) if mesh else frozen, train)
 
 
 def cache_compiled_programs(data: DataConfig) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from zerotollm.actions import EvaluateOptions
+from zerotollm.actions.devices import reading_on_mesh
 from zerotollm.actions.fit import feed_of
 from zerotollm.actions.translation import translate_split, translates
 from zerotollm.errors import RunError, UsageError
@@ -20,6 +21,13 @@ def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) ->
     translations lie beside sources and references in `translations-SPLIT.tsv`. Raises UsageError where the run has no
     checkpoint or the corpus no such split, and RunError where the corpus is not the one that the model was trained on.
     """
+    with reading_on_mesh(experiment) as placement:
+        return _evaluate(experiment, run_dir, options, placement)
+
+
+def _evaluate(
+    experiment: Experiment, run_dir: Path, options: EvaluateOptions, placement: Any
+) -> dict[str, Any]:
     # Imported here: the command line asks this package for its options only.
     from rich.console import Console
     from rich.table import Table
@@ -29,7 +37,7 @@ def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) ->
     from zerotollm.training.step import make_eval_step
 
     shape = experiment.data
-    run = load(run_dir, options.checkpoint)
+    run = load(run_dir, options.checkpoint, placement.mesh)
     cache_compiled_programs(shape)
     imported = run.tokenizer.kind == "pretrained"
     feed = feed_of(experiment, run.tokenizer if imported else None)
@@ -52,7 +60,7 @@ def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) ->
             pad_id=run.tokenizer.pad_id,
         ),
         run.params,
-        feed.evaluation(options.split),
+        map(placement.place_whole, feed.evaluation(options.split)),
         num_bytes=feed.num_bytes[options.split],
     )
     result = {"split": options.split, "checkpoint": options.checkpoint, "step": run.step} | measured

@@ -4,6 +4,7 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from zerotollm.actions.devices import reading_on_mesh
 from zerotollm.actions.progress import printable
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.experiment import Experiment, validate
@@ -23,9 +24,10 @@ def generate(experiment: Experiment, run_dir: Path, options: SamplingConfig) -> 
     # A file gets the exact text; a terminal must not obey control characters that a model may write.
     shown = printable if sys.stdout.isatty() else str
     pieces = []
-    for piece in load(run_dir).stream(**asdict(options)):
-        pieces.append(piece)
-        sys.stdout.write(shown(piece))
-        sys.stdout.flush()
+    with reading_on_mesh(experiment) as placement:
+        for piece in load(run_dir, mesh=placement.mesh).stream(**asdict(options)):
+            pieces.append(piece)
+            sys.stdout.write(shown(piece))
+            sys.stdout.flush()
     sys.stdout.write("\n")
     return "".join(pieces)

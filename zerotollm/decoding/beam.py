@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from zerotollm.compute.mesh import constrain
 from zerotollm.decoding.stages import cache_bytes, capacities
 from zerotollm.model.config import TransformerConfig
 from zerotollm.model.encoder_decoder import EncoderDecoder
@@ -197,6 +198,8 @@ def _extend(
     caches = jax.tree.map(lambda x_BKSC: jnp.pad(x_BKSC, ((0, 0), (0, 0), (0, more), (0, 0))), start.caches)
     start = start._replace(seen_BNS=jnp.pad(start.seen_BNS, ((0, 0), (0, 0), (0, more))), caches=caches)
     end = jax.lax.while_loop(lambda state: unfinished(state) & (state.slot < capacity), extend, start)
+    # Whole, for every process to read.
+    end = end._replace(ended_BNT=constrain(end.ended_BNT), scores_BN=constrain(end.scores_BN))
     return end, unfinished(end)
 
 

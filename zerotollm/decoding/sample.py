@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from zerotollm.compute.mesh import constrain
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.model.config import TransformerConfig, round_up
 from zerotollm.model.layers import KVCache
@@ -167,7 +168,8 @@ def decode(
         done_B = state.done_B | (drawn_B == stop_id)
         return DecodeState(tokens_BS, state.padding_B, state.slot + 1, logits_BV, done_B, caches)
 
-    return jax.lax.while_loop(unfinished, one_token, state)
+    state = jax.lax.while_loop(unfinished, one_token, state)
+    return state._replace(tokens_BS=constrain(state.tokens_BS))  # whole, for every process to read
 
 
 def stream(

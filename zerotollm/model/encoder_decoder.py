@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from zerotollm.compute.mesh import ROWS, constrain
 from zerotollm.model.config import BIASED, TransformerConfig
 from zerotollm.model.layers import Dropout, KVCache, linear, source_keys_values
 from zerotollm.model.transformer import (
@@ -166,5 +167,5 @@ class EncoderDecoder(nn.Module):
         return head_logits(c, x_BTD, head_DV, self.head_bias), own, cross
 
     def _embed(self, tokens_BT: jax.Array) -> jax.Array:
-        x_BTD = self.embedding[tokens_BT]
+        x_BTD = constrain(self.embedding[tokens_BT], ROWS)
         return x_BTD * self.config.width**0.5 if self.config.embedding_scale else x_BTD
