@@ -98,7 +98,10 @@ class PlanOptions:
     fit: bool = False
     """plan with the cheapest change that makes it fit, and say with which command to train so"""
     compile: Literal["auto", "yes", "no"] = "auto"
-    """ask XLA too, which compiles the step here from shapes alone, in seconds to minutes; auto: for this device"""
+    """ask XLA too, which compiles the step here from shapes alone, in seconds to minutes; auto: for this device, or
+    for a mesh"""
+    mesh: str = ""
+    """many such devices, as in data=64 fsdp=8: memory and messages of one, and the time of a step; see train.mesh"""
 
 
 @dataclass(frozen=True)

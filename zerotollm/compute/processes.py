@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,8 +43,8 @@ def join(coordinator: str, process: int, of: int, limit: int = LIMIT) -> None:
     """
     import jax
 
-    if coordinator and process:
-        _wait_for(coordinator, limit)
+    if coordinator:
+        meet(coordinator, process, of, limit)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     known = (
         {"coordinator_address": coordinator, "num_processes": of, "process_id": process}
@@ -63,21 +64,68 @@ def join(coordinator: str, process: int, of: int, limit: int = LIMIT) -> None:
         ) from None
 
 
-def _wait_for(coordinator: str, limit: int) -> None:
-    """Returns once someone listens at HOST:PORT."""
+def meet(coordinator: str, process: int, of: int, limit: float) -> None:
+    """Returns in all processes once all are there. jax, which would wait too, ends a process without a line of ours.
+
+    The first listens where jax's own service will; the others say who they are, and hear whether all came. Raises
+    RunError, in those that are there the same, where one does not come within `limit` seconds.
+    """
     host, _, port = coordinator.rpartition(":")
     deadline = time.monotonic() + limit
-    while True:
-        try:
-            socket.create_connection((host, int(port)), timeout=5).close()
-            return
-        except (OSError, OverflowError) as error:
-            if time.monotonic() > deadline:
-                raise RunError(
-                    f"no coordinator answers at {coordinator} within {limit} s ({error}): start process 0 there, or "
-                    "correct --distributed"
-                ) from None
+    verdict = (
+        _gather(int(port), of, deadline) if process == 0 else _report(host, int(port), process, deadline)
+    )
+    if verdict is None:
+        raise RunError(
+            f"no coordinator answers at {coordinator} within {limit:g} s: start process 0 there, or correct "
+            "--distributed"
+        )
+    if verdict:
+        raise RunError(
+            f"process {verdict} of {of} did not come to {coordinator} within {limit:g} s: see whether it was started"
+        )
+
+
+def _gather(port: int, of: int, deadline: float) -> str:
+    """The first process's side: numbers of those that did not come, empty where all did."""
+    came: dict[int, socket.socket] = {}
+    try:
+        with socket.create_server(("", port)) as server:
+            while len(came) < of - 1 and time.monotonic() < deadline:
+                server.settimeout(max(0.01, deadline - time.monotonic()))
+                with suppress(TimeoutError, ValueError, UnicodeDecodeError):
+                    other, _ = server.accept()
+                    other.settimeout(5)
+                    number = int(other.recv(16).decode())
+                    if 0 < number < of:
+                        came[number] = other
+    except OSError as error:
+        raise RunError(
+            f"cannot listen on port {port}: {error.strerror}: choose another in --distributed"
+        ) from None
+    missing = ", ".join(str(number) for number in range(1, of) if number not in came)
+    for other in came.values():
+        with suppress(OSError):
+            other.sendall(f"{missing}\n".encode())
+            other.recv(1)  # it closes first: the port is free at once
+        other.close()
+    return missing
+
+
+def _report(host: str, port: int, process: int, deadline: float) -> str | None:
+    """Another process's side: what `_gather` found, None where there is nobody."""
+    while time.monotonic() < deadline:
+        with (
+            suppress(OSError, UnicodeDecodeError),
+            socket.create_connection((host, port), timeout=5) as first,
+        ):
+            first.sendall(str(process).encode())
+            first.settimeout(max(1.0, deadline + 5 - time.monotonic()))
+            said = first.recv(4096).decode()
+            if said.endswith("\n"):
+                return said.strip()
         time.sleep(0.2)
+    return None
 
 
 def check_same(**described: Any) -> None:
