@@ -43,8 +43,10 @@ for example:
 
 SWITCHES = ("list", "help", "debug")
 VALUES = ("experiment", "run_dir")
-LISTS = ("only",)
+LISTS = ("only", "beside")
 """Options that take several words."""
+SPELLED = {"with": "beside"}
+"""Options that may be written otherwise: no field can be called `with` in Python."""
 RUN_MAY_CHANGE = ("sample.", "data.dir", "compute.")
 """What may be given anew for a run that exists already: nothing that decided what was trained."""
 
@@ -108,6 +110,7 @@ def split(arguments: Iterable[str]) -> Command:
         word = rest.popleft()
         name, equals, value = word.partition("=")
         name = "help" if name == "-h" else name.removeprefix("--").replace("-", "_")
+        name = SPELLED.get(name, name)
         if not word.startswith("-"):
             words.append(word)
         elif name in SWITCHES and not equals:

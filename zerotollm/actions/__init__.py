@@ -113,6 +113,18 @@ class ExplainOptions:
     """also answer what takes checkpoints and samples: meaning, generation, learning; a minute or so more"""
 
 
+@dataclass(frozen=True)
+class ReportOptions:
+    """What is shown."""
+
+    text: str = ""
+    """the text to look at, its first 64 tokens; may stand without --text after the action; empty: sample.prompt"""
+    beside: str = ""
+    """other run directories to compare with; may be written --with runs/a runs/b"""
+    checkpoint: Literal["best", "last", "average"] = "best"
+    """as of evaluate"""
+
+
 def _checkpoint(experiment: Experiment) -> Literal["best", "average"]:
     return "average" if experiment.train.average > 1 else "best"
 
@@ -154,6 +166,12 @@ ACTIONS: dict[str, Action] = {
     "explain": Action(
         "why the text is split so, what a vector is, how it predicts, where it looks: measured on one text",
         lambda experiment: ExplainOptions(checkpoint=_checkpoint(experiment)),
+        True,
+        word="text",
+    ),
+    "report": Action(
+        "one HTML file of a run: its curves, all answers with figures to turn and hover over, other runs beside it",
+        lambda experiment: ReportOptions(checkpoint=_checkpoint(experiment)),
         True,
         word="text",
     ),

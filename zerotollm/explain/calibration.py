@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from zerotollm.explain.answer import Answer
 from zerotollm.explain.forward import Scores
 from zerotollm.explain.statistics import CONFIDENCE, DRAWS, Estimate, mean_estimate, share_estimate
 
@@ -15,7 +16,7 @@ SMALL_ERROR = 0.02
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(Answer):
     """Of the likeliest token at every place: how sure the model was, and how often it was right; X bins."""
 
     edges: np.ndarray
@@ -85,7 +86,7 @@ def calibration(
 
 
 @dataclass(frozen=True)
-class LossByPosition:
+class LossByPosition(Answer):
     """Cross-entropy by place in the window; Y ranges of places, each about twice as long as the one before."""
 
     first_Y: np.ndarray

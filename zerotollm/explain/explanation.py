@@ -12,6 +12,7 @@ import numpy as np
 from zerotollm.data.config import TokenizerConfig
 from zerotollm.data.tokenizer import Tokenizer
 from zerotollm.explain.ablation import Ablation, ablate_heads
+from zerotollm.explain.alignment import Alignment
 from zerotollm.explain.attention import AttentionMaps, Heads, attention_maps, explain_heads
 from zerotollm.explain.calibration import Calibration, LossByPosition, calibration, loss_by_position
 from zerotollm.explain.embeddings import Embeddings, explain_embeddings
@@ -64,6 +65,7 @@ class Explanation:
     calibration: Calibration | None = None
     positions: LossByPosition | None = None
     attention: AttentionMaps | None = None
+    alignment: Alignment | None = None
     heads: Heads | None = None
     ablation: Ablation | None = None
     left_out: tuple[tuple[str, str], ...] = ()

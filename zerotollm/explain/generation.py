@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from zerotollm.explain.answer import Answer
 from zerotollm.data.tokenizer import Tokenizer
 from zerotollm.explain.forward import score_windows
 from zerotollm.explain.statistics import Estimate, mean_estimate
@@ -48,10 +49,12 @@ class TextMeasures:
 
 
 @dataclass(frozen=True)
-class Generation:
+class Generation(Answer):
     """The model's own texts beside as many held-out real ones of the same length in tokens."""
 
     samples: tuple[str, ...]
+    copied: tuple[str, ...]
+    """the longest span of each that stands in the training text"""
     nearest: tuple[str, ...]
     """the training text around each sample's longest copied span"""
     own: TextMeasures
@@ -108,7 +111,14 @@ def explain_generation(
     nearest = [
         tokenizer.decode(train_N[max(0, c.source - 10) : c.source + c.length + 10]) for c in own.copied
     ]
-    return Generation(tuple(tokenizer.decode(x_T) for x_T in samples_BT), tuple(nearest), own, real)
+    spans = [x_T[c.start : c.start + c.length] for x_T, c in zip(samples_BT, own.copied, strict=True)]
+    return Generation(
+        tuple(tokenizer.decode(x_T) for x_T in samples_BT),
+        tuple(tokenizer.decode(span) for span in spans),
+        tuple(nearest),
+        own,
+        real,
+    )
 
 
 def _measure(params, model, tokenizer, texts_BT, train_N) -> TextMeasures:

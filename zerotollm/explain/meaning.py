@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from zerotollm.explain.answer import Answer
 from zerotollm.data.tokenizer import Tokenizer
 from zerotollm.explain.statistics import (
     CONFIDENCE,
@@ -43,7 +44,7 @@ class Usage(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Meaning:
+class Meaning(Answer):
     """What the cosine of embeddings goes with, at Y checkpoints. Spearman's correlations over all pairs of N tokens."""
 
     steps_Y: np.ndarray

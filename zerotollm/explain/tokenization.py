@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from zerotollm.explain.answer import Answer
 from zerotollm.data.config import TokenizerConfig
 from zerotollm.data.tokenizer import SPACE, Tokenizer, train_tokenizer
 from zerotollm.errors import UsageError
@@ -43,7 +44,7 @@ class Stranger(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Tokenization:
+class Tokenization(Answer):
     """How one text is cut, and why. V ids, R merges."""
 
     kind: str
@@ -164,7 +165,7 @@ def zipf_slope(counts_V: np.ndarray) -> Estimate:
 
 
 @dataclass(frozen=True)
-class TokenizerComparison:
+class TokenizerComparison(Answer):
     """The same texts cut by other tokenizers, trained on the same text. Y tokenizers."""
 
     names: tuple[str, ...]
