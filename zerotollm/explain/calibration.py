@@ -106,10 +106,14 @@ class LossByPosition(Answer):
             return f"From {early} to {late} of a window no difference in loss is shown: {self.gain} nats."
         falls = self.gain.value > 0
         return (
-            f"From {early} to {late} of a window the loss {'falls' if falls else 'rises'} by "
-            f"{abs(self.gain.value):.2f} nats (falls by {self.gain}): "
+            f"From {early} to {late} of a window the loss {'falls' if falls else 'rises'}, by "
+            f"{self.gain if falls else _turned(self.gain)} nats: "
             f"{'with more context it predicts better' if falls else 'more context does not help'}."
         )
+
+
+def _turned(gain: Estimate) -> Estimate:
+    return Estimate(-gain.value, -gain.high, -gain.low)
 
 
 def loss_by_position(scores: Scores) -> LossByPosition:

@@ -95,7 +95,7 @@ def prediction(found: "Prediction") -> Picture:
         )
         for m in range(M)
     )
-    lens = Heat(p_MT, "probability", hover_rows, tuple(map(tuple, shown)))
+    lens = Heat(p_MT, "probability", hover_rows, text=tuple(map(tuple, shown)))
     text = tuple(visible(piece) for piece in found.pieces[first:])
     axes = Axis("after reading ...", names=text), Axis(names=places)
     panels.append(
@@ -221,7 +221,7 @@ def heads(found: "Heads") -> Picture:
         for p, role in enumerate(found.roles)
     )
     cells = tuple(tuple(f"{v:.2f}" for v in row) for row in z) if L * H <= 24 else ()
-    heat = Heat(z, "share of attention", hover, cells)
+    heat = Heat(z, "share of attention", hover, text=cells, span=(0.0, max(0.3, float(z.max()))))
     axes = Axis("head, as layer.head", names=names), Axis(names=found.roles, down=True)
     roles = Panel("What each head looks at", (heat,), *axes, height=300, wide=True)
 

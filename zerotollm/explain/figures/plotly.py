@@ -31,6 +31,9 @@ def panel_json(panel: Panel, short: bool = False) -> dict[str, Any]:
         if isinstance(mark, Heat) and mark.says:
             trace |= {"hovertemplate": "%{hovertext}<extra></extra>"}
             trace |= {"meta": literal(mark.says)} if short else {"hovertext": _cells(mark, panel)}
+    for trace in data:
+        if not trace.get("name"):
+            trace["showlegend"] = False
     named = sum(bool(trace.get("name")) and trace.get("showlegend", True) for trace in data) > 1
     layout: dict[str, Any] = {
         "height": panel.height,
@@ -55,10 +58,10 @@ def panel_json(panel: Panel, short: bool = False) -> dict[str, Any]:
             "showbackground": False,
         }  # fmt: skip
         axes = {f"{a}axis": bare | {"title": {"text": f"component {n}"}} for n, a in enumerate("xyz", 1)}
-        layout |= {"scene": axes | {"camera": {"eye": {"x": 1.3, "y": 1.3, "z": 0.7}}, "aspectmode": "cube"}}
+        layout |= {"scene": axes | {"camera": {"eye": {"x": 1.35, "y": 1.35, "z": 0.8}, "center": {"x": 0, "y": 0, "z": -0.1}}, "aspectmode": "cube"}}
         layout["margin"] = {"l": 0, "r": 0, "t": 12, "b": 0}
     else:
-        layout |= {"xaxis": _axis(panel.x), "yaxis": _axis(panel.y)}
+        layout |= {"xaxis": _axis(panel.x), "yaxis": _axis(panel.y) | {"tickangle": 0}}
     return {"data": data, "layout": layout}
 
 
@@ -79,6 +82,7 @@ def _axis(axis: Axis) -> dict[str, Any]:
     if axis.names:
         out |= {"tickvals": list(range(len(axis.names))), "ticktext": [literal(n) for n in axis.names]}
         out |= {"showgrid": False, "zeroline": False}
+        out["tickangle"] = "auto" if max(map(len, axis.names)) < 5 or len(axis.names) < 9 else -45
         span = span or (-0.5, len(axis.names) - 0.5)
     if span:
         out["range"] = [float(np.log10(v)) if axis.log else float(v) for v in span]

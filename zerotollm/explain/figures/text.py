@@ -110,9 +110,9 @@ def embeddings(found: "Embeddings") -> Picture:
         for name, values, color in (("this model", share, 0), ("as many random vectors", chance, 6))
     )  # fmt: skip
     panels = [
-        Panel(f"The {len(found.map_ids_N)} most frequent tokens in 3D: turn it", tuple(cloud), height=460, wide=True),
-        Panel("The same in 2D", tuple(flat), Axis("component 1"), Axis("component 2"), height=400),
-        Panel("What a picture leaves out", curves, Axis("principal components", log=True), Axis("% of the variance", span=(0, 101)), height=400),
+        Panel(f"The {len(found.map_ids_N)} most frequent tokens in 3D: turn it", tuple(cloud), height=430),
+        Panel("The same in 2D", tuple(flat), Axis("component 1"), Axis("component 2"), height=430),
+        Panel("What a picture leaves out", curves, Axis("principal components", log=True), Axis("% of the variance", span=(0, 101)), height=320),
     ]  # fmt: skip
     for n in found.neighbours[:40]:
         names = tuple(visible(p) for p in n.pieces)
