@@ -46,9 +46,7 @@ def report(experiment: Experiment, run_dir: Path, options: ReportOptions) -> Pat
     summary = run_directory.read_summary(run_dir)
     page = Report(
         title=f"{run.path.name}: what it learned and how it works",
-        lead=f"{run.num_parameters:,} parameters, {run.model_config.num_layers} layers, width {run.model_config.width}; "
-        f"trained on {experiment.data.corpus}; measured at step {run.step:,}. Every sentence below is made from numbers "
-        "that were measured on this very model, with 95 % intervals in brackets.",
+        lead=_lead(run),
         facts=_facts(run, summary),
         sections=(
             _training(run),
@@ -62,6 +60,15 @@ def report(experiment: Experiment, run_dir: Path, options: ReportOptions) -> Pat
     write_atomically(path, render(page))
     console.print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB)", highlight=False, soft_wrap=True)
     return path
+
+
+def _lead(run: "Run") -> str:
+    model = run.model_config
+    return (
+        f"{run.num_parameters:,} parameters, {model.num_layers} layers, width {model.width}; text: "
+        f"{run.experiment.data.corpus}; step {run.step:,}. Every sentence below is made from numbers "
+        "that were measured on this very model; 95 % intervals stand in brackets."
+    )
 
 
 def _short(run: "Run", text: str) -> str:
@@ -103,18 +110,21 @@ def _training(run: "Run") -> "Section":
         blocks.append(Figure(curves(lines)))
         losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
         held_out = [(line["step"], line["validation_bpb"]) for line in lines if "validation_bpb" in line]
-        sentence = f"From step {losses[0][0]} to {losses[-1][0]:,} the training loss went from {losses[0][1]:.3f} to {losses[-1][1]:.3f} nats per token"  # fmt: skip
+        (first, before), (last, after) = losses[0], losses[-1]
+        sentence = f"From step {first} to {last:,} the training loss went from {before:.3f} to {after:.3f} nats a token"
         if held_out:
             step, best = min(held_out, key=lambda point: point[1])
-            after = "the last measurement" if step == held_out[-1][0] else "later ones were worse"
+            when = "the last measurement" if step == held_out[-1][0] else "later ones were worse"
             sentence += (
-                f"; on held-out text it was best after step {step:,}, {best:.4f} bits per byte ({after})"
+                f"; on held-out text it was best after step {step:,}, {best:.4f} bits per byte ({when})"
             )
         sentences.append(sentence + ".")
     else:
         sentences.append("There are no curves: this model was not trained here, or has not begun.")
-    paths = sorted((run.path / run_directory.SAMPLES).glob("step-*.txt"))
-    texts = [(f"after step {int(p.stem.partition('-')[2]):,}", p.read_text(encoding="utf-8", errors="replace").strip(), "") for p in paths]  # fmt: skip
+    texts = [
+        (f"after step {int(path.stem[5:]):,}", path.read_text(encoding="utf-8", errors="replace").strip(), "")
+        for path in sorted((run.path / run_directory.SAMPLES).glob("step-*.txt"))
+    ]
     if texts:
         blocks.append(Texts("What it wrote on the way", tuple(texts)))
     return Section("training", "Training", "How did training go?", tuple(sentences), tuple(blocks))
@@ -132,9 +142,13 @@ def _beside(
     own = str(run.path)
     all_ = {own: (run.experiment, summary, run.metrics())} | others
     columns = {
-        "parameters": "parameters", "tokens": "tokens", "validation_bpb": "bits per byte",
-        "best_validation_bpb": "best", "tokens_per_second": "tokens/s", "seconds": "seconds",
-    }  # fmt: skip
+        "parameters": "parameters",
+        "tokens": "tokens",
+        "validation_bpb": "bits per byte",
+        "best_validation_bpb": "best",
+        "tokens_per_second": "tokens/s",
+        "seconds": "seconds",
+    }
     rows, sentences = [], []
     for name, (_, numbers, _) in all_.items():
         cells = [_cell((numbers or {}).get(field)) for field in columns]
@@ -147,7 +161,7 @@ def _beside(
         if mine is not None and theirs is not None:
             word = "fewer" if mine < theirs else "more"
             sentences.append(
-                f"{own} needs {abs(mine - theirs):.4f} bits per byte {word} than {name}; one run of each, so no interval."
+                f"{own} needs {abs(mine - theirs):.4f} bits per byte {word} than {name}: one run of each, no interval."
             )
     changed = [
         (name, field, str(theirs), str(own_value))

@@ -15,12 +15,14 @@ import numpy as np
 from zerotollm.data.pairs import as_sentence
 from zerotollm.data.tokenizer import Tokenizer
 from zerotollm.explain.answer import Answer
-from zerotollm.explain.statistics import CONFIDENCE
+from zerotollm.explain.statistics import CONFIDENCE, ranks
 from zerotollm.explain.words import shown
 from zerotollm.model.config import TransformerConfig
 from zerotollm.model.encoder_decoder import EncoderDecoder
 
 DRAWS = 999
+CLEAR = 0.5
+"""Least correlation that is called a movement: neighbouring places look alike, which permutations do not know."""
 MULTIPLE = 32
 """Sources and translations are padded to a multiple of this, so that few programs are compiled."""
 
@@ -47,16 +49,19 @@ class Alignment(Answer):
     def sentence(self) -> str:
         S = len(self.source)
         facts = (
-            f"While it writes {len(self.target)} tokens, cross attention is as open as over {np.exp(self.entropy):.1f} of "
-            f"the {S} source tokens alike"
+            f"While it writes {len(self.target)} tokens, cross attention is as open as over "
+            f"{np.exp(self.entropy):.1f} of the {S} source tokens alike"
         )
-        if not self.p_value <= 1 - CONFIDENCE:
-            return f"{facts}; that it moves through the source as the translation grows is not shown (Spearman {self.order:.2f}, p = {self.p_value:.3f})."
+        numbers = f"Spearman {self.order:.2f}, p = {self.p_value:.3f}"
+        if not (self.p_value <= 1 - CONFIDENCE and abs(self.order) >= CLEAR):
+            return (
+                f"{facts}; that it moves along the source as the translation grows is not shown ({numbers})."
+            )
         way = "forwards" if self.order > 0 else "backwards"
         layer, head = self.sharpest
         return (
-            f"{facts}, and it moves {way} through the source as the translation grows (Spearman {self.order:.2f}, "
-            f"p = {self.p_value:.3f}); the most focused is head {head + 1} of layer {layer + 1}."
+            f"{facts}, and it moves {way} through the source as the translation grows ({numbers}); "
+            f"the most focused is head {head + 1} of layer {layer + 1}."
         )
 
 
@@ -64,7 +69,7 @@ class Alignment(Answer):
 def cross_attention(
     params: Any, sources_BS: jax.Array, mask_BS: jax.Array, inputs_BT: jax.Array, *, model: TransformerConfig
 ) -> jax.Array:
-    """Attention of each decoder layer and head from `inputs_BT`, which begin with bos, to the sources: (L, B, H, T, S)."""
+    """Attention of each decoder layer and head from `inputs_BT`, which begin with bos, to sources, (L, B, H, T, S)."""
     _, kept = EncoderDecoder(model).apply(
         {"params": params}, sources_BS, mask_BS, inputs_BT, mutable=["intermediates"]
     )
@@ -114,8 +119,6 @@ def monotony(weights_TS: np.ndarray, seed: int = 0) -> tuple[float, float]:
     if min(inner_TS.shape) < 4:
         return float("nan"), 1.0
     inner_TS = inner_TS / np.maximum(inner_TS.sum(-1, keepdims=True), 1e-12)
-    from zerotollm.explain.statistics import ranks
-
     place_T = ranks(inner_TS @ np.arange(inner_TS.shape[1]))
     if np.ptp(place_T) == 0:
         return 0.0, 1.0

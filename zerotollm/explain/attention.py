@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zerotollm.explain.answer import Answer
 from zerotollm.data.tokenizer import Tokenizer
+from zerotollm.explain.answer import Answer
 from zerotollm.explain.forward import LONGEST, look_inside, score_windows
 from zerotollm.explain.statistics import Estimate, mean_estimate
 from zerotollm.explain.words import KINDS, kinds_of

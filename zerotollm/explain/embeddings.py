@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zerotollm.explain.answer import Answer
 from zerotollm.data.tokenizer import Tokenizer
+from zerotollm.explain.answer import Answer
 from zerotollm.explain.statistics import DRAWS, Estimate, bootstrap
 from zerotollm.explain.words import KINDS, kinds_of, shown
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from zerotollm.explain.answer import Answer
 from zerotollm.data.tokenizer import Tokenizer
+from zerotollm.explain.answer import Answer
 from zerotollm.explain.forward import score_windows
 from zerotollm.explain.statistics import Estimate, mean_estimate
 from zerotollm.model.config import TransformerConfig
@@ -189,16 +189,18 @@ def longest_copied(texts: Sequence[np.ndarray], train_N: np.ndarray) -> list[Cop
     while any(a < b for a, b in zip(low, high, strict=True)):
         middle = [(a + b + 1) // 2 for a, b in zip(low, high, strict=True)]
         for n in {m for a, b, m in zip(low, high, middle, strict=True) if a < b}:
+            active = [b for b in range(len(texts)) if middle[b] == n and low[b] < high[b]]
+            own = {b: _hashes(np.asarray(texts[b]), n) for b in active}
             train_hashes_N = _hashes(train_N, n)
-            for b, x_T in enumerate(texts):
-                if middle[b] != n or low[b] >= high[b]:
-                    continue
-                own_T = _hashes(np.asarray(x_T), n)
-                hit_T = np.isin(own_T, train_hashes_N)
-                if not hit_T.any():
+            # One pass over the long text, whose runs are looked up in a short sorted list.
+            wanted = np.unique(np.concatenate(list(own.values())))
+            at_N = np.minimum(np.searchsorted(wanted, train_hashes_N), len(wanted) - 1)
+            hit_N = np.flatnonzero(wanted[at_N] == train_hashes_N)
+            first = {int(h): int(i) for h, i in zip(train_hashes_N[hit_N][::-1], hit_N[::-1], strict=True)}
+            for b in active:
+                start = next((i for i, h in enumerate(own[b].tolist()) if h in first), None)
+                if start is None:
                     high[b] = n - 1
-                    continue
-                start = int(hit_T.argmax())
-                source = int((train_hashes_N == own_T[start]).argmax())
-                found[b], low[b] = Copied(start, n, source), n
+                else:
+                    found[b], low[b] = Copied(start, n, first[int(own[b][start])]), n
     return found

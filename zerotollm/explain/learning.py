@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from zerotollm.explain.answer import Answer
 from zerotollm.data.tokenizer import Tokenizer
+from zerotollm.explain.answer import Answer
 from zerotollm.explain.attention import repetition
 from zerotollm.explain.forward import score_windows
 from zerotollm.explain.statistics import Estimate, bootstrap, mean_estimate

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zerotollm.explain.answer import Answer
 from zerotollm.data.tokenizer import Tokenizer
+from zerotollm.explain.answer import Answer
 from zerotollm.explain.forward import Activations, head_matrix, look_inside, read_out, text_tokens
 from zerotollm.explain.words import shown
 from zerotollm.model.config import TransformerConfig

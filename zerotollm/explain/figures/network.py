@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zerotollm.explain.figures.picture import Axis, Bars, Dots, Heat, Line, Panel, Picture
+from zerotollm.explain.figures.picture import Axis, Bars, Dots, Heat, Line, Panel, Picture, said
 from zerotollm.explain.figures.text import visible
 from zerotollm.explain.statistics import Estimate
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from zerotollm.explain.layers import Layers
     from zerotollm.explain.prediction import Prediction
 
-LENS = 24
+LENS = 16
 """Tokens of a text whose logit lens is drawn, the last ones."""
 PRODUCTS = 12
 """Products that a logit is the sum of, shown one by one."""
@@ -47,11 +47,12 @@ def layers(found: "Layers") -> Picture:
         Line(range(len(names)), found.any_similarity_M, "any two tokens", 6, hover=any_, dots=True),
     )
     share = 100 * found.context_M
-    hover = tuple(f"{n}: {s:.1f} % of the variance is context" for n, s in zip(names, share, strict=True))
+    hover = said("{}: {:.1f} % of the variance is context", names, share)
+    bars = Bars(range(len(names)), share, hover=hover)
     panels = [
         Panel("Cosine with ...", similar, axis, Axis("cosine")),
-        Panel("How much of the variance is context", (Bars(range(len(names)), share, hover=hover),), axis, Axis("%", span=(0, 100))),
-    ]  # fmt: skip
+        Panel("How much of the variance is context", (bars,), axis, Axis("%", span=(0, 100))),
+    ]
     for probe in found.probes:
         control = tuple(f"{n}, control: {v:.3f}" for n, v in zip(names, probe.control_M, strict=True))
         marks = (
@@ -86,6 +87,7 @@ def prediction(found: "Prediction") -> Picture:
     first = max(0, T - LENS)
     M = len(found.lens_best_MT)
     shown = [[visible(found.lens_pieces[m][t]) for t in range(first, T)] for m in range(M)]
+    short = tuple(tuple(s if len(s) < 9 else f"{s[:7]}…" for s in row) for row in shown)
     p_MT = found.lens_best_p_MT[:, first:]
     places = place_names(M)
     hover_rows = tuple(
@@ -95,7 +97,7 @@ def prediction(found: "Prediction") -> Picture:
         )
         for m in range(M)
     )
-    lens = Heat(p_MT, "probability", hover_rows, text=tuple(map(tuple, shown)))
+    lens = Heat(p_MT, "probability", hover_rows, text=short)
     text = tuple(visible(piece) for piece in found.pieces[first:])
     axes = Axis("after reading ...", names=text), Axis(names=places)
     panels.append(
@@ -116,18 +118,28 @@ def _products(found: "Prediction") -> Panel:
     order = np.argsort(-np.abs(products_D), kind="stable")
     top = order[:PRODUCTS]
     rest = products_D[order[PRODUCTS:]].sum()
+    state = np.where(found.hidden_D[top] == 0, 1e-30, found.hidden_D[top])
     heights = np.append(products_D[top], rest)
     names = (*(f"#{d}" for d in top), "the rest")
     hover = (
-        *(f"feature {d}: {found.hidden_D[d]:+.3f} x {products_D[d] / found.hidden_D[d] if found.hidden_D[d] else 0:+.3f} = {products_D[d]:+.3f}" for d in top),
+        *said(
+            "feature {}: {:+.3f} x {:+.3f} = {:+.3f}", top, state, products_D[top] / state, products_D[top]
+        ),
         f"the other {len(products_D) - len(top)} products: {rest:+.3f}",
-    )  # fmt: skip
+    )
     up = heights >= 0
     marks = tuple(
-        Bars(heights[sign], np.flatnonzero(sign), color=color, across=True, name=name,
-             hover=tuple(h for h, s in zip(hover, sign, strict=True) if s))
-        for sign, color, name in ((up, 0, "for it"), (~up, 1, "against it")) if sign.any()
-    )  # fmt: skip
+        Bars(
+            heights[sign],
+            np.flatnonzero(sign),
+            color=color,
+            across=True,
+            name=name,
+            hover=tuple(h for h, s in zip(hover, sign, strict=True) if s),
+        )
+        for sign, color, name in ((up, 0, "for it"), (~up, 1, "against it"))
+        if sign.any()
+    )
     title = f"The logit of {visible(found.best_pieces[0])} is a sum: {found.logits_V[found.best_K[0]]:.2f}"
     return Panel(title, marks, Axis("state x head"), Axis("feature", names=names, down=True))
 
@@ -136,10 +148,11 @@ def reliability(found: "Calibration") -> Picture:
     """The reliability diagram: how sure against how often right."""
     full = np.flatnonzero(found.count_X)
     e = found.accuracy_X
-    hover = tuple(
-        f"sure to {100 * found.confidence_X[x]:.1f} %, right {100 * e.value[x]:.1f} % [{100 * e.low[x]:.1f}, {100 * e.high[x]:.1f}] "
-        f"of {found.count_X[x]:,} times" for x in full
-    )  # fmt: skip
+    hover = said(
+        "sure to {:.1f} %, right {:.1f} % [{:.1f}, {:.1f}] of {:,} times",
+        *(100 * x[full] for x in (found.confidence_X, *e)),
+        found.count_X[full],
+    )
     marks = (
         Line([0, 1], [0, 1], "exactly right", 6, dashed=True),
         Dots(
@@ -147,8 +160,10 @@ def reliability(found: "Calibration") -> Picture:
         ),
     )
     unit = (-0.02, 1.02)
-    panel = Panel("Is 70 % right 70 % of the time?", marks, Axis("how sure it was", span=unit), Axis("how often it was right", span=unit))  # fmt: skip
-    count = Bars(100 * (found.edges[:-1] + found.edges[1:]) / 2, found.count_X, hover=tuple(f"{c:,} predictions" for c in found.count_X))  # fmt: skip
+    axes = Axis("how sure it was", span=unit), Axis("how often it was right", span=unit)
+    panel = Panel("Is 70 % right 70 % of the time?", marks, *axes)
+    middle = 50 * (found.edges[:-1] + found.edges[1:])
+    count = Bars(middle, found.count_X, hover=said("{:,} predictions", found.count_X))
     often = Panel("How sure it is how often", (count,), Axis("how sure, %"), Axis("predictions"))
     return Picture("Can the probabilities be believed?", (panel, often), found.sentence())
 
@@ -225,24 +240,29 @@ def heads(found: "Heads") -> Picture:
     axes = Axis("head, as layer.head", names=names), Axis(names=found.roles, down=True)
     roles = Panel("What each head looks at", (heat,), *axes, height=300, wide=True)
 
-    entropy = tuple(
-        Dots(range(L * H), found.entropy_LH.ravel(), "this model", 0,
-             hover=tuple(f"head {n}: {v:.2f} nats, as over {np.exp(v):.0f} tokens alike" for n, v in zip(names, found.entropy_LH.ravel(), strict=True)))
-        for _ in (0,)
-    )  # fmt: skip
+    open_ = found.entropy_LH.ravel()
+    hover = said("head {}: {:.2f} nats, as over {:.0f} tokens alike", names, open_, np.exp(open_))
+    entropy = Dots(range(L * H), open_, "this model", 0, hover=hover)
     even = Line([-0.5, L * H - 0.5], [found.even_entropy] * 2, "evenly over all", 6, dashed=True)
-    open_ = Panel("How widely each head looks", (*entropy, even), Axis("head", names=names), Axis("entropy, nats", span=(0, found.even_entropy * 1.1)))  # fmt: skip
+    axes = Axis("head", names=names), Axis("entropy, nats", span=(0, found.even_entropy * 1.1))
+    widely = Panel("How widely each head looks", (entropy, even), *axes)
 
     profile_LT = found.profile_LHT.mean(1)
     back = np.arange(profile_LT.shape[1]) + 1
     lines = [
-        Line(back, np.maximum(profile_LT[i], 1e-6), f"layer {i + 1}", i % 6,
-             hover=tuple(f"layer {i + 1}, {d - 1} back: {v:.4f}" for d, v in zip(back, profile_LT[i], strict=True)))
+        Line(
+            back,
+            np.maximum(profile_LT[i], 1e-6),
+            f"layer {i + 1}",
+            i % 6,
+            hover=said("layer {}, {} back: {:.4f}", i + 1, back - 1, profile_LT[i]),
+        )
         for i in range(L)
-    ]  # fmt: skip
+    ]
     lines.append(Line(back, np.maximum(found.even_profile_T, 1e-6), "evenly", 6, dashed=True))
-    far = Panel("How far back, mean of a layer's heads", tuple(lines), Axis("tokens back + 1", log=True), Axis("attention", log=True))  # fmt: skip
-    return Picture("What the heads do", (roles, open_, far), found.sentence())
+    axes = Axis("tokens back + 1", log=True), Axis("attention", log=True)
+    far = Panel("How far back, mean of a layer's heads", tuple(lines), *axes)
+    return Picture("What the heads do", (roles, widely, far), found.sentence())
 
 
 def ablation(found: "Ablation") -> Picture:

@@ -105,6 +105,14 @@ class Cloud:
     text: tuple[str, ...] = ()
 
 
+def said(sentence: str, *columns: Any) -> tuple[str, ...]:
+    """A hover text for each point: the sentence with a value of each column in its places. A single value or text is
+    the same for all."""
+    size = max(len(column) for column in columns if np.ndim(column))
+    rows = zip(*(column if np.ndim(column) else [column] * size for column in columns), strict=True)
+    return tuple(sentence.format(*row) for row in rows)
+
+
 Mark = Line | Dots | Bars | Heat | Cloud
 
 

@@ -54,11 +54,20 @@ def panel_json(panel: Panel, short: bool = False) -> dict[str, Any]:
     }
     if any(isinstance(mark, Cloud) for mark in panel.marks):
         bare = {
-            "showticklabels": False, "showspikes": False, "gridcolor": "@grid", "zerolinecolor": "@grid",
+            "showticklabels": False,
+            "showspikes": False,
+            "gridcolor": "@grid",
+            "zerolinecolor": "@grid",
             "showbackground": False,
-        }  # fmt: skip
+        }
         axes = {f"{a}axis": bare | {"title": {"text": f"component {n}"}} for n, a in enumerate("xyz", 1)}
-        layout |= {"scene": axes | {"camera": {"eye": {"x": 1.35, "y": 1.35, "z": 0.8}, "center": {"x": 0, "y": 0, "z": -0.1}}, "aspectmode": "cube"}}
+        layout |= {
+            "scene": axes
+            | {
+                "camera": {"eye": {"x": 1.35, "y": 1.35, "z": 0.8}, "center": {"x": 0, "y": 0, "z": -0.1}},
+                "aspectmode": "cube",
+            }
+        }
         layout["margin"] = {"l": 0, "r": 0, "t": 12, "b": 0}
     else:
         layout |= {"xaxis": _axis(panel.x), "yaxis": _axis(panel.y) | {"tickangle": 0}}
@@ -117,11 +126,14 @@ def _error(mark: Dots | Bars) -> dict[str, Any]:
         return {}
     values = np.asarray(mark.x if mark.across else mark.y, float)
     bars = {
-        "type": "data", "symmetric": False, "thickness": 1.5, "width": 0,
+        "type": "data",
+        "symmetric": False,
+        "thickness": 1.5,
+        "width": 0,
         "color": "@ink" if isinstance(mark, Bars) else f"@{mark.color}",
         "array": numbers(np.asarray(mark.high) - values),
         "arrayminus": numbers(values - np.asarray(mark.low)),
-    }  # fmt: skip
+    }
     return {"error_x" if mark.across else "error_y": bars}
 
 
@@ -131,9 +143,13 @@ def _traces(mark: Mark) -> list[dict[str, Any]]:
             return _line(mark)
         case Dots():
             trace = {
-                "type": "scatter", "mode": "markers+text" if mark.text else "markers", "name": literal(mark.name),
-                "x": numbers(mark.x), "y": numbers(mark.y), "marker": {"color": f"@{mark.color}", "size": mark.size},
-            }  # fmt: skip
+                "type": "scatter",
+                "mode": "markers+text" if mark.text else "markers",
+                "name": literal(mark.name),
+                "x": numbers(mark.x),
+                "y": numbers(mark.y),
+                "marker": {"color": f"@{mark.color}", "size": mark.size},
+            }
             if mark.text:
                 trace |= {
                     "text": [literal(t) for t in mark.text],
@@ -143,9 +159,13 @@ def _traces(mark: Mark) -> list[dict[str, Any]]:
             return [trace | _error(mark) | _hover(mark.hover)]
         case Bars():
             trace = {
-                "type": "bar", "name": literal(mark.name), "x": numbers(mark.x), "y": numbers(mark.y),
-                "orientation": "h" if mark.across else "v", "marker": {"color": f"@{mark.color}"},
-            }  # fmt: skip
+                "type": "bar",
+                "name": literal(mark.name),
+                "x": numbers(mark.x),
+                "y": numbers(mark.y),
+                "orientation": "h" if mark.across else "v",
+                "marker": {"color": f"@{mark.color}"},
+            }
             if mark.text:
                 trace |= {"text": [literal(t) for t in mark.text], "textposition": "auto"}
             return [trace | _error(mark) | _hover(mark.hover)]
@@ -164,7 +184,7 @@ def _traces(mark: Mark) -> list[dict[str, Any]]:
                     "marker": {"color": f"@{mark.color}", "size": 3.5, "opacity": 0.85},
                     "hovertext": [literal(repr(t)) for t in mark.text],
                     "hovertemplate": "%{hovertext}<extra>" + literal(mark.name) + "</extra>",
-                }  # fmt: skip
+                }
             ]
 
 
@@ -186,28 +206,42 @@ def _line(mark: Line) -> list[dict[str, Any]]:
                 "line": {"width": 0},
                 "fillcolor": f"@{mark.color}",
                 "opacity": 0.18,
-            }  # fmt: skip
+            }
         )
     line = {
-        "type": "scatter", "mode": "lines+markers" if mark.dots else "lines", "name": literal(mark.name),
-        "x": numbers(mark.x), "y": numbers(mark.y),
+        "type": "scatter",
+        "mode": "lines+markers" if mark.dots else "lines",
+        "name": literal(mark.name),
+        "x": numbers(mark.x),
+        "y": numbers(mark.y),
         "line": {"color": f"@{mark.color}", "width": 2, "dash": "dot" if mark.dashed else "solid"},
-    }  # fmt: skip
+    }
     return [*traces, line | _hover(mark.hover)]
 
 
 def _heat(mark: Heat) -> dict[str, Any]:
     rows = [numbers(row, 3) for row in mark.z_YX]
     trace = {
-        "type": "heatmap", "z": rows, "zmin": mark.span[0], "zmax": mark.span[1], "xgap": 1, "ygap": 1,
+        "type": "heatmap",
+        "z": rows,
+        "zmin": mark.span[0],
+        "zmax": mark.span[1],
+        "xgap": 1,
+        "ygap": 1,
         "colorscale": "@balance" if mark.diverging else "@ramp",
         "colorbar": {
-            "title": {"text": literal(mark.label), "side": "right"}, "thickness": 10, "outlinewidth": 0,
+            "title": {"text": literal(mark.label), "side": "right"},
+            "thickness": 10,
+            "outlinewidth": 0,
             "tickfont": {"color": "@soft"},
         },
-    }  # fmt: skip
+    }
     if mark.text:
-        trace |= {"text": [[literal(t) for t in row] for row in mark.text], "texttemplate": "%{text}"}
+        trace |= {
+            "text": [[literal(t) for t in row] for row in mark.text],
+            "texttemplate": "%{text}",
+            "textfont": {"size": 10},
+        }
     if mark.hover:
         trace |= {
             "hovertext": [[literal(t) for t in row] for row in mark.hover],

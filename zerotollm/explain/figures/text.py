@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zerotollm.explain.figures.picture import Axis, Bars, Cloud, Dots, Line, Panel, Picture
+from zerotollm.explain.figures.picture import Axis, Bars, Cloud, Dots, Line, Panel, Picture, said
 
 if TYPE_CHECKING:
     from zerotollm.explain.embeddings import Embeddings
@@ -33,7 +33,14 @@ def tokenization(found: "Tokenization") -> Picture:
     if found.counts_V is not None:
         counts_R = np.sort(found.counts_V[found.counts_V > 0])[::-1]
         at = spread(len(counts_R))
-        marks = [Line(at + 1, counts_R[at], "tokens of the training text", hover=tuple(f"rank {r + 1:,}: {counts_R[r]:,} times" for r in at))]  # fmt: skip
+        marks = [
+            Line(
+                at + 1,
+                counts_R[at],
+                "tokens of the training text",
+                hover=said("rank {:,}: {:,} times", at + 1, counts_R[at]),
+            )
+        ]
         if np.isfinite(found.zipf.value) and len(counts_R) > 10:
             middle = min(len(counts_R), 100) - 1
             law = counts_R[middle] * ((at + 1) / (middle + 1)) ** found.zipf.value
@@ -42,9 +49,14 @@ def tokenization(found: "Tokenization") -> Picture:
         own = [p for p in {p.id: p for p in found.pieces}.values() if p.count > 0]
         rank = {p.id: 1 + int((counts_R > p.count).sum()) for p in own}
         marks.append(
-            Dots([rank[p.id] for p in own], [p.count for p in own], "tokens of your text", color=1,
-                 hover=tuple(f"{visible(p.text)}: rank {rank[p.id]:,}, {p.count:,} times" for p in own))
-        )  # fmt: skip
+            Dots(
+                [rank[p.id] for p in own],
+                [p.count for p in own],
+                "tokens of your text",
+                color=1,
+                hover=tuple(f"{visible(p.text)}: rank {rank[p.id]:,}, {p.count:,} times" for p in own),
+            )
+        )
         panels.append(Panel("Zipf: how often each token occurs", tuple(marks), *axes))
     if len(found.count_R):
         at = spread(len(found.count_R))
@@ -52,9 +64,14 @@ def tokenization(found: "Tokenization") -> Picture:
         marks = (Line(at + 1, np.maximum(found.count_R[at], 0.5), "all merges", hover=hover),)
         steps = [m for m in {m.rank: m for p in found.pieces for m in p.merges}.values() if m.count > 0]
         marks += (
-            Dots([m.rank + 1 for m in steps], [m.count for m in steps], "merges that built your text", color=1,
-                 hover=tuple(f"merge {m.rank + 1:,}: {m.left}+{m.right}, {m.count:,} times" for m in steps)),
-        )  # fmt: skip
+            Dots(
+                [m.rank + 1 for m in steps],
+                [m.count for m in steps],
+                "merges that built your text",
+                color=1,
+                hover=tuple(f"merge {m.rank + 1:,}: {m.left}+{m.right}, {m.count:,} times" for m in steps),
+            ),
+        )
         axes = Axis("merge", log=True), Axis("count of its pair just before", log=True)
         panels.append(Panel("Merges in the order they were made", marks, *axes))
         at = np.unique(np.linspace(0, len(found.count_R) - 1, 200).astype(int))
@@ -69,9 +86,7 @@ def tokenizers(found: "TokenizerComparison") -> Picture:
     """Bytes per token of each tokenizer."""
     rate = found.bytes_per_token_Y
     places = range(len(found.names))
-    hover = tuple(
-        f"{n}: {r:.2f} bytes per token, vocabulary {v:,}" for n, r, v in zip(found.names, rate, found.vocab_size_Y, strict=True)
-    )  # fmt: skip
+    hover = said("{}: {:.2f} bytes per token, vocabulary {:,}", found.names, rate, found.vocab_size_Y)
     bars = Bars(rate, places, across=True, hover=hover, text=tuple(f"{r:.2f}" for r in rate))
     axes = Axis("bytes per token of held-out text"), Axis(names=found.names, down=True)
     return Picture(
@@ -90,11 +105,11 @@ def embeddings(found: "Embeddings") -> Picture:
         pieces = tuple(visible(found.map_pieces[i]) for i in of)
         cloud.append(Cloud(found.map_N3[of], name, k, pieces))
         flat.append(Dots(found.map_N3[of, 0], found.map_N3[of, 1], name, k, hover=pieces, size=6))
-    named = np.arange(min(LABELLED, len(found.map_ids_N)))
+    named = slice(LABELLED)
+    names = tuple(map(visible, found.map_pieces[named]))
     flat.append(
-        Dots(found.map_N3[named, 0], found.map_N3[named, 1], "", 6, size=0.1,
-             text=tuple(visible(found.map_pieces[i]) for i in named), hover=tuple(visible(found.map_pieces[i]) for i in named))
-    )  # fmt: skip
+        Dots(found.map_N3[named, 0], found.map_N3[named, 1], "", 6, size=0.1, text=names, hover=names)
+    )
     spectrum_D = found.geometry.spectrum_D
     share = 100 * np.cumsum(spectrum_D) / max(spectrum_D.sum(), 1e-300)
     chance = (
@@ -105,24 +120,37 @@ def embeddings(found: "Embeddings") -> Picture:
     place = np.arange(1, len(share) + 1)
     at = spread(len(place))
     curves = tuple(
-        Line(place[at], values[at], name, color, dashed=color == 6,
-             hover=tuple(f"{name}: the first {place[d]} of {len(place)} hold {values[d]:.1f} %" for d in at))
+        Line(
+            place[at],
+            values[at],
+            name,
+            color,
+            dashed=color == 6,
+            hover=said("{}: the first {} of {} hold {:.1f} %", name, place[at], len(place), values[at]),
+        )
         for name, values, color in (("this model", share, 0), ("as many random vectors", chance, 6))
-    )  # fmt: skip
+    )
     panels = [
         Panel(f"The {len(found.map_ids_N)} most frequent tokens in 3D: turn it", tuple(cloud), height=430),
         Panel("The same in 2D", tuple(flat), Axis("component 1"), Axis("component 2"), height=430),
-        Panel("What a picture leaves out", curves, Axis("principal components", log=True), Axis("% of the variance", span=(0, 101)), height=320),
-    ]  # fmt: skip
+        Panel(
+            "What a picture leaves out",
+            curves,
+            Axis("principal components", log=True),
+            Axis("% of the variance", span=(0, 101)),
+            height=320,
+        ),
+    ]
     for n in found.neighbours[:40]:
         names = tuple(visible(p) for p in n.pieces)
         hover = tuple(
             f"{visible(n.piece)} and {p}: cosine {c:.3f}" for p, c in zip(names, n.cosine_K, strict=True)
         )
+        limit = ("the closest of as many random vectors",) * 2
         marks = (
             Bars(n.cosine_K, range(len(names)), across=True, hover=hover),
-            Line([n.chance, n.chance], [-0.5, len(names) - 0.5], color=6, dashed=True, hover=("the closest of as many random vectors",) * 2),
-        )  # fmt: skip
+            Line([n.chance, n.chance], [-0.5, len(names) - 0.5], color=6, dashed=True, hover=limit),
+        )
         axes = Axis("cosine; dotted: the closest random vector", span=(0, 1)), Axis(names=names, down=True)
         panels.append(Panel("Nearest neighbours", marks, *axes, height=320, choice=visible(n.piece)))
     return Picture("The embedding", tuple(panels), found.sentence())
@@ -134,8 +162,9 @@ def meaning(found: "Meaning") -> Picture:
     def over_steps(name, estimates, p_Y, color):
         value, low, high = (np.array(x, float) for x in zip(*estimates, strict=True))
         hover = tuple(
-            f"step {s:,}, {name}: {e} (p = {p:.3f})" for s, e, p in zip(found.steps_Y, estimates, p_Y, strict=True)
-        )  # fmt: skip
+            f"step {s:,}, {name}: {e} (p = {p:.3f})"
+            for s, e, p in zip(found.steps_Y, estimates, p_Y, strict=True)
+        )
         return Line(found.steps_Y, value, name, color, low, high, hover, dots=True)
 
     marks = (

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zerotollm.explain.figures.picture import Axis, Dots, Line, Panel, Picture
+from zerotollm.explain.figures.picture import Axis, Dots, Line, Panel, Picture, said
 
 if TYPE_CHECKING:
     from zerotollm.explain.generation import Generation
@@ -72,21 +72,42 @@ def learning(found: "Learning") -> Picture:
     def grouped(title: str, names: tuple[str, ...], estimate: Any) -> Panel:
         value, low, high = (np.asarray(x) for x in estimate)
         marks = tuple(
-            Line(found.steps_Y, value[:, g], name, g, low[:, g], high[:, g],
-                 tuple(f"step {s:,}, {name}: {v:.3f} [{a:.3f}, {b:.3f}]" for s, v, a, b in zip(found.steps_Y, value[:, g], low[:, g], high[:, g], strict=True)),
-                 dots=True)
-            for g, name in enumerate(names) if not np.isnan(value[:, g]).all()
-        )  # fmt: skip
+            Line(
+                found.steps_Y,
+                value[:, g],
+                name,
+                g,
+                low[:, g],
+                high[:, g],
+                said(
+                    "step {:,}, {}: {:.3f} [{:.3f}, {:.3f}]",
+                    found.steps_Y,
+                    name,
+                    value[:, g],
+                    low[:, g],
+                    high[:, g],
+                ),
+                dots=True,
+            )
+            for g, name in enumerate(names)
+            if not np.isnan(value[:, g]).all()
+        )
         return Panel(title, marks, Axis("step"), Axis("nats per token"), height=380)
 
     value, low, high = found.induction_Y
-    hover = tuple(f"step {s:,}: {v:+.3f} [{a:+.3f}, {b:+.3f}] nats" for s, v, a, b in zip(found.steps_Y, value, low, high, strict=True))  # fmt: skip
+    hover = said("step {:,}: {:+.3f} [{:+.3f}, {:+.3f}] nats", found.steps_Y, value, low, high)
     gain = Line(found.steps_Y, value, "", 0, low, high, hover, dots=True)
     panels = (
         grouped("Loss by frequency of the token", found.band_names, found.band_YG),
         grouped("Loss by place in the word", found.part_names, found.part_YG),
-        Panel("Induction: what repeating random tokens saves", (gain,), Axis("step"), Axis("nats per token"), height=380),
-    )  # fmt: skip
+        Panel(
+            "Induction: what repeating random tokens saves",
+            (gain,),
+            Axis("step"),
+            Axis("nats per token"),
+            height=380,
+        ),
+    )
     return Picture("What it learned when", panels, found.sentence())
 
 
@@ -103,7 +124,19 @@ def generation(found: "Generation") -> Picture:
         marks = []
         for row, (name, side, color) in enumerate((("its own", found.own, 0), ("real", found.real, 1))):
             e = getattr(side, field)
-            marks.append(Dots([e.value], [row], name, color, [e.low], [e.high], across=True, hover=(f"{name}: {e} {unit}",), size=10))  # fmt: skip
+            marks.append(
+                Dots(
+                    [e.value],
+                    [row],
+                    name,
+                    color,
+                    [e.low],
+                    [e.high],
+                    across=True,
+                    hover=(f"{name}: {e} {unit}",),
+                    size=10,
+                )
+            )
         axes = Axis(unit), Axis(names=("its own", "real"), down=True)
         panels.append(Panel(title, tuple(marks), *axes, height=190))
     return Picture("Meaning or only grammar?", tuple(panels), found.sentence())

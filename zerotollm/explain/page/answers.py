@@ -33,40 +33,68 @@ def answer_sections(found: Explanation, study: Study | None, why_no_study: str =
     learned = "layers" if of.layers is None else ".layers"
     sections = [
         Section(
-            "tokens", "Tokens", "Why is the text split this way? Is it by frequency?",
+            "tokens",
+            "Tokens",
+            "Why is the text split this way? Is it by frequency?",
             sentences("tokens", ".tokenizers"),
-            (_merges(found), *pictures(found.tokens), _strangers(found), *_cuts(of), *pictures(of.tokenizers)),
+            (
+                _merges(found),
+                *pictures(found.tokens),
+                _strangers(found),
+                *_cuts(of),
+                *pictures(of.tokenizers),
+            ),
         ),
         Section(
-            "embedding", "Embedding", "What is an embedding, how many dimensions are there, is it 2D or 3D?",
-            sentences("embedding"), pictures(found.embedding),
+            "embedding",
+            "Embedding",
+            "What is an embedding, how many dimensions are there, is it 2D or 3D?",
+            sentences("embedding"),
+            pictures(found.embedding),
         ),
         Section(
-            "meaning", "Meaning", "How is meaning determined? Are vectors closer when tokens are used in the same sentence?",
-            sentences(".meaning"), pictures(of.meaning),
+            "meaning",
+            "Meaning",
+            "How is meaning determined? Are vectors closer when tokens are used in the same sentence?",
+            sentences(".meaning"),
+            pictures(of.meaning),
         ),
         Section(
-            "layers", "Layers", "What is the difference between the encoding layer and the embedding layer; why two?",
-            sentences(learned), pictures(layers),
+            "layers",
+            "Layers",
+            "What is the difference between the encoding layer and the embedding layer; why two?",
+            sentences(learned),
+            pictures(layers),
         ),
         Section(
-            "prediction", "Prediction", "How is the next token predicted; what is the math?",
+            "prediction",
+            "Prediction",
+            "How is the next token predicted; what is the math?",
             sentences("prediction", "calibration", "positions"),
             pictures(found.prediction, found.calibration, found.positions),
         ),
         Section(
-            "attention", "Attention", "How does attention stay focused?",
+            "attention",
+            "Attention",
+            "How does attention stay focused?",
             sentences("attention", "alignment", "heads", "ablation"),
             pictures(found.attention, found.alignment, found.heads, found.ablation),
         ),
         Section(
-            "generation", "Writing", "Does it generate meaningful output or only grammatical output?",
-            sentences(".generation"), (*pictures(of.generation), *_copies(of)),
+            "generation",
+            "Writing",
+            "Does it generate meaningful output or only grammatical output?",
+            sentences(".generation"),
+            (*pictures(of.generation), *_copies(of)),
         ),
         Section(
-            "learning", "Learning", "What did it learn, when?", sentences(".learning"), pictures(of.learning),
+            "learning",
+            "Learning",
+            "What did it learn, when?",
+            sentences(".learning"),
+            pictures(of.learning),
         ),
-    ]  # fmt: skip
+    ]
     return (*_explorer(found), *sections)
 
 

@@ -1,6 +1,6 @@
 """A report as one HTML file: blocks in, text out. It needs no network, and nothing in a text can become markup.
 
-Jinja escapes whatever stands in the page, `in_script` what its script reads, `literal` what plotly would read as markup.
+Jinja escapes what stands in the page, `in_script` what its script reads, `literal` what plotly takes for markup.
 """
 
 from base64 import b64encode
@@ -56,7 +56,7 @@ class Texts:
 
 @dataclass(frozen=True)
 class Explorer:
-    """A text whose tokens say, when one hovers over them or moves there by keys, where they look and what comes next."""
+    """A text whose tokens say, hovered over or come to by keys, where they look and what comes next."""
 
     pieces: tuple[str, ...]
     heads: tuple[str, ...]
