@@ -122,8 +122,13 @@ def monotony(weights_TS: np.ndarray, seed: int = 0) -> tuple[float, float]:
     place_T = ranks(inner_TS @ np.arange(inner_TS.shape[1]))
     if np.ptp(place_T) == 0:
         return 0.0, 1.0
-    t_T = np.arange(len(place_T))
-    observed = float(np.corrcoef(t_T, place_T)[0, 1])
-    random = np.random.default_rng(seed)
-    drawn = np.array([np.corrcoef(t_T, random.permutation(place_T))[0, 1] for _ in range(DRAWS)])
-    return observed, float((1 + (np.abs(drawn) >= abs(observed) - 1e-12).sum()) / (1 + DRAWS))
+
+    def unit(x: np.ndarray) -> np.ndarray:
+        x = x - x.mean()
+        return x / np.linalg.norm(x)
+
+    t_T, place_T = unit(np.arange(len(place_T))), unit(place_T)
+    shuffled_XT = np.random.default_rng(seed).permuted(np.tile(place_T, (DRAWS, 1)), axis=1)
+    order = float(place_T @ t_T)
+    as_far = int((np.abs(shuffled_XT @ t_T) >= abs(order) - 1e-12).sum())
+    return order, (1 + as_far) / (1 + DRAWS)
