@@ -111,6 +111,9 @@ class ExplainOptions:
     """as of evaluate"""
     whole_run: bool = False
     """also answer what takes checkpoints and samples: meaning, generation, learning; a minute or so more"""
+    into: str = ""
+    """Markdown file: what stands there between the lines <!-- table questions --> and <!-- end --> is replaced by the
+    numbers"""
 
 
 @dataclass(frozen=True)

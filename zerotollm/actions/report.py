@@ -122,7 +122,11 @@ def _training(run: "Run") -> "Section":
     else:
         sentences.append("There are no curves: this model was not trained here, or has not begun.")
     texts = [
-        (f"after step {int(path.stem[5:]):,}", path.read_text(encoding="utf-8", errors="replace").strip(), "")
+        (
+            f"after step {int(path.stem[5:]):,}",
+            (path.read_text(encoding="utf-8", errors="replace").strip(),),
+            "",
+        )
         for path in sorted((run.path / run_directory.SAMPLES).glob("step-*.txt"))
     ]
     if texts:
@@ -139,7 +143,10 @@ def _beside(
 
     if not others:
         return ()
-    own = str(run.path)
+    names = [Path(path).name for path in (str(run.path), *others)]
+    if len(set(names)) == len(names):
+        others = {Path(path).name: other for path, other in others.items()}
+    own = str(run.path) if len(set(names)) < len(names) else names[0]
     all_ = {own: (run.experiment, summary, run.metrics())} | others
     columns = {
         "parameters": "parameters",
@@ -183,7 +190,7 @@ def _beside(
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.4f}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}" if value > 100 else f"{value:.4f}"
 
 
 def _made(run: "Run", summary: Mapping[str, Any] | None) -> "Section":

@@ -13,7 +13,7 @@ from zerotollm.errors import UsageError
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.merges import Merge, Merges, merge_order, replay, steps_of
 from zerotollm.explain.statistics import Estimate, monotone
-from zerotollm.explain.words import shown
+from zerotollm.explain.words import kind_of, shown
 
 STRANGERS = ("unflabberable", "здравствуй", "語", "🦔")
 """A word that nobody wrote, two other scripts and an emoji."""
@@ -141,7 +141,7 @@ def explain_tokens(
 
 def _stranger(tokenizer: Tokenizer, text: str) -> Stranger:
     ids = tokenizer.encode(text)
-    as_bytes = sum(tokenizer.piece(int(i)).startswith("<0x") for i in ids)
+    as_bytes = sum(kind_of(tokenizer, int(i)) == "byte" for i in ids)
     return Stranger(text, tuple(shown(tokenizer, i) for i in ids), as_bytes)
 
 

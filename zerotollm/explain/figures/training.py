@@ -49,13 +49,14 @@ def beside(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Picture:
     """Validation bits per byte of runs, name -> lines of metrics.jsonl, against tokens trained on."""
     marks = []
     for number, (name, lines) in enumerate(runs.items()):
-        tokens = {line["step"]: line["tokens"] for line in lines if "tokens" in line}
-        points = [
-            (tokens[line["step"]], line["validation_bpb"])
-            for line in lines
-            if line.get("validation_bpb") is not None and line["step"] in tokens
+        known = [(line["step"], line["tokens"]) for line in lines if "tokens" in line]
+        held_out = [
+            (line["step"], line["validation_bpb"]) for line in lines if line.get("validation_bpb") is not None
         ]
-        if points:
+        if known and held_out:
+            # It is measured between two training lines, and each step has as many tokens as the next.
+            at = np.interp([step for step, _ in held_out], *zip(*known, strict=True))
+            points = [(round(x), bpb) for x, (_, bpb) in zip(at, held_out, strict=True)]
             hover = tuple(f"{name}, {x:,} tokens: {y:.4f} bits per byte" for x, y in points)
             marks.append(
                 Line(*zip(*points, strict=True), name=name, color=number % 7, hover=hover, dots=True)

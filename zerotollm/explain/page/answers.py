@@ -157,15 +157,11 @@ def _copies(study: Study) -> tuple[Block, ...]:
     found = study.generation
     if found is None:
         return ()
-    texts, near = [], []
-    for number, (sample, span, source, copy) in enumerate(
-        zip(found.samples, found.copied, found.nearest, found.own.copied, strict=True), 1
-    ):
-        texts.append(
-            (f"text {number}: {copy.length} tokens in a row stand in the training text", sample, span)
-        )
-        near.append((f"text {number}: where they stand", source, span))
+    texts = []
+    each = zip(found.samples, found.copied, found.nearest, found.own.copied, strict=True)
+    for number, (sample, span, source, copy) in enumerate(each, 1):
+        head = f"text {number}: {copy.length} tokens in a row stand in the training text"
+        texts.append((head, (sample, f"There: … {source.strip()} …"), span))
     return (
-        Texts("What it writes; marked is the longest span that it copied", tuple(texts)),
-        Texts("The nearest training passages", tuple(near)),
+        Texts("What it writes; marked is the longest span that stands in the training text", tuple(texts)),
     )

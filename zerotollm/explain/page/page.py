@@ -43,14 +43,15 @@ class Texts:
     """Texts with a heading each, of which a part may be marked."""
 
     title: str
-    texts: tuple[tuple[str, str, str], ...]
-    """(heading, text, part to mark)"""
+    texts: tuple[tuple[str, tuple[str, ...], str], ...]
+    """(heading, paragraphs, part of each to mark)"""
     kind: str = "texts"
 
-    def parts(self) -> list[tuple[str, str, str, str]]:
-        """(heading, before, marked, after) of each."""
+    def parts(self) -> list[tuple[str, list[tuple[str, str, str]]]]:
+        """(heading, (before, marked, after) of each paragraph) of each."""
         return [
-            (head, *(text.partition(mark) if mark else (text, "", ""))) for head, text, mark in self.texts
+            (head, [text.partition(mark) if mark else (text, "", "") for text in paragraphs])
+            for head, paragraphs, mark in self.texts
         ]
 
 
