@@ -8,9 +8,10 @@ import pytest
 
 from zerotollm.actions import ExplainOptions
 from zerotollm.actions.explain import explain
+from zerotollm.actions.explain_markdown import questions_markdown
 from zerotollm.cli import split
 from zerotollm.errors import UsageError
-from zerotollm.explain.explanation import Explanation
+from zerotollm.explain.explanation import Explanation, numbers
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,19 @@ def test_the_action_shows_it_and_keeps_the_numbers(run_dir, run, capsys):
     assert kept["explanation"]["heads"]["sentence"]
 
 
+def test_the_numbers_of_the_questions_go_into_a_page(run_dir, run, explanation, tmp_path):
+    result = {"step": 4, "text": "heaven and earth", "explanation": numbers(explanation)}
+    table = questions_markdown(json.loads(json.dumps(result)))
+    assert table.startswith("| question | numbers (step 4) |")
+    assert len(table.splitlines()) == 2 + 5  # what the whole run answers is left out
+    assert f"{explanation.embedding.geometry.participation}" in table
+    page = tmp_path / "page.md"
+    page.write_text("no place for it", encoding="utf-8")
+    options = ExplainOptions(text="heaven and earth", into=str(page))
+    with pytest.raises(UsageError, match="no lines <!-- table questions -->"):
+        explain(run.experiment, run_dir, options)
+
+
 def test_without_the_text_it_was_trained_with_less_is_said(run, tmp_path):
     away = replace(run.experiment.data, corpus=str(tmp_path / "gone.txt"))
     found = replace(run, experiment=replace(run.experiment, data=away)).explain("heaven")
@@ -83,8 +97,12 @@ def test_the_text_may_stand_after_the_action():
 
 
 @pytest.mark.slow
-def test_the_whole_run(run_dir, run, capsys):
-    result = explain(run.experiment, run_dir, ExplainOptions(text="heaven and earth", whole_run=True))
+def test_the_whole_run(run_dir, run, capsys, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- table questions -->\n<!-- end -->\n", encoding="utf-8")
+    options = ExplainOptions(text="heaven and earth", whole_run=True, into=str(page))
+    result = explain(run.experiment, run_dir, options)
+    assert len(page.read_text(encoding="utf-8").splitlines()) == 3 + 2 + 8
     assert result["study"]["learning"]["steps_Y"] == sorted(
         {0, 2, run.step} if run.step == 4 else {0, run.step}
     )
@@ -92,6 +110,8 @@ def test_the_whole_run(run_dir, run, capsys):
     out = " ".join(capsys.readouterr().out.split())
     for question in ("used in the same sentence?", "only grammatical output?", "What did it learn, when?"):
         assert question in out
+    for word in ("contexts", "together", "frequent", "repetition", "copied", "bits per byte"):
+        assert word in out  # no column is so narrow that a word of its head is cut
     study = run.study(samples=2, tokens=12)
     assert study.generation.own.bits_per_byte.value > 0
     assert np.isfinite(study.learning.loss_Y.value).all()
