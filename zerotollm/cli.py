@@ -47,9 +47,9 @@ for example:
 
 SWITCHES = ("list", "help", "debug")
 VALUES = ("experiment", "run_dir", "distributed")
-ALSO = {"init_from": "train.start_from"}
-"""Fields by another name."""
-LISTS = ("only", "train.mesh", "mesh", "distributed")
+ALSO = {"init_from": "train.start_from", "with": "beside"}
+"""Fields and options by another name: none can be called `with` in Python."""
+LISTS = ("only", "beside", "train.mesh", "mesh", "distributed")
 """Options that take several words."""
 TOGETHER = ("train", "evaluate", "generate")
 """Actions that several processes do together."""
@@ -117,6 +117,7 @@ def split(arguments: Iterable[str]) -> Command:
         word = rest.popleft()
         name, equals, value = word.partition("=")
         name = "help" if name == "-h" else name.removeprefix("--").replace("-", "_")
+        name = ALSO.get(name, name)
         if not word.startswith("-"):
             words.append(word)
         elif name in SWITCHES and not equals:
@@ -130,7 +131,6 @@ def split(arguments: Iterable[str]) -> Command:
                 )
             while name in LISTS and rest and not rest[0].startswith("-") and rest[0] not in ACTIONS:
                 value += f" {rest.popleft()}"
-            name = ALSO.get(name, name)
             if name in VALUES:
                 values[name] = value
             else:

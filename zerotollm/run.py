@@ -78,14 +78,17 @@ class Run:
         if not text:
             raise UsageError('explain takes a text to look at, for example explain "In the beginning"')
         options = self._sampling(sampling)
+        material = self.material()
         return explain_text(
             self.params,
             self.model_config,
             self.tokenizer,
             text,
-            material=self.material(),
+            material=material,
+            merges=self._merges(material),
             temperature=options.temperature,
             draw=lambda logits_V, before: self._draw(options, logits_V, before),
+            translate=lambda source: self.translate([source], **(sampling | {"n_best": 1}))[0][0].text,
         )
 
     def study(self, text: str = "", samples: int = 8, tokens: int = 100) -> Any:
@@ -96,6 +99,13 @@ class Run:
         """
         from zerotollm.explain.explanation import explain_run
 
+        if (
+            self.model_config.architecture == "encoder-decoder"
+            and self.experiment.train.objective == "likelihood"
+        ):
+            raise UsageError(
+                f"{self.path} learned from pairs of texts, and this is counted in plain text only"
+            )
         material = self.material(labels=True)
         if material is None:
             raise UsageError(
@@ -140,6 +150,17 @@ class Run:
         held_out = prepared.splits["validation"]
         known = {"the genre": self._genres(held_out)} if labels else {}
         return Material(prepared.splits["train"].tokens_N, held_out.tokens_N, known)
+
+    def _merges(self, material: Any) -> Any:
+        """The merges that made the tokenizer, counted in the training text; kept beside the prepared data."""
+        from zerotollm.data.storage import data_directory
+        from zerotollm.explain import merges
+        from zerotollm.explain.explanation import READ
+
+        if material is None or self.tokenizer.kind != "bpe":
+            return None
+        folder = data_directory(self.experiment.data) / "merges"
+        return merges.remembered(folder, self.tokenizer, material.train_N[:READ])
 
     def _genres(self, split: Any) -> Any:
         """A number for the genre of the document of each validation token, -1 where it has none."""
