@@ -226,13 +226,21 @@ def validate(experiment: Experiment) -> None:
             f"sample.n_best {experiment.sample.n_best} is above sample.beam_size {experiment.sample.beam_size}"
         )
     pair = experiment.model.architecture == "encoder-decoder"
-    if train.objective != "likelihood" and not pair:
+    if train.objective in ("span_corruption", "prefix_lm") and not pair:
         raise UsageError(
             f"train.objective {train.objective} needs an encoder: set model.architecture to encoder-decoder"
         )
+    if train.objective == "completion" and pair:
+        raise UsageError(
+            "train.objective completion is for decoders alone: set it to likelihood, of a target given its source"
+        )
     translation = pair and train.objective == "likelihood"
+    examples = train.objective in ("completion", "label")
     for name in ("validation", "test", "extra", "reverse"):
-        if getattr(data, name) and not translation:
+        known = translation or (
+            examples and (train.objective == "completion" or name in ("validation", "test"))
+        )
+        if getattr(data, name) and not known:
             raise UsageError(
                 f"data.{name} is for pairs to translate, and this experiment has none: leave it out"
             )
@@ -242,9 +250,18 @@ def validate(experiment: Experiment) -> None:
             f"{data.corpus} is no pair to translate: give data.corpus as {data.corpus}:bible-bbe perhaps, or "
             "train.objective as span_corruption or prefix_lm"
         )
-    if not pair and re.match(r"bible-[\w+-]+:", data.corpus):
+    if not pair and not examples and re.match(r"bible-[\w+-]+:", data.corpus):
         raise UsageError(
-            f"{data.corpus} is a pair to translate, which takes an encoder: set model.architecture to encoder-decoder"
+            f"{data.corpus} is a pair to translate, which takes an encoder: set model.architecture to encoder-decoder, "
+            "or train.objective to completion"
+        )
+    if train.objective == "completion" and named:
+        raise UsageError(
+            f"{data.corpus} is no completion of anything: give a .jsonl, or pairs such as {data.corpus}:bible-bbe"
+        )
+    if examples and data.document_mask:
+        raise UsageError(
+            "data.document_mask is for plain text: examples are apart from each other, set it to False"
         )
     for name, value in flatten(experiment.compute).items():
         if pair and value not in ("auto", "plain", "none", "float32", False):

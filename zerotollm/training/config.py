@@ -52,9 +52,10 @@ class TrainConfig:
 
     steps: int = 1650
     """optimizer steps"""
-    objective: Literal["likelihood", "span_corruption", "prefix_lm"] = "likelihood"
+    objective: Literal["likelihood", "span_corruption", "prefix_lm", "completion", "label"] = "likelihood"
     """likelihood: of a text, or of a target given its source; for an encoder-decoder on plain text: span_corruption,
-    what is hidden of it (arXiv:1910.10683, section 3.1.4), or prefix_lm, how it goes on"""
+    what is hidden of it (arXiv:1910.10683, section 3.1.4), or prefix_lm, how it goes on; for a decoder: completion, of
+    a prompt, the answers in a conversation, or the target of a pair; label: which one a text has, by a new head"""
     start_from: str = ""
     """run directory whose parameters and tokenizer training begins with, as after pretraining; empty: anew"""
     seed: int = 0
