@@ -70,7 +70,7 @@ def admit(
     row: jax.Array,
     prompt_T: jax.Array,
     length: jax.Array,
-    choice: Choice,
+    settings: tuple[Any, ...],
     alternatives: jax.Array,
     *,
     model: TransformerConfig,
@@ -78,9 +78,10 @@ def admit(
 ) -> tuple[Slots, Drawn]:
     """Reads a prompt of `length` tokens, padded on the right to one of `prompt_widths`, into a row; the first draw.
 
-    `choice` is that of one row. Ids from `num_tokens` on, which only round the matrix up, are never drawn.
+    `settings` are the arguments of `Choice.row`; with `alternatives` the likeliest tokens are told. Ids from
+    `num_tokens` on, which only round the matrix up, are never drawn.
     """
-    T = prompt_T.shape[0]
+    T, choice = prompt_T.shape[0], Choice.row(*settings)
     positions_T = jnp.arange(T)
     (x_BTD, head_DV), filled = Transformer(model).apply(
         {"params": params},
