@@ -86,15 +86,24 @@ async def serve_until_stopped(app: Any, desk: Any, programs: Any, listening: soc
     """Serves until a signal comes, or until writing fails, which is then raised."""
     import uvicorn
 
-    from zerotollm.serving.app import write_for
+    from zerotollm.serving.app import hang_up, write_for
 
     config = uvicorn.Config(
-        app, log_level="error", access_log=False, lifespan="off", timeout_graceful_shutdown=STOP_SECONDS
+        app, log_level="error", access_log=False, lifespan="off", timeout_graceful_shutdown=2 * STOP_SECONDS
     )
     server = uvicorn.Server(config)
+
+    async def end_texts() -> None:
+        while not server.should_exit:
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(STOP_SECONDS)
+        hang_up(desk)
+
+    ending = asyncio.create_task(end_texts())
     writing = asyncio.create_task(write_for(desk, programs))
     writing.add_done_callback(lambda _: setattr(server, "should_exit", True))
     await server.serve(sockets=[listening])
+    ending.cancel()
     if writing.done():
         writing.result()
     writing.cancel()

@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from hashlib import sha256
 from importlib.resources import files
 from typing import Any
 
@@ -25,13 +27,6 @@ from zerotollm.serving.writing import Piece, Writing
 BODY_SECONDS = 30.0
 """A request that has not come by then is given up."""
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
-
 Pieces = asyncio.Queue[tuple[int, Piece] | None]
 """(number of the text, what it gained), or None where no more can come."""
 
@@ -55,16 +50,22 @@ async def write_for(desk: Desk, programs: Programs) -> None:
     try:
         await write(programs, desk.line)
     finally:
-        for pieces in desk.opened:
-            pieces.put_nowait(None)
+        hang_up(desk)
+
+
+def hang_up(desk: Desk) -> None:
+    """Ends every request that is being answered."""
+    for pieces in desk.opened:
+        pieces.put_nowait(None)
 
 
 def make_app(desk: Desk, *, loopback: bool) -> Starlette:
     """The pages of the server. On `loopback` a page of another name that a browser was sent here for gets nothing."""
     ask = {"/v1/completions": False, "/v1/chat/completions": True}
     page = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    headers = {"Content-Security-Policy": _policy(page), "X-Content-Type-Options": "nosniff"}
     routes = [
-        Route("/", _answer(lambda _: HTMLResponse(page, headers=PAGE_HEADERS))),
+        Route("/", _answer(lambda _: HTMLResponse(page, headers=headers))),
         Route("/health", _answer(lambda _: JSONResponse({"requests": len(desk.opened)}))),
         Route("/v1/models", _answer(lambda _: JSONResponse(_models(desk.served)))),
         Route("/v1/models/{name:path}", _answer(partial(_model, desk.served))),
@@ -73,6 +74,18 @@ def make_app(desk: Desk, *, loopback: bool) -> Starlette:
     hosts = [Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))] if loopback else []
     handlers = {RefusedError: _refuse, HTTPException: _refuse_http}
     return Starlette(routes=routes, middleware=hosts, exception_handlers=handlers)
+
+
+def _policy(page: str) -> str:
+    """The page's own script and style, this server, and nothing else."""
+    own = {}
+    for tag in ("script", "style"):
+        text = page.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
+        own[tag] = f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
+    return (
+        f"default-src 'none'; script-src {own['script']}; style-src {own['style']}; connect-src 'self'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
 
 
 def _answer(make: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
@@ -181,7 +194,7 @@ async def _next(pieces: Pieces) -> dict[int, list[Piece]]:
         waiting.append(pieces.get_nowait())
     for item in waiting:
         if item is None:
-            raise RefusedError("the server stopped writing", status=500)
+            raise RefusedError("the server is stopping", code="stopping", status=503)
         found.setdefault(item[0], []).append(item[1])
     return found
 

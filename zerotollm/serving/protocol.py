@@ -78,7 +78,9 @@ class Served:
     def card(self) -> dict[str, Any]:
         """As `/v1/models` lists it, with what the page wants to know besides."""
         card = {"id": self.name, "object": "model", "created": self.created, "owned_by": "zerotollm"}
-        return card | {"context_length": self.context, "max_tokens": self.most_tokens, "chats": self.chats}
+        sampling = {name: getattr(self.sampling, name) for name in sorted(SAMPLING - {"seed"})}
+        card |= {"context_length": self.context, "max_tokens": self.most_tokens}
+        return card | {"chats": self.chats, "sampling": sampling}
 
 
 class Job(NamedTuple):
@@ -348,6 +350,7 @@ def _logprobs(job: Job, tokenizer: AnyTokenizer, pieces: Sequence[Piece]) -> dic
         "token_logprobs": [token.log_p for token, _ in drawn],
         "top_logprobs": best,
         "text_offset": [offset for _, offset in drawn],
+        "bytes": [list(tokenizer.token_bytes(token.id)) for token, _ in drawn],
     }
 
 
