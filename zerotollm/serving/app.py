@@ -72,7 +72,7 @@ def make_app(desk: Desk, *, loopback: bool) -> Starlette:
         *(Route(path, partial(_complete, desk, chat), methods=["POST"]) for path, chat in ask.items()),
     ]
     hosts = [Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))] if loopback else []
-    handlers = {RefusedError: _refuse, HTTPException: _refuse_http}
+    handlers = {RefusedError: _refuse, HTTPException: _refuse_http, ClientDisconnect: _nobody}
     return Starlette(routes=routes, middleware=hosts, exception_handlers=handlers)
 
 
@@ -114,6 +114,10 @@ def _refuse_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     refused = RefusedError(f"{request.method} {request.url.path}: {error.detail}", status=error.status_code)
     return JSONResponse(refused.body(), error.status_code, headers=error.headers)
+
+
+def _nobody(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it
 
 
 async def _complete(desk: Desk, chat: bool, request: Request) -> Response:
