@@ -22,7 +22,7 @@ from zerotollm.actions.progress import Display, Pace
 from zerotollm.actions.summary import commands, rows, summarize
 from zerotollm.allocator import LARGE_STEP, keep_freed_memory
 from zerotollm.errors import RunError
-from zerotollm.experiment import Experiment
+from zerotollm.experiment import Experiment, translates
 from zerotollm.files import write_atomically
 from zerotollm.gpu import prepare_gpu
 from zerotollm.model.config import TransformerConfig
@@ -310,7 +310,13 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
             if due(step, steps, config.sample_every) and not feed.labels:
                 behind.drain()
                 with pace.pause("sample"):
-                    text = sample_text(run.whole(state), run.model, feed.tokenizer, run.experiment.sample)
+                    text = sample_text(
+                        run.whole(state),
+                        run.model,
+                        feed.tokenizer,
+                        run.experiment.sample,
+                        translates=translates(run.experiment),
+                    )
                 write_atomically(run.run_dir / run_directory.SAMPLES / f"step-{step:06}.txt", text)
                 display.sample(step, text)
             if due(step, steps, config.checkpoint_every) or stopping:
