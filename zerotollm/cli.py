@@ -14,7 +14,7 @@ from typing import TypeVar
 from zerotollm import catalog
 from zerotollm.actions import ACTIONS
 from zerotollm.errors import RunError, UsageError
-from zerotollm.experiment import Experiment, describe_type, differences, field_types, validate
+from zerotollm.experiment import Experiment, begun_with, describe_type, differences, field_types, validate
 from zerotollm.run_directory import CONFIG, read_experiment
 from zerotollm.suggest import did_you_mean
 from zerotollm.suite import make_suite
@@ -43,6 +43,8 @@ for example:
 
 SWITCHES = ("list", "help", "debug")
 VALUES = ("experiment", "run_dir")
+ALSO = {"init_from": "train.start_from"}
+"""Fields by another name."""
 LISTS = ("only",)
 """Options that take several words."""
 RUN_MAY_CHANGE = ("sample.", "data.dir", "compute.")
@@ -121,6 +123,7 @@ def split(arguments: Iterable[str]) -> Command:
                 )
             while name in LISTS and rest and not rest[0].startswith("-") and rest[0] not in ACTIONS:
                 value += f" {rest.popleft()}"
+            name = ALSO.get(name, name)
             if name in VALUES:
                 values[name] = value
             else:
@@ -176,6 +179,9 @@ def act(command: Command, experiments: Path) -> None:
         options = override(action.options(experiment), own_options)
         budget, variants = catalog.functions(experiments, command.experiment, action.functions)
         experiment = budget(experiment, options.budget)
+    start = dict(overrides).get("train.start_from", experiment.train.start_from)
+    if start and command.experiment and not action.reads_run:
+        experiment = begun_with(experiment, read_experiment(Path(start)))
     experiment = override(experiment, overrides)
     run_dir = Path(command.run_dir or Path("runs") / experiment.name)
     if action.reads_run:

@@ -21,6 +21,10 @@ class DataConfig:
     extra: str = ""
     """pairs in own files only: Bible versions as in bible-kjv+bible-asv:bible-bbe; where a training target is a verse
     of the last, that verse of the others is trained on as a further source. Held-out targets get none"""
+    old: str = ""
+    """plain text only: a corpus that the model has learned before and is measured on too, before and after"""
+    replay: float = 0.0
+    """share of the steps that read the old corpus again"""
     reverse: bool = False
     """pairs only: translate from target to source"""
     dir: str = ""

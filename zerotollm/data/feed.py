@@ -10,7 +10,8 @@ label             a head of its own tells which of a few labels a text has
 import math
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -57,6 +58,8 @@ class Feed:
     """changes with the training text; of a large one only the first 32 million tokens are read"""
     dropped: str
     """what of the corpus is not used, in words; empty where that is nothing"""
+    old: "Feed | None" = None
+    """of `data.old`"""
     labels: tuple[str, ...] = ()
     """what `targets` number, where these are labels and not tokens; every byte is then a label"""
 
@@ -79,6 +82,8 @@ def open_feed(
         feed = _example_feed(data, tokenizer, objective, micro_batches)
     elif not pairs:
         feed = _text_feed(data, tokenizer, micro_batches)
+        if data.old:
+            feed = _with_old(data, feed, micro_batches)
     elif objective == "likelihood":
         feed = _pair_feed(data, tokenizer, micro_batches)
     else:
@@ -129,6 +134,33 @@ def _text_feed(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer, micr
         fingerprint=_fingerprint(train),
         dropped="",
     )
+
+
+def _with_old(data: DataConfig, feed: Feed, micro_batches: int) -> Feed:
+    old = _text_feed(replace(data, corpus=data.old), feed.tokenizer, micro_batches)
+    if not old.evaluation_tokens:
+        raise UsageError(f"{data.old} leaves no text to validate on: raise data.validation_fraction")
+
+    def training(**seed: int) -> Sequence[Batch]:
+        return Replayed(feed.training(**seed), old.training(**seed), Fraction(str(data.replay)))
+
+    return replace(feed, training=training, old=old)
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """Batches of a new text, a share of them replaced by those of an old one, evenly and each in its own order."""
+
+    new: Sequence[Batch]
+    old: Sequence[Batch]
+    share: Fraction
+
+    def __len__(self) -> int:
+        return len(self.new)
+
+    def __getitem__(self, step: int) -> Batch:
+        before = int(step * self.share)
+        return self.old[before] if int((step + 1) * self.share) > before else self.new[step - before]
 
 
 def _pair_feed(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer, micro_batches: int) -> Feed:

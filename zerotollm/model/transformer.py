@@ -258,6 +258,8 @@ class Transformer(nn.Module):
     ) -> jax.Array | tuple[jax.Array, tuple[KVCache, ...]] | tuple[jax.Array, jax.Array]:
         """Logits (B, T, V) in float32; with `caches`, the pair (logits, updated caches).
 
+        With `num_classes`, V are those: what is read of a text is the row of its last token.
+
         `segments_BT` numbers the documents packed in each row: attention then stays inside a document and
         positions start again at each. Without it a row is one text. With `caches` (one per layer), pass
         `positions_BT` and `mask_BTS` over the cache's slots too; new keys and values are written from `slot` on,
@@ -308,7 +310,9 @@ class Transformer(nn.Module):
                 caches=caches,
                 slot=slot,
             )
-        if c.tie_embeddings:
+        if c.num_classes:
+            head_DV = self.param("classifier", head_initializer(c), (c.width, c.num_classes))
+        elif c.tie_embeddings:
             head_DV = embedding_VD.T
         else:
             head_DV = self.param("head", head_initializer(c), (c.width, c.vocab_size))
