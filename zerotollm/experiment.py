@@ -70,6 +70,14 @@ def describe_type(annotation: Any) -> str:
     return {int: "a whole number", float: "a number", bool: "True or False", str: "text"}[annotation]
 
 
+def translates(experiment: Experiment) -> bool:
+    """Whether the experiment learns to translate: with an encoder, or as completions of sources by a decoder."""
+    objective, corpus = experiment.train.objective, experiment.data.corpus
+    if experiment.model.architecture == "encoder-decoder":
+        return objective == "likelihood"
+    return objective == "completion" and (":" in corpus or bool(re.search(r"\.tsv(\.gz)?$", corpus)))
+
+
 def begun_with(experiment: Experiment, other: Experiment) -> Experiment:
     """The experiment on another one's model, as `train.start_from` needs it: dropout alone is its own. The tokenizer is
     the other's too."""

@@ -10,7 +10,7 @@ from typing import Any
 from zerotollm import run_directory
 from zerotollm.data.config import DataConfig
 from zerotollm.errors import RunError, UsageError
-from zerotollm.experiment import Experiment
+from zerotollm.experiment import Experiment, translates
 from zerotollm.model.config import TransformerConfig, resolve
 
 
@@ -46,7 +46,11 @@ class Run:
         """The same text piece by piece, as it is written; the first piece is the prompt."""
         from zerotollm.decoding.text import stream_text
 
+        if self.labels:
+            raise UsageError(f"{self.path} holds a model that labels texts and writes none: see classify")
         options = self._sampling({"prompt": prompt} | sampling)
+        if self.model_config.architecture == "decoder" and translates(self.experiment):
+            return (found[0].text for found in self.translate([prompt], **sampling))
         return stream_text(self.params, self.model_config, self.tokenizer, options)
 
     def translate(self, texts: Sequence[str], **sampling: Any) -> list[list[Any]]:
@@ -54,16 +58,31 @@ class Run:
 
         >>> run.translate(["In the bigynnyng God made of nouyt heuene and erthe."], beam_size=8, n_best=3)
 
-        Raises UsageError for a model without an encoder and for a field that does not exist.
+        Raises UsageError for a model that has not learned to translate and for a field that does not exist.
         """
         from zerotollm.decoding.translate import translate_texts
 
-        if self.model_config.architecture != "encoder-decoder":
+        if not translates(self.experiment):
             raise UsageError(
-                f"{self.path} holds a model without an encoder: it continues texts, see generate"
+                f"{self.path} holds a model that has not learned to translate: it continues texts, see generate"
             )
         options = self._sampling(sampling)
         return translate_texts(self.params, self.model_config, self.tokenizer, texts, options)
+
+    def classify(self, texts: Sequence[str]) -> list[dict[str, float]]:
+        """The probability of every label of each text, the likeliest first.
+
+        >>> run.classify(["In the beginning God created the heavens and the earth."])
+
+        Raises UsageError for a model that does not label texts.
+        """
+        from zerotollm.evaluation.labels import label_probabilities
+
+        if not self.labels:
+            raise UsageError(f"{self.path} holds a model that writes text and tells no labels: see generate")
+        found_NK = label_probabilities(self.params, self.model_config, self.tokenizer, texts)
+        rows = [zip(self.labels, map(float, row), strict=True) for row in found_NK]
+        return [dict(sorted(row, key=lambda pair: -pair[1])) for row in rows]
 
     def explain(self, text: str, **sampling: Any) -> Any:
         """What this model does with a text, measured: a `zerotollm.explain.explanation.Explanation`.
@@ -75,6 +94,10 @@ class Run:
         """
         from zerotollm.explain.explanation import explain_text
 
+        if self.labels:
+            raise UsageError(
+                f"{self.path} holds a model that labels texts, and explain asks how one predicts tokens"
+            )
         if not text:
             raise UsageError('explain takes a text to look at, for example explain "In the beginning"')
         options = self._sampling(sampling)

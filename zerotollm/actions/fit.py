@@ -36,6 +36,10 @@ class Fitted:
     """spent in steps, from the second on; of all seeds together where they trained at once"""
     tokens_per_second: float
     """in steps, from the second on; of this seed alone"""
+    trained_parameters: int | None = None
+    """of this seed, those that are not frozen"""
+    step_bytes: int | None = None
+    """of memory that a step takes by XLA's account, of all seeds that trained at once"""
 
 
 @dataclass(frozen=True)
@@ -192,7 +196,8 @@ def fit(
             feed.evaluation("validation"),
             num_bytes=feed.num_bytes["validation"],
         )
-        fitted.append(Fitted(number, params, losses_SN[lane].tolist(), validation, seconds, speed))
+        size = (programs.trained_parameters, programs.step_bytes)
+        fitted.append(Fitted(number, params, losses_SN[lane].tolist(), validation, seconds, speed, *size))
     return fitted
 
 

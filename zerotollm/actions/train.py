@@ -23,7 +23,7 @@ from zerotollm.actions.progress import Display, Pace, console_of
 from zerotollm.actions.summary import commands, rows, summarize
 from zerotollm.compute.processes import is_first, on_first, stop_requested, together
 from zerotollm.errors import RunError
-from zerotollm.experiment import Experiment
+from zerotollm.experiment import Experiment, translates
 from zerotollm.files import write_atomically
 from zerotollm.model.config import TransformerConfig
 
@@ -337,7 +337,13 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
             if due(step, steps, config.sample_every) and not feed.labels:
                 behind.drain()
                 with pace.pause("sample"):
-                    text = sample_text(run.whole(state), run.model, feed.tokenizer, run.experiment.sample)
+                    text = sample_text(
+                        run.whole(state),
+                        run.model,
+                        feed.tokenizer,
+                        run.experiment.sample,
+                        translates=translates(run.experiment),
+                    )
                 if is_first():
                     write_atomically(run.run_dir / run_directory.SAMPLES / f"step-{step:06}.txt", text)
                 display.sample(step, text)

@@ -29,7 +29,7 @@ from zerotollm.data.chat import Part, chat_parts, check_messages
 from zerotollm.data.config import DataConfig
 from zerotollm.data.documents import SPLITS
 from zerotollm.data.files import FEW, find_files, fractions, read_lines, split_by_hash
-from zerotollm.data.pairs import as_sentence, kept
+from zerotollm.data.pairs import as_sentence, kept, translation_prompt
 from zerotollm.data.parallel import check_versions, open_parallel
 from zerotollm.errors import UsageError
 
@@ -158,14 +158,15 @@ def _completion(place: str, record: dict[str, Any]) -> Example:
 
 
 def _labelled(place: str, record: dict[str, Any]) -> Example:
-    return Example(place, (Part(_string(place, record, "text")),), _string(place, record, "label"))
+    return Example(
+        place, (Part(as_sentence(_string(place, record, "text"))),), _string(place, record, "label")
+    )
 
 
 # --- pairs, and the Bible
 
 
 def _pairs(config: DataConfig) -> Examples:
-    """A line end stands between source and target: a token of every vocabulary that no line of a text can hold."""
     corpus = open_parallel(config)
     splits, dropped = {}, {}
     for split, pairs in corpus.splits.items():
@@ -174,11 +175,6 @@ def _pairs(config: DataConfig) -> Examples:
             Example(pair.id, (Part(translation_prompt(pair.source)), _answer(pair.target))) for pair in used
         ]
     return Examples(corpus.name, corpus.fingerprint, splits, dropped=dropped)
-
-
-def translation_prompt(source: str) -> str:
-    """What a decoder reads before it writes a translation."""
-    return f"{as_sentence(source)}\n"
 
 
 def _answer(target: str) -> Part:

@@ -7,6 +7,7 @@ What explanations look at is sown into the collection "intermediates": nothing h
 a caller makes that mutable (`zerotollm.explain.forward`).
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -162,6 +163,14 @@ def source_keys_values(config: TransformerConfig, params: dict[str, Any], contex
     return KVCache(k_BKSC, v_BKSC)
 
 
+def write_slots(cache_BKSC: jax.Array, new_BKTC: jax.Array, slot: jax.Array | int) -> jax.Array:
+    """The cache with new keys or values from `slot` on, which is the same for all rows or one for each, (B,)."""
+    if jnp.ndim(slot) == 0:
+        return jax.lax.dynamic_update_slice_in_dim(cache_BKSC, new_BKTC, slot, axis=2)
+    write = partial(jax.lax.dynamic_update_slice_in_dim, axis=1)
+    return jax.vmap(write)(cache_BKSC, new_BKTC, slot)
+
+
 class Attention(nn.Module):
     """Multi-head attention (arXiv:1706.03762, section 3.2.2), grouped-query where K < H."""
 
@@ -182,7 +191,8 @@ class Attention(nn.Module):
         """Queries from `x_BTD`; keys and values from `context_BSD` (cross attention) or from `x_BTD` itself.
 
         Keys and values that an earlier cross attention returned are used as they are where they are `known`.
-        With a cache, the new keys and values are written from `slot` on, and the whole cache is attended to.
+        With a cache, the new keys and values are written from `slot` on, one for all rows or (B,), and the whole cache
+        is attended to.
         Returns the output (B, T, D) and the keys and values attended to.
         """
         c = self.config
@@ -209,8 +219,8 @@ class Attention(nn.Module):
                 rope(k_BKSC, positions_BT, c.rope_theta),
             )
         if cache is not None:
-            k_BKSC = jax.lax.dynamic_update_slice_in_dim(cache.keys_BKSC, k_BKSC, slot, axis=2)
-            v_BKSC = jax.lax.dynamic_update_slice_in_dim(cache.values_BKSC, v_BKSC, slot, axis=2)
+            k_BKSC = write_slots(cache.keys_BKSC, k_BKSC, slot)
+            v_BKSC = write_slots(cache.values_BKSC, v_BKSC, slot)
         if isinstance(mask_BTS, Sight):
             mixed_BHTC = mask_BTS.attend(q_BHTC, k_BKSC, v_BKSC)
         else:

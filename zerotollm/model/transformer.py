@@ -263,7 +263,8 @@ class Transformer(nn.Module):
 
         `segments_BT` numbers the documents packed in each row: attention then stays inside a document and
         positions start again at each. Without it a row is one text. With `caches` (one per layer), pass
-        `positions_BT` and `mask_BTS` over the cache's slots too; new keys and values are written from `slot` on.
+        `positions_BT` and `mask_BTS` over the cache's slots too; new keys and values are written from `slot` on,
+        which may be one for each row, (B,).
         `before_BN` are the N = `token_shift` tokens in front of `tokens_BT`, where there are any.
         Not `with_logits`, the pair (what the head reads, (B, T, D); the head, (D, V)) without the soft cap.
         Dropout, where `deterministic` is False, draws from the "dropout" stream.
@@ -318,7 +319,5 @@ class Transformer(nn.Module):
         else:
             head_DV = self.param("head", head_initializer(c), (c.width, c.vocab_size))
         self.sow("intermediates", "final_BTD", x_BTD)
-        if not with_logits:
-            return x_BTD, head_DV
-        logits_BTV = head_logits(c, x_BTD, head_DV)
-        return logits_BTV if caches is None else (logits_BTV, tuple(own for (own,) in kept))
+        result = head_logits(c, x_BTD, head_DV) if with_logits else (x_BTD, head_DV)
+        return result if caches is None else (result, tuple(own for (own,) in kept))
