@@ -27,7 +27,7 @@ LAYERS = [
         "zerotollm.interop",
         "zerotollm.scale",
     },
-    {"zerotollm.experiment", "zerotollm.planning"},
+    {"zerotollm.experiment", "zerotollm.planning", "zerotollm.serving"},
     {"zerotollm.run_directory", "zerotollm.suite"},
     {"zerotollm.run"},
     {"zerotollm"},
@@ -52,6 +52,7 @@ HEAVY = {
     "plotly",
     "safetensors",
     "tokenizers",
+    "jinja2",
 }
 
 
@@ -118,6 +119,7 @@ def test_an_experiment_needs_only_configs():
         ["--experiment", "base", "generate", "--run-dir", "nowhere"],
         ["--experiment", "base", "explain", "a text", "--run-dir", "nowhere"],
         ["--experiment", "base", "explain", "--help"],
+        ["--experiment", "base", "report", "--help"],
     ],
     ids=" ".join,
 )

@@ -14,7 +14,7 @@ from typing import TypeVar
 from zerotollm import catalog
 from zerotollm.actions import ACTIONS
 from zerotollm.errors import RunError, UsageError
-from zerotollm.experiment import Experiment, describe_type, differences, field_types, validate
+from zerotollm.experiment import Experiment, begun_with, describe_type, differences, field_types, validate
 from zerotollm.gpu import prepare_gpu
 from zerotollm.run_directory import CONFIG, read_experiment
 from zerotollm.scale.config import parse_distributed
@@ -47,7 +47,9 @@ for example:
 
 SWITCHES = ("list", "help", "debug")
 VALUES = ("experiment", "run_dir", "distributed")
-LISTS = ("only", "train.mesh", "mesh", "distributed")
+ALSO = {"init_from": "train.start_from", "with": "beside"}
+"""Fields and options by another name: none can be called `with` in Python."""
+LISTS = ("only", "beside", "train.mesh", "mesh", "distributed")
 """Options that take several words."""
 TOGETHER = ("train", "evaluate", "generate")
 """Actions that several processes do together."""
@@ -115,6 +117,7 @@ def split(arguments: Iterable[str]) -> Command:
         word = rest.popleft()
         name, equals, value = word.partition("=")
         name = "help" if name == "-h" else name.removeprefix("--").replace("-", "_")
+        name = ALSO.get(name, name)
         if not word.startswith("-"):
             words.append(word)
         elif name in SWITCHES and not equals:
@@ -187,6 +190,9 @@ def act(command: Command, experiments: Path) -> None:
         options = override(action.options(experiment), own_options)
         budget, variants = catalog.functions(experiments, command.experiment, action.functions)
         experiment = budget(experiment, options.budget)
+    start = dict(overrides).get("train.start_from", experiment.train.start_from)
+    if start and command.experiment and not action.reads_run:
+        experiment = begun_with(experiment, read_experiment(Path(start)))
     experiment = override(experiment, overrides)
     run_dir = Path(command.run_dir or Path("runs") / experiment.name)
     if action.reads_run:

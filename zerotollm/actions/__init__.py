@@ -40,6 +40,26 @@ class ImportModelOptions:
 
 
 @dataclass(frozen=True)
+class ServeOptions:
+    """Where the server is, and what it bears."""
+
+    port: int = 8000
+    """0: any that is free"""
+    host: str = "127.0.0.1"
+    """address to listen at; the default is this machine alone. There are no passwords: whoever reaches it may ask"""
+    rows: int = 16
+    """texts written at once; others wait. More are faster together, and each alone slower"""
+    max_tokens: int = 0
+    """most tokens that a request may ask for; 0: as many as the context holds"""
+    waiting: int = 256
+    """most texts that wait for a row; further requests are turned away"""
+    request_bytes: int = 1_000_000
+    """most bytes of a request"""
+    checkpoint: Literal["best", "last", "average"] = "best"
+    """as of evaluate"""
+
+
+@dataclass(frozen=True)
 class AblateOptions:
     """Which variants are trained, how often and how long."""
 
@@ -114,6 +134,21 @@ class ExplainOptions:
     """as of evaluate"""
     whole_run: bool = False
     """also answer what takes checkpoints and samples: meaning, generation, learning; a minute or so more"""
+    into: str = ""
+    """Markdown file: what stands there between the lines <!-- table questions --> and <!-- end --> is replaced by the
+    numbers"""
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What is shown."""
+
+    text: str = ""
+    """the text to look at, its first 64 tokens; may stand without --text after the action; empty: sample.prompt"""
+    beside: str = ""
+    """other run directories to compare with; may be written --with runs/a runs/b"""
+    checkpoint: Literal["best", "last", "average"] = "best"
+    """as of evaluate"""
 
 
 def _checkpoint(experiment: Experiment) -> Literal["best", "average"]:
@@ -159,6 +194,17 @@ ACTIONS: dict[str, Action] = {
         lambda experiment: ExplainOptions(checkpoint=_checkpoint(experiment)),
         True,
         word="text",
+    ),
+    "report": Action(
+        "one HTML file of a run: its curves, all answers with figures to turn and hover over, other runs beside it",
+        lambda experiment: ReportOptions(checkpoint=_checkpoint(experiment)),
+        True,
+        word="text",
+    ),
+    "serve": Action(
+        "answer requests in OpenAI's protocol, and show a page to talk to the trained model",
+        lambda experiment: ServeOptions(checkpoint=_checkpoint(experiment)),
+        True,
     ),
     "export": Action(
         "write the trained model as a folder that transformers loads",

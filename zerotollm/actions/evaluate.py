@@ -7,6 +7,7 @@ from typing import Any
 from zerotollm.actions import EvaluateOptions
 from zerotollm.actions.devices import reading_on_mesh
 from zerotollm.actions.fit import feed_of
+from zerotollm.actions.labels import label_report, rows
 from zerotollm.actions.translation import translate_split, translates
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
@@ -18,7 +19,8 @@ def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) ->
 
     Returns `split`, `checkpoint`, `step` and what `zerotollm.evaluation.loss.evaluate_batches` does; of a model that
     translates also what `zerotollm.evaluation.translation.corpus_scores` does, over all pairs of the split, and the
-    translations lie beside sources and references in `translations-SPLIT.tsv`. Raises UsageError where the run has no
+    translations lie beside sources and references in `translations-SPLIT.tsv`; of one that labels texts `labels`, see
+    `zerotollm.actions.labels.label_report`. Raises UsageError where the run has no
     checkpoint or the corpus no such split, and RunError where the corpus is not the one that the model was trained on.
     """
     with reading_on_mesh(experiment) as placement:
@@ -67,8 +69,14 @@ def _evaluate(
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("split", f"{options.split} of {shape.corpus}")
     table.add_row("checkpoint", f"{options.checkpoint}, step {run.step:,}")
-    table.add_row("loss", f"{measured['loss']:.4f} nats per token, over {measured['tokens']:,} tokens")
-    table.add_row("bits per byte", f"{measured['bpb']:.4f}, over {measured['bytes']:,} bytes")
+    kind = "label" if feed.labels else "token"
+    table.add_row("loss", f"{measured['loss']:.4f} nats per {kind}, over {measured['tokens']:,} {kind}s")
+    if feed.labels:
+        result["labels"] = label_report(experiment, run, feed, options.split, run_dir)
+        for row in rows(result["labels"], run_dir, options.split):
+            table.add_row(*row)
+    else:
+        table.add_row("bits per byte", f"{measured['bpb']:.4f}, over {measured['bytes']:,} bytes")
     if translates(experiment):
         file = run_dir / f"translations-{options.split}.tsv"
         with console.status("translating") as status:

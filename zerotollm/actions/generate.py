@@ -11,7 +11,8 @@ from zerotollm.experiment import Experiment, validate
 
 
 def generate(experiment: Experiment, run_dir: Path, options: SamplingConfig) -> str:
-    """Writes the prompt and its continuation to standard output as they come, and returns them.
+    """Writes the prompt and its continuation to standard output as they come, and returns them; of a model that labels
+    texts, the probability of each label of the prompt.
 
     Uses the checkpoint with the lowest validation loss. Raises UsageError where there is none, where an
     option is out of range, and where the prompt is longer than the model's context.
@@ -25,7 +26,13 @@ def generate(experiment: Experiment, run_dir: Path, options: SamplingConfig) -> 
     shown = printable if sys.stdout.isatty() else str
     pieces = []
     with reading_on_mesh(experiment) as placement:
-        for piece in load(run_dir, mesh=placement.mesh).stream(**asdict(options)):
+        run = load(run_dir, mesh=placement.mesh)
+        if run.labels:
+            (found,) = run.classify([options.prompt])
+            text = "\n".join(f"{probability:.4f}\t{label}" for label, probability in found.items())
+            sys.stdout.write(f"{shown(text)}\n")
+            return text
+        for piece in run.stream(**asdict(options)):
             pieces.append(piece)
             sys.stdout.write(shown(piece))
             sys.stdout.flush()

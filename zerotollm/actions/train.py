@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from zerotollm import run_directory
+from zerotollm.actions.beginning import beginning_of
 from zerotollm.actions.devices import computing_on_mesh, mesh_lines
 from zerotollm.actions.fit import feed_of
 from zerotollm.actions.interrupts import StoppedError, stop_requests
@@ -21,10 +22,10 @@ from zerotollm.actions.plan import job_for
 from zerotollm.actions.progress import Display, Pace, console_of
 from zerotollm.actions.summary import commands, rows, summarize
 from zerotollm.compute.processes import is_first, on_first, stop_requested, together
-from zerotollm.errors import RunError, UsageError
-from zerotollm.experiment import Experiment
+from zerotollm.errors import RunError
+from zerotollm.experiment import Experiment, translates
 from zerotollm.files import write_atomically
-from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.model.config import TransformerConfig
 
 
 def train(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def train(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
                 notes = _train(run, display, begun)
 
             def finished() -> dict[str, Any]:
-                summary = summarize(run_dir, notes, run.num_parameters)
+                summary = summarize(run_dir, notes, run.num_parameters, run.trained_parameters)
                 write_atomically(run_dir / run_directory.SUMMARY, json.dumps(summary, indent=2) + "\n")
                 return summary
 
@@ -84,6 +85,11 @@ class Prepared:
     notes: dict[str, Any]
     """what the host remembers beside the state; see `_train`"""
     num_parameters: int
+    trained_parameters: int
+    whole: Callable[[Any], Any]
+    """state -> all parameters of the model"""
+    begun_with: Any
+    """zerotollm.run.Run whose parameters training began with, or None"""
 
 
 def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement: Any) -> Prepared:
@@ -93,11 +99,13 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement:
     import jax
 
     from zerotollm.compute.device import options_to_run_once, this_accelerator
-    from zerotollm.run import cache_compiled_programs, load
+    from zerotollm.run import cache_compiled_programs
     from zerotollm.scale.measure import trouble_here
     from zerotollm.scale.sharding import check_divides, place_tree, placed_shapes, shardings
     from zerotollm.training import checkpoints
-    from zerotollm.training.step import init_state, make_eval_step, make_train_step
+    from zerotollm.training.beginning import fingerprint
+    from zerotollm.training.lora import divided, whole
+    from zerotollm.training.step import init_params, init_state, make_eval_step, make_train_step
 
     cache_compiled_programs(shape)
     trouble = trouble_here()
@@ -107,24 +115,20 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement:
     feed = feed_of(experiment)
     if feed.dropped:
         display.say(f"left out of {feed.corpus}: {feed.dropped}")
-    config, beginning = experiment.model, None
-    if experiment.train.start_from:
-        beginning = load(experiment.train.start_from)
-        config = replace(config, vocab_size=config.vocab_size or beginning.model_config.vocab_size)
-    model = resolve(config, vocab_size=feed.vocab_size, context=shape.context)
-    if beginning:
-        check_same_parameters(beginning, model)
+    beginning = beginning_of(experiment, feed)
+    model = beginning.model
     on_first(lambda: _describe(feed, run_dir))
 
     quick = options_to_run_once()
     mesh = placement.mesh
     init = partial(init_state, model, experiment.optimizer, experiment.train, compute=experiment.compute)
-    abstract_state = jax.eval_shape(init)
-    check_divides(abstract_state.params, placement.shape, heads=(model.num_heads, model.num_kv_heads))
-    abstract_state = placed_shapes(abstract_state, mesh)
+    abstract_params = jax.eval_shape(lambda: init_params(model, 0))
+    check_divides(abstract_params, placement.shape, heads=(model.num_heads, model.num_kv_heads))
+    abstract_params = placed_shapes(abstract_params, mesh)
+    abstract_state = placed_shapes(jax.eval_shape(init, given=beginning.params), mesh)
     state_shardings = shardings(abstract_state, mesh)
     make_state = jax.jit(init, compiler_options=quick, out_shardings=state_shardings)
-    for line in mesh_lines(abstract_state.params, placement.shape):
+    for line in mesh_lines(abstract_params, placement.shape):
         display.say(line)
     how = {
         "masked": shape.document_mask,
@@ -151,33 +155,49 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement:
     directory = run_dir / run_directory.CHECKPOINTS
     intact = on_first(lambda: getattr(checkpoints.newest_intact(directory, display.say), "step", None))
     checkpoint = None if intact is None else checkpoints.of_step(directory, intact)
+    frozen = None
+    if abstract_state.frozen is not None:
+        _, frozen = divided(beginning.params, experiment.train.trainable)
     if checkpoint:
-        state, notes = checkpoints.restore(checkpoint, abstract_state), checkpoint.manifest()["notes"]
+        notes = checkpoint.manifest()["notes"]
         if notes["text"] != feed.fingerprint:
             raise RunError(
                 f"the text of {shape.corpus} has changed since {run_dir} was begun: "
                 "bring the text back, or train anew with another --run-dir"
             )
+        if notes["frozen"] != fingerprint(frozen):
+            raise RunError(
+                f"{experiment.train.start_from} has changed since {run_dir} was begun with it: bring it back, or "
+                "train anew with another --run-dir"
+            )
+        state = checkpoints.restore(checkpoint, abstract_state._replace(frozen=None))
+        state = state._replace(frozen=frozen and place_tree(frozen, mesh))
     else:
-        state = make_state()
-        if beginning:
-            state = state._replace(params=place_tree(beginning.params, mesh))
-            display.say(f"begins with {beginning!r}")
-        notes = {"losses": [], "step_seconds": 0.0, "seconds": 0.0, "validation": None}
+        state = make_state(given=beginning.params and place_tree(beginning.params, mesh))
+        if beginning.run:
+            display.say(f"begins with {beginning.run!r}")
+        notes = {"losses": [], "step_seconds": 0.0, "seconds": 0.0, "validation": None, "before": None}
+        notes["frozen"] = fingerprint(frozen)
     # Only now: with three compilers at once, two cores would finish the first that is needed last.
     # Where there are many, those that seldom run are compiled in half the time.
     eval_step = by_shape(
         threads,
-        partial(evaluate.lower, abstract_state.params),
+        partial(evaluate.lower, abstract_params),
         evaluation_shapes,
         quick if len(feed.evaluation_shapes) > 1 else None,
     )
     threads.shutdown(wait=False)
     start = checkpoint.step if checkpoint else 0
-    num_parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_state.params))
+    num_parameters, trained = (
+        sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
+        for tree in (abstract_params, abstract_state.params)
+    )
+    part = f", of which {trained:,} are trained" if trained != num_parameters else ""
+    kind = "labels" if feed.labels else "tokens"
+    new_steps = experiment.train.steps * (1 - shape.replay)
     display.say(
-        f"{num_parameters:,} parameters; {feed.tokens:,} tokens to train on, seen "
-        f"{experiment.train.steps * feed.tokens_per_step / feed.tokens:.1f} times"
+        f"{num_parameters:,} parameters{part}; {feed.tokens:,} {kind} to train on, seen "
+        f"{new_steps * feed.tokens_per_step / feed.tokens:.1f} times"
         + (f"; going on after step {start}" if start else "")
     )
     return Prepared(
@@ -192,29 +212,20 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement:
         start,
         notes,
         num_parameters,
+        trained,
+        jax.jit(lambda state: whole(state.params, state.frozen, experiment.train))
+        if abstract_state.frozen is not None
+        else lambda state: state.params,
+        beginning.run,
     )
 
 
 def _describe(feed: Any, run_dir: Path) -> None:
     """Writes what belongs to the run besides what is trained."""
     feed.tokenizer.save(run_dir / run_directory.TOKENIZER)
+    if feed.labels:
+        write_atomically(run_dir / run_directory.LABELS, json.dumps(feed.labels, ensure_ascii=False) + "\n")
     write_atomically(run_dir / run_directory.ENVIRONMENT, json.dumps(run_directory.environment(), indent=2))
-
-
-def check_same_parameters(beginning: Any, model: TransformerConfig) -> None:
-    """Raises UsageError where a run's parameters are not those of `model`, naming the fields that differ."""
-    may_differ = {"dropout", "max_length"} if model.position != "learned" else {"dropout"}
-    differing = [
-        f"{field.name} {was!r} (now {now!r})"
-        for field in fields(model)
-        if field.name not in may_differ
-        and (was := getattr(beginning.model_config, field.name)) != (now := getattr(model, field.name))
-    ]
-    if differing:
-        raise UsageError(
-            f"{beginning.path} was trained with model.{', model.'.join(differing)}: "
-            "give the same values to begin with it"
-        )
 
 
 def by_shape(
@@ -238,12 +249,12 @@ def by_shape(
 def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
     """The loop, from `run.start` to the last step. Returns the notes that the last checkpoint remembers.
 
-    Notes: a fingerprint of the `text`, `losses` since the last line of metrics, `validation` at that step if
-    there was one, `step_seconds` spent in steps and `seconds` in all, over all processes.
+    Notes: a fingerprint of the `text` and of `frozen` parameters, `losses` since the last line of metrics, `validation`
+    at that step if there was one and `before` the first one, `step_seconds` spent in steps and `seconds` in all, over
+    all processes.
     """
 
     from zerotollm.decoding.text import sample_text
-    from zerotollm.evaluation.loss import evaluate_batches
     from zerotollm.training.checkpoints import CheckpointWriter
     from zerotollm.training.metrics import MetricsWriter, NotWritten, StepLog
     from zerotollm.training.stream import Behind, prefetched
@@ -296,8 +307,19 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
             left = pace.seconds_left(steps - step, pauses)
             display.progress(step, values["loss"], pace.tokens_per_second, left)
 
+        def validated(state: Any) -> dict[str, Any]:
+            params = run.whole(state)
+            new = measured(run.eval_step(), params, feed, run.placement)
+            if feed.old:
+                new["old_bpb"] = measured(run.eval_step(), params, feed.old, run.placement)["bpb"]
+            return new
+
         behind = Behind(read)
         train_step = run.train_step()
+        before = notes["before"]
+        if run.begun_with and not (run.start or feed.labels):
+            before = validated(state)
+            display.say(f"before the first step: {words(before, feed)}")
         display.begin(run.start)
         pace.begin()
         for step, batch in enumerate(batches, run.start + 1):
@@ -307,20 +329,21 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
             if due(step, steps, config.eval_every):
                 behind.drain()
                 with pace.pause("validation"):
-                    validation = evaluate_batches(
-                        run.eval_step(),
-                        state.params,
-                        map(run.placement.place_whole, feed.evaluation("validation")),
-                        num_bytes=feed.num_bytes["validation"],
-                    )
-                loss, bpb = validation["loss"], validation["bpb"]
-                display.validation(step, loss, bpb, best=log.validation(step, loss, bpb))
+                    validation = validated(state)
+                best = log.validation(step, validation)
+                display.validation(step, words(validation, feed), best)
             else:
                 validation = None
-            if due(step, steps, config.sample_every):
+            if due(step, steps, config.sample_every) and not feed.labels:
                 behind.drain()
                 with pace.pause("sample"):
-                    text = sample_text(state.params, run.model, feed.tokenizer, run.experiment.sample)
+                    text = sample_text(
+                        run.whole(state),
+                        run.model,
+                        feed.tokenizer,
+                        run.experiment.sample,
+                        translates=translates(run.experiment),
+                    )
                 if is_first():
                     write_atomically(run.run_dir / run_directory.SAMPLES / f"step-{step:06}.txt", text)
                 display.sample(step, text)
@@ -329,13 +352,15 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
                 with pace.pause("save"):
                     notes = {
                         "text": feed.fingerprint,
+                        "frozen": run.notes["frozen"],
+                        "before": before,
                         "losses": list(log.losses),
                         "validation": validation,
                         "step_seconds": pace.seconds,
                         "seconds": run.notes["seconds"] + time.monotonic() - begun,
                     }
                     metrics.sync()
-                    writer.save(state, step, notes)
+                    writer.save(state._replace(frozen=None), step, notes)
             if stopping:
                 number = stop[0] if stop else signal.SIGTERM
                 name = signal.Signals(number).name
@@ -344,6 +369,23 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
                     number,
                 )
     return notes
+
+
+def measured(eval_step: Callable[..., Any], params: Any, feed: Any, placement: Any) -> dict[str, Any]:
+    """Loss over the validation split of a feed."""
+    from zerotollm.evaluation.loss import evaluate_batches
+
+    batches = map(placement.place_whole, feed.evaluation("validation"))
+    num_bytes = feed.num_bytes["validation"]
+    return evaluate_batches(eval_step, params, batches, num_bytes=num_bytes)
+
+
+def words(validation: dict[str, Any], feed: Any) -> str:
+    """A validation as people read it."""
+    if feed.labels:
+        return f"loss {validation['loss']:.4f} nats per label, accuracy {validation['accuracy']:.4f}"
+    old = f", {validation['old_bpb']:.4f} on {feed.old.corpus}" if feed.old else ""
+    return f"loss {validation['loss']:.4f}, {validation['bpb']:.4f} bits per byte{old}"
 
 
 def due(step: int, steps: int, every: int) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from zerotollm.explain.answer import Answer
 from zerotollm.explain.forward import Scores, score_windows
 from zerotollm.explain.statistics import Estimate, mean_estimate
 from zerotollm.model.config import TransformerConfig
@@ -14,7 +15,7 @@ MATTERS = 0.01
 
 
 @dataclass(frozen=True)
-class Ablation:
+class Ablation(Answer):
     """Loss with one head of L x H taken out at a time (zero ablation)."""
 
     loss: float

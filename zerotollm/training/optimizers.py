@@ -135,13 +135,14 @@ def parameter_groups(params) -> dict:
     A table that is also the head (there is no other) is trained at the head's rate: it starts as small, and at
     the rate of embeddings its logits would blow up.
     """
-    tables = {"embedding", "positions"} if "head" in params else {"positions"}
+    every = {entry.key for path, _ in jax.tree_util.tree_leaves_with_path(params) for entry in path}
+    tables = {"embedding", "positions"} if every & {"head", "classifier"} else {"positions"}
 
     def group(path, leaf) -> str:
         names = {entry.key for entry in path}
         if names & tables:
             return "embedding"
-        in_blocks = not names & {"head", "embedding", "token_shift"}
+        in_blocks = not names & {"head", "classifier", "embedding", "token_shift"}
         return "hidden" if leaf.ndim == 2 and in_blocks else "rest"
 
     return jax.tree_util.tree_map_with_path(group, params)
