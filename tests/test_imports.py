@@ -27,7 +27,7 @@ LAYERS = [
         "zerotollm.interop",
         "zerotollm.scale",
     },
-    {"zerotollm.experiment", "zerotollm.planning"},
+    {"zerotollm.experiment", "zerotollm.planning", "zerotollm.serving"},
     {"zerotollm.run_directory", "zerotollm.suite"},
     {"zerotollm.run"},
     {"zerotollm"},

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from zerotollm.compute.config import ComputeConfig
@@ -12,6 +12,7 @@ from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import UsageError
 from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.scale.config import parse_mesh
 from zerotollm.suggest import did_you_mean
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 
@@ -67,6 +68,23 @@ def describe_type(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return "one of " + ", ".join(map(str, get_args(annotation)))
     return {int: "a whole number", float: "a number", bool: "True or False", str: "text"}[annotation]
+
+
+def translates(experiment: Experiment) -> bool:
+    """Whether the experiment learns to translate: with an encoder, or as completions of sources by a decoder."""
+    objective, corpus = experiment.train.objective, experiment.data.corpus
+    if experiment.model.architecture == "encoder-decoder":
+        return objective == "likelihood"
+    return objective == "completion" and (":" in corpus or bool(re.search(r"\.tsv(\.gz)?$", corpus)))
+
+
+def begun_with(experiment: Experiment, other: Experiment) -> Experiment:
+    """The experiment on another one's model, as `train.start_from` needs it: dropout alone is its own. The tokenizer is
+    the other's too."""
+    model = replace(other.model, dropout=experiment.model.dropout)
+    if model.position == "learned":  # as many places as there are vectors
+        model = replace(model, max_length=model.max_length or other.data.context)
+    return replace(experiment, model=model, tokenizer=other.tokenizer)
 
 
 # --- JSON
@@ -161,8 +179,10 @@ _AT_MOST = {
     "sample.min_p": 1,
     "sample.seed": 2**32 - 1,
 }
-_ABOVE_ZERO = {"optimizer.learning_rate", "optimizer.epsilon", "sample.top_p"}
+_ABOVE_ZERO = {"train.lora_alpha", "optimizer.learning_rate", "optimizer.epsilon", "sample.top_p"}
 _BELOW_ONE = {
+    "data.replay",
+    "train.lora_dropout",
     "data.validation_fraction",
     "data.test_fraction",
     "optimizer.momentum",
@@ -216,6 +236,7 @@ def validate(experiment: Experiment) -> None:
         raise UsageError(
             f"train.micro_batches {train.micro_batches} does not divide data.batch_size {data.batch_size}"
         )
+    parse_mesh(train.mesh)
     if experiment.optimizer.kind == "adafactor" and experiment.optimizer.moments != "float32":
         raise UsageError(
             f"optimizer.moments {experiment.optimizer.moments} is not for adafactor, whose state is rows and "
@@ -225,14 +246,36 @@ def validate(experiment: Experiment) -> None:
         raise UsageError(
             f"sample.n_best {experiment.sample.n_best} is above sample.beam_size {experiment.sample.beam_size}"
         )
+    if data.replay and not data.old:
+        raise UsageError("data.replay reads an old corpus again, and there is none: set data.old")
+    for name in ("trainable", "lora_rank"):
+        if getattr(train, name) and not train.start_from:
+            raise UsageError(
+                f"train.{name} leaves parameters as they are, which must have learned something: set train.start_from"
+            )
+    for name in ("trainable", "lora_targets"):
+        try:
+            re.compile(getattr(train, name))
+        except re.error as error:
+            raise UsageError(f"train.{name} is no regular expression: {error}") from None
+    if experiment.model.num_classes:
+        raise UsageError("model.num_classes is as many as the data has labels: leave it out")
     pair = experiment.model.architecture == "encoder-decoder"
-    if train.objective != "likelihood" and not pair:
+    if train.objective in ("span_corruption", "prefix_lm") and not pair:
         raise UsageError(
             f"train.objective {train.objective} needs an encoder: set model.architecture to encoder-decoder"
         )
+    if train.objective == "completion" and pair:
+        raise UsageError(
+            "train.objective completion is for decoders alone: set it to likelihood, of a target given its source"
+        )
     translation = pair and train.objective == "likelihood"
+    examples = train.objective in ("completion", "label")
     for name in ("validation", "test", "extra", "reverse"):
-        if getattr(data, name) and not translation:
+        known = translation or (
+            examples and (train.objective == "completion" or name in ("validation", "test"))
+        )
+        if getattr(data, name) and not known:
             raise UsageError(
                 f"data.{name} is for pairs to translate, and this experiment has none: leave it out"
             )
@@ -242,15 +285,26 @@ def validate(experiment: Experiment) -> None:
             f"{data.corpus} is no pair to translate: give data.corpus as {data.corpus}:bible-bbe perhaps, or "
             "train.objective as span_corruption or prefix_lm"
         )
-    if not pair and re.match(r"bible-[\w+-]+:", data.corpus):
+    if not pair and not examples and re.match(r"bible-[\w+-]+:", data.corpus):
         raise UsageError(
-            f"{data.corpus} is a pair to translate, which takes an encoder: set model.architecture to encoder-decoder"
+            f"{data.corpus} is a pair to translate, which takes an encoder: set model.architecture to encoder-decoder, "
+            "or train.objective to completion"
+        )
+    if train.objective == "completion" and named:
+        raise UsageError(
+            f"{data.corpus} is no completion of anything: give a .jsonl, or pairs such as {data.corpus}:bible-bbe"
+        )
+    if examples and data.document_mask:
+        raise UsageError(
+            "data.document_mask is for plain text: examples are apart from each other, set it to False"
         )
     for name, value in flatten(experiment.compute).items():
         if pair and value not in ("auto", "plain", "none", "float32", False):
             raise UsageError(
                 f"compute.{name} is {value}, which decoders alone know so far: leave it out, or set model.architecture"
             )
+    if data.old and (pair or examples):
+        raise UsageError("data.old is for plain text that a decoder goes on to learn: leave it out")
     if data.document_mask and pair:
         raise UsageError("data.document_mask is for decoders alone: set it to False")
     # The tokenizer does not exist yet; what it turns out to hold is checked when the model is built.

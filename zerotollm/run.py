@@ -3,13 +3,14 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from zerotollm import run_directory
 from zerotollm.data.config import DataConfig
-from zerotollm.errors import UsageError
-from zerotollm.experiment import Experiment
+from zerotollm.errors import RunError, UsageError
+from zerotollm.experiment import Experiment, translates
 from zerotollm.model.config import TransformerConfig, resolve
 
 
@@ -29,6 +30,8 @@ class Run:
     """zerotollm.data.tokenizer.Tokenizer, or PretrainedTokenizer where the model was imported"""
     validation_bpb: float | None = field(default=None)
     """bits per byte of the validation split at that step, where it was measured"""
+    labels: tuple[str, ...] = ()
+    """of texts, where the model tells these"""
 
     def generate(self, prompt: str = "", **sampling: Any) -> str:
         """The prompt and its continuation, or its translation. `sampling` replaces fields of `experiment.sample`.
@@ -43,7 +46,11 @@ class Run:
         """The same text piece by piece, as it is written; the first piece is the prompt."""
         from zerotollm.decoding.text import stream_text
 
+        if self.labels:
+            raise UsageError(f"{self.path} holds a model that labels texts and writes none: see classify")
         options = self._sampling({"prompt": prompt} | sampling)
+        if self.model_config.architecture == "decoder" and translates(self.experiment):
+            return (found[0].text for found in self.translate([prompt], **sampling))
         return stream_text(self.params, self.model_config, self.tokenizer, options)
 
     def translate(self, texts: Sequence[str], **sampling: Any) -> list[list[Any]]:
@@ -51,16 +58,31 @@ class Run:
 
         >>> run.translate(["In the bigynnyng God made of nouyt heuene and erthe."], beam_size=8, n_best=3)
 
-        Raises UsageError for a model without an encoder and for a field that does not exist.
+        Raises UsageError for a model that has not learned to translate and for a field that does not exist.
         """
         from zerotollm.decoding.translate import translate_texts
 
-        if self.model_config.architecture != "encoder-decoder":
+        if not translates(self.experiment):
             raise UsageError(
-                f"{self.path} holds a model without an encoder: it continues texts, see generate"
+                f"{self.path} holds a model that has not learned to translate: it continues texts, see generate"
             )
         options = self._sampling(sampling)
         return translate_texts(self.params, self.model_config, self.tokenizer, texts, options)
+
+    def classify(self, texts: Sequence[str]) -> list[dict[str, float]]:
+        """The probability of every label of each text, the likeliest first.
+
+        >>> run.classify(["In the beginning God created the heavens and the earth."])
+
+        Raises UsageError for a model that does not label texts.
+        """
+        from zerotollm.evaluation.labels import label_probabilities
+
+        if not self.labels:
+            raise UsageError(f"{self.path} holds a model that writes text and tells no labels: see generate")
+        found_NK = label_probabilities(self.params, self.model_config, self.tokenizer, texts)
+        rows = [zip(self.labels, map(float, row), strict=True) for row in found_NK]
+        return [dict(sorted(row, key=lambda pair: -pair[1])) for row in rows]
 
     def explain(self, text: str, **sampling: Any) -> Any:
         """What this model does with a text, measured: a `zerotollm.explain.explanation.Explanation`.
@@ -72,6 +94,10 @@ class Run:
         """
         from zerotollm.explain.explanation import explain_text
 
+        if self.labels:
+            raise UsageError(
+                f"{self.path} holds a model that labels texts, and explain asks how one predicts tokens"
+            )
         if not text:
             raise UsageError('explain takes a text to look at, for example explain "In the beginning"')
         options = self._sampling(sampling)
@@ -231,11 +257,12 @@ def default_step(experiment: Experiment) -> str:
     return "average" if experiment.train.average > 1 else "best"
 
 
-def load(path: str | Path, step: int | str = "") -> Run:
+def load(path: str | Path, step: int | str = "", mesh: Any = None) -> Run:
     """Opens a run directory: `run = load("runs/base")`.
 
     `step` chooses the checkpoint: "best" (lowest validation bits per byte), "last", "average" (the mean of the
-    newest `train.average`), or the number of a step that was kept; empty: see `default_step`. Raises UsageError
+    newest `train.average`), or the number of a step that was kept; empty: see `default_step`. On a `mesh` (of
+    `zerotollm.scale.sharding.make_mesh`) each device holds its part of the parameters. Raises UsageError
     where there is no run, no checkpoint yet or no such step; RunError where the checkpoint is damaged.
     """
     path = Path(path)
@@ -243,7 +270,9 @@ def load(path: str | Path, step: int | str = "") -> Run:
 
     from zerotollm.data.feed import sentinels
     from zerotollm.data.tokenizer import load_tokenizer
+    from zerotollm.scale.sharding import shardings
     from zerotollm.training import checkpoints
+    from zerotollm.training.lora import trains_a_part
 
     directory = path / run_directory.CHECKPOINTS
     kept = {c.step: c for c in checkpoints.finished(directory)}
@@ -272,21 +301,49 @@ def load(path: str | Path, step: int | str = "") -> Run:
             f"{path} has no checkpoint of step {step}: best, last, average or one of {', '.join(map(str, kept))}"
         )
     tokenizer = load_tokenizer(path / run_directory.TOKENIZER)
-    params = checkpoints.average_params(averaged) if averaged else checkpoints.restore_params(checkpoint)
+    where = mesh and partial(shardings, mesh=mesh)
+    from_one = partial(checkpoints.restore_params, checkpoint)
+    from_many = partial(checkpoints.average_params, averaged)
+    params = (from_many if averaged else from_one)(where)
+    config, labels = experiment.model, run_directory.read_labels(path)
+    if trains_a_part(experiment.train):
+        config, params = _whole(path, experiment, params, checkpoint, labels, mesh)
     return Run(
         path=path,
         experiment=experiment,
         # A run that began with another one's parameters has as many rows as that.
         model_config=resolve(
-            replace(experiment.model, vocab_size=params["embedding"].shape[0]),
+            replace(config, vocab_size=params["embedding"].shape[0], num_classes=len(labels)),
             vocab_size=tokenizer.vocab_size + sentinels(experiment.train.objective),
             context=experiment.data.context,
         ),
         step=checkpoint.step,
         params=params,
         tokenizer=tokenizer,
-        validation_bpb=None if len(averaged) > 1 else checkpoint.bpb(),
+        validation_bpb=None if len(averaged) > 1 or labels else checkpoint.bpb(),
+        labels=labels,
     )
+
+
+def _whole(
+    path: Path, experiment: Experiment, trained: Any, checkpoint: Any, labels: Any, mesh: Any
+) -> tuple[Any, Any]:
+    """(model, all parameters) of a run that trained but a part of those of another one, or adapters."""
+    from zerotollm.scale.sharding import place_tree
+    from zerotollm.training.beginning import fingerprint, given_params
+    from zerotollm.training.lora import divided, whole
+
+    train = experiment.train
+    try:
+        start = load(train.start_from)
+    except UsageError as error:
+        raise UsageError(f"{path} holds only what it trained beside {train.start_from}: {error}") from None
+    model = replace(start.model_config, dropout=experiment.model.dropout, num_classes=len(labels))
+    given = given_params(start.params, model, train.start_from, same_labels=start.labels == labels)
+    _, frozen = divided(given, train.trainable)
+    if checkpoint.manifest()["notes"]["frozen"] != fingerprint(frozen):
+        raise RunError(f"{train.start_from} has changed since {path} was begun with it: bring it back")
+    return model, whole(trained, place_tree(frozen, mesh) if mesh else frozen, train)
 
 
 def cache_compiled_programs(data: DataConfig) -> None:

@@ -2,6 +2,7 @@
 
     config.json       the whole experiment; a directory belongs to one experiment for good
     environment.json  versions, device and git commit of the process that last trained here
+    labels.json       where the model labels texts: the names of its labels
     tokenizer.model   SentencePiece; of an imported model JSON, see zerotollm.data.pretrained_tokenizer
     checkpoints/      see zerotollm.training.checkpoints
     metrics.jsonl     see zerotollm.training.metrics
@@ -31,6 +32,7 @@ from zerotollm.files import cannot_write, write_atomically
 CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
 TOKENIZER = "tokenizer.model"
+LABELS = "labels.json"
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
@@ -44,8 +46,10 @@ MAY_MOVE = (
     "compute.attention",
     "compute.cross_entropy",
     "compute.remat",
+    "train.mesh",
 )
-"""What does not decide what is trained: a run may go on after its data was moved, or with less memory."""
+"""What does not decide what is trained: a run may go on after its data was moved, with less memory, or on other
+devices."""
 
 PACKAGES = (
     "zerotollm",
@@ -125,7 +129,27 @@ def read_experiment(run_dir: Path) -> Experiment:
         raise UsageError(
             f"{run_dir} is no run directory: it has no readable {CONFIG}; name one that was trained in"
         ) from None
+    if is_transformers(text):
+        raise UsageError(
+            f"{run_dir} is a model of transformers and no run directory; make one of it: "
+            f"import-model --folder {run_dir} --run-dir runs/{run_dir.resolve().name}"
+        )
     return from_json(text, str(path))
+
+
+def is_transformers(config: str) -> bool:
+    """Whether the text of a config.json is one of the transformers library."""
+    try:
+        raw = json.loads(config)
+    except ValueError:
+        return False
+    return isinstance(raw, dict) and "model_type" in raw and "format" not in raw
+
+
+def read_labels(run_dir: Path) -> tuple[str, ...]:
+    """The names of a run's labels, in the order of their numbers; none where it does not label texts."""
+    path = run_dir / LABELS
+    return tuple(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else ()
 
 
 def read_summary(run_dir: Path) -> dict[str, Any] | None:

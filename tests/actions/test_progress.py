@@ -61,7 +61,7 @@ def show(display: Display) -> None:
         display.begin(0)
         for step in range(1, 101):
             display.progress(step, 2.5, 8000.0, 100.0 - step)
-        display.validation(100, 1.5, 1.25, best=True)
+        display.validation(100, "loss 1.5000, 1.2500 bits per byte", best=True)
         display.sample(100, "In the beginning \x1b[31m\x07[bold]was " + "a very long line " * 20)
         display.table({"steps": "100"}, [("let it write", "python launch.py")])
 

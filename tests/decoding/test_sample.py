@@ -109,8 +109,8 @@ def test_seeds_repeat_and_differ(params):
     assert both[0].tolist() != both[1].tolist(), "two rows with one prompt are two samples"
 
 
-def choice(**changes):
-    return sample.Choice.of(SamplingConfig(**changes))
+def choice(rows, **changes):
+    return sample.Choice.of(SamplingConfig(**changes), rows)
 
 
 LOGITS = np.log(np.array([[0.5, 0.2, 0.15, 0.1, 0.05], [0.05, 0.1, 0.15, 0.2, 0.5]], np.float32))
@@ -130,7 +130,7 @@ LOGITS = np.log(np.array([[0.5, 0.2, 0.15, 0.1, 0.05], [0.05, 0.1, 0.15, 0.2, 0.
     ],
 )
 def test_filters_keep_the_likeliest(changes, kept):
-    filtered = np.asarray(jax.jit(sample.filter_logits)(jnp.asarray(LOGITS), choice(**changes)))
+    filtered = np.asarray(jax.jit(sample.filter_logits)(jnp.asarray(LOGITS), choice(2, **changes)))
     for row, logits in zip(filtered, LOGITS, strict=True):
         order = np.argsort(-logits)
         assert np.isfinite(row[order[:kept]]).all()
@@ -140,10 +140,10 @@ def test_filters_keep_the_likeliest(changes, kept):
 
 def test_drawn_tokens_follow_the_probabilities():
     many = jnp.repeat(jnp.asarray(LOGITS[:1]), 4000, axis=0)
-    drawn = jax.jit(sample.draw)(many, choice(temperature=1.0), jnp.zeros(4000, jnp.int32))
+    drawn = jax.jit(sample.draw)(many, choice(4000, temperature=1.0), jnp.zeros(4000, jnp.int32))
     share = np.bincount(np.asarray(drawn), minlength=5) / 4000
     np.testing.assert_allclose(share, np.exp(LOGITS[0]), atol=0.04)  # five standard errors
-    cold = jax.jit(sample.draw)(many, choice(temperature=0.5), jnp.zeros(4000, jnp.int32))
+    cold = jax.jit(sample.draw)(many, choice(4000, temperature=0.5), jnp.zeros(4000, jnp.int32))
     sharpened = np.exp(2 * LOGITS[0]) / np.exp(2 * LOGITS[0]).sum()
     np.testing.assert_allclose(np.bincount(np.asarray(cold), minlength=5) / 4000, sharpened, atol=0.04)
 

@@ -40,6 +40,26 @@ class ImportModelOptions:
 
 
 @dataclass(frozen=True)
+class ServeOptions:
+    """Where the server is, and what it bears."""
+
+    port: int = 8000
+    """0: any that is free"""
+    host: str = "127.0.0.1"
+    """address to listen at; the default is this machine alone. There are no passwords: whoever reaches it may ask"""
+    rows: int = 16
+    """texts written at once; others wait. More are faster together, and each alone slower"""
+    max_tokens: int = 0
+    """most tokens that a request may ask for; 0: as many as the context holds"""
+    waiting: int = 256
+    """most texts that wait for a row; further requests are turned away"""
+    request_bytes: int = 1_000_000
+    """most bytes of a request"""
+    checkpoint: Literal["best", "last", "average"] = "best"
+    """as of evaluate"""
+
+
+@dataclass(frozen=True)
 class AblateOptions:
     """Which variants are trained, how often and how long."""
 
@@ -98,7 +118,10 @@ class PlanOptions:
     fit: bool = False
     """plan with the cheapest change that makes it fit, and say with which command to train so"""
     compile: Literal["auto", "yes", "no"] = "auto"
-    """ask XLA too, which compiles the step here from shapes alone, in seconds to minutes; auto: for this device"""
+    """ask XLA too, which compiles the step here from shapes alone, in seconds to minutes; auto: for this device, or
+    for a mesh"""
+    mesh: str = ""
+    """many such devices, as in data=64 fsdp=8: memory and messages of one, and the time of a step; see train.mesh"""
 
 
 @dataclass(frozen=True)
@@ -177,6 +200,11 @@ ACTIONS: dict[str, Action] = {
         lambda experiment: ReportOptions(checkpoint=_checkpoint(experiment)),
         True,
         word="text",
+    ),
+    "serve": Action(
+        "answer requests in OpenAI's protocol, and show a page to talk to the trained model",
+        lambda experiment: ServeOptions(checkpoint=_checkpoint(experiment)),
+        True,
     ),
     "export": Action(
         "write the trained model as a folder that transformers loads",

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from zerotollm import run_directory
 from zerotollm.actions import AblateOptions
+from zerotollm.actions.beginning import beginning_of
 from zerotollm.actions.compare import WIDTH, write_results
 from zerotollm.actions.progress import clock
 from zerotollm.actions.suite_runs import (
@@ -179,7 +180,7 @@ class _Work:
         begun = time.monotonic()
         experiment = run_experiment(job.variant, job.missing[0], job.rate)
         shape = experiment.data
-        model = resolve(experiment.model, vocab_size=feed_of(experiment).vocab_size, context=shape.context)
+        model = beginning_of(experiment, feed_of(experiment)).model
         size = {"parameters": num_parameters(model), "flops_per_token": train_flops(model, shape.context)}
         if sees_the_future(model, masked=shape.document_mask):
             for seed in job.missing:
@@ -236,7 +237,10 @@ def _measured(run: Any, seconds: float) -> dict[str, Any]:
         "validation_loss": run.validation["loss"] if run else None,
         "validation_bpb": run.validation["bpb"] if run else None,
         "train_loss": sum(last) / len(last) if run else None,
+        "validation_accuracy": run.validation.get("accuracy") if run else None,
         "tokens_per_second": run.tokens_per_second if run else None,
+        "trained_parameters": run.trained_parameters if run else None,
+        "step_bytes": run.step_bytes if run else None,
         "seconds": seconds,
     }
 

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from zerotollm.actions import EvaluateOptions
+from zerotollm.actions.devices import reading_on_mesh
 from zerotollm.actions.fit import feed_of
+from zerotollm.actions.labels import label_report, rows
 from zerotollm.actions.translation import translate_split, translates
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
@@ -17,9 +19,17 @@ def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) ->
 
     Returns `split`, `checkpoint`, `step` and what `zerotollm.evaluation.loss.evaluate_batches` does; of a model that
     translates also what `zerotollm.evaluation.translation.corpus_scores` does, over all pairs of the split, and the
-    translations lie beside sources and references in `translations-SPLIT.tsv`. Raises UsageError where the run has no
+    translations lie beside sources and references in `translations-SPLIT.tsv`; of one that labels texts `labels`, see
+    `zerotollm.actions.labels.label_report`. Raises UsageError where the run has no
     checkpoint or the corpus no such split, and RunError where the corpus is not the one that the model was trained on.
     """
+    with reading_on_mesh(experiment) as placement:
+        return _evaluate(experiment, run_dir, options, placement)
+
+
+def _evaluate(
+    experiment: Experiment, run_dir: Path, options: EvaluateOptions, placement: Any
+) -> dict[str, Any]:
     # Imported here: the command line asks this package for its options only.
     from rich.console import Console
     from rich.table import Table
@@ -29,7 +39,7 @@ def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) ->
     from zerotollm.training.step import make_eval_step
 
     shape = experiment.data
-    run = load(run_dir, options.checkpoint)
+    run = load(run_dir, options.checkpoint, placement.mesh)
     cache_compiled_programs(shape)
     imported = run.tokenizer.kind == "pretrained"
     feed = feed_of(experiment, run.tokenizer if imported else None)
@@ -52,15 +62,21 @@ def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) ->
             pad_id=run.tokenizer.pad_id,
         ),
         run.params,
-        feed.evaluation(options.split),
+        map(placement.place_whole, feed.evaluation(options.split)),
         num_bytes=feed.num_bytes[options.split],
     )
     result = {"split": options.split, "checkpoint": options.checkpoint, "step": run.step} | measured
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("split", f"{options.split} of {shape.corpus}")
     table.add_row("checkpoint", f"{options.checkpoint}, step {run.step:,}")
-    table.add_row("loss", f"{measured['loss']:.4f} nats per token, over {measured['tokens']:,} tokens")
-    table.add_row("bits per byte", f"{measured['bpb']:.4f}, over {measured['bytes']:,} bytes")
+    kind = "label" if feed.labels else "token"
+    table.add_row("loss", f"{measured['loss']:.4f} nats per {kind}, over {measured['tokens']:,} {kind}s")
+    if feed.labels:
+        result["labels"] = label_report(experiment, run, feed, options.split, run_dir)
+        for row in rows(result["labels"], run_dir, options.split):
+            table.add_row(*row)
+    else:
+        table.add_row("bits per byte", f"{measured['bpb']:.4f}, over {measured['bytes']:,} bytes")
     if translates(experiment):
         file = run_dir / f"translations-{options.split}.tsv"
         with console.status("translating") as status:

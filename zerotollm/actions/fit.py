@@ -3,6 +3,7 @@
 Several seeds can train at once, as one program (`jax.vmap`), with the results of one at a time.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 from zerotollm import run_directory
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
-from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.model.config import TransformerConfig
 
 
 class DivergedError(RunError):
@@ -35,6 +36,10 @@ class Fitted:
     """spent in steps, from the second on; of all seeds together where they trained at once"""
     tokens_per_second: float
     """in steps, from the second on; of this seed alone"""
+    trained_parameters: int | None = None
+    """of this seed, those that are not frozen"""
+    step_bytes: int | None = None
+    """of memory that a step takes by XLA's account, of all seeds that trained at once"""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,13 @@ class Programs:
     """state, batch, seed -> state, metrics"""
     evaluate: Callable[..., Any]
     """params, batch -> nats and tokens, of a single lane"""
+    whole: Callable[..., Any]
+    """what is trained, what is not -> all parameters, of a single lane"""
     compile_seconds: float
+    trained_parameters: int
+    """of one lane"""
+    step_bytes: int
+    """of memory that a step takes, by XLA's account; of all lanes"""
 
 
 def feed_of(experiment: Experiment, tokenizer: Any = None) -> Any:
@@ -80,19 +91,21 @@ def compile_programs(experiment: Experiment, lanes: int = 0) -> Programs:
     import jax
     import jax.numpy as jnp
 
+    from zerotollm.actions.beginning import beginning_of
     from zerotollm.compute.device import options_to_run_once
-    from zerotollm.training.step import init_state, make_eval_step, seeded_train_step
+    from zerotollm.planning.memory import planned_peak, xla_memory
+    from zerotollm.training.lora import whole
+    from zerotollm.training.step import init_params, init_state, make_eval_step, seeded_train_step
 
     shape, train = experiment.data, experiment.train
-    if train.start_from:
-        raise UsageError(
-            f"train.start_from is {train.start_from}, and here every run begins anew: leave it out"
-        )
     feed = feed_of(experiment)
     if lanes and len(feed.training_shapes) > 1:
         raise UsageError("--together trains on batches of one shape, and pairs come in several: leave it out")
-    model = resolve(experiment.model, vocab_size=feed.vocab_size, context=shape.context)
-    init = partial(init_state, model, experiment.optimizer, train, compute=experiment.compute)
+    beginning = beginning_of(experiment, feed)
+    model = beginning.model
+    init = partial(
+        init_state, model, experiment.optimizer, train, compute=experiment.compute, given=beginning.params
+    )
     how = {"masked": shape.document_mask, "compute": experiment.compute}
     step = seeded_train_step(model, experiment.optimizer, train, **how)
     if lanes:
@@ -111,7 +124,7 @@ def compile_programs(experiment: Experiment, lanes: int = 0) -> Programs:
         about["inputs"][0]: jitted.lower(state, batch(lead, about), seed).compile()
         for about in feed.training_shapes
     }
-    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[len(lead) :], x.dtype), state.params)
+    params = jax.eval_shape(lambda: init_params(model, 0))
     eval_step = make_eval_step(model, **how)
     evaluations = {
         about["inputs"][0]: eval_step.lower(params, batch((), about)).compile()
@@ -125,7 +138,10 @@ def compile_programs(experiment: Experiment, lanes: int = 0) -> Programs:
         return evaluations[batch["inputs"].shape](params, batch)
 
     seconds = time.monotonic() - begun
-    return Programs(experiment, feed, model, lanes, make_state, train_step, evaluate, seconds)
+    programs = (make_state, train_step, evaluate, jax.jit(partial(whole, train=train)))
+    memory = [planned_peak(xla_memory(compiled)) for compiled in steps.values()]
+    trained = sum(math.prod(x.shape[len(lead) :]) for x in jax.tree.leaves(state.params))
+    return Programs(experiment, feed, model, lanes, *programs, seconds, trained, max(memory))
 
 
 def fit(
@@ -172,14 +188,16 @@ def fit(
     speed = (train.steps - 1) * feed.tokens_per_step / max(seconds, 1e-9)
     fitted = []
     for lane, number in enumerate(seeds):
-        params = jax.tree.map(lambda x, lane=lane: x[lane], state.params) if programs.lanes else state.params
+        own = jax.tree.map(lambda x, lane=lane: x[lane], state) if programs.lanes else state
+        params = programs.whole(own.params, own.frozen)
         validation = evaluate_batches(
             programs.evaluate,
             params,
             feed.evaluation("validation"),
             num_bytes=feed.num_bytes["validation"],
         )
-        fitted.append(Fitted(number, params, losses_SN[lane].tolist(), validation, seconds, speed))
+        size = (programs.trained_parameters, programs.step_bytes)
+        fitted.append(Fitted(number, params, losses_SN[lane].tolist(), validation, seconds, speed, *size))
     return fitted
 
 

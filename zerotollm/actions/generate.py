@@ -4,13 +4,15 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from zerotollm.actions.devices import reading_on_mesh
 from zerotollm.actions.progress import printable
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.experiment import Experiment, validate
 
 
 def generate(experiment: Experiment, run_dir: Path, options: SamplingConfig) -> str:
-    """Writes the prompt and its continuation to standard output as they come, and returns them.
+    """Writes the prompt and its continuation to standard output as they come, and returns them; of a model that labels
+    texts, the probability of each label of the prompt.
 
     Uses the checkpoint with the lowest validation loss. Raises UsageError where there is none, where an
     option is out of range, and where the prompt is longer than the model's context.
@@ -23,9 +25,16 @@ def generate(experiment: Experiment, run_dir: Path, options: SamplingConfig) -> 
     # A file gets the exact text; a terminal must not obey control characters that a model may write.
     shown = printable if sys.stdout.isatty() else str
     pieces = []
-    for piece in load(run_dir).stream(**asdict(options)):
-        pieces.append(piece)
-        sys.stdout.write(shown(piece))
-        sys.stdout.flush()
+    with reading_on_mesh(experiment) as placement:
+        run = load(run_dir, mesh=placement.mesh)
+        if run.labels:
+            (found,) = run.classify([options.prompt])
+            text = "\n".join(f"{probability:.4f}\t{label}" for label, probability in found.items())
+            sys.stdout.write(f"{shown(text)}\n")
+            return text
+        for piece in run.stream(**asdict(options)):
+            pieces.append(piece)
+            sys.stdout.write(shown(piece))
+            sys.stdout.flush()
     sys.stdout.write("\n")
     return "".join(pieces)

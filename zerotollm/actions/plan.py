@@ -11,6 +11,7 @@ from zerotollm.compute.config import resolve as resolve_compute
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.model.config import resolve
+from zerotollm.scale.config import parse_mesh
 from zerotollm.scale.devices import Device, find
 
 HOST_BYTES = 0.5e9
@@ -46,6 +47,8 @@ def plan(experiment: Experiment, run_dir: Path, options: PlanOptions) -> dict[st
         accelerator = this_accelerator()
         precision = experiment.compute.precision
         device = measure_this(accelerator.half() if precision == "auto" else precision)
+    if options.mesh:
+        return _plan_on_mesh(experiment, device, options, console)
     room = (options.memory_gb * 1e9 or device.memory_bytes) - (device.reserved_bytes or HOST_BYTES)
     job = job_for(experiment, device.accelerator)
     facts = _facts(experiment, job, device, room, options)
@@ -78,6 +81,79 @@ def plan(experiment: Experiment, run_dir: Path, options: PlanOptions) -> dict[st
             f"state alone take {held / 1e9:.2f} GB; take a smaller model (see `largest` above) or another device"
         )
     return facts
+
+
+def _plan_on_mesh(
+    experiment: Experiment, device: Device, options: PlanOptions, console: Any
+) -> dict[str, Any]:
+    """Shows what one device of a mesh holds and sends; returns the same."""
+    from rich.table import Table
+
+    from zerotollm.actions.devices import mesh_lines
+    from zerotollm.planning.mesh import plan_on_mesh
+    from zerotollm.scale.flops import num_parameters, train_flops
+
+    shape = parse_mesh(options.mesh, "mesh")
+    job = job_for(experiment, device.accelerator)
+    planned = plan_on_mesh(job, shape, device, compiled=options.compile != "no")
+    room = (options.memory_gb * 1e9 or device.memory_bytes) - (device.reserved_bytes or HOST_BYTES)
+    needed = sum(planned.memory.values())
+    tokens = job.batch_size * job.context
+    best, worst = planned.seconds
+    for line in mesh_lines(job.state().params, shape):
+        console.print(line, markup=False)
+    table = Table(show_header=False, box=None, pad_edge=False)
+    row = table.add_row
+    row(
+        "devices",
+        f"{shape.size} x {device.accelerator.kind or device.name}, nodes of {device.node}: {device.source}",
+    )
+    row(
+        "",
+        f"{device.link / 1e9:,.0f} GB/s in a node, {device.network / 1e9:,.1f} GB/s a device between nodes",
+    )
+    row("parameters", f"{num_parameters(job.model):,}")
+    row(
+        "batch",
+        f"{job.batch_size:,} windows of {job.context:,} tokens, {job.batch_size // shape.rows} a device",
+    )
+    row("memory of a device", _size(needed))
+    for kind, number in planned.memory.items():
+        row(f"  {kind}", _size(number))
+    if planned.xla_bytes:
+        row("memory by XLA", f"{_size(planned.xla_bytes)}, compiled for CPUs, without a loop over layers")
+    left = room - needed
+    row(
+        "fits",
+        f"{'yes' if left >= 0 else 'no'}, {_size(abs(left))} {'to spare' if left >= 0 else 'too much'}",
+    )
+    row("sent by a device", f"{_size(sum(planned.sent.values()))} a step, {planned.operations:,} operations")
+    for kind, number in sorted(planned.sent.items()):
+        row(f"  {kind}", _size(number))
+    row(
+        "a step",
+        f"{planned.compute_seconds * 1e3:,.0f} ms of computing, {planned.sending_seconds * 1e3:,.0f} ms of sending: "
+        f"{best * 1e3:,.0f} to {worst * 1e3:,.0f} ms, all or nothing of it at the same time",
+    )
+    row("speed", f"{tokens / worst:,.0f} to {tokens / best:,.0f} tokens/s")
+    low, high = planned.efficiency
+    row("scaling efficiency", f"{low:.0%} to {high:.0%} of {shape.size} devices that send nothing")
+    console.print(table)
+    return {
+        "mesh": shape._asdict(),
+        "memory": planned.memory,
+        "xla_bytes": planned.xla_bytes,
+        "fits": left >= 0,
+        "sent": planned.sent,
+        "compute_seconds": planned.compute_seconds,
+        "sending_seconds": planned.sending_seconds,
+        "efficiency": planned.efficiency,
+        "flops_per_token": train_flops(job.model, job.context),
+    }
+
+
+def _size(number: float) -> str:
+    return f"{number / 1e9:.2f} GB" if number >= 1e8 else f"{number / 1e6:.1f} MB"
 
 
 def job_for(experiment: Experiment, accelerator: Accelerator) -> Any:
@@ -204,9 +280,6 @@ def _table(
 
     from zerotollm.planning.speed import FACTORS
 
-    def size(number: float) -> str:
-        return f"{number / 1e9:.2f} GB" if number >= 1e8 else f"{number / 1e6:.1f} MB"
-
     compute, shape = facts["compute"], experiment.data
     precision = compute["precision"]
     groups, memory, xla = facts["parameters"], facts["memory"], facts["xla_memory"]
@@ -216,7 +289,7 @@ def _table(
     row("device", f"{device.accelerator.kind or device.name}: {device.source}")
     row(
         "",
-        f"{size(device.memory_bytes)}, {device.bandwidth / 1e9:,.0f} GB/s, "
+        f"{_size(device.memory_bytes)}, {device.bandwidth / 1e9:,.0f} GB/s, "
         f"{device.flops[precision] / 1e12:,.2f} TFLOP/s in {precision}",
     )
     row("parameters", f"{sum(groups.values()):,}")
@@ -233,16 +306,16 @@ def _table(
         f"remat {compute['remat']}",
     )
     row("FLOPs per token", f"{facts['flops_per_token'] / 1e9:,.3f} G, forward and backward")
-    row("memory by kind", size(sum(memory.values())))
+    row("memory by kind", _size(sum(memory.values())))
     for kind, number in memory.items():
-        row(f"  {kind}", size(number))
+        row(f"  {kind}", _size(number))
     if xla:
-        row("memory by XLA", f"{size(facts['needed'])}, the step compiled here, for {_here()}")
+        row("memory by XLA", f"{_size(facts['needed'])}, the step compiled here, for {_here()}")
         for kind, number in xla.items():
-            row(f"  {kind}", size(number))
+            row(f"  {kind}", _size(number))
     left = room - facts["needed"]
-    verdict = f"yes, {size(left)} to spare" if left >= 0 else f"no, {size(-left)} too much"
-    row("fits", f"{verdict}, of {size(room)}")
+    verdict = f"yes, {_size(left)} to spare" if left >= 0 else f"no, {_size(-left)} too much"
+    row("fits", f"{verdict}, of {_size(room)}")
     row(
         "speed",
         f"about {facts['tokens_per_second']:,.0f} tokens/s, {facts['seconds_per_step'] * 1e3:,.0f} ms a step "

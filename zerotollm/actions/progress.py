@@ -75,6 +75,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
+def console_of(first: bool) -> Console:
+    """The terminal, or of several processes, where this is not the first, nothing."""
+    return Console(quiet=not first)
+
+
 class Display:
     """Progress, samples and the summary of one run on a console."""
 
@@ -131,13 +136,10 @@ class Display:
                 f"step {step}/{self.steps}: loss {loss:.3f}, {rate:,.0f} tokens/s, {clock(seconds_left)} left"
             )
 
-    def validation(self, step: int, loss: float, bpb: float, best: bool) -> None:
-        """The whole validation split, in nats per token and bits per byte."""
-        self._validation = f"bpb {bpb:.4f}"
-        self.say(
-            f"step {step}/{self.steps}: validation loss {loss:.4f}, {bpb:.4f} bits per byte"
-            + (", the best so far" if best else "")
-        )
+    def validation(self, step: int, measured: str, best: bool) -> None:
+        """What was measured on the whole validation split, in words."""
+        self._validation = measured.rpartition(", ")[2]
+        self.say(f"step {step}/{self.steps}: validation {measured}" + (", the best so far" if best else ""))
 
     def sample(self, step: int, text: str) -> None:
         """What the model writes after `step` steps."""

@@ -50,6 +50,9 @@ def _row(runs: list[Record], base: list[Record]) -> Row:
         **{key: first[key] for key in ("variant", "group", "change", "paper", "sentence")},
         **{key: first[key] for key in ("parameters", "flops_per_token")},
         "tokens_per_second": mean(speeds) if speeds else None,
+        # Of suites that train a part of the parameters; records of earlier versions have none of these.
+        **{key: first.get(key) for key in ("trained_parameters", "step_bytes")},
+        "seconds": mean([run["seconds"] for run in runs if run.get("seconds") is not None] or [0.0]),
         "published": first.get("published"),
         "shared": _compared(_at(runs, 1.0), _at(base, 1.0)),
         "tuned": tuned,
@@ -67,6 +70,7 @@ def _compared(runs: list[Record], base: list[Record]) -> Row:
     values = list(bpb.values())
     trained = [run for run in runs if run["outcome"] == "trained"]
     losses = [run["validation_loss"] for run in trained if run.get("validation_loss") is not None]
+    accuracies = [run["validation_accuracy"] for run in trained if run.get("validation_accuracy") is not None]
     bleus = [run["validation_bleu"] for run in trained if run.get("validation_bleu") is not None]
     result = {
         "runs": len(runs),
@@ -76,6 +80,7 @@ def _compared(runs: list[Record], base: list[Record]) -> Row:
         "loss": mean(losses) if losses else None,
         "perplexity": mean([math.exp(loss) for loss in losses]) if losses else None,
         "bleu": mean(bleus) if bleus else None,
+        "accuracy": mean(accuracies) if accuracies else None,
         "pairs": 0,
         "difference": None,
         "low": None,
@@ -99,7 +104,7 @@ def _compared(runs: list[Record], base: list[Record]) -> Row:
 # --- as text
 
 
-def cells(row: Row, tuned: bool) -> list[str]:
+def cells(row: Row, tuned: bool, parts: bool = False) -> list[str]:
     """A row as people read it; see `headings`."""
     speed = row["tokens_per_second"]
     shown = [
@@ -111,17 +116,31 @@ def cells(row: Row, tuned: bool) -> list[str]:
         f"{speed:,.0f}" if speed else "-",
         *_compared_cells(row["shared"]),
     ]
+    if parts:
+        trained, held, accuracy = row["trained_parameters"], row["step_bytes"], row["shared"]["accuracy"]
+        shown += [
+            f"{trained:,} ({trained / row['parameters']:.1%})" if trained else "-",
+            f"{held / 1e6:,.0f} MB" if held else "-",
+            f"{row['seconds']:,.0f} s",
+            f"{accuracy:.4f}" if accuracy is not None else "-",
+        ]
     if tuned:
         comparison = row["tuned"]
         shown += [f"x {comparison['rate']:g}", *_compared_cells(comparison)] if comparison else ["-"] * 4
     return shown
 
 
-def headings(tuned: bool) -> list[str]:
+def shows_parts(rows: Sequence[Row]) -> bool:
+    """Whether any variant trains but a part of its parameters."""
+    return any(row["trained_parameters"] not in (None, row["parameters"]) for row in rows)
+
+
+def headings(tuned: bool, parts: bool = False) -> list[str]:
     """What stands over the columns of `cells`."""
     names = ["group", "variant", "change", "parameters", "FLOPs per token", "tokens/s"]
     compared = ["bits per byte (runs)", "difference [95 %]", "verdict"]
-    return names + compared + (["best rates", *(f"tuned {name}" for name in compared)] if tuned else [])
+    names += compared + (["trained", "memory of a step", "time of a run", "accuracy"] if parts else [])
+    return names + (["best rates", *(f"tuned {name}" for name in compared)] if tuned else [])
 
 
 def _compared_cells(comparison: Row) -> list[str]:
@@ -160,7 +179,8 @@ def footer(rows: Sequence[Row]) -> str:
 def markdown(rows: Sequence[Row]) -> str:
     """The table as Markdown, with its footer and what each variant is."""
     tuned = any(row["tuned"] for row in rows)
-    lines = [headings(tuned), ["---"] * len(headings(tuned)), *(cells(row, tuned) for row in rows)]
+    heads, parts = headings(tuned, shows_parts(rows)), shows_parts(rows)
+    lines = [heads, ["---"] * len(heads), *(cells(row, tuned, parts) for row in rows)]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     notes = "\n".join(
         f"- **{row['variant']}**: {row['sentence']} ({row['paper']})" for row in rows if row["sentence"]
@@ -183,12 +203,13 @@ def terminal_table(rows: Sequence[Row]) -> "Table":
 
     tuned = any(row["tuned"] for row in rows)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in headings(tuned):
+    parts = shows_parts(rows)
+    for name in headings(tuned, parts):
         table.add_column(name, justify="right" if name in ("parameters", "tokens/s") else "left")
     for row in rows:
         verdict = row["shared"]["verdict"]
         style = {"better": "green", "worse": "red"}.get(verdict) or (
             "bold red" if verdict == FUTURE else None
         )
-        table.add_row(*cells(row, tuned), style=style)
+        table.add_row(*cells(row, tuned, parts), style=style)
     return table

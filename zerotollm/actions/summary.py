@@ -8,14 +8,26 @@ from typing import Any
 from zerotollm import run_directory
 from zerotollm.actions.progress import clock
 from zerotollm.experiment import Experiment
-from zerotollm.training.metrics import read_metrics
+from zerotollm.training.metrics import MEASURED, read_metrics
 
 
-def summarize(run_dir: Path, notes: dict[str, Any], num_parameters: int) -> dict[str, Any]:
-    """The final numbers; `notes` are those of the last checkpoint, and cover all processes of the run."""
+def summarize(run_dir: Path, notes: dict[str, Any], num_parameters: int, trained: int) -> dict[str, Any]:
+    """The final numbers; `notes` are those of the last checkpoint, and cover all processes of the run.
+
+    Of a run that trained but `trained` parameters of all also their number; of one that began with another one's
+    `before`, what was measured then; of labels the accuracy.
+    """
     lines = read_metrics(run_dir / run_directory.METRICS)
     last = next(line for line in reversed(lines) if "tokens" in line)
     best = min((line for line in lines if "validation_bpb" in line), key=lambda line: line["validation_bpb"])
+    more = {"trained_parameters": trained} if trained != num_parameters else {}
+    if notes["before"]:
+        more["before"] = {name: notes["before"][name] for name in MEASURED if name in notes["before"]}
+    more |= {
+        f"validation_{name}": notes["validation"][name]
+        for name in MEASURED[2:]
+        if name in notes["validation"]
+    }
     return {
         "parameters": num_parameters,
         "steps": last["step"],
@@ -29,7 +41,7 @@ def summarize(run_dir: Path, notes: dict[str, Any], num_parameters: int) -> dict
         "best_validation_bpb": best["validation_bpb"],
         "best_step": best["step"],
         "peak_memory_bytes": peak_memory_bytes(),
-    }
+    } | more
 
 
 def peak_memory_bytes() -> int:
@@ -40,17 +52,29 @@ def peak_memory_bytes() -> int:
 
 def rows(summary: dict[str, Any]) -> dict[str, str]:
     """The summary as people read it."""
-    return {
-        "parameters": f"{summary['parameters']:,}",
+    labels = "validation_accuracy" in summary
+    before, trained = summary.get("before", {}), summary.get("trained_parameters")
+    best = f"{summary['best_validation_bpb']:.4f} {'bits per label' if labels else 'bits per byte'}"
+    shown = {
+        "parameters": f"{summary['parameters']:,}"
+        + (f", of which {trained:,} were trained" if trained else ""),
         "steps": f"{summary['steps']:,}",
-        "tokens": f"{summary['tokens']:,}",
+        "labels" if labels else "tokens": f"{summary['tokens']:,}",
         "wall time": f"{clock(summary['seconds'])} (of it in steps: {clock(summary['step_seconds'])})",
-        "speed in steps": f"{summary['tokens_per_second']:,} tokens/s",
-        "validation loss": f"{summary['validation_loss']:.4f} nats per token",
-        "validation": f"{summary['validation_bpb']:.4f} bits per byte",
-        "best": f"{summary['best_validation_bpb']:.4f} bits per byte, after step {summary['best_step']}",
+        "speed in steps": f"{summary['tokens_per_second']:,} {'labels' if labels else 'tokens'}/s",
+        "validation loss": f"{summary['validation_loss']:.4f} nats per {'label' if labels else 'token'}",
+        "validation": f"accuracy {summary['validation_accuracy']:.4f}"
+        if labels
+        else f"{summary['validation_bpb']:.4f} bits per byte"
+        + (f", before {before['bpb']:.4f}" if before else ""),
+        "old text": f"{summary['validation_old_bpb']:.4f} bits per byte"
+        + (f", before {before['old_bpb']:.4f}" if before else "")
+        if "validation_old_bpb" in summary
+        else "",
+        "best": f"{best}, after step {summary['best_step']}",
         "peak memory": f"{summary['peak_memory_bytes'] / 1e9:.2f} GB",
     }
+    return {name: value for name, value in shown.items() if value}
 
 
 def commands(experiment: Experiment, run_dir: Path) -> list[tuple[str, str]]:

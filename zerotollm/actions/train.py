@@ -7,24 +7,25 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from zerotollm import run_directory
+from zerotollm.actions.beginning import beginning_of
+from zerotollm.actions.devices import computing_on_mesh, mesh_lines
 from zerotollm.actions.fit import feed_of
 from zerotollm.actions.interrupts import StoppedError, stop_requests
 from zerotollm.actions.out_of_memory import out_of_memory_explained
 from zerotollm.actions.plan import job_for
-from zerotollm.actions.progress import Display, Pace
+from zerotollm.actions.progress import Display, Pace, console_of
 from zerotollm.actions.summary import commands, rows, summarize
-from zerotollm.allocator import LARGE_STEP, keep_freed_memory
-from zerotollm.errors import RunError, UsageError
-from zerotollm.experiment import Experiment
+from zerotollm.compute.processes import is_first, on_first, stop_requested, together
+from zerotollm.errors import RunError
+from zerotollm.experiment import Experiment, translates
 from zerotollm.files import write_atomically
-from zerotollm.gpu import prepare_gpu
-from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.model.config import TransformerConfig
 
 
 def train(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
@@ -36,15 +37,26 @@ def train(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
     process writes there, the disk is full or the loss is no longer finite.
     """
     begun = time.monotonic()
-    with run_directory.locked(run_dir), Display(experiment.train.steps) as display:
-        run_directory.claim(run_dir, experiment)
-        summary = run_directory.read_summary(run_dir)
+    with ExitStack() as stack:
+        display = stack.enter_context(Display(experiment.train.steps, console_of(is_first())))
+
+        def claimed() -> dict[str, Any] | None:
+            stack.enter_context(run_directory.locked(run_dir))
+            run_directory.claim(run_dir, experiment)
+            return run_directory.read_summary(run_dir)
+
+        summary = on_first(claimed)
         if summary is None:
-            with out_of_memory_explained(experiment, run_dir):
-                run = _prepare(experiment, run_dir, display)
+            with out_of_memory_explained(experiment, run_dir), computing_on_mesh(experiment) as placement:
+                run = _prepare(experiment, run_dir, display, placement)
                 notes = _train(run, display, begun)
-            summary = summarize(run_dir, notes, run.num_parameters)
-            write_atomically(run_dir / run_directory.SUMMARY, json.dumps(summary, indent=2) + "\n")
+
+            def finished() -> dict[str, Any]:
+                summary = summarize(run_dir, notes, run.num_parameters, run.trained_parameters)
+                write_atomically(run_dir / run_directory.SUMMARY, json.dumps(summary, indent=2) + "\n")
+                return summary
+
+            summary = on_first(finished)
         else:
             display.say(f"{run_dir} is finished; --run-dir DIR starts another run")
         display.table(rows(summary), commands(experiment, run_dir))
@@ -59,6 +71,8 @@ class Prepared:
     run_dir: Path
     feed: Any
     """zerotollm.data.feed.Feed"""
+    placement: Any
+    """zerotollm.scale.sharding.Placement"""
     model: TransformerConfig
     """resolved"""
     train_step: Callable[[], Callable[..., Any]]
@@ -71,22 +85,27 @@ class Prepared:
     notes: dict[str, Any]
     """what the host remembers beside the state; see `_train`"""
     num_parameters: int
+    trained_parameters: int
+    whole: Callable[[Any], Any]
+    """state -> all parameters of the model"""
+    begun_with: Any
+    """zerotollm.run.Run whose parameters training began with, or None"""
 
 
-def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepared:
+def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement: Any) -> Prepared:
     """Data, model and state; the steps compile in other threads meanwhile."""
     shape = experiment.data
-    if shape.batch_size * shape.context * experiment.model.width >= LARGE_STEP:
-        keep_freed_memory()
-    prepare_gpu()
     # Imported here: nobody should wait for jax to hear that a run is finished or belongs to someone else.
     import jax
 
     from zerotollm.compute.device import options_to_run_once, this_accelerator
-    from zerotollm.run import cache_compiled_programs, load
+    from zerotollm.run import cache_compiled_programs
     from zerotollm.scale.measure import trouble_here
+    from zerotollm.scale.sharding import check_divides, place_tree, placed_shapes, shardings
     from zerotollm.training import checkpoints
-    from zerotollm.training.step import init_state, make_eval_step, make_train_step
+    from zerotollm.training.beginning import fingerprint
+    from zerotollm.training.lora import divided, whole
+    from zerotollm.training.step import init_params, init_state, make_eval_step, make_train_step
 
     cache_compiled_programs(shape)
     trouble = trouble_here()
@@ -96,28 +115,29 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
     feed = feed_of(experiment)
     if feed.dropped:
         display.say(f"left out of {feed.corpus}: {feed.dropped}")
-    config, beginning = experiment.model, None
-    if experiment.train.start_from:
-        beginning = load(experiment.train.start_from)
-        config = replace(config, vocab_size=config.vocab_size or beginning.model_config.vocab_size)
-    model = resolve(config, vocab_size=feed.vocab_size, context=shape.context)
-    if beginning:
-        check_same_parameters(beginning, model)
-    feed.tokenizer.save(run_dir / run_directory.TOKENIZER)
-    write_atomically(run_dir / run_directory.ENVIRONMENT, json.dumps(run_directory.environment(), indent=2))
+    beginning = beginning_of(experiment, feed)
+    model = beginning.model
+    on_first(lambda: _describe(feed, run_dir))
 
     quick = options_to_run_once()
-    make_state = jax.jit(
-        partial(init_state, model, experiment.optimizer, experiment.train, compute=experiment.compute),
-        compiler_options=quick,
-    )
-    abstract_state = jax.eval_shape(make_state)
+    mesh = placement.mesh
+    init = partial(init_state, model, experiment.optimizer, experiment.train, compute=experiment.compute)
+    abstract_params = jax.eval_shape(lambda: init_params(model, 0))
+    check_divides(abstract_params, placement.shape, heads=(model.num_heads, model.num_kv_heads))
+    abstract_params = placed_shapes(abstract_params, mesh)
+    abstract_state = placed_shapes(jax.eval_shape(init, given=beginning.params), mesh)
+    state_shardings = shardings(abstract_state, mesh)
+    make_state = jax.jit(init, compiler_options=quick, out_shardings=state_shardings)
+    for line in mesh_lines(abstract_params, placement.shape):
+        display.say(line)
     how = {
         "masked": shape.document_mask,
         "compute": experiment.compute,
         "pad_id": feed.tokenizer.pad_id,
     }
-    step = make_train_step(model, experiment.optimizer, experiment.train, **how)
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    out_shardings = (state_shardings, everywhere)
+    step = make_train_step(model, experiment.optimizer, experiment.train, **how, out_shardings=out_shardings)
     evaluate = make_eval_step(model, **how)
     if model.architecture != "encoder-decoder":
         chosen = job_for(replace(experiment, model=model), this_accelerator()).compute
@@ -126,42 +146,65 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
             f"cross-entropy {chosen.cross_entropy}, remat {chosen.remat}"
         )
     threads = ThreadPoolExecutor(2, thread_name_prefix="compile")
-    train_step = by_shape(threads, partial(step.lower, abstract_state), feed.training_shapes)
+    training_shapes, evaluation_shapes = (
+        [placement.shapes(about) for about in shapes]
+        for shapes in (feed.training_shapes, feed.evaluation_shapes)
+    )
+    train_step = by_shape(threads, partial(step.lower, abstract_state), training_shapes)
 
-    checkpoint = checkpoints.newest_intact(run_dir / run_directory.CHECKPOINTS, display.say)
+    directory = run_dir / run_directory.CHECKPOINTS
+    intact = on_first(lambda: getattr(checkpoints.newest_intact(directory, display.say), "step", None))
+    checkpoint = None if intact is None else checkpoints.of_step(directory, intact)
+    frozen = None
+    if abstract_state.frozen is not None:
+        _, frozen = divided(beginning.params, experiment.train.trainable)
     if checkpoint:
-        state, notes = checkpoints.restore(checkpoint, abstract_state), checkpoint.manifest()["notes"]
+        notes = checkpoint.manifest()["notes"]
         if notes["text"] != feed.fingerprint:
             raise RunError(
                 f"the text of {shape.corpus} has changed since {run_dir} was begun: "
                 "bring the text back, or train anew with another --run-dir"
             )
+        if notes["frozen"] != fingerprint(frozen):
+            raise RunError(
+                f"{experiment.train.start_from} has changed since {run_dir} was begun with it: bring it back, or "
+                "train anew with another --run-dir"
+            )
+        state = checkpoints.restore(checkpoint, abstract_state._replace(frozen=None))
+        state = state._replace(frozen=frozen and place_tree(frozen, mesh))
     else:
-        state = make_state()
-        if beginning:
-            state = state._replace(params=beginning.params)
-            display.say(f"begins with {beginning!r}")
-        notes = {"losses": [], "step_seconds": 0.0, "seconds": 0.0, "validation": None}
+        state = make_state(given=beginning.params and place_tree(beginning.params, mesh))
+        if beginning.run:
+            display.say(f"begins with {beginning.run!r}")
+        notes = {"losses": [], "step_seconds": 0.0, "seconds": 0.0, "validation": None, "before": None}
+        notes["frozen"] = fingerprint(frozen)
     # Only now: with three compilers at once, two cores would finish the first that is needed last.
     # Where there are many, those that seldom run are compiled in half the time.
     eval_step = by_shape(
         threads,
-        partial(evaluate.lower, abstract_state.params),
-        feed.evaluation_shapes,
+        partial(evaluate.lower, abstract_params),
+        evaluation_shapes,
         quick if len(feed.evaluation_shapes) > 1 else None,
     )
     threads.shutdown(wait=False)
     start = checkpoint.step if checkpoint else 0
-    num_parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(abstract_state.params))
+    num_parameters, trained = (
+        sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
+        for tree in (abstract_params, abstract_state.params)
+    )
+    part = f", of which {trained:,} are trained" if trained != num_parameters else ""
+    kind = "labels" if feed.labels else "tokens"
+    new_steps = experiment.train.steps * (1 - shape.replay)
     display.say(
-        f"{num_parameters:,} parameters; {feed.tokens:,} tokens to train on, seen "
-        f"{experiment.train.steps * feed.tokens_per_step / feed.tokens:.1f} times"
+        f"{num_parameters:,} parameters{part}; {feed.tokens:,} {kind} to train on, seen "
+        f"{new_steps * feed.tokens_per_step / feed.tokens:.1f} times"
         + (f"; going on after step {start}" if start else "")
     )
     return Prepared(
         experiment,
         run_dir,
         feed,
+        placement,
         model,
         train_step,
         eval_step,
@@ -169,23 +212,20 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
         start,
         notes,
         num_parameters,
+        trained,
+        jax.jit(lambda state: whole(state.params, state.frozen, experiment.train))
+        if abstract_state.frozen is not None
+        else lambda state: state.params,
+        beginning.run,
     )
 
 
-def check_same_parameters(beginning: Any, model: TransformerConfig) -> None:
-    """Raises UsageError where a run's parameters are not those of `model`, naming the fields that differ."""
-    may_differ = {"dropout", "max_length"} if model.position != "learned" else {"dropout"}
-    differing = [
-        f"{field.name} {was!r} (now {now!r})"
-        for field in fields(model)
-        if field.name not in may_differ
-        and (was := getattr(beginning.model_config, field.name)) != (now := getattr(model, field.name))
-    ]
-    if differing:
-        raise UsageError(
-            f"{beginning.path} was trained with model.{', model.'.join(differing)}: "
-            "give the same values to begin with it"
-        )
+def _describe(feed: Any, run_dir: Path) -> None:
+    """Writes what belongs to the run besides what is trained."""
+    feed.tokenizer.save(run_dir / run_directory.TOKENIZER)
+    if feed.labels:
+        write_atomically(run_dir / run_directory.LABELS, json.dumps(feed.labels, ensure_ascii=False) + "\n")
+    write_atomically(run_dir / run_directory.ENVIRONMENT, json.dumps(run_directory.environment(), indent=2))
 
 
 def by_shape(
@@ -196,13 +236,8 @@ def by_shape(
 ) -> Callable[[], Callable[..., Any]]:
     """Compiles a function of a state and a batch for every shape of batch, with XLA's `options`. What is returned
     waits for all of them, and gives the function that runs the right one."""
-    import jax
-
-    def lowered(batch: dict[str, Any]) -> Any:
-        return lower({name: jax.ShapeDtypeStruct(*about) for name, about in batch.items()})
-
     # Traced here: Python does one thing at a time, and what comes first is waited for longest.
-    futures = {batch["inputs"][0]: threads.submit(lowered(batch).compile, options) for batch in shapes}
+    futures = {batch["inputs"].shape: threads.submit(lower(batch).compile, options) for batch in shapes}
 
     def wait() -> Callable[..., Any]:
         programs = {size: future.result() for size, future in futures.items()}
@@ -214,15 +249,14 @@ def by_shape(
 def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
     """The loop, from `run.start` to the last step. Returns the notes that the last checkpoint remembers.
 
-    Notes: a fingerprint of the `text`, `losses` since the last line of metrics, `validation` at that step if
-    there was one, `step_seconds` spent in steps and `seconds` in all, over all processes.
+    Notes: a fingerprint of the `text` and of `frozen` parameters, `losses` since the last line of metrics, `validation`
+    at that step if there was one and `before` the first one, `step_seconds` spent in steps and `seconds` in all, over
+    all processes.
     """
-    import jax
 
     from zerotollm.decoding.text import sample_text
-    from zerotollm.evaluation.loss import evaluate_batches
     from zerotollm.training.checkpoints import CheckpointWriter
-    from zerotollm.training.metrics import MetricsWriter, StepLog
+    from zerotollm.training.metrics import MetricsWriter, NotWritten, StepLog
     from zerotollm.training.stream import Behind, prefetched
 
     feed, config, steps = run.feed, run.experiment.train, run.experiment.train.steps
@@ -232,17 +266,19 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
     state, notes = run.state, run.notes
 
     with ExitStack() as stack:
-        stop = stack.enter_context(stop_requests())
+        stop = [] if together() else stack.enter_context(stop_requests())
         path, tensorboard = run.run_dir / run_directory.METRICS, run.run_dir / run_directory.TENSORBOARD
-        metrics = stack.enter_context(closing(MetricsWriter(path, tensorboard, run.start)))
+        writing = MetricsWriter(path, tensorboard, run.start) if is_first() else NotWritten()
+        metrics = stack.enter_context(closing(writing))
         directory = run.run_dir / run_directory.CHECKPOINTS
         # One more than are averaged: a run that was stopped has one at a step of its own.
         keep = config.keep if config.average == 1 else max(config.keep, config.average + 1)
         writer = stack.enter_context(closing(CheckpointWriter(directory, keep)))
-        dataset = feed.training(
-            seed=config.seed, process_index=jax.process_index(), process_count=jax.process_count()
+        part, parts = run.placement.part
+        dataset = feed.training(seed=config.seed, process_index=part, process_count=parts)
+        batches = stack.enter_context(
+            closing(prefetched(dataset, run.start, steps, run.placement.place_part))
         )
-        batches = stack.enter_context(closing(prefetched(dataset, run.start, steps, jax.device_put)))
         log = StepLog(
             metrics,
             steps=steps,
@@ -271,52 +307,85 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
             left = pace.seconds_left(steps - step, pauses)
             display.progress(step, values["loss"], pace.tokens_per_second, left)
 
+        def validated(state: Any) -> dict[str, Any]:
+            params = run.whole(state)
+            new = measured(run.eval_step(), params, feed, run.placement)
+            if feed.old:
+                new["old_bpb"] = measured(run.eval_step(), params, feed.old, run.placement)["bpb"]
+            return new
+
         behind = Behind(read)
         train_step = run.train_step()
+        before = notes["before"]
+        if run.begun_with and not (run.start or feed.labels):
+            before = validated(state)
+            display.say(f"before the first step: {words(before, feed)}")
         display.begin(run.start)
         pace.begin()
         for step, batch in enumerate(batches, run.start + 1):
             state, values = train_step(state, batch)
             behind.add(step, values)
-            stopping = bool(stop) and step < steps
+            stopping = step < steps and (stop_requested(step) if together() else bool(stop))
             if due(step, steps, config.eval_every):
                 behind.drain()
                 with pace.pause("validation"):
-                    validation = evaluate_batches(
-                        run.eval_step(),
-                        state.params,
-                        feed.evaluation("validation"),
-                        num_bytes=feed.num_bytes["validation"],
-                    )
-                loss, bpb = validation["loss"], validation["bpb"]
-                display.validation(step, loss, bpb, best=log.validation(step, loss, bpb))
+                    validation = validated(state)
+                best = log.validation(step, validation)
+                display.validation(step, words(validation, feed), best)
             else:
                 validation = None
-            if due(step, steps, config.sample_every):
+            if due(step, steps, config.sample_every) and not feed.labels:
                 behind.drain()
                 with pace.pause("sample"):
-                    text = sample_text(state.params, run.model, feed.tokenizer, run.experiment.sample)
-                write_atomically(run.run_dir / run_directory.SAMPLES / f"step-{step:06}.txt", text)
+                    text = sample_text(
+                        run.whole(state),
+                        run.model,
+                        feed.tokenizer,
+                        run.experiment.sample,
+                        translates=translates(run.experiment),
+                    )
+                if is_first():
+                    write_atomically(run.run_dir / run_directory.SAMPLES / f"step-{step:06}.txt", text)
                 display.sample(step, text)
             if due(step, steps, config.checkpoint_every) or stopping:
                 behind.drain()
                 with pace.pause("save"):
                     notes = {
                         "text": feed.fingerprint,
+                        "frozen": run.notes["frozen"],
+                        "before": before,
                         "losses": list(log.losses),
                         "validation": validation,
                         "step_seconds": pace.seconds,
                         "seconds": run.notes["seconds"] + time.monotonic() - begun,
                     }
                     metrics.sync()
-                    writer.save(state, step, notes)
+                    writer.save(state._replace(frozen=None), step, notes)
             if stopping:
-                name = signal.Signals(stop[0]).name
+                number = stop[0] if stop else signal.SIGTERM
+                name = signal.Signals(number).name
                 raise StoppedError(
                     f"{name} after step {step} of {steps}: saved in {run.run_dir}; the same command goes on",
-                    stop[0],
+                    number,
                 )
     return notes
+
+
+def measured(eval_step: Callable[..., Any], params: Any, feed: Any, placement: Any) -> dict[str, Any]:
+    """Loss over the validation split of a feed."""
+    from zerotollm.evaluation.loss import evaluate_batches
+
+    batches = map(placement.place_whole, feed.evaluation("validation"))
+    num_bytes = feed.num_bytes["validation"]
+    return evaluate_batches(eval_step, params, batches, num_bytes=num_bytes)
+
+
+def words(validation: dict[str, Any], feed: Any) -> str:
+    """A validation as people read it."""
+    if feed.labels:
+        return f"loss {validation['loss']:.4f} nats per label, accuracy {validation['accuracy']:.4f}"
+    old = f", {validation['old_bpb']:.4f} on {feed.old.corpus}" if feed.old else ""
+    return f"loss {validation['loss']:.4f}, {validation['bpb']:.4f} bits per byte{old}"
 
 
 def due(step: int, steps: int, every: int) -> bool:

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from zerotollm.experiment import Experiment
+from zerotollm.experiment import Experiment, translates
+
+__all__ = ["translate_split", "translates", "validation_bleu"]
 
 
 class Trained(Protocol):
@@ -12,11 +14,6 @@ class Trained(Protocol):
     params: Any
     model_config: Any
     tokenizer: Any
-
-
-def translates(experiment: Experiment) -> bool:
-    """Whether the experiment learns to translate."""
-    return experiment.model.architecture == "encoder-decoder" and experiment.train.objective == "likelihood"
 
 
 def translate_split(
@@ -47,7 +44,8 @@ def translate_split(
         sides = (" ".join(side.split()) for side in (pair.id, pair.source, pair.target, text))
         lines.append("\t".join([*sides, f"{score:.4f}"]))
     scores = corpus_scores([text for text, _ in best], [pair.target for pair in pairs])
-    scores |= {"pairs": len(pairs), "beam_size": experiment.sample.beam_size}
+    greedy = experiment.model.architecture == "decoder"
+    scores |= {"pairs": len(pairs), "beam_size": 1 if greedy else experiment.sample.beam_size}
     return scores, "\n".join(lines) + "\n"
 
 

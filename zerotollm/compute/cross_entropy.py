@@ -11,6 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from zerotollm.compute.mesh import ROWS, constrain, row_shards
+
 LOGITS = 2**24
 """Numbers held at once: 64 MiB in float32."""
 HALF_RANGE = 2.0**10
@@ -47,12 +49,15 @@ def chunked_cross_entropy(
     `head_DV`, from the objective alone.
     """
     B, T, D = x_BTD.shape
-    rows = rows or rows_for(B * T, head_DV.shape[1])
-    chunks = -(-B * T // rows)
+    shards = row_shards()  # each device has rows of its own in every chunk
+    rows = rows or rows_for(B * T // shards, head_DV.shape[1])
+    chunks = -(-B * T // (shards * rows))
 
     def split(x, *tail):
-        x = x.reshape(B * T, *tail)
-        return jnp.pad(x, ((0, chunks * rows - B * T), *((0, 0) for _ in tail))).reshape(chunks, rows, *tail)
+        x = x.reshape(shards, B * T // shards, *tail)
+        x = jnp.pad(x, ((0, 0), (0, chunks * rows - B * T // shards), *((0, 0) for _ in tail)))
+        x = x.reshape(shards, chunks, rows, *tail).swapaxes(0, 1).reshape(chunks, shards * rows, *tail)
+        return constrain(x, None, ROWS)
 
     x_JND, targets_JN, weights_JN = split(x_BTD, D), split(targets_BT), split(weights_BT)
     objective, nats = _loss(x_JND, head_DV, targets_JN, weights_JN, penalty)

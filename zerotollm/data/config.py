@@ -10,14 +10,21 @@ class DataConfig:
 
     corpus: str = "bible-web"
     """bible-VERSION, shakespeare, tfds:NAME, or a path, folder or glob of .txt, .md, .jsonl (each also .gz); pairs
-    to translate: bible-A:bible-B, SOURCE.txt:TARGET.txt (several sources: A+B:TARGET), PAIRS.tsv, tfds:NAME"""
+    to translate: bible-A:bible-B, SOURCE.txt:TARGET.txt (several sources: A+B:TARGET), PAIRS.tsv, tfds:NAME;
+    completions: a .jsonl of prompt and completion or of messages, or pairs; labels: a .jsonl of text and label,
+    genre:bible-A, or version:bible-A+bible-B"""
     validation: str = ""
-    """pairs in own files only: files to validate with, written as the corpus is; empty: a fraction of it"""
+    """pairs, completions and labels in own files only: files to validate with, written as the corpus is; empty: a
+    fraction of it"""
     test: str = ""
-    """pairs in own files only: files for the final test"""
+    """pairs, completions and labels in own files only: files for the final test"""
     extra: str = ""
     """pairs in own files only: Bible versions as in bible-kjv+bible-asv:bible-bbe; where a training target is a verse
     of the last, that verse of the others is trained on as a further source. Held-out targets get none"""
+    old: str = ""
+    """plain text only: a corpus that the model has learned before and is measured on too, before and after"""
+    replay: float = 0.0
+    """share of the steps that read the old corpus again"""
     reverse: bool = False
     """pairs only: translate from target to source"""
     dir: str = ""

@@ -3,12 +3,15 @@
 likelihood        a decoder predicts every next token of a text; an encoder-decoder the target of a pair
 span_corruption   an encoder-decoder writes what is hidden of a text (T5, arXiv:1910.10683, section 3.1.4)
 prefix_lm         an encoder-decoder writes how a text goes on (the same, section 3.2.1)
+completion        a decoder writes the completion of a prompt, the answers in a conversation, or the target of a pair
+label             a head of its own tells which of a few labels a text has
 """
 
 import math
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -17,6 +20,7 @@ import numpy as np
 from zerotollm.data.batches import Batch, evaluation_batches, training_batches
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.denoising import SENTINELS, Denoising, prefix_lm, span_corruption
+from zerotollm.data.example_tokens import example_batch, prepare_examples
 from zerotollm.data.pair_batches import Plan, pair_evaluation_batches, pair_training_batches, plan
 from zerotollm.data.pair_tokens import prepare_pairs
 from zerotollm.data.tokenizer import AnyTokenizer, Tokenizer
@@ -54,6 +58,10 @@ class Feed:
     """changes with the training text; of a large one only the first 32 million tokens are read"""
     dropped: str
     """what of the corpus is not used, in words; empty where that is nothing"""
+    old: "Feed | None" = None
+    """of `data.old`"""
+    labels: tuple[str, ...] = ()
+    """what `targets` number, where these are labels and not tokens; every byte is then a label"""
 
 
 def open_feed(
@@ -70,8 +78,12 @@ def open_feed(
     Raises UsageError where the corpus cannot be had or leaves nothing to validate with, RunError where the data
     directory cannot be written.
     """
-    if not pairs:
+    if objective in EXAMPLES:
+        feed = _example_feed(data, tokenizer, objective, micro_batches)
+    elif not pairs:
         feed = _text_feed(data, tokenizer, micro_batches)
+        if data.old:
+            feed = _with_old(data, feed, micro_batches)
     elif objective == "likelihood":
         feed = _pair_feed(data, tokenizer, micro_batches)
     else:
@@ -81,9 +93,13 @@ def open_feed(
     return feed
 
 
+EXAMPLES = ("completion", "label")
+"""Objectives of which only a part of each text is learned."""
+
+
 def sentinels(objective: str) -> int:
     """Ids that an objective needs after the tokenizer's own."""
-    return 0 if objective == "likelihood" else SENTINELS
+    return SENTINELS if objective in ("span_corruption", "prefix_lm") else 0
 
 
 def evaluation_rows(micro_batch_size: int) -> int:
@@ -118,6 +134,33 @@ def _text_feed(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer, micr
         fingerprint=_fingerprint(train),
         dropped="",
     )
+
+
+def _with_old(data: DataConfig, feed: Feed, micro_batches: int) -> Feed:
+    old = _text_feed(replace(data, corpus=data.old), feed.tokenizer, micro_batches)
+    if not old.evaluation_tokens:
+        raise UsageError(f"{data.old} leaves no text to validate on: raise data.validation_fraction")
+
+    def training(**seed: int) -> Sequence[Batch]:
+        return Replayed(feed.training(**seed), old.training(**seed), Fraction(str(data.replay)))
+
+    return replace(feed, training=training, old=old)
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """Batches of a new text, a share of them replaced by those of an old one, evenly and each in its own order."""
+
+    new: Sequence[Batch]
+    old: Sequence[Batch]
+    share: Fraction
+
+    def __len__(self) -> int:
+        return len(self.new)
+
+    def __getitem__(self, step: int) -> Batch:
+        before = int(step * self.share)
+        return self.old[before] if int((step + 1) * self.share) > before else self.new[step - before]
 
 
 def _pair_feed(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer, micro_batches: int) -> Feed:
@@ -162,6 +205,49 @@ def _pair_feed(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer, micr
         evaluation_tokens=tokens("validation"),
         fingerprint=[*_fingerprint(train.sources), *_fingerprint(train.targets)],
         dropped=_dropped(prepared.dropped, plans, data.context),
+    )
+
+
+def _example_feed(
+    data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer, objective: str, micro_batches: int
+) -> Feed:
+    prepared = prepare_examples(data, tokenizer, objective)
+    size = {"context": data.context, "batch_size": data.batch_size, "buckets": data.buckets}
+    plans = {
+        name: plan(split, **size, rows_multiple=micro_batches) for name, split in prepared.splits.items()
+    }
+    train = prepared.splits["train"]
+
+    def evaluation(split: str) -> Sequence[Batch]:
+        if not sum(map(len, plans[split].members)):
+            raise UsageError(
+                f"{data.corpus} has no {split} examples of at most data.context {data.context} tokens"
+            )
+        return pair_evaluation_batches(prepared.splits[split], plans[split], example_batch)
+
+    def shapes(layout: Plan) -> tuple[Shapes, ...]:
+        types = {"inputs": np.int32, "targets": np.int32, "weights": np.float32}
+        return tuple({n: ((b.rows, b.width), kind) for n, kind in types.items()} for b in layout.buckets)
+
+    def used(name: str) -> np.ndarray:
+        return np.concatenate(plans[name].members)
+
+    tokens = {name: int(split.num_learned[used(name)].sum()) for name, split in prepared.splits.items()}
+    return Feed(
+        corpus=prepared.corpus,
+        tokenizer=prepared.tokenizer,
+        vocab_size=prepared.tokenizer.vocab_size,
+        training=partial(pair_training_batches, train, plans["train"], make=example_batch),
+        evaluation=evaluation,
+        training_shapes=shapes(plans["train"]),
+        evaluation_shapes=shapes(plans["validation"]),
+        num_bytes={name: int(split.bytes_E[used(name)].sum()) for name, split in prepared.splits.items()},
+        tokens=tokens["train"],
+        tokens_per_step=tokens["train"] / max(1, plans["train"].batches),
+        evaluation_tokens=tokens["validation"],
+        fingerprint=[len(train.tokens_N), len(train), zlib.crc32(train.tokens_N[: 2**25])],
+        dropped=_dropped(prepared.dropped, plans, data.context),
+        labels=prepared.labels,
     )
 
 

@@ -57,7 +57,7 @@ def open_files(config: DataConfig) -> Corpus:
     Raises UsageError, naming the file and the place in it, for whatever cannot be read as text.
     """
     validation, test = fractions(config)
-    paths = _find(config.corpus)
+    paths = find_files(config.corpus)
     mode = config.documents
     if mode == "auto":
         mode = "file" if len(paths) > 1 or not _holds_many(next(iter(paths.values()))) else "paragraph"
@@ -105,7 +105,7 @@ def fractions(config: DataConfig) -> tuple[Fraction, Fraction]:
     return validation, test
 
 
-def _find(corpus: str) -> dict[str, Path]:
+def find_files(corpus: str) -> dict[str, Path]:
     """{name: path} in the order of the names, which are relative to the folder, so that it may be moved."""
     path = Path(corpus).expanduser()
     readable = f"files of {', '.join(SUFFIXES)} (each also .gz) are read"
@@ -168,7 +168,7 @@ def read_lines(path: Path) -> Iterator[str]:
     """The lines of a text file without their ends. Raises UsageError, naming the place, where it is no UTF-8 text."""
     start = 0
     for number, line in enumerate(_lines(path), 1):
-        yield _text(path, "file", _Place(start, start + len(line), number), line).rstrip("\r\n")
+        yield _decoded(path, _Place(start, start + len(line), number), line).rstrip("\r\n")
         start += len(line)
 
 
@@ -192,8 +192,7 @@ def _places(path: Path, mode: str) -> Iterator[tuple[_Place, bytes]]:
         yield _Place(place_start, start, place_line), b"".join(held)
 
 
-def _text(path: Path, mode: str, place: _Place, content: bytes) -> str:
-    """The text of a document out of its bytes."""
+def _decoded(path: Path, place: _Place, content: bytes) -> str:
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -201,8 +200,12 @@ def _text(path: Path, mode: str, place: _Place, content: bytes) -> str:
             f"{path} is not UTF-8: byte {place.start + error.start} (counted from 0) is "
             f"0x{content[error.start]:02x}; save it as UTF-8"
         ) from error
-    if place.start == 0:
-        text = text.removeprefix("\ufeff")
+    return text.removeprefix("\ufeff") if place.start == 0 else text
+
+
+def _text(path: Path, mode: str, place: _Place, content: bytes) -> str:
+    """The text of a document out of its bytes."""
+    text = _decoded(path, place, content)
     if _is_jsonl(path):
         return _json_text(path, place.line, text)
     text = text.replace("\r\n", "\n")

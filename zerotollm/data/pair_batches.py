@@ -13,9 +13,10 @@ pairs are many, of long ones few. Both are the same for every seed and epoch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -29,6 +30,23 @@ if TYPE_CHECKING:
 
 MULTIPLE = 8
 """Widths, and rows where there are many, are multiples of this: what matrix units like."""
+
+
+class Rows(Protocol):
+    """What goes into batches: pairs, or any other texts of known lengths."""
+
+    @property
+    def side_lengths(self) -> np.ndarray:
+        """Tokens of each side; int64 [rows, sides]."""
+
+    def no_longer_than(self, length: int) -> np.ndarray:
+        """Numbers of the rows all sides of which have at most so many tokens."""
+
+    def __len__(self) -> int: ...
+
+
+Make = Callable[[Any, np.ndarray, int, int], Batch]
+"""(all rows, numbers of some, rows of the batch, its width) -> the batch."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +75,7 @@ class Plan:
         return sum(len(full) for full in _filled(self, [len(members) for members in self.members])[0])
 
 
-def plan(
-    pairs: TokenizedPairs, *, context: int, batch_size: int, buckets: int, rows_multiple: int = 1
-) -> Plan:
+def plan(pairs: Rows, *, context: int, batch_size: int, buckets: int, rows_multiple: int = 1) -> Plan:
     """At most `buckets` widths that waste the least padding, and rows for a budget of `batch_size` x `context` tokens.
 
     Rows are a multiple of `rows_multiple` (micro-batches), so the longest pairs may exceed the budget.
@@ -106,9 +122,16 @@ def _widths(longest_M: np.ndarray, context: int, buckets: int) -> list[int]:
 
 
 def pair_training_batches(
-    pairs: TokenizedPairs, plan: Plan, *, seed: int, process_index: int = 0, process_count: int = 1
+    pairs: Rows,
+    plan: Plan,
+    *,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    make: Make | None = None,
 ) -> grain.MapDataset:
-    """Batches without end, for any step >= 0; each depends on (seed, step) and nothing else.
+    """Batches without end, for any step >= 0; each depends on (seed, step) and nothing else. `make` makes them, of
+    pairs `make_batch`.
 
     An epoch has every pair of the plan exactly once, in an order of its own. What does not fill a batch of its bucket
     goes into the next wider one; only the last batch of the widest may have rows of padding. Process p of P makes
@@ -125,23 +148,26 @@ def pair_training_batches(
                 f"{bucket.rows} pairs of {bucket.width} tokens do not go to {process_count} processes in equal "
                 f"parts (process {process_index}): choose data.batch_size so that they do"
             )
-    return grain.MapDataset.source(_TrainingBatches(pairs, plan, seed, process_index, process_count))
+    return grain.MapDataset.source(
+        _TrainingBatches(pairs, plan, seed, process_index, process_count, make or make_batch)
+    )
 
 
-def pair_evaluation_batches(pairs: TokenizedPairs, plan: Plan) -> grain.MapDataset:
+def pair_evaluation_batches(pairs: Rows, plan: Plan, make: Make | None = None) -> grain.MapDataset:
     """Every pair of the plan once, from short to long; the last batch of a bucket is filled with rows of padding."""
     import grain
 
-    return grain.MapDataset.source(_EvaluationBatches(pairs, plan))
+    return grain.MapDataset.source(_EvaluationBatches(pairs, plan, make or make_batch))
 
 
 @dataclass(frozen=True)
 class _TrainingBatches:
-    pairs: TokenizedPairs
+    pairs: Rows
     plan: Plan
     seed: int
     process_index: int
     process_count: int
+    make: Make
 
     def __len__(self) -> int:
         return STEPS
@@ -151,7 +177,7 @@ class _TrainingBatches:
         bucket, numbers = _epoch(self, epoch)[place]
         share = bucket.rows // self.process_count
         mine = numbers[self.process_index * share : (self.process_index + 1) * share]
-        return make_batch(self.pairs, mine, share, bucket.width)
+        return self.make(self.pairs, mine, share, bucket.width)
 
     def __hash__(self) -> int:  # for the cache of epochs: the arrays have none
         return hash((id(self.pairs), id(self.plan), self.seed))
@@ -195,8 +221,9 @@ def _filled(plan: Plan, counts: list[int]) -> tuple[list[list[int]], int]:
 
 @dataclass(frozen=True)
 class _EvaluationBatches:
-    pairs: TokenizedPairs
+    pairs: Rows
     plan: Plan
+    make: Make
 
     @cached_property
     def _batches(self) -> list[tuple[Bucket, np.ndarray]]:
@@ -211,7 +238,7 @@ class _EvaluationBatches:
 
     def __getitem__(self, number: int) -> Batch:
         bucket, numbers = self._batches[number]
-        return make_batch(self.pairs, numbers, bucket.rows, bucket.width)
+        return self.make(self.pairs, numbers, bucket.rows, bucket.width)
 
 
 def make_batch(pairs: TokenizedPairs, numbers: np.ndarray, rows: int, width: int) -> Batch:

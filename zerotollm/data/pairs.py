@@ -55,6 +55,12 @@ def kept(pairs: Iterable[Pair], split: str) -> tuple[list[Pair], dict[str, int]]
     return used, dropped
 
 
+def translation_prompt(source: str) -> str:
+    """What a decoder reads before it writes a translation. A line end is a token of every vocabulary, and no line of a
+    text holds one."""
+    return f"{as_sentence(source)}\n"
+
+
 def as_sentence(text: str) -> str:
     """Text as it is tokenized: after a space, so that a word is the same token at the start as elsewhere."""
     return " " + text.strip()

@@ -177,8 +177,8 @@ def read_split(
 ) -> TokenizedSplit:
     """What `write_split` wrote, mapped from disk."""
     return TokenizedSplit(
-        _mapped(folder / f"{split}.tokens", dtype),
-        _mapped(folder / f"{split}.starts", "<i8"),
+        mapped(folder / f"{split}.tokens", dtype),
+        mapped(folder / f"{split}.starts", "<i8"),
         num_bytes,
         special,
     )
@@ -197,7 +197,7 @@ def _groups(texts: Iterable[str]) -> Iterator[Sequence[str]]:
         yield group
 
 
-def _mapped(path: Path, dtype: str) -> np.ndarray:
+def mapped(path: Path, dtype: str) -> np.ndarray:
     """A file as an array that is read from disk where it is used. An empty file cannot be mapped."""
     if not path.stat().st_size:
         return np.zeros(0, dtype)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from zerotollm.compute.mesh import constrain
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.model.config import TransformerConfig, round_up
 from zerotollm.model.layers import KVCache
@@ -24,23 +25,39 @@ SLOT_MULTIPLE = 1024
 
 
 class Choice(NamedTuple):
-    """`SamplingConfig` as arrays: a new temperature or seed needs no new program."""
+    """`SamplingConfig` as arrays, a number for each row: a new temperature or seed needs no new program."""
 
-    temperature: jax.Array
-    top_k: jax.Array
-    top_p: jax.Array
-    min_p: jax.Array
-    key: jax.Array
+    temperature_B: jax.Array
+    top_k_B: jax.Array
+    top_p_B: jax.Array
+    min_p_B: jax.Array
+    key_B: jax.Array
+    """of (seed, row)"""
 
     @classmethod
-    def of(cls, sampling: SamplingConfig) -> "Choice":
-        return cls(
-            jnp.float32(sampling.temperature),
-            jnp.int32(sampling.top_k),
-            jnp.float32(sampling.top_p),
-            jnp.float32(sampling.min_p),
-            stream_key(sampling.seed, "sample"),
+    def of(cls, sampling: SamplingConfig, rows: int = 1) -> "Choice":
+        """The same for all rows, but for their randomness."""
+        numbers = cls.row(
+            sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p, sampling.seed, 0
         )
+        key_B = jax.vmap(partial(sample_key, sampling.seed))(jnp.arange(rows))
+        return jax.tree.map(lambda x_1: jnp.repeat(x_1, rows), numbers)._replace(key_B=key_B)
+
+    @classmethod
+    def row(cls, temperature: Any, top_k: Any, top_p: Any, min_p: Any, seed: Any, row: Any) -> "Choice":
+        """Of one row, the one that is number `row` among those with its seed. All may be traced."""
+        return cls(
+            jnp.float32(temperature)[None],
+            jnp.int32(top_k)[None],
+            jnp.float32(top_p)[None],
+            jnp.float32(min_p)[None],
+            sample_key(seed, row)[None],
+        )
+
+
+def sample_key(seed: int | jax.Array, row: int | jax.Array) -> jax.Array:
+    """What the randomness of a row begins with; `draw` adds the position."""
+    return jax.random.fold_in(stream_key(seed, "sample"), row)
 
 
 class DecodeState(NamedTuple):
@@ -68,10 +85,10 @@ def filter_logits(logits_BV: jax.Array, choice: Choice) -> jax.Array:
     vocab_size = logits_BV.shape[-1]
     sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)
     probabilities_BV = jax.nn.softmax(sorted_BV, axis=-1)
-    k = jnp.where(choice.top_k > 0, jnp.minimum(choice.top_k, vocab_size), vocab_size)
+    k_B = jnp.where(choice.top_k_B > 0, jnp.minimum(choice.top_k_B, vocab_size), vocab_size)
     before_BV = jnp.cumsum(probabilities_BV, axis=-1) - probabilities_BV  # mass of all likelier tokens
-    kept_BV = (jnp.arange(vocab_size)[None] < k) & (before_BV < choice.top_p)
-    kept_BV &= probabilities_BV >= choice.min_p * probabilities_BV[:, :1]
+    kept_BV = (jnp.arange(vocab_size)[None] < k_B[:, None]) & (before_BV < choice.top_p_B[:, None])
+    kept_BV &= probabilities_BV >= choice.min_p_B[:, None] * probabilities_BV[:, :1]
     kept_BV = kept_BV.at[:, 0].set(True)
     threshold_B1 = jnp.min(jnp.where(kept_BV, sorted_BV, jnp.inf), axis=-1, keepdims=True)
     return jnp.where(logits_BV >= threshold_B1, logits_BV, -jnp.inf)
@@ -82,22 +99,27 @@ def draw(logits_BV: jax.Array, choice: Choice, positions_B: jax.Array) -> jax.Ar
 
     The randomness of a row depends on (seed, row, position), not on padding or on the other rows.
     """
+    random_B = choice.temperature_B > 0
 
     def sampled(logits_BV):
-        scaled_BV = logits_BV / choice.temperature
-        filtered = (choice.top_k > 0) | (choice.top_p < 1) | (choice.min_p > 0)
-        scaled_BV = jax.lax.cond(filtered, filter_logits, lambda x, _: x, scaled_BV, choice)
-        rows_B = jnp.arange(logits_BV.shape[0])
+        scaled_BV = logits_BV / jnp.where(random_B, choice.temperature_B, 1)[:, None]
+        filtered_B = (choice.top_k_B > 0) | (choice.top_p_B < 1) | (choice.min_p_B > 0)
 
-        def one_row(row, position, logits_V):
-            return jax.random.categorical(
-                jax.random.fold_in(jax.random.fold_in(choice.key, row), position), logits_V
-            )
+        def filtered(scaled_BV):
+            # A row without filters keeps every token, also those that rounding puts beyond a probability of 1.
+            return jnp.where(filtered_B[:, None], filter_logits(scaled_BV, choice), scaled_BV)
 
-        return jax.vmap(one_row)(rows_B, positions_B, scaled_BV)
+        scaled_BV = jax.lax.cond(jnp.any(filtered_B), filtered, lambda x: x, scaled_BV)
+        keys_B = jax.vmap(jax.random.fold_in)(choice.key_B, positions_B)
+        noise_BV = jax.vmap(lambda key: jax.random.gumbel(key, scaled_BV.shape[1:]))(keys_B)
+        # As `jax.random.categorical`; the barrier keeps XLA from one slow loop for noise and maximum, on a CPU.
+        drawn_B = jnp.argmax(scaled_BV + jax.lax.optimization_barrier(noise_BV), axis=-1)
+        return jnp.where(random_B, drawn_B, greedy(logits_BV))
 
-    tokens_B = jax.lax.cond(choice.temperature > 0, sampled, partial(jnp.argmax, axis=-1), logits_BV)
-    return tokens_B.astype(jnp.int32)
+    def greedy(logits_BV):
+        return jnp.argmax(logits_BV, axis=-1)
+
+    return jax.lax.cond(jnp.any(random_B), sampled, greedy, logits_BV).astype(jnp.int32)
 
 
 def _forward(model, params, tokens_BT, padding_B, caches, slot, before_BN=None):
@@ -167,7 +189,8 @@ def decode(
         done_B = state.done_B | (drawn_B == stop_id)
         return DecodeState(tokens_BS, state.padding_B, state.slot + 1, logits_BV, done_B, caches)
 
-    return jax.lax.while_loop(unfinished, one_token, state)
+    state = jax.lax.while_loop(unfinished, one_token, state)
+    return state._replace(tokens_BS=constrain(state.tokens_BS))  # whole, for every process to read
 
 
 def stream(
@@ -185,7 +208,7 @@ def stream(
     Each prompt holds 1 to `model.max_length` ids. A row ends before its `stop_id`. Where the context is full, the
     last half of it is read again and the text goes on from there.
     """
-    choice = Choice.of(sampling)
+    choice = Choice.of(sampling, len(prompts))
     texts = [np.asarray(prompt, np.int32) for prompt in prompts]
     if not all(0 < len(text) <= model.max_length for text in texts):
         raise ValueError(f"prompts need 1 to {model.max_length} tokens: {[len(text) for text in texts]}")

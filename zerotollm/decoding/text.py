@@ -42,10 +42,15 @@ def generate_texts(
 
 
 def sample_text(
-    params: Any, model: TransformerConfig, tokenizer: AnyTokenizer, sampling: SamplingConfig
+    params: Any,
+    model: TransformerConfig,
+    tokenizer: AnyTokenizer,
+    sampling: SamplingConfig,
+    *,
+    translates: bool = False,
 ) -> str:
     """`sampling.prompt` and its continuation, or what it is translated to, as training shows it."""
-    if model.architecture == "encoder-decoder":
+    if translates or model.architecture == "encoder-decoder":
         return translate_text(params, model, tokenizer, sampling) if sampling.prompt.strip() else ""
     return generate_texts(params, model, tokenizer, [sampling.prompt], sampling)[0]
 

@@ -1,12 +1,14 @@
 """Source texts in, target texts with scores out: the tokenizer around `zerotollm.decoding.beam`."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from zerotollm.data.pairs import as_sentence
+from zerotollm.data.pairs import as_sentence, translation_prompt
 from zerotollm.data.tokenizer import AnyTokenizer
+from zerotollm.decoding import sample
 from zerotollm.decoding.beam import beam_search, hypotheses
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import UsageError
@@ -25,7 +27,7 @@ class Translation(NamedTuple):
 
     text: str
     score: float
-    """log-probability over the length penalty, see `zerotollm.decoding.beam`"""
+    """log-probability over the length penalty, see `zerotollm.decoding.beam`; of a decoder alone not a number"""
 
 
 def translate_texts(
@@ -39,16 +41,20 @@ def translate_texts(
     """The `sampling.n_best` best translations of every text, best first, found in a beam of `sampling.beam_size`.
 
     A translation has at most `sampling.max_tokens` tokens more than its source, whose tokens beyond the model's
-    `max_length` are cut off. `done` is told how many texts are translated. Raises UsageError for an empty text.
+    `max_length` are cut off. A decoder alone, which has learned to write the target after the source, takes the
+    likeliest token each time, at most `sampling.max_tokens` of them. `done` is told how many texts are translated.
+    Raises UsageError for an empty text.
     """
-    beam = sampling.beam_size
-    if not 1 <= sampling.n_best <= beam:
-        raise UsageError(f"n_best is {sampling.n_best}, and must be from 1 to beam_size {beam}")
     for number, text in enumerate(texts):
         if not text.strip():
             raise UsageError(
                 f"there is nothing to translate in text {number + 1}: give one, as in --prompt TEXT"
             )
+    if model.architecture == "decoder":
+        return _continued(params, model, tokenizer, texts, sampling, done)
+    beam = sampling.beam_size
+    if not 1 <= sampling.n_best <= beam:
+        raise UsageError(f"n_best is {sampling.n_best}, and must be from 1 to beam_size {beam}")
     eos = tokenizer.eos_id
     encoded = tokenizer.encode_batch([as_sentence(text) for text in texts])
     sources = [np.append(ids[: model.max_length - 1], eos).astype(np.int32) for ids in encoded]
@@ -81,6 +87,44 @@ def translate_texts(
             results[i] = [Translation(tokenizer.decode(h.ids).strip(), h.score) for h in best]
         finished += len(group)
         done(finished)
+    return results
+
+
+def _continued(
+    params: Any,
+    model: TransformerConfig,
+    tokenizer: AnyTokenizer,
+    texts: Sequence[str],
+    sampling: SamplingConfig,
+    done: Callable[[int], None],
+) -> list[list[Translation]]:
+    """What a decoder writes after each source, greedily; the score is not reckoned."""
+    encoded = tokenizer.encode_batch([translation_prompt(text) for text in texts])
+    room = max(1, model.max_length - sampling.max_tokens)
+    # Cut in front of the line end, which says that the target begins.
+    prompts = [
+        np.concatenate([[tokenizer.bos_id], ids[: max(0, room - 2)], ids[-1:]]).astype(np.int32)
+        if len(ids) + 1 > room
+        else np.append(tokenizer.bos_id, ids).astype(np.int32)
+        for ids in encoded
+    ]
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    results: list[list[Translation]] = [[] for _ in texts]
+    greedy = replace(sampling, temperature=0.0)
+    for start in range(0, len(order), ROWS):
+        group = order[start : start + ROWS]
+        rows = [*group, *[group[-1]] * (ROWS - len(group) if len(order) > ROWS else 0)]
+        drawn = sample.generate(
+            params,
+            model,
+            [prompts[i] for i in rows],
+            greedy,
+            stop_id=tokenizer.stop_id,
+            num_tokens=tokenizer.vocab_size,
+        )
+        for i, ids in zip(group, drawn, strict=False):
+            results[i] = [Translation(tokenizer.decode(ids).strip(), float("nan"))]
+        done(start + len(group))
     return results
 
 

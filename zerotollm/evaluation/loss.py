@@ -37,18 +37,22 @@ def evaluate_batches(
 ) -> dict[str, float | int]:
     """Loss over batches that predict `num_bytes` bytes of text.
 
-    `eval_step(params, batch)` gives `nats` (summed over the batch) and `tokens` (sum of its weights). Returns
-    `loss` (nats per token), `bpb` (bits per byte of the UTF-8 text: total nats / ln 2 / bytes), `tokens` and
-    `bytes`. Deterministic: batches come in one order, and sums are exact (`math.fsum`).
+    `eval_step(params, batch)` gives `nats` (summed over the batch) and `tokens` (sum of its weights), and of labels
+    `correct` (summed weights of those found). Returns `loss` (nats per token), `bpb` (bits per byte of the UTF-8 text:
+    total nats / ln 2 / bytes), `tokens` and `bytes`, and of labels `accuracy`. Deterministic: batches come in one
+    order, and sums are exact (`math.fsum`).
     """
     nats: list[float] = []
     tokens: list[float] = []
+    correct: list[float] = []
     waiting: deque[Mapping[str, Any]] = deque()
 
     def read() -> None:
         sums = waiting.popleft()
         nats.append(float(sums["nats"]))
         tokens.append(float(sums["tokens"]))
+        if "correct" in sums:
+            correct.append(float(sums["correct"]))
 
     for batch in batches:
         waiting.append(eval_step(params, batch))
@@ -63,4 +67,4 @@ def evaluate_batches(
         "bpb": total / math.log(2) / num_bytes,
         "tokens": count,
         "bytes": num_bytes,
-    }
+    } | ({"accuracy": math.fsum(correct) / count} if correct else {})

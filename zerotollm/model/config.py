@@ -25,6 +25,9 @@ class TransformerConfig:
     """decoder: continues a text; encoder-decoder: reads a source, writes a target (arXiv:1706.03762, figure 1)"""
     vocab_size: int = 0
     """rows of the embedding; 0: taken from the tokenizer, rounded up to a multiple of 64"""
+    num_classes: int = 0
+    """labels that a head of its own tells apart, reading the last token or, in an encoder, the mean of all; 0: the head
+    predicts tokens. Set by the data where train.objective is label"""
     max_length: int = 0
     """longest context the model is built for; 0: the context it is trained with"""
     num_layers: int = 4
@@ -95,6 +98,7 @@ def resolve(config: TransformerConfig, *, vocab_size: int, context: int) -> Tran
             raise UsageError(f"model.{name} is {getattr(config, name)}, and must be above 0")
     for name in (
         "vocab_size",
+        "num_classes",
         "max_length",
         "encoder_layers",
         "num_kv_heads",

@@ -8,8 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from zerotollm.compute.mesh import ROWS, constrain
 from zerotollm.model.config import BIASED, TransformerConfig
-from zerotollm.model.layers import Dropout, KVCache
+from zerotollm.model.layers import Dropout, KVCache, linear, source_keys_values
 from zerotollm.model.transformer import (
     Memory,
     add_positions,
@@ -84,12 +85,25 @@ class EncoderDecoder(nn.Module):
     def setup(self):
         c = self.config
         self.embedding = self.param("embedding", embedding_initializer(c), (c.vocab_size, c.width))
-        if not c.tie_embeddings:
+        if c.num_classes:
+            self.classifier = self.param("classifier", head_initializer(c), (c.width, c.num_classes))
+        elif not c.tie_embeddings:
             self.head = self.param("head", head_initializer(c), (c.width, c.vocab_size))
         biased = "head" in BIASED[c.biases]
         self.head_bias = self.param("head_bias", nn.initializers.zeros, (c.vocab_size,)) if biased else None
         self.encoder = Encoder(c)
         self.decoder = Decoder(c)
+
+    def classify(
+        self, sources_BS: jax.Array, source_mask_BS: jax.Array, *, deterministic: bool = True
+    ) -> jax.Array:
+        """Logits (B, S, `num_classes`) in float32 of the mean of what the encoder makes of each source's tokens, the
+        same at all places. Raises where the configuration has no classes."""
+        encoded_BSD = self.encoder(self._embed(sources_BS), source_mask_BS, deterministic=deterministic)
+        share_BS = source_mask_BS / jnp.maximum(jnp.sum(source_mask_BS, axis=1, keepdims=True), 1)
+        mean_B1D = jnp.einsum("bsd,bs->bd", encoded_BSD, share_BS)[:, None]
+        logits_B1K = linear(mean_B1D, self.classifier, out_type=jnp.float32)
+        return jnp.broadcast_to(logits_B1K, (*sources_BS.shape, self.config.num_classes))
 
     def __call__(
         self,
@@ -112,6 +126,15 @@ class EncoderDecoder(nn.Module):
         """What `decode` reads of the sources."""
         encoded_BSD = self.encoder(self._embed(sources_BS), source_mask_BS, deterministic=deterministic)
         return Memory(source_mask_BS, encoded_BSD)
+
+    def remember(self, sources_BS: jax.Array, source_mask_BS: jax.Array) -> Memory:
+        """The same for many calls of `decode`: keys and values of the sources instead of what they come from."""
+        memory = self.encode(sources_BS, source_mask_BS)
+        layers = [self.decoder.variables["params"][f"layer_{i}"] for i in range(self.config.num_layers)]
+        known = (
+            source_keys_values(self.config, layer["cross_attention"], memory.encoded_BSD) for layer in layers
+        )
+        return Memory(source_mask_BS, None, tuple(known))
 
     def decode(
         self,
@@ -144,5 +167,5 @@ class EncoderDecoder(nn.Module):
         return head_logits(c, x_BTD, head_DV, self.head_bias), own, cross
 
     def _embed(self, tokens_BT: jax.Array) -> jax.Array:
-        x_BTD = self.embedding[tokens_BT]
+        x_BTD = constrain(self.embedding[tokens_BT], ROWS)
         return x_BTD * self.config.width**0.5 if self.config.embedding_scale else x_BTD

@@ -7,6 +7,7 @@ What explanations look at is sown into the collection "intermediates": nothing h
 a caller makes that mutable (`zerotollm.explain.forward`).
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -146,6 +147,30 @@ def attend(q_BHTC: jax.Array, k_BKSC: jax.Array, v_BKSC: jax.Array, mask_BTS: ja
     return mix_values(attention_weights(q_BHTC, k_BKSC, mask_BTS), v_BKSC)
 
 
+def split_heads(x_BTY: jax.Array, heads: int) -> jax.Array:
+    """(B, T, H C) to (B, H, T, C)."""
+    return x_BTY.reshape(*x_BTY.shape[:2], heads, -1).transpose(0, 2, 1, 3)
+
+
+def source_keys_values(config: TransformerConfig, params: dict[str, Any], context_BSD: jax.Array) -> KVCache:
+    """What a cross `Attention` with these parameters attends to, without its queries."""
+    k_BKSC, v_BKSC = (
+        split_heads(linear(context_BSD, params[name], params.get(f"{name}_bias")), config.num_kv_heads)
+        for name in ("key", "value")
+    )
+    if config.qk_norm:
+        k_BKSC = Norm(config, parent=None).apply({"params": params["key_norm"]}, k_BKSC)
+    return KVCache(k_BKSC, v_BKSC)
+
+
+def write_slots(cache_BKSC: jax.Array, new_BKTC: jax.Array, slot: jax.Array | int) -> jax.Array:
+    """The cache with new keys or values from `slot` on, which is the same for all rows or one for each, (B,)."""
+    if jnp.ndim(slot) == 0:
+        return jax.lax.dynamic_update_slice_in_dim(cache_BKSC, new_BKTC, slot, axis=2)
+    write = partial(jax.lax.dynamic_update_slice_in_dim, axis=1)
+    return jax.vmap(write)(cache_BKSC, new_BKTC, slot)
+
+
 class Attention(nn.Module):
     """Multi-head attention (arXiv:1706.03762, section 3.2.2), grouped-query where K < H."""
 
@@ -166,7 +191,8 @@ class Attention(nn.Module):
         """Queries from `x_BTD`; keys and values from `context_BSD` (cross attention) or from `x_BTD` itself.
 
         Keys and values that an earlier cross attention returned are used as they are where they are `known`.
-        With a cache, the new keys and values are written from `slot` on, and the whole cache is attended to.
+        With a cache, the new keys and values are written from `slot` on, one for all rows or (B,), and the whole cache
+        is attended to.
         Returns the output (B, T, D) and the keys and values attended to.
         """
         c = self.config
@@ -175,8 +201,7 @@ class Attention(nn.Module):
 
         def project(name: str, x_BXD: jax.Array, heads: int, width: int) -> jax.Array:
             kernel_DY = self.param(name, fan_in_normal(D), (D, heads * width))
-            y_BXY = linear(x_BXD, kernel_DY, self._bias(name, heads * width))
-            return y_BXY.reshape(*y_BXY.shape[:2], heads, width).transpose(0, 2, 1, 3)
+            return split_heads(linear(x_BXD, kernel_DY, self._bias(name, heads * width)), heads)
 
         q_BHTC = project("query", x_BTD, H, c.key_width)
         if c.qk_norm:
@@ -194,8 +219,8 @@ class Attention(nn.Module):
                 rope(k_BKSC, positions_BT, c.rope_theta),
             )
         if cache is not None:
-            k_BKSC = jax.lax.dynamic_update_slice_in_dim(cache.keys_BKSC, k_BKSC, slot, axis=2)
-            v_BKSC = jax.lax.dynamic_update_slice_in_dim(cache.values_BKSC, v_BKSC, slot, axis=2)
+            k_BKSC = write_slots(cache.keys_BKSC, k_BKSC, slot)
+            v_BKSC = write_slots(cache.values_BKSC, v_BKSC, slot)
         if isinstance(mask_BTS, Sight):
             mixed_BHTC = mask_BTS.attend(q_BHTC, k_BKSC, v_BKSC)
         else:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from zerotollm.compute.attention import Sight
 from zerotollm.compute.config import PLAIN, ComputeConfig
+from zerotollm.compute.mesh import ROWS, constrain
 from zerotollm.model.config import TransformerConfig
 from zerotollm.model.layers import (
     Attention,
@@ -117,7 +118,7 @@ class Block(nn.Module):
             else:
                 x_BTD = norm(x_BTD + dropout(sublayer(x_BTD)))
         self.sow("intermediates", "x_BTD", x_BTD)
-        return x_BTD, tuple(kv)
+        return constrain(x_BTD, ROWS), tuple(kv)
 
 
 def run_blocks(
@@ -208,7 +209,7 @@ def head_logits(
     config: TransformerConfig, x_BTD: jax.Array, head_DV: jax.Array, bias_V: jax.Array | None = None
 ) -> jax.Array:
     """Logits (B, T, V) in float32."""
-    logits_BTV = linear(x_BTD, head_DV, bias_V, out_type=jnp.float32)
+    logits_BTV = constrain(linear(x_BTD, head_DV, bias_V, out_type=jnp.float32), ROWS, None, "tensor")
     if config.logit_soft_cap:
         logits_BTV = config.logit_soft_cap * jnp.tanh(logits_BTV / config.logit_soft_cap)
     return logits_BTV
@@ -258,9 +259,12 @@ class Transformer(nn.Module):
     ) -> jax.Array | tuple[jax.Array, tuple[KVCache, ...]] | tuple[jax.Array, jax.Array]:
         """Logits (B, T, V) in float32; with `caches`, the pair (logits, updated caches).
 
+        With `num_classes`, V are those: what is read of a text is the row of its last token.
+
         `segments_BT` numbers the documents packed in each row: attention then stays inside a document and
         positions start again at each. Without it a row is one text. With `caches` (one per layer), pass
-        `positions_BT` and `mask_BTS` over the cache's slots too; new keys and values are written from `slot` on.
+        `positions_BT` and `mask_BTS` over the cache's slots too; new keys and values are written from `slot` on,
+        which may be one for each row, (B,).
         `before_BN` are the N = `token_shift` tokens in front of `tokens_BT`, where there are any.
         Not `with_logits`, the pair (what the head reads, (B, T, D); the head, (D, V)) without the soft cap.
         Dropout, where `deterministic` is False, draws from the "dropout" stream.
@@ -289,6 +293,7 @@ class Transformer(nn.Module):
         if c.embedding_scale:
             x_BTD *= c.width**0.5
         x_BTD = add_positions(self, x_BTD, positions_BT).astype(self.compute.precision)
+        x_BTD = constrain(x_BTD, ROWS)
         x_BTD = Dropout(c.dropout)(x_BTD, deterministic=deterministic)
         lean = self.compute.scan_layers or self.compute.remat != "none"
         if lean and caches is None and not self.is_initializing():
@@ -307,12 +312,12 @@ class Transformer(nn.Module):
                 caches=caches,
                 slot=slot,
             )
-        if c.tie_embeddings:
+        if c.num_classes:
+            head_DV = self.param("classifier", head_initializer(c), (c.width, c.num_classes))
+        elif c.tie_embeddings:
             head_DV = embedding_VD.T
         else:
             head_DV = self.param("head", head_initializer(c), (c.width, c.vocab_size))
         self.sow("intermediates", "final_BTD", x_BTD)
-        if not with_logits:
-            return x_BTD, head_DV
-        logits_BTV = head_logits(c, x_BTD, head_DV)
-        return logits_BTV if caches is None else (logits_BTV, tuple(own for (own,) in kept))
+        result = head_logits(c, x_BTD, head_DV) if with_logits else (x_BTD, head_DV)
+        return result if caches is None else (result, tuple(own for (own,) in kept))

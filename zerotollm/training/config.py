@@ -52,11 +52,27 @@ class TrainConfig:
 
     steps: int = 1650
     """optimizer steps"""
-    objective: Literal["likelihood", "span_corruption", "prefix_lm"] = "likelihood"
+    objective: Literal["likelihood", "span_corruption", "prefix_lm", "completion", "label"] = "likelihood"
     """likelihood: of a text, or of a target given its source; for an encoder-decoder on plain text: span_corruption,
-    what is hidden of it (arXiv:1910.10683, section 3.1.4), or prefix_lm, how it goes on"""
+    what is hidden of it (arXiv:1910.10683, section 3.1.4), or prefix_lm, how it goes on; for a decoder: completion, of
+    a prompt, the answers in a conversation, or the target of a pair; label: which one a text has, by a new head"""
     start_from: str = ""
-    """run directory whose parameters and tokenizer training begins with, as after pretraining; empty: anew"""
+    """run directory whose model and tokenizer training begins with, as after pretraining or import-model; what the new
+    task needs besides is made anew, and so is the optimizer. A run that has a checkpoint of its own goes on with that;
+    empty: all anew. Also --init-from"""
+    trainable: str = ""
+    """with start_from: regular expression of the parameters that are trained, others stay as they are to the bit:
+    'layer_3/|final_norm|head' (paths as in layer_3/attention/query); empty: all, or with lora_rank none. New heads are
+    always trained"""
+    lora_rank: int = 0
+    """with start_from: train matrices of this rank beside the model's instead of these (LoRA, arXiv:2106.09685); a run
+    then keeps its adapters alone. 0: no adapters"""
+    lora_alpha: float = 16.0
+    """what adapters add is times alpha / rank"""
+    lora_targets: str = "attention/|feed_forward/"
+    """regular expression of the matrices that get adapters"""
+    lora_dropout: float = 0.0
+    """share of an adapted matrix's input features that adapters do not see in a step"""
     seed: int = 0
     """of initialization, data order and dropout"""
     micro_batches: int = 1
@@ -77,3 +93,6 @@ class TrainConfig:
     """newest checkpoints whose mean is evaluated and writes (arXiv:1706.03762, section 6.1); 1: the best one instead"""
     log_every: int = 10
     """steps between lines in metrics.jsonl"""
+    mesh: str = ""
+    """devices along data (parts of the batch), fsdp (parts of the batch and of the parameters) and tensor (parts of
+    heads, hidden units and vocabulary), as in data=2 fsdp=4; empty: all devices along data"""

@@ -81,6 +81,21 @@ class MetricsWriter:
                 file.close()
 
 
+class NotWritten:
+    """A `MetricsWriter` of a process that writes nothing."""
+
+    best_bpb = math.inf
+
+    def write(self, line: dict[str, Any]) -> None:
+        pass
+
+    def sync(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def _dump(line: dict[str, Any]) -> str:
     return json.dumps(line, allow_nan=False) + "\n"
 
@@ -92,6 +107,9 @@ def _event(line: dict[str, Any]) -> bytes:
             group, _, rest = name.rpartition("validation_")
             curves[f"{'validation' if group or name != rest else 'train'}/{rest}"] = float(value)
     return tensorboard.scalars(curves, line["step"], float(line["timing"]["time"]))
+
+
+MEASURED = ("loss", "bpb", "accuracy", "old_bpb")
 
 
 class StepLog:
@@ -133,9 +151,12 @@ class StepLog:
             line["tokens"] = round(step * self._tokens_per_step)
             self._writer.write(line | {"timing": {"tokens_per_second": round(tokens_per_second, 1)}})
 
-    def validation(self, step: int, loss: float, bpb: float) -> bool:
-        """The whole validation split, in nats per token and bits per byte. True if it is the best yet."""
-        self._writer.write({"step": step, "validation_loss": loss, "validation_bpb": bpb})
+    def validation(self, step: int, measured: dict[str, float]) -> bool:
+        """The whole validation split: `loss` in nats per token, `bpb`, and where there are `accuracy` of labels or the
+        `old_bpb` of another text. True if it is the best yet."""
+        shown = {f"validation_{name}": measured[name] for name in MEASURED if name in measured}
+        self._writer.write({"step": step} | shown)
+        bpb = measured["bpb"]
         best = bpb < self._writer.best_bpb
         self._writer.best_bpb = min(bpb, self._writer.best_bpb)
         return best

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from zerotollm.compute.mesh import AXES, constrain, num_devices
 from zerotollm.training.config import OptimizerConfig
 from zerotollm.training.moments import moments_in
 
@@ -66,7 +67,14 @@ def muon_directions(
     updates = {}
     for members in together.values():
         lengths = [len(blocks[index]) for index in members]
-        directions = orthogonalize(jnp.concatenate([blocks[index] for index in members]), iterations)
+        stacked = jnp.concatenate([constrain(blocks[index]) for index in members])
+        # On a mesh every device takes as many of the blocks, none of which needs another, and gets all directions.
+        missing = -len(stacked) % num_devices()
+        if missing:
+            stacked = jnp.pad(stacked, ((0, missing), (0, 0), (0, 0)))
+        directions = constrain(orthogonalize(constrain(stacked, AXES), iterations))
+        if missing:
+            directions = directions[:-missing]
         updates |= zip(members, jnp.split(directions, list(accumulate(lengths))[:-1]), strict=True)
 
     def joined(index: int) -> jax.Array:
@@ -127,13 +135,14 @@ def parameter_groups(params) -> dict:
     A table that is also the head (there is no other) is trained at the head's rate: it starts as small, and at
     the rate of embeddings its logits would blow up.
     """
-    tables = {"embedding", "positions"} if "head" in params else {"positions"}
+    every = {entry.key for path, _ in jax.tree_util.tree_leaves_with_path(params) for entry in path}
+    tables = {"embedding", "positions"} if every & {"head", "classifier"} else {"positions"}
 
     def group(path, leaf) -> str:
         names = {entry.key for entry in path}
         if names & tables:
             return "embedding"
-        in_blocks = not names & {"head", "embedding", "token_shift"}
+        in_blocks = not names & {"head", "classifier", "embedding", "token_shift"}
         return "hidden" if leaf.ndim == 2 and in_blocks else "rest"
 
     return jax.tree_util.tree_map_with_path(group, params)

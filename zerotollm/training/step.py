@@ -13,12 +13,14 @@ from zerotollm.compute.config import PLAIN, ComputeConfig, resolve
 from zerotollm.compute.cross_entropy import Penalty, chunked_cross_entropy
 from zerotollm.compute.device import this_accelerator
 from zerotollm.compute.loss_scale import LossScale
+from zerotollm.compute.mesh import ROWS, constrain
 from zerotollm.data.tokenizer import Tokenizer
 from zerotollm.model.config import TransformerConfig
 from zerotollm.model.encoder_decoder import EncoderDecoder
 from zerotollm.model.transformer import Transformer
 from zerotollm.randomness import stream_key
 from zerotollm.training.config import OptimizerConfig, TrainConfig
+from zerotollm.training.lora import begin, whole
 from zerotollm.training.objectives import cross_entropy, penalized
 from zerotollm.training.optimizers import learning_rate_schedule, make_optimizer
 
@@ -38,12 +40,17 @@ class TrainState(NamedTuple):
     """optax state"""
     loss_scale: LossScale | None = None
     """in float16 only"""
+    frozen: Any = None
+    """parameters that stay as they are, where `params` are a part or adapters: see `zerotollm.training.lora`; not in
+    checkpoints"""
 
 
 def init_params(model: TransformerConfig, seed: int | jax.Array) -> Any:
     """Fresh parameters: a nested dict of float32 arrays."""
     tokens_BT = jnp.zeros((1, 1), jnp.int32)
     key = stream_key(seed, "init", 0)
+    if model.architecture == "encoder-decoder" and model.num_classes:
+        return EncoderDecoder(model).init(key, tokens_BT, tokens_BT == 0, method="classify")["params"]
     if model.architecture == "encoder-decoder":
         return EncoderDecoder(model).init(key, tokens_BT, tokens_BT == 0, tokens_BT)["params"]
     return Transformer(model).init(key, tokens_BT)["params"]
@@ -55,13 +62,17 @@ def init_state(
     train: TrainConfig,
     seed: int | jax.Array | None = None,
     compute: ComputeConfig = AUTO,
+    given: Any = None,
 ) -> TrainState:
-    """The state before the first step, of `seed` or else `train.seed`. Works under `jax.jit`, `jax.vmap` and
-    `jax.eval_shape`."""
-    params = init_params(model, train.seed if seed is None else seed)
+    """The state before the first step, of `seed` or else `train.seed`, with parameters that are `given` instead of
+    fresh ones. Works under `jax.jit`, `jax.vmap` and `jax.eval_shape`."""
+    seed = train.seed if seed is None else seed
+    params = init_params(model, seed)
+    new = frozenset(params) - frozenset(given or params)
+    params, frozen = begin(params | (given or {}), train, stream_key(seed, "lora"), new)
     opt_state = make_optimizer(optimizer, train.steps).init(params)
     scale = scaling.init_loss_scale() if _precision(compute, model) == "float16" else None
-    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, scale)
+    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, scale, frozen)
 
 
 def _precision(compute: ComputeConfig, model: TransformerConfig) -> str:
@@ -84,7 +95,7 @@ def resolved_for(
         this_accelerator(),
         rows=rows,
         context=context,
-        vocab_size=model.vocab_size,
+        vocab_size=model.num_classes or model.vocab_size,
         masked=masked,
         even=model.key_width in (0, model.head_width),
     )
@@ -104,8 +115,9 @@ def batch_logits(
     """Logits (B, T, V) of a batch. With a dropout key, dropout is on. `compute` is resolved; with it a decoder alone
     can do without logits, as in `Transformer`. Sources are padded with `pad_id`."""
     if model.architecture == "encoder-decoder":
-        net, sources_BS, options = EncoderDecoder(model), batch["sources"], {}
-        arguments = (sources_BS, sources_BS != pad_id, batch["inputs"])
+        net, options = EncoderDecoder(model), {"method": "classify"} if model.num_classes else {}
+        sources_BS = batch["inputs" if model.num_classes else "sources"]
+        arguments = (sources_BS, sources_BS != pad_id, *([] if model.num_classes else [batch["inputs"]]))
     else:
         net, options = Transformer(model, compute), {"with_logits": with_logits}
         arguments = (batch["inputs"], batch["segments"] if masked else None)
@@ -166,14 +178,16 @@ def make_train_step(
     masked: bool = False,
     compute: ComputeConfig = AUTO,
     pad_id: int = Tokenizer.pad_id,
+    out_shardings: Any = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The step of `train.seed`, compiled; it consumes the state that it is given (donated buffers)."""
+    """The step of `train.seed`, compiled; it consumes the state that it is given (donated buffers). On a mesh
+    `out_shardings` is (where the state's arrays lie, where the metrics lie); None leaves that to the compiler."""
     step = seeded_train_step(model, optimizer, train, masked=masked, compute=compute, pad_id=pad_id)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         return step(state, batch, train.seed)
 
-    return jax.jit(train_step, donate_argnums=0)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=out_shardings)
 
 
 def seeded_train_step(
@@ -191,6 +205,7 @@ def seeded_train_step(
     encoder, "sources" (B, S) int32. `masked` keeps attention inside a document. With `train.micro_batches` the
     gradients of equal parts of the batch are summed by `lax.scan` before one update: the same update as of the
     whole batch, in less memory.
+    Where only a part of the parameters is trained, or adapters, gradients are by these alone.
     Metrics, float32 scalars: loss (nats per token: cross-entropy alone, so that runs with label smoothing or
     z-loss compare), grad_norm, param_norm, learning_rate.
     In float16 a step whose gradients overflow changes nothing but `step` and the loss scale; metrics then also have
@@ -202,28 +217,34 @@ def seeded_train_step(
 
     objective = objective_of(model, train, masked=masked, compute=compute, pad_id=pad_id)
 
-    def nats_and_gradients(params, part, key, factor):
+    def nats_and_gradients(state, part, key, factor, adapter_key):
         def scaled(params):
-            total_loss, total = objective(params, part, key)
+            full = whole(params, state.frozen, train, adapter_key)
+            total_loss, total = objective(full, part, key)
             return total_loss if factor is None else factor * total_loss, total
 
-        (_, total), gradients = jax.value_and_grad(scaled, has_aux=True)(params)
+        (_, total), gradients = jax.value_and_grad(scaled, has_aux=True)(state.params)
         return total, gradients
 
     def train_step(state: TrainState, batch: Batch, seed: int | jax.Array) -> tuple[TrainState, Metrics]:
         key = stream_key(seed, "dropout", state.step)
+        adapter_key = stream_key(seed, "lora dropout", state.step)
         weight = jnp.maximum(jnp.sum(batch["weights"]), 1.0)
         # The scale is one of the mean loss, whose gradients hardly depend on the size of the batch.
         factor = state.loss_scale.scale / weight if state.loss_scale else None
         if parts == 1:
-            total, gradients = nats_and_gradients(state.params, batch, key, factor)
+            total, gradients = nats_and_gradients(state, batch, key, factor, adapter_key)
         else:
 
             def accumulate(carry, part_and_key):
-                part = nats_and_gradients(state.params, *part_and_key, factor)
+                part = nats_and_gradients(state, *part_and_key, factor, adapter_key)
                 return jax.tree.map(jnp.add, carry, part), None
 
-            split = jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), batch)
+            def split_rows(x):
+                x = x.reshape(parts, x.shape[0] // parts, *x.shape[1:])
+                return constrain(x, None, ROWS)  # every device has rows of every part
+
+            split = jax.tree.map(split_rows, batch)
             zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
             (total, gradients), _ = jax.lax.scan(accumulate, zeros, (split, jax.random.split(key, parts)))
         divisor = weight if factor is None else state.loss_scale.scale
@@ -245,7 +266,7 @@ def seeded_train_step(
             scale = scaling.updated(scale, finite)
             metrics["param_norm"] = optax.tree.norm(params)
             metrics |= {"loss_scale": scale.scale, "skipped_steps": scale.skipped.astype(jnp.float32)}
-        return TrainState(state.step + 1, params, opt_state, scale), metrics
+        return TrainState(state.step + 1, params, opt_state, scale, state.frozen), metrics
 
     return train_step
 
@@ -257,7 +278,8 @@ def make_eval_step(
     compute: ComputeConfig = AUTO,
     pad_id: int = Tokenizer.pad_id,
 ) -> Callable[[Any, Batch], dict[str, jax.Array]]:
-    """The compiled evaluation of one batch: {"nats": summed loss, "tokens": summed weights}, dropout off."""
+    """The compiled evaluation of one batch: {"nats": summed loss, "tokens": summed weights}, dropout off; of labels
+    also "correct", the summed weights of those that are the likeliest."""
 
     def eval_step(params, batch):
         how = resolved_for(compute, model, batch, masked=masked)
@@ -276,8 +298,13 @@ def make_eval_step(
             _, nats = chunked_cross_entropy(
                 *forward(with_logits=False), batch["targets"], batch["weights"], penalty
             )
-        else:
-            nats = jnp.sum(cross_entropy(forward(), batch["targets"]) * batch["weights"])
-        return {"nats": nats, "tokens": jnp.sum(batch["weights"])}
+            return {"nats": nats, "tokens": jnp.sum(batch["weights"])}
+        logits_BTV = forward()
+        nats = jnp.sum(cross_entropy(logits_BTV, batch["targets"]) * batch["weights"])
+        sums = {"nats": nats, "tokens": jnp.sum(batch["weights"])}
+        if model.num_classes:
+            right_BT = jnp.argmax(logits_BTV, axis=-1) == batch["targets"]
+            sums["correct"] = jnp.sum(right_BT * batch["weights"])
+        return sums
 
     return jax.jit(eval_step)

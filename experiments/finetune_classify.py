@@ -1,0 +1,35 @@
+"""Question: which kind of book is a passage from, and does a pretrained model tell it better than counting words?
+
+Command: python launch.py --experiment finetune_classify --train.start-from runs/base
+
+Time: not yet measured
+
+Expected: not yet measured
+"""
+
+from dataclasses import replace
+
+from experiments.base import experiment as base
+from zerotollm.experiment import Experiment
+
+
+def experiment() -> Experiment:
+    """`base` with a head over seven genres, on passages of a few verses; `evaluate --split test` puts it beside TF-IDF.
+
+    Passages are cut from the chapters of their split, so that no model has seen a test passage or its neighbours.
+    `--data.corpus version:bible-web+bible-kjv+bible-bbe` asks which translation a passage is from; your own texts are
+    `--data.corpus my.jsonl`, with `text` and `label` in every line. Without `--train.start-from`: from nothing.
+    """
+    parent = base()
+    return replace(
+        parent,
+        name="finetune_classify",
+        data=replace(parent.data, corpus="genre:bible-web", context=128, batch_size=16),
+        model=replace(parent.model, dropout=0.1),
+        optimizer=replace(
+            parent.optimizer, learning_rate=0.002, adam_learning_rate=0.003, embedding_learning_rate=0.02
+        ),
+        train=replace(
+            parent.train, objective="label", steps=200, eval_every=50, sample_every=0, checkpoint_every=50
+        ),
+    )

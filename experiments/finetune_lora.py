@@ -1,0 +1,62 @@
+"""Question: what of full fine-tuning do adapters or the last layers alone give, and what do they cost?
+
+Command: python launch.py --experiment finetune_lora --train.start-from runs/base
+
+Time: not yet measured
+
+Expected: not yet measured
+"""
+
+from typing import Any, Literal
+
+from experiments.finetune_subject import experiment as subject
+from zerotollm.experiment import Experiment
+from zerotollm.suite import Variant, changed
+
+
+def experiment() -> Experiment:
+    """`finetune_subject` in full, beside which the variants train less; `--data.corpus my_notes/` takes your text."""
+    return changed(subject(), {"name": "finetune_lora", "data.old": ""})
+
+
+def budget(base: Experiment, size: Literal["tiny", "small", "full"]) -> Experiment:
+    """The base in fewer steps: the model is that of the run which training begins with."""
+    return changed(base, {"train.steps": {"tiny": 10, "small": 100, "full": base.train.steps}[size]})
+
+
+def variants(base: Experiment) -> tuple[Variant, ...]:
+    """Every other way to fine-tune the base; scratch is the same training from nothing."""
+    last = base.model.num_layers - 1
+    paper = "arXiv:2106.09685"
+
+    def lora(rank: int) -> dict[str, Any]:
+        rates = {"optimizer.kind": "adamw", "optimizer.learning_rate": 0.005, "optimizer.weight_decay": 0.0}
+        return {"train.lora_rank": rank, "train.lora_alpha": 2.0 * rank} | rates
+
+    rows = [
+        (
+            "scratch",
+            {"train.start_from": ""},
+            "-",
+            "the same steps from nothing, with a tokenizer of its own text",
+        ),
+        ("head", {"train.trainable": "^head"}, "-", "the output matrix alone"),
+        (
+            "last-layer",
+            {"train.trainable": f"layer_{last}/|final_norm|^head"},
+            "arXiv:1801.06146, section 3.3",
+            "the last block and the output matrix",
+        ),
+        ("lora-2", lora(2), paper, "adapters of rank 2 in all blocks, by AdamW"),
+        ("lora-8", lora(8), paper, "adapters of rank 8 in all blocks, by AdamW"),
+        (
+            "lora-8-attention",
+            lora(8) | {"train.lora_targets": "attention/(query|value)"},
+            paper,
+            "as in the paper",
+        ),
+    ]
+    return tuple(
+        Variant(name, "fine-tuning", changed(base, fields), paper, sentence)
+        for name, fields, paper, sentence in rows
+    )

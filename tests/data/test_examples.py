@@ -1,0 +1,226 @@
+"""Rows of jsonl, pairs and passages as tokens of which a part is learned."""
+
+import json
+
+import numpy as np
+import pytest
+
+from zerotollm.data.chat import chat_parts, encode_parts
+from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.data.examples import open_examples
+from zerotollm.data.feed import open_feed
+from zerotollm.errors import UsageError
+
+CHARACTERS = TokenizerConfig(kind="char", vocab_size=300)
+
+
+def write(path, records) -> str:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Makes a DataConfig of records."""
+
+    def make(records, **fields) -> DataConfig:
+        corpus = write(tmp_path / "my.jsonl", records)
+        defaults = {"dir": str(tmp_path / "data"), "context": 64, "batch_size": 2, "buckets": 3}
+        return DataConfig(corpus=corpus, **(defaults | fields))
+
+    return make
+
+
+def learned(feed, batch) -> list[str]:
+    """What each row of a batch is asked for."""
+    return [
+        feed.tokenizer.decode(targets[weights > 0])
+        for targets, weights in zip(batch["targets"], batch["weights"], strict=True)
+        if weights.any()
+    ]
+
+
+def completions(count: int) -> list[dict]:
+    return [{"prompt": f"what is {i}?", "completion": f" {'x' * (i % 30)} {i}"} for i in range(count)]
+
+
+def test_only_the_completion_is_learned_and_what_ends_it(data):
+    feed = open_feed(data(completions(60)), CHARACTERS, objective="completion")
+    seen = []
+    for batch in feed.evaluation("validation"):
+        seen += learned(feed, batch)
+        for inputs, targets, weights in zip(
+            *(batch[n] for n in ("inputs", "targets", "weights")), strict=True
+        ):
+            if not weights.any():
+                continue
+            assert inputs[0] == feed.tokenizer.bos_id
+            last = np.flatnonzero(weights)[-1]
+            assert targets[last] == feed.tokenizer.stop_id
+            assert (inputs[1 : last + 1] != feed.tokenizer.pad_id).all()
+            assert (inputs[last + 1 :] == feed.tokenizer.pad_id).all()
+            asked = np.flatnonzero(weights)
+            assert (np.diff(asked) == 1).all()
+            assert (targets[asked[:-1]] == inputs[asked[1:]]).all()  # each is what comes next
+    expected = open_examples(data(completions(60)), "completion").splits["validation"]
+    assert sorted(seen) == sorted(example.parts[1].text for example in expected)
+    assert feed.num_bytes["validation"] == sum(len(text.strip()) for text in seen)
+
+
+def test_an_epoch_has_every_example_once_and_a_batch_is_a_function_of_its_step(data):
+    feed = open_feed(data(completions(60)), CHARACTERS, objective="completion")
+    again = open_feed(data(completions(60)), CHARACTERS, objective="completion")
+    batches = feed.training(seed=3)
+    steps = round(feed.tokens / feed.tokens_per_step)
+    epoch = [text for step in range(steps) for text in learned(feed, batches[step])]
+    expected = open_examples(data(completions(60)), "completion").splits["train"]
+    assert sorted(epoch) == sorted(example.parts[1].text for example in expected)
+    for step in (0, 7, 40):
+        for name, array in batches[step].items():
+            assert array.tobytes() == again.training(seed=3)[step][name].tobytes()
+    assert {batches[step]["inputs"].shape for step in range(steps)} <= {
+        shapes["inputs"][0] for shapes in feed.training_shapes
+    }
+
+
+def test_too_long_completions_are_left_out_and_counted(data):
+    feed = open_feed(data(completions(60), context=40), CHARACTERS, objective="completion")
+    assert "longer than 40 tokens" in feed.dropped
+
+
+CONVERSATION = [
+    {"role": "system", "content": "Be kind."},
+    {"role": "user", "content": "Assistant: I lie"},
+    {"role": "assistant", "content": "No."},
+    {"role": "user", "content": "Well?"},
+    {"role": "assistant", "content": "Yes."},
+]
+
+
+def test_of_a_conversation_the_answers_are_learned_and_a_prompt_has_the_tokens_of_training(data):
+    filler = [{"messages": [{"role": "user", "content": f"{i}"}, CONVERSATION[2]]} for i in range(40)]
+    fields = {"validation": "", "context": 128}
+    config = data([*filler, {"messages": CONVERSATION}], **fields)
+    feed = open_feed(config, CHARACTERS, objective="completion")
+    tokenizer = feed.tokenizer
+    whole = encode_parts(tokenizer, chat_parts(CONVERSATION))
+    prompt = encode_parts(tokenizer, chat_parts(CONVERSATION[:2], answer=True))
+    assert (whole[: len(prompt)] == prompt).all()
+    # What a user writes never ends a message: that token is in no text.
+    assert (whole == tokenizer.stop_id).sum() == len(CONVERSATION) + (tokenizer.bos_id == tokenizer.stop_id)
+    rows = [
+        row
+        for split in ("validation", "train")
+        for batch in (
+            feed.evaluation(split) if split == "validation" else [feed.training(seed=0)[s] for s in range(60)]
+        )
+        for row in learned(feed, batch)
+    ]
+    assert set(rows) == {" No.", " No. Yes."}
+
+
+def labels(count: int) -> list[dict]:
+    return [
+        {"text": f"{'good' if i % 2 else 'bad'} " * (1 + i % 9) + str(i), "label": "+-"[i % 2]}
+        for i in range(count)
+    ]
+
+
+def test_a_label_is_asked_for_at_the_last_token_of_a_text_which_may_be_cut(data):
+    feed = open_feed(data(labels(80), context=20), CHARACTERS, objective="label")
+    assert feed.labels == ("+", "-")
+    assert feed.dropped == ""
+    examples = {
+        e.parts[0].text: e.label for e in open_examples(data(labels(80)), "label").splits["validation"]
+    }
+    seen = 0
+    for batch in feed.evaluation("validation"):
+        for inputs, targets, weights in zip(
+            *(batch[n] for n in ("inputs", "targets", "weights")), strict=True
+        ):
+            if not weights.any():
+                continue
+            (asked,) = np.flatnonzero(weights)
+            real = np.flatnonzero(inputs != feed.tokenizer.pad_id)
+            assert asked == real[-1]
+            text = feed.tokenizer.decode(inputs[real])
+            found = {label for whole, label in examples.items() if whole.startswith(text)}
+            assert feed.labels[targets[asked]] in found
+            seen += 1
+    assert seen == len(examples) == feed.num_bytes["validation"] == feed.evaluation_tokens
+
+
+def test_passages_of_the_bible_are_cut_from_the_chapters_of_each_split():
+    made = open_examples(DataConfig(corpus="genre:bible-web"), "label")
+    assert made.labels == ("apocalypse", "gospel", "history", "law", "letter", "poetry", "prophecy")
+    from zerotollm.data.bible import read_chapters
+
+    chapters = read_chapters("web")
+    for split, examples in made.splits.items():
+        whole = {document.id: document.text for document in chapters[split]}
+        assert {example.label for example in examples} == set(made.labels)
+        for example in examples[:: max(1, len(examples) // 50)]:
+            chapter = example.id.removeprefix("web ").split(", passage")[0]
+            assert example.parts[0].text.strip() in whole[chapter]
+
+
+@pytest.mark.parametrize(
+    ("line", "objective", "message"),
+    [
+        ('{"prompt": "a"', "completion", r"my\.jsonl, line 31: not JSON"),
+        ("[1]", "completion", r"line 31: a list, and must be an object"),
+        ('{"prompt": "a"}', "completion", r"line 31: 'completion' is missing.*fields: prompt"),
+        ('{"prompt": "", "completion": "b"}', "completion", r"line 31: 'prompt' is empty"),
+        ('{"prompt": "a", "completion": 3}', "completion", r"line 31: 'completion' is 3"),
+        ('{"prompt": "a", "completion": "\\ud800"}', "completion", r"line 31: half of a surrogate pair"),
+        ('{"messages": []}', "completion", r"line 31: messages must be a list"),
+        (
+            '{"messages": [{"role": "me", "content": "a"}]}',
+            "completion",
+            r"line 31: message 1 has the role 'me'",
+        ),
+        ('{"messages": [{"role": "user"}]}', "completion", r"line 31: message 1 has no content"),
+        (
+            '{"messages": [{"role": "user", "content": "a"}]}',
+            "completion",
+            r"line 31: no message is of the assist",
+        ),
+        ('{"text": "a", "label": ""}', "label", r"line 31: 'label' is empty"),
+        ('{"text": "a", "label": 1}', "label", r"line 31: 'label' is 1, and must be a text"),
+        ('{"label": "a"}', "label", r"line 31: 'text' is missing"),
+    ],
+)
+def test_a_bad_line_is_named(data, line, objective, message):
+    good = completions(30) if objective == "completion" else labels(30)
+    config = data(good)
+    with open(config.corpus, "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+    with pytest.raises(UsageError, match=message):
+        open_examples(config, objective)
+
+
+def test_a_label_must_be_among_those_of_the_training_examples(data, tmp_path):
+    validation = write(
+        tmp_path / "validation.jsonl", [{"text": "a", "label": "+"}, {"text": "b", "label": "?"}]
+    )
+    with pytest.raises(
+        UsageError, match=r"validation\.jsonl, line 2: the label '\?' .* of no training example"
+    ):
+        open_examples(data(labels(30), validation=validation), "label")
+    with pytest.raises(UsageError, match=r"has one label to train on, '\+'"):
+        open_examples(data([{"text": f"a{i}", "label": "+"} for i in range(30)]), "label")
+
+
+def test_few_examples_cannot_be_split(data):
+    with pytest.raises(UsageError, match=r"has 3 examples, and at least 20 can be split"):
+        open_examples(data(completions(3)), "completion")
+
+
+def test_a_pair_is_a_completion_after_a_line_end(tmp_path):
+    for side in "ab":
+        (tmp_path / f"{side}.txt").write_text("".join(f"{side} {i}\n" for i in range(40)), encoding="utf-8")
+    corpus = f"{tmp_path / 'a.txt'}:{tmp_path / 'b.txt'}"
+    made = open_examples(DataConfig(corpus=corpus), "completion")
+    parts = made.splits["train"][0].parts
+    assert (parts[0].text, parts[1].text) == (" a 1\n", " b 1")
+    assert (parts[0].learned, parts[1].learned, parts[1].ends) == (False, True, True)

@@ -1,0 +1,237 @@
+"""The server as its clients see it: OpenAI's own, a browser's requests, and those that mean no good."""
+
+import http.client
+import json
+import socket
+import threading
+import time
+
+import pytest
+
+from zerotollm.data.chat import chat_parts, encode_parts
+from zerotollm.serving.protocol import NEUTRAL, RefusedError, parse, parse_json
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    openai = pytest.importorskip("openai", reason="a development requirement: requirements-dev.txt")
+    with openai.OpenAI(base_url=f"{server}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def post(server, path, body: bytes, **headers) -> tuple[int, dict]:
+    connection = http.client.HTTPConnection(server.removeprefix("http://"), timeout=30)
+    headers = {"content-type": "application/json"} | {k.replace("_", "-"): v for k, v in headers.items()}
+    connection.request("POST", path, body, headers)
+    answer = connection.getresponse()
+    return answer.status, json.loads(answer.read())
+
+
+def test_a_completion_streamed_or_whole_is_the_same_text(client):
+    ask = {
+        "model": "tiny",
+        "prompt": "heaven",
+        "max_tokens": 12,
+        "seed": 5,
+        "temperature": 1.0,
+        "logprobs": 2,
+    }
+    whole = client.completions.create(**ask)
+    (choice,) = whole.choices
+    assert choice.finish_reason in ("length", "stop")
+    assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
+    assert len(choice.logprobs.tokens) == len(choice.logprobs.top_logprobs) <= 12
+    events = list(client.completions.create(**ask, stream=True, stream_options={"include_usage": True}))
+    assert "".join(event.choices[0].text for event in events[:-1]) == choice.text
+    assert events[-2].choices[0].finish_reason == choice.finish_reason
+    assert events[-1].usage == whole.usage
+    logprobs = [p for event in events[:-1] for p in event.choices[0].logprobs.token_logprobs]
+    assert logprobs == choice.logprobs.token_logprobs
+
+
+def test_several_prompts_and_texts_in_one_request(client):
+    ask = {"model": "tiny", "max_tokens": 8, "seed": 1, "temperature": 1.0}
+    together = client.completions.create(**ask, prompt=["heaven", "day"], n=2)
+    assert [choice.index for choice in together.choices] == [0, 1, 2, 3]
+    for first, prompt in ((0, "heaven"), (2, "day")):
+        alone = client.completions.create(**ask, prompt=prompt)
+        assert alone.choices[0].text == together.choices[first].text
+        assert together.choices[first + 1].text != together.choices[first].text
+
+
+def test_token_ids_are_taken_as_they_are(client, tiny):
+    ask = {"model": "tiny", "max_tokens": 8, "temperature": 0}
+    ids = [1, *tiny.tokenizer.encode("heaven").tolist()]
+    (text,), (same,) = (
+        [choice.text for choice in client.completions.create(**ask, prompt=prompt).choices]
+        for prompt in ("heaven", ids)
+    )
+    assert text == same
+
+
+def test_a_chat_is_a_completion_of_its_template(client, tiny):
+    messages = [{"role": "user", "content": "Who made heaven?"}]
+    ask = {"model": "tiny", "max_tokens": 8, "temperature": 0}
+    chat = client.chat.completions.create(**ask, messages=messages, logprobs=True, top_logprobs=3)
+    ids = encode_parts(tiny.tokenizer, chat_parts(messages, answer=True)).tolist()
+    plain = client.completions.create(**ask, prompt=ids)
+    assert chat.choices[0].message.content == plain.choices[0].text.lstrip(" ")
+    content = chat.choices[0].logprobs.content
+    spelled = b"".join(bytes(token.bytes) for token in content)
+    assert spelled.decode(errors="replace") == plain.choices[0].text
+    assert all(len(token.top_logprobs) == 3 for token in content)
+    stream = client.chat.completions.create(**ask, messages=messages, stream=True)
+    deltas = [event.choices[0].delta for event in stream]
+    assert deltas[0].role == "assistant"
+    assert "".join(delta.content for delta in deltas) == chat.choices[0].message.content
+
+
+def test_the_model_is_listed(client):
+    (model,) = client.models.list().data
+    assert (model.id, model.context_length) == ("tiny", 48)
+    assert client.models.retrieve("tiny") == model
+
+
+def test_many_clients_at_once_lose_nothing(client):
+    ask = {"model": "tiny", "prompt": "day", "max_tokens": 10}
+    alone = [client.completions.create(**ask, seed=seed).choices[0].text for seed in range(4)]
+    texts = {}
+
+    def one(number):
+        texts[number] = client.completions.create(**ask, seed=number % 4).choices[0].text
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [texts[number] for number in range(16)] == alone * 4
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (b'{"prompt": ', 400, "not JSON"),
+        (b"\xff\xfe", 400, "not JSON"),
+        (b"[" * 20_000, 400, "too deep"),
+        (b"[1]", 400, "a JSON list"),
+        (b'{"temperature": NaN}', 400, "NaN is no JSON number"),
+        (b'{"prompt": "' + b"heaven " * 100 + b'"}', 400, "the context of this model holds 48"),
+        (b'{"prompt": "' + b"a" * 10_000_000 + b'"}', 413, "50,000 bytes"),
+        (b'{"prompt": "\\ud800"}', 400, "surrogate"),
+        (b'{"model": "gpt-4"}', 404, "only 'tiny'"),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_a_bad_request_is_told_why_and_the_next_one_is_served(server, body, status, message):
+    answer, error = post(server, "/v1/completions", body)
+    assert answer == status
+    assert message in error["error"]["message"]
+    assert post(server, "/v1/completions", b'{"prompt": "day", "max_tokens": 1}')[0] == 200
+
+
+def test_a_long_body_of_unsaid_length_is_refused(server):
+    host, port = server.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n" + (b"4000\r\n" + b"a" * 0x4000 + b"\r\n") * 4
+        )
+        assert b" 413 " in connection.recv(200)
+
+
+def test_a_page_of_another_site_gets_nothing(server):
+    assert post(server, "/v1/completions", b"{}", content_type="text/plain")[0] == 415
+    connection = http.client.HTTPConnection(server.removeprefix("http://"), timeout=30)
+    connection.request("GET", "/v1/models", headers={"Host": "elsewhere.example"})
+    answer = connection.getresponse()
+    assert answer.status == 400
+    assert b"tiny" not in answer.read()
+
+
+def test_a_client_that_goes_away_frees_its_rows(server):
+    def requests() -> int:
+        connection = http.client.HTTPConnection(server.removeprefix("http://"), timeout=30)
+        connection.request("GET", "/health")
+        return json.loads(connection.getresponse().read())["requests"]
+
+    host, port = server.removeprefix("http://").split(":")
+    for stream in (True, False):
+        connections = []
+        for _ in range(4):
+            # Many times as many texts as rows: they cannot be done before we look.
+            ask = {"prompt": "day", "max_tokens": 40, "n": 30, "stream": stream, "temperature": 1}
+            body = json.dumps(ask).encode()
+            connection = socket.create_connection((host, int(port)), timeout=30)
+            connection.sendall(
+                b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                b"Content-Length: %d\r\n\r\n" % len(body) + body
+            )
+            if stream:
+                assert b" 200 " in connection.recv(100)
+            connections.append(connection)
+        end = time.monotonic() + 20
+        while requests() < 4 and time.monotonic() < end:
+            time.sleep(0.02)
+        assert requests() == 4
+        assert post(server, "/v1/completions", b'{"prompt": "day", "n": 32}')[1]["error"]["code"] == "busy"
+        for connection in connections:
+            connection.close()
+        while requests() and time.monotonic() < end:
+            time.sleep(0.02)
+        assert requests() == 0
+    assert post(server, "/v1/completions", b'{"prompt": "day", "max_tokens": 1}')[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("temperature", "hot", "must be a number"),
+        ("temperature", -1, "from 0 to 100"),
+        ("top_p", 1.5, "from 0 to 1"),
+        ("max_tokens", 49, "from 1 to 48"),
+        ("max_tokens", True, "must be a whole number"),
+        ("max_tokens", 2.5, "must be a whole number"),
+        ("n", 0, "from 1 to 32"),
+        ("logprobs", 21, "from 0 to 20"),
+        ("stop", [""], "1 to 200 characters"),
+        ("stop", ["a"] * 17, "up to 16"),
+        ("prompt", [], "must be a text"),
+        ("prompt", [1, 290], "below 290"),
+        ("prompt", [["a"]], "must be a text"),
+        ("prompt", ["a"] * 33, "send several"),
+        ("stream", "yes", "true or false"),
+        ("best_of", 3, "not supported"),
+        ("presence_penalty", 0.5, "not supported"),
+        ("temprature", 1, "did you mean temperature?"),
+    ],
+)
+def test_a_field_that_cannot_be_is_named(served, field, value, message):
+    with pytest.raises(RefusedError) as refused:
+        parse({"prompt": "day", field: value}, served, chat=False)
+    assert message in str(refused.value)
+    assert refused.value.param == field
+    assert refused.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        (None, "must be a list"),
+        ([], "must be a list"),
+        (["hi"], r"messages\[0\] must be an object"),
+        ([{"role": "me", "content": "a"}], r"messages\[0\]\.role is 'me'"),
+        ([{"role": "user", "content": 3}], r"messages\[0\]\.content must be a text"),
+        ([{"role": "user", "content": "heaven " * 60}], "the context of this model holds 48"),
+    ],
+)
+def test_messages_that_cannot_be_are_named(served, messages, message):
+    with pytest.raises(RefusedError, match=message):
+        parse({"messages": messages}, served, chat=True)
+
+
+def test_what_asks_for_nothing_unusual_is_no_error(served):
+    body = {name: values[0] for name, values in NEUTRAL.items()} | {"user": "me", "seed": -1, "prompt": "a"}
+    job = parse(parse_json(json.dumps(body | {"stop": None}).encode()), served, chat=False)
+    assert job.texts[0].sampling.seed == 2**32 - 1
+    assert job.texts[0].sampling.temperature == served.sampling.temperature

@@ -1,0 +1,176 @@
+"""Training a part of the parameters, or adapters beside them: the rest stays to the bit, and nothing else changes."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from zerotollm.errors import UsageError
+from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.training.config import OptimizerConfig, TrainConfig
+from zerotollm.training.lora import begin, divided, init_adapters, joined, leaves, merged, whole
+from zerotollm.training.step import init_params, init_state, objective_of, seeded_train_step
+
+MODEL = resolve(
+    TransformerConfig(num_layers=1, width=16, num_heads=2, vocab_size=40), vocab_size=40, context=8
+)
+ADAMW = OptimizerConfig(kind="adamw", learning_rate=0.01, warmup_steps=1)
+LORA = TrainConfig(steps=3, lora_rank=4, start_from="base")
+
+
+def batch(seed: int = 0, rows: int = 4) -> dict:
+    tokens_BT = jax.random.randint(jax.random.key(seed), (rows, 9), 0, 40)
+    return {
+        "inputs": tokens_BT[:, :-1],
+        "targets": tokens_BT[:, 1:],
+        "weights": jnp.ones((rows, 8)),
+        "segments": jnp.ones((rows, 8), jnp.int32),
+    }
+
+
+def trained(train: TrainConfig, given, steps: int = 3, optimizer: OptimizerConfig = ADAMW):
+    state = jax.jit(partial(init_state, MODEL, optimizer, train))(given=given)
+    step = jax.jit(seeded_train_step(MODEL, optimizer, train))
+    for number in range(steps):
+        state, metrics = step(state, batch(number), np.uint32(train.seed))
+    return state, metrics
+
+
+@pytest.fixture(scope="module")
+def params():
+    return jax.jit(init_params, static_argnums=0)(MODEL, 0)
+
+
+@pytest.fixture(scope="module")
+def finished(params):
+    """Three steps of adapters."""
+    return trained(LORA, params)[0]
+
+
+def flat(tree) -> dict[str, np.ndarray]:
+    return {path: np.asarray(leaf) for path, leaf in leaves(tree)}
+
+
+def test_training_begins_with_the_model_as_it_is(params):
+    own, frozen = begin(params, LORA, jax.random.key(0))
+    same = flat(whole(own, frozen, LORA))
+    assert same.keys() == flat(params).keys()
+    assert all((same[path] == leaf).all() for path, leaf in flat(params).items())
+
+
+def test_only_adapters_are_trained_and_the_rest_stays_to_the_bit(params, finished):
+    assert flat(finished.frozen).keys() == flat(params).keys()
+    assert all(leaf.tobytes() == flat(finished.frozen)[path].tobytes() for path, leaf in flat(params).items())
+    adapters = flat(finished.params)
+    targets = {path for path, x in flat(params).items() if x.ndim == 2 and "layer_0/" in path}
+    assert {path.removeprefix("lora/")[:-2] for path in adapters} == targets
+    assert all((leaf != 0).any() for leaf in adapters.values())
+    # The optimizer remembers two numbers of every number that is trained, and a count.
+    numbers = sum(leaf.size for leaf in adapters.values())
+    assert sum(x.size for x in jax.tree.leaves(finished.opt_state) if x.ndim) == 2 * numbers
+
+
+def test_a_merged_model_computes_what_adapters_beside_it_do(params, finished):
+    full = flat(whole(finished.params, finished.frozen, LORA))
+    adapters = flat(finished.params["lora"])
+    x_NX = np.random.default_rng(0).normal(size=(5, 16)).astype(np.float32)
+    for path in ("layer_0/attention/query", "layer_0/feed_forward/up"):
+        a_XR, b_RY = adapters[f"{path}/a"], adapters[f"{path}/b"]
+        beside = x_NX @ flat(params)[path] + LORA.lora_alpha / 4 * ((x_NX @ a_XR) @ b_RY)
+        np.testing.assert_allclose(x_NX @ full[path], beside, rtol=1e-4, atol=1e-4)
+        assert np.abs(full[path] - flat(params)[path]).max() > 1e-4
+    unchanged = flat(params).keys() - {path[:-2] for path in adapters}
+    assert all((full[path] == flat(params)[path]).all() for path in unchanged)
+
+
+def test_adapters_are_stacked_by_merging_one_after_the_other(params, finished):
+    first = finished.params["lora"]
+    second = init_adapters(params, replace(LORA, lora_targets="query"), jax.random.key(5))
+    second = jax.tree.map(lambda x: x + 1.0, second)
+    both = flat(merged(merged(params, first, LORA), second, LORA))
+    path = "layer_0/attention/query"
+    deltas = [
+        LORA.lora_alpha
+        / 4
+        * (a["layer_0"]["attention"]["query"]["a"] @ a["layer_0"]["attention"]["query"]["b"])
+        for a in (first, second)
+    ]
+    np.testing.assert_allclose(both[path], flat(params)[path] + sum(deltas), rtol=1e-5, atol=1e-5)
+
+
+def test_at_full_rank_the_gradient_of_b_is_that_of_the_matrix(params):
+    path = "layer_0/attention/query"
+    train = replace(LORA, lora_rank=16, lora_alpha=16.0, lora_targets=path)
+    adapters = {"layer_0": {"attention": {"query": {"a": jnp.eye(16), "b": jnp.zeros((16, 16))}}}}
+    objective = objective_of(MODEL, train)
+    key = jax.random.key(0)
+
+    def with_adapters(adapters):
+        return objective(merged(params, adapters, train), batch(), key)[0]
+
+    b, full = jax.jit(
+        lambda: (jax.grad(with_adapters)(adapters), jax.grad(lambda p: objective(p, batch(), key)[0])(params))
+    )()
+    b, full = b["layer_0"]["attention"]["query"]["b"], full["layer_0"]["attention"]["query"]
+    assert jnp.abs(full).max() > 0
+    np.testing.assert_allclose(b, full, rtol=1e-5, atol=1e-6)
+
+
+def test_parts_of_a_batch_give_the_update_of_the_whole(params, finished):
+    accumulated, _ = trained(replace(LORA, micro_batches=2), params)
+    for ours, theirs in zip(*map(jax.tree.leaves, (accumulated.params, finished.params)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_seeds_train_at_once_as_one_at_a_time(params):
+    seeds = np.array([0, 7], np.uint32)
+    state = jax.jit(jax.vmap(lambda seed: init_state(MODEL, ADAMW, LORA, seed, given=params)))(seeds)
+    stacked = jax.tree.map(lambda x: jnp.stack([x, x]), batch())
+    state, metrics = jax.jit(jax.vmap(seeded_train_step(MODEL, ADAMW, LORA)))(state, stacked, seeds)
+    single = init_state(MODEL, ADAMW, LORA, seeds[1], given=params)
+    single, alone = jax.jit(seeded_train_step(MODEL, ADAMW, LORA))(single, batch(), seeds[1])
+    np.testing.assert_allclose(metrics["loss"][1], alone["loss"], rtol=1e-5)
+    a, b = (s["lora"]["layer_0"]["attention"]["query"]["a"] for s in (state.params, single.params))
+    np.testing.assert_allclose(a[1], b, rtol=1e-4, atol=1e-5)
+    assert (a[0] != a[1]).any()
+
+
+def test_only_what_a_pattern_names_is_trained(params):
+    train = TrainConfig(steps=3, trainable="layer_0/feed_forward/|head", start_from="base")
+    state, _ = trained(train, params)
+    after, before = flat(whole(state.params, state.frozen, train)), flat(params)
+    changed = {path for path in before if before[path].tobytes() != after[path].tobytes()}
+    assert changed == {path for path in before if "feed_forward/" in path or path == "head"}
+
+
+def test_dropout_of_adapters_leaves_out_rows_and_scales_the_others(params, finished):
+    train = replace(LORA, lora_dropout=0.5)
+    adapters = finished.params["lora"]
+    path = "layer_0/attention/query"
+    delta = flat(merged(params, adapters, train))[path] - flat(params)[path]
+    with_dropout = jax.jit(lambda i: merged(params, adapters, train, jax.random.key(i)))
+    draws = [flat(with_dropout(i))[path] - flat(params)[path] for i in range(2)]
+    assert {bool(np.abs(row).max() < 1e-7) for row in draws[0]} == {True, False}
+    kept = np.abs(draws[0]).max(axis=1) > 1e-7
+    np.testing.assert_allclose(draws[0][kept], 2 * delta[kept], rtol=1e-3, atol=1e-6)
+    assert (draws[0] != draws[1]).any()
+
+
+def test_a_tree_is_divided_and_joined_again(params):
+    left, right = divided(params, "attention/")
+    assert set(flat(left)) | set(flat(right)) == set(flat(params))
+    assert all("attention/" in path for path in flat(left))
+    assert all((flat(joined(left, right))[path] == leaf).all() for path, leaf in flat(params).items())
+
+
+def test_a_pattern_that_matches_nothing_is_refused(params):
+    with pytest.raises(
+        UsageError, match=r"train\.trainable 'layer_9' matches no parameter; there are embedding"
+    ):
+        begin(params, TrainConfig(trainable="layer_9", start_from="base"), jax.random.key(0))
+    with pytest.raises(UsageError, match=r"train\.lora_targets 'norm' matches no matrix"):
+        begin(params, replace(LORA, lora_targets="norm"), jax.random.key(0))

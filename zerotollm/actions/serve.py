@@ -1,0 +1,109 @@
+"""serve: a trained model behind OpenAI's protocol, and a page to talk to it."""
+
+import asyncio
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from zerotollm.actions import ServeOptions
+from zerotollm.actions.interrupts import stop_requests
+from zerotollm.errors import RunError, UsageError
+from zerotollm.experiment import Experiment, validate
+
+STOP_SECONDS = 3
+"""Texts that are being written when the server is asked to stop may take so long to end."""
+
+
+def serve(experiment: Experiment, run_dir: Path, options: ServeOptions) -> None:
+    """Answers requests until SIGINT or SIGTERM. Everything is compiled before the first.
+
+    Raises UsageError where there is no run, where its model has an encoder and where an option is out of range, and
+    RunError where the address cannot be had.
+    """
+    validate(experiment)
+    for name, least in {"port": 0, "rows": 1, "max_tokens": 0, "waiting": 1, "request_bytes": 1}.items():
+        if getattr(options, name) < least:
+            raise UsageError(
+                f"--{name.replace('_', '-')} is {getattr(options, name)}, and must be at least {least}"
+            )
+    if experiment.model.architecture == "encoder-decoder":
+        raise UsageError(f"{run_dir} holds a model that translates, and serve is for those that write on")
+    listening = listen(options.host, options.port)
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from zerotollm.run import cache_compiled_programs, load
+    from zerotollm.serving import batch
+    from zerotollm.serving.app import Desk, make_app
+    from zerotollm.serving.protocol import Served
+
+    cache_compiled_programs(experiment.data)
+    run, console = load(run_dir, options.checkpoint), Console()
+    model = run.model_config
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("compiling", total=batch.num_programs(model))
+        programs = batch.compile_programs(
+            run.params, model, run.tokenizer, options.rows, lambda: progress.advance(task)
+        )
+    served = Served(
+        name=experiment.name,
+        tokenizer=run.tokenizer,
+        context=model.max_length,
+        sampling=experiment.sample,
+        most_tokens=min(options.max_tokens or model.max_length, model.max_length),
+        created=int(time.time()),
+        chats=experiment.train.objective == "completion",
+    )
+    desk = Desk(served, options.request_bytes, options.waiting)
+    loopback = options.host in ("localhost", "127.0.0.1", "::1")
+    host, port = listening.getsockname()[:2]
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    console.print(
+        f"{address} is a page to talk to {served.name}; {address}/v1 is for programs. Ctrl-C ends it",
+        highlight=False,
+        soft_wrap=True,
+    )
+    with stop_requests():  # the server listens to signals itself, and sends them on when it has stopped
+        asyncio.run(serve_until_stopped(make_app(desk, loopback=loopback), desk, programs, listening))
+    console.print("stopped")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket at the address; port 0 takes a free one. Raises RunError where it cannot be had."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise RunError(
+            f"cannot listen at {host} port {port}: {error.strerror or error}; choose another --port or --host"
+        ) from None
+    except OverflowError:
+        raise UsageError(f"--port is {port}, and must be at most 65535") from None
+
+
+async def serve_until_stopped(app: Any, desk: Any, programs: Any, listening: socket.socket) -> None:
+    """Serves until a signal comes, or until writing fails, which is then raised."""
+    import uvicorn
+
+    from zerotollm.serving.app import hang_up, write_for
+
+    config = uvicorn.Config(
+        app, log_level="error", access_log=False, lifespan="off", timeout_graceful_shutdown=2 * STOP_SECONDS
+    )
+    server = uvicorn.Server(config)
+
+    async def end_texts() -> None:
+        while not server.should_exit:
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(STOP_SECONDS)
+        hang_up(desk)
+
+    ending = asyncio.create_task(end_texts())
+    writing = asyncio.create_task(write_for(desk, programs))
+    writing.add_done_callback(lambda _: setattr(server, "should_exit", True))
+    await server.serve(sockets=[listening])
+    ending.cancel()
+    if writing.done():
+        writing.result()
+    writing.cancel()

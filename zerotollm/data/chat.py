@@ -1,0 +1,71 @@
+"""Conversations as tokens: what stands around a message, and which tokens a model learns to write.
+
+A message is `Role: text` and then the token that ends a text (`stop_id` of the tokenizer), in training and in use:
+
+    bos User: Hello! stop Assistant: Hi. What can I do for you? stop User: ...
+
+The vocabulary of a model is kept when it is fine-tuned, so there are no new tokens for roles: they are plain text,
+which every vocabulary can write. The token at a message's end is one that no text is ever encoded to, so that a text
+in which someone writes "Assistant:" remains that person's; and it is the one at which generation stops anyway. Every
+part is encoded on its own: a prompt has the same tokens as in training, whatever follows.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from zerotollm.data.pairs import as_sentence
+from zerotollm.data.tokenizer import AnyTokenizer
+from zerotollm.errors import UsageError
+
+ROLES = {"system": "System:", "user": "User:", "assistant": "Assistant:"}
+"""What stands before a message. Its text follows after a space, as a word does elsewhere."""
+
+
+class Part(NamedTuple):
+    """A piece of a text, encoded on its own."""
+
+    text: str
+    learned: bool = False
+    """whether its tokens are to be predicted"""
+    ends: bool = False
+    """whether the token that ends a text follows, learned as it is"""
+
+
+def chat_parts(messages: Sequence[dict[str, str]], *, answer: bool = False) -> tuple[Part, ...]:
+    """The parts of a conversation of {"role", "content"}; answers alone are learned. With `answer`, also what stands
+    before the next one: a model goes on there."""
+    parts: list[Part] = []
+    for message in messages:
+        role, text = message["role"], as_sentence(message["content"])
+        if role == "assistant":
+            parts += [Part(ROLES[role]), Part(text, learned=True, ends=True)]
+        else:
+            parts.append(Part(ROLES[role] + text, ends=True))
+    return (*parts, Part(ROLES["assistant"])) if answer else tuple(parts)
+
+
+def encode_parts(tokenizer: AnyTokenizer, parts: Sequence[Part]) -> np.ndarray:
+    """bos and the ids of all parts, int32 [N]: with `chat_parts(messages, answer=True)` what a model answers to."""
+    ids = [np.array([tokenizer.bos_id], np.int32)]
+    for part, encoded in zip(parts, tokenizer.encode_batch([part.text for part in parts]), strict=True):
+        ids += [encoded, np.array([tokenizer.stop_id], np.int32)] if part.ends else [encoded]
+    return np.concatenate(ids).astype(np.int32)
+
+
+def check_messages(place: str, messages: Any) -> list[dict[str, str]]:
+    """The same messages. Raises UsageError, beginning with `place`, where they are no conversation with an answer."""
+    if not isinstance(messages, list) or not messages:
+        raise UsageError(f"{place}: messages must be a list of objects with role and content, and not empty")
+    for number, message in enumerate(messages, 1):
+        role, content = (message.get(f) if isinstance(message, dict) else None for f in ("role", "content"))
+        if role not in ROLES:
+            raise UsageError(
+                f"{place}: message {number} has the role {role!r}, and must have one of {', '.join(ROLES)}"
+            )
+        if not isinstance(content, str) or not content.strip():
+            raise UsageError(f"{place}: message {number} has no content: a text that is not empty")
+    if all(message["role"] != "assistant" for message in messages):
+        raise UsageError(f"{place}: no message is of the assistant, so there is nothing to learn from")
+    return messages
