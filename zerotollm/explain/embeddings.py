@@ -85,9 +85,7 @@ def _spectrum(x_ND: np.ndarray) -> np.ndarray:
 
 def _bootstrap(x_ND: np.ndarray, draws: int, seed: int) -> np.ndarray:
     """`_summary` of samples of groups of vectors, (draws, 3)."""
-    from scipy.linalg import eigh
-
-    N, D = x_ND.shape
+    N = len(x_ND)
     x_ND = x_ND - x_ND.mean(0, keepdims=True)
     order_N = np.random.default_rng(seed).permutation(N)
     groups = [x_ND[part] for part in np.array_split(order_N, min(GROUPS, N))]
@@ -99,11 +97,23 @@ def _bootstrap(x_ND: np.ndarray, draws: int, seed: int) -> np.ndarray:
         mean_D = weights_G @ sum_GD / total
         covariance_DD = np.tensordot(weights_G, gram_GDD, 1) / total - np.outer(mean_D, mean_D)
         variance, squares = np.trace(covariance_DD), np.square(covariance_DD).sum()
-        largest = eigh(covariance_DD, eigvals_only=True, subset_by_index=[max(D - 3, 0), D - 1])[::-1]
+        largest = _largest_three(covariance_DD)
         shares = largest[:2].sum() / max(variance, 1e-300), largest.sum() / max(variance, 1e-300)
         return np.array([variance**2 / max(squares, 1e-300), *shares])
 
     return bootstrap(summary, len(groups), draws, seed)
+
+
+def _largest_three(covariance_DD: np.ndarray) -> np.ndarray:
+    """Eigenvalues, the largest first; for wide matrices without all the others."""
+    from scipy.sparse.linalg import eigsh
+
+    D = len(covariance_DD)
+    if D < 32 or np.trace(covariance_DD) < 1e-12:
+        return np.linalg.eigvalsh(covariance_DD)[::-1][:3]
+    return np.sort(eigsh(covariance_DD, 3, which="LA", v0=np.ones(D), tol=1e-4, return_eigenvectors=False))[
+        ::-1
+    ]
 
 
 def _summary(spectrum_D: np.ndarray) -> np.ndarray:
