@@ -145,7 +145,7 @@ class Run:
         from zerotollm.training import checkpoints
         from zerotollm.training.step import init_params
 
-        if not self.experiment.train.start_from:
+        if self.step and not self.experiment.train.start_from:  # an imported model has no history
             yield 0, init_params(self.model_config, self.experiment.train.seed)
         for checkpoint in checkpoints.finished(self.path / run_directory.CHECKPOINTS):
             if checkpoint.step < self.step:

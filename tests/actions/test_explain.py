@@ -79,6 +79,11 @@ def test_without_the_text_it_was_trained_with_less_is_said(run, tmp_path):
         replace(run, experiment=replace(run.experiment, data=away)).study()
 
 
+def test_an_imported_model_has_no_history(run):
+    assert [step for step, _ in replace(run, step=0).checkpoints()] == [0]
+    assert next(replace(run, step=0).checkpoints())[1] is run.params
+
+
 def test_a_text_is_needed(run, run_dir):
     with pytest.raises(UsageError, match="takes a text"):
         run.explain("")

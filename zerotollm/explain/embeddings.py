@@ -7,7 +7,7 @@ import numpy as np
 
 from zerotollm.data.tokenizer import Tokenizer
 from zerotollm.explain.answer import Answer
-from zerotollm.explain.statistics import DRAWS, Estimate, bootstrap
+from zerotollm.explain.statistics import CONFIDENCE, DRAWS, Estimate, bootstrap
 from zerotollm.explain.words import KINDS, kinds_of, shown
 
 SHOWN = 500
@@ -124,7 +124,7 @@ class Neighbours:
     cosine_K: np.ndarray
     """after the mean of all embeddings is taken away (Mu and Viswanath 2018, arXiv:1702.01417)"""
     chance: float
-    """the largest cosine that as many random vectors would be expected to have"""
+    """the cosine that none of as many random vectors reaches, with 95 % for all tokens asked for together"""
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,7 @@ def explain_embeddings(
     x_ND = embedding_VD[used_N]
     centered_ND = x_ND - x_ND.mean(0, keepdims=True)
     on_map = used_N[:SHOWN]
+    asked = [i for i in dict.fromkeys(ids) if i in used_N]
     _, _, axes = np.linalg.svd(
         centered_ND[: len(on_map)] - centered_ND[: len(on_map)].mean(0), full_matrices=False
     )
@@ -183,13 +184,15 @@ def explain_embeddings(
         map_pieces=tuple(shown(tokenizer, i) for i in on_map),
         map_kinds_N=kinds_V[on_map],
         map_N3=centered_ND[: len(on_map)] @ axes[:3].T,
-        neighbours=tuple(
-            _neighbours(int(i), used_N, centered_ND, tokenizer) for i in dict.fromkeys(ids) if i in used_N
-        ),
+        neighbours=tuple(_neighbours(int(i), used_N, centered_ND, tokenizer, len(asked)) for i in asked),
     )
 
 
-def _neighbours(own: int, ids_N: np.ndarray, centered_ND: np.ndarray, tokenizer: Tokenizer) -> Neighbours:
+def _neighbours(
+    own: int, ids_N: np.ndarray, centered_ND: np.ndarray, tokenizer: Tokenizer, asked: int
+) -> Neighbours:
+    from scipy.special import ndtri
+
     lengths_N = np.maximum(np.linalg.norm(centered_ND, axis=1), 1e-12)
     place = int(np.flatnonzero(ids_N == own)[0])
     cosine_N = centered_ND @ centered_ND[place] / (lengths_N * lengths_N[place])
@@ -202,6 +205,6 @@ def _neighbours(own: int, ids_N: np.ndarray, centered_ND: np.ndarray, tokenizer:
         ids_K=ids_N[nearest],
         pieces=tuple(shown(tokenizer, i) for i in ids_N[nearest]),
         cosine_K=cosine_N[nearest],
-        # A random direction's cosine is about normal with variance 1 / D; of N of them the largest is near this.
-        chance=float(min(1.0, np.sqrt(2 * np.log(max(N, 2)) / D))),
+        # A random direction's cosine is about normal with variance 1 / D; so many of them are looked at.
+        chance=float(min(1.0, -ndtri((1 - CONFIDENCE) / (N * asked)) / np.sqrt(D))),
     )
