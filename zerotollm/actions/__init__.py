@@ -40,6 +40,22 @@ class ImportModelOptions:
 
 
 @dataclass(frozen=True)
+class ChatOptions:
+    """How it answers. What is not said here is as in the experiment's sample."""
+
+    system: str = ""
+    """what the conversation begins with; empty: nothing"""
+    temperature: float = 0.8
+    """divides the logits; 0: greedy"""
+    max_tokens: int = 100
+    """most tokens of an answer"""
+    seed: int = 0
+    """same seed, same answers"""
+    checkpoint: Literal["best", "last", "average"] = "best"
+    """as of evaluate"""
+
+
+@dataclass(frozen=True)
 class ServeOptions:
     """Where the server is, and what it bears."""
 
@@ -176,6 +192,16 @@ ACTIONS: dict[str, Action] = {
         lambda experiment: ExplainOptions(checkpoint=_checkpoint(experiment)),
         True,
         word="text",
+    ),
+    "chat": Action(
+        "talk to the trained model on the terminal",
+        lambda experiment: ChatOptions(
+            temperature=experiment.sample.temperature,
+            max_tokens=experiment.sample.max_tokens,
+            seed=experiment.sample.seed,
+            checkpoint=_checkpoint(experiment),
+        ),
+        True,
     ),
     "serve": Action(
         "answer requests in OpenAI's protocol, and show a page to talk to the trained model",
