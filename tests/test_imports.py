@@ -30,6 +30,7 @@ LAYERS = [
     {"zerotollm.experiment", "zerotollm.planning", "zerotollm.serving"},
     {"zerotollm.run_directory", "zerotollm.suite"},
     {"zerotollm.run"},
+    {"zerotollm.harness"},
     {"zerotollm"},
     {"zerotollm.actions", "experiments"},
     {"zerotollm.catalog"},
@@ -52,6 +53,8 @@ HEAVY = {
     "plotly",
     "safetensors",
     "tokenizers",
+    "starlette",
+    "uvicorn",
 }
 
 

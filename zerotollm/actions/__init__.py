@@ -16,6 +16,9 @@ class EvaluateOptions:
     checkpoint: Literal["best", "last", "average"] = "best"
     """best: lowest loss on validation; last: newest; average: mean of the newest train.average, for which it is the
     default where that is above 1"""
+    judge: str = ""
+    """a .jsonl instead of a split: each line a good and a bad text, or a text with a gap ___, choices and answer; how
+    often the likeliest is right"""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,10 +96,8 @@ def _answer(run: Any, messages: list[dict[str, str]], sampling: Any, shown: Any)
 def _lines() -> Iterator[str]:
     """What is typed. Editing and history come with readline, where there is one."""
     if sys.stdin.isatty():
-        try:
+        with suppress(ImportError):
             import readline  # noqa: F401
-        except ImportError:
-            pass
     while True:
         try:
             yield input("> " if sys.stdin.isatty() else "").strip()
