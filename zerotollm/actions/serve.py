@@ -27,8 +27,7 @@ def serve(experiment: Experiment, run_dir: Path, options: ServeOptions) -> None:
             raise UsageError(
                 f"--{name.replace('_', '-')} is {getattr(options, name)}, and must be at least {least}"
             )
-    if experiment.model.architecture == "encoder-decoder":
-        raise UsageError(f"{run_dir} holds a model that translates, and serve is for those that write on")
+    refuse_unless_it_writes_on(experiment, run_dir)
     listening = listen(options.host, options.port)
 
     from rich.console import Console
@@ -68,6 +67,13 @@ def serve(experiment: Experiment, run_dir: Path, options: ServeOptions) -> None:
     with stop_requests():  # the server listens to signals itself, and sends them on when it has stopped
         asyncio.run(serve_until_stopped(make_app(desk, loopback=loopback), desk, programs, listening))
     console.print("stopped")
+
+
+def refuse_unless_it_writes_on(experiment: Experiment, run_dir: Path) -> None:
+    """Raises UsageError for a model that translates with an encoder, or labels texts."""
+    other = experiment.model.architecture == "encoder-decoder" or experiment.train.objective == "label"
+    if other:
+        raise UsageError(f"{run_dir} holds no model that writes a text on: see generate")
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -15,12 +15,15 @@ from typing import NamedTuple
 from zerotollm.errors import RunError, UsageError
 from zerotollm.model.config import TransformerConfig
 from zerotollm.planning.collectives import Collective, collectives
-from zerotollm.planning.memory import Job, memory_by_kind
+from zerotollm.planning.memory import Job, copied_matrices, memory_by_kind
 from zerotollm.planning.speed import predict
 from zerotollm.scale.config import MeshShape, parse_mesh
 from zerotollm.scale.devices import Device
 from zerotollm.scale.sharding import bytes_per_device, check_divides
 from zerotollm.training.config import OptimizerConfig
+
+WHOLE = 4
+"""Layers up to which a step is compiled whole."""
 
 
 class MeshPlan(NamedTuple):
@@ -29,7 +32,7 @@ class MeshPlan(NamedTuple):
     memory: dict[str, int]
     """bytes by kind"""
     xla_bytes: int
-    """by XLA's account for a CPU, which computes half precision in float32; 0: not compiled"""
+    """by XLA's account for a CPU, which computes half precision in float32; 0: not compiled whole"""
     sent: dict[str, int]
     """bytes sent, by kind of collective"""
     operations: int
@@ -76,7 +79,9 @@ def share(job: Job, shape: MeshShape) -> Job:
 
 def memory_on_mesh(job: Job, shape: MeshShape) -> dict[str, int]:
     """Bytes of one device by kind, as `memory_by_kind`; and what is gathered of parameters that are split."""
-    mine, state = memory_by_kind(share(job, shape)), job.state()
+    mine, state = share(job, shape), job.state()
+    held, copied = memory_by_kind(mine), copied_matrices(mine)
+    held["workspace"] -= copied - copied // shape.fsdp  # copies are split like what they copy
     parameters = bytes_per_device(state.params, shape)
     whole = bytes_per_device(state.params, shape._replace(fsdp=1))
     # In a loop one layer's are there at a time; else the backward pass uses again what the forward pass gathered.
@@ -87,7 +92,7 @@ def memory_on_mesh(job: Job, shape: MeshShape) -> dict[str, int]:
         "gradients": parameters * (2 if job.train.micro_batches > 1 else 1),
         "optimizer state": bytes_per_device(state.opt_state, shape),
         "gathered": 0 if shape.fsdp == 1 else whole * width // 4 // layers,
-        **{kind: mine[kind] for kind in ("activations", "logits", "workspace")},
+        **{kind: held[kind] for kind in ("activations", "logits", "workspace")},
     }
 
 
@@ -108,16 +113,18 @@ def plan_on_mesh(job: Job, shape: MeshShape, device: Device, *, compiled: bool =
 
 
 def _compiled(job: Job, shape: MeshShape, node: int) -> tuple[Counter[Collective], int]:
-    """Collectives of a step and XLA's bytes for a device, of all layers, from programs of one and two."""
-    seen = []
-    for layers in (1, 2):
-        seen.append(_ask(replace(job, model=replace(job.model, num_layers=layers)), shape, node))
-    (one, one_bytes), (two, two_bytes) = seen
-    more = job.model.num_layers - 1
+    """Collectives of a step, and XLA's bytes for a device. Of a deep model the collectives of all layers from programs
+    of one and two, and 0: bytes do not grow so evenly."""
+    layers = job.model.num_layers
+    if layers <= WHOLE:
+        return _ask(job, shape, node)
+    one, two = (
+        _ask(replace(job, model=replace(job.model, num_layers=number)), shape, node)[0] for number in (1, 2)
+    )
     total: Counter[Collective] = Counter()
     for kind in one.keys() | two.keys():
-        total[kind] = max(0, one[kind] + more * (two[kind] - one[kind]))
-    return +total, one_bytes + more * (two_bytes - one_bytes)
+        total[kind] = max(0, one[kind] + (layers - 1) * (two[kind] - one[kind]))
+    return +total, 0
 
 
 def _ask(job: Job, shape: MeshShape, node: int) -> tuple[Counter[Collective], int]:
