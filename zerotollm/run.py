@@ -77,10 +77,13 @@ class Run:
         Raises UsageError for a model that does not label texts.
         """
         from zerotollm.evaluation.labels import label_probabilities
+        from zerotollm.training.step import make_label_step
 
         if not self.labels:
             raise UsageError(f"{self.path} holds a model that writes text and tells no labels: see generate")
-        found_NK = label_probabilities(self.params, self.model_config, self.tokenizer, texts)
+        model, tokenizer = self.model_config, self.tokenizer
+        step = make_label_step(model, pad_id=tokenizer.pad_id)
+        found_NK = label_probabilities(step, self.params, tokenizer, texts, max_length=model.max_length)
         rows = [zip(self.labels, map(float, row), strict=True) for row in found_NK]
         return [dict(sorted(row, key=lambda pair: -pair[1])) for row in rows]
 

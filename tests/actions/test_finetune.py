@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import jax
@@ -16,9 +17,10 @@ from zerotollm.actions.evaluate import evaluate
 from zerotollm.actions.train import train
 from zerotollm.cli import main
 from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.data.feed import Replayed
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import RunError, UsageError
-from zerotollm.experiment import Experiment, begun_with, validate
+from zerotollm.experiment import Experiment, begun_with, translates, validate
 from zerotollm.model.config import TransformerConfig
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 from zerotollm.training.lora import leaves
@@ -270,3 +272,39 @@ def test_a_model_with_learned_positions_keeps_as_many_as_it_has(base):
     learned = replace(base, model=replace(base.model, position="learned"))
     begun = begun_with(replace(base, data=replace(base.data, context=8)), learned)
     assert begun.model.max_length == base.data.context
+
+
+@pytest.mark.slow
+def test_a_decoder_learns_to_translate_and_is_scored(base, folder):
+    for side, words in (("source", WORDS["o"]), ("target", WORDS["e"])):
+        text = "".join(" ".join(words[(i + k) % 4] for k in range(2)) + f" {i}\n" for i in range(60))
+        (folder / f"{side}.txt").write_text(text, encoding="utf-8")
+    corpus = f"{folder / 'source.txt'}:{folder / 'target.txt'}"
+    data = replace(base.data, corpus=corpus, context=48, buckets=1)
+    begun = replace(base.train, start_from=str(folder / "base"), objective="completion", steps=4)
+    experiment = replace(base, name="pairs", data=data, train=begun)
+    train(experiment, folder / "pairs")
+    result = evaluate(experiment, folder / "pairs", EvaluateOptions(split="test"))
+    assert result["beam_size"] == 1
+    assert 0 <= result["bleu"] <= 100
+    run = zerotollm.load(folder / "pairs")
+    assert run.translate(["god good 3"])[0][0].text == run.generate("god good 3")
+
+
+def test_a_decoder_of_pairs_translates_and_one_of_jsonl_does_not(base):
+    completion = replace(base.train, objective="completion")
+    for corpus, expected in (
+        ("a.txt:b.txt", True),
+        ("tfds:wmt", True),
+        ("a.tsv.gz", True),
+        ("a.jsonl", False),
+    ):
+        experiment = replace(base, train=completion, data=replace(base.data, corpus=corpus))
+        assert translates(experiment) == expected
+    assert not translates(base)
+
+
+def test_the_old_text_is_read_in_its_share_of_steps():
+    mixed = Replayed([f"new {i}" for i in range(100)], [f"old {i}" for i in range(100)], Fraction("0.25"))
+    read = [mixed[step] for step in range(8)]
+    assert read == ["new 0", "new 1", "new 2", "old 0", "new 3", "new 4", "new 5", "old 1"]
