@@ -53,6 +53,7 @@ HEAVY = {
     "plotly",
     "safetensors",
     "tokenizers",
+    "jinja2",
     "starlette",
     "uvicorn",
 }
@@ -121,6 +122,7 @@ def test_an_experiment_needs_only_configs():
         ["--experiment", "base", "generate", "--run-dir", "nowhere"],
         ["--experiment", "base", "explain", "a text", "--run-dir", "nowhere"],
         ["--experiment", "base", "explain", "--help"],
+        ["--experiment", "base", "report", "--help"],
     ],
     ids=" ".join,
 )

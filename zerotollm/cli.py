@@ -5,7 +5,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stderr, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
@@ -15,7 +15,9 @@ from zerotollm import catalog
 from zerotollm.actions import ACTIONS
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment, begun_with, describe_type, differences, field_types, validate
+from zerotollm.gpu import prepare_gpu
 from zerotollm.run_directory import CONFIG, read_experiment
+from zerotollm.scale.config import parse_distributed
 from zerotollm.suggest import did_you_mean
 from zerotollm.suite import make_suite
 
@@ -30,6 +32,8 @@ be given another value, as in --train.steps 200.
   --experiment NAME           which experiment: a file in experiments/
   --experiment NAME --help    every field with its type, unit and value
   --run-dir DIR               where results are kept; default: runs/NAME
+  --distributed auto          one of several processes, as Slurm or MPI says; or by hand:
+                              --distributed coordinator=HOST:PORT process=0 of=4
   --debug                     show the traceback of an error
 
 actions:
@@ -42,12 +46,14 @@ for example:
 """
 
 SWITCHES = ("list", "help", "debug")
-VALUES = ("experiment", "run_dir")
-ALSO = {"init_from": "train.start_from"}
-"""Fields by another name."""
-LISTS = ("only",)
+VALUES = ("experiment", "run_dir", "distributed")
+ALSO = {"init_from": "train.start_from", "with": "beside"}
+"""Fields and options by another name: none can be called `with` in Python."""
+LISTS = ("only", "beside", "train.mesh", "mesh", "distributed")
 """Options that take several words."""
-RUN_MAY_CHANGE = ("sample.", "data.dir", "compute.")
+TOGETHER = ("train", "evaluate", "generate")
+"""Actions that several processes do together."""
+RUN_MAY_CHANGE = ("sample.", "data.dir", "compute.", "train.mesh")
 """What may be given anew for a run that exists already: nothing that decided what was trained."""
 
 T = TypeVar("T")
@@ -60,6 +66,7 @@ class Command:
     switches: frozenset[str] = frozenset()
     experiment: str = ""
     run_dir: str = ""
+    distributed: str = ""
     action: str = ""
     """empty: the experiment's own, see `zerotollm.catalog.default_action`"""
     options: tuple[tuple[str, str], ...] = ()
@@ -110,6 +117,7 @@ def split(arguments: Iterable[str]) -> Command:
         word = rest.popleft()
         name, equals, value = word.partition("=")
         name = "help" if name == "-h" else name.removeprefix("--").replace("-", "_")
+        name = ALSO.get(name, name)
         if not word.startswith("-"):
             words.append(word)
         elif name in SWITCHES and not equals:
@@ -123,7 +131,6 @@ def split(arguments: Iterable[str]) -> Command:
                 )
             while name in LISTS and rest and not rest[0].startswith("-") and rest[0] not in ACTIONS:
                 value += f" {rest.popleft()}"
-            name = ALSO.get(name, name)
             if name in VALUES:
                 values[name] = value
             else:
@@ -156,8 +163,12 @@ def run(command: Command, experiments: Path) -> None:
 
 def act(command: Command, experiments: Path) -> None:
     """Name -> Experiment -> typed overrides -> action."""
+    if command.distributed:
+        join_others(command, experiments)
     chosen = command.action or catalog.default_action(experiments, command.experiment)
     action = ACTIONS[chosen]
+    if command.distributed and chosen not in TOGETHER:
+        raise UsageError(f"--distributed is for {', '.join(TOGETHER)}: start {chosen} in one process")
     fields = field_types(Experiment)
     own = field_types(type(action.options(Experiment()))) if action.options else {}
     for given, _ in command.options:
@@ -198,6 +209,27 @@ def act(command: Command, experiments: Path) -> None:
     function(experiment, run_dir, *functions, *options)
 
 
+def join_others(command: Command, experiments: Path) -> None:
+    """Meets the other processes, and makes sure that all do the same."""
+    place = parse_distributed(command.distributed)
+    prepare_gpu()
+    from zerotollm.compute import processes
+
+    processes.join(place.coordinator, place.process, place.of)
+    # Data may lie elsewhere on each machine.
+    options = [pair for pair in command.options if pair[0] != "data.dir"]
+    processes.check_same(
+        configuration=[
+            command.experiment,
+            command.run_dir,
+            command.action,
+            sorted(command.switches),
+            options,
+        ],
+        code=processes.code_version(Path(__file__).parent, experiments),
+    )
+
+
 def option(name: str) -> str:
     """How a field is spelled on the command line: `train.batch_size` is `--train.batch-size`."""
     return "--" + name.replace("_", "-")
@@ -227,7 +259,8 @@ def as_trained(run_dir: Path, overrides: Iterable[tuple[str, str]]) -> Experimen
     if not run_dir.exists():
         raise UsageError(f"{run_dir} does not exist: train first, or name a run directory with --run-dir DIR")
     trained = read_experiment(run_dir)
-    asked = override(trained, overrides)
+    # A run is read on one device, wherever it was trained, unless another mesh is asked for now.
+    asked = override(replace(trained, train=replace(trained.train, mesh="")), overrides)
     for name, then, now in differences(trained, asked):
         if not name.startswith(RUN_MAY_CHANGE):
             raise UsageError(f"{run_dir} was trained with {name} {then}, not {now}: leave {option(name)} out")

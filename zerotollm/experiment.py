@@ -12,6 +12,7 @@ from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import UsageError
 from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.scale.config import parse_mesh
 from zerotollm.suggest import did_you_mean
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 
@@ -235,6 +236,7 @@ def validate(experiment: Experiment) -> None:
         raise UsageError(
             f"train.micro_batches {train.micro_batches} does not divide data.batch_size {data.batch_size}"
         )
+    parse_mesh(train.mesh)
     if experiment.optimizer.kind == "adafactor" and experiment.optimizer.moments != "float32":
         raise UsageError(
             f"optimizer.moments {experiment.optimizer.moments} is not for adafactor, whose state is rows and "

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,14 +101,17 @@ class Run:
         if not text:
             raise UsageError('explain takes a text to look at, for example explain "In the beginning"')
         options = self._sampling(sampling)
+        material = self.material()
         return explain_text(
             self.params,
             self.model_config,
             self.tokenizer,
             text,
-            material=self.material(),
+            material=material,
+            merges=self._merges(material),
             temperature=options.temperature,
             draw=lambda logits_V, before: self._draw(options, logits_V, before),
+            translate=lambda source: self.translate([source], **(sampling | {"n_best": 1}))[0][0].text,
         )
 
     def study(self, text: str = "", samples: int = 8, tokens: int = 100) -> Any:
@@ -118,6 +122,13 @@ class Run:
         """
         from zerotollm.explain.explanation import explain_run
 
+        if (
+            self.model_config.architecture == "encoder-decoder"
+            and self.experiment.train.objective == "likelihood"
+        ):
+            raise UsageError(
+                f"{self.path} learned from pairs of texts, and this is counted in plain text only"
+            )
         material = self.material(labels=True)
         if material is None:
             raise UsageError(
@@ -134,7 +145,7 @@ class Run:
         from zerotollm.training import checkpoints
         from zerotollm.training.step import init_params
 
-        if not self.experiment.train.start_from:
+        if self.step and not self.experiment.train.start_from:  # an imported model has no history
             yield 0, init_params(self.model_config, self.experiment.train.seed)
         for checkpoint in checkpoints.finished(self.path / run_directory.CHECKPOINTS):
             if checkpoint.step < self.step:
@@ -162,6 +173,17 @@ class Run:
         held_out = prepared.splits["validation"]
         known = {"the genre": self._genres(held_out)} if labels else {}
         return Material(prepared.splits["train"].tokens_N, held_out.tokens_N, known)
+
+    def _merges(self, material: Any) -> Any:
+        """The merges that made the tokenizer, counted in the training text; kept beside the prepared data."""
+        from zerotollm.data.storage import data_directory
+        from zerotollm.explain import merges
+        from zerotollm.explain.explanation import READ
+
+        if material is None or self.tokenizer.kind != "bpe":
+            return None
+        folder = data_directory(self.experiment.data) / "merges"
+        return merges.remembered(folder, self.tokenizer, material.train_N[:READ])
 
     def _genres(self, split: Any) -> Any:
         """A number for the genre of the document of each validation token, -1 where it has none."""
@@ -235,11 +257,12 @@ def default_step(experiment: Experiment) -> str:
     return "average" if experiment.train.average > 1 else "best"
 
 
-def load(path: str | Path, step: int | str = "") -> Run:
+def load(path: str | Path, step: int | str = "", mesh: Any = None) -> Run:
     """Opens a run directory: `run = load("runs/base")`.
 
     `step` chooses the checkpoint: "best" (lowest validation bits per byte), "last", "average" (the mean of the
-    newest `train.average`), or the number of a step that was kept; empty: see `default_step`. Raises UsageError
+    newest `train.average`), or the number of a step that was kept; empty: see `default_step`. On a `mesh` (of
+    `zerotollm.scale.sharding.make_mesh`) each device holds its part of the parameters. Raises UsageError
     where there is no run, no checkpoint yet or no such step; RunError where the checkpoint is damaged.
     """
     path = Path(path)
@@ -247,6 +270,7 @@ def load(path: str | Path, step: int | str = "") -> Run:
 
     from zerotollm.data.feed import sentinels
     from zerotollm.data.tokenizer import load_tokenizer
+    from zerotollm.scale.sharding import shardings
     from zerotollm.training import checkpoints
     from zerotollm.training.lora import trains_a_part
 
@@ -277,10 +301,13 @@ def load(path: str | Path, step: int | str = "") -> Run:
             f"{path} has no checkpoint of step {step}: best, last, average or one of {', '.join(map(str, kept))}"
         )
     tokenizer = load_tokenizer(path / run_directory.TOKENIZER)
-    params = checkpoints.average_params(averaged) if averaged else checkpoints.restore_params(checkpoint)
+    where = mesh and partial(shardings, mesh=mesh)
+    from_one = partial(checkpoints.restore_params, checkpoint)
+    from_many = partial(checkpoints.average_params, averaged)
+    params = (from_many if averaged else from_one)(where)
     config, labels = experiment.model, run_directory.read_labels(path)
     if trains_a_part(experiment.train):
-        config, params = _whole(path, experiment, params, checkpoint, labels)
+        config, params = _whole(path, experiment, params, checkpoint, labels, mesh)
     return Run(
         path=path,
         experiment=experiment,
@@ -298,8 +325,11 @@ def load(path: str | Path, step: int | str = "") -> Run:
     )
 
 
-def _whole(path: Path, experiment: Experiment, trained: Any, checkpoint: Any, labels: Any) -> tuple[Any, Any]:
+def _whole(
+    path: Path, experiment: Experiment, trained: Any, checkpoint: Any, labels: Any, mesh: Any
+) -> tuple[Any, Any]:
     """(model, all parameters) of a run that trained but a part of those of another one, or adapters."""
+    from zerotollm.scale.sharding import place_tree
     from zerotollm.training.beginning import fingerprint, given_params
     from zerotollm.training.lora import divided, whole
 
@@ -313,7 +343,7 @@ def _whole(path: Path, experiment: Experiment, trained: Any, checkpoint: Any, la
     _, frozen = divided(given, train.trainable)
     if checkpoint.manifest()["notes"]["frozen"] != fingerprint(frozen):
         raise RunError(f"{train.start_from} has changed since {path} was begun with it: bring it back")
-    return model, whole(trained, frozen, train)
+    return model, whole(trained, place_tree(frozen, mesh) if mesh else frozen, train)
 
 
 def cache_compiled_programs(data: DataConfig) -> None:

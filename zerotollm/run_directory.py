@@ -46,8 +46,10 @@ MAY_MOVE = (
     "compute.attention",
     "compute.cross_entropy",
     "compute.remat",
+    "train.mesh",
 )
-"""What does not decide what is trained: a run may go on after its data was moved, or with less memory."""
+"""What does not decide what is trained: a run may go on after its data was moved, with less memory, or on other
+devices."""
 
 PACKAGES = (
     "zerotollm",

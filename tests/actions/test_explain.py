@@ -1,48 +1,17 @@
 """explain, on a run that was trained for a few steps: the terminal, the file, and the same from Python."""
 
 import json
-import random
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-import zerotollm
 from zerotollm.actions import ExplainOptions
 from zerotollm.actions.explain import explain
-from zerotollm.actions.train import train
+from zerotollm.actions.explain_markdown import questions_markdown
 from zerotollm.cli import split
-from zerotollm.data.config import DataConfig, TokenizerConfig
-from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import UsageError
-from zerotollm.experiment import Experiment
-from zerotollm.explain.explanation import Explanation
-from zerotollm.model.config import TransformerConfig
-from zerotollm.training.config import TrainConfig
-
-
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("explain")
-    draw = random.Random(1)
-    words = ["heaven", "and", "earth", "were", "made", "[bold]of[/bold]"]
-    paragraphs = [". ".join(" ".join(draw.choices(words, k=6)) for _ in range(12)) for _ in range(40)]
-    (folder / "text.txt").write_text("\n\n".join(paragraphs), encoding="utf-8")
-    experiment = Experiment(
-        name="tiny",
-        data=DataConfig(corpus=str(folder / "text.txt"), dir=str(folder / "data"), context=32, batch_size=4),
-        tokenizer=TokenizerConfig(vocab_size=290),
-        model=TransformerConfig(num_layers=1, width=16, num_heads=2),
-        train=TrainConfig(steps=4, eval_every=2, checkpoint_every=2, sample_every=0, keep=2, log_every=2),
-        sample=SamplingConfig(max_tokens=4),
-    )
-    train(experiment, folder / "tiny")
-    return folder / "tiny"
-
-
-@pytest.fixture(scope="module")
-def run(run_dir):
-    return zerotollm.load(run_dir)
+from zerotollm.explain.explanation import Explanation, numbers
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +55,19 @@ def test_the_action_shows_it_and_keeps_the_numbers(run_dir, run, capsys):
     assert kept["explanation"]["heads"]["sentence"]
 
 
+def test_the_numbers_of_the_questions_go_into_a_page(run_dir, run, explanation, tmp_path):
+    result = {"step": 4, "text": "heaven and earth", "explanation": numbers(explanation)}
+    table = questions_markdown(json.loads(json.dumps(result)))
+    assert table.startswith("| question | numbers (step 4) |")
+    assert len(table.splitlines()) == 2 + 5  # what the whole run answers is left out
+    assert f"{explanation.embedding.geometry.participation}" in table
+    page = tmp_path / "page.md"
+    page.write_text("no place for it", encoding="utf-8")
+    options = ExplainOptions(text="heaven and earth", into=str(page))
+    with pytest.raises(UsageError, match="no lines <!-- table questions -->"):
+        explain(run.experiment, run_dir, options)
+
+
 def test_without_the_text_it_was_trained_with_less_is_said(run, tmp_path):
     away = replace(run.experiment.data, corpus=str(tmp_path / "gone.txt"))
     found = replace(run, experiment=replace(run.experiment, data=away)).explain("heaven")
@@ -95,6 +77,11 @@ def test_without_the_text_it_was_trained_with_less_is_said(run, tmp_path):
     assert "not here" in found.sentences()["heads"]
     with pytest.raises(UsageError, match="is not here"):
         replace(run, experiment=replace(run.experiment, data=away)).study()
+
+
+def test_an_imported_model_has_no_history(run):
+    assert [step for step, _ in replace(run, step=0).checkpoints()] == [0]
+    assert next(replace(run, step=0).checkpoints())[1] is run.params
 
 
 def test_a_text_is_needed(run, run_dir):
@@ -115,8 +102,12 @@ def test_the_text_may_stand_after_the_action():
 
 
 @pytest.mark.slow
-def test_the_whole_run(run_dir, run, capsys):
-    result = explain(run.experiment, run_dir, ExplainOptions(text="heaven and earth", whole_run=True))
+def test_the_whole_run(run_dir, run, capsys, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- table questions -->\n<!-- end -->\n", encoding="utf-8")
+    options = ExplainOptions(text="heaven and earth", whole_run=True, into=str(page))
+    result = explain(run.experiment, run_dir, options)
+    assert len(page.read_text(encoding="utf-8").splitlines()) == 3 + 2 + 8
     assert result["study"]["learning"]["steps_Y"] == sorted(
         {0, 2, run.step} if run.step == 4 else {0, run.step}
     )
@@ -124,6 +115,8 @@ def test_the_whole_run(run_dir, run, capsys):
     out = " ".join(capsys.readouterr().out.split())
     for question in ("used in the same sentence?", "only grammatical output?", "What did it learn, when?"):
         assert question in out
+    for word in ("contexts", "together", "frequent", "repetition", "copied", "bits per byte"):
+        assert word in out  # no column is so narrow that a word of its head is cut
     study = run.study(samples=2, tokens=12)
     assert study.generation.own.bits_per_byte.value > 0
     assert np.isfinite(study.learning.loss_Y.value).all()

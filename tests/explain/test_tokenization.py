@@ -1,13 +1,17 @@
 """Merges done again are SentencePiece's own, and counts are counts."""
 
+import json
+
 import numpy as np
 import pytest
 
 from zerotollm.data.config import TokenizerConfig
+from zerotollm.data.pretrained_tokenizer import pretrained_tokenizer
 from zerotollm.data.tokenizer import SPACE, train_tokenizer
-from zerotollm.explain.merges import count_words, merge_order, replay, steps_of
+from zerotollm.explain.embeddings import explain_embeddings
+from zerotollm.explain.merges import count_words, merge_order, remembered, replay, steps_of
 from zerotollm.explain.tokenization import compare_tokenizers, explain_tokens, zipf_slope
-from zerotollm.explain.words import KINDS, kinds_of, sentence_ends, token_counts
+from zerotollm.explain.words import KINDS, kind_of, kinds_of, sentence_ends, token_counts
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +91,37 @@ def test_kinds_and_sentence_ends(tokenizer):
     assert ends_V[by_piece["."]]
     assert ends_V[tokenizer.bos_id]
     assert not ends_V[by_piece[SPACE + "the"]]
+
+
+def test_a_tokenizer_that_came_with_a_model_is_explained_too():
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    known = {c: i for i, c in enumerate([*letters, "Ġk", "in", "g!"])} | {"<|end|>": 259}
+    other = Tokenizer(models.BPE(vocab=known, merges=[("Ġ", "k"), ("i", "n"), ("g", "!")]))
+    other.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    other.decoder = decoders.ByteLevel()
+    other.add_special_tokens(["<|end|>"])
+    made = pretrained_tokenizer(
+        json.loads(other.to_str()), bos_id=None, eos_id=259, pad_id=None, source="the test"
+    )
+    found = explain_tokens(made, "a king! 語")
+    assert [piece.text for piece in found.pieces[:4]] == ["a", " k", "in", "g!"]
+    assert found.pieces[-1].text == "<0x9E>"
+    assert kind_of(made, 259) == "special"
+    assert kind_of(made, known["Ġk"]) == "word"
+    assert "came with the model" in found.sentence()
+    assert "'語'" in found.sentence().partition("fell back")[0]
+    assert explain_embeddings(np.eye(260, 8), made, ids=[known["in"]]).neighbours[0].piece == "in"
+    assert found.show().panels == ()
+
+
+def test_merges_are_counted_once_and_kept(tokenizer, tokens, merges, tmp_path, monkeypatch):
+    first = remembered(tmp_path, tokenizer, tokens)
+    monkeypatch.setattr("zerotollm.explain.merges.replay", None)
+    again = remembered(tmp_path, tokenizer, tokens)
+    for found in (first, again):
+        assert (found.pieces, found.left, found.right) == (merges.pieces, merges.left, merges.right)
+        np.testing.assert_array_equal(found.count_R, merges.count_R)
+    with pytest.raises(TypeError):  # another text is another count
+        remembered(tmp_path, tokenizer, tokens[:-1])

@@ -137,7 +137,10 @@ class PlanOptions:
     fit: bool = False
     """plan with the cheapest change that makes it fit, and say with which command to train so"""
     compile: Literal["auto", "yes", "no"] = "auto"
-    """ask XLA too, which compiles the step here from shapes alone, in seconds to minutes; auto: for this device"""
+    """ask XLA too, which compiles the step here from shapes alone, in seconds to minutes; auto: for this device, or
+    for a mesh"""
+    mesh: str = ""
+    """many such devices, as in data=64 fsdp=8: memory and messages of one, and the time of a step; see train.mesh"""
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,21 @@ class ExplainOptions:
     """as of evaluate"""
     whole_run: bool = False
     """also answer what takes checkpoints and samples: meaning, generation, learning; a minute or so more"""
+    into: str = ""
+    """Markdown file: what stands there between the lines <!-- table questions --> and <!-- end --> is replaced by the
+    numbers"""
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What is shown."""
+
+    text: str = ""
+    """the text to look at, its first 64 tokens; may stand without --text after the action; empty: sample.prompt"""
+    beside: str = ""
+    """other run directories to compare with; may be written --with runs/a runs/b"""
+    checkpoint: Literal["best", "last", "average"] = "best"
+    """as of evaluate"""
 
 
 def _checkpoint(experiment: Experiment) -> Literal["best", "average"]:
@@ -193,6 +211,12 @@ ACTIONS: dict[str, Action] = {
     "explain": Action(
         "why the text is split so, what a vector is, how it predicts, where it looks: measured on one text",
         lambda experiment: ExplainOptions(checkpoint=_checkpoint(experiment)),
+        True,
+        word="text",
+    ),
+    "report": Action(
+        "one HTML file of a run: its curves, all answers with figures to turn and hover over, other runs beside it",
+        lambda experiment: ReportOptions(checkpoint=_checkpoint(experiment)),
         True,
         word="text",
     ),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from zerotollm.actions import EvaluateOptions
+from zerotollm.actions.devices import reading_on_mesh
 from zerotollm.actions.fit import feed_of
 from zerotollm.actions.judgments import evaluate_judgments
 from zerotollm.actions.labels import label_report, rows
@@ -24,6 +25,13 @@ def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) ->
     `zerotollm.actions.labels.label_report`. Raises UsageError where the run has no
     checkpoint or the corpus no such split, and RunError where the corpus is not the one that the model was trained on.
     """
+    with reading_on_mesh(experiment) as placement:
+        return _evaluate(experiment, run_dir, options, placement)
+
+
+def _evaluate(
+    experiment: Experiment, run_dir: Path, options: EvaluateOptions, placement: Any
+) -> dict[str, Any]:
     # Imported here: the command line asks this package for its options only.
     from rich.console import Console
     from rich.table import Table
@@ -33,7 +41,7 @@ def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) ->
     from zerotollm.training.step import make_eval_step
 
     shape = experiment.data
-    run = load(run_dir, options.checkpoint)
+    run = load(run_dir, options.checkpoint, placement.mesh)
     cache_compiled_programs(shape)
     if options.judge:
         return evaluate_judgments(run, Path(options.judge), options.checkpoint)
@@ -58,7 +66,7 @@ def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) ->
             pad_id=run.tokenizer.pad_id,
         ),
         run.params,
-        feed.evaluation(options.split),
+        map(placement.place_whole, feed.evaluation(options.split)),
         num_bytes=feed.num_bytes[options.split],
     )
     result = {"split": options.split, "checkpoint": options.checkpoint, "step": run.step} | measured

@@ -17,7 +17,7 @@ def explain(experiment: Experiment, run_dir: Path, options: ExplainOptions) -> d
     """Answers the questions that one text can, and with `whole_run` the others too, as tables with a sentence each.
 
     Writes the numbers, without long arrays, to `explain.json` in the run directory and returns them. Raises UsageError
-    where there is no text or no checkpoint.
+    where there is no text or no checkpoint, or `options.into` has no place for the table.
     """
     if not options.text:
         raise UsageError(
@@ -26,10 +26,15 @@ def explain(experiment: Experiment, run_dir: Path, options: ExplainOptions) -> d
     # Imported here: the command line asks this package for its options only.
     from rich.console import Console
 
+    from zerotollm.actions.compare import with_table
+    from zerotollm.actions.explain_markdown import questions_markdown
     from zerotollm.actions.explain_tables import study_tables, text_tables
     from zerotollm.explain.explanation import numbers
     from zerotollm.run import cache_compiled_programs, load
 
+    page = Path(options.into)
+    if options.into:  # asked first: what follows takes a while
+        with_table(page.read_text(encoding="utf-8"), "questions", "", page)
     cache_compiled_programs(experiment.data)
     run = replace(load(run_dir, options.checkpoint), experiment=experiment)
     console = Console()
@@ -50,4 +55,7 @@ def explain(experiment: Experiment, run_dir: Path, options: ExplainOptions) -> d
             show(*question)
         result["study"] = numbers(study)
     write_atomically(run_dir / NAME, json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    if options.into:
+        table = questions_markdown(json.loads(json.dumps(result)))
+        write_atomically(page, with_table(page.read_text(encoding="utf-8"), "questions", table, page))
     return result

@@ -37,9 +37,10 @@ def text_tables(found: "Explanation") -> list[Question]:
         ("How is the next token predicted; what is the math?", tables, _joined(said, parts)),
     )
     tables = _heads(found) if found.heads else []
-    questions.append(
-        ("How does attention stay focused?", tables, _joined(said, ("attention", "heads", "ablation")))
-    )
+    if found.alignment:
+        tables.append(_alignment(found.alignment))
+    parts = ("attention", "alignment", "heads", "ablation")
+    questions.append(("How does attention stay focused?", tables, _joined(said, parts)))
     return questions
 
 
@@ -76,7 +77,7 @@ def _table(*columns: str, title: str | None = None) -> "Table":
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=title, title_justify="left")
     for i, name in enumerate(columns):
         number = name.startswith(">")
-        head = "\n".join(wrap(name.removeprefix(">"), 10, break_long_words=False)) if number else name
+        head = "\n".join(wrap(name.removeprefix(">"), 14, break_long_words=False)) if number else name
         width = None if i or number else LABEL
         table.add_column(head, justify="right" if number else "left", no_wrap=number, min_width=width)
     return table
@@ -112,21 +113,24 @@ def _neighbours(embedding: Any) -> "list[Table]":
 
 
 def _layers(layers: Any) -> "list[Table]":
-    table = _table(
-        "after", ">same token", ">any two", ">own sentence", ">context",
-        *(f">{probe.task}: probe, control" for probe in layers.probes),
-    )  # fmt: skip
-    for m in range(len(layers.context_M)):
+    names = ("embedding", *(f"layer {m}" for m in range(1, len(layers.context_M))))
+    table = _table("after", ">same token", ">any two", ">own sentence", ">context")
+    for m, name in enumerate(names):
         _row(
             table,
-            f"layer {m}" if m else "embedding",
+            name,
             f"{layers.self_similarity_M.value[m]:.3f}",
             f"{layers.any_similarity_M[m]:.3f}",
             f"{layers.sentence_similarity_M.value[m]:.3f}",
             f"{100 * layers.context_M[m]:.0f} %",
-            *(f"{probe.accuracy_M.value[m]:.2f}, {probe.control_M[m]:.2f}" for probe in layers.probes),
         )
-    return [table]
+    if not layers.probes:
+        return [table]
+    title = "share right by a linear probe, and by one of labels drawn by lot"
+    probes = _table("after", *(f">{probe.task.partition(' (')[0]}" for probe in layers.probes), title=title)
+    for m, name in enumerate(names):
+        _row(probes, name, *(f"{p.accuracy_M.value[m]:.2f}, {p.control_M[m]:.2f}" for p in layers.probes))
+    return [table, probes]
 
 
 def _prediction(found: Any) -> "list[Table]":
@@ -201,6 +205,14 @@ def _heads(found: "Explanation") -> "list[Table]":
     return [table, looks]
 
 
+def _alignment(found: Any) -> "Table":
+    table = _table("writes", "while it looks at, mean of all heads")
+    for piece, looks_S in zip(found.target, found.weights_LHTS.mean((0, 1)), strict=True):
+        most = ", ".join(f"{found.source[s]!r} {looks_S[s]:.2f}" for s in np.argsort(-looks_S)[:4])
+        _row(table, repr(piece), most)
+    return table
+
+
 def _tokenizers(found: Any) -> "list[Table]":
     table = _table("tokenizer", ">vocabulary", ">bytes per token", "the text")
     for name, size, rate, cut in zip(
@@ -211,36 +223,30 @@ def _tokenizers(found: Any) -> "list[Table]":
 
 
 def _meaning(found: Any) -> "list[Table]":
-    table = _table(
-        ">step", ">same contexts", ">p", ">same sentence", ">p", ">contexts alone", ">sentence alone"
-    )
+    table = _table(">step", ">cosine with shared contexts", ">p", ">with the same sentence", ">p")
+    alone = _table(">step", ">contexts, sentence held fixed", ">sentence, contexts held fixed")
     for y, step in enumerate(found.steps_Y):
-        _row(
-            table,
-            step,
-            found.contexts[y],
-            f"{found.p_contexts_Y[y]:.3f}",
-            found.together[y],
-            f"{found.p_together_Y[y]:.3f}",
-            f"{found.contexts_alone_Y[y]:.2f}",
-            f"{found.together_alone_Y[y]:.2f}",
-        )
-    return [table]
+        p = f"{found.p_contexts_Y[y]:.3f}", f"{found.p_together_Y[y]:.3f}"
+        _row(table, step, found.contexts[y], p[0], found.together[y], p[1])
+        _row(alone, step, f"{found.contexts_alone_Y[y]:.2f}", f"{found.together_alone_Y[y]:.2f}")
+    return [table, alone]
 
 
 def _generation(found: Any) -> "list[Table]":
-    measures = _table(
-        "text", ">longest copy", ">repeated", ">distinct 1, 2, 3", ">bits per byte", ">halves, nats"
-    )
-    for name, m in (("its own", found.own), ("real", found.real)):
+    measures = _table("measure", ">its own texts", ">real ones")
+    for name, field in (
+        ("longest copied span, tokens", "longest_copy"),
+        ("4-grams that came before", "repetition"),
+        ("bits per byte", "bits_per_byte"),
+        ("halves belong together, nats", "coherence"),
+    ):
+        _row(measures, name, getattr(found.own, field), getattr(found.real, field))
+    for n in range(3):
         _row(
             measures,
-            name,
-            m.longest_copy,
-            m.repetition,
-            ", ".join(f"{x:.2f}" for x in m.distinct),
-            m.bits_per_byte,
-            m.coherence,
+            f"distinct {n + 1}-grams",
+            f"{found.own.distinct[n]:.2f}",
+            f"{found.real.distinct[n]:.2f}",
         )
     samples = _table("sample", "longest span that is in the training text, with its surroundings there")
     for text, copied, near in zip(found.samples[:3], found.own.copied, found.nearest, strict=False):
@@ -249,14 +255,16 @@ def _generation(found: Any) -> "list[Table]":
 
 
 def _learning(found: Any) -> "list[Table]":
-    groups = (*found.band_names, *found.part_names)
-    table = _table(">step", ">loss", *(f">{name}" for name in groups), ">gain of repetition")
+    tables = []
+    for names, groups_YG in (
+        (found.band_names, found.band_YG.value),
+        (found.part_names, found.part_YG.value),
+    ):
+        table = _table(">step", *(f">{name}" for name in names), title="loss, nats per token")
+        for step, row in zip(found.steps_Y, groups_YG, strict=True):
+            _row(table, step, *("-" if np.isnan(x) else f"{x:.2f}" for x in row))
+        tables.append(table)
+    table = _table(">step", ">loss of all", ">gain of repetition")
     for y, step in enumerate(found.steps_Y):
-        _row(
-            table,
-            step,
-            f"{found.loss_Y.value[y]:.2f}",
-            *("-" if np.isnan(x) else f"{x:.2f}" for x in (*found.band_YG.value[y], *found.part_YG.value[y])),
-            f"{found.induction_Y.value[y]:+.2f}",
-        )
-    return [table]
+        _row(table, step, f"{found.loss_Y.value[y]:.2f}", f"{found.induction_Y.value[y]:+.2f}")
+    return [*tables, table]

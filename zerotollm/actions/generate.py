@@ -4,6 +4,7 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from zerotollm.actions.devices import reading_on_mesh
 from zerotollm.actions.progress import printable
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.experiment import Experiment, validate
@@ -24,15 +25,16 @@ def generate(experiment: Experiment, run_dir: Path, options: SamplingConfig) -> 
     # A file gets the exact text; a terminal must not obey control characters that a model may write.
     shown = printable if sys.stdout.isatty() else str
     pieces = []
-    run = load(run_dir)
-    if run.labels:
-        (found,) = run.classify([options.prompt])
-        text = "\n".join(f"{probability:.4f}\t{label}" for label, probability in found.items())
-        sys.stdout.write(f"{shown(text)}\n")
-        return text
-    for piece in run.stream(**asdict(options)):
-        pieces.append(piece)
-        sys.stdout.write(shown(piece))
-        sys.stdout.flush()
+    with reading_on_mesh(experiment) as placement:
+        run = load(run_dir, mesh=placement.mesh)
+        if run.labels:
+            (found,) = run.classify([options.prompt])
+            text = "\n".join(f"{probability:.4f}\t{label}" for label, probability in found.items())
+            sys.stdout.write(f"{shown(text)}\n")
+            return text
+        for piece in run.stream(**asdict(options)):
+            pieces.append(piece)
+            sys.stdout.write(shown(piece))
+            sys.stdout.flush()
     sys.stdout.write("\n")
     return "".join(pieces)

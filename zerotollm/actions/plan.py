@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from zerotollm.actions import PlanOptions
-from zerotollm.compute.config import Accelerator
+from zerotollm.compute.config import PLAIN, Accelerator
 from zerotollm.compute.config import resolve as resolve_compute
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.model.config import resolve
+from zerotollm.scale.config import parse_mesh
 from zerotollm.scale.devices import Device, find
 
 HOST_BYTES = 0.5e9
@@ -29,8 +30,6 @@ def plan(experiment: Experiment, run_dir: Path, options: PlanOptions) -> dict[st
             f"hours is {options.hours} and memory_gb {options.memory_gb}: take above 0 hours, and at least 0 GB"
         )
     device = None if options.device == "this" else find(options.device)
-    if experiment.model.architecture == "encoder-decoder":
-        raise UsageError(f"{experiment.name} has an encoder, and plan knows decoders alone so far: see bench")
     # Imported here: nobody should wait for jax to hear that a device is not known.
     from rich.console import Console
 
@@ -46,6 +45,8 @@ def plan(experiment: Experiment, run_dir: Path, options: PlanOptions) -> dict[st
         accelerator = this_accelerator()
         precision = experiment.compute.precision
         device = measure_this(accelerator.half() if precision == "auto" else precision)
+    if options.mesh:
+        return _plan_on_mesh(experiment, device, options, console)
     room = (options.memory_gb * 1e9 or device.memory_bytes) - (device.reserved_bytes or HOST_BYTES)
     job = job_for(experiment, device.accelerator)
     facts = _facts(experiment, job, device, room, options)
@@ -80,9 +81,83 @@ def plan(experiment: Experiment, run_dir: Path, options: PlanOptions) -> dict[st
     return facts
 
 
+def _plan_on_mesh(
+    experiment: Experiment, device: Device, options: PlanOptions, console: Any
+) -> dict[str, Any]:
+    """Shows what one device of a mesh holds and sends; returns the same."""
+    from rich.table import Table
+
+    from zerotollm.actions.devices import mesh_lines
+    from zerotollm.planning.mesh import plan_on_mesh
+    from zerotollm.scale.flops import num_parameters, train_flops
+
+    shape = parse_mesh(options.mesh, "mesh")
+    job = job_for(experiment, device.accelerator)
+    planned = plan_on_mesh(job, shape, device, compiled=options.compile != "no")
+    room = (options.memory_gb * 1e9 or device.memory_bytes) - (device.reserved_bytes or HOST_BYTES)
+    needed = sum(planned.memory.values())
+    tokens = job.batch_size * job.context
+    best, worst = planned.seconds
+    for line in mesh_lines(job.state().params, shape):
+        console.print(line, markup=False)
+    table = Table(show_header=False, box=None, pad_edge=False)
+    row = table.add_row
+    row(
+        "devices",
+        f"{shape.size} x {device.accelerator.kind or device.name}, nodes of {device.node}: {device.source}",
+    )
+    row(
+        "",
+        f"{device.link / 1e9:,.0f} GB/s in a node, {device.network / 1e9:,.1f} GB/s a device between nodes",
+    )
+    row("parameters", f"{num_parameters(job.model):,}")
+    row(
+        "batch",
+        f"{job.batch_size:,} windows of {job.context:,} tokens, {job.batch_size // shape.rows} a device",
+    )
+    row("memory of a device", _size(needed))
+    for kind, number in planned.memory.items():
+        row(f"  {kind}", _size(number))
+    if planned.xla_bytes:
+        row("memory by XLA", f"{_size(planned.xla_bytes)}, compiled for CPUs, without a loop over layers")
+    left = room - needed
+    row(
+        "fits",
+        f"{'yes' if left >= 0 else 'no'}, {_size(abs(left))} {'to spare' if left >= 0 else 'too much'}",
+    )
+    row("sent by a device", f"{_size(sum(planned.sent.values()))} a step, {planned.operations:,} operations")
+    for kind, number in sorted(planned.sent.items()):
+        row(f"  {kind}", _size(number))
+    row(
+        "a step",
+        f"{planned.compute_seconds * 1e3:,.0f} ms of computing, {planned.sending_seconds * 1e3:,.0f} ms of sending: "
+        f"{best * 1e3:,.0f} to {worst * 1e3:,.0f} ms, all or nothing of it at the same time",
+    )
+    row("speed", f"{tokens / worst:,.0f} to {tokens / best:,.0f} tokens/s")
+    low, high = planned.efficiency
+    row("scaling efficiency", f"{low:.0%} to {high:.0%} of {shape.size} devices that send nothing")
+    console.print(table)
+    return {
+        "mesh": shape._asdict(),
+        "memory": planned.memory,
+        "xla_bytes": planned.xla_bytes,
+        "fits": left >= 0,
+        "sent": planned.sent,
+        "compute_seconds": planned.compute_seconds,
+        "sending_seconds": planned.sending_seconds,
+        "efficiency": planned.efficiency,
+        "flops_per_token": train_flops(job.model, job.context),
+    }
+
+
+def _size(number: float) -> str:
+    return f"{number / 1e9:.2f} GB" if number >= 1e8 else f"{number / 1e6:.1f} MB"
+
+
 def job_for(experiment: Experiment, accelerator: Accelerator) -> Any:
     """The experiment's train step with every choice made for `accelerator`. Where that is cuDNN's attention, and
-    jax has none here, it stands as chunked attention, which holds as little."""
+    jax has none here, it stands as chunked attention, which holds as little. With an encoder, as training does, all
+    in float32 and held, and the batch is that of the widest bucket."""
     from zerotollm.compute.device import this_accelerator
     from zerotollm.planning.memory import Job
 
@@ -100,7 +175,9 @@ def job_for(experiment: Experiment, accelerator: Accelerator) -> Any:
         masked=shape.document_mask,
         even=model.key_width in (0, model.head_width),
     )
-    if how.attention == "cudnn" and not this_accelerator().has_flash():
+    if model.encoder_layers:
+        how = PLAIN
+    elif how.attention == "cudnn" and not this_accelerator().has_flash():
         how = replace(how, attention="chunked")
     return Job(
         model,
@@ -171,12 +248,11 @@ def parameters_by_group(job: Any) -> dict[str, int]:
     groups: Counter[str] = Counter()
     for path, leaf in jax.tree_util.tree_leaves_with_path(job.state().params):
         names = [entry.key for entry in path]
+        side = f"{names.pop(0)} " if names[0] in ("encoder", "decoder") else ""
         if any("norm" in name for name in names):
             group = "norms"
-        elif names[0].startswith("layer_"):
-            group = names[1]
         else:
-            group = names[0]
+            group = side + (names[1] if names[0].startswith("layer_") else names[0])
         groups[group] += math.prod(leaf.shape)
     return dict(groups)
 
@@ -204,10 +280,9 @@ def _table(
 
     from zerotollm.planning.speed import FACTORS
 
-    def size(number: float) -> str:
-        return f"{number / 1e9:.2f} GB" if number >= 1e8 else f"{number / 1e6:.1f} MB"
-
     compute, shape = facts["compute"], experiment.data
+    pairs = experiment.model.architecture == "encoder-decoder"
+    lean = "" if pairs else " and every block rematerialized"
     precision = compute["precision"]
     groups, memory, xla = facts["parameters"], facts["memory"], facts["xla_memory"]
     platform = "gpu" if device.accelerator.platform == "gpu" else "cpu"
@@ -216,7 +291,7 @@ def _table(
     row("device", f"{device.accelerator.kind or device.name}: {device.source}")
     row(
         "",
-        f"{size(device.memory_bytes)}, {device.bandwidth / 1e9:,.0f} GB/s, "
+        f"{_size(device.memory_bytes)}, {device.bandwidth / 1e9:,.0f} GB/s, "
         f"{device.flops[precision] / 1e12:,.2f} TFLOP/s in {precision}",
     )
     row("parameters", f"{sum(groups.values()):,}")
@@ -224,7 +299,7 @@ def _table(
         row(f"  {group.replace('_', ' ')}", f"{number:,}")
     row(
         "batch",
-        f"{shape.batch_size} windows of {shape.context} tokens, "
+        f"{shape.batch_size} {'pairs' if pairs else 'windows'} of {shape.context} tokens{' a side' * pairs}, "
         f"{shape.batch_size // experiment.train.micro_batches} at once",
     )
     row(
@@ -233,16 +308,16 @@ def _table(
         f"remat {compute['remat']}",
     )
     row("FLOPs per token", f"{facts['flops_per_token'] / 1e9:,.3f} G, forward and backward")
-    row("memory by kind", size(sum(memory.values())))
+    row("memory by kind", _size(sum(memory.values())))
     for kind, number in memory.items():
-        row(f"  {kind}", size(number))
+        row(f"  {kind}", _size(number))
     if xla:
-        row("memory by XLA", f"{size(facts['needed'])}, the step compiled here, for {_here()}")
+        row("memory by XLA", f"{_size(facts['needed'])}, the step compiled here, for {_here()}")
         for kind, number in xla.items():
-            row(f"  {kind}", size(number))
+            row(f"  {kind}", _size(number))
     left = room - facts["needed"]
-    verdict = f"yes, {size(left)} to spare" if left >= 0 else f"no, {size(-left)} too much"
-    row("fits", f"{verdict}, of {size(room)}")
+    verdict = f"yes, {_size(left)} to spare" if left >= 0 else f"no, {_size(-left)} too much"
+    row("fits", f"{verdict}, of {_size(room)}")
     row(
         "speed",
         f"about {facts['tokens_per_second']:,.0f} tokens/s, {facts['seconds_per_step'] * 1e3:,.0f} ms a step "
@@ -252,7 +327,7 @@ def _table(
     energy = f", {facts['kilowatt_hours']:,.2f} kWh" if facts["kilowatt_hours"] else ""
     row("the experiment", f"{facts['tokens']:,} tokens: {_time(facts['hours'])}{energy}")
     for name, words in (
-        ("largest", "that fits, one window at a time and every block rematerialized"),
+        ("largest", f"that fits, {'one pair' if pairs else 'one window'} at a time{lean}"),
         ("compute_optimal", f"for {options.hours:g} hours at this utilization"),
     ):
         model = facts.get(name)

@@ -75,6 +75,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
+def console_of(first: bool) -> Console:
+    """The terminal, or of several processes, where this is not the first, nothing."""
+    return Console(quiet=not first)
+
+
 class Display:
     """Progress, samples and the summary of one run on a console."""
 

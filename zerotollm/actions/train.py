@@ -14,17 +14,17 @@ from typing import Any
 
 from zerotollm import run_directory
 from zerotollm.actions.beginning import beginning_of
+from zerotollm.actions.devices import computing_on_mesh, mesh_lines
 from zerotollm.actions.fit import feed_of
 from zerotollm.actions.interrupts import StoppedError, stop_requests
 from zerotollm.actions.out_of_memory import out_of_memory_explained
 from zerotollm.actions.plan import job_for
-from zerotollm.actions.progress import Display, Pace
+from zerotollm.actions.progress import Display, Pace, console_of
 from zerotollm.actions.summary import commands, rows, summarize
-from zerotollm.allocator import LARGE_STEP, keep_freed_memory
+from zerotollm.compute.processes import is_first, on_first, stop_requested, together
 from zerotollm.errors import RunError
 from zerotollm.experiment import Experiment, translates
 from zerotollm.files import write_atomically
-from zerotollm.gpu import prepare_gpu
 from zerotollm.model.config import TransformerConfig
 
 
@@ -37,15 +37,26 @@ def train(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
     process writes there, the disk is full or the loss is no longer finite.
     """
     begun = time.monotonic()
-    with run_directory.locked(run_dir), Display(experiment.train.steps) as display:
-        run_directory.claim(run_dir, experiment)
-        summary = run_directory.read_summary(run_dir)
+    with ExitStack() as stack:
+        display = stack.enter_context(Display(experiment.train.steps, console_of(is_first())))
+
+        def claimed() -> dict[str, Any] | None:
+            stack.enter_context(run_directory.locked(run_dir))
+            run_directory.claim(run_dir, experiment)
+            return run_directory.read_summary(run_dir)
+
+        summary = on_first(claimed)
         if summary is None:
-            with out_of_memory_explained(experiment, run_dir):
-                run = _prepare(experiment, run_dir, display)
+            with out_of_memory_explained(experiment, run_dir), computing_on_mesh(experiment) as placement:
+                run = _prepare(experiment, run_dir, display, placement)
                 notes = _train(run, display, begun)
-            summary = summarize(run_dir, notes, run.num_parameters, run.trained_parameters)
-            write_atomically(run_dir / run_directory.SUMMARY, json.dumps(summary, indent=2) + "\n")
+
+            def finished() -> dict[str, Any]:
+                summary = summarize(run_dir, notes, run.num_parameters, run.trained_parameters)
+                write_atomically(run_dir / run_directory.SUMMARY, json.dumps(summary, indent=2) + "\n")
+                return summary
+
+            summary = on_first(finished)
         else:
             display.say(f"{run_dir} is finished; --run-dir DIR starts another run")
         display.table(rows(summary), commands(experiment, run_dir))
@@ -60,6 +71,8 @@ class Prepared:
     run_dir: Path
     feed: Any
     """zerotollm.data.feed.Feed"""
+    placement: Any
+    """zerotollm.scale.sharding.Placement"""
     model: TransformerConfig
     """resolved"""
     train_step: Callable[[], Callable[..., Any]]
@@ -79,21 +92,19 @@ class Prepared:
     """zerotollm.run.Run whose parameters training began with, or None"""
 
 
-def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepared:
+def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement: Any) -> Prepared:
     """Data, model and state; the steps compile in other threads meanwhile."""
     shape = experiment.data
-    if shape.batch_size * shape.context * experiment.model.width >= LARGE_STEP:
-        keep_freed_memory()
-    prepare_gpu()
     # Imported here: nobody should wait for jax to hear that a run is finished or belongs to someone else.
     import jax
 
     from zerotollm.compute.device import options_to_run_once, this_accelerator
     from zerotollm.run import cache_compiled_programs
     from zerotollm.scale.measure import trouble_here
+    from zerotollm.scale.sharding import check_divides, place_tree, placed_shapes, shardings
     from zerotollm.training import checkpoints
     from zerotollm.training.beginning import fingerprint
-    from zerotollm.training.lora import whole
+    from zerotollm.training.lora import divided, whole
     from zerotollm.training.step import init_params, init_state, make_eval_step, make_train_step
 
     cache_compiled_programs(shape)
@@ -106,23 +117,27 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
         display.say(f"left out of {feed.corpus}: {feed.dropped}")
     beginning = beginning_of(experiment, feed)
     model = beginning.model
-    feed.tokenizer.save(run_dir / run_directory.TOKENIZER)
-    if feed.labels:
-        write_atomically(run_dir / run_directory.LABELS, json.dumps(feed.labels, ensure_ascii=False) + "\n")
-    write_atomically(run_dir / run_directory.ENVIRONMENT, json.dumps(run_directory.environment(), indent=2))
+    on_first(lambda: _describe(feed, run_dir))
 
     quick = options_to_run_once()
-    make_state = jax.jit(
-        partial(init_state, model, experiment.optimizer, experiment.train, compute=experiment.compute),
-        compiler_options=quick,
-    )
-    abstract_state = jax.eval_shape(make_state, given=beginning.params)
+    mesh = placement.mesh
+    init = partial(init_state, model, experiment.optimizer, experiment.train, compute=experiment.compute)
+    abstract_params = jax.eval_shape(lambda: init_params(model, 0))
+    check_divides(abstract_params, placement.shape, heads=(model.num_heads, model.num_kv_heads))
+    abstract_params = placed_shapes(abstract_params, mesh)
+    abstract_state = placed_shapes(jax.eval_shape(init, given=beginning.params), mesh)
+    state_shardings = shardings(abstract_state, mesh)
+    make_state = jax.jit(init, compiler_options=quick, out_shardings=state_shardings)
+    for line in mesh_lines(abstract_params, placement.shape):
+        display.say(line)
     how = {
         "masked": shape.document_mask,
         "compute": experiment.compute,
         "pad_id": feed.tokenizer.pad_id,
     }
-    step = make_train_step(model, experiment.optimizer, experiment.train, **how)
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    out_shardings = (state_shardings, everywhere)
+    step = make_train_step(model, experiment.optimizer, experiment.train, **how, out_shardings=out_shardings)
     evaluate = make_eval_step(model, **how)
     if model.architecture != "encoder-decoder":
         chosen = job_for(replace(experiment, model=model), this_accelerator()).compute
@@ -131,9 +146,18 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
             f"cross-entropy {chosen.cross_entropy}, remat {chosen.remat}"
         )
     threads = ThreadPoolExecutor(2, thread_name_prefix="compile")
-    train_step = by_shape(threads, partial(step.lower, abstract_state), feed.training_shapes)
+    training_shapes, evaluation_shapes = (
+        [placement.shapes(about) for about in shapes]
+        for shapes in (feed.training_shapes, feed.evaluation_shapes)
+    )
+    train_step = by_shape(threads, partial(step.lower, abstract_state), training_shapes)
 
-    checkpoint = checkpoints.newest_intact(run_dir / run_directory.CHECKPOINTS, display.say)
+    directory = run_dir / run_directory.CHECKPOINTS
+    intact = on_first(lambda: getattr(checkpoints.newest_intact(directory, display.say), "step", None))
+    checkpoint = None if intact is None else checkpoints.of_step(directory, intact)
+    frozen = None
+    if abstract_state.frozen is not None:
+        _, frozen = divided(beginning.params, experiment.train.trainable)
     if checkpoint:
         notes = checkpoint.manifest()["notes"]
         if notes["text"] != feed.fingerprint:
@@ -141,28 +165,25 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
                 f"the text of {shape.corpus} has changed since {run_dir} was begun: "
                 "bring the text back, or train anew with another --run-dir"
             )
-        frozen = None
-        if abstract_state.frozen is not None:
-            frozen = make_state(given=beginning.params).frozen
-            if notes["frozen"] != fingerprint(frozen):
-                raise RunError(
-                    f"{experiment.train.start_from} has changed since {run_dir} was begun with it: bring it back, or "
-                    "train anew with another --run-dir"
-                )
-        state = checkpoints.restore(checkpoint, abstract_state._replace(frozen=None))._replace(frozen=frozen)
+        if notes["frozen"] != fingerprint(frozen):
+            raise RunError(
+                f"{experiment.train.start_from} has changed since {run_dir} was begun with it: bring it back, or "
+                "train anew with another --run-dir"
+            )
+        state = checkpoints.restore(checkpoint, abstract_state._replace(frozen=None))
+        state = state._replace(frozen=frozen and place_tree(frozen, mesh))
     else:
-        state = make_state(given=beginning.params)
+        state = make_state(given=beginning.params and place_tree(beginning.params, mesh))
         if beginning.run:
             display.say(f"begins with {beginning.run!r}")
         notes = {"losses": [], "step_seconds": 0.0, "seconds": 0.0, "validation": None, "before": None}
-        notes["frozen"] = fingerprint(state.frozen)
-    abstract_params = jax.eval_shape(lambda: init_params(model, 0))
+        notes["frozen"] = fingerprint(frozen)
     # Only now: with three compilers at once, two cores would finish the first that is needed last.
     # Where there are many, those that seldom run are compiled in half the time.
     eval_step = by_shape(
         threads,
         partial(evaluate.lower, abstract_params),
-        feed.evaluation_shapes,
+        evaluation_shapes,
         quick if len(feed.evaluation_shapes) > 1 else None,
     )
     threads.shutdown(wait=False)
@@ -183,6 +204,7 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
         experiment,
         run_dir,
         feed,
+        placement,
         model,
         train_step,
         eval_step,
@@ -198,6 +220,14 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display) -> Prepare
     )
 
 
+def _describe(feed: Any, run_dir: Path) -> None:
+    """Writes what belongs to the run besides what is trained."""
+    feed.tokenizer.save(run_dir / run_directory.TOKENIZER)
+    if feed.labels:
+        write_atomically(run_dir / run_directory.LABELS, json.dumps(feed.labels, ensure_ascii=False) + "\n")
+    write_atomically(run_dir / run_directory.ENVIRONMENT, json.dumps(run_directory.environment(), indent=2))
+
+
 def by_shape(
     threads: ThreadPoolExecutor,
     lower: Callable[[Any], Any],
@@ -206,13 +236,8 @@ def by_shape(
 ) -> Callable[[], Callable[..., Any]]:
     """Compiles a function of a state and a batch for every shape of batch, with XLA's `options`. What is returned
     waits for all of them, and gives the function that runs the right one."""
-    import jax
-
-    def lowered(batch: dict[str, Any]) -> Any:
-        return lower({name: jax.ShapeDtypeStruct(*about) for name, about in batch.items()})
-
     # Traced here: Python does one thing at a time, and what comes first is waited for longest.
-    futures = {batch["inputs"][0]: threads.submit(lowered(batch).compile, options) for batch in shapes}
+    futures = {batch["inputs"].shape: threads.submit(lower(batch).compile, options) for batch in shapes}
 
     def wait() -> Callable[..., Any]:
         programs = {size: future.result() for size, future in futures.items()}
@@ -228,11 +253,10 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
     at that step if there was one and `before` the first one, `step_seconds` spent in steps and `seconds` in all, over
     all processes.
     """
-    import jax
 
     from zerotollm.decoding.text import sample_text
     from zerotollm.training.checkpoints import CheckpointWriter
-    from zerotollm.training.metrics import MetricsWriter, StepLog
+    from zerotollm.training.metrics import MetricsWriter, NotWritten, StepLog
     from zerotollm.training.stream import Behind, prefetched
 
     feed, config, steps = run.feed, run.experiment.train, run.experiment.train.steps
@@ -242,17 +266,19 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
     state, notes = run.state, run.notes
 
     with ExitStack() as stack:
-        stop = stack.enter_context(stop_requests())
+        stop = [] if together() else stack.enter_context(stop_requests())
         path, tensorboard = run.run_dir / run_directory.METRICS, run.run_dir / run_directory.TENSORBOARD
-        metrics = stack.enter_context(closing(MetricsWriter(path, tensorboard, run.start)))
+        writing = MetricsWriter(path, tensorboard, run.start) if is_first() else NotWritten()
+        metrics = stack.enter_context(closing(writing))
         directory = run.run_dir / run_directory.CHECKPOINTS
         # One more than are averaged: a run that was stopped has one at a step of its own.
         keep = config.keep if config.average == 1 else max(config.keep, config.average + 1)
         writer = stack.enter_context(closing(CheckpointWriter(directory, keep)))
-        dataset = feed.training(
-            seed=config.seed, process_index=jax.process_index(), process_count=jax.process_count()
+        part, parts = run.placement.part
+        dataset = feed.training(seed=config.seed, process_index=part, process_count=parts)
+        batches = stack.enter_context(
+            closing(prefetched(dataset, run.start, steps, run.placement.place_part))
         )
-        batches = stack.enter_context(closing(prefetched(dataset, run.start, steps, jax.device_put)))
         log = StepLog(
             metrics,
             steps=steps,
@@ -283,9 +309,10 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
 
         def validated(state: Any) -> dict[str, Any]:
             params = run.whole(state)
-            return measured(run.eval_step(), params, feed) | (
-                {"old_bpb": measured(run.eval_step(), params, feed.old)["bpb"]} if feed.old else {}
-            )
+            new = measured(run.eval_step(), params, feed, run.placement)
+            if feed.old:
+                new["old_bpb"] = measured(run.eval_step(), params, feed.old, run.placement)["bpb"]
+            return new
 
         behind = Behind(read)
         train_step = run.train_step()
@@ -298,7 +325,7 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
         for step, batch in enumerate(batches, run.start + 1):
             state, values = train_step(state, batch)
             behind.add(step, values)
-            stopping = bool(stop) and step < steps
+            stopping = step < steps and (stop_requested(step) if together() else bool(stop))
             if due(step, steps, config.eval_every):
                 behind.drain()
                 with pace.pause("validation"):
@@ -317,7 +344,8 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
                         run.experiment.sample,
                         translates=translates(run.experiment),
                     )
-                write_atomically(run.run_dir / run_directory.SAMPLES / f"step-{step:06}.txt", text)
+                if is_first():
+                    write_atomically(run.run_dir / run_directory.SAMPLES / f"step-{step:06}.txt", text)
                 display.sample(step, text)
             if due(step, steps, config.checkpoint_every) or stopping:
                 behind.drain()
@@ -334,19 +362,21 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
                     metrics.sync()
                     writer.save(state._replace(frozen=None), step, notes)
             if stopping:
-                name = signal.Signals(stop[0]).name
+                number = stop[0] if stop else signal.SIGTERM
+                name = signal.Signals(number).name
                 raise StoppedError(
                     f"{name} after step {step} of {steps}: saved in {run.run_dir}; the same command goes on",
-                    stop[0],
+                    number,
                 )
     return notes
 
 
-def measured(eval_step: Callable[..., Any], params: Any, feed: Any) -> dict[str, Any]:
+def measured(eval_step: Callable[..., Any], params: Any, feed: Any, placement: Any) -> dict[str, Any]:
     """Loss over the validation split of a feed."""
     from zerotollm.evaluation.loss import evaluate_batches
 
-    batches, num_bytes = feed.evaluation("validation"), feed.num_bytes["validation"]
+    batches = map(placement.place_whole, feed.evaluation("validation"))
+    num_bytes = feed.num_bytes["validation"]
     return evaluate_batches(eval_step, params, batches, num_bytes=num_bytes)
 
 

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from zerotollm.compute.mesh import ROWS, constrain, row_shards
+
 LOGITS = 2**24
 """Numbers held at once: 64 MiB in float32."""
 HALF_RANGE = 2.0**10
@@ -47,12 +49,15 @@ def chunked_cross_entropy(
     `head_DV`, from the objective alone.
     """
     B, T, D = x_BTD.shape
-    rows = rows or rows_for(B * T, head_DV.shape[1])
-    chunks = -(-B * T // rows)
+    shards = row_shards()  # each device has rows of its own in every chunk
+    rows = rows or rows_for(B * T // shards, head_DV.shape[1])
+    chunks = -(-B * T // (shards * rows))
 
     def split(x, *tail):
-        x = x.reshape(B * T, *tail)
-        return jnp.pad(x, ((0, chunks * rows - B * T), *((0, 0) for _ in tail))).reshape(chunks, rows, *tail)
+        x = x.reshape(shards, B * T // shards, *tail)
+        x = jnp.pad(x, ((0, 0), (0, chunks * rows - B * T // shards), *((0, 0) for _ in tail)))
+        x = x.reshape(shards, chunks, rows, *tail).swapaxes(0, 1).reshape(chunks, shards * rows, *tail)
+        return constrain(x, None, ROWS)
 
     x_JND, targets_JN, weights_JN = split(x_BTD, D), split(targets_BT), split(weights_BT)
     objective, nats = _loss(x_JND, head_DV, targets_JN, weights_JN, penalty)
@@ -76,7 +81,7 @@ def _chunk(x_ND, head_DV, targets_N, weights_N, penalty: Penalty):
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _loss(x_JND, head_DV, targets_JN, weights_JN, penalty):
-    head = head_DV.astype(x_JND.dtype)
+    head = constrain(head_DV.astype(x_JND.dtype), None, "tensor")
 
     def add(sums, chunk):
         x_ND, targets_N, weights_N = chunk
@@ -89,11 +94,22 @@ def _loss(x_JND, head_DV, targets_JN, weights_JN, penalty):
 
 def _loss_forward(x_JND, head_DV, targets_JN, weights_JN, penalty):
     """Also the gradients by x and head, of an objective that counts once."""
-    head, V = head_DV.astype(x_JND.dtype), head_DV.shape[1]
+    head, V = constrain(head_DV.astype(x_JND.dtype), None, "tensor"), head_DV.shape[1]
+    # On a mesh every part of the rows adds up its own gradient of the head: one sum over devices, not one a chunk.
+    parts = row_shards()
+    lead = (parts,) if parts > 1 else ()
+
+    def split_head_gradient(x_ND: jax.Array, d_NV: jax.Array) -> jax.Array:
+        if not lead:
+            return jnp.matmul(x_ND.T, d_NV, preferred_element_type=jnp.float32)
+        x_PND, d_PNV = (x.reshape(parts, -1, x.shape[-1]) for x in (x_ND, d_NV))
+        d_PDV = jnp.einsum("pnd,pnv->pdv", x_PND, d_PNV, preferred_element_type=jnp.float32)
+        return constrain(d_PDV, ROWS, None, "tensor")
+
     enlarged = HALF_RANGE if x_JND.dtype == jnp.float16 else 1.0
 
     def add(carry, chunk):
-        objective, nats, dhead_DV = carry
+        objective, nats, dhead = carry
         x_ND, targets_N, weights_N = chunk
         more, more_nats, logits_NV, log_z_N = _chunk(x_ND, head, targets_N, weights_N, penalty)
         p_NV = jnp.exp(logits_NV - log_z_N[:, None])
@@ -106,11 +122,15 @@ def _loss_forward(x_JND, head_DV, targets_JN, weights_JN, penalty):
             d_NV *= 1 - jnp.square(logits_NV / penalty.soft_cap)
         d_NV = (d_NV * (weights_N * enlarged)[:, None]).astype(x_ND.dtype)
         dx_ND = jnp.matmul(d_NV, head.T, preferred_element_type=jnp.float32) / enlarged
-        dhead_DV += jnp.matmul(x_ND.T, d_NV, preferred_element_type=jnp.float32) / enlarged
-        return (objective + more, nats + more_nats, dhead_DV), dx_ND
+        dhead += split_head_gradient(x_ND, d_NV) / enlarged
+        return (objective + more, nats + more_nats, dhead), dx_ND
 
-    start = (jnp.zeros(()), jnp.zeros(()), jnp.zeros(head_DV.shape, jnp.float32))
-    (objective, nats, dhead_DV), dx_JND = jax.lax.scan(add, start, (x_JND, targets_JN, weights_JN))
+    zeros = constrain(
+        jnp.zeros((*lead, *head_DV.shape), jnp.float32), *([ROWS] if lead else []), None, "tensor"
+    )
+    start = (jnp.zeros(()), jnp.zeros(()), zeros)
+    (objective, nats, dhead), dx_JND = jax.lax.scan(add, start, (x_JND, targets_JN, weights_JN))
+    dhead_DV = dhead.sum(0) if lead else dhead
     types = (jnp.zeros((), x_JND.dtype), jnp.zeros((), head_DV.dtype))
     return (objective, nats), (dx_JND, dhead_DV, types)
 

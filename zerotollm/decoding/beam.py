@@ -5,7 +5,9 @@ eos included (arXiv:1609.08144, equation 14). In every step the likeliest extens
 that end and are among the best `beam` are finished, the best others go on. A source is done when it has `beam` finished
 hypotheses, or at its own limit, where the only extension is eos. A beam of 1 is greedy search.
 
-Keys and values of the source are computed once and shared by its whole beam.
+Keys and values of the source are computed once and shared by its whole beam. So is the cache of the beam itself: its
+hypotheses are queries beside each other, and a mask says which of the slots each one descends from. Nothing is moved
+where hypotheses are dropped and others are split.
 """
 
 from functools import partial
@@ -15,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from zerotollm.compute.mesh import constrain
+from zerotollm.decoding.stages import cache_bytes, capacities, longer
 from zerotollm.model.config import TransformerConfig
 from zerotollm.model.encoder_decoder import EncoderDecoder
 from zerotollm.model.layers import KVCache
@@ -34,7 +38,7 @@ class Hypothesis(NamedTuple):
 
 
 class BeamState(NamedTuple):
-    """B sources with N hypotheses each, side by side where both are one axis X."""
+    """B sources with N hypotheses each."""
 
     slot: jax.Array
     """tokens that every living hypothesis has after bos"""
@@ -47,7 +51,10 @@ class BeamState(NamedTuple):
     """theirs; LOWEST where there is none"""
     count_B: jax.Array
     """hypotheses finished so far, also those that are no longer among the best"""
-    caches_X: tuple[KVCache, ...]
+    seen_BNS: jax.Array
+    """True at the cache's slots whose token is a part of the living hypothesis"""
+    caches: tuple[KVCache, ...]
+    """of a source: in slot t N + n what was n-th of the living when it had t tokens"""
 
 
 def length_penalty(length: jax.Array | float, alpha: jax.Array | float) -> jax.Array | float:
@@ -55,13 +62,12 @@ def length_penalty(length: jax.Array | float, alpha: jax.Array | float) -> jax.A
     return ((5.0 + length) / 6.0) ** alpha
 
 
-@partial(jax.jit, static_argnames=("model", "beam", "slots", "num_tokens", "special"))
 def beam_search(
     params: Any,
-    sources_BS: jax.Array,
-    source_mask_BS: jax.Array,
-    limit_B: jax.Array,
-    alpha: jax.Array,
+    sources_BS: np.ndarray,
+    source_mask_BS: np.ndarray,
+    limit_B: np.ndarray,
+    alpha: float,
     *,
     model: TransformerConfig,
     beam: int,
@@ -74,31 +80,67 @@ def beam_search(
     `limit_B` is the most tokens of a target, eos included, from 1 to `slots`. `special` are the ids of pad, bos and
     eos; pad, bos and ids from `num_tokens` on are never chosen, though they keep their share of the probability.
     """
+    pad = special[0]
+    B, N, K = len(sources_BS), beam, model.num_kv_heads
+    memory = read_sources(params, sources_BS, source_mask_BS, model=model)
+    nothing_BNT = np.full((B, N, slots), pad, np.int32)
+    nowhere = KVCache(
+        *(np.zeros((B, K, 0, width), np.float32) for width in (model.key_width, model.head_width))
+    )
+    state = BeamState(
+        np.int32(0),
+        nothing_BNT,
+        np.where(np.arange(N) == 0, np.float32(0), np.float32(LOWEST))[None].repeat(B, 0),
+        nothing_BNT,
+        np.full((B, N), LOWEST, np.float32),
+        np.zeros(B, np.int32),
+        np.zeros((B, N, 0), bool),
+        (nowhere,) * model.num_layers,
+    )
+    end = _extend(
+        params,
+        memory,
+        state,
+        limit_B,
+        alpha,
+        model=model,
+        stages=capacities(slots, cache_bytes(model, B * N)),
+        num_tokens=num_tokens,
+        special=special,
+    )
+    return end.ended_BNT, end.scores_BN
+
+
+@partial(jax.jit, static_argnames="model")
+def read_sources(
+    params: Any, sources_BS: jax.Array, source_mask_BS: jax.Array, *, model: TransformerConfig
+) -> Memory:
+    """Keys and values of the sources for every layer of the decoder."""
+    net = EncoderDecoder(model)
+    return net.apply({"params": params}, sources_BS, source_mask_BS, method="remember")
+
+
+@partial(jax.jit, static_argnames=("model", "stages", "num_tokens", "special"))
+def _extend(
+    params: Any,
+    memory: Memory,
+    start: BeamState,
+    limit_B: jax.Array,
+    alpha: jax.Array,
+    *,
+    model: TransformerConfig,
+    stages: tuple[int, ...],
+    num_tokens: int,
+    special: tuple[int, int, int],
+) -> BeamState:
+    """Goes on until all sources are done: a loop a stage, over caches with room for so many tokens."""
     pad, bos, eos = special
-    net, B, N = EncoderDecoder(model), sources_BS.shape[0], beam
+    net = EncoderDecoder(model)
+    B, N, _ = start.tokens_BNT.shape
     V = model.vocab_size
+    M = min(2 * N, V)
     ids_V = jnp.arange(V)
     never_V = (ids_V == pad) | (ids_V == bos) | (ids_V >= num_tokens)
-
-    def decode(tokens_XT: jax.Array, memory: Memory, caches: Any, slot: jax.Array | int):
-        return net.apply(
-            {"params": params},
-            tokens_XT,
-            memory,
-            positions_BT=jnp.full((1, 1), slot),
-            mask_BTS=(jnp.arange(slots) <= slot)[None, None],
-            caches=caches,
-            slot=slot,
-            method="decode",
-        )
-
-    lead = (B * N, model.num_kv_heads, slots)
-    empty = KVCache(jnp.zeros((*lead, model.key_width)), jnp.zeros((*lead, model.head_width)))
-    caches_X = (empty,) * model.num_layers
-    encoded = net.apply({"params": params}, sources_BS, source_mask_BS, method="encode")
-    first = jax.tree.map(lambda x: x[:B], caches_X)
-    _, _, known = decode(jnp.full((B, 1), bos), encoded, first, 0)
-    memory = Memory(source_mask_BS, None, known)
 
     def unfinished(state: BeamState) -> jax.Array:
         return jnp.any((state.count_B < N) & (state.slot < limit_B))
@@ -106,15 +148,27 @@ def beam_search(
     def extend(state: BeamState) -> BeamState:
         t = state.slot
         before_BN = jax.lax.dynamic_index_in_dim(state.tokens_BNT, jnp.maximum(t - 1, 0), 2, keepdims=False)
-        last_BN = jnp.where(t == 0, bos, before_BN)
-        logits_XTV, caches_X, _ = decode(last_BN.reshape(B * N, 1), memory, state.caches_X, t)
-        log_p_BNV = jax.nn.log_softmax(logits_XTV[:, 0]).reshape(B, N, V)
+        own_NS = jnp.arange(state.seen_BNS.shape[2])[None] == t * N + jnp.arange(N)[:, None]
+        seen_BNS = state.seen_BNS | own_NS[None]
+        logits_BNV, caches, _ = net.apply(
+            {"params": params},
+            jnp.where(t == 0, bos, before_BN),
+            memory,
+            positions_BT=jnp.full((1, 1), t),
+            mask_BTS=seen_BNS,
+            caches=state.caches,
+            slot=t * N,
+            method="decode",
+        )
         at_limit_B = t + 1 >= limit_B
         barred_BV = never_V[None] | (at_limit_B[:, None] & (ids_V != eos)[None])
-        log_p_BNV = state.log_p_BN[..., None] + jnp.where(barred_BV[:, None], LOWEST, log_p_BNV)
+        logits_BNM, tokens_BNM = jax.lax.top_k(jnp.where(barred_BV[:, None], LOWEST, logits_BNV), M)
+        log_p_BNM = logits_BNM - jax.nn.logsumexp(logits_BNV, axis=-1, keepdims=True)
+        log_p_BNM += state.log_p_BN[..., None]
         # At most N of the best 2 N can be ends, one of each hypothesis: N others are left to go on.
-        best_BM, place_BM = jax.lax.top_k(log_p_BNV.reshape(B, N * V), min(2 * N, N * V))
-        parent_BM, token_BM = place_BM // V, place_BM % V
+        best_BM, place_BM = jax.lax.top_k(log_p_BNM.reshape(B, N * M), min(2 * N, N * M))
+        parent_BM = place_BM // M
+        token_BM = jnp.take_along_axis(tokens_BNM.reshape(B, N * M), place_BM, axis=1)
         ends_BM = token_BM == eos
 
         # Ends among the best N are finished, unless the source was done before.
@@ -131,25 +185,23 @@ def beam_search(
         log_p_BN, alive_BN = jax.lax.top_k(jnp.where(ends_BM, 2 * LOWEST, best_BM), N)
         tokens_BNT = jnp.take_along_axis(extended_BMT, alive_BN[..., None], axis=1)
         parent_BN = jnp.take_along_axis(parent_BM, alive_BN, axis=1)
-        rows_X = (jnp.arange(B)[:, None] * N + parent_BN).reshape(-1)
-        caches_X = jax.tree.map(lambda x: x[rows_X], caches_X)
+        seen_BNS = jnp.take_along_axis(seen_BNS, parent_BN[..., None], axis=1)
         count_B = state.count_B + now_BM.sum(axis=1)
         log_p_BN = jnp.maximum(log_p_BN, LOWEST)
-        return BeamState(t + 1, tokens_BNT, log_p_BN, ended_BNT, scores_BN, count_B, caches_X)
+        return BeamState(t + 1, tokens_BNT, log_p_BN, ended_BNT, scores_BN, count_B, seen_BNS, caches)
 
-    nothing_BNT = jnp.full((B, N, slots), pad, jnp.int32)
-    alone_BN = jnp.where(jnp.arange(N) == 0, 0.0, LOWEST)[None].repeat(B, 0)
-    start = BeamState(
-        jnp.int32(0),
-        nothing_BNT,
-        alone_BN,
-        nothing_BNT,
-        jnp.full((B, N), LOWEST),
-        jnp.zeros(B, jnp.int32),
-        caches_X,
-    )
-    end = jax.lax.while_loop(unfinished, extend, start)
-    return end.ended_BNT, end.scores_BN
+    state = start
+    for capacity in stages:
+        more = capacity * N - state.seen_BNS.shape[2]
+        state = state._replace(
+            seen_BNS=jnp.pad(state.seen_BNS, ((0, 0), (0, 0), (0, more))),
+            caches=longer(state.caches, more),
+        )
+        state = jax.lax.while_loop(
+            lambda state, capacity=capacity: unfinished(state) & (state.slot < capacity), extend, state
+        )
+    # Whole, for every process to read.
+    return state._replace(ended_BNT=constrain(state.ended_BNT), scores_BN=constrain(state.scores_BN))
 
 
 def hypotheses(ids_BNT: Any, scores_BN: Any, *, eos: int) -> list[list[Hypothesis]]:

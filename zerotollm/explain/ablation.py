@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from zerotollm.explain.answer import Answer
 from zerotollm.explain.forward import Scores, score_windows
 from zerotollm.explain.statistics import Estimate, mean_estimate
 from zerotollm.model.config import TransformerConfig
@@ -14,7 +15,7 @@ MATTERS = 0.01
 
 
 @dataclass(frozen=True)
-class Ablation:
+class Ablation(Answer):
     """Loss with one head of L x H taken out at a time (zero ablation)."""
 
     loss: float
@@ -35,8 +36,9 @@ class Ablation:
             )
         helped = (rise.high < -MATTERS).sum()
         without = f", and {helped} do harm" if helped else ""
+        own = "matters on its own" if matters.sum() == 1 else "matter on their own"
         return (
-            f"{matters.sum()} of {total} heads matter on their own (zero ablation, more than {MATTERS} nats){without}: "
+            f"{matters.sum()} of {total} heads {own} (zero ablation, more than {MATTERS} nats){without}: "
             f"without head {head + 1} of layer {layer + 1} the loss of {self.loss:.3f} rises by {one} nats."
         )
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zerotollm.data.tokenizer import Tokenizer
+from zerotollm.explain.answer import Answer
 from zerotollm.explain.forward import LONGEST, look_inside, score_windows
 from zerotollm.explain.statistics import Estimate, mean_estimate
 from zerotollm.explain.words import KINDS, kinds_of
@@ -44,7 +45,7 @@ class HeadStatistics(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Heads:
+class Heads(Answer):
     """What each of L x H heads does over B windows of held-out text; P is the number of `ROLES`."""
 
     roles: tuple[str, ...]
@@ -198,7 +199,7 @@ def explain_heads(
 
 
 @dataclass(frozen=True)
-class AttentionMaps:
+class AttentionMaps(Answer):
     """Attention of L x H heads on a text."""
 
     pieces: tuple[str, ...]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from zerotollm.explain.answer import Answer
 from zerotollm.explain.forward import Scores
 from zerotollm.explain.statistics import CONFIDENCE, DRAWS, Estimate, mean_estimate, share_estimate
 
@@ -15,7 +16,7 @@ SMALL_ERROR = 0.02
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(Answer):
     """Of the likeliest token at every place: how sure the model was, and how often it was right; X bins."""
 
     edges: np.ndarray
@@ -85,7 +86,7 @@ def calibration(
 
 
 @dataclass(frozen=True)
-class LossByPosition:
+class LossByPosition(Answer):
     """Cross-entropy by place in the window; Y ranges of places, each about twice as long as the one before."""
 
     first_Y: np.ndarray
@@ -105,10 +106,14 @@ class LossByPosition:
             return f"From {early} to {late} of a window no difference in loss is shown: {self.gain} nats."
         falls = self.gain.value > 0
         return (
-            f"From {early} to {late} of a window the loss {'falls' if falls else 'rises'} by "
-            f"{abs(self.gain.value):.2f} nats (falls by {self.gain}): "
+            f"From {early} to {late} of a window the loss {'falls' if falls else 'rises'}, by "
+            f"{self.gain if falls else _turned(self.gain)} nats: "
             f"{'with more context it predicts better' if falls else 'more context does not help'}."
         )
+
+
+def _turned(gain: Estimate) -> Estimate:
+    return Estimate(-gain.value, -gain.high, -gain.low)
 
 
 def loss_by_position(scores: Scores) -> LossByPosition:

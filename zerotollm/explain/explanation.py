@@ -12,6 +12,7 @@ import numpy as np
 from zerotollm.data.config import TokenizerConfig
 from zerotollm.data.tokenizer import Tokenizer
 from zerotollm.explain.ablation import Ablation, ablate_heads
+from zerotollm.explain.alignment import Alignment, align
 from zerotollm.explain.attention import AttentionMaps, Heads, attention_maps, explain_heads
 from zerotollm.explain.calibration import Calibration, LossByPosition, calibration, loss_by_position
 from zerotollm.explain.embeddings import Embeddings, explain_embeddings
@@ -20,7 +21,7 @@ from zerotollm.explain.generation import Generation, explain_generation
 from zerotollm.explain.layers import Layers, explain_layers
 from zerotollm.explain.learning import Learning, explain_learning, usual_ids
 from zerotollm.explain.meaning import Meaning, count_usage, explain_meaning
-from zerotollm.explain.merges import count_words
+from zerotollm.explain.merges import Merges, count_words, replay
 from zerotollm.explain.prediction import Prediction, predict
 from zerotollm.explain.tokenization import (
     Tokenization,
@@ -34,10 +35,12 @@ from zerotollm.model.config import TransformerConfig
 READ = 4_000_000
 """Tokens of the training text that are counted, from its start."""
 WINDOWS = 8
-"""Windows of held-out text that go through the model again and again, once without each head."""
+"""Windows of held-out text in which it is seen where every head looks."""
 SCORED = 32
-"""Windows that go through it once, or once a checkpoint."""
-COMPARED = 1_000_000
+"""Windows that go through the model once, or once a checkpoint; every second of them also once without each head ..."""
+ABLATED = 128
+"""... as far as this many tokens: for intervals many short windows are worth more than few long ones."""
+COMPARED = 300_000
 """Characters that the tokenizers to compare learn from."""
 ENCODER = "this model has an encoder, and the question is answered for decoders alone so far"
 NO_TEXT = "it takes the text that the model was trained with and held-out text, which are not here"
@@ -64,6 +67,7 @@ class Explanation:
     calibration: Calibration | None = None
     positions: LossByPosition | None = None
     attention: AttentionMaps | None = None
+    alignment: Alignment | None = None
     heads: Heads | None = None
     ablation: Ablation | None = None
     left_out: tuple[tuple[str, str], ...] = ()
@@ -113,22 +117,31 @@ def explain_text(
     text: str,
     *,
     material: Material | None = None,
+    merges: Merges | None = None,
     temperature: float = 1.0,
     draw: Callable[[np.ndarray, int], int] | None = None,
+    translate: Callable[[str], str] | None = None,
 ) -> Explanation:
-    """Every answer that one text can have. `draw` as in `prediction.predict`.
+    """Every answer that one text can have.
+
+    `merges` are those of the training text, where they are counted already. `draw` as in `prediction.predict`;
+    `translate` is what an encoder-decoder makes of the text, so that the two can be aligned.
 
     Without `material` nothing is said of frequencies or of held-out text.
     """
     train_N = None if material is None else material.train_N[:READ]
     counts_V = None if train_N is None else token_counts(train_N, tokenizer.vocab_size)
-    words = None if train_N is None else count_words(tokenizer.decode(train_N))
-    tokens = explain_tokens(tokenizer, text, words=words, counts_V=counts_V)
+    if train_N is not None and merges is None and tokenizer.kind == "bpe":
+        merges = replay(tokenizer, count_words(tokenizer.decode(train_N)))
+    tokens = explain_tokens(tokenizer, text, counts_V=counts_V, merges=merges)
     ids_T, _ = text_tokens(tokenizer, text, model.max_length)
     embedding = explain_embeddings(np.asarray(params["embedding"]), tokenizer, counts_V, ids_T.tolist())
     if model.architecture != "decoder":
         names = ("layers", "prediction", "attention", "heads", "ablation")
-        return Explanation(text, tokens, embedding, left_out=tuple((name, ENCODER) for name in names))
+        aligned = align(params, model, tokenizer, text, translate(text)) if translate else None
+        return Explanation(
+            text, tokens, embedding, alignment=aligned, left_out=tuple((name, ENCODER) for name in names)
+        )
 
     seen = look_inside(params, model, ids_T)
     prediction = predict(params, model, tokenizer, text, temperature=temperature, draw=draw, seen=seen)
@@ -138,6 +151,7 @@ def explain_text(
         names = ("layers", "calibration", "positions", "heads", "ablation")
         return dataclasses.replace(first, left_out=tuple((name, NO_TEXT) for name in names))
     few_BW, many_BW = held_out_windows(model, material, WINDOWS), held_out_windows(model, material, SCORED)
+    short_BW = many_BW[::2, : ABLATED + 1]
     scores = score_windows(params, many_BW, model=model)
     return dataclasses.replace(
         first,
@@ -145,7 +159,7 @@ def explain_text(
         calibration=calibration(scores.confidence_BT, scores.correct_BT),
         positions=loss_by_position(scores),
         heads=explain_heads(params, model, tokenizer, few_BW, usual_ids(tokenizer, counts_V)),
-        ablation=ablate_heads(params, model, few_BW, score_windows(params, few_BW, model=model)),
+        ablation=ablate_heads(params, model, short_BW, score_windows(params, short_BW, model=model)),
     )
 
 

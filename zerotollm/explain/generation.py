@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from zerotollm.data.tokenizer import Tokenizer
+from zerotollm.explain.answer import Answer
 from zerotollm.explain.forward import score_windows
 from zerotollm.explain.statistics import Estimate, mean_estimate
 from zerotollm.model.config import TransformerConfig
@@ -48,10 +49,12 @@ class TextMeasures:
 
 
 @dataclass(frozen=True)
-class Generation:
+class Generation(Answer):
     """The model's own texts beside as many held-out real ones of the same length in tokens."""
 
     samples: tuple[str, ...]
+    copied: tuple[str, ...]
+    """the longest span of each that stands in the training text"""
     nearest: tuple[str, ...]
     """the training text around each sample's longest copied span"""
     own: TextMeasures
@@ -108,7 +111,14 @@ def explain_generation(
     nearest = [
         tokenizer.decode(train_N[max(0, c.source - 10) : c.source + c.length + 10]) for c in own.copied
     ]
-    return Generation(tuple(tokenizer.decode(x_T) for x_T in samples_BT), tuple(nearest), own, real)
+    spans = [x_T[c.start : c.start + c.length] for x_T, c in zip(samples_BT, own.copied, strict=True)]
+    return Generation(
+        tuple(tokenizer.decode(x_T) for x_T in samples_BT),
+        tuple(tokenizer.decode(span) for span in spans),
+        tuple(nearest),
+        own,
+        real,
+    )
 
 
 def _measure(params, model, tokenizer, texts_BT, train_N) -> TextMeasures:
@@ -179,16 +189,18 @@ def longest_copied(texts: Sequence[np.ndarray], train_N: np.ndarray) -> list[Cop
     while any(a < b for a, b in zip(low, high, strict=True)):
         middle = [(a + b + 1) // 2 for a, b in zip(low, high, strict=True)]
         for n in {m for a, b, m in zip(low, high, middle, strict=True) if a < b}:
+            active = [b for b in range(len(texts)) if middle[b] == n and low[b] < high[b]]
+            own = {b: _hashes(np.asarray(texts[b]), n) for b in active}
             train_hashes_N = _hashes(train_N, n)
-            for b, x_T in enumerate(texts):
-                if middle[b] != n or low[b] >= high[b]:
-                    continue
-                own_T = _hashes(np.asarray(x_T), n)
-                hit_T = np.isin(own_T, train_hashes_N)
-                if not hit_T.any():
+            # One pass over the long text, whose runs are looked up in a short sorted list.
+            wanted = np.unique(np.concatenate(list(own.values())))
+            at_N = np.minimum(np.searchsorted(wanted, train_hashes_N), len(wanted) - 1)
+            hit_N = np.flatnonzero(wanted[at_N] == train_hashes_N)
+            first = {int(h): int(i) for h, i in zip(train_hashes_N[hit_N][::-1], hit_N[::-1], strict=True)}
+            for b in active:
+                start = next((i for i, h in enumerate(own[b].tolist()) if h in first), None)
+                if start is None:
                     high[b] = n - 1
-                    continue
-                start = int(hit_T.argmax())
-                source = int((train_hashes_N == own_T[start]).argmax())
-                found[b], low[b] = Copied(start, n, source), n
+                else:
+                    found[b], low[b] = Copied(start, n, first[int(own[b][start])]), n
     return found

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from zerotollm.explain.answer import Answer
 from zerotollm.explain.statistics import Estimate, mean_estimate
 
 CLASSES = 10
@@ -41,7 +42,7 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Layers:
+class Layers(Answer):
     """Vectors of tokens at M = L + 1 places of the residual stream, 0 the embedding."""
 
     self_similarity_M: Estimate

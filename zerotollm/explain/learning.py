@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from zerotollm.data.tokenizer import Tokenizer
+from zerotollm.explain.answer import Answer
 from zerotollm.explain.attention import repetition
 from zerotollm.explain.forward import score_windows
 from zerotollm.explain.statistics import Estimate, bootstrap, mean_estimate
@@ -22,7 +23,7 @@ INDUCTION = 0.1
 
 
 @dataclass(frozen=True)
-class Learning:
+class Learning(Answer):
     """Loss in nats per token on held-out text at Y checkpoints, by groups of target tokens."""
 
     steps_Y: np.ndarray

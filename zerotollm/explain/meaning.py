@@ -12,13 +12,14 @@ from typing import NamedTuple
 import numpy as np
 
 from zerotollm.data.tokenizer import Tokenizer
+from zerotollm.explain.answer import Answer
 from zerotollm.explain.statistics import (
     CONFIDENCE,
     DRAWS,
     Estimate,
-    bootstrap,
     mantel,
     pair_correlation,
+    pair_correlations,
     pair_ranks,
     partial_correlation,
 )
@@ -43,7 +44,7 @@ class Usage(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Meaning:
+class Meaning(Answer):
     """What the cosine of embeddings goes with, at Y checkpoints. Spearman's correlations over all pairs of N tokens."""
 
     steps_Y: np.ndarray
@@ -159,19 +160,20 @@ def explain_meaning(
     together_NN, contexts_NN = pair_ranks(usage.together_NN), pair_ranks(usage.contexts_NN)
     N = len(together_NN)
     together, contexts, difference, rows = [], [], [], []
+    # The first row is the tokens as they are, the others samples with replacement (the bootstrap: Efron 1979).
+    random = np.random.default_rng(seed)
+    weights_XN = np.append(np.ones((1, N)), random.multinomial(N, np.full(N, 1 / N), size=draws), axis=0)
     between = pair_correlation(together_NN, contexts_NN)
     for _, embedding_VD in embeddings:
         x_ND = np.asarray(embedding_VD, np.float64)[usage.ids_N]
         similar_NN = cosine_matrix(x_ND - x_ND.mean(0, keepdims=True))
         rank_NN = pair_ranks(similar_NN)
 
-        def both(weights_N: np.ndarray, rank_NN: np.ndarray = rank_NN) -> np.ndarray:
-            a = pair_correlation(rank_NN, together_NN, weights_N)
-            b = pair_correlation(rank_NN, contexts_NN, weights_N)
-            return np.array([a, b, b - a])
-
-        whole = both(np.ones(N))
-        low, high = np.quantile(bootstrap(both, N, draws, seed), [0.025, 0.975], axis=0)
+        drawn = np.stack(
+            [pair_correlations(rank_NN, x_NN, weights_XN) for x_NN in (together_NN, contexts_NN)]
+        )
+        drawn = np.append(drawn, drawn[1:] - drawn[:1], axis=0)
+        whole, (low, high) = drawn[:, 0], np.quantile(drawn[:, 1:], [0.025, 0.975], axis=1)
         for answers, i in ((together, 0), (contexts, 1), (difference, 2)):
             answers.append(Estimate(float(whole[i]), float(low[i]), float(high[i])))
         rows.append(

@@ -6,15 +6,19 @@ neighbours form the piece is how SentencePiece encodes, so the end of it is the 
 compares the two), and after k merges it is the encoding of a vocabulary that ends there.
 """
 
+import dataclasses
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from zerotollm.data.storage import build_once
 from zerotollm.data.tokenizer import SPACE, Tokenizer
 
 _WORD = re.compile(r" ?[^ \n]+| +")
@@ -46,6 +50,8 @@ class Merges:
     """tokens of the whole text just after"""
     tokens_before: int
     """tokens of the whole text as single characters, unknown ones as bytes"""
+    num_bytes: int
+    """of the whole text in UTF-8"""
 
     @property
     def rank(self) -> dict[str, int]:
@@ -69,6 +75,8 @@ def replay(tokenizer: Tokenizer, words: Mapping[str, int]) -> Merges:
     """Does all merges on counted words. Takes seconds for thousands of merges of tens of thousands of words."""
     order = merge_order(tokenizer)
     known = set(order)
+    # A space is one byte, and three as it is spelled in pieces.
+    num_bytes = sum(n * (len(word.encode()) - 2 * word.count(SPACE)) for word, n in words.items())
     words = _parts(words, {pair for piece in order for pair in pairwise(piece)})
     alphabet = {p.piece for p in tokenizer._proto.pieces if p.type == p.NORMAL and len(p.piece) == 1}
     state = [list(word) for word in words]
@@ -108,7 +116,32 @@ def replay(tokenizer: Tokenizer, words: Mapping[str, int]) -> Merges:
         rights.append(right)
         pair_counts.append(count)
         totals.append(tokens)
-    return Merges(order, tuple(lefts), tuple(rights), np.array(pair_counts), np.array(totals), before)
+    return Merges(
+        order, tuple(lefts), tuple(rights), np.array(pair_counts), np.array(totals), before, num_bytes
+    )
+
+
+def remembered(folder: Path, tokenizer: Tokenizer, tokens_N: np.ndarray) -> Merges:
+    """`replay` on the text of these tokens, kept below `folder` so that it is done once for a tokenizer and a text.
+
+    Raises RunError where nothing can be written there.
+    """
+    known = sha256(
+        b"".join([tokenizer.model, np.ascontiguousarray(tokens_N, np.int32).tobytes()])
+    ).hexdigest()
+    final = folder / f"merges-{known[:24]}"
+
+    def build(into: Path) -> None:
+        made = replay(tokenizer, count_words(tokenizer.decode(tokens_N)))
+        np.savez(into / "merges.npz", **dataclasses.asdict(made))
+
+    build_once(final, build)
+    with np.load(final / "merges.npz") as kept:
+        texts = {name: tuple(map(str, kept[name])) for name in ("pieces", "left", "right")}
+        return Merges(
+            **texts, count_R=kept["count_R"], tokens_R=kept["tokens_R"],
+            tokens_before=int(kept["tokens_before"]), num_bytes=int(kept["num_bytes"]),
+        )  # fmt: skip
 
 
 def _parts(words: Mapping[str, int], inside: set[tuple[str, str]]) -> Counter[str]:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zerotollm.data.tokenizer import Tokenizer
+from zerotollm.explain.answer import Answer
 from zerotollm.explain.forward import Activations, head_matrix, look_inside, read_out, text_tokens
 from zerotollm.explain.words import shown
 from zerotollm.model.config import TransformerConfig
@@ -23,7 +24,7 @@ BEST = 10
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Prediction(Answer):
     """The token after a text, and after every part of it. K likeliest tokens, M = L + 1 places of the stream."""
 
     tokens_T: np.ndarray
@@ -51,12 +52,25 @@ class Prediction:
     drawn_piece: str
     lens_best_MT: np.ndarray
     """ids: what each place of the stream would predict after each token, read out as if it were the last"""
-    lens_best_pieces: tuple[str, ...]
-    """the same as text, after the last token"""
+    lens_pieces: tuple[tuple[str, ...], ...]
+    """the same as text, M x T"""
+    lens_best_p_MT: np.ndarray
+    """their probabilities; temperature 1"""
     lens_probability_M: np.ndarray
     """what each place gives the token that the whole model finds likeliest, after the last token; temperature 1"""
     lens_nats_MT: np.ndarray
     """cross-entropy of the text's own next token, at each place; T - 1 of them"""
+    next_TK: np.ndarray
+    """ids: the likeliest after each token, K of them"""
+    next_pieces: tuple[tuple[str, ...], ...]
+    """the same as text, T x K"""
+    next_p_TK: np.ndarray
+    """their probabilities; temperature 1"""
+
+    @property
+    def lens_best_pieces(self) -> tuple[str, ...]:
+        """What each place of the stream would say after the last token."""
+        return tuple(row[-1] for row in self.lens_pieces)
 
     def sentence(self) -> str:
         best = self.best_K[0]
@@ -103,10 +117,11 @@ def predict(
     T = len(tokens_T)
     padding = (0, model.max_length - T)  # so that all texts share a program
     residual_MTD = np.pad(np.asarray(seen.residual_MBTD[:, 0]), ((0, 0), padding, (0, 0)))
-    lens_best_MT, lens_p_MT, lens_nats_MT = map(
+    lens_best_MT, lens_best_p_MT, lens_p_MT, lens_nats_MT = map(
         np.asarray, _lens(params, residual_MTD, np.pad(tokens_T, padding), best_K[0], model=model, real=real)
     )
     hidden_D = np.asarray(seen.final_BTD[0, -1], np.float64)
+    next_TK, next_p_TK = _likeliest(np.asarray(seen.logits_BTV[0, :, :real]))
     drawn = draw(np.asarray(seen.logits_BTV[0, -1]), len(tokens_T)) if draw else None
     return Prediction(
         tokens_T=tokens_T,
@@ -123,10 +138,26 @@ def predict(
         drawn=drawn,
         drawn_piece="" if drawn is None else shown(tokenizer, drawn),
         lens_best_MT=lens_best_MT[:, :T],
-        lens_best_pieces=tuple(shown(tokenizer, i) for i in lens_best_MT[:, T - 1]),
+        lens_pieces=_shown(tokenizer, lens_best_MT[:, :T]),
+        lens_best_p_MT=lens_best_p_MT[:, :T],
         lens_probability_M=lens_p_MT[:, T - 1],
         lens_nats_MT=lens_nats_MT[:, : T - 1],
+        next_TK=next_TK,
+        next_pieces=_shown(tokenizer, next_TK),
+        next_p_TK=next_p_TK,
     )
+
+
+def _shown(tokenizer: Tokenizer, ids: np.ndarray) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(shown(tokenizer, i) for i in row) for row in ids)
+
+
+def _likeliest(logits_TV: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and probabilities of the `BEST` likeliest tokens of each row, the likeliest first."""
+    best_TK = np.argsort(-logits_TV, axis=-1, kind="stable")[:, :BEST]
+    weights_TV = np.exp(logits_TV - logits_TV.max(-1, keepdims=True))
+    p_TK = np.take_along_axis(weights_TV, best_TK, -1) / weights_TV.sum(-1, keepdims=True)
+    return best_TK, p_TK
 
 
 def _softmax(logits_V: np.ndarray) -> np.ndarray:
@@ -142,6 +173,6 @@ def _lens(params, residual_MTD, tokens_T, best, *, model, real):
         logits_TV = read_out(params, x_TD[None], model=model)[0, :, :real]
         log_p_TV = jax.nn.log_softmax(logits_TV, axis=-1)
         nats_T = -jnp.take_along_axis(log_p_TV[:-1], tokens_T[1:, None], axis=-1)[:, 0]
-        return log_p_TV.argmax(-1), jnp.exp(log_p_TV[:, best]), nats_T
+        return log_p_TV.argmax(-1), jnp.exp(log_p_TV.max(-1)), jnp.exp(log_p_TV[:, best]), nats_T
 
     return jax.lax.map(place, residual_MTD)

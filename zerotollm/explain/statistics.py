@@ -86,16 +86,24 @@ def pair_ranks(matrix_NN: np.ndarray) -> np.ndarray:
 
 def pair_correlation(a_NN: np.ndarray, b_NN: np.ndarray, weights_N: np.ndarray | None = None) -> float:
     """Pearson's correlation over pairs i != j of two symmetric matrices, a pair weighing weights_i x weights_j."""
-    N = len(a_NN)
-    w_N = np.ones(N) if weights_N is None else weights_N.astype(np.float64)
-    off_NN = 1.0 - np.eye(N)
+    weights_N = np.ones(len(a_NN)) if weights_N is None else weights_N
+    return float(pair_correlations(a_NN, b_NN, weights_N[None])[0])
 
-    def mean(x_NN: np.ndarray) -> float:
-        return float(w_N @ (x_NN * off_NN) @ w_N) / total
 
-    total = float(w_N @ off_NN @ w_N)
-    a_NN, b_NN = a_NN - mean(a_NN), b_NN - mean(b_NN)
-    return mean(a_NN * b_NN) / math.sqrt(max(mean(a_NN * a_NN) * mean(b_NN * b_NN), 1e-300))
+def pair_correlations(a_NN: np.ndarray, b_NN: np.ndarray, weights_XN: np.ndarray) -> np.ndarray:
+    """`pair_correlation` for X rows of weights, (X,), at the price of five matrix products."""
+    off_NN = 1.0 - np.eye(len(a_NN))
+    w_XN = np.asarray(weights_XN, np.float64)
+    total_X = np.square(w_XN.sum(1)) - np.square(w_XN).sum(1)
+    # Centered as they stand, so that little is lost where the squares of the means are taken away.
+    a_NN, b_NN = ((x_NN - (x_NN * off_NN).sum() / off_NN.sum()) * off_NN for x_NN in (a_NN, b_NN))
+
+    def mean(x_NN: np.ndarray) -> np.ndarray:
+        return ((w_XN @ x_NN) * w_XN).sum(1) / total_X
+
+    a_X, b_X = mean(a_NN), mean(b_NN)
+    variances_X = (mean(a_NN * a_NN) - a_X * a_X) * (mean(b_NN * b_NN) - b_X * b_X)
+    return (mean(a_NN * b_NN) - a_X * b_X) / np.sqrt(np.maximum(variances_X, 1e-300))
 
 
 def partial_correlation(ab: float, ac: float, bc: float) -> float:
@@ -110,18 +118,12 @@ def mantel(a_NN: np.ndarray, b_NN: np.ndarray, draws: int = DRAWS, seed: int = 0
     """
     random = np.random.default_rng(seed)
     N = len(a_NN)
-    upper = np.triu_indices(N, 1)
-    a, b = a_NN[upper], b_NN[upper]
-    a, b = a - a.mean(), b - b.mean()
-    centered_NN = np.zeros((N, N))
-    centered_NN[upper] = a
-    centered_NN += centered_NN.T
-    observed = abs(float(a @ b))
-    as_far = 0
-    for _ in range(draws):
-        order = random.permutation(N)
-        as_far += abs(float(centered_NN[order][:, order][upper] @ b)) >= observed * (1 - 1e-12)
-    return (1 + as_far) / (1 + draws)
+    off_NN = 1.0 - np.eye(N)
+    a_NN, b_NN = ((x_NN - (x_NN * off_NN).sum() / off_NN.sum()) * off_NN for x_NN in (a_NN, b_NN))
+    observed = abs(np.vdot(a_NN, b_NN))
+    orders = (random.permutation(N) for _ in range(draws))
+    as_far = sum(abs(np.vdot(a_NN[np.ix_(order, order)], b_NN)) >= observed * (1 - 1e-12) for order in orders)
+    return (1 + int(as_far)) / (1 + draws)
 
 
 def monotone(values: Sequence[float]) -> Estimate:

@@ -8,11 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from zerotollm.data.config import TokenizerConfig
-from zerotollm.data.tokenizer import SPACE, Tokenizer, train_tokenizer
+from zerotollm.data.tokenizer import Tokenizer, train_tokenizer
 from zerotollm.errors import UsageError
+from zerotollm.explain.answer import Answer
 from zerotollm.explain.merges import Merge, Merges, merge_order, replay, steps_of
 from zerotollm.explain.statistics import Estimate, monotone
-from zerotollm.explain.words import shown
+from zerotollm.explain.words import kind_of, shown
 
 STRANGERS = ("unflabberable", "здравствуй", "語", "🦔")
 """A word that nobody wrote, two other scripts and an emoji."""
@@ -43,7 +44,7 @@ class Stranger(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Tokenization:
+class Tokenization(Answer):
     """How one text is cut, and why. V ids, R merges."""
 
     kind: str
@@ -74,10 +75,11 @@ class Tokenization:
         fallback = f"; {', '.join(byte_texts)} fell back to bytes" if byte_texts else ""
         if self.kind != "bpe":
             how = {
-                "unigram": "the split is the likeliest under piece probabilities",
-                "char": "each character is one",
+                "unigram": "no merges were made, the split is the likeliest under piece probabilities",
+                "char": "no merges were made, each character is one",
+                "pretrained": "the tokenizer came with the model, and the text it was made from did not",
             }
-            return f"{cut}: no merges were made, {how[self.kind]}{fallback}."
+            return f"{cut}: {how[self.kind]}{fallback}."
         if not len(self.count_R):
             return f"{cut}, by {sum(len(p.merges) for p in self.pieces)} merges whose pairs nobody counted{fallback}."
         verdict = (
@@ -114,10 +116,6 @@ def explain_tokens(
     ids = tokenizer.encode(text)
     counted = merges is not None
     size = tokenizer.vocab_size - len(rank)
-    spelled = sum(n * len(w.encode()) for w, n in words.items()) if words else 0
-    spaces = (
-        2 * sum(n * w.count(SPACE) for w, n in words.items()) if words else 0
-    )  # 3 bytes in UTF-8 instead of 1
     tokens_R = merges.tokens_R if counted else np.zeros(0)
     return Tokenization(
         kind=tokenizer.kind,
@@ -137,13 +135,13 @@ def explain_tokens(
         order=monotone(merges.count_R) if counted else Estimate(np.nan, -1, 1),
         zipf=zipf_slope(counts_V) if counts_V is not None else Estimate(np.nan, -np.inf, np.inf),
         vocabulary_R=size + 1 + np.arange(len(tokens_R)),
-        compression_R=(spelled - spaces) / np.maximum(tokens_R, 1) if words else np.zeros(0),
+        compression_R=merges.num_bytes / np.maximum(tokens_R, 1) if counted else np.zeros(0),
     )
 
 
 def _stranger(tokenizer: Tokenizer, text: str) -> Stranger:
     ids = tokenizer.encode(text)
-    as_bytes = sum(tokenizer.piece(int(i)).startswith("<0x") for i in ids)
+    as_bytes = sum(kind_of(tokenizer, int(i)) == "byte" for i in ids)
     return Stranger(text, tuple(shown(tokenizer, i) for i in ids), as_bytes)
 
 
@@ -164,7 +162,7 @@ def zipf_slope(counts_V: np.ndarray) -> Estimate:
 
 
 @dataclass(frozen=True)
-class TokenizerComparison:
+class TokenizerComparison(Answer):
     """The same texts cut by other tokenizers, trained on the same text. Y tokenizers."""
 
     names: tuple[str, ...]

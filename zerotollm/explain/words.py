@@ -5,27 +5,32 @@ from typing import Literal
 
 import numpy as np
 
-from zerotollm.data.tokenizer import Tokenizer
+from zerotollm.data.tokenizer import AnyTokenizer
 
 Kind = Literal["word", "word part", "punctuation", "digit", "white space", "byte", "special"]
 KINDS: tuple[Kind, ...] = ("word", "word part", "punctuation", "digit", "white space", "byte", "special")
 
 
-def shown(tokenizer: Tokenizer, token_id: int) -> str:
+def shown(tokenizer: AnyTokenizer, token_id: int) -> str:
     """A token as a person can read it: a space is a space, a lone byte `<0xE2>`, a line end `\\n`."""
-    piece = tokenizer.piece(int(token_id)) if token_id < tokenizer.vocab_size else f"<{int(token_id)}>"
-    text = piece if piece.startswith("<") else piece.replace("\u2581", " ")
+    token_id = int(token_id)
+    piece = tokenizer.piece(token_id) if token_id < tokenizer.vocab_size else ""
+    if _is_special(tokenizer, token_id) or piece.startswith("<"):
+        text = piece or f"<{token_id}>"
+    else:
+        meaning = tokenizer.token_bytes(token_id)
+        whole = _decoded(meaning)
+        text = "".join(f"<0x{byte:02X}>" for byte in meaning) if whole is None else whole
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def kind_of(tokenizer: Tokenizer, token_id: int) -> Kind:
+def kind_of(tokenizer: AnyTokenizer, token_id: int) -> Kind:
     """What a token is: a word or the start of one, a part inside a word, or something else."""
-    meaning = tokenizer.token_bytes(token_id)
-    if token_id <= tokenizer.unk_id:
+    if _is_special(tokenizer, token_id):
         return "special"
-    if tokenizer.piece(token_id).startswith("<0x"):
+    text = _decoded(tokenizer.token_bytes(token_id))
+    if text is None or tokenizer.piece(token_id).startswith("<0x"):
         return "byte"
-    text = meaning.decode("utf-8", errors="replace")
     bare = text.strip()
     if not bare:
         return "white space"
@@ -36,7 +41,22 @@ def kind_of(tokenizer: Tokenizer, token_id: int) -> Kind:
     return "punctuation"
 
 
-def kinds_of(tokenizer: Tokenizer) -> np.ndarray:
+def _is_special(tokenizer: AnyTokenizer, token_id: int) -> bool:
+    """Whether a token is no part of a text, or no token at all."""
+    if token_id >= tokenizer.vocab_size or token_id in (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id):
+        return True
+    return tokenizer.piece(token_id) == "<unk>" or not tokenizer.token_bytes(token_id)
+
+
+def _decoded(meaning: bytes) -> str | None:
+    """Bytes as text; None where they are a part of a character."""
+    try:
+        return meaning.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+def kinds_of(tokenizer: AnyTokenizer) -> np.ndarray:
     """The index into `KINDS` of every id, (V,)."""
     return np.array([KINDS.index(kind_of(tokenizer, i)) for i in range(tokenizer.vocab_size)])
 
@@ -46,7 +66,7 @@ def token_counts(tokens_N: np.ndarray, vocab_size: int) -> np.ndarray:
     return np.bincount(np.asarray(tokens_N), minlength=vocab_size)[:vocab_size]
 
 
-def sentence_ends(tokenizer: Tokenizer) -> np.ndarray:
+def sentence_ends(tokenizer: AnyTokenizer) -> np.ndarray:
     """True for ids that end a sentence, (V,): those with a full stop, a question or exclamation mark or a line end,
     and bos, which begins a document."""
     marks = set(".?!\n。！？")

@@ -8,8 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from zerotollm.compute.mesh import ROWS, constrain
 from zerotollm.model.config import BIASED, TransformerConfig
-from zerotollm.model.layers import Dropout, KVCache, linear
+from zerotollm.model.layers import Dropout, KVCache, linear, source_keys_values
 from zerotollm.model.transformer import (
     Memory,
     add_positions,
@@ -126,6 +127,15 @@ class EncoderDecoder(nn.Module):
         encoded_BSD = self.encoder(self._embed(sources_BS), source_mask_BS, deterministic=deterministic)
         return Memory(source_mask_BS, encoded_BSD)
 
+    def remember(self, sources_BS: jax.Array, source_mask_BS: jax.Array) -> Memory:
+        """The same for many calls of `decode`: keys and values of the sources instead of what they come from."""
+        memory = self.encode(sources_BS, source_mask_BS)
+        layers = [self.decoder.variables["params"][f"layer_{i}"] for i in range(self.config.num_layers)]
+        known = (
+            source_keys_values(self.config, layer["cross_attention"], memory.encoded_BSD) for layer in layers
+        )
+        return Memory(source_mask_BS, None, tuple(known))
+
     def decode(
         self,
         tokens_BT: jax.Array,
@@ -157,5 +167,5 @@ class EncoderDecoder(nn.Module):
         return head_logits(c, x_BTD, head_DV, self.head_bias), own, cross
 
     def _embed(self, tokens_BT: jax.Array) -> jax.Array:
-        x_BTD = self.embedding[tokens_BT]
+        x_BTD = constrain(self.embedding[tokens_BT], ROWS)
         return x_BTD * self.config.width**0.5 if self.config.embedding_scale else x_BTD

@@ -147,6 +147,22 @@ def attend(q_BHTC: jax.Array, k_BKSC: jax.Array, v_BKSC: jax.Array, mask_BTS: ja
     return mix_values(attention_weights(q_BHTC, k_BKSC, mask_BTS), v_BKSC)
 
 
+def split_heads(x_BTY: jax.Array, heads: int) -> jax.Array:
+    """(B, T, H C) to (B, H, T, C)."""
+    return x_BTY.reshape(*x_BTY.shape[:2], heads, -1).transpose(0, 2, 1, 3)
+
+
+def source_keys_values(config: TransformerConfig, params: dict[str, Any], context_BSD: jax.Array) -> KVCache:
+    """What a cross `Attention` with these parameters attends to, without its queries."""
+    k_BKSC, v_BKSC = (
+        split_heads(linear(context_BSD, params[name], params.get(f"{name}_bias")), config.num_kv_heads)
+        for name in ("key", "value")
+    )
+    if config.qk_norm:
+        k_BKSC = Norm(config, parent=None).apply({"params": params["key_norm"]}, k_BKSC)
+    return KVCache(k_BKSC, v_BKSC)
+
+
 def write_slots(cache_BKSC: jax.Array, new_BKTC: jax.Array, slot: jax.Array | int) -> jax.Array:
     """The cache with new keys or values from `slot` on, which is the same for all rows or one for each, (B,)."""
     if jnp.ndim(slot) == 0:
@@ -185,8 +201,7 @@ class Attention(nn.Module):
 
         def project(name: str, x_BXD: jax.Array, heads: int, width: int) -> jax.Array:
             kernel_DY = self.param(name, fan_in_normal(D), (D, heads * width))
-            y_BXY = linear(x_BXD, kernel_DY, self._bias(name, heads * width))
-            return y_BXY.reshape(*y_BXY.shape[:2], heads, width).transpose(0, 2, 1, 3)
+            return split_heads(linear(x_BXD, kernel_DY, self._bias(name, heads * width)), heads)
 
         q_BHTC = project("query", x_BTD, H, c.key_width)
         if c.qk_norm:

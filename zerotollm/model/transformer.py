@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from zerotollm.compute.attention import Sight
 from zerotollm.compute.config import PLAIN, ComputeConfig
+from zerotollm.compute.mesh import ROWS, constrain
 from zerotollm.model.config import TransformerConfig
 from zerotollm.model.layers import (
     Attention,
@@ -117,7 +118,7 @@ class Block(nn.Module):
             else:
                 x_BTD = norm(x_BTD + dropout(sublayer(x_BTD)))
         self.sow("intermediates", "x_BTD", x_BTD)
-        return x_BTD, tuple(kv)
+        return constrain(x_BTD, ROWS), tuple(kv)
 
 
 def run_blocks(
@@ -208,7 +209,7 @@ def head_logits(
     config: TransformerConfig, x_BTD: jax.Array, head_DV: jax.Array, bias_V: jax.Array | None = None
 ) -> jax.Array:
     """Logits (B, T, V) in float32."""
-    logits_BTV = linear(x_BTD, head_DV, bias_V, out_type=jnp.float32)
+    logits_BTV = constrain(linear(x_BTD, head_DV, bias_V, out_type=jnp.float32), ROWS, None, "tensor")
     if config.logit_soft_cap:
         logits_BTV = config.logit_soft_cap * jnp.tanh(logits_BTV / config.logit_soft_cap)
     return logits_BTV
@@ -292,6 +293,7 @@ class Transformer(nn.Module):
         if c.embedding_scale:
             x_BTD *= c.width**0.5
         x_BTD = add_positions(self, x_BTD, positions_BT).astype(self.compute.precision)
+        x_BTD = constrain(x_BTD, ROWS)
         x_BTD = Dropout(c.dropout)(x_BTD, deterministic=deterministic)
         lean = self.compute.scan_layers or self.compute.remat != "none"
         if lean and caches is None and not self.is_initializing():

@@ -27,9 +27,9 @@ class Job:
     train: TrainConfig
     compute: ComputeConfig
     batch_size: int
-    """windows in a step, over all micro-batches"""
+    """windows in a step, over all micro-batches; with an encoder, pairs"""
     context: int
-    """tokens in a window"""
+    """tokens in a window; with an encoder, of a source and of a target: the widest bucket needs most"""
     masked: bool = False
     """attention stays inside a document"""
 
@@ -40,7 +40,8 @@ class Job:
 
     def batch(self, rows: int = 0) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of a batch of so many windows; 0: of a step."""
-        types = {"inputs": jnp.int32, "targets": jnp.int32, "segments": jnp.int32, "weights": jnp.float32}
+        other = "sources" if self.model.encoder_layers else "segments"
+        types = {"inputs": jnp.int32, "targets": jnp.int32, other: jnp.int32, "weights": jnp.float32}
         shape = (rows or self.batch_size, self.context)
         return {name: jax.ShapeDtypeStruct(shape, kind) for name, kind in types.items()}
 
@@ -72,7 +73,7 @@ def memory_by_kind(job: Job) -> dict[str, int]:
     how = job.how()
     # What does not matter to a number is set to one value, so that it is traced once for many jobs.
     some = replace(job, train=TrainConfig(), batch_size=1, compute=ComputeConfig(precision=how.precision))
-    parameters, optimizer_state, matrices = _state_bytes(some)
+    parameters, optimizer_state, _ = _state_bytes(some)
     losses = TrainConfig(label_smoothing=job.train.label_smoothing, z_loss=job.train.z_loss)
     loop = how.scan_layers or job.model.num_layers > DEEP
     window = replace(job, optimizer=OptimizerConfig(), train=losses, compute=replace(how, scan_layers=loop))
@@ -94,16 +95,22 @@ def memory_by_kind(job: Job) -> dict[str, int]:
         whole = replace(window, compute=replace(window.compute, remat="none"))
         one, two = (_residual_bytes(replace(whole, batch_size=rows)) for rows in (1, 2))
         again = (two - one) * job.micro_batch // job.model.num_layers
-    # Matrices in the type of products; a loop over layers stacks them in any type.
-    copies = matrices // 2 if how.precision != "float32" else matrices if how.scan_layers else 0
     return {
         "parameters": parameters,
         "gradients": parameters * (2 if job.train.micro_batches > 1 else 1),
         "optimizer state": optimizer_state,
         "activations": activations - kept,
         "logits": logits,
-        "workspace": 2 * tokens * widest * 4 + copies + again,
+        "workspace": 2 * tokens * widest * 4 + copied_matrices(job) + again,
     }
+
+
+def copied_matrices(job: Job) -> int:
+    """Bytes of copies of the matrices in the type of products; a loop over layers stacks them in any type."""
+    how = job.how()
+    some = replace(job, train=TrainConfig(), batch_size=1, compute=ComputeConfig(precision=how.precision))
+    matrices = _state_bytes(some)[2]
+    return matrices // 2 if how.precision != "float32" else matrices if how.scan_layers else 0
 
 
 @lru_cache(maxsize=64)

@@ -23,9 +23,16 @@ class Device:
     source: str
     reserved_bytes: float = 0.0
     """taken by the driver, CUDA and its libraries before the first array"""
+    node: int = 8
+    """devices that are close to each other"""
+    link: float = 25e9
+    """bytes per second that a device sends to others of its node; without NVLink over PCIe 4.0 x16, of 32e9 about so
+    much"""
+    network: float = 12.5e9
+    """bytes per second that a device sends to other nodes; where its maker says nothing, 100 Gb/s Ethernet"""
 
 
-def _gpu(name, title, capability, gigabytes, bandwidth, half, single, watts, source):
+def _gpu(name, title, capability, gigabytes, bandwidth, half, single, watts, source, **links):
     rates = {"float32": single * 1e12, "float16": half * 1e12}
     rates["bfloat16"] = rates["float16"] if capability >= 8.0 else rates["float32"]
     accelerator = Accelerator("gpu", capability, title)
@@ -39,9 +46,14 @@ def _gpu(name, title, capability, gigabytes, bandwidth, half, single, watts, sou
         accelerator,
         source,
         reserved_bytes=0.5 * 2**30,
+        **links,
     )
 
 
+# NVLink in one direction, and an InfiniBand adapter a GPU, as in DGX A100 (HDR) and DGX H100, H200 (NDR): data sheets.
+_DGX_A100 = {"link": 300e9, "network": 25e9}
+_DGX_H100 = {"link": 450e9, "network": 50e9}
+_H100, _H200 = (f"NVIDIA {name} data sheet, without sparsity" for name in ("H100", "H200"))
 _TURING = "NVIDIA Turing architecture whitepaper, appendix A and B, reference clocks"
 _GA102 = "NVIDIA Ampere GA102 whitepaper, appendix A"
 _ADA = "NVIDIA Ada architecture whitepaper, appendix A"
@@ -59,12 +71,32 @@ TABLE = {
         _gpu("rtx5090", "GeForce RTX 5090", 12.0, 32, 1792, 209.5, 104.8, 575, _BLACKWELL),
         _gpu("t4", "Tesla T4", 7.5, 16, 320, 65.0, 8.1, 70, "NVIDIA T4 data sheet"),
         _gpu("v100", "Tesla V100 SXM2", 7.0, 16, 900, 125.0, 15.7, 300, "NVIDIA V100 data sheet"),
-        _gpu("a100", "A100 SXM 80 GB", 8.0, 80, 2039, 312.0, 156.0, 400, "NVIDIA A100 data sheet"),
         _gpu(
-            "h100", "H100 SXM", 9.0, 80, 3350, 989.4, 494.7, 700, "NVIDIA H100 data sheet, without sparsity"
+            "a100", "A100 SXM 80 GB", 8.0, 80, 2039, 312.0, 156.0, 400, "NVIDIA A100 data sheet", **_DGX_A100
         ),
         _gpu(
-            "h200", "H200 SXM", 9.0, 141, 4800, 989.4, 494.7, 700, "NVIDIA H200 data sheet, without sparsity"
+            "h100",
+            "H100 SXM",
+            9.0,
+            80,
+            3350,
+            989.4,
+            494.7,
+            700,
+            "NVIDIA H100 data sheet, without sparsity",
+            **_DGX_H100,
+        ),
+        _gpu(
+            "h200",
+            "H200 SXM",
+            9.0,
+            141,
+            4800,
+            989.4,
+            494.7,
+            700,
+            "NVIDIA H200 data sheet, without sparsity",
+            **_DGX_H100,
         ),
         Device(
             "apple-m2",

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zerotollm.compute.processes import is_first, on_first
 from zerotollm.errors import RunError
 from zerotollm.files import cannot_write, write_atomically
 
@@ -54,6 +55,11 @@ def finished(directory: Path) -> list[Checkpoint]:
         return []
     names = [path.name for path in directory.iterdir() if re.fullmatch(r"\d{8,}", path.name)]
     return sorted((Checkpoint(int(name), directory / name) for name in names), key=lambda c: c.step)
+
+
+def of_step(directory: Path, step: int) -> Checkpoint:
+    """The one of a step that was finished."""
+    return Checkpoint(step, directory / f"{step:08}")
 
 
 def best(checkpoints: list[Checkpoint]) -> Checkpoint:
@@ -111,8 +117,9 @@ def restore(checkpoint: Checkpoint, abstract_state: Any) -> Any:
         return checkpointer.restore((checkpoint.path / STATE).absolute(), abstract_state)
 
 
-def restore_params(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Only the parameters, a nested dict of arrays on the default device. Raises RunError where damaged."""
+def restore_params(checkpoint: Checkpoint, shardings: Callable[[Any], Any] | None = None) -> dict[str, Any]:
+    """Only the parameters, a nested dict of arrays, on the default device or where `shardings` says of the tree of
+    their shapes. Raises RunError where damaged."""
     import jax
     import orbax.checkpoint as ocp
 
@@ -123,9 +130,11 @@ def restore_params(checkpoint: Checkpoint) -> dict[str, Any]:
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with ocp.PyTreeCheckpointer() as checkpointer:
         saved = checkpointer.metadata(path).item_metadata["params"]
-        target = {
-            "params": jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), saved)
-        }
+        places = shardings(saved) if shardings else jax.tree.map(lambda x: device, saved)
+        shapes = jax.tree.map(
+            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), saved, places
+        )
+        target = {"params": shapes}
         arguments = ocp.args.PyTreeRestore(
             item=target,
             restore_args=ocp.checkpoint_utils.construct_restore_args(target),
@@ -134,18 +143,21 @@ def restore_params(checkpoint: Checkpoint) -> dict[str, Any]:
         return checkpointer.restore(path, args=arguments)["params"]
 
 
-def average_params(checkpoints: list[Checkpoint]) -> dict[str, Any]:
+def average_params(
+    checkpoints: list[Checkpoint], shardings: Callable[[Any], Any] | None = None
+) -> dict[str, Any]:
     """The mean of the parameters of several checkpoints. Raises RunError where one is damaged."""
     import jax
 
-    total = restore_params(checkpoints[0])
+    total = restore_params(checkpoints[0], shardings)
     for checkpoint in checkpoints[1:]:
-        total = jax.tree.map(lambda x, y: x + y, total, restore_params(checkpoint))
+        total = jax.tree.map(lambda x, y: x + y, total, restore_params(checkpoint, shardings))
     return jax.tree.map(lambda x: x / len(checkpoints), total)
 
 
 class CheckpointWriter:
-    """Saves in the background, one at a time; keeps the newest `keep` and the best.
+    """Saves in the background, one at a time; keeps the newest `keep` and the best. Several processes save together,
+    each the parts that it has; the first of them says when a checkpoint is finished.
 
     `save` returns when the arrays are out of the device's way, so that the next step may overwrite them. What
     fails later is raised by the next `save` or by `close`, as a RunError; no finished checkpoint is touched
@@ -169,25 +181,32 @@ class CheckpointWriter:
 
         self.wait()
         saving = self.directory / f".{step:08}.saving"
+        on_first(lambda: self._make_room(saving, sum(array.nbytes for array in jax.tree.leaves(state))))
+        self._orbax.save((saving / STATE).absolute(), state)
+        self._pending = step, self._thread.submit(self._commit, saving, step, notes)
+
+    def _make_room(self, saving: Path, size: int) -> None:
+        """An empty folder on a disk that has room for so many bytes. Raises RunError where there is none."""
         try:
             for left in self.directory.glob(".*"):  # by a process that was killed
                 shutil.rmtree(left)
             saving.mkdir(parents=True)
-            size = sum(array.nbytes for array in jax.tree.leaves(state))
             # Said before Orbax finds out, which takes it many lines.
             if shutil.disk_usage(saving).free < size + 2**20:
                 raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} (it takes {size / 1e6:.0f} MB)")
         except OSError as error:
             shutil.rmtree(saving, ignore_errors=True)
             raise cannot_write(saving, error) from None
-        self._orbax.save((saving / STATE).absolute(), state)
-        self._pending = step, self._thread.submit(self._commit, saving, step, notes)
 
     def wait(self) -> None:
         """Returns when the last save is on the disk. Raises RunError where it failed."""
         if self._pending is None:
             return
         (step, future), self._pending = self._pending, None
+        on_first(lambda: self._finished(step, future))
+        future.result()
+
+    def _finished(self, step: int, future: Future) -> None:
         try:
             future.result()
         except (OSError, ValueError) as error:  # ValueError: what TensorStore raises for a failed write
@@ -208,6 +227,8 @@ class CheckpointWriter:
 
     def _commit(self, saving: Path, step: int, notes: dict[str, Any]) -> None:
         self._orbax.wait_until_finished()
+        if not is_first():
+            return
         files = sorted(path for path in saving.rglob("*") if path.is_file())
         checksums = {str(p.relative_to(saving)): (p.stat().st_size, _sha256(p)) for p in files}
         manifest = {"step": step, "notes": notes, "files": checksums}

@@ -93,3 +93,6 @@ class TrainConfig:
     """newest checkpoints whose mean is evaluated and writes (arXiv:1706.03762, section 6.1); 1: the best one instead"""
     log_every: int = 10
     """steps between lines in metrics.jsonl"""
+    mesh: str = ""
+    """devices along data (parts of the batch), fsdp (parts of the batch and of the parameters) and tensor (parts of
+    heads, hidden units and vocabulary), as in data=2 fsdp=4; empty: all devices along data"""

@@ -81,6 +81,21 @@ class MetricsWriter:
                 file.close()
 
 
+class NotWritten:
+    """A `MetricsWriter` of a process that writes nothing."""
+
+    best_bpb = math.inf
+
+    def write(self, line: dict[str, Any]) -> None:
+        pass
+
+    def sync(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def _dump(line: dict[str, Any]) -> str:
     return json.dumps(line, allow_nan=False) + "\n"
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from zerotollm.compute.mesh import AXES, constrain, num_devices
 from zerotollm.training.config import OptimizerConfig
 from zerotollm.training.moments import moments_in
 
@@ -66,7 +67,14 @@ def muon_directions(
     updates = {}
     for members in together.values():
         lengths = [len(blocks[index]) for index in members]
-        directions = orthogonalize(jnp.concatenate([blocks[index] for index in members]), iterations)
+        stacked = jnp.concatenate([constrain(blocks[index]) for index in members])
+        # On a mesh every device takes as many of the blocks, none of which needs another, and gets all directions.
+        missing = -len(stacked) % num_devices()
+        if missing:
+            stacked = jnp.pad(stacked, ((0, missing), (0, 0), (0, 0)))
+        directions = constrain(orthogonalize(constrain(stacked, AXES), iterations))
+        if missing:
+            directions = directions[:-missing]
         updates |= zip(members, jnp.split(directions, list(accumulate(lengths))[:-1]), strict=True)
 
     def joined(index: int) -> jax.Array:

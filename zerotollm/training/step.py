@@ -13,6 +13,7 @@ from zerotollm.compute.config import PLAIN, ComputeConfig, resolve
 from zerotollm.compute.cross_entropy import Penalty, chunked_cross_entropy
 from zerotollm.compute.device import this_accelerator
 from zerotollm.compute.loss_scale import LossScale
+from zerotollm.compute.mesh import ROWS, constrain
 from zerotollm.data.tokenizer import Tokenizer
 from zerotollm.model.config import TransformerConfig
 from zerotollm.model.encoder_decoder import EncoderDecoder
@@ -177,14 +178,16 @@ def make_train_step(
     masked: bool = False,
     compute: ComputeConfig = AUTO,
     pad_id: int = Tokenizer.pad_id,
+    out_shardings: Any = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The step of `train.seed`, compiled; it consumes the state that it is given (donated buffers)."""
+    """The step of `train.seed`, compiled; it consumes the state that it is given (donated buffers). On a mesh
+    `out_shardings` is (where the state's arrays lie, where the metrics lie); None leaves that to the compiler."""
     step = seeded_train_step(model, optimizer, train, masked=masked, compute=compute, pad_id=pad_id)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         return step(state, batch, train.seed)
 
-    return jax.jit(train_step, donate_argnums=0)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=out_shardings)
 
 
 def seeded_train_step(
@@ -237,7 +240,11 @@ def seeded_train_step(
                 part = nats_and_gradients(state, *part_and_key, factor, adapter_key)
                 return jax.tree.map(jnp.add, carry, part), None
 
-            split = jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), batch)
+            def split_rows(x):
+                x = x.reshape(parts, x.shape[0] // parts, *x.shape[1:])
+                return constrain(x, None, ROWS)  # every device has rows of every part
+
+            split = jax.tree.map(split_rows, batch)
             zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
             (total, gradients), _ = jax.lax.scan(accumulate, zeros, (split, jax.random.split(key, parts)))
         divisor = weight if factor is None else state.loss_scale.scale

@@ -1,0 +1,220 @@
+"""report: a page that is whole, says what is missing, and cannot be broken by the text it shows."""
+
+import json
+import re
+import shutil
+from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from zerotollm.actions import ReportOptions
+from zerotollm.actions.report import report
+from zerotollm.cli import split
+from zerotollm.errors import UsageError
+from zerotollm.explain.page.answers import answer_sections
+from zerotollm.explain.page.page import Report, render, tree
+
+HOSTILE = "heaven </script><img/src=x/onerror=alert(1)> &lt;b&gt; {x} $y$ @ramp"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+
+class Page(HTMLParser):
+    """Tags, attributes and scripts of a page."""
+
+    def __init__(self, text: str):
+        super().__init__(convert_charrefs=True)
+        self.tags, self.attributes, self.scripts, self.words = Counter(), [], [], []
+        self._script = False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags[tag] += 1
+        self.attributes += attrs
+        self._script = tag == "script"
+        if self._script:
+            self.scripts.append("")
+
+    def handle_endtag(self, tag):
+        self._script = self._script and tag != "script"
+
+    def handle_data(self, data):
+        if self._script:
+            self.scripts[-1] += data
+        else:
+            self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def explanation(run):
+    return run.explain(HOSTILE)
+
+
+@pytest.fixture(scope="module")
+def text(explanation):
+    sections = answer_sections(explanation, None, "left out: no checkpoints <b>")
+    return render(Report("a <title>", "lead", (("1", "what"),), sections))
+
+
+@pytest.fixture(scope="module")
+def page(text):
+    return Page(text)
+
+
+def test_text_is_never_markup(page):
+    assert page.tags["script"] == 3
+    assert page.tags["img"] == 0
+    assert not any(name.startswith("on") for name, _ in page.attributes)
+    said = "".join(page.words)
+    assert HOSTILE in said
+    assert "left out: no checkpoints <b>" in said
+
+
+def test_plotly_gets_no_markup_of_the_text(page):
+    """Tags in its labels are plotly's own, and only those that we put there."""
+    labels = []
+
+    def walk(value, key=""):
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                walk(inner, name)
+        elif isinstance(value, list):
+            for inner in value:
+                walk(inner, key)
+        elif isinstance(value, str) and key != "hovertemplate":
+            labels.append(value)
+
+    walk(json.loads(page.scripts[0])["figures"])
+    assert any("&lt;" in label for label in labels)
+    assert not [label for label in labels if re.search(r"<(?!br>)", label)]
+
+
+def test_the_page_is_whole_without_a_network(page, text):
+    data = json.loads(page.scripts[0])
+    used = {
+        int(value) for name, value in page.attributes if name in ("data-figure", "value") and value.isdigit()
+    }
+    assert used == set(range(len(data["figures"])))
+    assert len(data["figures"]) > 15
+    assert all(figure["data"] for figure in data["figures"])
+    targets = [value for name, value in page.attributes if name in ("src", "href")]
+    assert all(value.startswith(("#", "data:")) for value in targets)
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    assert {value[1:] for value in targets if value.startswith("#")} <= set(ids)
+    assert len(text.encode()) < 12e6
+    explorer = data["explorers"][0]
+    assert len(explorer["next"]) == len(explorer["pieces"])
+
+
+def test_every_answer_can_be_shown_and_saved(explanation, tmp_path):
+    for name in (
+        "tokens", "embedding", "layers", "prediction", "calibration", "positions", "heads", "ablation",
+    ):  # fmt: skip
+        picture = getattr(explanation, name).show()
+        assert picture.panels
+        assert picture.says == getattr(explanation, name).sentence()
+    picture = explanation.attention.show()
+    assert picture.save(tmp_path / "attention.png").read_bytes().startswith(b"\x89PNG")
+    saved = Page(picture.save(tmp_path / "attention.html").read_text(encoding="utf-8"))
+    assert saved.tags["img"] == 0
+    assert len(picture.plotly()) == len(picture.panels) == 3
+    space = explanation.embedding.show()
+    replace(space, panels=space.panels[:2]).save(tmp_path / "embedding.png")
+    with pytest.raises(UsageError, match=r"as \.png or \.html"):
+        picture.save(tmp_path / "attention.gif")
+
+
+def test_parameters_are_a_tree(run):
+    root = tree("params", run.params)
+    assert root.size == run.num_parameters
+    assert {child.name for child in root.children} == set(run.params)
+
+
+def test_other_runs_may_be_named_with_with():
+    command = split(["--experiment", "base", "report", "--with", "runs/a", "runs/b", "--text", "a text"])
+    assert command.options == (("beside", "runs/a runs/b"), ("text", "a text"))
+
+
+def test_another_run_that_is_none_is_refused_at_once(run, run_dir):
+    with pytest.raises(UsageError, match="nowhere is no run directory"):
+        report(run.experiment, run_dir, ReportOptions(beside="nowhere"))
+
+
+@pytest.fixture(scope="module")
+def report_file(run, run_dir, tmp_path_factory):
+    copy = tmp_path_factory.mktemp("report") / "copy"
+    shutil.copytree(run_dir, copy)
+    return report(run.experiment, copy, ReportOptions(text=HOSTILE, beside=str(run_dir)))
+
+
+@pytest.mark.slow
+def test_the_action_writes_all_of_it(report_file):
+    page = Page(report_file.read_text(encoding="utf-8"))
+    said = "".join(page.words)
+    for part in (
+        "How did training go?", "used in the same sentence?", "What did it learn, when?", "other runs?",
+        "after step 4", "no interval", "Configuration", "Environment", "token by token", "GFLOP/s",
+    ):  # fmt: skip
+        assert part in said, part
+    assert page.tags["img"] == 0
+    assert page.tags["script"] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["light", "dark", "phone"])
+def test_a_browser_draws_every_figure_without_a_complaint(report_file, mode):
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip(f"no browser is here: none of {', '.join(BROWSERS)}")
+    phone = {"viewport": {"width": 390, "height": 800}, "is_mobile": True, "has_touch": True}
+    complaints = []
+    with playwright.sync_playwright() as p:
+        # The software renderer stands in for the graphics card that the map in 3D is drawn with.
+        flags = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+        chromium = p.chromium.launch(executable_path=browser, args=flags)
+        scheme = "dark" if mode == "dark" else "light"
+        context = chromium.new_context(
+            color_scheme=scheme, offline=True, **(phone if mode == "phone" else {})
+        )
+        context.set_default_timeout(60_000)
+        tab = context.new_page()
+        tab.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
+        tab.on("pageerror", lambda error: complaints.append(str(error)))
+        tab.on("dialog", lambda dialog: (complaints.append(f"dialog {dialog.message}"), dialog.dismiss()))
+        tab.goto(report_file.as_uri())
+        plots = tab.locator(".plot")
+        assert plots.count() > 20
+        for i in range(plots.count()):
+            plot = plots.nth(i)
+            plot.scroll_into_view_if_needed()
+            tab.wait_for_function("e => e.dataset.drawn !== undefined", arg=plot.element_handle())
+            marks = plot.locator(".scatterlayer path, .barlayer path, .heatmaplayer image, canvas").count()
+            assert marks > 0, plot.get_attribute("aria-label")
+        assert not tab.evaluate("document.documentElement.scrollWidth > innerWidth")
+
+        # By keys alone: a token to the left looks elsewhere, another head may be chosen, a map turns.
+        shown = tab.locator(".two")
+        before = shown.inner_text()
+        tab.locator('.tokens button[aria-selected="true"]').focus()
+        tab.keyboard.press("ArrowLeft")
+        assert shown.inner_text() != before
+        tab.locator(".explorer select").select_option(index=1)
+        space = tab.locator(".plot:has(canvas)").first
+        eye = "_fullLayout.scene.camera.eye.x"
+        x = space.evaluate(f"e => e.{eye}")
+        space.focus()
+        tab.keyboard.press("ArrowLeft")
+        tab.wait_for_function(f"([e, x]) => e.{eye} !== x", arg=[space.element_handle(), x])
+        tab.locator(".numbers summary").first.click()
+        tab.wait_for_selector(".numbers table tr")
+        chosen = tab.locator("figure:has(select)").first
+        chosen.locator("select").select_option(index=1)
+        number = chosen.locator("select").input_value()
+        tab.wait_for_function(
+            "([e, n]) => e.dataset.drawn === n", arg=[chosen.locator(".plot").element_handle(), number]
+        )
+        chromium.close()
+    assert not complaints

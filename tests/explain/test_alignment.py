@@ -1,0 +1,51 @@
+"""Cross attention: padding gets nothing, what is planted is found, and chance is not taken for order."""
+
+import jax
+import numpy as np
+import pytest
+
+from zerotollm.explain.alignment import Alignment, align, monotony
+from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.model.encoder_decoder import EncoderDecoder
+
+T, S = 12, 15
+NOT_SHOWN = "is not shown"
+
+
+def _of(weights_TS: np.ndarray) -> Alignment:
+    order, p = monotony(weights_TS)
+    T, S = weights_TS.shape
+    return Alignment(("s",) * S, ("t",) * T, weights_TS[None, None], order, p, 1.0, (0, 0))
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_planted_order_is_found(backwards):
+    t_T, s_S = np.arange(T) / T, np.arange(S) / S
+    weights_TS = np.exp(-80 * np.square(t_T[:, None] - s_S[None])) + 0.01
+    weights_TS = (weights_TS[::-1] if backwards else weights_TS) / weights_TS.sum(-1, keepdims=True)
+    assert ("moves backwards" if backwards else "moves forwards") in _of(weights_TS).sentence()
+
+
+def test_no_order_is_found_in_chance():
+    random = [np.random.default_rng(seed).dirichlet(np.ones(S), T) for seed in range(40)]
+    claimed = sum(NOT_SHOWN not in _of(weights_TS).sentence() for weights_TS in random)
+    assert claimed <= 6  # 2 are expected
+    assert NOT_SHOWN in _of(np.full((T, S), 1 / S)).sentence()
+    assert NOT_SHOWN in _of(np.eye(3)).sentence()
+
+
+@pytest.mark.slow
+def test_a_random_model_shows_nothing_and_rows_are_whole(tokenizer):
+    model = TransformerConfig(
+        architecture="encoder-decoder", num_layers=1, encoder_layers=1, width=16, num_heads=2
+    )
+    model = resolve(model, vocab_size=tokenizer.vocab_size, context=32)
+    row = np.zeros((1, 4), np.int32)
+    init = jax.jit(lambda: EncoderDecoder(model).init(jax.random.key(0), row, row > -1, row))
+    found = align(
+        init()["params"], model, tokenizer, "And Abia went to the sea", "who said the king is in the city"
+    )
+    assert found.weights_LHTS.shape == (1, 2, len(found.target), len(found.source))
+    np.testing.assert_allclose(found.weights_LHTS.sum(-1), 1, rtol=1e-5)
+    assert NOT_SHOWN in found.sentence()
+    assert len(found.show().panels) == 3

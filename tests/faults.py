@@ -1,0 +1,482 @@
+"""Every fault we know of, done to a small run, and what came of it: a table.
+
+    python -m tests.faults                                    50 kills at random moments, and all other faults
+    python -m tests.faults --moments 10 --into docs/faults.md --seed 7
+    python -m tests.faults --only kill,artifact               some groups of faults alone
+
+Every run is `python launch.py` in a process of its own. It is disturbed, started again as a person would, and its
+parameters, metrics and samples are compared, bit for bit, with those of a run that was left alone.
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+STEPS, EVERY = 60, 10
+TIMEOUT = 900
+MARKS = ("<!-- faults -->", "<!-- end of faults -->")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table."""
+
+    fault: str
+    happened: str
+    lost: str
+    """steps that had to be computed again"""
+    same: str
+    """whether the finished run has the bits of an undisturbed one"""
+    good: bool
+
+
+@dataclass
+class Lab:
+    """A folder with a text, and the run that was left alone."""
+
+    folder: Path
+    draw: random.Random
+
+    def fields(self, **changed: object) -> list[str]:
+        values = {
+            "data.corpus": self.folder / "text.txt",
+            "data.dir": self.folder / "data",
+            "data.context": 16,
+            "data.batch_size": 4,
+            "tokenizer.vocab_size": 270,
+            "model.num_layers": 1,
+            "model.width": 16,
+            "model.num_heads": 2,
+            "model.dropout": 0.1,
+            "model.token_shift": 0,
+            "train.steps": STEPS,
+            "train.eval_every": 2 * EVERY,
+            "train.sample_every": 0,
+            "train.checkpoint_every": EVERY,
+            "train.log_every": 1,
+            "sample.max_tokens": 4,
+        } | changed
+        return [f"--{name}={value}" for name, value in values.items()]
+
+    def start(
+        self, run_dir: Path, *words: str, launcher: tuple[str, ...] = (), env: dict | None = None, **options
+    ) -> subprocess.Popen:
+        launch = [*launcher, sys.executable, "launch.py", "--experiment", "base", "--run-dir", str(run_dir)]
+        return subprocess.Popen(
+            [*launch, *words],
+            cwd=ROOT,
+            env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled")} | (env or {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            **options,
+        )
+
+    def finish(self, run_dir: Path, *words: str, **options) -> tuple[int, str]:
+        process = self.start(run_dir, *(words or self.fields()), **options)
+        out, _ = process.communicate(timeout=TIMEOUT)
+        return process.returncode, out
+
+    def stopped(self, name: str) -> Path:
+        """A copy of a run that was stopped half-way."""
+        source = self.folder / "half"
+        if not source.exists():
+            process = self.start(source, *self.fields())
+            wait_for(process, lambda: step_of(source) > STEPS // 2)
+            process.terminate()
+            process.communicate(timeout=TIMEOUT)
+        target = self.folder / name
+        shutil.copytree(source, target)
+        return target
+
+
+def wait_for(process: subprocess.Popen, moment: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while process.poll() is None and not moment() and time.monotonic() < deadline:
+        time.sleep(0.002)
+
+
+def lines_of(run_dir: Path) -> list[dict]:
+    path, lines = run_dir / "metrics.jsonl", []
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        try:
+            lines.append({name: value for name, value in json.loads(line).items() if name != "timing"})
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def step_of(run_dir: Path) -> int:
+    return max((line["step"] for line in lines_of(run_dir)), default=0)
+
+
+def saved_step(run_dir: Path) -> int:
+    names = [path.name for path in (run_dir / "checkpoints").glob("[0-9]*")]
+    return max(map(int, names), default=0)
+
+
+def arrays_of(run_dir: Path) -> dict[str, bytes]:
+    """All arrays of the last checkpoint."""
+    import jax
+    import numpy as np
+    import orbax.checkpoint as ocp
+
+    path = run_dir / "checkpoints" / f"{STEPS:08}" / "state"
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.restore(path.absolute())
+    return {
+        jax.tree_util.keystr(name): np.asarray(x).tobytes()
+        for name, x in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def same_run(run_dir: Path, expected: Path) -> bool:
+    if not (run_dir / "summary.json").exists() or lines_of(run_dir) != lines_of(expected):
+        return False
+    return arrays_of(run_dir) == arrays_of(expected)
+
+
+def last_line(out: str) -> str:
+    lines = [line for line in out.splitlines() if line.startswith("error:")]
+    return (lines or out.strip().splitlines() or ["nothing"])[-1][:160]
+
+
+def again(lab: Lab, run_dir: Path, fault: str, happened: str, lost: int, expected: Path, **options) -> Row:
+    """Starts the run again and says how it ended."""
+    code, out = lab.finish(run_dir, **options)
+    if code:
+        return Row(fault, f"{happened}; again: {last_line(out)}", str(lost), "not finished", False)
+    same = same_run(run_dir, expected)
+    return Row(fault, happened, str(lost), "yes" if same else "NO", same and lost <= EVERY)
+
+
+# --- the faults
+
+
+def kills(lab: Lab, expected: Path, seconds: float, moments: int) -> Iterator[Row]:
+    """kill -9 at random moments; every third with nothing prepared, so that it meets that too."""
+    for number in range(moments):
+        run_dir, data = lab.folder / f"kill-{number}", lab.folder / f"data-{number}"
+        prepared = number % 3 > 0
+        fields = lab.fields(**({} if prepared else {"data.dir": data}))
+        process = lab.start(run_dir, *fields)
+        saving = lambda run_dir=run_dir: any((run_dir / "checkpoints").glob(".*.saving"))  # noqa: E731
+        if number % 3 == 2:  # as soon as a save has begun, at a random one
+            after = lab.draw.randrange(STEPS // EVERY) * EVERY
+            wait_for(
+                process, lambda after=after, saving=saving, run=run_dir: saved_step(run) >= after and saving()
+            )
+        else:
+            then = time.monotonic() + lab.draw.uniform(0, seconds)
+            wait_for(process, lambda then=then: time.monotonic() > then)
+        reached, saved, finished = step_of(run_dir), saved_step(run_dir), process.poll() is not None
+        where = (
+            "after its end" if finished
+            else "in a save" if saving()
+            else f"after step {reached}" if reached
+            else "before the first step" if prepared or any(data.glob("tokens/*/manifest"))
+            else "while data was prepared"
+        )  # fmt: skip
+        process.kill()
+        process.communicate()
+        lost = max(0, step_of(run_dir) - saved_step(run_dir)) if not finished else 0
+        yield again(lab, run_dir, f"kill -9 {where}", f"went on after step {saved}", lost, expected)
+
+
+def terminations(lab: Lab, expected: Path, *_: object) -> Iterator[Row]:
+    run_dir = lab.stopped("sigterm")
+    saved = saved_step(run_dir)
+    yield again(
+        lab, run_dir, "SIGTERM in a step", f"saved after step {saved}", step_of(run_dir) - saved, expected
+    )
+
+
+def damages(lab: Lab, expected: Path, *_: object) -> Iterator[Row]:
+    """Every kind of file, cut short or with one bit turned."""
+
+    def cut(path: Path) -> None:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    def flip(path: Path) -> None:
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 4
+        path.write_bytes(data)
+
+    def largest(folder: Path, pattern: str) -> Path:
+        return max((p for p in folder.rglob(pattern) if p.is_file()), key=lambda p: p.stat().st_size)
+
+    files = {
+        "the newest checkpoint": lambda run: largest(
+            sorted((run / "checkpoints").glob("[0-9]*"))[-1] / "state", "*"
+        ),
+        "its manifest": lambda run: sorted((run / "checkpoints").glob("[0-9]*"))[-1] / "manifest.json",
+        "metrics.jsonl": lambda run: run / "metrics.jsonl",
+        "tokenizer.model": lambda run: run / "tokenizer.model",
+        "the token cache": lambda run: largest(run.parent / "data", "train.tokens"),
+        "config.json": lambda run: run / "config.json",
+    }
+    for what, find in files.items():
+        for how, damage in (("cut short", cut), ("one bit flipped", flip)):
+            run_dir = lab.stopped(f"damage-{what.replace(' ', '-')}-{how[:3]}")
+            damage(find(run_dir))
+            before = step_of(run_dir)
+            code, out = lab.finish(run_dir)
+            fault = f"{what} {how}"
+            if code:
+                line = last_line(out)
+                refused = line.startswith("error:") and "Traceback" not in out
+                yield Row(fault, f"refused: {line.removeprefix('error: ')}", "-", "-", refused)
+                continue
+            going = next((line for line in out.splitlines() if "going on after step" in line), "")
+            start = int(going.rpartition("step ")[2] or 0)
+            same = same_run(run_dir, expected)
+            happened = next(
+                (line for line in out.splitlines() if "damaged" in line), "made anew or not needed"
+            )
+            lost = max(0, before - start)
+            yield Row(fault, happened[:120], str(lost), "yes" if same else "NO", same)
+
+
+def full_disks(lab: Lab, expected: Path, *_: object) -> Iterator[Row]:
+    disk = lab.folder / "disk"
+    disk.mkdir()
+    for where, size in (("while data is prepared", 16), ("in a save", 900)):
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", str(disk)]
+        if subprocess.run(mount, capture_output=True).returncode:
+            yield Row(f"disk full {where}", "not tried: needs the right to mount", "-", "-", True)
+            return
+        try:
+            fields = {"data.dir": disk / "data"} if size < 100 else {}
+            run_dir = lab.folder / "full-data" if size < 100 else disk / "run"
+            code, out = lab.finish(run_dir, *lab.fields(**fields))
+            saved, reached = saved_step(run_dir), step_of(run_dir)
+            line = last_line(out)
+            subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
+            if code != 1 or "Traceback" in out:
+                yield Row(f"disk full {where}", f"exit code {code}: {line}", "-", "-", False)
+            else:
+                yield again(lab, run_dir, f"disk full {where}", line, reached - saved, expected)
+        finally:
+            subprocess.run(["umount", str(disk)], check=True)
+
+
+def read_only(lab: Lab, expected: Path, *_: object) -> Iterator[Row]:
+    disk = lab.folder / "read-only"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        yield Row("read-only directory", "not tried: needs the right to mount", "-", "-", True)
+        return
+    try:
+        code, out = lab.finish(disk / "run")
+        yield Row("read-only directory", last_line(out), "0", "-", code == 1 and "Traceback" not in out)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def two_writers(lab: Lab, expected: Path, *_: object) -> Iterator[Row]:
+    run_dir = lab.folder / "two"
+    first = lab.start(run_dir, *lab.fields())
+    wait_for(first, lambda: (run_dir / "config.json").exists())
+    code, out = lab.finish(run_dir)
+    first.communicate(timeout=TIMEOUT)
+    good = code == 1 and first.returncode == 0 and same_run(run_dir, expected)
+    yield Row("two writers", f"the second: {last_line(out)}", "0", "yes" if good else "NO", good)
+
+
+def dying_processes(lab: Lab, *_: object) -> Iterator[Row]:
+    launcher = (sys.executable, "-m", "zerotollm.scale.local", "--processes", "2", "--")
+    alone, run_dir = lab.folder / "both", lab.folder / "one-dies"
+    code, out = lab.finish(alone, *lab.fields(), launcher=launcher)
+    if code:
+        yield Row(
+            "one of two processes dies", f"two processes do not run here: {last_line(out)}", "-", "-", False
+        )
+        return
+    process = lab.start(run_dir, *lab.fields(), launcher=launcher)
+    wait_for(process, lambda: step_of(run_dir) > STEPS // 2)
+    children = subprocess.run(
+        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True
+    ).stdout.split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    process.communicate(timeout=TIMEOUT)
+    lost = step_of(run_dir) - saved_step(run_dir)
+    row = again(
+        lab,
+        run_dir,
+        "one of two processes dies",
+        f"both end, exit code {process.returncode}",
+        lost,
+        alone,
+        launcher=launcher,
+    )
+    yield row if process.returncode else Row(row.fault, "exit code 0", row.lost, row.same, False)
+
+
+def not_a_number(lab: Lab, expected: Path, *_: object) -> Iterator[Row]:
+    """A gradient that is NaN at step 25, put in where the step is made."""
+    patch = lab.folder / "nan"
+    patch.mkdir()
+    (patch / "sitecustomize.py").write_text(
+        "import jax\nold = jax.value_and_grad\n"
+        "def broken(f, **k):\n"
+        "    def g(params):\n"
+        "        out, grad = old(f, **k)(params)\n"
+        "        return out, jax.tree.map(lambda x: x * float('nan'), grad)\n"
+        "    return g\n"
+        "jax.value_and_grad = broken\n"
+    )
+    run_dir = lab.stopped("nan")
+    shutil.rmtree(patch / "__pycache__", ignore_errors=True)
+    saved = saved_step(run_dir)
+    code, out = lab.finish(run_dir, env={"PYTHONPATH": str(patch)})
+    line = last_line(out)
+    if code != 1 or "Traceback" in out:
+        yield Row("NaN in a gradient", f"exit code {code}: {line}", "-", "-", False)
+        return
+    yield again(
+        lab, run_dir, "NaN in a gradient", line.removeprefix("error: "), step_of(run_dir) - saved, expected
+    )
+
+
+def little_memory(lab: Lab, expected: Path, *_: object) -> Iterator[Row]:
+    run_dir = lab.stopped("memory")
+    saved = saved_step(run_dir)
+    limit = 700 * 2**20
+    code, out = lab.finish(
+        run_dir, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    )
+    yield again(
+        lab,
+        run_dir,
+        "host memory limit",
+        f"exit code {code}: {last_line(out)}",
+        step_of(run_dir) - saved,
+        expected,
+    )
+
+
+def clock_back(lab: Lab, expected: Path, *_: object) -> Iterator[Row]:
+    patch = lab.folder / "clock"
+    patch.mkdir()
+    (patch / "sitecustomize.py").write_text(
+        "import time\nold = time.time\ncalls = 0\n"
+        "def jumping():\n    global calls\n    calls += 1\n    return old() - 86400 * (calls > 30)\n"
+        "time.time = jumping\n"
+    )
+    run_dir = lab.folder / "clock-back"
+    code, out = lab.finish(run_dir, env={"PYTHONPATH": str(patch)})
+    same = code == 0 and same_run(run_dir, expected)
+    yield Row(
+        "clock jumps back a day",
+        "nothing" if not code else last_line(out),
+        "0",
+        "yes" if same else "NO",
+        same,
+    )
+
+
+def exports(lab: Lab, expected: Path, seconds: float, moments: int) -> Iterator[Row]:
+    whole, killed = lab.folder / "exported", lab.folder / "exported-killed"
+    words = ("export", "--out")
+    code, out = lab.finish(expected, *words, str(whole))
+    if code:
+        yield Row("kill -9 in export", f"export does not work: {last_line(out)}", "-", "-", False)
+        return
+    process = lab.start(expected, *words, str(killed))
+    wait_for(process, lambda: any(killed.parent.glob("*exported-killed*")))
+    process.kill()
+    process.communicate()
+    left = "a whole folder" if killed.exists() else "no folder"
+    if killed.exists():
+        code, out = 0, ""
+    else:
+        code, out = lab.finish(expected, *words, str(killed))
+    files = sorted(p.name for p in whole.iterdir())
+    same = not code and all((whole / n).read_bytes() == (killed / n).read_bytes() for n in files)
+    yield Row("kill -9 in export", f"left {left}", "0", "yes" if same else f"NO {last_line(out)}", same)
+
+
+GROUPS = {
+    "kill": kills,
+    "sigterm": terminations,
+    "artifact": damages,
+    "disk": full_disks,
+    "read-only": read_only,
+    "writers": two_writers,
+    "processes": dying_processes,
+    "nan": not_a_number,
+    "memory": little_memory,
+    "clock": clock_back,
+    "export": exports,
+}
+
+
+def table(rows: list[Row], command: str) -> str:
+    lines = [
+        f"`{command}`: {sum(row.good for row in rows)} of {len(rows)} as they should be.",
+        "",
+        "| fault | what happened | steps lost | same bits in the end |",
+        "|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = (row.fault, row.happened, row.lost, row.same)
+        lines.append("| " + " | ".join(cell.replace("|", "/").replace("\n", " ") for cell in cells) + " |")
+    return re.sub(r"/\S*/faults-\w+/", "", "\n".join(lines))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--moments", type=int, default=50, help="kills at random moments")
+    parser.add_argument("--into", type=Path, help=f"Markdown file: what stands between {MARKS} is replaced")
+    parser.add_argument("--only", default="", help=f"groups, with commas: {', '.join(GROUPS)}")
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args()
+    groups = chosen.only.split(",") if chosen.only else list(GROUPS)
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="faults-") as name:
+        lab = Lab(Path(name), random.Random(chosen.seed))
+        words = (ROOT / "LICENSE").read_text().split()
+        paragraphs = [" ".join(lab.draw.choices(words, k=80)) for _ in range(60)]
+        (lab.folder / "text.txt").write_text("\n\n".join(paragraphs))
+        expected = lab.folder / "undisturbed"
+        code, out = lab.finish(expected)
+        if code:
+            sys.stderr.write(out)
+            return 1
+        begun = time.monotonic()
+        lab.finish(lab.folder / "timed")
+        seconds = time.monotonic() - begun
+        for group in groups:
+            for row in GROUPS[group](lab, expected, seconds, chosen.moments):
+                rows.append(row)
+                sys.stdout.write(
+                    f"{'ok ' if row.good else 'BAD'} {row.fault}: {row.happened}; {row.lost}; {row.same}\n"
+                )
+                sys.stdout.flush()
+    text = table(rows, " ".join(["python -m tests.faults", *sys.argv[1:]]))
+    if chosen.into:
+        before, begin, rest = chosen.into.read_text().partition(MARKS[0])
+        _, end, after = rest.partition(MARKS[1])
+        chosen.into.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+    sys.stdout.write(text + "\n")
+    return 0 if all(row.good for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""The devices that an action computes on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from zerotollm.allocator import LARGE_STEP, keep_freed_memory
+from zerotollm.errors import UsageError
+from zerotollm.experiment import Experiment
+from zerotollm.gpu import prepare_gpu
+from zerotollm.scale.config import MeshShape, parse_mesh
+
+
+@contextmanager
+def reading_on_mesh(experiment: Experiment) -> Iterator[Any]:
+    """Of a run that is read: programs in the block are for the mesh of `train.mesh`, or else for the first device.
+
+    Gives a `zerotollm.scale.sharding.Placement`. Raises UsageError where the mesh is not made of the devices here.
+    """
+    prepare_gpu()
+    import jax
+
+    from zerotollm.scale.sharding import Placement, make_mesh
+
+    text = experiment.train.mesh
+    mesh = make_mesh(parse_mesh(text), None if text else jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        yield Placement(mesh)
+
+
+@contextmanager
+def computing_on_mesh(experiment: Experiment) -> Iterator[Any]:
+    """Starts jax; while the block runs, programs are for the mesh of `train.mesh`. Gives a
+    `zerotollm.scale.sharding.Placement`.
+
+    Raises UsageError where the mesh is not made of the devices that are here, or does not divide the batch.
+    """
+    shape = experiment.data
+    if shape.batch_size * shape.context * experiment.model.width >= LARGE_STEP:
+        keep_freed_memory()
+    prepare_gpu()
+    import jax
+
+    from zerotollm.scale.sharding import Placement, make_mesh
+
+    parts = experiment.train.micro_batches
+    text = experiment.train.mesh
+    asked = parse_mesh(text) if text else MeshShape(data=len(jax.devices()))
+    mesh = make_mesh(asked)
+    pairs = experiment.model.architecture == "encoder-decoder" and experiment.train.objective == "likelihood"
+    if shape.batch_size % (asked.rows * parts) and not pairs:  # batches of pairs are filled up
+        raise UsageError(
+            f"data.batch_size {shape.batch_size} does not go to {asked.rows} parts (train.mesh {asked})"
+            + (f" in {parts} micro-batches" if parts > 1 else "")
+            + f": make it a multiple of {asked.rows * parts}, or take another mesh"
+        )
+    with jax.set_mesh(mesh):
+        yield Placement(mesh, parts)
+
+
+def mesh_lines(params: Any, mesh: MeshShape) -> list[str]:
+    """The table of what each device has of the parameters, for people; nothing on one device."""
+    from zerotollm.scale.sharding import sharding_rows
+
+    if mesh.size == 1:
+        return []
+    rows = [("parameters", "shape", "split over", "bytes on a device")]
+    rows += [(*row[:3], f"{row[3]:,}") for row in sharding_rows(params, mesh)]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    return [f"mesh {mesh}, {mesh.size} devices"] + [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3].rjust(17)])
+        for row in rows
+    ]

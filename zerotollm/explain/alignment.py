@@ -1,0 +1,134 @@
+"""Which words of the source does a translation look at? Cross attention of an encoder-decoder, on one text.
+
+Cross attention was made for this (Bahdanau et al. 2015, arXiv:1409.0473, figure 3). That it looks somewhere does not
+show that this place decides: Jain and Wallace 2019 (arXiv:1902.10186).
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from zerotollm.data.pairs import as_sentence
+from zerotollm.data.tokenizer import Tokenizer
+from zerotollm.explain.answer import Answer
+from zerotollm.explain.statistics import CONFIDENCE, ranks
+from zerotollm.explain.words import shown
+from zerotollm.model.config import TransformerConfig
+from zerotollm.model.encoder_decoder import EncoderDecoder
+
+DRAWS = 999
+CLEAR = 0.5
+"""Least correlation that is called a movement: neighbouring places look alike, which permutations do not know."""
+MULTIPLE = 32
+"""Sources and translations are padded to a multiple of this, so that few programs are compiled."""
+
+
+@dataclass(frozen=True)
+class Alignment(Answer):
+    """Where T tokens of a translation, each as it is predicted, look in the S tokens of their source."""
+
+    source: tuple[str, ...]
+    """pieces, the last the end of the sentence"""
+    target: tuple[str, ...]
+    """pieces that are predicted, likewise"""
+    weights_LHTS: np.ndarray
+    """cross attention of each of L x H heads; rows sum to 1"""
+    order: float
+    """Spearman's correlation of the place in the translation with the mean place looked at; the ends left out"""
+    p_value: float
+    """of permutations of the translation's tokens, two-sided"""
+    entropy: float
+    """mean over queries and heads, nats"""
+    sharpest: tuple[int, int]
+    """layer and head, from 0, with the least entropy"""
+
+    def sentence(self) -> str:
+        S = len(self.source)
+        facts = (
+            f"While it writes {len(self.target)} tokens, cross attention is as open as over "
+            f"{np.exp(self.entropy):.1f} of the {S} source tokens alike"
+        )
+        numbers = f"Spearman {self.order:.2f}, p = {self.p_value:.3f}"
+        if not (self.p_value <= 1 - CONFIDENCE and abs(self.order) >= CLEAR):
+            return (
+                f"{facts}; that it moves along the source as the translation grows is not shown ({numbers})."
+            )
+        way = "forwards" if self.order > 0 else "backwards"
+        layer, head = self.sharpest
+        return (
+            f"{facts}, and it moves {way} through the source as the translation grows ({numbers}); "
+            f"the most focused is head {head + 1} of layer {layer + 1}."
+        )
+
+
+@partial(jax.jit, static_argnames="model")
+def cross_attention(
+    params: Any, sources_BS: jax.Array, mask_BS: jax.Array, inputs_BT: jax.Array, *, model: TransformerConfig
+) -> jax.Array:
+    """Attention of each decoder layer and head from `inputs_BT`, which begin with bos, to sources, (L, B, H, T, S)."""
+    _, kept = EncoderDecoder(model).apply(
+        {"params": params}, sources_BS, mask_BS, inputs_BT, mutable=["intermediates"]
+    )
+    decoder = kept["intermediates"]["decoder"]
+    layers = [decoder[f"layer_{i}"] for i in range(model.num_layers)]
+    return jnp.stack([layer["cross_attention"]["weights_BHTS"][0] for layer in layers])
+
+
+def align(
+    params: Any, model: TransformerConfig, tokenizer: Tokenizer, source: str, target: str, seed: int = 0
+) -> Alignment:
+    """Reads a source and one translation of it, the model's own or another. Both are cut at the model's length."""
+    eos = tokenizer.eos_id
+    source_S = np.append(tokenizer.encode(as_sentence(source))[: model.max_length - 1], eos).astype(np.int32)
+    target_T = np.append(tokenizer.encode(as_sentence(target))[: model.max_length - 1], eos).astype(np.int32)
+    inputs_T = np.append(tokenizer.bos_id, target_T[:-1]).astype(np.int32)
+    S, T = len(source_S), len(target_T)
+    padded_S, padded_T = (_padded(ids, model.max_length) for ids in (source_S, inputs_T))
+    mask_S = np.arange(len(padded_S)) < S
+    weights = cross_attention(params, padded_S[None], mask_S[None], padded_T[None], model=model)
+    weights_LHTS = np.asarray(weights)[:, 0, :, :T, :S]
+    order, p_value = monotony(weights_LHTS.mean((0, 1)), seed)
+    entropy_LH = -(weights_LHTS * np.log(np.maximum(weights_LHTS, 1e-30))).sum(-1).mean(-1)
+    layer, head = np.unravel_index(entropy_LH.argmin(), entropy_LH.shape)
+    return Alignment(
+        tuple(shown(tokenizer, i) for i in source_S),
+        tuple(shown(tokenizer, i) for i in target_T),
+        weights_LHTS,
+        order,
+        p_value,
+        float(entropy_LH.mean()),
+        (int(layer), int(head)),
+    )
+
+
+def _padded(ids: np.ndarray, longest: int) -> np.ndarray:
+    length = min(-(-len(ids) // MULTIPLE) * MULTIPLE, max(longest, len(ids)))
+    return np.pad(ids, (0, length - len(ids)))
+
+
+def monotony(weights_TS: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """Spearman's correlation of t with the mean place that query t looks at, and its p-value by permutation.
+
+    The last query and the last place, where sentences end, are left out: they belong together in any order of words.
+    """
+    inner_TS = weights_TS[:-1, :-1]
+    if min(inner_TS.shape) < 4:
+        return float("nan"), 1.0
+    inner_TS = inner_TS / np.maximum(inner_TS.sum(-1, keepdims=True), 1e-12)
+    place_T = ranks(inner_TS @ np.arange(inner_TS.shape[1]))
+    if np.ptp(place_T) == 0:
+        return 0.0, 1.0
+
+    def unit(x: np.ndarray) -> np.ndarray:
+        x = x - x.mean()
+        return x / np.linalg.norm(x)
+
+    t_T, place_T = unit(np.arange(len(place_T))), unit(place_T)
+    shuffled_XT = np.random.default_rng(seed).permuted(np.tile(place_T, (DRAWS, 1)), axis=1)
+    order = float(place_T @ t_T)
+    as_far = int((np.abs(shuffled_XT @ t_T) >= abs(order) - 1e-12).sum())
+    return order, (1 + as_far) / (1 + DRAWS)

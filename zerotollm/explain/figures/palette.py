@@ -1,0 +1,42 @@
+"""Colours of pictures, in light and in dark.
+
+Series have the colours of Okabe and Ito (2008, "Color Universal Design"), which people with any kind of colour vision
+tell apart, lightened for dark paper; ramps run from the paper to one of them.
+"""
+
+from typing import NamedTuple
+
+
+class Palette(NamedTuple):
+    """What the marks of a picture are drawn with."""
+
+    series: tuple[str, ...]
+    ink: str
+    soft: str
+    """of ticks"""
+    grid: str
+    paper: str
+    ramp: tuple[tuple[float, str], ...]
+    """from nothing to much"""
+    balance: tuple[tuple[float, str], ...]
+    """from below to above, the paper between"""
+
+
+LIGHT = Palette(
+    series=("#0072b2", "#d55e00", "#009e73", "#b5578f", "#b07900", "#3b9dd6", "#6b7280"),
+    ink="#1f2430",
+    soft="#5d6575",
+    grid="#e4e7ec",
+    paper="#ffffff",
+    ramp=((0, "#ffffff"), (0.25, "#c3dcec"), (0.5, "#6fb0d8"), (0.75, "#1f7fb8"), (1, "#003f66")),
+    balance=((0, "#8f3f00"), (0.25, "#e39a63"), (0.5, "#ffffff"), (0.75, "#6fb0d8"), (1, "#003f66")),
+)
+DARK = Palette(
+    series=("#56b4e9", "#f0883e", "#2dc79b", "#e39ac6", "#e6b43c", "#9fd3f2", "#9aa3b2"),
+    ink="#e6e9ef",
+    soft="#a3abba",
+    grid="#2c323d",
+    paper="#171a21",
+    ramp=((0, "#171a21"), (0.25, "#1d4a68"), (0.5, "#2b80b4"), (0.75, "#6fbdea"), (1, "#e3f3fd")),
+    balance=((0, "#ffd0a6"), (0.25, "#b8602a"), (0.5, "#171a21"), (0.75, "#2b80b4"), (1, "#cfeafc")),
+)
