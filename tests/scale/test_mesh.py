@@ -72,7 +72,7 @@ def trained(kind: str, mesh_text: str, steps: int, checkpoint: str = "", beginni
     """Losses of some steps on a mesh, from a checkpoint if there is one, and what XLA says that a device holds."""
     import jax
 
-    from zerotollm.scale.sharding import Placement, make_mesh, placed_shapes, shardings
+    from zerotollm.scale.sharding import Placement, bytes_per_device, make_mesh, placed_shapes, shardings
     from zerotollm.training import checkpoints
     from zerotollm.training.step import init_state, make_eval_step, make_train_step
 
@@ -116,6 +116,7 @@ def trained(kind: str, mesh_text: str, steps: int, checkpoint: str = "", beginni
         "losses": losses,
         "nats": float(evaluated["nats"]),
         "held": max(held.values()),
+        "planned": bytes_per_device(abstract, shape),
         "arguments": memory.argument_size_in_bytes,
         "temporary": memory.temp_size_in_bytes,
     }
@@ -152,6 +153,8 @@ def test_losses_agree_on_every_mesh_and_memory_falls_as_planned():
     one, *others = on_eight_devices("decoder", "data=1", "data=2 fsdp=4", "data=8", "data=2 fsdp=2 tensor=2")
     assert one["losses"][-1] < 0.6 * one["losses"][0]
     assert_same_losses(one, others)
+    for result in (one, *others):
+        assert result["held"] == pytest.approx(result["planned"], rel=0.01)
     split, copied, in_three_ways = (one["held"] / other["held"] for other in others)
     assert copied == 1
     assert split == pytest.approx(4, rel=0.1)  # norms stay whole
