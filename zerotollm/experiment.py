@@ -100,8 +100,8 @@ ADDED: dict[str, Any] = {
     "train.lora_dropout": 0.0,
     "train.mesh": "",
 }
-"""Fields that earlier versions did not have, each with the value that says what they did: their runs stay readable. A new
-field goes here too, unless no value of it says that."""
+"""Fields that earlier versions did not have, each with the value that says what they did: their runs stay readable. A
+new field goes here too, unless no value of it says that."""
 
 
 def to_json(experiment: Experiment) -> str:
