@@ -2,9 +2,10 @@
 
 Command: python launch.py --experiment finetune_classify --train.start-from runs/base
 
-Time: not yet measured
+Time: 14:00 with --train.steps 60 --train.eval-every 0 on 2 CPU cores that others used too; the default not yet measured
 
-Expected: not yet measured
+Expected: with these, accuracy 0.7465 on validation, from scratch 0.5042; on test 0.6934 and macro F1 0.5472, where
+TF-IDF and logistic regression, having read all passages and not a tenth, have 0.8295 and 0.7974 (one seed)
 """
 
 from dataclasses import replace
@@ -30,6 +31,6 @@ def experiment() -> Experiment:
             parent.optimizer, learning_rate=0.002, adam_learning_rate=0.003, embedding_learning_rate=0.02
         ),
         train=replace(
-            parent.train, objective="label", steps=200, eval_every=50, sample_every=0, checkpoint_every=50
+            parent.train, objective="label", steps=300, eval_every=100, sample_every=0, checkpoint_every=100
         ),
     )

@@ -29,10 +29,12 @@ def variants(base: Experiment) -> tuple[Variant, ...]:
     last = base.model.num_layers - 1
     paper = "arXiv:2106.09685"
 
-    def lora(rank: int) -> dict[str, Any]:
-        rates = {"optimizer.kind": "adamw", "optimizer.learning_rate": 0.005, "optimizer.weight_decay": 0.0}
-        return {"train.lora_rank": rank, "train.lora_alpha": 2.0 * rank} | rates
+    def lora(rank: int, **targets: str) -> dict[str, Any]:
+        rates = {"optimizer.kind": "adamw", "optimizer.learning_rate": 0.01, "optimizer.weight_decay": 0.0}
+        fields = {f"train.lora_{name}": value for name, value in targets.items()}
+        return {"train.lora_rank": rank, "train.lora_alpha": 4.0 * rank} | fields | rates
 
+    every = "attention/|feed_forward/|^head|^embedding"
     rows = [
         (
             "scratch",
@@ -49,12 +51,8 @@ def variants(base: Experiment) -> tuple[Variant, ...]:
         ),
         ("lora-2", lora(2), paper, "adapters of rank 2 in all blocks, by AdamW"),
         ("lora-8", lora(8), paper, "adapters of rank 8 in all blocks, by AdamW"),
-        (
-            "lora-8-attention",
-            lora(8) | {"train.lora_targets": "attention/(query|value)"},
-            paper,
-            "as in the paper",
-        ),
+        ("lora-6-all", lora(6, targets=every), paper, "of rank 6, also beside embedding and output matrix"),
+        ("lora-8-attention", lora(8, targets="attention/(query|value)"), paper, "as in the paper"),
     ]
     return tuple(
         Variant(name, "fine-tuning", changed(base, fields), paper, sentence)

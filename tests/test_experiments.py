@@ -184,6 +184,23 @@ PARENTS = {
             "train.checkpoint_every",
         },
     ),
+    "finetune_chat": (
+        "base",
+        {
+            "data.corpus",
+            "data.batch_size",
+            "model.dropout",
+            "optimizer.learning_rate",
+            "optimizer.adam_learning_rate",
+            "optimizer.embedding_learning_rate",
+            "train.objective",
+            "train.steps",
+            "train.eval_every",
+            "train.sample_every",
+            "train.checkpoint_every",
+            "sample.max_tokens",
+        },
+    ),
     "finetune_translate": (
         "base",
         {

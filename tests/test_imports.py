@@ -30,6 +30,7 @@ LAYERS = [
     {"zerotollm.experiment", "zerotollm.planning", "zerotollm.serving"},
     {"zerotollm.run_directory", "zerotollm.suite"},
     {"zerotollm.run"},
+    {"zerotollm.harness"},
     {"zerotollm"},
     {"zerotollm.actions", "experiments"},
     {"zerotollm.catalog"},
@@ -53,6 +54,8 @@ HEAVY = {
     "safetensors",
     "tokenizers",
     "jinja2",
+    "starlette",
+    "uvicorn",
 }
 
 

@@ -77,10 +77,13 @@ class Run:
         Raises UsageError for a model that does not label texts.
         """
         from zerotollm.evaluation.labels import label_probabilities
+        from zerotollm.training.step import make_label_step
 
         if not self.labels:
             raise UsageError(f"{self.path} holds a model that writes text and tells no labels: see generate")
-        found_NK = label_probabilities(self.params, self.model_config, self.tokenizer, texts)
+        model, tokenizer = self.model_config, self.tokenizer
+        step = make_label_step(model, pad_id=tokenizer.pad_id)
+        found_NK = label_probabilities(step, self.params, tokenizer, texts, max_length=model.max_length)
         rows = [zip(self.labels, map(float, row), strict=True) for row in found_NK]
         return [dict(sorted(row, key=lambda pair: -pair[1])) for row in rows]
 
@@ -145,7 +148,7 @@ class Run:
         from zerotollm.training import checkpoints
         from zerotollm.training.step import init_params
 
-        if not self.experiment.train.start_from:
+        if self.step and not self.experiment.train.start_from:  # an imported model has no history
             yield 0, init_params(self.model_config, self.experiment.train.seed)
         for checkpoint in checkpoints.finished(self.path / run_directory.CHECKPOINTS):
             if checkpoint.step < self.step:

@@ -1,10 +1,12 @@
 """explain, on a run that was trained for a few steps: the terminal, the file, and the same from Python."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from markupsafe import escape
 
 from zerotollm.actions import ExplainOptions
 from zerotollm.actions.explain import explain
@@ -12,6 +14,8 @@ from zerotollm.actions.explain_markdown import questions_markdown
 from zerotollm.cli import split
 from zerotollm.errors import UsageError
 from zerotollm.explain.explanation import Explanation, numbers
+from zerotollm.explain.page.answers import answer_sections
+from zerotollm.explain.page.page import Report, render
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +83,11 @@ def test_without_the_text_it_was_trained_with_less_is_said(run, tmp_path):
         replace(run, experiment=replace(run.experiment, data=away)).study()
 
 
+def test_an_imported_model_has_no_history(run):
+    assert [step for step, _ in replace(run, step=0).checkpoints()] == [0]
+    assert next(replace(run, step=0).checkpoints())[1] is run.params
+
+
 def test_a_text_is_needed(run, run_dir):
     with pytest.raises(UsageError, match="takes a text"):
         run.explain("")
@@ -94,6 +103,35 @@ def test_the_text_may_stand_after_the_action():
         split(["explain", "a", "b"])
     with pytest.raises(UsageError, match="unexpected word 'a'"):
         split(["train", "a"])
+
+
+def test_every_answer_can_be_shown_and_saved(explanation, tmp_path):
+    for name in (
+        "tokens", "embedding", "layers", "prediction", "calibration", "positions", "heads", "ablation",
+    ):  # fmt: skip
+        picture = getattr(explanation, name).show()
+        assert picture.panels
+        assert picture.says == getattr(explanation, name).sentence()
+    picture = explanation.attention.show()
+    assert picture.save(tmp_path / "attention.png").read_bytes().startswith(b"\x89PNG")
+    page = picture.save(tmp_path / "attention.html").read_text(encoding="utf-8")
+    assert page.count("Plotly.newPlot('p") == 3
+    assert len(picture.plotly()) == len(picture.panels) == 3
+    space = explanation.embedding.show()
+    replace(space, panels=space.panels[:2]).save(tmp_path / "embedding.png")
+    with pytest.raises(UsageError, match=r"as \.png or \.html"):
+        picture.save(tmp_path / "attention.gif")
+
+
+def test_all_answers_stand_on_a_page(explanation):
+    sections = answer_sections(explanation, None, "left out: no checkpoints")
+    text = render(Report("tiny", "", (), sections))
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text)
+    figures = json.loads(data)["figures"]
+    assert len(figures) > 15
+    assert all(figure["data"] and figure["layout"] for figure in figures)
+    for sentence in (*explanation.sentences().values(), "left out: no checkpoints"):
+        assert escape(sentence) in text
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import jax
@@ -16,9 +17,10 @@ from zerotollm.actions.evaluate import evaluate
 from zerotollm.actions.train import train
 from zerotollm.cli import main
 from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.data.feed import Replayed
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import RunError, UsageError
-from zerotollm.experiment import Experiment, begun_with, validate
+from zerotollm.experiment import Experiment, begun_with, translates, validate
 from zerotollm.model.config import TransformerConfig
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 from zerotollm.training.lora import leaves
@@ -28,6 +30,8 @@ WORDS = {
     "old": ["in", "the", "beginning", "god", "created", "heaven", "and", "earth"],
     "sea": ["ship", "wave", "sail", "anchor", "tide", "rope"],
     "sky": ["star", "moon", "cloud", "bird", "wind", "sun"],
+    "o": ["god", "good", "dog", "o"],
+    "e": ["heaven", "even", "have", "he"],
 }
 
 
@@ -39,9 +43,9 @@ def written(kind: str, count: int, seed: int = 0) -> list[str]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("finetune")
-    for kind in WORDS:
+    for kind in ("old", "sea", "sky"):
         (folder / f"{kind}.txt").write_text("\n\n".join(written(kind, 60)), encoding="utf-8")
-    rows = [{"text": text, "label": kind} for kind in ("sea", "sky") for text in written(kind, 60, seed=1)]
+    rows = [{"text": text, "label": kind} for kind in "eo" for text in written(kind, 60, seed=1)]
     (folder / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return folder
 
@@ -78,8 +82,14 @@ def flat(params) -> dict[str, np.ndarray]:
     return {path: np.asarray(leaf) for path, leaf in leaves(params)}
 
 
-def test_a_new_subject_is_measured_before_and_after_and_so_is_the_old_one(base, folder):
-    summary = train(subject(base, folder), folder / "sea")
+@pytest.fixture(scope="module")
+def sea(base, folder) -> dict:
+    """The summary of a run on a new text, in FOLDER/sea."""
+    return train(subject(base, folder), folder / "sea")
+
+
+def test_a_new_subject_is_measured_before_and_after_and_so_is_the_old_one(sea, folder):
+    summary = sea
     first = json.loads((folder / "base" / "summary.json").read_text())
     assert summary["before"]["old_bpb"] == pytest.approx(first["validation_bpb"], rel=1e-5)
     assert summary["validation_bpb"] < summary["before"]["bpb"]
@@ -124,18 +134,19 @@ def test_a_run_of_adapters_goes_on_where_it_stopped(adapted, folder, tmp_path):
     assert all(flat(ours.params)[path].tobytes() == x.tobytes() for path, x in flat(theirs.params).items())
 
 
-def test_what_adapters_were_trained_beside_must_not_have_changed(adapted, base, folder, tmp_path):
+def test_what_adapters_were_trained_beside_must_not_have_changed(adapted, sea, folder, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(folder / "adapted", moved)
     config = (moved / "config.json").read_text().replace(str(folder / "base"), str(tmp_path / "nowhere"))
     (moved / "config.json").write_text(config)
     with pytest.raises(UsageError, match=r"holds only what it trained beside .*nowhere"):
         zerotollm.load(moved)
-    train(replace(base, train=replace(base.train, seed=1)), tmp_path / "nowhere")
+    shutil.copytree(folder / "sea", tmp_path / "nowhere")
     with pytest.raises(RunError, match=r"nowhere has changed since"):
         zerotollm.load(moved)
 
 
+@pytest.mark.slow
 def test_adapters_are_stacked_on_a_run_of_adapters(adapted, folder):
     second = replace(adapted, train=replace(adapted.train, start_from=str(folder / "adapted"), steps=2))
     train(second, folder / "stacked")
@@ -150,7 +161,8 @@ def labelled(base, folder) -> Experiment:
     """A run that labels texts, in FOLDER/labelled, begun with FOLDER/base."""
     data = replace(base.data, corpus=str(folder / "labels.jsonl"), context=64, buckets=1)
     begun = replace(base.train, start_from=str(folder / "base"), objective="label", steps=30, eval_every=15)
-    experiment = replace(base, name="labelled", data=data, train=begun)
+    faster = replace(base.optimizer, learning_rate=0.03)
+    experiment = replace(base, name="labelled", data=data, train=begun, optimizer=faster)
     train(experiment, folder / "labelled")
     return experiment
 
@@ -159,14 +171,14 @@ def test_labels_are_learned_by_a_new_head_on_the_given_model(labelled, folder):
     summary = json.loads((folder / "labelled" / "summary.json").read_text())
     assert summary["validation_accuracy"] > 0.9
     run = zerotollm.load(folder / "labelled")
-    assert run.labels == ("sea", "sky")
+    assert run.labels == ("e", "o")
     assert flat(run.params)["classifier"].shape == (16, 2)
     assert "head" not in flat(run.params)
-    found = run.classify(["ship wave ship sail.", "moon cloud star."])
-    assert [next(iter(probabilities)) for probabilities in found] == ["sea", "sky"]
+    found = run.classify(["heaven have even he heaven.", "god good o dog o god."])
+    assert [next(iter(probabilities)) for probabilities in found] == ["e", "o"]
     assert sum(found[0].values()) == pytest.approx(1.0)
     with pytest.raises(UsageError, match="labels texts and writes none"):
-        run.generate("ship")
+        run.generate("god")
 
 
 def test_evaluate_puts_the_labels_beside_a_baseline_and_draws_them(labelled, folder, capsys):
@@ -216,31 +228,24 @@ def test_a_model_of_transformers_must_be_imported_first(base, tmp_path):
 
 
 def test_the_command_line_takes_the_model_of_the_run_that_it_begins_with(base, folder, tmp_path, capsys):
-    words = [
-        "--experiment",
-        "finetune_subject",
-        "--init-from",
-        str(folder / "base"),
-        "--run-dir",
-        str(tmp_path / "r"),
-    ]
-    words += ["--data.corpus", str(folder / "sky.txt"), "--data.old", "", "--data.dir", str(folder / "data")]
-    words += [
-        "--data.context",
-        "16",
-        "--optimizer.kind",
-        "adamw",
-        "--train.steps",
-        "2",
-        "--train.log-every",
-        "1",
-    ]
-    assert main(words, EXPERIMENTS) == 0
+    begin = ["--experiment", "finetune_subject", "--init-from"]
+    fields = {
+        "run-dir": tmp_path / "r",
+        "data.corpus": folder / "sky.txt",
+        "data.old": "",
+        "data.dir": folder / "data",
+        "data.context": 16,
+        "optimizer.kind": "adamw",
+        "train.steps": 2,
+        "sample.prompt": "the",
+    }
+    words = [word for name, value in fields.items() for word in (f"--{name}", str(value))]
+    assert main([*begin, str(folder / "base"), *words], EXPERIMENTS) == 0
     run = zerotollm.load(tmp_path / "r")
     assert run.experiment.model == base.model
     assert run.experiment.tokenizer == base.tokenizer
     assert run.experiment.train.start_from == str(folder / "base")
-    assert main([*words[:3], str(tmp_path / "none"), *words[4:]], EXPERIMENTS) == 2
+    assert main([*begin, str(tmp_path / "none"), *words], EXPERIMENTS) == 2
     assert "is no run directory" in capsys.readouterr().err
 
 
@@ -267,3 +272,39 @@ def test_a_model_with_learned_positions_keeps_as_many_as_it_has(base):
     learned = replace(base, model=replace(base.model, position="learned"))
     begun = begun_with(replace(base, data=replace(base.data, context=8)), learned)
     assert begun.model.max_length == base.data.context
+
+
+@pytest.mark.slow
+def test_a_decoder_learns_to_translate_and_is_scored(base, folder):
+    for side, words in (("source", WORDS["o"]), ("target", WORDS["e"])):
+        text = "".join(" ".join(words[(i + k) % 4] for k in range(2)) + f" {i}\n" for i in range(60))
+        (folder / f"{side}.txt").write_text(text, encoding="utf-8")
+    corpus = f"{folder / 'source.txt'}:{folder / 'target.txt'}"
+    data = replace(base.data, corpus=corpus, context=48, buckets=1)
+    begun = replace(base.train, start_from=str(folder / "base"), objective="completion", steps=4)
+    experiment = replace(base, name="pairs", data=data, train=begun)
+    train(experiment, folder / "pairs")
+    result = evaluate(experiment, folder / "pairs", EvaluateOptions(split="test"))
+    assert result["beam_size"] == 1
+    assert 0 <= result["bleu"] <= 100
+    run = zerotollm.load(folder / "pairs")
+    assert run.translate(["god good 3"])[0][0].text == run.generate("god good 3")
+
+
+def test_a_decoder_of_pairs_translates_and_one_of_jsonl_does_not(base):
+    completion = replace(base.train, objective="completion")
+    for corpus, expected in (
+        ("a.txt:b.txt", True),
+        ("tfds:wmt", True),
+        ("a.tsv.gz", True),
+        ("a.jsonl", False),
+    ):
+        experiment = replace(base, train=completion, data=replace(base.data, corpus=corpus))
+        assert translates(experiment) == expected
+    assert not translates(base)
+
+
+def test_the_old_text_is_read_in_its_share_of_steps():
+    mixed = Replayed([f"new {i}" for i in range(100)], [f"old {i}" for i in range(100)], Fraction("0.25"))
+    read = [mixed[step] for step in range(8)]
+    assert read == ["new 0", "new 1", "new 2", "old 0", "new 3", "new 4", "new 5", "old 1"]

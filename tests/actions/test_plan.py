@@ -19,6 +19,7 @@ from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.model.config import TransformerConfig
+from zerotollm.planning.speed import counted
 from zerotollm.scale.devices import find
 from zerotollm.scale.flops import num_parameters
 from zerotollm.training.config import OptimizerConfig, TrainConfig
@@ -37,7 +38,8 @@ TINY = Experiment(
 def test_counts_the_parameters_of_every_experiment(name):
     job = job_for(catalog.load(FOLDER, name), find("rtx2080").accelerator)
     assert sum(parameters_by_group(job).values()) == num_parameters(job.model)
-    assert job.compute.precision == "float16"
+    pairs = job.model.architecture == "encoder-decoder"
+    assert job.compute.precision == ("float32" if pairs else "float16")
 
 
 def test_says_all_and_allocates_nothing(capsys, tmp_path):
@@ -53,6 +55,25 @@ def test_says_all_and_allocates_nothing(capsys, tmp_path):
     shown = capsys.readouterr().out
     for words in ("activations", "memory by XLA", "tokens/s", "compute-optimal", "feed forward", "yes"):
         assert words in shown
+
+
+def test_an_encoder_decoder_is_planned_as_it_is_trained(capsys):
+    pairs = replace(TINY, model=replace(TINY.model, architecture="encoder-decoder"))
+    facts = plan(pairs, Path("run"), replace(QUICK, compile="yes"))
+    assert set(facts["parameters"]) >= {
+        "encoder attention",
+        "decoder cross_attention",
+        "decoder feed_forward",
+    }
+    assert facts["needed"] <= sum(facts["memory"].values()) <= 1.6 * facts["needed"]
+    assert facts["compute"]["precision"] == "float32"
+    job = job_for(pairs, find("rtx2080").accelerator)
+    flops = counted(job).flops / (job.batch_size * job.context)
+    assert flops == pytest.approx(facts["flops_per_token"], rel=0.01)
+    assert "8 pairs of 64 tokens a side" in " ".join(capsys.readouterr().out.split())
+    budget = replace(QUICK, memory_gb=(2**29 + 0.5 * facts["needed"]) / 1e9)
+    change = plan(pairs, Path("run"), budget)["change"]
+    assert set(change) <= {"train.micro_batches", "optimizer.moments"}
 
 
 def test_what_does_not_fit_gets_the_cheapest_change_and_fit_applies_it(capsys):

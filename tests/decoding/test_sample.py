@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zerotollm.decoding import sample
+from zerotollm.decoding import sample, stages
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.transformer import Transformer
@@ -86,6 +86,19 @@ def test_streaming_draws_the_same_tokens(params):
     assert len(pieces) > 10
     for row in range(2):
         assert np.concatenate([piece[row] for piece in pieces]).tolist() == whole[row].tolist()
+
+
+def test_caches_that_grow_in_stages_change_nothing(params, monkeypatch):
+    sampling = SamplingConfig(max_tokens=30, temperature=1.0, seed=3)
+    prompts = [np.array([1, 2]), np.array([5])]
+    whole = draw(params, prompts, sampling)
+    monkeypatch.setattr(stages, "FIRST", 20)
+    monkeypatch.setattr(stages, "LARGE", 0)
+    assert stages.capacities(48, 1) == (20, 48)
+    for chunk in (0, 7):
+        pieces = sample.stream(params, CONFIG, prompts, sampling, stop_id=NEVER, num_tokens=60, chunk=chunk)
+        rows = [np.concatenate(row) for row in zip(*pieces, strict=True)]
+        assert [row.tolist() for row in rows] == [row.tolist() for row in whole]
 
 
 def test_a_row_ends_at_its_stop_token_and_the_others_go_on(params):

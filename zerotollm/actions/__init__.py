@@ -16,6 +16,9 @@ class EvaluateOptions:
     checkpoint: Literal["best", "last", "average"] = "best"
     """best: lowest loss on validation; last: newest; average: mean of the newest train.average, for which it is the
     default where that is above 1"""
+    judge: str = ""
+    """a .jsonl instead of a split: each line a good and a bad text, or a text with a gap ___, choices and answer; how
+    often the likeliest is right"""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,22 @@ class ImportModelOptions:
 
     folder: str = ""
     """folder with config.json, safetensors and tokenizer.json of a GPT-2, Llama, Qwen2, Qwen3 or Marian"""
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """How it answers. What is not said here is as in the experiment's sample."""
+
+    system: str = ""
+    """what the conversation begins with; empty: nothing"""
+    temperature: float = 0.8
+    """divides the logits; 0: greedy"""
+    max_tokens: int = 100
+    """most tokens of an answer"""
+    seed: int = 0
+    """same seed, same answers"""
+    checkpoint: Literal["best", "last", "average"] = "best"
+    """as of evaluate"""
 
 
 @dataclass(frozen=True)
@@ -200,6 +219,16 @@ ACTIONS: dict[str, Action] = {
         lambda experiment: ReportOptions(checkpoint=_checkpoint(experiment)),
         True,
         word="text",
+    ),
+    "chat": Action(
+        "talk to the trained model on the terminal",
+        lambda experiment: ChatOptions(
+            temperature=experiment.sample.temperature,
+            max_tokens=experiment.sample.max_tokens,
+            seed=experiment.sample.seed,
+            checkpoint=_checkpoint(experiment),
+        ),
+        True,
     ),
     "serve": Action(
         "answer requests in OpenAI's protocol, and show a page to talk to the trained model",

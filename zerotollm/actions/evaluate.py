@@ -7,6 +7,7 @@ from typing import Any
 from zerotollm.actions import EvaluateOptions
 from zerotollm.actions.devices import reading_on_mesh
 from zerotollm.actions.fit import feed_of
+from zerotollm.actions.judgments import evaluate_judgments
 from zerotollm.actions.labels import label_report, rows
 from zerotollm.actions.translation import translate_split, translates
 from zerotollm.errors import RunError, UsageError
@@ -15,7 +16,8 @@ from zerotollm.files import write_atomically
 
 
 def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
-    """Measures one checkpoint, shows the numbers, and writes them to `evaluation-SPLIT.json`.
+    """Measures one checkpoint, shows the numbers, and writes them to `evaluation-SPLIT.json`; with `judge` those of
+    `zerotollm.actions.judgments` alone.
 
     Returns `split`, `checkpoint`, `step` and what `zerotollm.evaluation.loss.evaluate_batches` does; of a model that
     translates also what `zerotollm.evaluation.translation.corpus_scores` does, over all pairs of the split, and the
@@ -41,6 +43,8 @@ def _evaluate(
     shape = experiment.data
     run = load(run_dir, options.checkpoint, placement.mesh)
     cache_compiled_programs(shape)
+    if options.judge:
+        return evaluate_judgments(run, Path(options.judge), options.checkpoint)
     imported = run.tokenizer.kind == "pretrained"
     feed = feed_of(experiment, run.tokenizer if imported else None)
     if feed.tokenizer != run.tokenizer:

@@ -32,6 +32,9 @@ def explain(experiment: Experiment, run_dir: Path, options: ExplainOptions) -> d
     from zerotollm.explain.explanation import numbers
     from zerotollm.run import cache_compiled_programs, load
 
+    page = Path(options.into)
+    if options.into:  # asked first: what follows takes a while
+        with_table(page.read_text(encoding="utf-8"), "questions", "", page)
     cache_compiled_programs(experiment.data)
     run = replace(load(run_dir, options.checkpoint), experiment=experiment)
     console = Console()
@@ -53,7 +56,6 @@ def explain(experiment: Experiment, run_dir: Path, options: ExplainOptions) -> d
         result["study"] = numbers(study)
     write_atomically(run_dir / NAME, json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     if options.into:
-        page = Path(options.into)
         table = questions_markdown(json.loads(json.dumps(result)))
         write_atomically(page, with_table(page.read_text(encoding="utf-8"), "questions", table, page))
     return result

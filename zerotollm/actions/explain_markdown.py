@@ -95,8 +95,8 @@ def _attention(text: Mapping[str, Any]) -> str:
     lows = [low for row in rises["low"] for low in row]
     gain = text["heads"]["repetition_gain"]
     return (
-        f"without it alone the loss surely rises by more than {MATTERS} nats for {sum(x > MATTERS for x in lows)} of "
-        f"{len(lows)} heads; repeating random tokens saves {_estimate(gain)} nats"
+        f"taken out alone, {sum(x > MATTERS for x in lows)} of {len(lows)} heads surely raise the loss by more than "
+        f"{MATTERS} nats; repeating random tokens saves {_estimate(gain)} nats"
     )
 
 

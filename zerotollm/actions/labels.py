@@ -20,9 +20,10 @@ def label_report(experiment: Experiment, run: Any, feed: Any, split: str, run_di
 
     from zerotollm.data.examples import open_examples
     from zerotollm.evaluation.labels import baseline_scores, label_scores, predict_batches
+    from zerotollm.training.step import make_label_step
 
-    batches = feed.evaluation(split)
-    probabilities, true = predict_batches(run.params, run.model_config, batches, run.tokenizer.pad_id)
+    step = make_label_step(run.model_config, pad_id=run.tokenizer.pad_id)
+    probabilities, true = predict_batches(step, run.params, feed.evaluation(split))
     scores = label_scores(true, probabilities.argmax(axis=1), run.labels)
     examples = open_examples(experiment.data, "label").splits
     splits = {

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from zerotollm.actions import PlanOptions
-from zerotollm.compute.config import Accelerator
+from zerotollm.compute.config import PLAIN, Accelerator
 from zerotollm.compute.config import resolve as resolve_compute
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
@@ -30,8 +30,6 @@ def plan(experiment: Experiment, run_dir: Path, options: PlanOptions) -> dict[st
             f"hours is {options.hours} and memory_gb {options.memory_gb}: take above 0 hours, and at least 0 GB"
         )
     device = None if options.device == "this" else find(options.device)
-    if experiment.model.architecture == "encoder-decoder":
-        raise UsageError(f"{experiment.name} has an encoder, and plan knows decoders alone so far: see bench")
     # Imported here: nobody should wait for jax to hear that a device is not known.
     from rich.console import Console
 
@@ -158,7 +156,8 @@ def _size(number: float) -> str:
 
 def job_for(experiment: Experiment, accelerator: Accelerator) -> Any:
     """The experiment's train step with every choice made for `accelerator`. Where that is cuDNN's attention, and
-    jax has none here, it stands as chunked attention, which holds as little."""
+    jax has none here, it stands as chunked attention, which holds as little. With an encoder, as training does, all
+    in float32 and held, and the batch is that of the widest bucket."""
     from zerotollm.compute.device import this_accelerator
     from zerotollm.planning.memory import Job
 
@@ -176,7 +175,9 @@ def job_for(experiment: Experiment, accelerator: Accelerator) -> Any:
         masked=shape.document_mask,
         even=model.key_width in (0, model.head_width),
     )
-    if how.attention == "cudnn" and not this_accelerator().has_flash():
+    if model.encoder_layers:
+        how = PLAIN
+    elif how.attention == "cudnn" and not this_accelerator().has_flash():
         how = replace(how, attention="chunked")
     return Job(
         model,
@@ -247,12 +248,11 @@ def parameters_by_group(job: Any) -> dict[str, int]:
     groups: Counter[str] = Counter()
     for path, leaf in jax.tree_util.tree_leaves_with_path(job.state().params):
         names = [entry.key for entry in path]
+        side = f"{names.pop(0)} " if names[0] in ("encoder", "decoder") else ""
         if any("norm" in name for name in names):
             group = "norms"
-        elif names[0].startswith("layer_"):
-            group = names[1]
         else:
-            group = names[0]
+            group = side + (names[1] if names[0].startswith("layer_") else names[0])
         groups[group] += math.prod(leaf.shape)
     return dict(groups)
 
@@ -281,6 +281,8 @@ def _table(
     from zerotollm.planning.speed import FACTORS
 
     compute, shape = facts["compute"], experiment.data
+    pairs = experiment.model.architecture == "encoder-decoder"
+    lean = "" if pairs else " and every block rematerialized"
     precision = compute["precision"]
     groups, memory, xla = facts["parameters"], facts["memory"], facts["xla_memory"]
     platform = "gpu" if device.accelerator.platform == "gpu" else "cpu"
@@ -297,7 +299,7 @@ def _table(
         row(f"  {group.replace('_', ' ')}", f"{number:,}")
     row(
         "batch",
-        f"{shape.batch_size} windows of {shape.context} tokens, "
+        f"{shape.batch_size} {'pairs' if pairs else 'windows'} of {shape.context} tokens{' a side' * pairs}, "
         f"{shape.batch_size // experiment.train.micro_batches} at once",
     )
     row(
@@ -325,7 +327,7 @@ def _table(
     energy = f", {facts['kilowatt_hours']:,.2f} kWh" if facts["kilowatt_hours"] else ""
     row("the experiment", f"{facts['tokens']:,} tokens: {_time(facts['hours'])}{energy}")
     for name, words in (
-        ("largest", "that fits, one window at a time and every block rematerialized"),
+        ("largest", f"that fits, {'one pair' if pairs else 'one window'} at a time{lean}"),
         ("compute_optimal", f"for {options.hours:g} hours at this utilization"),
     ):
         model = facts.get(name)

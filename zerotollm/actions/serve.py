@@ -27,8 +27,7 @@ def serve(experiment: Experiment, run_dir: Path, options: ServeOptions) -> None:
             raise UsageError(
                 f"--{name.replace('_', '-')} is {getattr(options, name)}, and must be at least {least}"
             )
-    if experiment.model.architecture == "encoder-decoder":
-        raise UsageError(f"{run_dir} holds a model that translates, and serve is for those that write on")
+    refuse_unless_it_writes_on(experiment, run_dir)
     listening = listen(options.host, options.port)
 
     from rich.console import Console
@@ -70,13 +69,21 @@ def serve(experiment: Experiment, run_dir: Path, options: ServeOptions) -> None:
     console.print("stopped")
 
 
+def refuse_unless_it_writes_on(experiment: Experiment, run_dir: Path) -> None:
+    """Raises UsageError for a model that translates with an encoder, or labels texts."""
+    other = experiment.model.architecture == "encoder-decoder" or experiment.train.objective == "label"
+    if other:
+        raise UsageError(f"{run_dir} holds no model that writes a text on: see generate")
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A socket at the address; port 0 takes a free one. Raises RunError where it cannot be had."""
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
+        reason = str(error.strerror or error).partition(" (while")[0]
         raise RunError(
-            f"cannot listen at {host} port {port}: {error.strerror or error}; choose another --port or --host"
+            f"cannot listen at {host} port {port}: {reason}; choose another --port or --host"
         ) from None
     except OverflowError:
         raise UsageError(f"--port is {port}, and must be at most 65535") from None

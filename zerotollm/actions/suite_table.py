@@ -181,7 +181,8 @@ def markdown(rows: Sequence[Row]) -> str:
     tuned = any(row["tuned"] for row in rows)
     heads, parts = headings(tuned, shows_parts(rows)), shows_parts(rows)
     lines = [heads, ["---"] * len(heads), *(cells(row, tuned, parts) for row in rows)]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    # A bar in a cell, as in a regular expression, would begin another one.
+    table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
     notes = "\n".join(
         f"- **{row['variant']}**: {row['sentence']} ({row['paper']})" for row in rows if row["sentence"]
     )

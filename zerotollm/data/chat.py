@@ -54,6 +54,25 @@ def encode_parts(tokenizer: AnyTokenizer, parts: Sequence[Part]) -> np.ndarray:
     return np.concatenate(ids).astype(np.int32)
 
 
+def fit(
+    tokenizer: AnyTokenizer, messages: Sequence[dict[str, str]], most: int
+) -> tuple[np.ndarray, Sequence[dict[str, str]]]:
+    """What a model answers to, and the messages in it: without the oldest turns where all have more than `most` tokens.
+
+    What the system says stays, and so does the last message, however long the two are.
+    """
+    system, turns = (
+        [m for m in messages if m["role"] == "system"],
+        [m for m in messages if m["role"] != "system"],
+    )
+    while True:
+        ids_N = encode_parts(tokenizer, chat_parts([*system, *turns], answer=True))
+        if len(ids_N) <= most or len(turns) < 2:
+            return ids_N, [*system, *turns]
+        # An answer goes with what it answers.
+        turns = turns[2:] if len(turns) > 2 and turns[1]["role"] == "assistant" else turns[1:]
+
+
 def check_messages(place: str, messages: Any) -> list[dict[str, str]]:
     """The same messages. Raises UsageError, beginning with `place`, where they are no conversation with an answer."""
     if not isinstance(messages, list) or not messages:

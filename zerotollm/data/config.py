@@ -11,8 +11,8 @@ class DataConfig:
     corpus: str = "bible-web"
     """bible-VERSION, shakespeare, tfds:NAME, or a path, folder or glob of .txt, .md, .jsonl (each also .gz); pairs
     to translate: bible-A:bible-B, SOURCE.txt:TARGET.txt (several sources: A+B:TARGET), PAIRS.tsv, tfds:NAME;
-    completions: a .jsonl of prompt and completion or of messages, or pairs; labels: a .jsonl of text and label,
-    genre:bible-A, or version:bible-A+bible-B"""
+    completions: a .jsonl of prompt and completion or of messages, chitchat, or pairs; labels: a .jsonl of text and
+    label, genre:bible-A, or version:bible-A+bible-B"""
     validation: str = ""
     """pairs, completions and labels in own files only: files to validate with, written as the corpus is; empty: a
     fraction of it"""

@@ -2,6 +2,7 @@
 
 The corpus of a completion (`train.objective completion`) is written
 
+chitchat             conversations out of a package, see `chitchat.py`
 my.jsonl             a line is {"prompt": ..., "completion": ...} or {"messages": [{"role": ..., "content": ...}, ...]}
 bible-wyc:bible-web  and every other corpus of pairs, see `parallel.py`: source, line end, target
 
@@ -24,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from zerotollm.data import bible
+from zerotollm.data import bible, chitchat
 from zerotollm.data.chat import Part, chat_parts, check_messages
 from zerotollm.data.config import DataConfig
 from zerotollm.data.documents import SPLITS
@@ -68,6 +69,8 @@ def open_examples(config: DataConfig, objective: str) -> Examples:
         kind, colon, versions = config.corpus.partition(":")
         made = _passages(config, kind, versions) if colon and kind in KINDS else _own(config, _labelled)
         return _with_labels(made)
+    if config.corpus == chitchat.NAME:
+        return _small_talk(config)
     if is_jsonl(config.corpus):
         return _own(config, _completion)
     return _pairs(config)
@@ -163,7 +166,25 @@ def _labelled(place: str, record: dict[str, Any]) -> Example:
     )
 
 
-# --- pairs, and the Bible
+# --- small talk, pairs, and the Bible
+
+
+def _small_talk(config: DataConfig) -> Examples:
+    conversations = chitchat.read_conversations()
+    hash_N = np.array([chitchat.name_hash(name) for name in conversations], np.uint64)
+    chosen = split_by_hash(config, hash_N, *fractions(config))
+    names = list(conversations)
+    splits = {
+        split: [
+            Example(f"{names[row]}, piece {number}", chat_parts(piece))
+            for row in row_M
+            for number, piece in enumerate(conversations[names[row]], 1)
+        ]
+        for split, row_M in chosen.items()
+    }
+    described = {split: [_described(example) for example in examples] for split, examples in splits.items()}
+    fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()
+    return Examples(config.corpus, fingerprint, splits)
 
 
 def _pairs(config: DataConfig) -> Examples:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zerotollm.compute.mesh import constrain
-from zerotollm.decoding.stages import cache_bytes, capacities
+from zerotollm.decoding.stages import cache_bytes, capacities, longer
 from zerotollm.model.config import TransformerConfig
 from zerotollm.model.encoder_decoder import EncoderDecoder
 from zerotollm.model.layers import KVCache
@@ -97,21 +97,18 @@ def beam_search(
         np.zeros((B, N, 0), bool),
         (nowhere,) * model.num_layers,
     )
-    for capacity in capacities(slots, cache_bytes(model, B * N)):
-        state, going_on = _extend(
-            params,
-            memory,
-            state,
-            limit_B,
-            alpha,
-            model=model,
-            capacity=capacity,
-            num_tokens=num_tokens,
-            special=special,
-        )
-        if not going_on:
-            break
-    return state.ended_BNT, state.scores_BN
+    end = _extend(
+        params,
+        memory,
+        state,
+        limit_B,
+        alpha,
+        model=model,
+        stages=capacities(slots, cache_bytes(model, B * N)),
+        num_tokens=num_tokens,
+        special=special,
+    )
+    return end.ended_BNT, end.scores_BN
 
 
 @partial(jax.jit, static_argnames="model")
@@ -123,7 +120,7 @@ def read_sources(
     return net.apply({"params": params}, sources_BS, source_mask_BS, method="remember")
 
 
-@partial(jax.jit, static_argnames=("model", "capacity", "num_tokens", "special"))
+@partial(jax.jit, static_argnames=("model", "stages", "num_tokens", "special"))
 def _extend(
     params: Any,
     memory: Memory,
@@ -132,12 +129,11 @@ def _extend(
     alpha: jax.Array,
     *,
     model: TransformerConfig,
-    capacity: int,
+    stages: tuple[int, ...],
     num_tokens: int,
     special: tuple[int, int, int],
-) -> tuple[BeamState, jax.Array]:
-    """Goes on until hypotheses have `capacity` tokens, caches grown to as many slots, or until all sources are done.
-    Says whether any is not."""
+) -> BeamState:
+    """Goes on until all sources are done: a loop a stage, over caches with room for so many tokens."""
     pad, bos, eos = special
     net = EncoderDecoder(model)
     B, N, _ = start.tokens_BNT.shape
@@ -152,7 +148,7 @@ def _extend(
     def extend(state: BeamState) -> BeamState:
         t = state.slot
         before_BN = jax.lax.dynamic_index_in_dim(state.tokens_BNT, jnp.maximum(t - 1, 0), 2, keepdims=False)
-        own_NS = jnp.arange(capacity * N)[None] == t * N + jnp.arange(N)[:, None]
+        own_NS = jnp.arange(state.seen_BNS.shape[2])[None] == t * N + jnp.arange(N)[:, None]
         seen_BNS = state.seen_BNS | own_NS[None]
         logits_BNV, caches, _ = net.apply(
             {"params": params},
@@ -194,13 +190,18 @@ def _extend(
         log_p_BN = jnp.maximum(log_p_BN, LOWEST)
         return BeamState(t + 1, tokens_BNT, log_p_BN, ended_BNT, scores_BN, count_B, seen_BNS, caches)
 
-    more = capacity * N - start.seen_BNS.shape[2]
-    caches = jax.tree.map(lambda x_BKSC: jnp.pad(x_BKSC, ((0, 0), (0, 0), (0, more), (0, 0))), start.caches)
-    start = start._replace(seen_BNS=jnp.pad(start.seen_BNS, ((0, 0), (0, 0), (0, more))), caches=caches)
-    end = jax.lax.while_loop(lambda state: unfinished(state) & (state.slot < capacity), extend, start)
+    state = start
+    for capacity in stages:
+        more = capacity * N - state.seen_BNS.shape[2]
+        state = state._replace(
+            seen_BNS=jnp.pad(state.seen_BNS, ((0, 0), (0, 0), (0, more))),
+            caches=longer(state.caches, more),
+        )
+        state = jax.lax.while_loop(
+            lambda state, capacity=capacity: unfinished(state) & (state.slot < capacity), extend, state
+        )
     # Whole, for every process to read.
-    end = end._replace(ended_BNT=constrain(end.ended_BNT), scores_BN=constrain(end.scores_BN))
-    return end, unfinished(end)
+    return state._replace(ended_BNT=constrain(state.ended_BNT), scores_BN=constrain(state.scores_BN))
 
 
 def hypotheses(ids_BNT: Any, scores_BN: Any, *, eos: int) -> list[list[Hypothesis]]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from zerotollm.compute.mesh import constrain
 from zerotollm.decoding.config import SamplingConfig
+from zerotollm.decoding.stages import cache_bytes, capacities, longer
 from zerotollm.model.config import TransformerConfig, round_up
 from zerotollm.model.layers import KVCache
 from zerotollm.model.transformer import Transformer
@@ -155,8 +156,7 @@ def prefill(
     return DecodeState(tokens_BS, padding_B, jnp.int32(T), logits_BV, jnp.zeros(B, bool), caches)
 
 
-@partial(jax.jit, static_argnames=("model", "stop_id", "num_tokens"), donate_argnames="state")
-def decode(
+def _decode(
     params: Any,
     state: DecodeState,
     choice: Choice,
@@ -165,10 +165,12 @@ def decode(
     model: TransformerConfig,
     stop_id: int,
     num_tokens: int,
+    stages: tuple[int, ...] = (),
 ) -> DecodeState:
     """Draws tokens until slot `end` or until every row has drawn `stop_id`: one loop on the device.
 
-    Ids from `num_tokens` on, which only round the matrix up, are never drawn.
+    With `stages`, one after another, in each of which caches have so many slots. Ids from `num_tokens` on, which only
+    round the matrix up, are never drawn.
     """
     real_V = jnp.arange(model.vocab_size) < num_tokens
 
@@ -189,8 +191,19 @@ def decode(
         done_B = state.done_B | (drawn_B == stop_id)
         return DecodeState(tokens_BS, state.padding_B, state.slot + 1, logits_BV, done_B, caches)
 
-    state = jax.lax.while_loop(unfinished, one_token, state)
+    for slots in stages or state.tokens_BS.shape[1:]:
+        more = slots - state.tokens_BS.shape[1]
+        state = state._replace(
+            tokens_BS=jnp.pad(state.tokens_BS, ((0, 0), (0, more))), caches=longer(state.caches, more)
+        )
+        state = jax.lax.while_loop(
+            lambda state, slots=slots: unfinished(state) & (state.slot < slots), one_token, state
+        )
     return state._replace(tokens_BS=constrain(state.tokens_BS))  # whole, for every process to read
+
+
+decode = jax.jit(_decode, static_argnames=("model", "stop_id", "num_tokens"), donate_argnames="state")
+decode_growing = jax.jit(_decode, static_argnames=("model", "stop_id", "num_tokens", "stages"))
 
 
 def stream(
@@ -215,7 +228,7 @@ def stream(
     longest = max(map(len, texts)) + sampling.max_tokens
     # A model that was built for a long context need not pay for all of it in a short text.
     num_slots = min(round_up(model.max_length, PROMPT_MULTIPLE), round_up(longest, SLOT_MULTIPLE))
-    num_slots += PROMPT_MULTIPLE
+    stages = capacities(num_slots + PROMPT_MULTIPLE, cache_bytes(model, len(texts)))
     finished = np.zeros(len(texts), bool)
     left = sampling.max_tokens
     keep = model.max_length
@@ -225,16 +238,22 @@ def stream(
         width = round_up(longest, PROMPT_MULTIPLE)
         prompts_BT = np.stack([np.pad(window, (width - len(window), 0)) for window in windows])
         padding_B = np.array([width - len(window) for window in windows], np.int32)
-        state = prefill(params, prompts_BT, padding_B, model=model, num_slots=num_slots)
+        first = next(slots for slots in stages if slots > width)
+        state = prefill(params, prompts_BT, padding_B, model=model, num_slots=first)
         state = state._replace(done_B=jnp.asarray(finished))
         # The token in the last position of the context is drawn but never read: hence the one more.
         last = width + min(left, model.max_length - longest + 1)
         slot = width
         while slot < last and not finished.all():
             end = min(last, slot + (chunk or last))
-            state = decode(
-                params, state, choice, jnp.int32(end), model=model, stop_id=stop_id, num_tokens=num_tokens
-            )
+            here = state.tokens_BS.shape[1]
+            choices = {"model": model, "stop_id": stop_id, "num_tokens": num_tokens}
+            if end <= here:
+                state = decode(params, state, choice, jnp.int32(end), **choices)
+            else:
+                enough = next(slots for slots in stages if slots >= end)
+                choices["stages"] = tuple(slots for slots in stages if here <= slots <= enough)
+                state = decode_growing(params, state, choice, jnp.int32(end), **choices)
             drawn_BT = np.asarray(state.tokens_BS)[:, slot : int(state.slot)]
             new = []
             for row, drawn_T in enumerate(drawn_BT):

@@ -69,11 +69,23 @@ def stream_text(
     ids = encode_prompt(tokenizer, sampling.prompt, model.max_length)
     if sampling.prompt:
         yield sampling.prompt
+    yield from stream_answer(params, model, tokenizer, ids, sampling, chunk)
+
+
+def stream_answer(
+    params: Any,
+    model: TransformerConfig,
+    tokenizer: AnyTokenizer,
+    ids_N: np.ndarray,
+    sampling: SamplingConfig,
+    chunk: int = 4,
+) -> Iterator[str]:
+    """What a decoder writes after the tokens `ids_N`, of which the context holds all, piece by piece."""
     characters = codecs.getincrementaldecoder("utf-8")(errors="replace")
     for (new,) in sample.stream(
         params,
         model,
-        [ids],
+        [ids_N],
         replace(sampling, prompt=""),
         stop_id=tokenizer.stop_id,
         num_tokens=tokenizer.vocab_size,

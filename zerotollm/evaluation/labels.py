@@ -3,14 +3,10 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
-from zerotollm.compute.config import PLAIN
 from zerotollm.data.pairs import as_sentence
 from zerotollm.data.tokenizer import AnyTokenizer
-from zerotollm.model.config import TransformerConfig, round_up
-from zerotollm.training.step import batch_logits
 
 ROWS = 32
 """Texts at once."""
@@ -18,28 +14,15 @@ STRENGTHS = (1.0, 10.0, 100.0)
 """Inverse regularization that the baseline tries."""
 
 
-def make_label_step(
-    model: TransformerConfig, pad_id: int
-) -> Callable[[Any, Mapping[str, Any]], tuple[jax.Array, jax.Array, jax.Array]]:
-    """(params, batch) -> (probabilities (B, K), label (B,), weight (B,): 0 for a row of padding), jitted."""
-
-    def step(params, batch):
-        logits_BTK = batch_logits(
-            model, params, batch, masked=False, dropout_key=None, compute=PLAIN, pad_id=pad_id
-        )
-        asked_B = batch["weights"].argmax(axis=1)
-        rows_B = np.arange(len(asked_B))
-        probabilities_BK = jax.nn.softmax(logits_BTK[rows_B, asked_B], axis=-1)
-        return probabilities_BK, batch["targets"][rows_B, asked_B], batch["weights"].max(axis=1)
-
-    return jax.jit(step)
+LabelStep = Callable[[Any, Mapping[str, Any]], tuple[Any, Any, Any]]
+"""`zerotollm.training.step.make_label_step`: (params, batch) -> probabilities, labels and weights of the rows."""
 
 
 def predict_batches(
-    params: Any, model: TransformerConfig, batches: Iterable[Mapping[str, Any]], pad_id: int
+    step: LabelStep, params: Any, batches: Iterable[Mapping[str, Any]]
 ) -> tuple[np.ndarray, np.ndarray]:
     """(probabilities [N, K], true labels [N]) of all examples in the batches."""
-    step, found = make_label_step(model, pad_id), []
+    found = []
     for batch in batches:
         probabilities, labels, weights = (np.asarray(x) for x in step(params, batch))
         found.append((probabilities[weights > 0], labels[weights > 0]))
@@ -47,16 +30,16 @@ def predict_batches(
 
 
 def label_probabilities(
-    params: Any, model: TransformerConfig, tokenizer: AnyTokenizer, texts: Sequence[str]
+    step: LabelStep, params: Any, tokenizer: AnyTokenizer, texts: Sequence[str], *, max_length: int
 ) -> np.ndarray:
-    """Probabilities [N, K] of every label of each text, whose tokens beyond the model's `max_length` are cut off."""
+    """Probabilities [N, K] of every label of each text, whose tokens beyond `max_length` are cut off."""
     ids = [
-        np.append(tokenizer.bos_id, encoded)[: model.max_length]
+        np.append(tokenizer.bos_id, encoded)[:max_length]
         for encoded in tokenizer.encode_batch([as_sentence(text) for text in texts])
     ]
 
     def batch(part: list[np.ndarray]) -> dict[str, np.ndarray]:
-        width = min(model.max_length, round_up(max(map(len, part)), 64))
+        width = min(max_length, -(-max(map(len, part)) // 64) * 64)
         inputs = np.full((ROWS, width), tokenizer.pad_id, np.int32)
         weights = np.zeros((ROWS, width), np.float32)
         for row, text in enumerate(part):
@@ -65,7 +48,7 @@ def label_probabilities(
         return {"inputs": inputs, "targets": np.zeros_like(inputs), "weights": weights}
 
     batches = (batch(ids[start : start + ROWS]) for start in range(0, len(ids), ROWS))
-    return predict_batches(params, model, batches, tokenizer.pad_id)[0]
+    return predict_batches(step, params, batches)[0]
 
 
 def label_scores(true_N: np.ndarray, found_N: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:

@@ -36,8 +36,9 @@ class Ablation(Answer):
             )
         helped = (rise.high < -MATTERS).sum()
         without = f", and {helped} do harm" if helped else ""
+        own = "matters on its own" if matters.sum() == 1 else "matter on their own"
         return (
-            f"{matters.sum()} of {total} heads matter on their own (zero ablation, more than {MATTERS} nats){without}: "
+            f"{matters.sum()} of {total} heads {own} (zero ablation, more than {MATTERS} nats){without}: "
             f"without head {head + 1} of layer {layer + 1} the loss of {self.loss:.3f} rises by {one} nats."
         )
 

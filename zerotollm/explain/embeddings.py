@@ -7,7 +7,7 @@ import numpy as np
 
 from zerotollm.data.tokenizer import Tokenizer
 from zerotollm.explain.answer import Answer
-from zerotollm.explain.statistics import DRAWS, Estimate, bootstrap
+from zerotollm.explain.statistics import CONFIDENCE, DRAWS, Estimate, bootstrap
 from zerotollm.explain.words import KINDS, kinds_of, shown
 
 SHOWN = 500
@@ -85,9 +85,7 @@ def _spectrum(x_ND: np.ndarray) -> np.ndarray:
 
 def _bootstrap(x_ND: np.ndarray, draws: int, seed: int) -> np.ndarray:
     """`_summary` of samples of groups of vectors, (draws, 3)."""
-    from scipy.linalg import eigh
-
-    N, D = x_ND.shape
+    N = len(x_ND)
     x_ND = x_ND - x_ND.mean(0, keepdims=True)
     order_N = np.random.default_rng(seed).permutation(N)
     groups = [x_ND[part] for part in np.array_split(order_N, min(GROUPS, N))]
@@ -99,11 +97,23 @@ def _bootstrap(x_ND: np.ndarray, draws: int, seed: int) -> np.ndarray:
         mean_D = weights_G @ sum_GD / total
         covariance_DD = np.tensordot(weights_G, gram_GDD, 1) / total - np.outer(mean_D, mean_D)
         variance, squares = np.trace(covariance_DD), np.square(covariance_DD).sum()
-        largest = eigh(covariance_DD, eigvals_only=True, subset_by_index=[max(D - 3, 0), D - 1])[::-1]
+        largest = _largest_three(covariance_DD)
         shares = largest[:2].sum() / max(variance, 1e-300), largest.sum() / max(variance, 1e-300)
         return np.array([variance**2 / max(squares, 1e-300), *shares])
 
     return bootstrap(summary, len(groups), draws, seed)
+
+
+def _largest_three(covariance_DD: np.ndarray) -> np.ndarray:
+    """Eigenvalues, the largest first; for wide matrices without all the others."""
+    from scipy.sparse.linalg import eigsh
+
+    D = len(covariance_DD)
+    if D < 32 or np.trace(covariance_DD) < 1e-12:
+        return np.linalg.eigvalsh(covariance_DD)[::-1][:3]
+    return np.sort(eigsh(covariance_DD, 3, which="LA", v0=np.ones(D), tol=1e-4, return_eigenvectors=False))[
+        ::-1
+    ]
 
 
 def _summary(spectrum_D: np.ndarray) -> np.ndarray:
@@ -124,7 +134,7 @@ class Neighbours:
     cosine_K: np.ndarray
     """after the mean of all embeddings is taken away (Mu and Viswanath 2018, arXiv:1702.01417)"""
     chance: float
-    """the largest cosine that as many random vectors would be expected to have"""
+    """the cosine that none of as many random vectors reaches, with 95 % for all tokens asked for together"""
 
 
 @dataclass(frozen=True)
@@ -174,6 +184,7 @@ def explain_embeddings(
     x_ND = embedding_VD[used_N]
     centered_ND = x_ND - x_ND.mean(0, keepdims=True)
     on_map = used_N[:SHOWN]
+    asked = [i for i in dict.fromkeys(ids) if i in used_N]
     _, _, axes = np.linalg.svd(
         centered_ND[: len(on_map)] - centered_ND[: len(on_map)].mean(0), full_matrices=False
     )
@@ -183,13 +194,15 @@ def explain_embeddings(
         map_pieces=tuple(shown(tokenizer, i) for i in on_map),
         map_kinds_N=kinds_V[on_map],
         map_N3=centered_ND[: len(on_map)] @ axes[:3].T,
-        neighbours=tuple(
-            _neighbours(int(i), used_N, centered_ND, tokenizer) for i in dict.fromkeys(ids) if i in used_N
-        ),
+        neighbours=tuple(_neighbours(int(i), used_N, centered_ND, tokenizer, len(asked)) for i in asked),
     )
 
 
-def _neighbours(own: int, ids_N: np.ndarray, centered_ND: np.ndarray, tokenizer: Tokenizer) -> Neighbours:
+def _neighbours(
+    own: int, ids_N: np.ndarray, centered_ND: np.ndarray, tokenizer: Tokenizer, asked: int
+) -> Neighbours:
+    from scipy.special import ndtri
+
     lengths_N = np.maximum(np.linalg.norm(centered_ND, axis=1), 1e-12)
     place = int(np.flatnonzero(ids_N == own)[0])
     cosine_N = centered_ND @ centered_ND[place] / (lengths_N * lengths_N[place])
@@ -202,6 +215,6 @@ def _neighbours(own: int, ids_N: np.ndarray, centered_ND: np.ndarray, tokenizer:
         ids_K=ids_N[nearest],
         pieces=tuple(shown(tokenizer, i) for i in ids_N[nearest]),
         cosine_K=cosine_N[nearest],
-        # A random direction's cosine is about normal with variance 1 / D; of N of them the largest is near this.
-        chance=float(min(1.0, np.sqrt(2 * np.log(max(N, 2)) / D))),
+        # A random direction's cosine is about normal with variance 1 / D; so many of them are looked at.
+        chance=float(min(1.0, -ndtri((1 - CONFIDENCE) / (N * asked)) / np.sqrt(D))),
     )

@@ -56,7 +56,10 @@ def _smallest_accumulation(
 ) -> Iterator[tuple[dict[str, Any], Job, int]]:
     """For every rematerialization, chunked or as it is, the largest micro-batch that fits."""
     lean = replace(job.compute, attention="chunked", cross_entropy="chunked")
-    for remat, compute in product(LIGHTER[job.compute.remat], dict.fromkeys((job.compute, lean))):
+    ways = list(product(LIGHTER[job.compute.remat], dict.fromkeys((job.compute, lean))))
+    if job.model.encoder_layers:  # it is computed in one way
+        ways = [(job.compute.remat, job.compute)]
+    for remat, compute in ways:
         for parts in range(job.train.micro_batches, job.batch_size + 1):
             if job.batch_size % parts:
                 continue
@@ -94,6 +97,7 @@ def sized(model: TransformerConfig, width: int) -> TransformerConfig:
         model,
         width=width,
         num_layers=max(1, round(model.num_layers * ratio)),
+        encoder_layers=max(1, round(model.encoder_layers * ratio)) if model.encoder_layers else 0,
         num_heads=heads,
         num_kv_heads=heads // group,
         ff_width=round_up(round(model.ff_width * ratio), 8),
@@ -102,7 +106,8 @@ def sized(model: TransformerConfig, width: int) -> TransformerConfig:
 
 
 def largest(job: Job, room: float) -> TransformerConfig | None:
-    """The widest model of the job's shape whose step fits with one window at a time, every block rematerialized.
+    """The widest model of the job's shape whose step fits with one window at a time, every block rematerialized; with
+    an encoder, where none can be, with one pair at a time.
 
     Traced once, at the job's own size: what is held for parameters grows with them, what is held for tokens with
     width and depth.

@@ -27,9 +27,9 @@ class Job:
     train: TrainConfig
     compute: ComputeConfig
     batch_size: int
-    """windows in a step, over all micro-batches"""
+    """windows in a step, over all micro-batches; with an encoder, pairs"""
     context: int
-    """tokens in a window"""
+    """tokens in a window; with an encoder, of a source and of a target: the widest bucket needs most"""
     masked: bool = False
     """attention stays inside a document"""
 
@@ -40,7 +40,8 @@ class Job:
 
     def batch(self, rows: int = 0) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of a batch of so many windows; 0: of a step."""
-        types = {"inputs": jnp.int32, "targets": jnp.int32, "segments": jnp.int32, "weights": jnp.float32}
+        other = "sources" if self.model.encoder_layers else "segments"
+        types = {"inputs": jnp.int32, "targets": jnp.int32, other: jnp.int32, "weights": jnp.float32}
         shape = (rows or self.batch_size, self.context)
         return {name: jax.ShapeDtypeStruct(shape, kind) for name, kind in types.items()}
 

@@ -1,6 +1,7 @@
 """Who is in the batch: texts join when a row is free and leave when they end, and nothing is compiled meanwhile."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -119,6 +120,17 @@ def _tokens(drawn: slots.Drawn, writings: Sequence[Writing | None]) -> list[tupl
             token = Token(token.id, float(log_p_R[row]), likeliest)
         found.append((writing, token))
     return found
+
+
+def write_all(programs: Programs, writings: Sequence[Writing]) -> None:
+    """Writes all texts to their end, as many at once as there are rows."""
+    batch, waiting = Batch(programs.empty(), (None,) * programs.rows), deque(writings)
+    while waiting or any(batch.writings):
+        free = min(len(waiting), batch.writings.count(None))
+        batch, drawn = advance(programs, batch, [waiting.popleft() for _ in range(free)])
+        for writing, token in drawn:
+            writing.take(token)
+        batch = batch.left()
 
 
 async def write(programs: Programs, line: asyncio.Queue[Writing]) -> None:

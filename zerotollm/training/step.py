@@ -308,3 +308,18 @@ def make_eval_step(
         return sums
 
     return jax.jit(eval_step)
+
+
+def make_label_step(
+    model: TransformerConfig, *, pad_id: int = Tokenizer.pad_id
+) -> Callable[[Any, Batch], tuple[jax.Array, jax.Array, jax.Array]]:
+    """(params, batch) -> (probabilities (B, K), labels (B,), weights (B,): 0 of a row of padding), compiled."""
+
+    def label_step(params, batch):
+        logits_BTK = batch_logits(model, params, batch, masked=False, dropout_key=None, pad_id=pad_id)
+        asked_B11 = jnp.argmax(batch["weights"], axis=1)[:, None, None]
+        logits_BK = jnp.take_along_axis(logits_BTK, asked_B11, axis=1)[:, 0]
+        labels_B = jnp.take_along_axis(batch["targets"], asked_B11[..., 0], axis=1)[:, 0]
+        return jax.nn.softmax(logits_BK, axis=-1), labels_B, jnp.max(batch["weights"], axis=1)
+
+    return jax.jit(label_step)

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
 POINTS = 400
 """Of a curve over ranks, evenly spread on its logarithmic axis: more cannot be told apart."""
-LABELLED = 28
-"""Tokens of the flat map that are named."""
+LABELLED = 32
+"""Tokens of the flat map that are named, at most, ..."""
+TRIED = 150
+"""... of the most frequent ones."""
 
 
 def visible(piece: str) -> str:
@@ -105,8 +107,8 @@ def embeddings(found: "Embeddings") -> Picture:
         pieces = tuple(visible(found.map_pieces[i]) for i in of)
         cloud.append(Cloud(found.map_N3[of], name, k, pieces))
         flat.append(Dots(found.map_N3[of, 0], found.map_N3[of, 1], name, k, hover=pieces, size=6))
-    named = slice(LABELLED)
-    names = tuple(map(visible, found.map_pieces[named]))
+    named = _apart(found.map_N3[:, :2])
+    names = tuple(visible(found.map_pieces[i]) for i in named)
     flat.append(
         Dots(found.map_N3[named, 0], found.map_N3[named, 1], "", 6, size=0.1, text=names, hover=names)
     )
@@ -146,14 +148,26 @@ def embeddings(found: "Embeddings") -> Picture:
         hover = tuple(
             f"{visible(n.piece)} and {p}: cosine {c:.3f}" for p, c in zip(names, n.cosine_K, strict=True)
         )
-        limit = ("the closest of as many random vectors",) * 2
+        limit = ("none of as many random vectors is closer",) * 2
         marks = (
             Bars(n.cosine_K, range(len(names)), across=True, hover=hover),
             Line([n.chance, n.chance], [-0.5, len(names) - 0.5], color=6, dashed=True, hover=limit),
         )
-        axes = Axis("cosine; dotted: the closest random vector", span=(0, 1)), Axis(names=names, down=True)
+        axes = Axis("cosine; dotted: no random vector is closer", span=(0, 1)), Axis(names=names, down=True)
         panels.append(Panel("Nearest neighbours", marks, *axes, height=320, choice=visible(n.piece)))
     return Picture("The embedding", tuple(panels), found.sentence())
+
+
+def _apart(xy_N2: np.ndarray) -> list[int]:
+    """The first points whose labels have room beside those of earlier ones."""
+    unit_N2 = (xy_N2 - xy_N2.min(0)) / np.maximum(np.ptp(xy_N2, axis=0), 1e-12)
+    kept: list[int] = []
+    for i, (x, y) in enumerate(unit_N2[:TRIED]):
+        if len(kept) < LABELLED and all(
+            abs(x - unit_N2[j, 0]) > 0.11 or abs(y - unit_N2[j, 1]) > 0.04 for j in kept
+        ):
+            kept.append(i)
+    return kept
 
 
 def meaning(found: "Meaning") -> Picture:

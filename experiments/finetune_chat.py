@@ -1,0 +1,40 @@
+"""Question: how far does a model that only read get in a conversation, when it learns answers from a few thousand?
+
+Command: python launch.py --experiment finetune_chat --train.start-from runs/base
+
+Time: not yet measured
+
+Expected: not yet measured
+"""
+
+from dataclasses import replace
+
+from experiments.base import experiment as base
+from zerotollm.experiment import Experiment
+
+
+def experiment() -> Experiment:
+    """`base` on small talk (`pip install chitchat-dataset`), with loss on the answers alone; then `chat`, or `serve`.
+
+    Your own conversations are `--data.corpus my.jsonl`: in every line `messages`, a list of `role` (system, user or
+    assistant) and `content`. Without `--train.start-from` the same is trained from nothing.
+    """
+    parent = base()
+    return replace(
+        parent,
+        name="finetune_chat",
+        data=replace(parent.data, corpus="chitchat", batch_size=8),
+        model=replace(parent.model, dropout=0.1),
+        optimizer=replace(
+            parent.optimizer, learning_rate=0.004, adam_learning_rate=0.005, embedding_learning_rate=0.04
+        ),
+        train=replace(
+            parent.train,
+            objective="completion",
+            steps=600,
+            eval_every=200,
+            sample_every=0,
+            checkpoint_every=200,
+        ),
+        sample=replace(parent.sample, max_tokens=60),
+    )

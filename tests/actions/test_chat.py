@@ -1,0 +1,111 @@
+"""chat: turns in, answers out, around a model with random parameters; and conversations that must fit."""
+
+import io
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import zerotollm.run
+from zerotollm.actions import ChatOptions
+from zerotollm.actions.chat import chat
+from zerotollm.data.chat import chat_parts, encode_parts, fit
+from zerotollm.data.config import TokenizerConfig
+from zerotollm.data.tokenizer import train_tokenizer
+from zerotollm.errors import UsageError
+from zerotollm.experiment import Experiment
+from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.run import Run
+from zerotollm.training.step import init_params
+
+EXPERIMENT = Experiment()
+OPTIONS = ChatOptions(max_tokens=12, temperature=1.0)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(
+        TokenizerConfig("char", 40, byte_fallback=False), ["User: Assistant: heaven and earth"] * 5
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tokenizer) -> Run:
+    model = resolve(
+        TransformerConfig(num_layers=1, width=16, num_heads=2), vocab_size=tokenizer.vocab_size, context=80
+    )
+    params = init_params(model, 0)
+    return Run(Path("nowhere"), EXPERIMENT, model, 0, params | {"head": params["head"] * 50}, tokenizer)
+
+
+@pytest.fixture
+def talk(run, monkeypatch, capsys):
+    """Types lines and returns (conversation, what was written, what was said besides)."""
+    monkeypatch.setattr(zerotollm.run, "load", lambda path, step: run)
+    monkeypatch.setattr(zerotollm.run, "cache_compiled_programs", lambda data: None)
+
+    def typed(*lines: str, options: ChatOptions = OPTIONS):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+        messages = chat(EXPERIMENT, Path("nowhere"), options)
+        return messages, *capsys.readouterr()
+
+    return typed
+
+
+def test_a_conversation_goes_on_and_begins_anew(talk):
+    messages, out, err = talk("heaven", "earth")
+    assert [m["role"] for m in messages] == ["user", "assistant"] * 2
+    assert out == "".join(f"{m['content']}\n" for m in messages[1::2])
+    assert "never taught to answer" in err
+    again, _, said = talk("earth", "/reset", "heaven", "", "/exit", "not read")
+    assert again == messages[:2]  # the same seed, and nothing of the earth
+    assert "a new conversation" in said
+
+
+def test_commands_that_are_wrong_say_what_is_right(talk):
+    _, out, err = talk("/temperature hot", "/temperature -1", "/temperature 0", "/what")
+    assert out == ""
+    assert err.count("/temperature takes a number from 0 on") == 2
+    assert "the temperature is 0.0" in err
+    assert err.count("/reset begins anew") == 2
+
+
+def test_the_oldest_turns_are_forgotten_and_that_is_said(talk):
+    _, _, err = talk("heaven and earth", "and heaven", "earth", options=replace(OPTIONS, system="and"))
+    assert "the context of 80 tokens is full" in err
+    messages, out, err = talk("heaven " * 20)
+    assert (messages, out) == ([], "")
+    assert "the context of this model holds 80" in err
+
+
+def test_what_is_forgotten_is_the_least_and_never_what_the_system_says(tokenizer):
+    def said(role, text):
+        return {"role": role, "content": text}
+
+    messages = [
+        said("system", "and"),
+        said("user", "a"),
+        said("assistant", "e"),
+        said("user", "a"),
+        said("user", "v"),
+    ]
+    whole = len(encode_parts(tokenizer, chat_parts(messages, answer=True)))
+    for most in range(whole + 1):
+        ids_N, kept = fit(tokenizer, messages, most)
+        assert kept[0] == messages[0]
+        assert kept[-1] == messages[-1]
+        assert kept[1]["role"] == "user"
+        assert np.array_equal(ids_N, encode_parts(tokenizer, chat_parts(kept, answer=True)))
+        assert len(ids_N) <= most or len(kept) == 2
+    assert fit(tokenizer, messages, whole)[1] == messages
+
+
+def test_options_out_of_range_and_models_without_a_voice_are_refused_before_any_work(talk):
+    with pytest.raises(UsageError, match="temperature"):
+        talk(options=replace(OPTIONS, temperature=-1.0))
+    data = replace(EXPERIMENT.data, corpus="bible-wyc:bible-web")
+    pair = replace(EXPERIMENT, data=data, model=TransformerConfig(architecture="encoder-decoder"))
+    with pytest.raises(UsageError, match="no model that writes a text on"):
+        chat(pair, Path("nowhere"), OPTIONS)

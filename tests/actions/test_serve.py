@@ -1,0 +1,133 @@
+"""serve from the command line, and evaluate --judge, on a run with random parameters; and what serve refuses."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from http.client import HTTPConnection
+from pathlib import Path
+
+import jax
+import pytest
+
+import zerotollm
+from zerotollm.actions import EvaluateOptions, ServeOptions
+from zerotollm.actions.evaluate import evaluate
+from zerotollm.actions.serve import listen, serve
+from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.data.tokenizer import train_tokenizer
+from zerotollm.errors import RunError, UsageError
+from zerotollm.evaluation.likelihood import log_likelihoods
+from zerotollm.experiment import Experiment, to_json
+from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.training.checkpoints import CheckpointWriter
+from zerotollm.training.config import TrainConfig
+from zerotollm.training.step import init_params
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("serve")
+    (folder / "text.txt").write_text("heaven and earth and light\n" * 9)
+    tokenizer = train_tokenizer(
+        TokenizerConfig("char", 40, byte_fallback=False), [(folder / "text.txt").read_text()]
+    )
+    experiment = Experiment(
+        name="tiny",
+        data=DataConfig(corpus=str(folder / "text.txt"), dir=str(folder / "data"), context=32, batch_size=2),
+        tokenizer=TokenizerConfig("char", 40, byte_fallback=False),
+        model=TransformerConfig(num_layers=1, width=16, num_heads=2),
+        train=TrainConfig(steps=2, eval_every=0, sample_every=0, checkpoint_every=0),
+    )
+    path = folder / "tiny"
+    path.mkdir()
+    tokenizer.save(path / "tokenizer.model")
+    (path / "config.json").write_text(to_json(experiment))
+    model = resolve(experiment.model, vocab_size=tokenizer.vocab_size, context=32)
+    writer = CheckpointWriter(path / "checkpoints", keep=1)
+    writer.save({"params": jax.device_put(init_params(model, 0))}, 2, {"validation": {"bpb": 2.5}})
+    writer.close()
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_server_answers_and_stops_when_it_is_asked_to(run_dir, number):
+    command = [sys.executable, str(ROOT / "launch.py"), "--run-dir", str(run_dir), "serve", "--port", "0"]
+    environment = os.environ | {"ZEROTOLLM_DATA": str(run_dir.parent / "data")}
+    with subprocess.Popen(
+        [*command, "--rows", "2"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
+        address = re.search(r"http://(\S+) is a page", server.stdout.readline())[1]
+        connection = HTTPConnection(address, timeout=60)
+        body = json.dumps({"prompt": "light", "max_tokens": 5, "seed": 3, "temperature": 0.8})
+        connection.request("POST", "/v1/completions", body, {"content-type": "application/json"})
+        (choice,) = json.loads(connection.getresponse().read())["choices"]
+        connection.request("GET", "/")
+        page = connection.getresponse()
+        assert b"What the model considered" in page.read()
+        assert "'unsafe" not in page.getheader("Content-Security-Policy")
+        # Idle, but open: as browsers keep them.
+        server.send_signal(number)
+        out, err = server.communicate(timeout=30)
+        assert (server.returncode, out, err) == (0, "stopped\n", "")
+    run = zerotollm.load(run_dir)
+    assert run.generate("light", max_tokens=5, seed=3, temperature=0.8) == "light" + choice["text"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"rows": 0}, "--rows is 0"), ({"port": -1}, "--port is -1"), ({"request_bytes": 0}, "--request-bytes")],
+)
+def test_options_out_of_range_are_refused_before_any_work(run_dir, changes, message):
+    with pytest.raises(UsageError, match=message):
+        serve(Experiment(), Path("nowhere"), replace(ServeOptions(), **changes))
+
+
+def test_a_model_that_labels_texts_is_not_served():
+    experiment = Experiment(train=TrainConfig(objective="label"), data=DataConfig(corpus="genre:bible-web"))
+    with pytest.raises(UsageError, match="no model that writes a text on"):
+        serve(experiment, Path("nowhere"), ServeOptions())
+
+
+def test_a_port_that_is_taken_or_is_none_is_named():
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(RunError, match=f"port {port}: Address already in use; choose another --port"):
+            listen("127.0.0.1", port)
+    with pytest.raises(UsageError, match="at most 65535"):
+        listen("127.0.0.1", 99999)
+
+
+def test_the_likelier_of_two_texts_is_judged(run_dir, tmp_path, capsys):
+    run = zerotollm.load(run_dir)
+    file = tmp_path / "questions.jsonl"
+    pairs = [("light", "earth"), ("and", "heaven")]
+    records = [{"good": good, "bad": bad, "group": good} for good, bad in pairs]
+    records.append(
+        {"text": "heaven and ___", "choices": ["earth", "light"], "answer": "earth", "group": "gap"}
+    )
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    options = EvaluateOptions(judge=str(file))
+    result = evaluate(run.experiment, run_dir, options)
+    assert result == json.loads((run_dir / "evaluation-questions.json").read_text())
+    assert "questions" in capsys.readouterr().out
+    texts = [*(text for pair in pairs for text in pair), "heaven and earth", "heaven and light"]
+    ids = [[1, *run.tokenizer.encode(text).tolist()] for text in texts]
+    scores = log_likelihoods(
+        run.params,
+        run.model_config,
+        [(jax.numpy.array(i), len(i) - 1) for i in ids],
+        num_tokens=run.tokenizer.vocab_size,
+    )
+    right = [scores[i].log_p > scores[i + 1].log_p for i in (0, 2, 4)]
+    groups = result["groups"]
+    assert [groups[name]["right"] for name in ("light", "and", "gap")] == right
+    assert groups["all"]["right"] == sum(right)
+    with pytest.raises(UsageError, match="is no file"):
+        evaluate(run.experiment, run_dir, EvaluateOptions(judge="nowhere.jsonl"))

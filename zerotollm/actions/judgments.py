@@ -1,0 +1,58 @@
+"""evaluate --judge: which of several texts a model holds likelier, over a file of questions."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from zerotollm.errors import UsageError
+from zerotollm.files import write_atomically
+
+
+def evaluate_judgments(run: Any, path: Path, checkpoint: str) -> dict[str, Any]:
+    """Shows accuracies with intervals, writes them to `evaluation-FILE.json` in the run directory and returns them.
+
+    Raises UsageError, naming the line, where the file is not what `read_questions` takes or a text does not fit.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from zerotollm.data.files import read_lines
+    from zerotollm.decoding.text import encode_prompt
+    from zerotollm.evaluation.likelihood import judge, log_likelihoods, read_questions
+
+    if run.model_config.architecture == "encoder-decoder" or run.model_config.num_classes:
+        raise UsageError(
+            f"{run.path} holds no model that writes a text on, so that no text is likelier to it"
+        )
+    if not path.is_file():
+        raise UsageError(f"{path} is no file: give --judge a .jsonl")
+    questions = read_questions(path, read_lines(path))
+    most, tokenizer = run.model_config.max_length + 1, run.tokenizer
+    ids = [encode_prompt(tokenizer, text, most) for question in questions for text in question.texts]
+    console = Console()
+    with console.status("reading") as status:
+        scores = log_likelihoods(
+            run.params,
+            run.model_config,
+            [(ids_N, len(ids_N) - 1) for ids_N in ids],
+            num_tokens=tokenizer.vocab_size,
+            done=lambda n: status.update(f"reading {n:,} of {len(ids):,} texts"),
+        )
+    left = iter(scores)
+    log_p = [[next(left).log_p for _ in question.texts] for question in questions]
+    judged = judge(questions, log_p)
+    table = Table("", "right", "95 % interval", "by bytes", "chance", "questions", box=None, pad_edge=False)
+    for group, found in judged.items():
+        table.add_row(
+            group,
+            f"{100 * found.right / found.questions:.1f} %",
+            f"{100 * found.low:.1f} to {100 * found.high:.1f}",
+            f"{100 * found.right_per_byte / found.questions:.1f} %",
+            f"{100 * found.chance:.1f} %",
+            f"{found.questions:,}",
+        )
+    console.print(table, highlight=False)
+    result = {"judge": str(path), "checkpoint": checkpoint, "step": run.step}
+    result |= {"groups": {group: found._asdict() for group, found in judged.items()}}
+    write_atomically(run.path / f"evaluation-{path.stem}.json", json.dumps(result, indent=2) + "\n")
+    return result
