@@ -35,7 +35,15 @@ def row_shards() -> int:
     return 1 if mesh.empty else mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def num_devices() -> int:
-    """Of the mesh in use; 1 where there is none."""
+def num_devices(axes: tuple[str, ...] = AXES) -> int:
+    """Along these axes of the mesh in use; 1 where there is none."""
     mesh = jax.sharding.get_abstract_mesh()
-    return 1 if mesh.empty else mesh.size
+    return 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in axes)
+
+
+def axes_for(items: int) -> tuple[str, ...]:
+    """Axes over which so many items go with at most a quarter more of padding; the more devices, the better."""
+    for axes in (AXES, ("fsdp", "tensor"), ("fsdp",), ("tensor",)):
+        if -items % num_devices(axes) <= items / 4:
+            return axes
+    return ()

@@ -1,7 +1,7 @@
 """A train step on a mesh that is not here: memory of a device, what it sends, and how long a step takes.
 
 The step is compiled for as many made-up CPU devices as the mesh has, from shapes alone and in a process of its own,
-with one and with two layers: what a layer adds is multiplied. What XLA's partitioner put in to move numbers is counted.
+with two and with three layers: what a layer adds is multiplied. XLA's partitioner put in what moves numbers.
 """
 
 import json
@@ -103,31 +103,34 @@ def plan_on_mesh(job: Job, shape: MeshShape, device: Device, *, compiled: bool =
     base, whole = predict(plain, device).seconds, predict(mine, device).seconds
     # The work of the update goes to all devices.
     seconds = base + max(0.0, whole - base) / shape.rows
-    found, xla = _compiled(job, shape, device.node) if compiled and shape.size > 1 else (Counter(), 0)
-    sent: Counter[str] = Counter()
+    sent, operations, xla = _compiled(job, shape, device.node) if compiled and shape.size > 1 else ({}, 0, 0)
+    by_kind: Counter[str] = Counter()
     sending = 0.0
-    for one, times in found.items():
-        sent[one.kind] += times * one.sent
-        sending += times * one.sent / (device.network if one.spans > 1 else device.link)
-    return MeshPlan(memory_on_mesh(job, shape), xla, dict(sent), sum(found.values()), seconds, sending)
+    for (kind, between), size in sent.items():
+        by_kind[kind] += size
+        sending += size / (device.network if between else device.link)
+    return MeshPlan(memory_on_mesh(job, shape), xla, dict(by_kind), operations, seconds, sending)
 
 
-def _compiled(job: Job, shape: MeshShape, node: int) -> tuple[Counter[Collective], int]:
-    """Collectives of a step, and XLA's bytes for a device. Of a deep model the collectives of all layers from programs
-    of one and two, and 0: bytes do not grow so evenly."""
+Sent = dict[tuple[str, bool], int]
+"""(kind of collective, whether it goes from node to node) -> bytes that a device sends"""
+
+
+def _compiled(job: Job, shape: MeshShape, node: int) -> tuple[Sent, int, int]:
+    """Bytes sent, operations, and XLA's bytes for a device. Of a deep model what is sent for all layers, from programs
+    of two and three, and 0: memory does not grow so evenly."""
     layers = job.model.num_layers
     if layers <= WHOLE:
         return _ask(job, shape, node)
-    one, two = (
-        _ask(replace(job, model=replace(job.model, num_layers=number)), shape, node)[0] for number in (1, 2)
+    (two, few, _), (three, more, _) = (
+        _ask(replace(job, model=replace(job.model, num_layers=number)), shape, node) for number in (2, 3)
     )
-    total: Counter[Collective] = Counter()
-    for kind in one.keys() | two.keys():
-        total[kind] = max(0, one[kind] + (layers - 1) * (two[kind] - one[kind]))
-    return +total, 0
+    times = layers - 2
+    sent = {key: two.get(key, 0) + times * (three.get(key, 0) - two.get(key, 0)) for key in two | three}
+    return {key: max(0, size) for key, size in sent.items()}, few + times * (more - few), 0
 
 
-def _ask(job: Job, shape: MeshShape, node: int) -> tuple[Counter[Collective], int]:
+def _ask(job: Job, shape: MeshShape, node: int) -> tuple[Sent, int, int]:
     parts = {
         "model": asdict(job.model),
         "optimizer": asdict(job.optimizer),
@@ -150,7 +153,12 @@ def _ask(job: Job, shape: MeshShape, node: int) -> tuple[Counter[Collective], in
         last = (done.stderr.strip() or "no output").splitlines()[-1]
         raise RunError(f"the step could not be compiled for {shape.size} devices: {last[:200]}")
     answer = json.loads(done.stdout)
-    return Counter({Collective(*one): times for one, times in answer["collectives"]}), answer["bytes"]
+    sent: Sent = {}
+    for *listed, times in answer["collectives"]:
+        one = Collective(*listed)
+        key = one.kind, one.spans > 1
+        sent[key] = sent.get(key, 0) + times * one.sent
+    return sent, sum(times for *_, times in answer["collectives"]), answer["bytes"]
 
 
 def main() -> None:
@@ -188,7 +196,7 @@ def main() -> None:
     found = collectives(compiled.as_text(), asked["node"])
     answer = {
         "bytes": planned_peak(xla_memory(compiled)),
-        "collectives": [(list(one), times) for one, times in found.items()],
+        "collectives": [(*one, times) for one, times in found.items()],
     }
     sys.stdout.write(json.dumps(answer))
 

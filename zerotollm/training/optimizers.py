@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from zerotollm.compute.mesh import AXES, constrain, num_devices
+from zerotollm.compute.mesh import axes_for, constrain, num_devices
 from zerotollm.training.config import OptimizerConfig
 from zerotollm.training.moments import moments_in
 
@@ -69,10 +69,11 @@ def muon_directions(
         lengths = [len(blocks[index]) for index in members]
         stacked = jnp.concatenate([constrain(blocks[index]) for index in members])
         # On a mesh every device takes as many of the blocks, none of which needs another, and gets all directions.
-        missing = -len(stacked) % num_devices()
+        axes = axes_for(len(stacked))
+        missing = -len(stacked) % num_devices(axes)
         if missing:
             stacked = jnp.pad(stacked, ((0, missing), (0, 0), (0, 0)))
-        directions = constrain(orthogonalize(constrain(stacked, AXES), iterations))
+        directions = constrain(orthogonalize(constrain(stacked, axes), iterations))
         if missing:
             directions = directions[:-missing]
         updates |= zip(members, jnp.split(directions, list(accumulate(lengths))[:-1]), strict=True)
