@@ -108,8 +108,11 @@ def arrays_of(run_dir: Path) -> dict[str, bytes]:
     import orbax.checkpoint as ocp
 
     path = run_dir / "checkpoints" / f"{STEPS:08}" / "state"
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # whatever number of processes wrote it
     with ocp.StandardCheckpointer() as checkpointer:
-        tree = checkpointer.restore(path.absolute())
+        saved = checkpointer.metadata(path.absolute()).item_metadata
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), saved)
+        tree = checkpointer.restore(path.absolute(), target)
     return {
         jax.tree_util.keystr(name): np.asarray(x).tobytes()
         for name, x in jax.tree_util.tree_leaves_with_path(tree)

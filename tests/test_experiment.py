@@ -10,6 +10,7 @@ import pytest
 
 from zerotollm.errors import UsageError
 from zerotollm.experiment import (
+    ADDED,
     Experiment,
     describe_type,
     differences,
@@ -68,7 +69,7 @@ def test_every_field_survives_json_and_shows_as_the_only_difference(name):
     assert differences(Experiment(), other) == [(name, flatten(Experiment())[name], another_value(name))]
 
 
-@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("name", [name for name in FIELDS if name not in ADDED])
 def test_every_missing_field_is_named(name):
     raw = json.loads(to_json(Experiment()))
     *groups, part = name.split(".")
@@ -77,6 +78,16 @@ def test_every_missing_field_is_named(name):
     assert "here.json" in message
     assert name in message
     assert "missing" in message
+
+
+def test_a_file_of_an_earlier_version_is_read_as_what_it_did():
+    raw = json.loads(to_json(Experiment()))
+    for name in ADDED:
+        group, part = name.split(".")
+        del raw[group][part]
+    found = flatten(from_json(json.dumps(raw)))
+    assert found == flatten(Experiment()) | ADDED
+    assert found.keys() == FIELDS.keys()
 
 
 @pytest.mark.parametrize("name", FIELDS)

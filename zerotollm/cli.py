@@ -66,11 +66,12 @@ class Command:
     switches: frozenset[str] = frozenset()
     experiment: str = ""
     run_dir: str = ""
-    distributed: str = ""
     action: str = ""
     """empty: the experiment's own, see `zerotollm.catalog.default_action`"""
     options: tuple[tuple[str, str], ...] = ()
     """everything else, as (name, value): fields of the experiment and options of the action"""
+    distributed: str = ""
+    """which of several processes this is, see `zerotollm.scale.config.parse_distributed`"""
 
 
 def main(arguments: Sequence[str], experiments: Path) -> int:

@@ -89,6 +89,20 @@ def begun_with(experiment: Experiment, other: Experiment) -> Experiment:
 
 # --- JSON
 
+ADDED: dict[str, Any] = {
+    "data.old": "",
+    "data.replay": 0.0,
+    "model.num_classes": 0,
+    "train.trainable": "",
+    "train.lora_rank": 0,
+    "train.lora_alpha": 16.0,
+    "train.lora_targets": "attention/|feed_forward/",
+    "train.lora_dropout": 0.0,
+    "train.mesh": "",
+}
+"""Fields that earlier versions did not have, each with the value that says what they did: their runs stay readable. A
+new field goes here too, unless no value of it says that."""
+
 
 def to_json(experiment: Experiment) -> str:
     """The whole experiment as indented JSON, marked with the version of this form. See `from_json`."""
@@ -96,7 +110,8 @@ def to_json(experiment: Experiment) -> str:
 
 
 def from_json(text: str, source: str = "config.json") -> Experiment:
-    """The experiment that `to_json` wrote; nothing is guessed and nothing is left out.
+    """The experiment that `to_json` wrote, in this version or an earlier one: a field of `ADDED` that is missing has
+    the value there. Nothing else is guessed, and nothing is left out.
 
     `source` says in messages where the text came from. Raises UsageError where the text is no JSON object of
     this version, where a field is missing or unknown, and where a value has the wrong type or is not allowed.
@@ -122,6 +137,7 @@ def _build(kind: type, raw: Any, prefix: str, source: str) -> Any:
     types = get_type_hints(kind)
     for name in raw.keys() - types.keys():
         raise UsageError(f"{source}: unknown field {prefix}{name}{did_you_mean(name, types)}")
+    raw = {name: ADDED[prefix + name] for name in types if prefix + name in ADDED} | raw
     for name in types:
         if name not in raw:
             raise UsageError(

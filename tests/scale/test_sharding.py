@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -22,7 +21,6 @@ from zerotollm.scale.sharding import (
     make_mesh,
     path_name,
     sharding_rows,
-    shardings,
     spec_of,
 )
 from zerotollm.training.config import OptimizerConfig, TrainConfig
@@ -139,14 +137,12 @@ def test_on_one_device_the_program_is_the_one_without_a_mesh():
     plain = make_train_step(MODEL, OPTIMIZER, TRAIN).lower(jax.eval_shape(INIT), batch).as_text()
     with jax.set_mesh(mesh):
         meshed = make_train_step(MODEL, OPTIMIZER, TRAIN).lower(jax.eval_shape(INIT), batch).as_text()
-        placed = jax.jit(INIT, out_shardings=shardings(jax.eval_shape(INIT), mesh))()
     assert "sharding" not in plain
 
     def operations(text: str) -> list[str]:
         return [line.strip() for line in text.splitlines() if "=" in line and "stablehlo" in line]
 
     assert operations(meshed) == operations(plain)
-    assert jax.tree.all(jax.tree.map(jnp.array_equal, placed, jax.jit(INIT)()))
 
 
 def test_collectives_are_read_with_their_groups_and_loops():

@@ -255,7 +255,7 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
     """
 
     from zerotollm.decoding.text import sample_text
-    from zerotollm.training.checkpoints import CheckpointWriter
+    from zerotollm.training.checkpoints import CheckpointWriter, of_step
     from zerotollm.training.metrics import MetricsWriter, NotWritten, StepLog
     from zerotollm.training.stream import Behind, prefetched
 
@@ -268,9 +268,10 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
     with ExitStack() as stack:
         stop = [] if together() else stack.enter_context(stop_requests())
         path, tensorboard = run.run_dir / run_directory.METRICS, run.run_dir / run_directory.TENSORBOARD
-        writing = MetricsWriter(path, tensorboard, run.start) if is_first() else NotWritten()
-        metrics = stack.enter_context(closing(writing))
         directory = run.run_dir / run_directory.CHECKPOINTS
+        saved = of_step(directory, run.start).path / run_directory.METRICS
+        writing = MetricsWriter(path, tensorboard, run.start, saved) if is_first() else NotWritten()
+        metrics = stack.enter_context(closing(writing))
         # One more than are averaged: a run that was stopped has one at a step of its own.
         keep = config.keep if config.average == 1 else max(config.keep, config.average + 1)
         writer = stack.enter_context(closing(CheckpointWriter(directory, keep)))
@@ -360,7 +361,7 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
                         "seconds": run.notes["seconds"] + time.monotonic() - begun,
                     }
                     metrics.sync()
-                    writer.save(state._replace(frozen=None), step, notes)
+                    writer.save(state._replace(frozen=None), step, notes, path)
             if stopping:
                 number = stop[0] if stop else signal.SIGTERM
                 name = signal.Signals(number).name

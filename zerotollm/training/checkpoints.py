@@ -1,6 +1,7 @@
 """Checkpoints: written by Orbax while training goes on, committed by a rename, checked by their checksums.
 
     checkpoints/00000250/state/         the whole TrainState (Orbax)
+    checkpoints/00000250/metrics.jsonl  a copy of the lines so far
     checkpoints/00000250/manifest.json  step, what the host has to remember, size and SHA-256 of every file
     checkpoints/.00000500.saving/       not finished, or left by a killed process: never read (.removed too)
 
@@ -175,18 +176,21 @@ class CheckpointWriter:
         # Orbax logs every failed write as pages of traceback before it raises; what it raises is enough.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
 
-    def save(self, state: Any, step: int, notes: dict[str, Any]) -> None:
-        """Starts to save `state`; `notes` is what the host must remember, as plain JSON."""
+    def save(self, state: Any, step: int, notes: dict[str, Any], beside: Path | None = None) -> None:
+        """Starts to save `state`; `notes` is what the host must remember, as plain JSON, and `beside` a file of which
+        a copy is kept, as it is now."""
         import jax
 
         self.wait()
         saving = self.directory / f".{step:08}.saving"
-        on_first(lambda: self._make_room(saving, sum(array.nbytes for array in jax.tree.leaves(state))))
+        size = sum(array.nbytes for array in jax.tree.leaves(state))
+        on_first(lambda: self._make_room(saving, size, beside))
         self._orbax.save((saving / STATE).absolute(), state)
         self._pending = step, self._thread.submit(self._commit, saving, step, notes)
 
-    def _make_room(self, saving: Path, size: int) -> None:
-        """An empty folder on a disk that has room for so many bytes. Raises RunError where there is none."""
+    def _make_room(self, saving: Path, size: int, beside: Path | None) -> None:
+        """A folder with a copy of `beside`, on a disk that has room for so many bytes. Raises RunError where there is
+        none."""
         try:
             for left in self.directory.glob(".*"):  # by a process that was killed
                 shutil.rmtree(left)
@@ -194,6 +198,8 @@ class CheckpointWriter:
             # Said before Orbax finds out, which takes it many lines.
             if shutil.disk_usage(saving).free < size + 2**20:
                 raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} (it takes {size / 1e6:.0f} MB)")
+            if beside:
+                shutil.copyfile(beside, saving / beside.name)
         except OSError as error:
             shutil.rmtree(saving, ignore_errors=True)
             raise cannot_write(saving, error) from None

@@ -21,14 +21,17 @@ from zerotollm.training import tensorboard
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All whole lines; a line that a crash cut short ends the reading."""
+    """All whole lines; one that a crash cut short, or that is no line of ours, ends the reading."""
     lines = []
     if path.exists():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                lines.append(json.loads(line))
+                read = json.loads(line)
             except json.JSONDecodeError:
                 break
+            if not isinstance(read, dict) or not isinstance(read.get("step"), int):
+                break
+            lines.append(read)
     return lines
 
 
@@ -36,12 +39,13 @@ class MetricsWriter:
     """Appends to metrics.jsonl and to TensorBoard's file. Raises RunError where the disk takes no more.
 
     Opening takes out the lines after `step`, which will be written again, and writes TensorBoard's file anew
-    from those that stay.
+    from those that stay. Where a checkpoint has `saved` them, they are taken from there: that copy has a checksum.
     """
 
-    def __init__(self, path: Path, tensorboard_dir: Path, step: int):
+    def __init__(self, path: Path, tensorboard_dir: Path, step: int, saved: Path | None = None):
         self.path = path
-        kept = [line for line in read_metrics(path) if line["step"] <= step]
+        source = saved if saved and saved.exists() else path
+        kept = [line for line in read_metrics(source) if line["step"] <= step]
         self.best_bpb = min(
             (line["validation_bpb"] for line in kept if "validation_bpb" in line), default=math.inf
         )
