@@ -2,9 +2,10 @@
 
 Command: python launch.py --experiment finetune_lora --train.start-from runs/base
 
-Time: not yet measured
+Time: 36 to 81 seconds a run in the small budget (100 steps) on 2 CPU cores that others used too (AMD EPYC)
 
-Expected: not yet measured
+Expected: bible-kjv at 1.2948 bits per byte in full, 1.3408 by the last layer, 1.3386 by adapters with 4.2 % of the
+parameters (validation, one seed)
 """
 
 from typing import Any, Literal

@@ -147,6 +147,12 @@ def test_only_what_a_pattern_names_is_trained(params):
     assert changed == {path for path in before if "feed_forward/" in path or path == "head"}
 
 
+def test_a_head_alone_leaves_nothing_to_muon(params):
+    train = TrainConfig(steps=3, trainable="^head", start_from="base")
+    state, _ = trained(train, params, steps=1, optimizer=OptimizerConfig(warmup_steps=1))
+    assert (flat(state.params["own"])["head"] != flat(params)["head"]).any()
+
+
 def test_dropout_of_adapters_leaves_out_rows_and_scales_the_others(params, finished):
     train = replace(LORA, lora_dropout=0.5)
     adapters = finished.params["lora"]

@@ -99,6 +99,8 @@ def scale_by_muon(momentum: float, iterations: int, block: int) -> optax.Gradien
         trace = jax.tree.map(lambda m, g: momentum * m + g, state.trace, gradients)
         nesterov = jax.tree.map(lambda m, g: momentum * m + g, trace, gradients)
 
+        if not jax.tree.leaves(nesterov):  # where the head alone is trained
+            return nesterov, optax.TraceState(trace=trace)
         paths, kernels = zip(*jax.tree_util.tree_leaves_with_path(nesterov), strict=True)
         writes = [path[-1].key in ("output", "down") for path in paths]
         directions = muon_directions(kernels, writes, iterations=iterations, block=block)
