@@ -1,5 +1,5 @@
-"""Shared by all tests: implicit broadcasting of ranks is an error, as the design asks; and what XLA has compiled in
-one test, or in a process that a test starts, no other compiles again."""
+"""Shared by all tests: implicit broadcasting of ranks is an error, as the design asks; what XLA has compiled in one
+test, or in a process that a test starts, no other compiles again; and a process keeps to one core where it can."""
 
 import os
 import tempfile
@@ -10,6 +10,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     COMPILED = tempfile.TemporaryDirectory(prefix="zerotollm-tests-", ignore_cleanup_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+# Threads for small matrices wait by spinning: where several processes share the cores, fits take ten times as long.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import jax
 

@@ -20,8 +20,8 @@ PIECES = ["In the", " beginning\x1b[2J", " 光\n"]
 def asked(monkeypatch) -> list[dict]:
     """A run that notes what it is asked for and writes PIECES."""
     noted = []
-    stub = SimpleNamespace(stream=lambda **sampling: noted.append(sampling) or iter(PIECES))
-    monkeypatch.setattr(run, "load", lambda path: stub)
+    stub = SimpleNamespace(labels=(), stream=lambda **sampling: noted.append(sampling) or iter(PIECES))
+    monkeypatch.setattr(run, "load", lambda path, mesh: stub)
     monkeypatch.setattr(run, "cache_compiled_programs", lambda data: None)
     return noted
 
