@@ -20,7 +20,7 @@ from zerotollm.actions.train import train
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import RunError, UsageError
-from zerotollm.experiment import Experiment
+from zerotollm.experiment import ADDED, Experiment
 from zerotollm.model.config import TransformerConfig
 from zerotollm.training import checkpoints
 from zerotollm.training.config import TrainConfig
@@ -151,6 +151,25 @@ def test_a_finished_run_says_so_and_changes_nothing(experiment, finished, capsys
     assert summary == json.loads((finished / "summary.json").read_text())
     assert "is finished" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.name != ".lock"}
+
+
+def test_a_run_of_an_earlier_version_goes_on_as_if_nothing_had_been(experiment, finished, tmp_path):
+    run_dir = tmp_path / "earlier"
+    shutil.copytree(finished, run_dir)
+    (run_dir / "summary.json").unlink()
+    shutil.rmtree(run_dir / f"checkpoints/{STEPS:08}")
+    config = json.loads((run_dir / "config.json").read_text())
+    for name in ADDED:
+        group, field = name.split(".")
+        del config[group][field]
+    (run_dir / "config.json").write_text(json.dumps(config))
+    for checkpoint in checkpoints.finished(run_dir / "checkpoints"):
+        manifest = checkpoint.manifest()
+        del manifest["notes"]["frozen"], manifest["notes"]["before"], manifest["files"]["metrics.jsonl"]
+        (checkpoint.path / "metrics.jsonl").unlink()
+        (checkpoint.path / "manifest.json").write_text(json.dumps(manifest))
+    train(experiment, run_dir)
+    assert_same_run(run_dir, finished)
 
 
 @pytest.mark.parametrize(

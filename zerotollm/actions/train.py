@@ -159,7 +159,9 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement:
     if abstract_state.frozen is not None:
         _, frozen = divided(beginning.params, experiment.train.trainable)
     if checkpoint:
-        notes = checkpoint.manifest()["notes"]
+        notes = {"before": None, "frozen": None} | checkpoint.manifest()[
+            "notes"
+        ]  # earlier versions had neither
         if notes["text"] != feed.fingerprint:
             raise RunError(
                 f"the text of {shape.corpus} has changed since {run_dir} was begun: "
@@ -170,8 +172,10 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement:
                 f"{experiment.train.start_from} has changed since {run_dir} was begun with it: bring it back, or "
                 "train anew with another --run-dir"
             )
-        state = checkpoints.restore(checkpoint, abstract_state._replace(frozen=None))
-        state = state._replace(frozen=frozen and place_tree(frozen, mesh))
+        state = abstract_state._replace(
+            **checkpoints.restore(checkpoint, abstract_state.saved()),
+            frozen=frozen and place_tree(frozen, mesh),
+        )
     else:
         state = make_state(given=beginning.params and place_tree(beginning.params, mesh))
         if beginning.run:
@@ -361,7 +365,7 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
                         "seconds": run.notes["seconds"] + time.monotonic() - begun,
                     }
                     metrics.sync()
-                    writer.save(state._replace(frozen=None), step, notes, path)
+                    writer.save(state.saved(), step, notes, path)
             if stopping:
                 number = stop[0] if stop else signal.SIGTERM
                 name = signal.Signals(number).name

@@ -41,8 +41,11 @@ class TrainState(NamedTuple):
     loss_scale: LossScale | None = None
     """in float16 only"""
     frozen: Any = None
-    """parameters that stay as they are, where `params` are a part or adapters: see `zerotollm.training.lora`; not in
-    checkpoints"""
+    """parameters that stay as they are, where `params` are a part or adapters: see `zerotollm.training.lora`"""
+
+    def saved(self) -> dict[str, Any]:
+        """What a checkpoint holds, by name: all but what is frozen, for that lies where training began."""
+        return {name: value for name, value in self._asdict().items() if name != "frozen"}
 
 
 def init_params(model: TransformerConfig, seed: int | jax.Array) -> Any:
