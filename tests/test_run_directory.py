@@ -93,6 +93,7 @@ def test_an_interrupted_write_leaves_the_old_content(tmp_path, monkeypatch):
     with pytest.raises(RunError, match="No space left on device"):
         write_atomically(tmp_path / "x", "new")
     assert (tmp_path / "x").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 def test_environment_says_what_numbers_depend_on():
@@ -100,3 +101,16 @@ def test_environment_says_what_numbers_depend_on():
     assert environment["versions"]["jax"]
     assert environment["devices"]
     json.dumps(environment)
+
+
+def test_a_disk_too_full_for_the_lock_is_said_with_its_place(tmp_path):
+    code = (
+        "import resource, sys; from pathlib import Path; from zerotollm import run_directory\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+        "with run_directory.locked(Path(sys.argv[1])): pass"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    root = Path(__file__).parent.parent
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert "RunError: cannot write" in done.stderr.splitlines()[-1]
+    assert ".lock" in done.stderr.splitlines()[-1]

@@ -90,8 +90,8 @@ def locked(run_dir: Path) -> Iterator[None]:
             ) from None
         try:
             file.truncate(0)
-            file.write(f"{os.getpid()}\n")
-            file.flush()
+            # Not through the file's buffer: closing would try to write it again, and hide the line with its own error.
+            os.write(file.fileno(), f"{os.getpid()}\n".encode())
         except OSError as error:
             raise cannot_write(path, error) from None
         yield
