@@ -19,12 +19,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.fault_lab import (
     EVERY,
-    ROOT,
     STEPS,
     TIMEOUT,
     Lab,
@@ -32,6 +31,7 @@ from tests.fault_lab import (
     saved_step,
     step_of,
     wait_for,
+    write_text,
 )
 
 MARKS = ("<!-- faults -->", "<!-- end of faults -->")
@@ -254,17 +254,21 @@ def not_a_number(lab: Lab, expected: Path, *_: object) -> Iterator[Row]:
 
 
 def little_memory(lab: Lab, expected: Path, *_: object) -> Iterator[Row]:
-    """ulimit -d, lower and lower until it does not suffice."""
-    for megabytes in (400, 300, 200, 100):
-        run_dir = lab.stopped(f"memory-{megabytes}")
-        saved = saved_step(run_dir)
-        limited = ("sh", "-c", f'ulimit -d {megabytes * 1024}; exec "$@"', "sh")
-        code, out = lab.finish(run_dir, launcher=limited)
-        if code:
-            happened = f"{megabytes} MB: exit code {code}: {last_line(out)}"
-            yield again(lab, run_dir, "host memory limit", happened, step_of(run_dir) - saved, expected)
-            return
-    yield Row("host memory limit", "100 MB suffice", "0", "-", True)
+    """ulimit, of a run that goes on and of one that begins with nothing prepared."""
+    for option, megabytes in (("d", 100), ("d", 400), ("d", 700), ("v", 1000)):
+        for prepared in (True, False):
+            name = f"memory-{option}-{megabytes}-{prepared}"
+            run_dir = lab.stopped(name) if prepared else lab.folder / name
+            fields = lab.fields(**({} if prepared else {"data.dir": lab.folder / f"data-{name}"}))
+            limited = ("sh", "-c", f'ulimit -{option} {megabytes * 1024}; exec "$@"', "sh")
+            begun = time.monotonic()
+            code, out = lab.finish(run_dir, *fields, launcher=limited)
+            seconds = time.monotonic() - begun
+            fault = f"`ulimit -{option} {megabytes * 1024}`, {'going on' if prepared else 'nothing prepared'}"
+            happened = f"{last_line(out)} ({seconds:.1f} s)" if code else "suffices"
+            lost = step_of(run_dir) - saved_step(run_dir) if code else 0
+            row = again(lab, run_dir, fault, happened, lost, expected)
+            yield row if code in (0, 1) and "Traceback" not in out else replace(row, good=False)
 
 
 def clock_back(lab: Lab, expected: Path, *_: object) -> Iterator[Row]:
@@ -349,9 +353,7 @@ def main() -> int:
     rows = []
     with tempfile.TemporaryDirectory(prefix="faults-") as name:
         lab = Lab(Path(name), random.Random(chosen.seed))
-        words = (ROOT / "LICENSE").read_text().split()
-        paragraphs = [" ".join(lab.draw.choices(words, k=80)) for _ in range(60)]
-        (lab.folder / "text.txt").write_text("\n\n".join(paragraphs))
+        write_text(lab)
         expected = lab.folder / "undisturbed"
         code, out = lab.finish(expected)
         if code:

@@ -17,7 +17,7 @@ from zerotollm.actions.beginning import beginning_of
 from zerotollm.actions.devices import computing_on_mesh, mesh_lines
 from zerotollm.actions.fit import feed_of
 from zerotollm.actions.interrupts import StoppedError, stop_requests
-from zerotollm.actions.out_of_memory import out_of_memory_explained
+from zerotollm.actions.out_of_memory import out_of_memory_explained, step_bytes_on_host
 from zerotollm.actions.plan import job_for
 from zerotollm.actions.progress import Display, Pace, console_of
 from zerotollm.actions.summary import commands, rows, summarize
@@ -25,6 +25,7 @@ from zerotollm.compute.processes import is_first, on_first, stop_requested, toge
 from zerotollm.errors import RunError
 from zerotollm.experiment import Experiment, translates
 from zerotollm.files import write_atomically
+from zerotollm.memory_limit import check_libraries, check_step, limits
 from zerotollm.model.config import TransformerConfig
 
 
@@ -34,7 +35,7 @@ def train(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
     Killed at any moment and started again, it ends with the same parameters and metrics, bit for bit, as if
     it had never been killed (on a CPU, with one version of jax). SIGTERM or Ctrl-C saves and raises
     StoppedError. Raises UsageError where the directory belongs to another experiment, RunError where another
-    process writes there, the disk is full or the loss is no longer finite.
+    process writes there, the disk is full, a limit on memory does not suffice or the loss is no longer finite.
     """
     begun = time.monotonic()
     with ExitStack() as stack:
@@ -47,6 +48,7 @@ def train(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
 
         summary = on_first(claimed)
         if summary is None:
+            check_libraries()
             with out_of_memory_explained(experiment, run_dir), computing_on_mesh(experiment) as placement:
                 run = _prepare(experiment, run_dir, display, placement)
                 notes = _train(run, display, begun)
@@ -137,6 +139,8 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement:
     }
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     out_shardings = (state_shardings, everywhere)
+    if limits():
+        check_step(step_bytes_on_host(replace(experiment, model=model)))
     step = make_train_step(model, experiment.optimizer, experiment.train, **how, out_shardings=out_shardings)
     evaluate = make_eval_step(model, **how)
     if model.architecture != "encoder-decoder":
