@@ -102,7 +102,7 @@ def explain(error: BaseException) -> tuple[str, int]:
     """The one line that says what went wrong, and the exit code."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 130
-    if isinstance(error, MemoryError | RuntimeError) and not isinstance(error, RunError):
+    if isinstance(error, MemoryError | RuntimeError):
         what = "another thread" if isinstance(error, RuntimeError) else "what was to be done"
         return (
             f"no host memory is left for {what}: end other programs, or raise the limits (ulimit -a), then run again",

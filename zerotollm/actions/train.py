@@ -33,8 +33,9 @@ def train(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
     """Trains in `run_dir`, from where the last process there stopped, and returns the final numbers.
 
     Killed at any moment and started again, it ends with the same parameters and metrics, bit for bit, as if
-    it had never been killed (on a CPU, with one version of jax). SIGTERM or Ctrl-C saves and raises
-    StoppedError. Raises UsageError where the directory belongs to another experiment, RunError where another
+    it had never been killed (on a CPU, with one version of jax). A kill costs at most
+    `checkpoint_every` steps, or where it meets a save under way a twentieth more, for no step is begun beyond that.
+    SIGTERM or Ctrl-C saves and raises StoppedError. Raises UsageError where the directory belongs to another experiment, RunError where another
     process writes there, the disk is full, a limit on memory does not suffice or the loss is no longer finite.
     """
     begun = time.monotonic()
@@ -263,7 +264,7 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
     """
 
     from zerotollm.decoding.text import sample_text
-    from zerotollm.training.checkpoints import CheckpointWriter, of_step
+    from zerotollm.training.checkpoints import AHEAD, CheckpointWriter, of_step
     from zerotollm.training.metrics import MetricsWriter, NotWritten, StepLog
     from zerotollm.training.stream import Behind, prefetched
 
@@ -331,6 +332,7 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
             display.say(f"before the first step: {words(before, feed)}")
         display.begin(run.start)
         pace.begin()
+        saved_at = run.start
         for step, batch in enumerate(batches, run.start + 1):
             state, values = train_step(state, batch)
             behind.add(step, values)
@@ -370,6 +372,13 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
                     }
                     metrics.sync()
                     writer.save(state.saved(), step, notes, path)
+                    saved_at = step
+            if step == saved_at + config.checkpoint_every // AHEAD:
+                if writer.busy():  # a slow disk, or quick steps: no time of theirs
+                    behind.drain()
+                    with pace.pause("slow save"):
+                        writer.wait()
+                writer.wait()
             if stopping:
                 number = stop[0] if stop else signal.SIGTERM
                 name = signal.Signals(number).name
