@@ -32,11 +32,11 @@ from zerotollm.model.config import TransformerConfig
 def train(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
     """Trains in `run_dir`, from where the last process there stopped, and returns the final numbers.
 
-    Killed at any moment and started again, it ends with the same parameters and metrics, bit for bit, as if
-    it had never been killed (on a CPU, with one version of jax). A kill costs at most
-    `checkpoint_every` steps, or where it meets a save under way a twentieth more, for no step is begun beyond that.
-    SIGTERM or Ctrl-C saves and raises StoppedError. Raises UsageError where the directory belongs to another experiment, RunError where another
-    process writes there, the disk is full, a limit on memory does not suffice or the loss is no longer finite.
+    Killed at any moment and started again, it ends with the same parameters and metrics, bit for bit, as if it had
+    never been killed (on a CPU, with one version of jax). A kill costs at most `checkpoint_every` steps, or where it
+    meets a save under way a twentieth more, for no step is begun beyond that. SIGTERM or Ctrl-C saves and raises
+    StoppedError. Raises UsageError where the directory belongs to another experiment, RunError where another process
+    writes there, the disk is full, a limit on memory does not suffice or the loss is no longer finite.
     """
     begun = time.monotonic()
     with ExitStack() as stack:
