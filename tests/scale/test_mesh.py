@@ -109,9 +109,7 @@ def trained(kind: str, mesh_text: str, steps: int, checkpoint: str = "", beginni
             compiled = compiled or step.lower(state, placed).compile()
             state, metrics = compiled(state, placed)
             losses.append(float(metrics["loss"]))
-        evaluated = make_eval_step(model, compute=compute)(
-            whole(state.params, state.frozen, train), placed
-        )
+        evaluated = make_eval_step(model, compute=compute)(whole(state.params, state.frozen, train), placed)
         if checkpoint:
             writer = checkpoints.CheckpointWriter(Path(checkpoint), 1)
             writer.save(state, steps, {})
