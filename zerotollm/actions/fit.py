@@ -74,18 +74,22 @@ def feed_of(experiment: Experiment, tokenizer: Any = None) -> Any:
     """The experiment's batches, prepared if they must be: a `zerotollm.data.feed.Feed`. A `tokenizer` that was not made
     from the text is given, or else is that of `train.start_from`."""
     from zerotollm.data.feed import open_feed
-    from zerotollm.data.tokenizer import load_tokenizer
 
-    start = experiment.train.start_from
-    if tokenizer is None and start:
-        tokenizer = load_tokenizer(Path(start) / run_directory.TOKENIZER)
     return open_feed(
         experiment.data,
-        tokenizer or experiment.tokenizer,
+        tokenizer or tokenizer_of(experiment),
         objective=experiment.train.objective,
         pairs=experiment.model.architecture == "encoder-decoder",
         micro_batches=experiment.train.micro_batches,
     )
+
+
+def tokenizer_of(experiment: Experiment) -> Any:
+    """That of `train.start_from`, or else how one is made of the text."""
+    from zerotollm.data.tokenizer import load_tokenizer
+
+    start = experiment.train.start_from
+    return load_tokenizer(Path(start) / run_directory.TOKENIZER) if start else experiment.tokenizer
 
 
 def compile_programs(experiment: Experiment, lanes: int = 0) -> Programs:

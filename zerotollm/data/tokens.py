@@ -96,8 +96,8 @@ def token_folder(data: DataConfig, corpus: str, described: list[Any]) -> Path:
 
 def open_folder(folder: Path, build: Callable[[Path], None]) -> dict[str, Any]:
     """The manifest of a folder of tokens; `build(temporary folder)` makes one where there is none, or a damaged one."""
-    if not _is_intact(folder):
-        _discard(folder)
+    if not is_intact(folder):
+        discard(folder)
         build_once(folder, build)
     return _read_manifest(folder)
 
@@ -128,7 +128,7 @@ def _build(folder: Path, corpus: Corpus, config: TokenizerConfig | AnyTokenizer)
 def write_manifest(folder: Path, tokenizer: AnyTokenizer, rest: dict[str, Any]) -> None:
     """Writes the tokenizer and, last of all files, the manifest, which has checksums of the others."""
     tokenizer.save(folder / TOKENIZER)
-    files = {path.name: [path.stat().st_size, _checksum(path)] for path in sorted(folder.iterdir())}
+    files = {path.name: [path.stat().st_size, checksum_of(path)] for path in sorted(folder.iterdir())}
     manifest = {"dtype": token_type(tokenizer).str, **rest, "files": files}
     content = json.dumps(manifest).encode()
     (folder / MANIFEST).write_bytes(b"%d\n%s\n" % (zlib.crc32(content), content))
@@ -204,7 +204,8 @@ def mapped(path: Path, dtype: str) -> np.ndarray:
     return np.memmap(path, dtype, mode="r").view(np.ndarray)  # numpy's memmap class is slow to index
 
 
-def _checksum(path: Path) -> int:
+def checksum_of(path: Path) -> int:
+    """Of a file's bytes."""
     total = 0
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -212,27 +213,27 @@ def _checksum(path: Path) -> int:
     return total
 
 
-def _is_intact(folder: Path) -> bool:
+def is_intact(folder: Path) -> bool:
     """Whether all files are there with the sizes, and if they are small the content, that were written."""
     try:
         files = _read_manifest(folder)["files"]
         return all(
             (folder / name).stat().st_size == size
-            and (size > CHECKED or _checksum(folder / name) == checksum)
+            and (size > CHECKED or checksum_of(folder / name) == checksum)
             for name, (size, checksum) in files.items()
         )
     except (OSError, ValueError):
         return False
 
 
-def _discard(folder: Path) -> None:
+def discard(folder: Path) -> None:
     """Removes a damaged folder. Under the lock of `build_once`, so that one just made anew is not removed."""
     if not folder.exists():
         return
     try:
         with open(folder.with_name(f".{folder.name}.lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if folder.exists() and not _is_intact(folder):
+            if folder.exists() and not is_intact(folder):
                 shutil.rmtree(folder)
     except OSError as error:
         reason = error.strerror or str(error)
