@@ -198,8 +198,14 @@ def act(command: Command, experiments: Path) -> None:
         raise UsageError(f"add --experiment NAME: one of {', '.join(catalog.names(experiments))}")
     if action.suite:
         options = override(action.options(experiment), own_options)
-        budget, variants = catalog.functions(experiments, command.experiment, action.functions)
-        experiment = budget(experiment, options.budget)
+        [variants] = catalog.functions(experiments, command.experiment, ["variants"])
+        budget = catalog.function(experiments, command.experiment, "budget")
+        if budget is None and "budget" in dict(own_options):
+            raise UsageError(
+                f"{command.experiment} has no budgets: leave --budget out, and it is done in full"
+            )
+        options = options if budget else replace(options, budget="full")
+        experiment = budget(experiment, options.budget) if budget else experiment
     start = dict(overrides).get("train.start_from", experiment.train.start_from)
     if start and command.experiment and not action.reads_run:
         experiment = begun_with(experiment, read_experiment(Path(start)))
