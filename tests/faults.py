@@ -34,6 +34,8 @@ from tests.fault_lab import (
     write_text,
 )
 
+CHAIN = 4
+"""Kills of one run, before it is left to end."""
 MARKS = ("<!-- faults -->", "<!-- end of faults -->")
 
 
@@ -68,33 +70,51 @@ def again(lab: Lab, run_dir: Path, fault: str, happened: str, lost: int, expecte
 
 
 def kills(lab: Lab, expected: Path, seconds: float, moments: int) -> Iterator[Row]:
-    """kill -9 at random moments; every third with nothing prepared, so that it meets that too."""
-    for number in range(moments):
-        run_dir, data = lab.folder / f"kill-{number}", lab.folder / f"data-{number}"
-        prepared = number % 3 > 0
-        fields = lab.fields(**({} if prepared else {"data.dir": data}))
-        process = lab.start(run_dir, *fields)
-        saving = lambda run_dir=run_dir: any((run_dir / "checkpoints").glob(".*.saving"))  # noqa: E731
-        if number % 3 == 2:  # as soon as a save has begun, at a random one
-            after = lab.draw.randrange(STEPS // EVERY) * EVERY
-            wait_for(
-                process, lambda after=after, saving=saving, run=run_dir: saved_step(run) >= after and saving()
-            )
-        else:
-            then = time.monotonic() + lab.draw.uniform(0, seconds)
-            wait_for(process, lambda then=then: time.monotonic() > then)
-        reached, saved, finished = step_of(run_dir), saved_step(run_dir), process.poll() is not None
-        where = (
-            "after its end" if finished
-            else "in a save" if saving()
-            else f"after step {reached}" if reached
-            else "before the first step" if prepared or any(data.glob("tokens/*/manifest"))
-            else "while data was prepared"
-        )  # fmt: skip
-        process.kill()
-        process.communicate()
-        lost = max(0, step_of(run_dir) - saved_step(run_dir)) if not finished else 0
-        yield again(lab, run_dir, f"kill -9 {where}", f"went on after step {saved}", lost, expected)
+    """kill -9 at random moments, up to `CHAIN` times in the same run; every third run begins with nothing prepared, so
+    that it meets that too, and every third kill waits for a save."""
+    number = run = 0
+    while number < moments:
+        run_dir, data = lab.folder / f"kill-{run}", lab.folder / f"data-{run}"
+        own_data = run % 3 == 0
+        fields = lab.fields(**({"data.dir": data} if own_data else {}))
+        done: list[tuple[str, str, int]] = []
+        finished = False
+        while len(done) < CHAIN and number < moments and not finished:
+            process = lab.start(run_dir, *fields)
+            if number % 3 == 2:  # as soon as a save has begun, at a random one
+                after = lab.draw.randrange(STEPS // EVERY) * EVERY
+                wait_for(
+                    process, lambda after=after, run=run_dir: saved_step(run) >= after and is_saving(run)
+                )
+            else:
+                then = time.monotonic() + lab.draw.uniform(0, seconds)
+                wait_for(process, lambda then=then: time.monotonic() > then)
+            finished = process.poll() is not None
+            going_on = saved_step(run_dir) > 0
+            where = (
+                "after its end" if finished
+                else "in a save" if is_saving(run_dir)
+                else f"after step {step_of(run_dir)}" if step_of(run_dir) and not going_on
+                else "after more steps" if going_on
+                else "before the first step" if not own_data or any(data.glob("tokens/*/manifest"))
+                else "while data was prepared"
+            )  # fmt: skip
+            process.kill()
+            process.communicate()
+            saved = saved_step(run_dir)
+            lost = 0 if finished else max(0, step_of(run_dir) - saved)
+            done.append((f"kill -9 {where}", f"goes on after step {saved}", lost))
+            number += 1
+        run += 1
+        code, out = lab.finish(run_dir, *fields)
+        same = not code and same_run(run_dir, expected)
+        for fault, happened, lost in done:
+            said = happened if not code else f"{happened}; again: {last_line(out)}"
+            yield Row(fault, said, str(lost), "yes" if same else "NO", same and lost <= EVERY)
+
+
+def is_saving(run_dir: Path) -> bool:
+    return any((run_dir / "checkpoints").glob(".*.saving"))
 
 
 def terminations(lab: Lab, expected: Path, *_: object) -> Iterator[Row]:
@@ -362,12 +382,13 @@ def main() -> int:
         begun = time.monotonic()
         lab.finish(lab.folder / "timed")
         seconds = time.monotonic() - begun
+        started = time.monotonic()
         for group in groups:
             for row in GROUPS[group](lab, expected, seconds, chosen.moments):
                 rows.append(row)
-                sys.stdout.write(
-                    f"{'ok ' if row.good else 'BAD'} {row.fault}: {row.happened}; {row.lost}; {row.same}\n"
-                )
+                judged, seconds_so_far = "ok " if row.good else "BAD", time.monotonic() - started
+                said = f"{row.fault}: {row.happened}; {row.lost}; {row.same}"
+                sys.stdout.write(f"{seconds_so_far:5.0f} s {judged} {said}\n")
                 sys.stdout.flush()
     text = table(rows, " ".join(["python -m tests.faults", *sys.argv[1:]]))
     if chosen.into:
