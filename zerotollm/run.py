@@ -219,13 +219,18 @@ class Run:
     def _draw(self, options: Any, logits_V: Any, before: int) -> int:
         """The token that `generate` would draw first."""
         import jax
-        import jax.numpy as jnp
+        import numpy as np
 
         from zerotollm.decoding import sample
 
-        real_V = jnp.arange(len(logits_V)) < self.tokenizer.vocab_size
-        logits_BV = jnp.where(real_V, logits_V, -jnp.inf)[None]
-        return int(jax.jit(sample.draw)(logits_BV, sample.Choice.of(options), jnp.array([before]))[0])
+        real_V = np.arange(len(logits_V)) < self.tokenizer.vocab_size
+        logits_BV = np.where(real_V, logits_V, -np.inf)[None].astype(np.float32)
+
+        @jax.jit  # the choice as constants: what it does not ask for, sorting above all, is not compiled
+        def draw(logits_BV: Any, before_B: Any) -> Any:
+            return sample.draw(logits_BV, sample.Choice.of(options), before_B)
+
+        return int(np.asarray(draw(logits_BV, np.array([before])))[0])
 
     def _sampling(self, changes: dict[str, Any]) -> Any:
         known = self.experiment.sample.__dataclass_fields__

@@ -6,6 +6,7 @@ et al. 2024, arXiv:2309.17453), punctuation (Clark et al. 2019, arXiv:1906.04341
 question: `ablation.py`.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from zerotollm.data.tokenizer import Tokenizer
 from zerotollm.explain.answer import Answer
-from zerotollm.explain.forward import LONGEST, look_inside, score_windows
+from zerotollm.explain.forward import LONGEST, look_inside, look_into_windows
 from zerotollm.explain.statistics import Estimate, mean_estimate
 from zerotollm.explain.words import KINDS, kinds_of
 from zerotollm.model.config import TransformerConfig
@@ -124,12 +125,20 @@ def even_attention(T: int) -> np.ndarray:
     return (mask_TS / mask_TS.sum(-1, keepdims=True))[None, None]
 
 
-_head_statistics = jax.jit(head_statistics)
+_one_layer = jax.jit(head_statistics)
+
+
+def window_statistics(weights_LHTS: np.ndarray, tokens_T: np.ndarray, marks_T: np.ndarray) -> HeadStatistics:
+    """`head_statistics` layer by layer, and of even attention as the last: (L + 1, H) each."""
+    _, H, T, _ = weights_LHTS.shape
+    even_HTS = np.broadcast_to(even_attention(T)[0], (H, T, T))
+    each = [_one_layer(weights_HTS[None], tokens_T, marks_T) for weights_HTS in (*weights_LHTS, even_HTS)]
+    return HeadStatistics(*(np.concatenate(arrays) for arrays in zip(*each, strict=True)))
 
 
 def _induction(weights_LHTS: np.ndarray) -> np.ndarray:
     """Attention of queries in the second of two copies to what came after their token in the first, (L, H)."""
-    n = (weights_LHTS.shape[-1] - 1) // 2
+    n = weights_LHTS.shape[-1] // 2
     return np.diagonal(weights_LHTS, offset=1 - n, axis1=2, axis2=3)[..., 2:].mean(-1)
 
 
@@ -149,37 +158,38 @@ def repetition(params: Any, model: TransformerConfig, tokenizer: Tokenizer, ids_
     """
     n = max(2, min(REPEATED, (min(model.max_length, LONGEST) - 1) // 2))
     tokens_BT = repeated_random(ids_N, n, SEQUENCES, tokenizer.bos_id, seed)
-    nats_BT = score_windows(params, tokens_BT, model=model).nats_BT
-    return (
-        np.stack(
-            [_induction(look_inside(params, model, tokens_T).weights_LBHTS[:, 0]) for tokens_T in tokens_BT]
-        ),
-        nats_BT[:, 1:n].mean(1),
-        nats_BT[:, n + 1 :].mean(1),
-    )
+    induction, nats = [], []
+    for window in look_into_windows(params, tokens_BT, model=model):
+        induction.append(_induction(window.weights()))
+        nats.append(window.scores.nats_BT[0])
+    nats_BT = np.stack(nats)
+    return np.stack(induction), nats_BT[:, 1:n].mean(1), nats_BT[:, n + 1 :].mean(1)
 
 
 def explain_heads(
     params: Any,
     model: TransformerConfig,
     tokenizer: Tokenizer,
-    windows_BW: np.ndarray,
+    tokens_BT: np.ndarray,
     ids_N: np.ndarray,
+    weights: Iterable[np.ndarray] | None = None,
     seed: int = 0,
 ) -> Heads:
-    """What every head looks at in windows of held-out text, and in random tokens out of `ids_N` that are repeated."""
-    tokens_BT = windows_BW[:, : min(windows_BW.shape[1] - 1, LONGEST)]
-    T = tokens_BT.shape[1]
+    """What every head looks at in windows of held-out text, and in random tokens out of `ids_N` that are repeated.
+
+    `weights`, (L, H, T, T) of each window, where they are there already.
+    """
     mark_V = np.append(kinds_of(tokenizer) == KINDS.index("punctuation"), np.zeros(model.vocab_size, bool))
-    marks_BT = mark_V[tokens_BT]
+    if weights is None:
+        weights = (look_inside(params, model, tokens_T).weights_LBHTS[:, 0] for tokens_T in tokens_BT)
     # One window after the other: attention weights are the largest thing here.
     seen = [
-        _head_statistics(look_inside(params, model, tokens_T).weights_LBHTS[:, 0], tokens_T, marks_T)
-        for tokens_T, marks_T in zip(tokens_BT, marks_BT, strict=True)
+        window_statistics(weights_LHTS, tokens_T, mark_V[tokens_T])
+        for weights_LHTS, tokens_T in zip(weights, tokens_BT, strict=True)
     ]
-    stats = HeadStatistics(*(np.stack(arrays) for arrays in zip(*seen, strict=True)))
-    even = [_head_statistics(even_attention(T), *window) for window in zip(tokens_BT, marks_BT, strict=True)]
-    even = HeadStatistics(*(np.mean(arrays, axis=(0, 1, 2)) for arrays in zip(*even, strict=True)))
+    all_ = HeadStatistics(*(np.stack(arrays) for arrays in zip(*seen, strict=True)))
+    stats = HeadStatistics(*(array[:, :-1] for array in all_))
+    even = HeadStatistics(*(array[:, -1].mean((0, 1)) for array in all_))
     induction_BLH, first_B, second_B = repetition(params, model, tokenizer, ids_N, seed)
     n = max(2, min(REPEATED, (min(model.max_length, LONGEST) - 1) // 2))
     measured = (*stats[:4], induction_BLH)

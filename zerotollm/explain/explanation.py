@@ -1,7 +1,7 @@
 """All answers together: about one text (`explain_text`) and about a whole run (`explain_run`)."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -16,7 +16,14 @@ from zerotollm.explain.alignment import Alignment, align
 from zerotollm.explain.attention import AttentionMaps, Heads, attention_maps, explain_heads
 from zerotollm.explain.calibration import Calibration, LossByPosition, calibration, loss_by_position
 from zerotollm.explain.embeddings import Embeddings, explain_embeddings
-from zerotollm.explain.forward import LONGEST, even_windows, look_inside, score_windows, text_tokens
+from zerotollm.explain.forward import (
+    LONGEST,
+    even_windows,
+    joined,
+    look_inside,
+    look_into_windows,
+    text_tokens,
+)
 from zerotollm.explain.generation import Generation, explain_generation
 from zerotollm.explain.layers import Layers, explain_layers
 from zerotollm.explain.learning import Learning, explain_learning, usual_ids
@@ -34,10 +41,9 @@ from zerotollm.model.config import TransformerConfig
 
 READ = 4_000_000
 """Tokens of the training text that are counted, from its start."""
-WINDOWS = 8
-"""Windows of held-out text in which it is seen where every head looks."""
 SCORED = 32
-"""Windows that go through the model once, or once a checkpoint; every second of them also once without each head ..."""
+"""Windows of held-out text that go through the model once, or once a checkpoint. In every fourth of them it is seen
+where each head looks; every second gives vectors of layers, and goes through the model without each head ..."""
 ABLATED = 128
 """... as far as this many tokens: for intervals many short windows are worth more than few long ones."""
 COMPARED = 300_000
@@ -150,16 +156,27 @@ def explain_text(
     if material is None or len(material.held_out_N) < 4:
         names = ("layers", "calibration", "positions", "heads", "ablation")
         return dataclasses.replace(first, left_out=tuple((name, NO_TEXT) for name in names))
-    few_BW, many_BW = held_out_windows(model, material, WINDOWS), held_out_windows(model, material, SCORED)
-    short_BW = many_BW[::2, : ABLATED + 1]
-    scores = score_windows(params, many_BW, model=model)
+    windows_BW = held_out_windows(model, material, SCORED)
+    each, residual = [], []
+
+    def seen_by_heads() -> Iterator[np.ndarray]:
+        for b, window in enumerate(look_into_windows(params, windows_BW, model=model)):
+            each.append(window.scores)
+            if b % 2 == 0:
+                residual.append(window.residual())
+            if b % 4 == 0:
+                yield window.weights()
+
+    usual_N = usual_ids(tokenizer, counts_V)
+    heads = explain_heads(params, model, tokenizer, windows_BW[::4, :-1], usual_N, seen_by_heads())
+    scores = joined(each)
     return dataclasses.replace(
         first,
-        layers=layers_of(params, model, tokenizer, many_BW[::2]),
+        layers=explain_layers(np.stack(residual, axis=1), windows_BW[::2], sentence_ends(tokenizer)),
         calibration=calibration(scores.confidence_BT, scores.correct_BT),
         positions=loss_by_position(scores),
-        heads=explain_heads(params, model, tokenizer, few_BW, usual_ids(tokenizer, counts_V)),
-        ablation=ablate_heads(params, model, short_BW, score_windows(params, short_BW, model=model)),
+        heads=heads,
+        ablation=ablate_heads(params, model, windows_BW[::2, : ABLATED + 1]),
     )
 
 
@@ -176,10 +193,8 @@ def layers_of(
     labels: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> Layers:
     """`layers.explain_layers` of a model's own vectors on windows of T + 1 tokens; labels are (B, T)."""
-    residual_MBTD = np.concatenate(
-        [look_inside(params, model, window[:-1]).residual_MBTD for window in windows_BW], axis=1
-    )
-    return explain_layers(residual_MBTD, windows_BW, sentence_ends(tokenizer), labels)
+    residual = [window.residual() for window in look_into_windows(params, windows_BW, model=model)]
+    return explain_layers(np.stack(residual, axis=1), windows_BW, sentence_ends(tokenizer), labels)
 
 
 def explain_run(
