@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from zerotollm.explain.answer import Answer
+from zerotollm.explain.attention import NAMES
 from zerotollm.explain.forward import Row, enter, go_through, read, rows_of, scored
 from zerotollm.explain.statistics import Estimate, mean_estimate
 from zerotollm.model.config import TransformerConfig
@@ -23,22 +24,24 @@ class Ablation(Answer):
     rise_LH: Estimate
     """by which the loss is higher without the head; Student's intervals over windows, paired"""
     tokens: int
+    where: str = ""
+    """as in `attention.Heads`"""
 
     def sentence(self) -> str:
-        rise, total = self.rise_LH, self.rise_LH.value.size
+        rise, total = self.rise_LH, f"{self.rise_LH.value.size} {NAMES[self.where]}"
         matters = rise.low > MATTERS
         layer, head = np.unravel_index(rise.value.argmax(), rise.value.shape)
         one = Estimate(*(float(x[layer, head]) for x in rise))
         if not matters.any():
             return (
-                f"No head of {total} is shown to matter on its own: taken out (zero ablation), none surely raises the "
+                f"None of {total} is shown to matter on its own: taken out (zero ablation), none surely raises the "
                 f"loss of {self.loss:.3f} by more than {MATTERS} nats; the most is {one}."
             )
         helped = (rise.high < -MATTERS).sum()
         without = f", and {helped} do harm" if helped else ""
         own = "matters on its own" if matters.sum() == 1 else "matter on their own"
         return (
-            f"{matters.sum()} of {total} heads {own} (zero ablation, more than {MATTERS} nats){without}: "
+            f"{matters.sum()} of {total} {own} (zero ablation, more than {MATTERS} nats){without}: "
             f"without head {head + 1} of layer {layer + 1} the loss of {self.loss:.3f} rises by {one} nats."
         )
 

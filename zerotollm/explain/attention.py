@@ -22,6 +22,13 @@ from zerotollm.explain.words import KINDS, kinds_of
 from zerotollm.model.config import TransformerConfig
 
 ROLES = ("previous token", "same token", "first token", "punctuation", "induction")
+NAMES = {
+    "": "heads",
+    "encoder": "heads of the encoder",
+    "decoder": "heads of the decoder",
+    "cross": "heads of cross attention",
+}
+"""How the heads of each kind of attention are called."""
 NAMED = 0.3
 """Share of its attention that a head must give to a place, on average, to be named after it ..."""
 TIMES_EVEN = 3.0
@@ -57,15 +64,17 @@ class Heads(Answer):
     entropy_LH: np.ndarray
     """mean entropy of attention, nats"""
     even_entropy: float
-    profile_LHT: np.ndarray
-    """mean attention by distance back, over the queries that have so long a past"""
-    even_profile_T: np.ndarray
-    first_copy: Estimate
-    """loss on random tokens, nats, over sequences"""
-    second_copy: Estimate
+    profile_LHT: np.ndarray | None = None
+    """mean attention by distance back, over the queries that have so long a past; None where texts are short pairs"""
+    even_profile_T: np.ndarray | None = None
+    first_copy: Estimate | None = None
+    """loss on random tokens, nats, over sequences; None of an encoder-decoder"""
+    second_copy: Estimate | None = None
     """loss where they come for the second time"""
-    repetition_gain: Estimate
+    repetition_gain: Estimate | None = None
     """first - second, paired"""
+    where: str = ""
+    """"encoder", "decoder" or "cross" of a model that has all three"""
 
     def named(self) -> dict[tuple[int, int], str]:
         """(layer, head), from 0, -> its role, for the heads whose attention is surely (95 %) above both thresholds."""
@@ -82,15 +91,16 @@ class Heads(Answer):
             ", ".join(f"{n} {role}" for role, n in counts.items() if n) or "none has a role that can be named"
         )
         own, even = np.exp(self.entropy_LH.mean()), np.exp(self.even_entropy)
-        gain = self.repetition_gain
-        copies = (
-            f"random tokens repeated are predicted better by {gain} nats"
-            if gain.low > 0.1
-            else f"repeating random tokens does not help prediction (gain {gain} nats)"
-        )
+        gain, copies = self.repetition_gain, ""
+        if gain is not None:
+            copies = (
+                f"; random tokens repeated are predicted better by {gain} nats"
+                if gain.low > 0.1
+                else f"; repeating random tokens does not help prediction (gain {gain} nats)"
+            )
         return (
-            f"Of {total} heads: {found}; attention is as open as over {own:.0f} tokens alike, "
-            f"where without a choice it were {even:.0f}; {copies}."
+            f"Of {total} {NAMES[self.where]}: {found}; attention is as open as over {own:.0f} tokens alike, "
+            f"where without a choice it were {even:.0f}{copies}."
         )
 
 
@@ -217,6 +227,8 @@ class AttentionMaps(Answer):
     """how much query t takes from position s; rows sum to 1"""
     entropy_LHT: np.ndarray
     """nats, of each query"""
+    where: str = ""
+    """"encoder" or "decoder" of a model that has both"""
 
     def sentence(self) -> str:
         L, H, T, _ = self.weights_LHTS.shape
@@ -227,13 +239,14 @@ class AttentionMaps(Answer):
         before = np.argsort(-mean_S)[:3]
         most = ", ".join(f"{self.pieces[s]!r} {mean_S[s]:.2f}" for s in before)
         focused = f"head {head + 1} of layer {layer + 1}"
+        last = f"In the {self.where} the last token" if self.where else "The last token"
         return (
-            f"The last token takes most from {most} (mean of {L * H} heads; evenly it were {1 / T:.2f}); the most "
+            f"{last} takes most from {most} (mean of {L * H} heads; evenly it were {1 / T:.2f}); the most "
             f"focused, {focused}, gives {last_LHS[layer, head, sharpest]:.2f} to {self.pieces[sharpest]!r}."
         )
 
 
-def attention_maps(weights_LHTS: np.ndarray, pieces: tuple[str, ...]) -> AttentionMaps:
+def attention_maps(weights_LHTS: np.ndarray, pieces: tuple[str, ...], where: str = "") -> AttentionMaps:
     """Attention on one text, from `look_inside(...).weights_LBHTS[:, 0]`."""
     log_weights = np.log(np.maximum(weights_LHTS, 1e-30))
-    return AttentionMaps(pieces, weights_LHTS, -(weights_LHTS * log_weights).sum(-1))
+    return AttentionMaps(pieces, weights_LHTS, -(weights_LHTS * log_weights).sum(-1), where)

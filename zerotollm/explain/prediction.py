@@ -43,7 +43,7 @@ class Prediction(Answer):
     """ids, the likeliest first"""
     best_pieces: tuple[str, ...]
     products_KD: np.ndarray
-    """hidden_D x the head's column of each: their sums are the logits without soft cap"""
+    """hidden_D x the head's column of each: their sums are the logits without soft cap and without the head's bias"""
     drawn: int | None
     """the id that a sampler drew"""
     drawn_piece: str
@@ -107,6 +107,23 @@ def predict(
     """
     tokens_T, cut = text_tokens(tokenizer, text, model.max_length)
     seen = look_inside(params, model, tokens_T) if seen is None else seen
+    return predict_tokens(
+        params, model, tokenizer, tokens_T, seen, cut=cut, temperature=temperature, draw=draw
+    )
+
+
+def predict_tokens(
+    params: Any,
+    model: TransformerConfig,
+    tokenizer: Tokenizer,
+    tokens_T: np.ndarray,
+    seen: Activations,
+    *,
+    cut: bool = False,
+    temperature: float = 1.0,
+    draw: Callable[[np.ndarray, int], int] | None = None,
+) -> Prediction:
+    """The same of tokens that a decoder, with an encoder or without, has been seen to read."""
     real = tokenizer.vocab_size
     logits_V = np.asarray(seen.logits_BTV[0, -1, :real], np.float64)
     probabilities_V = _softmax(logits_V / max(temperature, 1e-6))
