@@ -114,7 +114,7 @@ class Run:
             merges=self._merges(material),
             temperature=options.temperature,
             draw=lambda logits_V, before: self._draw(options, logits_V, before),
-            translate=lambda source: self.translate([source], **(sampling | {"n_best": 1}))[0][0].text,
+            translate=lambda source: self.generate(source, **(sampling | {"n_best": 1})),
         )
 
     def study(self, text: str = "", samples: int = 8, tokens: int = 100) -> Any:
@@ -125,23 +125,25 @@ class Run:
         """
         from zerotollm.explain.explanation import explain_run
 
-        if (
-            self.model_config.architecture == "encoder-decoder"
-            and self.experiment.train.objective == "likelihood"
-        ):
-            raise UsageError(
-                f"{self.path} learned from pairs of texts, and this is counted in plain text only"
-            )
         material = self.material(labels=True)
         if material is None:
             raise UsageError(
                 f"the text of {self.experiment.data.corpus}, which {self.path} was trained with, is not here: "
                 "bring it back"
             )
-        drawn = self._samples(samples, tokens) if self.model_config.architecture == "decoder" else []
+        pair = self.model_config.architecture == "encoder-decoder"
         return explain_run(
-            self.checkpoints, self.model_config, self.tokenizer, material, samples=drawn, text=text
+            self.checkpoints,
+            self.model_config,
+            self.tokenizer,
+            material,
+            samples=[] if pair else self._samples(samples, tokens),
+            text=text,
+            write=self._written if pair and translates(self.experiment) else None,
         )
+
+    def _written(self, sources: Sequence[str]) -> list[str]:
+        return [found[0].text for found in self.translate(sources, n_best=1)]
 
     def checkpoints(self) -> Iterator[tuple[int, Any]]:
         """(step, params) of what can be had of the run's history, the oldest first, ending with this run's own."""
@@ -157,17 +159,18 @@ class Run:
 
     def material(self, labels: bool = False) -> Any:
         """The tokens that the model learned from and those held out, an `explanation.Material`; None where the corpus
-        cannot be had, has changed, or is of pairs. With `labels` also the genre of held-out tokens, where it is known.
+        cannot be had or has changed. Of pairs, both sides. With `labels` also the genre of held-out tokens, where it
+        is known.
         """
         from zerotollm.data.tokens import prepare
         from zerotollm.explain.explanation import Material
 
         train = self.experiment.train
-        if self.model_config.architecture == "encoder-decoder" and train.objective == "likelihood":
-            return None
+        own = not train.start_from and self.tokenizer.kind != "pretrained"
+        known = self.experiment.tokenizer if own else self.tokenizer
+        if self.model_config.architecture == "encoder-decoder":
+            return self._pair_material(known)
         try:
-            own = not train.start_from and self.tokenizer.kind != "pretrained"
-            known = self.experiment.tokenizer if own else self.tokenizer
             prepared = prepare(self.experiment.data, known)
         except (UsageError, OSError):
             return None
@@ -176,6 +179,41 @@ class Run:
         held_out = prepared.splits["validation"]
         known = {"the genre": self._genres(held_out)} if labels else {}
         return Material(prepared.splits["train"].tokens_N, held_out.tokens_N, known)
+
+    def _pair_material(self, known: Any) -> Any:
+        """`material` of an encoder-decoder: whatever it learned from, its held-out batches are of pairs."""
+        import numpy as np
+
+        from zerotollm.data.feed import open_feed
+        from zerotollm.data.pair_tokens import prepare_pairs
+        from zerotollm.data.tokens import prepare
+        from zerotollm.explain.explanation import READ, Material
+        from zerotollm.explain.pairs import Pair
+
+        data, objective = self.experiment.data, self.experiment.train.objective
+        try:
+            if objective == "likelihood":
+                split = prepare_pairs(data, known).splits["train"]
+                sides = [side.tokens_N[: READ // 2] for side in (split.sources, split.targets)]
+                train_N = np.concatenate(sides)
+            else:
+                train_N = prepare(data, known).splits["train"].tokens_N
+            feed = open_feed(data, known, objective=objective, pairs=True)
+            batches = feed.evaluation("validation")
+        except (UsageError, OSError):
+            return None
+        if feed.tokenizer != self.tokenizer:
+            return None
+        pairs = [
+            Pair(source_W[source_W != self.tokenizer.pad_id], target_W[weight_W > 0])
+            for batch in (batches[number] for number in range(len(batches)))
+            for source_W, target_W, weight_W in zip(
+                batch["sources"], batch["targets"], batch["weights"], strict=True
+            )
+            if weight_W.any()
+        ]
+        held_out_N = np.concatenate([pair.target_T for pair in pairs])
+        return Material(train_N, held_out_N[held_out_N < self.tokenizer.vocab_size], pairs=tuple(pairs))
 
     def _merges(self, material: Any) -> Any:
         """The merges that made the tokenizer, counted in the training text; kept beside the prepared data."""
@@ -219,13 +257,18 @@ class Run:
     def _draw(self, options: Any, logits_V: Any, before: int) -> int:
         """The token that `generate` would draw first."""
         import jax
-        import jax.numpy as jnp
+        import numpy as np
 
         from zerotollm.decoding import sample
 
-        real_V = jnp.arange(len(logits_V)) < self.tokenizer.vocab_size
-        logits_BV = jnp.where(real_V, logits_V, -jnp.inf)[None]
-        return int(jax.jit(sample.draw)(logits_BV, sample.Choice.of(options), jnp.array([before]))[0])
+        real_V = np.arange(len(logits_V)) < self.tokenizer.vocab_size
+        logits_BV = np.where(real_V, logits_V, -np.inf)[None].astype(np.float32)
+
+        @jax.jit  # the choice as constants: what it does not ask for, sorting above all, is not compiled
+        def draw(logits_BV: Any, before_B: Any) -> Any:
+            return sample.draw(logits_BV, sample.Choice.of(options), before_B)
+
+        return int(np.asarray(draw(logits_BV, np.array([before])))[0])
 
     def _sampling(self, changes: dict[str, Any]) -> Any:
         known = self.experiment.sample.__dataclass_fields__

@@ -13,7 +13,7 @@ from zerotollm.explain.attention import (
     head_statistics,
     repeated_random,
 )
-from zerotollm.explain.forward import even_windows, look_inside, score_windows, without_heads
+from zerotollm.explain.forward import even_windows, look_inside, without_heads
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.transformer import Transformer
 
@@ -86,8 +86,7 @@ def test_heads_built_by_hand_are_named(heads):
 
 def test_both_are_shown_to_matter(built, repeated):
     config, params = built
-    whole = score_windows(params, repeated, model=config)
-    found = ablate_heads(params, config, repeated, whole)
+    found = ablate_heads(params, config, repeated)
     assert (found.rise_LH.low > 0.5).all()
     assert "2 of 2 heads matter" in found.sentence()
 
@@ -99,14 +98,12 @@ def test_a_model_that_learned_nothing_has_no_heads_to_name(params, model, tokeni
     assert "none has a role" in found.sentence()
     assert "does not help" in found.sentence()
     assert found.score_PLH.value.shape == (5, 2, 2)
-    whole = score_windows(params, windows_BW, model=model)
-    nothing = ablate_heads(params, model, windows_BW, whole)
+    nothing = ablate_heads(params, model, windows_BW)
     assert "No head of 4 is shown to matter" in nothing.sentence()
 
 
 def test_a_head_taken_out_writes_nothing(params, model, tokens):
-    kept_LH = np.array([[1, 0], [1, 1]], np.float32)
-    output = without_heads(params, kept_LH, model=model)["layer_0"]["attention"]["output"]
+    output = without_heads(params["layer_0"]["attention"], np.array([1, 0], np.float32), model)["output"]
     C = model.head_width
     assert not np.asarray(output[C:]).any()
     np.testing.assert_array_equal(output[:C], params["layer_0"]["attention"]["output"][:C])

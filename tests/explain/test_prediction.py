@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from zerotollm.explain.calibration import calibration, loss_by_position
-from zerotollm.explain.forward import Scores, activations, even_windows, look_inside, score_windows
+from zerotollm.explain.forward import Scores, even_windows, look_inside, score_windows
 from zerotollm.explain.prediction import predict
 from zerotollm.model.transformer import Transformer
 
@@ -19,11 +19,11 @@ def seen(params, model, tokenizer):
 
 
 def test_the_model_itself_is_looked_into(params, model, tokens, seen):
+    """Block by block is the model itself."""
     tokens_BT = even_windows(tokens, 31, 1)
-    inside = activations(params, tokens_BT, model=model)
-    np.testing.assert_array_equal(
-        inside.logits_BTV, jax.jit(Transformer(model).apply)({"params": params}, tokens_BT)
-    )
+    inside = look_inside(params, model, tokens_BT[0])
+    whole_BTV = jax.jit(Transformer(model).apply)({"params": params}, tokens_BT)
+    np.testing.assert_allclose(inside.logits_BTV, whole_BTV, atol=1e-5)
     B, T = tokens_BT.shape
     assert inside.residual_MBTD.shape == (3, B, T, 32)
     weights_LBHTS = np.asarray(inside.weights_LBHTS)
@@ -86,11 +86,11 @@ def test_exact_probabilities_are_seldom_blamed():
 def test_loss_by_position_shows_a_fall_only_where_there_is_one():
     draw = np.random.default_rng(0)
     flat_BT = draw.normal(3, 0.5, (24, 64))
-    none = loss_by_position(Scores(flat_BT, *[None] * 3))
+    none = loss_by_position(Scores(flat_BT, *[None] * 2))
     assert list(none.first_Y[:4]) == [0, 1, 2, 4]
     assert none.last_Y[-1] == 63
     assert "no difference" in none.sentence()
-    falling = loss_by_position(Scores(flat_BT - np.linspace(0, 1, 64), *[None] * 3))
+    falling = loss_by_position(Scores(flat_BT - np.linspace(0, 1, 64), *[None] * 2))
     assert "falls" in falling.sentence()
     assert falling.gain.value == pytest.approx(0.69, abs=0.1)
 

@@ -93,10 +93,11 @@ def _attention(text: Mapping[str, Any]) -> str:
 
     rises = text["ablation"]["rise_LH"]
     lows = [low for row in rises["low"] for low in row]
-    gain = text["heads"]["repetition_gain"]
+    gain = text["heads"].get("repetition_gain")
+    repeating = f"; repeating random tokens saves {_estimate(gain)} nats" if gain else ""
     return (
         f"taken out alone, {sum(x > MATTERS for x in lows)} of {len(lows)} heads surely raise the loss by more than "
-        f"{MATTERS} nats; repeating random tokens saves {_estimate(gain)} nats"
+        f"{MATTERS} nats{repeating}"
     )
 
 
@@ -104,11 +105,15 @@ def _generation(run: Mapping[str, Any]) -> str:
     if "generation" not in run:
         return ""
     own, real = run["generation"]["own"], run["generation"]["real"]
+    of_what = (
+        "a translation is better predicted from its own source"
+        if run["generation"].get("sources")
+        else "the second half of a text is better predicted after its own first half"
+    )
     return (
         f"longest copied span {_estimate(own['longest_copy'])} tokens, of real text {_estimate(real['longest_copy'])}; "
-        f"bits per byte {_estimate(own['bits_per_byte'])} and {_estimate(real['bits_per_byte'])}; the second half of a "
-        f"text is better predicted after its own first half by {_estimate(own['coherence'])} and "
-        f"{_estimate(real['coherence'])} nats"
+        f"bits per byte {_estimate(own['bits_per_byte'])} and {_estimate(real['bits_per_byte'])}; {of_what} by "
+        f"{_estimate(own['coherence'])} and {_estimate(real['coherence'])} nats"
     )
 
 

@@ -28,7 +28,8 @@ def text_tables(found: "Explanation") -> list[Question]:
         ),
     ]
     title = "What is the difference between the encoding layer and the embedding layer; why two?"
-    questions.append((title, _layers(found.layers) if found.layers else [], said["layers"]))
+    both = [tables for layers in (found.encoder_layers, found.layers) if layers for tables in _layers(layers)]
+    questions.append((title, both, _joined(said, ("encoder_layers", "layers"))))
     tables = _prediction(found.prediction) if found.prediction else []
     if found.calibration:
         tables += [_calibration(found.calibration), _positions(found.positions)]
@@ -36,10 +37,25 @@ def text_tables(found: "Explanation") -> list[Question]:
     questions.append(
         ("How is the next token predicted; what is the math?", tables, _joined(said, parts)),
     )
-    tables = _heads(found) if found.heads else []
+    tables = []
+    for heads, ablation, maps in (
+        (found.encoder_heads, found.encoder_ablation, found.encoder_attention),
+        (found.heads, found.ablation, found.attention),
+        (found.cross_heads, found.cross_ablation, None),
+    ):
+        tables += [_heads(heads, ablation)] if heads and ablation else []
+        tables += [_looks(maps)] if maps else []
     if found.alignment:
         tables.append(_alignment(found.alignment))
     parts = ("attention", "alignment", "heads", "ablation")
+    parts = (
+        "encoder_attention",
+        "encoder_heads",
+        "encoder_ablation",
+        *parts,
+        "cross_heads",
+        "cross_ablation",
+    )
     questions.append(("How does attention stay focused?", tables, _joined(said, parts)))
     return questions
 
@@ -61,6 +77,8 @@ def study_tables(found: "Study") -> list[Question]:
     questions: list[Question] = []
     for name, title, tables in answers:
         answer = getattr(found, name)
+        if answer is None and name not in said:
+            continue  # not asked of this model
         questions.append((title, tables(answer) if answer else [], said.get(name, "")))
     return questions
 
@@ -114,7 +132,8 @@ def _neighbours(embedding: Any) -> "list[Table]":
 
 def _layers(layers: Any) -> "list[Table]":
     names = ("embedding", *(f"layer {m}" for m in range(1, len(layers.context_M))))
-    table = _table("after", ">same token", ">any two", ">own sentence", ">context")
+    title = f"vectors in the {layers.where}: cosines, and how much is context" if layers.where else None
+    table = _table("after", ">same token", ">any two", ">own sentence", ">context", title=title)
     for m, name in enumerate(names):
         _row(
             table,
@@ -181,28 +200,40 @@ def _positions(found: Any) -> "Table":
     return table
 
 
-def _heads(found: "Explanation") -> "list[Table]":
-    heads, ablation, maps = found.heads, found.ablation, found.attention
-    short = [role.split()[0].replace("punctuation", "marks") for role in heads.roles]
-    table = _table(
-        "head", "role", *(f">{s}" for s in short), ">entropy", ">loss without", title="heads as layer.head"
-    )
-    looks = _table("head", "where the last token of the text looks")
+SHORT = {"punctuation": "marks", "same place": "place", "end of the sentence": "end"}
+"""Roles of heads as heads of columns; of the others, the first word."""
+
+
+def _heads(heads: Any, ablation: Any) -> "Table":
+    from zerotollm.explain.attention import NAMES
+
+    short = [SHORT.get(role, role.split()[0]) for role in heads.roles]
+    title = f"{NAMES[heads.where]}, as layer.head: share of attention, by role"
     named = heads.named()
+    roles = ["role"] if named else []
+    table = _table("head", *roles, *(f">{s}" for s in short), ">entropy", ">loss without", title=title)
     for i, h in np.ndindex(heads.entropy_LH.shape):
         _row(
             table,
             f"{i + 1}.{h + 1}",
-            named.get((i, h), ""),
+            *([named.get((i, h), "")] if named else []),
             *(f"{x:.2f}" for x in heads.score_PLH.value[:, i, h]),
             f"{heads.entropy_LH[i, h]:.2f}",
             f"{ablation.rise_LH.value[i, h]:+.3f}",
         )
+    even = (*(f"{x:.2f}" for x in heads.even_P), f"{heads.even_entropy:.2f}", "")
+    _row(table, "evenly", *([""] if named else []), *even)
+    return table
+
+
+def _looks(maps: Any) -> "Table":
+    where = f" in the {maps.where}" if maps.where else ""
+    table = _table("head", f"where the last token of the text looks{where}")
+    for i, h in np.ndindex(maps.weights_LHTS.shape[:2]):
         last_S = maps.weights_LHTS[i, h, -1]
         most = ", ".join(f"{maps.pieces[s]!r} {last_S[s]:.2f}" for s in np.argsort(-last_S)[:4])
-        _row(looks, f"{i + 1}.{h + 1}", most)
-    _row(table, "evenly", "", *(f"{x:.2f}" for x in heads.even_P), f"{heads.even_entropy:.2f}", "")
-    return [table, looks]
+        _row(table, f"{i + 1}.{h + 1}", most)
+    return table
 
 
 def _alignment(found: Any) -> "Table":
@@ -238,7 +269,7 @@ def _generation(found: Any) -> "list[Table]":
         ("longest copied span, tokens", "longest_copy"),
         ("4-grams that came before", "repetition"),
         ("bits per byte", "bits_per_byte"),
-        ("halves belong together, nats", "coherence"),
+        ("its source helps, nats" if found.sources else "halves belong together, nats", "coherence"),
     ):
         _row(measures, name, getattr(found.own, field), getattr(found.real, field))
     for n in range(3):
@@ -264,7 +295,13 @@ def _learning(found: Any) -> "list[Table]":
         for step, row in zip(found.steps_Y, groups_YG, strict=True):
             _row(table, step, *("-" if np.isnan(x) else f"{x:.2f}" for x in row))
         tables.append(table)
-    table = _table(">step", ">loss of all", ">gain of repetition")
+    gain = found.induction_Y
+    table = _table(">step", ">loss of all", *([] if gain is None else [">gain of repetition"]))
     for y, step in enumerate(found.steps_Y):
-        _row(table, step, f"{found.loss_Y.value[y]:.2f}", f"{found.induction_Y.value[y]:+.2f}")
+        _row(
+            table,
+            step,
+            f"{found.loss_Y.value[y]:.2f}",
+            *([] if gain is None else [f"{gain.value[y]:+.2f}"]),
+        )
     return [*tables, table]

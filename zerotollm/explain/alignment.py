@@ -5,26 +5,20 @@ show that this place decides: Jain and Wallace 2019 (arXiv:1902.10186).
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from zerotollm.data.pairs import as_sentence
 from zerotollm.data.tokenizer import Tokenizer
 from zerotollm.explain.answer import Answer
+from zerotollm.explain.pairs import Inside, look_into_pair, text_pair
 from zerotollm.explain.statistics import CONFIDENCE, ranks
 from zerotollm.explain.words import shown
 from zerotollm.model.config import TransformerConfig
-from zerotollm.model.encoder_decoder import EncoderDecoder
 
 DRAWS = 999
 CLEAR = 0.5
 """Least correlation that is called a movement: neighbouring places look alike, which permutations do not know."""
-MULTIPLE = 32
-"""Sources and translations are padded to a multiple of this, so that few programs are compiled."""
 
 
 @dataclass(frozen=True)
@@ -65,49 +59,29 @@ class Alignment(Answer):
         )
 
 
-@partial(jax.jit, static_argnames="model")
-def cross_attention(
-    params: Any, sources_BS: jax.Array, mask_BS: jax.Array, inputs_BT: jax.Array, *, model: TransformerConfig
-) -> jax.Array:
-    """Attention of each decoder layer and head from `inputs_BT`, which begin with bos, to sources, (L, B, H, T, S)."""
-    _, kept = EncoderDecoder(model).apply(
-        {"params": params}, sources_BS, mask_BS, inputs_BT, mutable=["intermediates"]
-    )
-    decoder = kept["intermediates"]["decoder"]
-    layers = [decoder[f"layer_{i}"] for i in range(model.num_layers)]
-    return jnp.stack([layer["cross_attention"]["weights_BHTS"][0] for layer in layers])
-
-
 def align(
     params: Any, model: TransformerConfig, tokenizer: Tokenizer, source: str, target: str, seed: int = 0
 ) -> Alignment:
     """Reads a source and one translation of it, the model's own or another. Both are cut at the model's length."""
-    eos = tokenizer.eos_id
-    source_S = np.append(tokenizer.encode(as_sentence(source))[: model.max_length - 1], eos).astype(np.int32)
-    target_T = np.append(tokenizer.encode(as_sentence(target))[: model.max_length - 1], eos).astype(np.int32)
-    inputs_T = np.append(tokenizer.bos_id, target_T[:-1]).astype(np.int32)
-    S, T = len(source_S), len(target_T)
-    padded_S, padded_T = (_padded(ids, model.max_length) for ids in (source_S, inputs_T))
-    mask_S = np.arange(len(padded_S)) < S
-    weights = cross_attention(params, padded_S[None], mask_S[None], padded_T[None], model=model)
-    weights_LHTS = np.asarray(weights)[:, 0, :, :T, :S]
+    pair = text_pair(tokenizer, source, target, model.max_length)
+    return aligned(look_into_pair(params, model, pair, tokenizer.bos_id), tokenizer, seed)
+
+
+def aligned(inside: Inside, tokenizer: Tokenizer, seed: int = 0) -> Alignment:
+    """The same of a pair that was looked into."""
+    weights_LHTS = inside.weights("cross")
     order, p_value = monotony(weights_LHTS.mean((0, 1)), seed)
     entropy_LH = -(weights_LHTS * np.log(np.maximum(weights_LHTS, 1e-30))).sum(-1).mean(-1)
     layer, head = np.unravel_index(entropy_LH.argmin(), entropy_LH.shape)
     return Alignment(
-        tuple(shown(tokenizer, i) for i in source_S),
-        tuple(shown(tokenizer, i) for i in target_T),
+        tuple(shown(tokenizer, i) for i in inside.pair.source_S),
+        tuple(shown(tokenizer, i) for i in inside.pair.target_T),
         weights_LHTS,
         order,
         p_value,
         float(entropy_LH.mean()),
         (int(layer), int(head)),
     )
-
-
-def _padded(ids: np.ndarray, longest: int) -> np.ndarray:
-    length = min(-(-len(ids) // MULTIPLE) * MULTIPLE, max(longest, len(ids)))
-    return np.pad(ids, (0, length - len(ids)))
 
 
 def monotony(weights_TS: np.ndarray, seed: int = 0) -> tuple[float, float]:

@@ -6,6 +6,7 @@ et al. 2024, arXiv:2309.17453), punctuation (Clark et al. 2019, arXiv:1906.04341
 question: `ablation.py`.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,12 +16,19 @@ import numpy as np
 
 from zerotollm.data.tokenizer import Tokenizer
 from zerotollm.explain.answer import Answer
-from zerotollm.explain.forward import LONGEST, look_inside, score_windows
+from zerotollm.explain.forward import LONGEST, look_inside, look_into_windows
 from zerotollm.explain.statistics import Estimate, mean_estimate
 from zerotollm.explain.words import KINDS, kinds_of
 from zerotollm.model.config import TransformerConfig
 
 ROLES = ("previous token", "same token", "first token", "punctuation", "induction")
+NAMES = {
+    "": "heads",
+    "encoder": "heads of the encoder",
+    "decoder": "heads of the decoder",
+    "cross": "heads of cross attention",
+}
+"""How the heads of each kind of attention are called."""
 NAMED = 0.3
 """Share of its attention that a head must give to a place, on average, to be named after it ..."""
 TIMES_EVEN = 3.0
@@ -56,15 +64,17 @@ class Heads(Answer):
     entropy_LH: np.ndarray
     """mean entropy of attention, nats"""
     even_entropy: float
-    profile_LHT: np.ndarray
-    """mean attention by distance back, over the queries that have so long a past"""
-    even_profile_T: np.ndarray
-    first_copy: Estimate
-    """loss on random tokens, nats, over sequences"""
-    second_copy: Estimate
+    profile_LHT: np.ndarray | None = None
+    """mean attention by distance back, over the queries that have so long a past; None where texts are short pairs"""
+    even_profile_T: np.ndarray | None = None
+    first_copy: Estimate | None = None
+    """loss on random tokens, nats, over sequences; None of an encoder-decoder"""
+    second_copy: Estimate | None = None
     """loss where they come for the second time"""
-    repetition_gain: Estimate
+    repetition_gain: Estimate | None = None
     """first - second, paired"""
+    where: str = ""
+    """"encoder", "decoder" or "cross" of a model that has all three"""
 
     def named(self) -> dict[tuple[int, int], str]:
         """(layer, head), from 0, -> its role, for the heads whose attention is surely (95 %) above both thresholds."""
@@ -81,15 +91,16 @@ class Heads(Answer):
             ", ".join(f"{n} {role}" for role, n in counts.items() if n) or "none has a role that can be named"
         )
         own, even = np.exp(self.entropy_LH.mean()), np.exp(self.even_entropy)
-        gain = self.repetition_gain
-        copies = (
-            f"random tokens repeated are predicted better by {gain} nats"
-            if gain.low > 0.1
-            else f"repeating random tokens does not help prediction (gain {gain} nats)"
-        )
+        gain, copies = self.repetition_gain, ""
+        if gain is not None:
+            copies = (
+                f"; random tokens repeated are predicted better by {gain} nats"
+                if gain.low > 0.1
+                else f"; repeating random tokens does not help prediction (gain {gain} nats)"
+            )
         return (
-            f"Of {total} heads: {found}; attention is as open as over {own:.0f} tokens alike, "
-            f"where without a choice it were {even:.0f}; {copies}."
+            f"Of {total} {NAMES[self.where]}: {found}; attention is as open as over {own:.0f} tokens alike, "
+            f"where without a choice it were {even:.0f}{copies}."
         )
 
 
@@ -124,12 +135,20 @@ def even_attention(T: int) -> np.ndarray:
     return (mask_TS / mask_TS.sum(-1, keepdims=True))[None, None]
 
 
-_head_statistics = jax.jit(head_statistics)
+_one_layer = jax.jit(head_statistics)
+
+
+def window_statistics(weights_LHTS: np.ndarray, tokens_T: np.ndarray, marks_T: np.ndarray) -> HeadStatistics:
+    """`head_statistics` layer by layer, and of even attention as the last: (L + 1, H) each."""
+    _, H, T, _ = weights_LHTS.shape
+    even_HTS = np.broadcast_to(even_attention(T)[0], (H, T, T))
+    each = [_one_layer(weights_HTS[None], tokens_T, marks_T) for weights_HTS in (*weights_LHTS, even_HTS)]
+    return HeadStatistics(*(np.concatenate(arrays) for arrays in zip(*each, strict=True)))
 
 
 def _induction(weights_LHTS: np.ndarray) -> np.ndarray:
     """Attention of queries in the second of two copies to what came after their token in the first, (L, H)."""
-    n = (weights_LHTS.shape[-1] - 1) // 2
+    n = weights_LHTS.shape[-1] // 2
     return np.diagonal(weights_LHTS, offset=1 - n, axis1=2, axis2=3)[..., 2:].mean(-1)
 
 
@@ -149,37 +168,38 @@ def repetition(params: Any, model: TransformerConfig, tokenizer: Tokenizer, ids_
     """
     n = max(2, min(REPEATED, (min(model.max_length, LONGEST) - 1) // 2))
     tokens_BT = repeated_random(ids_N, n, SEQUENCES, tokenizer.bos_id, seed)
-    nats_BT = score_windows(params, tokens_BT, model=model).nats_BT
-    return (
-        np.stack(
-            [_induction(look_inside(params, model, tokens_T).weights_LBHTS[:, 0]) for tokens_T in tokens_BT]
-        ),
-        nats_BT[:, 1:n].mean(1),
-        nats_BT[:, n + 1 :].mean(1),
-    )
+    induction, nats = [], []
+    for window in look_into_windows(params, tokens_BT, model=model):
+        induction.append(_induction(window.weights()))
+        nats.append(window.scores.nats_BT[0])
+    nats_BT = np.stack(nats)
+    return np.stack(induction), nats_BT[:, 1:n].mean(1), nats_BT[:, n + 1 :].mean(1)
 
 
 def explain_heads(
     params: Any,
     model: TransformerConfig,
     tokenizer: Tokenizer,
-    windows_BW: np.ndarray,
+    tokens_BT: np.ndarray,
     ids_N: np.ndarray,
+    weights: Iterable[np.ndarray] | None = None,
     seed: int = 0,
 ) -> Heads:
-    """What every head looks at in windows of held-out text, and in random tokens out of `ids_N` that are repeated."""
-    tokens_BT = windows_BW[:, : min(windows_BW.shape[1] - 1, LONGEST)]
-    T = tokens_BT.shape[1]
+    """What every head looks at in windows of held-out text, and in random tokens out of `ids_N` that are repeated.
+
+    `weights`, (L, H, T, T) of each window, where they are there already.
+    """
     mark_V = np.append(kinds_of(tokenizer) == KINDS.index("punctuation"), np.zeros(model.vocab_size, bool))
-    marks_BT = mark_V[tokens_BT]
+    if weights is None:
+        weights = (look_inside(params, model, tokens_T).weights_LBHTS[:, 0] for tokens_T in tokens_BT)
     # One window after the other: attention weights are the largest thing here.
     seen = [
-        _head_statistics(look_inside(params, model, tokens_T).weights_LBHTS[:, 0], tokens_T, marks_T)
-        for tokens_T, marks_T in zip(tokens_BT, marks_BT, strict=True)
+        window_statistics(weights_LHTS, tokens_T, mark_V[tokens_T])
+        for weights_LHTS, tokens_T in zip(weights, tokens_BT, strict=True)
     ]
-    stats = HeadStatistics(*(np.stack(arrays) for arrays in zip(*seen, strict=True)))
-    even = [_head_statistics(even_attention(T), *window) for window in zip(tokens_BT, marks_BT, strict=True)]
-    even = HeadStatistics(*(np.mean(arrays, axis=(0, 1, 2)) for arrays in zip(*even, strict=True)))
+    all_ = HeadStatistics(*(np.stack(arrays) for arrays in zip(*seen, strict=True)))
+    stats = HeadStatistics(*(array[:, :-1] for array in all_))
+    even = HeadStatistics(*(array[:, -1].mean((0, 1)) for array in all_))
     induction_BLH, first_B, second_B = repetition(params, model, tokenizer, ids_N, seed)
     n = max(2, min(REPEATED, (min(model.max_length, LONGEST) - 1) // 2))
     measured = (*stats[:4], induction_BLH)
@@ -207,6 +227,8 @@ class AttentionMaps(Answer):
     """how much query t takes from position s; rows sum to 1"""
     entropy_LHT: np.ndarray
     """nats, of each query"""
+    where: str = ""
+    """"encoder" or "decoder" of a model that has both"""
 
     def sentence(self) -> str:
         L, H, T, _ = self.weights_LHTS.shape
@@ -217,13 +239,14 @@ class AttentionMaps(Answer):
         before = np.argsort(-mean_S)[:3]
         most = ", ".join(f"{self.pieces[s]!r} {mean_S[s]:.2f}" for s in before)
         focused = f"head {head + 1} of layer {layer + 1}"
+        last = f"In the {self.where} the last token" if self.where else "The last token"
         return (
-            f"The last token takes most from {most} (mean of {L * H} heads; evenly it were {1 / T:.2f}); the most "
+            f"{last} takes most from {most} (mean of {L * H} heads; evenly it were {1 / T:.2f}); the most "
             f"focused, {focused}, gives {last_LHS[layer, head, sharpest]:.2f} to {self.pieces[sharpest]!r}."
         )
 
 
-def attention_maps(weights_LHTS: np.ndarray, pieces: tuple[str, ...]) -> AttentionMaps:
+def attention_maps(weights_LHTS: np.ndarray, pieces: tuple[str, ...], where: str = "") -> AttentionMaps:
     """Attention on one text, from `look_inside(...).weights_LBHTS[:, 0]`."""
     log_weights = np.log(np.maximum(weights_LHTS, 1e-30))
-    return AttentionMaps(pieces, weights_LHTS, -(weights_LHTS * log_weights).sum(-1))
+    return AttentionMaps(pieces, weights_LHTS, -(weights_LHTS * log_weights).sum(-1), where)

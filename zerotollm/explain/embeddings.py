@@ -7,7 +7,7 @@ import numpy as np
 
 from zerotollm.data.tokenizer import Tokenizer
 from zerotollm.explain.answer import Answer
-from zerotollm.explain.statistics import CONFIDENCE, DRAWS, Estimate, bootstrap
+from zerotollm.explain.statistics import CONFIDENCE, DRAWS, Estimate
 from zerotollm.explain.words import KINDS, kinds_of, shown
 
 SHOWN = 500
@@ -17,6 +17,8 @@ MOST = 8000
 """Tokens whose geometry is measured, the most frequent: more change little and cost time."""
 GROUPS = 64
 """Of vectors that the bootstrap draws whole: as good as vectors one by one, and a hundred times as fast."""
+SPAN = 32
+"""Principal components among which the largest of a sample are sought."""
 
 
 @dataclass(frozen=True)
@@ -84,36 +86,43 @@ def _spectrum(x_ND: np.ndarray) -> np.ndarray:
 
 
 def _bootstrap(x_ND: np.ndarray, draws: int, seed: int) -> np.ndarray:
-    """`_summary` of samples of groups of vectors, (draws, 3)."""
-    N = len(x_ND)
+    """`_summary` of samples of groups of vectors, (draws, 3), all at once.
+
+    A sample's covariance is a sum over groups, so its trace and the sum of its squares are sums too. Its largest
+    eigenvalues are those within the `SPAN` first components of all vectors (Rayleigh and Ritz).
+    """
+    N, D = x_ND.shape
     x_ND = x_ND - x_ND.mean(0, keepdims=True)
     order_N = np.random.default_rng(seed).permutation(N)
-    groups = [x_ND[part] for part in np.array_split(order_N, min(GROUPS, N))]
-    gram_GDD = np.stack([x.T @ x for x in groups])
-    sum_GD, size_G = np.stack([x.sum(0) for x in groups]), np.array([len(x) for x in groups])
+    groups = [x_ND[part].astype(np.float32) for part in np.array_split(order_N, min(GROUPS, N))]
+    G = len(groups)
+    weights_XG = np.random.default_rng(seed).multinomial(G, np.full(G, 1 / G), draws)
+    gram_GY = np.stack([(x.T @ x).ravel() for x in groups])
+    size_G, sum_GD = np.array([len(x) for x in groups]), np.stack([x.sum(0, dtype=float) for x in groups])
+    total_X = weights_XG @ size_G
+    mean_XD = weights_XG @ sum_GD / total_X[:, None]
+    length_X = np.square(mean_XD).sum(1)
+    along_XG = np.stack([np.square(x @ mean_XD.T.astype(np.float32)).sum(0) for x in groups], axis=1)
+    trace_G = gram_GY[:, :: D + 1].sum(1, dtype=float)
+    variance_X = weights_XG @ trace_G / total_X - length_X
+    squares_X = ((weights_XG @ (gram_GY @ gram_GY.T).astype(float)) * weights_XG).sum(1) / total_X**2
+    squares_X += length_X**2 - 2 * (weights_XG * along_XG).sum(1) / total_X
 
-    def summary(weights_G: np.ndarray) -> np.ndarray:
-        total = weights_G @ size_G
-        mean_D = weights_G @ sum_GD / total
-        covariance_DD = np.tensordot(weights_G, gram_GDD, 1) / total - np.outer(mean_D, mean_D)
-        variance, squares = np.trace(covariance_DD), np.square(covariance_DD).sum()
-        largest = _largest_three(covariance_DD)
-        shares = largest[:2].sum() / max(variance, 1e-300), largest.sum() / max(variance, 1e-300)
-        return np.array([variance**2 / max(squares, 1e-300), *shares])
-
-    return bootstrap(summary, len(groups), draws, seed)
-
-
-def _largest_three(covariance_DD: np.ndarray) -> np.ndarray:
-    """Eigenvalues, the largest first; for wide matrices without all the others."""
-    from scipy.sparse.linalg import eigsh
-
-    D = len(covariance_DD)
-    if D < 32 or np.trace(covariance_DD) < 1e-12:
-        return np.linalg.eigvalsh(covariance_DD)[::-1][:3]
-    return np.sort(eigsh(covariance_DD, 3, which="LA", v0=np.ones(D), tol=1e-4, return_eigenvectors=False))[
-        ::-1
-    ]
+    axes_DY = np.linalg.eigh(gram_GY.sum(0).reshape(D, D))[1][:, -SPAN:]
+    inner_GYY = np.stack([(x @ axes_DY).T @ (x @ axes_DY) for x in groups])
+    covariance_XYY = np.tensordot(weights_XG / total_X[:, None], inner_GYY, 1)
+    mean_XY = mean_XD @ axes_DY
+    covariance_XYY -= mean_XY[:, :, None] * mean_XY[:, None]
+    largest_XY = np.linalg.eigvalsh(covariance_XYY)[:, ::-1]
+    variance_X = np.maximum(variance_X, 1e-300)
+    return np.stack(
+        [
+            variance_X**2 / np.maximum(squares_X, 1e-300),
+            largest_XY[:, :2].sum(1) / variance_X,
+            largest_XY[:, :3].sum(1) / variance_X,
+        ],
+        axis=1,
+    )
 
 
 def _summary(spectrum_D: np.ndarray) -> np.ndarray:
@@ -185,15 +194,14 @@ def explain_embeddings(
     centered_ND = x_ND - x_ND.mean(0, keepdims=True)
     on_map = used_N[:SHOWN]
     asked = [i for i in dict.fromkeys(ids) if i in used_N]
-    _, _, axes = np.linalg.svd(
-        centered_ND[: len(on_map)] - centered_ND[: len(on_map)].mean(0), full_matrices=False
-    )
+    shown_ND = centered_ND[: len(on_map)] - centered_ND[: len(on_map)].mean(0)
+    axes_DD = np.linalg.eigh(shown_ND.T @ shown_ND)[1][:, ::-1]
     return Embeddings(
         geometry=geometry(x_ND),
         map_ids_N=on_map,
         map_pieces=tuple(shown(tokenizer, i) for i in on_map),
         map_kinds_N=kinds_V[on_map],
-        map_N3=centered_ND[: len(on_map)] @ axes[:3].T,
+        map_N3=centered_ND[: len(on_map)] @ axes_DD[:, :3],
         neighbours=tuple(_neighbours(int(i), used_N, centered_ND, tokenizer, len(asked)) for i in asked),
     )
 

@@ -1,7 +1,7 @@
 """All answers together: about one text (`explain_text`) and about a whole run (`explain_run`)."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -12,16 +12,26 @@ import numpy as np
 from zerotollm.data.config import TokenizerConfig
 from zerotollm.data.tokenizer import Tokenizer
 from zerotollm.explain.ablation import Ablation, ablate_heads
-from zerotollm.explain.alignment import Alignment, align
+from zerotollm.explain.alignment import Alignment
 from zerotollm.explain.attention import AttentionMaps, Heads, attention_maps, explain_heads
 from zerotollm.explain.calibration import Calibration, LossByPosition, calibration, loss_by_position
 from zerotollm.explain.embeddings import Embeddings, explain_embeddings
-from zerotollm.explain.forward import LONGEST, even_windows, look_inside, score_windows, text_tokens
-from zerotollm.explain.generation import Generation, explain_generation
+from zerotollm.explain.forward import (
+    LONGEST,
+    even_windows,
+    joined,
+    look_inside,
+    look_into_windows,
+    text_tokens,
+)
+from zerotollm.explain.generation import Generation, explain_generation, explain_translations
 from zerotollm.explain.layers import Layers, explain_layers
 from zerotollm.explain.learning import Learning, explain_learning, usual_ids
 from zerotollm.explain.meaning import Meaning, count_usage, explain_meaning
 from zerotollm.explain.merges import Merges, count_words, replay
+from zerotollm.explain.pair_answers import held_out_answers, text_answers
+from zerotollm.explain.pair_answers import learning as pair_learning
+from zerotollm.explain.pairs import Pair, even_pairs
 from zerotollm.explain.prediction import Prediction, predict
 from zerotollm.explain.tokenization import (
     Tokenization,
@@ -34,15 +44,15 @@ from zerotollm.model.config import TransformerConfig
 
 READ = 4_000_000
 """Tokens of the training text that are counted, from its start."""
-WINDOWS = 8
-"""Windows of held-out text in which it is seen where every head looks."""
 SCORED = 32
-"""Windows that go through the model once, or once a checkpoint; every second of them also once without each head ..."""
+"""Windows of held-out text that go through the model once, or once a checkpoint. In every fourth of them it is seen
+where each head looks; every second gives vectors of layers, and goes through the model without each head ..."""
 ABLATED = 128
 """... as far as this many tokens: for intervals many short windows are worth more than few long ones."""
+TRANSLATED = 16
+"""Sources that an encoder-decoder translates."""
 COMPARED = 300_000
 """Characters that the tokenizers to compare learn from."""
-ENCODER = "this model has an encoder, and the question is answered for decoders alone so far"
 NO_TEXT = "it takes the text that the model was trained with and held-out text, which are not here"
 
 
@@ -53,6 +63,8 @@ class Material(NamedTuple):
     held_out_N: np.ndarray
     labels: Mapping[str, np.ndarray] = MappingProxyType({})
     """name -> (N,) whole numbers, -1 for none: what is known of each held-out token besides"""
+    pairs: tuple[Pair, ...] = ()
+    """of an encoder-decoder: held-out sources with their targets"""
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,14 @@ class Explanation:
     alignment: Alignment | None = None
     heads: Heads | None = None
     ablation: Ablation | None = None
+    encoder_layers: Layers | None = None
+    """This and the following of an encoder-decoder, whose `layers`, `attention`, `heads` and `ablation` are of the
+    decoder and its attention to what is written already."""
+    encoder_attention: AttentionMaps | None = None
+    encoder_heads: Heads | None = None
+    encoder_ablation: Ablation | None = None
+    cross_heads: Heads | None = None
+    cross_ablation: Ablation | None = None
     left_out: tuple[tuple[str, str], ...] = ()
     """(answer, reason)"""
 
@@ -137,30 +157,45 @@ def explain_text(
     ids_T, _ = text_tokens(tokenizer, text, model.max_length)
     embedding = explain_embeddings(np.asarray(params["embedding"]), tokenizer, counts_V, ids_T.tolist())
     if model.architecture != "decoder":
-        names = ("layers", "prediction", "attention", "heads", "ablation")
-        aligned = align(params, model, tokenizer, text, translate(text)) if translate else None
-        return Explanation(
-            text, tokens, embedding, alignment=aligned, left_out=tuple((name, ENCODER) for name in names)
-        )
+        written = translate(text) if translate else ""
+        first = Explanation(text, tokens, embedding, **text_answers(params, model, tokenizer, text, written))
+        if material is None or not material.pairs:
+            return dataclasses.replace(first, left_out=_without(NO_TEXT))
+        found = held_out_answers(params, model, tokenizer, material.pairs)
+        return dataclasses.replace(first, **found)
 
     seen = look_inside(params, model, ids_T)
     prediction = predict(params, model, tokenizer, text, temperature=temperature, draw=draw, seen=seen)
     attention = attention_maps(seen.weights_LBHTS[:, 0], prediction.pieces)
     first = Explanation(text, tokens, embedding, prediction=prediction, attention=attention)
     if material is None or len(material.held_out_N) < 4:
-        names = ("layers", "calibration", "positions", "heads", "ablation")
-        return dataclasses.replace(first, left_out=tuple((name, NO_TEXT) for name in names))
-    few_BW, many_BW = held_out_windows(model, material, WINDOWS), held_out_windows(model, material, SCORED)
-    short_BW = many_BW[::2, : ABLATED + 1]
-    scores = score_windows(params, many_BW, model=model)
+        return dataclasses.replace(first, left_out=_without(NO_TEXT))
+    windows_BW = held_out_windows(model, material, SCORED)
+    each, residual = [], []
+
+    def seen_by_heads() -> Iterator[np.ndarray]:
+        for b, window in enumerate(look_into_windows(params, windows_BW, model=model)):
+            each.append(window.scores)
+            if b % 2 == 0:
+                residual.append(window.residual())
+            if b % 4 == 0:
+                yield window.weights()
+
+    usual_N = usual_ids(tokenizer, counts_V)
+    heads = explain_heads(params, model, tokenizer, windows_BW[::4, :-1], usual_N, seen_by_heads())
+    scores = joined(each)
     return dataclasses.replace(
         first,
-        layers=layers_of(params, model, tokenizer, many_BW[::2]),
+        layers=explain_layers(np.stack(residual, axis=1), windows_BW[::2], sentence_ends(tokenizer)),
         calibration=calibration(scores.confidence_BT, scores.correct_BT),
         positions=loss_by_position(scores),
-        heads=explain_heads(params, model, tokenizer, few_BW, usual_ids(tokenizer, counts_V)),
-        ablation=ablate_heads(params, model, short_BW, score_windows(params, short_BW, model=model)),
+        heads=heads,
+        ablation=ablate_heads(params, model, windows_BW[::2, : ABLATED + 1]),
     )
+
+
+def _without(why: str) -> tuple[tuple[str, str], ...]:
+    return tuple((name, why) for name in ("layers", "calibration", "positions", "heads", "ablation"))
 
 
 def held_out_windows(model: TransformerConfig, material: Material, count: int) -> np.ndarray:
@@ -176,10 +211,8 @@ def layers_of(
     labels: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> Layers:
     """`layers.explain_layers` of a model's own vectors on windows of T + 1 tokens; labels are (B, T)."""
-    residual_MBTD = np.concatenate(
-        [look_inside(params, model, window[:-1]).residual_MBTD for window in windows_BW], axis=1
-    )
-    return explain_layers(residual_MBTD, windows_BW, sentence_ends(tokenizer), labels)
+    residual = [window.residual() for window in look_into_windows(params, windows_BW, model=model)]
+    return explain_layers(np.stack(residual, axis=1), windows_BW, sentence_ends(tokenizer), labels)
 
 
 def explain_run(
@@ -190,11 +223,13 @@ def explain_run(
     *,
     samples: Sequence[np.ndarray] = (),
     text: str = "",
+    write: Callable[[Sequence[str]], list[str]] | None = None,
 ) -> Study:
     """The answers that take checkpoints, samples and the whole training text. Takes a minute or so.
 
     `checkpoints()` gives (step, params), the oldest first, as often as it is called. `samples` are ids of texts that
     the last of them wrote; all are cut to the length of the shortest. `text` is cut by the tokenizers to compare.
+    `write` gives what an encoder-decoder makes of sources, where these are whole texts.
     """
     train_N = material.train_N[:READ]
     counts_V = token_counts(train_N, tokenizer.vocab_size)
@@ -204,11 +239,19 @@ def explain_run(
         count_usage(train_N, tokenizer),
     )
     if model.architecture != "decoder":
-        return Study(
-            meaning=meaning,
-            tokenizers=tokenizers,
-            left_out=tuple((name, ENCODER) for name in ("generation", "learning", "layers")),
-        )
+        if not material.pairs:
+            return Study(
+                meaning, tokenizers=tokenizers, left_out=(("generation", NO_TEXT), ("learning", NO_TEXT))
+            )
+        learned = pair_learning(checkpoints(), model, tokenizer, material.pairs, counts_V)
+        if write is None:
+            why = "what it writes are parts of a text, and these are no texts of their own"
+            return Study(meaning, None, learned, tokenizers=tokenizers, left_out=(("generation", why),))
+        *_, (_, params) = checkpoints()
+        pairs = even_pairs(material.pairs, TRANSLATED)
+        written = write([tokenizer.decode(pair.source_S[:-1]) for pair in pairs])
+        generation = explain_translations(params, model, tokenizer, pairs, written, material.train_N)
+        return Study(meaning, generation, learned, tokenizers=tokenizers)
     windows_BW = held_out_windows(model, material, SCORED)
     learning = explain_learning(checkpoints(), model, tokenizer, windows_BW, counts_V)
     *_, (_, params) = checkpoints()

@@ -1,9 +1,12 @@
-"""What goes on inside a model: the model's own forward pass, with what it sows. Axes as in `model/transformer.py`.
+"""What goes on inside a model: its own modules, block by block, with what they sow. Axes as in `model/transformer.py`.
 
-There is no second implementation of the model here. `Transformer` sows attention weights and the residual stream
-into a collection that is there only for who asks.
+There is no second implementation of the model here: `Transformer` without blocks makes of tokens what enters the
+first of them, `Block` is each, and norm and head are the model's own. One block is compiled for all layers, one length
+for all texts, and what enters a block can be kept: without a head of layer i, only the layers from i on differ.
 """
 
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,10 +17,8 @@ import numpy as np
 from zerotollm.data.tokenizer import Tokenizer
 from zerotollm.model.config import TransformerConfig
 from zerotollm.model.layers import Norm
-from zerotollm.model.transformer import Transformer, head_logits
+from zerotollm.model.transformer import Block, Memory, Transformer, causal_mask, head_logits
 
-ROWS = 8
-"""Windows that go through the model at once."""
 LONGEST = 512
 """Tokens of a window that is looked into, at most: attention weights grow with the square."""
 
@@ -25,11 +26,11 @@ LONGEST = 512
 class Activations(NamedTuple):
     """Of B windows; M = L + 1 places of the residual stream: the embedding of the token alone, and after each block."""
 
-    logits_BTV: jax.Array
-    residual_MBTD: jax.Array
-    final_BTD: jax.Array
+    logits_BTV: np.ndarray
+    residual_MBTD: np.ndarray
+    final_BTD: np.ndarray
     """what the head reads"""
-    weights_LBHTS: jax.Array
+    weights_LBHTS: np.ndarray
     """attention: how much query t takes from position s"""
 
 
@@ -42,40 +43,125 @@ class Scores(NamedTuple):
     """probability of the likeliest token"""
     correct_BT: np.ndarray
     """whether that is the one that came"""
-    entropy_BT: np.ndarray
-    """of the prediction, nats"""
+
+
+class Reading(NamedTuple):
+    """What the head says at any place of the residual stream, as if the blocks after it were left out."""
+
+    logits_BTV: jax.Array
+    final_BTD: jax.Array
+    """what the head reads"""
+    nats_BT: jax.Array
+    """cross-entropy of the token that came"""
+    best_BT: jax.Array
+    """ids of the likeliest"""
+    confidence_BT: jax.Array
+    """their probabilities"""
+    asked_BT: jax.Array
+    """probability of the token that was asked for"""
+
+
+class Passed(NamedTuple):
+    """A stack of blocks, gone through."""
+
+    x_BTD: jax.Array
+    entered: tuple[jax.Array, ...]
+    """x_BTD in front of each block"""
+    left: tuple[jax.Array, ...]
+    """x_BTD behind each"""
+    weights: tuple[jax.Array, ...]
+    """attention of each, (B, H, T, S)"""
+    cross: tuple[jax.Array, ...]
+    """cross attention of each, where there is one"""
 
 
 @partial(jax.jit, static_argnames="model")
-def activations(
-    params: Any, tokens_BT: jax.Array, segments_BT: jax.Array | None = None, *, model: TransformerConfig
-) -> Activations:
-    """One forward pass of a decoder in float32. `segments_BT` as `Transformer` takes them."""
-    logits_BTV, kept = Transformer(model).apply(
-        {"params": params}, tokens_BT, segments_BT, mutable=["intermediates"]
+def _enter(params, tokens_BT, segments_BT, *, model):
+    """The embedding of each token alone, and what enters the first block."""
+    bare = Transformer(replace(model, num_layers=0))
+    _, kept = bare.apply(
+        {"params": params}, tokens_BT, segments_BT, with_logits=False, mutable=["intermediates"]
+    )
+    return kept["intermediates"]["embedded_BTD"][0], kept["intermediates"]["entering_BTD"][0]
+
+
+@partial(jax.jit, static_argnames="model")
+def _causal_block(layer, x_BTD, segments_BT, kept_H, *, model):
+    mask_BTS = causal_mask(segments_BT, x_BTD.shape[1])
+    return block(layer, x_BTD, mask_BTS, kept_H, model=model)[:2]
+
+
+def block(
+    layer: Any,
+    x_BTD: jax.Array,
+    mask_BTS: jax.Array,
+    kept_H: jax.Array,
+    memory: Memory | None = None,
+    kept_cross_H: jax.Array | None = None,
+    *,
+    model: TransformerConfig,
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """The model's own block: its output, its attention and its cross attention, (B, H, T, S). Heads whose `kept_H` is
+    0 are out."""
+    layer = layer | {"attention": without_heads(layer["attention"], kept_H, model)}
+    if memory is not None:
+        layer |= {"cross_attention": without_heads(layer["cross_attention"], kept_cross_H, model)}
+    positions_BT = jnp.arange(x_BTD.shape[1])[None]
+    (x_BTD, _), kept = Block(model).apply(
+        {"params": layer},
+        x_BTD,
+        mask_BTS,
+        positions_BT,
+        deterministic=True,
+        memory=memory,
+        mutable=["intermediates"],
     )
     sown = kept["intermediates"]
-    layers = [sown[f"layer_{i}"] for i in range(model.num_layers)]
-    return Activations(
-        logits_BTV,
-        jnp.stack([sown["embedded_BTD"][0], *(layer["x_BTD"][0] for layer in layers)]),
-        sown["final_BTD"][0],
-        jnp.stack([layer["attention"]["weights_BHTS"][0] for layer in layers]),
-    )
+    cross = None if memory is None else sown["cross_attention"]["weights_BHTS"][0]
+    return x_BTD, sown["attention"]["weights_BHTS"][0], cross
 
 
-def look_inside(params: Any, model: TransformerConfig, tokens_T: np.ndarray) -> Activations:
-    """`activations` of one text, B = 1, as numpy arrays.
+def without_heads(attention: Any, kept_H: jax.Array, model: TransformerConfig) -> dict[str, Any]:
+    """Parameters of an attention without the heads whose `kept_H` is 0: zero ablation, by their rows of the `output`
+    matrix (Michel et al. 2019, arXiv:1905.10650)."""
+    rows_Y1 = jnp.repeat(kept_H, model.head_width)[:, None]
+    return attention | {"output": attention["output"] * rows_Y1}
 
-    All texts and windows share one compiled program, or two where the context is above `LONGEST`: padding on the
-    right changes nothing in a causal model, and is cut off again.
-    """
-    T, short = len(tokens_T), min(model.max_length, LONGEST)
-    padded_T = np.pad(tokens_T, (0, (short if short >= T else model.max_length) - T)).astype(np.int32)
-    seen = activations(params, padded_T[None], model=model)
-    return Activations(
-        *(np.asarray(x)[..., :T, :] for x in seen[:3]), np.asarray(seen.weights_LBHTS)[..., :T, :T]
-    )
+
+@partial(jax.jit, static_argnames="model")
+def _read(params, x_BTD, targets_BT, real, asked, *, model):
+    if model.norm_position == "pre":
+        x_BTD = Norm(model).apply({"params": params["final_norm"]}, x_BTD)
+    logits_BTV = head_logits(model, x_BTD, head_matrix(params, model), params.get("head_bias"))
+    known_BTV = jnp.where((jnp.arange(logits_BTV.shape[-1]) < real)[None, None], logits_BTV, -jnp.inf)
+    top_BT = known_BTV.max(-1)
+    total_BT = top_BT + jnp.log(jnp.exp(known_BTV - top_BT[..., None]).sum(-1))
+    target_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
+    asked_BT = jnp.exp(logits_BTV[..., asked] - total_BT)
+    best_BT, sure_BT = known_BTV.argmax(-1), jnp.exp(top_BT - total_BT)
+    return Reading(logits_BTV, x_BTD, total_BT - target_BT, best_BT, sure_BT, asked_BT)
+
+
+def read(
+    params: Any,
+    x_BTD: Any,
+    targets_BT: np.ndarray,
+    *,
+    model: TransformerConfig,
+    real: int | None = None,
+    asked: int = 0,
+) -> Reading:
+    """Reads any place of the residual stream by the model's final norm and head; of `real` ids, where not all are.
+    `targets_BT` are the tokens that came, `asked` is an id."""
+    names = ("embedding", "head", "head_bias", "final_norm")
+    known = params.get("decoder", {}) | params
+    named = {name: known[name] for name in names if name in known}
+    if isinstance(
+        params["embedding"], jax.Array
+    ):  # for jit, an array that is bound to no device is another case
+        x_BTD = jax.device_put(x_BTD, params["embedding"].sharding)
+    real, asked = np.int32(model.vocab_size if real is None else real), np.int32(asked)
+    return _read(named, x_BTD, targets_BT, real, asked, model=model)
 
 
 def head_matrix(params: Any, model: TransformerConfig) -> jax.Array:
@@ -83,49 +169,131 @@ def head_matrix(params: Any, model: TransformerConfig) -> jax.Array:
     return params["embedding"].T if model.tie_embeddings else params["head"]
 
 
-def read_out(params: Any, x_BTD: jax.Array, *, model: TransformerConfig) -> jax.Array:
-    """Logits (B, T, V) of any place of the residual stream, as if the blocks after it were left out."""
-    if model.norm_position == "pre":
-        x_BTD = Norm(model).apply({"params": params["final_norm"]}, x_BTD)
-    return head_logits(model, x_BTD, head_matrix(params, model))
+def row_length(tokens: int, model: TransformerConfig) -> int:
+    """The length to which texts of so many tokens are padded: the same for nearly all, so that one program is."""
+    short = min(model.max_length, LONGEST)
+    return short if tokens <= short else model.max_length
 
 
-def without_heads(params: Any, kept_LH: jax.Array, *, model: TransformerConfig) -> dict[str, Any]:
-    """Parameters of a model without the attention heads whose `kept_LH` is 0: zero ablation, by their rows of the
-    `output` matrices (Michel et al. 2019, arXiv:1905.10650)."""
-    params = dict(params)
-    for i in range(model.num_layers):
-        layer = params[f"layer_{i}"]
-        rows_Y1 = jnp.repeat(kept_LH[i], model.head_width)[:, None]
-        attention = layer["attention"] | {"output": layer["attention"]["output"] * rows_Y1}
-        params[f"layer_{i}"] = layer | {"attention": attention}
-    return params
-
-
-@partial(jax.jit, static_argnames="model")
-def _score(params, windows_BW, kept_LH, *, model):
-    params = without_heads(params, kept_LH, model=model)
-    logits_BTV = Transformer(model).apply({"params": params}, windows_BW[:, :-1])
-    log_p_BTV = jax.nn.log_softmax(logits_BTV, axis=-1)
-    targets_BT = windows_BW[:, 1:]
-    nats_BT = -jnp.take_along_axis(log_p_BTV, targets_BT[..., None], axis=-1)[..., 0]
-    entropy_BT = -jnp.sum(jnp.exp(log_p_BTV) * log_p_BTV, axis=-1)
-    return nats_BT, jnp.exp(log_p_BTV.max(-1)), log_p_BTV.argmax(-1) == targets_BT, entropy_BT
-
-
-def score_windows(
-    params: Any, windows_BW: np.ndarray, *, model: TransformerConfig, kept_LH: np.ndarray | None = None
-) -> Scores:
-    """Every prediction in windows of T + 1 tokens, `ROWS` windows at a time; heads where `kept_LH` is 0 are out."""
+def go_through(
+    params: Any,
+    x_BTD: Any,
+    segments_BT: np.ndarray,
+    *,
+    model: TransformerConfig,
+    first: int = 0,
+    kept_LH: np.ndarray | None = None,
+) -> Passed:
+    """A decoder's blocks from `first` on, with what enters it; heads whose `kept_LH` is 0 are out."""
     if kept_LH is None:
         kept_LH = np.ones((model.num_layers, model.num_heads), np.float32)
-    B = len(windows_BW)
-    padded_BW = windows_BW[np.arange(-(-B // ROWS) * ROWS) % B] if B > ROWS else windows_BW
-    parts = [
-        _score(params, padded_BW[start : start + ROWS], kept_LH, model=model)
-        for start in range(0, len(padded_BW), ROWS)
-    ]
-    return Scores(*(np.concatenate(arrays)[:B] for arrays in zip(*parts, strict=True)))
+    entered, left, weights = [], [], []
+    for i in range(first, model.num_layers):
+        entered.append(x_BTD)
+        x_BTD, weights_BHTS = _causal_block(params[f"layer_{i}"], x_BTD, segments_BT, kept_LH[i], model=model)
+        left.append(x_BTD)
+        weights.append(weights_BHTS)
+    return Passed(x_BTD, tuple(entered), tuple(left), tuple(weights), ())
+
+
+def enter(
+    params: Any, tokens_BT: np.ndarray, segments_BT: np.ndarray, *, model: TransformerConfig
+) -> tuple[jax.Array, jax.Array]:
+    """A decoder's embedding of each token alone, and what enters its first block, each (B, T, D)."""
+    outside = {name: value for name, value in params.items() if not name.startswith("layer_")}
+    return _enter(outside, tokens_BT, segments_BT, model=model)
+
+
+def look_inside(params: Any, model: TransformerConfig, tokens_T: np.ndarray) -> Activations:
+    """All of one text in a decoder, B = 1, in float32. Padding on the right changes nothing in a causal model, and is
+    cut off again."""
+    T = len(tokens_T)
+    padded_T = np.pad(tokens_T, (0, row_length(T, model) - T)).astype(np.int32)
+    embedded_BTD, passed = _inside(params, padded_T[None], np.zeros_like(padded_T[None]), model=model)
+    reading = read(params, passed.x_BTD, np.zeros_like(padded_T[None]), model=model)
+    return Activations(
+        np.asarray(reading.logits_BTV)[:, :T],
+        np.stack([np.asarray(x)[:, :T] for x in (embedded_BTD, *passed.left)]),
+        np.asarray(reading.final_BTD)[:, :T],
+        np.stack([np.asarray(weights)[..., :T, :T] for weights in passed.weights]),
+    )
+
+
+def _inside(params, tokens_BT, segments_BT, *, model) -> tuple[jax.Array, Passed]:
+    embedded_BTD, x_BTD = enter(params, tokens_BT, segments_BT, model=model)
+    return embedded_BTD, go_through(params, x_BTD, segments_BT, model=model)
+
+
+class Row(NamedTuple):
+    """Some windows of T + 1 tokens, side by side in one row, so that none of it is wasted."""
+
+    tokens_1S: np.ndarray
+    targets_1S: np.ndarray
+    segments_1S: np.ndarray
+    count: int
+    """windows in it"""
+
+    def split(self, x_1S: Any, T: int) -> np.ndarray:
+        """What belongs to each window, (count, T)."""
+        return np.asarray(x_1S)[0, : self.count * T].reshape(self.count, T)
+
+
+def rows_of(windows_BW: np.ndarray, model: TransformerConfig) -> Iterator[Row]:
+    """Puts windows in rows, as many in each as fit; they do not see each other."""
+    T = windows_BW.shape[1] - 1
+    S = row_length(T, model)
+    together = S // T
+    segments_1S = (np.arange(S) // T)[None].astype(np.int32)
+    for start in range(0, len(windows_BW), together):
+        some = windows_BW[start : start + together].astype(np.int32)
+        padding = (0, S - some[:, :-1].size)
+        tokens_1S, targets_1S = (np.pad(x.ravel(), padding)[None] for x in (some[:, :-1], some[:, 1:]))
+        yield Row(tokens_1S, targets_1S, segments_1S, len(some))
+
+
+def score_windows(params: Any, windows_BW: np.ndarray, *, model: TransformerConfig) -> Scores:
+    """Every prediction of a decoder in windows of T + 1 tokens."""
+    return joined(window.scores for window in look_into_windows(params, windows_BW, model=model))
+
+
+def joined(parts: Iterable[Scores]) -> Scores:
+    """Scores of several windows as one."""
+    return Scores(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def scored(row: Row, reading: Reading, T: int) -> Scores:
+    """The scores of a row's windows."""
+    correct_1S = np.asarray(reading.best_BT) == row.targets_1S
+    return Scores(*(row.split(x_1S, T) for x_1S in (reading.nats_BT, reading.confidence_BT, correct_1S)))
+
+
+class Window(NamedTuple):
+    """One window of T + 1 tokens, scored and looked into. What is in it is fetched when it is asked for."""
+
+    scores: Scores
+    embedded_1SD: jax.Array
+    passed: Passed
+    place: slice
+    """of its T inputs in their row"""
+
+    def residual(self) -> np.ndarray:
+        """(M, T, D), as in `Activations`."""
+        return np.stack([np.asarray(x)[0, self.place] for x in (self.embedded_1SD, *self.passed.left)])
+
+    def weights(self) -> np.ndarray:
+        """(L, H, T, T), as in `Activations`."""
+        return np.stack([np.asarray(x)[0, :, self.place, self.place] for x in self.passed.weights])
+
+
+def look_into_windows(params: Any, windows_BW: np.ndarray, *, model: TransformerConfig) -> Iterator[Window]:
+    """Windows of T + 1 tokens, one after the other: attention weights are the largest thing here."""
+    T = windows_BW.shape[1] - 1
+    for row in rows_of(windows_BW, model):
+        embedded_1SD, passed = _inside(params, row.tokens_1S, row.segments_1S, model=model)
+        scores = scored(row, read(params, passed.x_BTD, row.targets_1S, model=model), T)
+        for b in range(row.count):
+            own = Scores(*(x_BT[b : b + 1] for x_BT in scores))
+            yield Window(own, embedded_1SD, passed, slice(b * T, (b + 1) * T))
 
 
 def even_windows(tokens_N: np.ndarray, length: int, count: int) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 from zerotollm.data.tokenizer import Tokenizer
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.forward import score_windows
+from zerotollm.explain.pairs import Pair, score_pair, text_pair
 from zerotollm.explain.statistics import Estimate, mean_estimate
 from zerotollm.model.config import TransformerConfig
 
@@ -45,12 +46,14 @@ class TextMeasures:
     bits_per_byte: Estimate
     """that the model itself needs for them"""
     coherence: Estimate
-    """nats per token by which the second half is better predicted after its own first half than after another's"""
+    """nats per token by which the second half is better predicted after its own first half than after another's; of
+    a translation, by which it is better predicted from its own source than from another"""
 
 
 @dataclass(frozen=True)
 class Generation(Answer):
-    """The model's own texts beside as many held-out real ones of the same length in tokens."""
+    """The model's own texts beside as many held-out real ones of the same length in tokens; of an encoder-decoder its
+    own translations beside the real ones."""
 
     samples: tuple[str, ...]
     copied: tuple[str, ...]
@@ -59,6 +62,8 @@ class Generation(Answer):
     """the training text around each sample's longest copied span"""
     own: TextMeasures
     real: TextMeasures
+    sources: tuple[str, ...] = ()
+    """what was translated"""
 
     def sentence(self) -> str:
         own, real = self.own, self.real
@@ -68,7 +73,17 @@ class Generation(Answer):
         again = _compared(
             own.repetition, real.repetition, "it goes round in circles", "it repeats itself no more"
         )
-        if own.coherence.low <= 0:
+        if self.sources:
+            gain = own.coherence
+            thread = (
+                f"its own source makes it {gain} nats a token likelier than another, real ones {real.coherence}: "
+                + (
+                    "it says what the source says"
+                    if gain.low > 0
+                    else "nothing shows that it heeds the source"
+                )
+            )
+        elif own.coherence.low <= 0:
             thread = (
                 f"nothing shows that later parts of its texts depend on earlier ones ({own.coherence} nats)"
             )
@@ -128,19 +143,66 @@ def _measure(params, model, tokenizer, texts_BT, train_N) -> TextMeasures:
     nats_BT = score_windows(
         params, np.concatenate([bos_B1, texts_BT], axis=1).astype(np.int32), model=model
     ).nats_BT
-    sizes_B = np.array([max(1, len(tokenizer.decode(x_T).encode())) for x_T in texts_BT])
     half = T // 2
     swapped_BT = np.concatenate([bos_B1, np.roll(texts_BT[:, :half], 1, axis=0), texts_BT[:, half:]], axis=1)
     swapped = score_windows(params, swapped_BT.astype(np.int32), model=model).nats_BT
     # The token at the seam only shows that there is a seam.
     coherence_B = (swapped[:, half + 1 :] - nats_BT[:, half + 1 :]).mean(1)
+    return _measured(texts_BT, tokenizer, copied, nats_BT.sum(1), coherence_B)
+
+
+def _measured(texts, tokenizer, copied, nats_B, coherence_B) -> TextMeasures:
+    sizes_B = np.array([max(1, len(tokenizer.decode(x_T).encode())) for x_T in texts])
     return TextMeasures(
         tuple(copied),
         mean_estimate(np.array([c.length for c in copied])),
-        mean_estimate(np.array([repetition_rate(x_T) for x_T in texts_BT])),
-        tuple(distinct_ngrams(texts_BT, n) for n in (1, 2, 3)),
-        mean_estimate(nats_BT.sum(1) / np.log(2) / sizes_B),
+        mean_estimate(np.array([repetition_rate(x_T) for x_T in texts])),
+        tuple(distinct_ngrams(texts, n) for n in (1, 2, 3)),
+        mean_estimate(nats_B / np.log(2) / sizes_B),
         mean_estimate(coherence_B),
+    )
+
+
+def explain_translations(
+    params: Any,
+    model: TransformerConfig,
+    tokenizer: Tokenizer,
+    pairs: Sequence[Pair],
+    written: Sequence[str],
+    train_N: np.ndarray,
+) -> Generation:
+    """Measures what a model wrote for the sources of held-out pairs, beside the real targets, each two cut to the
+    length of the shorter: longer texts have longer copies and more repetition."""
+    own, real = [], []
+    for pair, text in zip(pairs, written, strict=True):
+        mine_T = text_pair(tokenizer, "", text, model.max_length).target_T[:-1]
+        T = max(1, min(len(mine_T), len(pair.target_T) - 1))
+        own.append(mine_T[:T])
+        real.append(pair.target_T[:-1][:T])
+
+    def measure(texts: list[np.ndarray]) -> TextMeasures:
+        nats, gains = [], []
+        for number, x_T in enumerate(texts):
+            other = pairs[(number + 1) % len(pairs)]
+            its_own, others = (
+                score_pair(params, model, Pair(source_S, x_T), tokenizer.bos_id).nats_T
+                for source_S in (pairs[number].source_S, other.source_S)
+            )
+            nats.append(its_own.sum())
+            gains.append((others - its_own).mean())
+        copied = longest_copied(texts, train_N)
+        return _measured(texts, tokenizer, copied, np.array(nats), np.array(gains))
+
+    mine = measure(own)
+    spans = [x_T[c.start : c.start + c.length] for x_T, c in zip(own, mine.copied, strict=True)]
+    nearest = [train_N[max(0, c.source - 10) : c.source + c.length + 10] for c in mine.copied]
+    return Generation(
+        tuple(written),
+        tuple(tokenizer.decode(span) for span in spans),
+        tuple(tokenizer.decode(x_N) for x_N in nearest),
+        mine,
+        measure(real),
+        tuple(tokenizer.decode(pair.source_S[:-1]) for pair in pairs),
     )
 
 

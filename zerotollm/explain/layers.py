@@ -55,6 +55,8 @@ class Layers(Answer):
     """share of the variance between places of the same token, 0 to 1"""
     probes: tuple[Probe, ...]
     tokens: int
+    where: str = ""
+    """"encoder" or "decoder" of a model that has both"""
 
     def sentence(self) -> str:
         first, last = (Estimate(*(float(x[m]) for x in self.self_similarity_M)) for m in (0, -1))
@@ -85,7 +87,8 @@ class Layers(Answer):
                     f"{probe.task} is best read {where}: {found}{before}, guessing {probe.majority:.2f}, control "
                     f"{probe.control_M[m]:.2f}"
                 )
-        return f"In the embedding a token is {one}; {many}. By linear probes {'; '.join(read)}."
+        start = f"The {self.where}: in" if self.where else "In"
+        return f"{start} the embedding a token is {one}; {many}. By linear probes {'; '.join(read)}."
 
 
 def explain_layers(
@@ -101,33 +104,70 @@ def explain_layers(
     """
     M, B, T, D = residual_MBTD.shape
     ids_BT, next_BT = windows_BW[:, :T], windows_BW[:, 1 : T + 1]
-    vectors_MND = np.asarray(residual_MBTD, np.float32).reshape(M, B * T, D)
-    ids_N, window_N = ids_BT.ravel(), np.repeat(np.arange(B), T)
-    ends_N = ends_V[np.minimum(ids_N, len(ends_V) - 1)] | (np.arange(B * T) % T == 0)
-    sentence_N = np.cumsum(ends_N)
+    ends_N = ends_V[np.minimum(ids_BT.ravel(), len(ends_V) - 1)] | (np.arange(B * T) % T == 0)
+    tasks = {
+        "the next token": frequent_labels(next_BT),
+        f"the place in the window (of {PARTS} parts)": np.broadcast_to(part_labels(T), (B, T)),
+        **(labels or {}),
+    }
+    return explain_vectors(
+        residual_MBTD.reshape(M, B * T, D),
+        ids_BT.ravel(),
+        np.repeat(np.arange(B), T),
+        np.cumsum(ends_N),
+        tasks,
+        seed=seed,
+    )
+
+
+def explain_vectors(
+    vectors_MND: np.ndarray,
+    ids_N: np.ndarray,
+    window_N: np.ndarray,
+    sentence_N: np.ndarray,
+    labels: Mapping[str, np.ndarray],
+    where: str = "",
+    seed: int = 0,
+) -> Layers:
+    """Measures N vectors: the token of each, the number of the window and of the sentence in which it stands, and what
+    to probe for, name -> N whole numbers, -1 for none."""
+    vectors_MND = np.asarray(vectors_MND, np.float32)
     own, any_, inside, context = zip(
         *(_similarities(x_ND, ids_N, sentence_N) for x_ND in vectors_MND), strict=True
     )
-    values, counts = np.unique(next_BT, return_counts=True)
-    frequent = values[np.argsort(-counts, kind="stable")][:CLASSES]
-    place_BT = np.broadcast_to(np.arange(T) * PARTS // T, (B, T))
-    tasks = {
-        f"the next token (of {len(frequent)})": _index_in(frequent, next_BT),
-        f"the place in the window (of {PARTS} parts)": place_BT,
-        **(labels or {}),
-    }
+    tasks = {name: np.asarray(label).ravel() for name, label in labels.items()}
+    classes = {name: len(np.unique(label_N[label_N >= 0])) for name, label_N in tasks.items()}
     return Layers(
         Estimate(*map(np.array, zip(*own, strict=True))),
         np.array(any_),
         Estimate(*map(np.array, zip(*inside, strict=True))),
         np.array(context),
         tuple(
-            probe(name, vectors_MND, np.asarray(label_BT).ravel(), ids_N, window_N, seed)
-            for name, label_BT in tasks.items()
-            if len(np.unique(label_BT[label_BT >= 0])) > 1
+            probe(
+                name if "token" not in name else f"{name} (of {classes[name]})",
+                vectors_MND,
+                label_N,
+                ids_N,
+                window_N,
+                seed,
+            )
+            for name, label_N in tasks.items()
+            if classes[name] > 1
         ),
-        B * T,
+        len(ids_N),
+        where,
     )
+
+
+def frequent_labels(ids: np.ndarray) -> np.ndarray:
+    """The place of each id among the `CLASSES` most frequent ones, -1 where it is none of them or none at all (-1)."""
+    values, counts = np.unique(ids[ids >= 0], return_counts=True)
+    return _index_in(values[np.argsort(-counts, kind="stable")][:CLASSES], ids)
+
+
+def part_labels(length: int) -> np.ndarray:
+    """In which of `PARTS` parts of a text each of its tokens stands, (T,)."""
+    return np.arange(length) * PARTS // length
 
 
 def _index_in(values_K: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """What did it learn, when? The loss of frequent and rare tokens, and of the parts of words, over the checkpoints."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,9 +34,9 @@ class Learning(Answer):
     part_names: tuple[str, ...]
     part_YG: Estimate
     """by place in the word"""
-    induction_Y: Estimate
-    """nats by which random tokens are better predicted the second time"""
-    induction_attention_YLH: np.ndarray
+    induction_Y: Estimate | None = None
+    """nats by which random tokens are better predicted the second time; None of an encoder-decoder"""
+    induction_attention_YLH: np.ndarray | None = None
     """what each head gives to the token after the earlier occurrence"""
 
     def progress(self) -> np.ndarray:
@@ -72,15 +72,17 @@ class Learning(Answer):
                 order = f"each half of the way by step {half[0]}"
             else:
                 order = f"half of the way by steps {half[0]} and {half[1]}"
-        there = np.flatnonzero(self.induction_Y.low > INDUCTION)
-        copies = (
-            f"repeating random tokens helps from step {self.steps_Y[there[0]]} on"
-            if len(there)
-            else "induction does not appear in any of the checkpoints"
-        )
+        copies = ""
+        if self.induction_Y is not None:
+            there = np.flatnonzero(self.induction_Y.low > INDUCTION)
+            copies = (
+                f"; repeating random tokens helps from step {self.steps_Y[there[0]]} on"
+                if len(there)
+                else "; induction does not appear in any of the checkpoints"
+            )
         return (
             f"From step {self.steps_Y[0]} to {self.steps_Y[-1]} the loss went, in nats, for {fell[0]}, for {fell[1]}, "
-            f"{order}; {copies}."
+            f"{order}{copies}."
         )
 
 
@@ -98,22 +100,40 @@ def explain_learning(
     Frequency decides what is learned first (Zipf 1949; Chang and Bergen 2022, arXiv:2110.02406), and induction comes
     at once (Olsson et al. 2022, arXiv:2209.11895).
     """
-    targets_BT = windows_BW[:, 1:]
-    band_BT = frequency_bands(counts_V)[targets_BT]
-    part_BT = word_parts(tokenizer, windows_BW)
     ids_N = usual_ids(tokenizer, counts_V)
-    steps, losses, bands, parts, gains, attention = [], [], [], [], [], []
-    for step, params in checkpoints:
-        nats_BT = score_windows(params, windows_BW, model=model).nats_BT
-        induction_BLH, first_B, second_B = repetition(params, model, tokenizer, ids_N, seed)
+    gains, attention = [], []
+
+    def losses() -> Iterator[tuple[int, np.ndarray]]:
+        for step, params in checkpoints:
+            induction_BLH, first_B, second_B = repetition(params, model, tokenizer, ids_N, seed)
+            gains.append(mean_estimate(first_B - second_B))
+            attention.append(induction_BLH.mean(0))
+            yield step, score_windows(params, windows_BW, model=model).nats_BT
+
+    found = measure_learning(losses(), tokenizer, windows_BW, counts_V)
+    return replace(found, induction_Y=_stacked(gains), induction_attention_YLH=np.stack(attention))
+
+
+def measure_learning(
+    losses: Iterable[tuple[int, np.ndarray]],
+    tokenizer: Tokenizer,
+    windows_BW: np.ndarray,
+    counts_V: np.ndarray,
+) -> Learning:
+    """The same of (step, nats of every target, (B, T)); nan where there is none. Nothing is said of induction."""
+    band_V = np.append(frequency_bands(counts_V), len(BAND_NAMES) - 1)
+    band_BT = band_V[np.minimum(windows_BW[:, 1:], len(counts_V))]
+    part_BT = word_parts(tokenizer, windows_BW)
+    steps, means, bands, parts = [], [], [], []
+    for step, nats_BT in losses:
+        none_BT = np.isnan(nats_BT)
+        known_BT = np.nan_to_num(nats_BT)
         steps.append(step)
-        losses.append(mean_estimate(nats_BT.mean(1)))
-        bands.append(grouped_means(nats_BT, band_BT, len(BAND_NAMES)))
-        parts.append(grouped_means(nats_BT, part_BT, len(PART_NAMES)))
-        gains.append(mean_estimate(first_B - second_B))
-        attention.append(induction_BLH.mean(0))
-    loss, band, part, gain = (_stacked(estimates) for estimates in (losses, bands, parts, gains))
-    return Learning(np.array(steps), loss, BAND_NAMES, band, PART_NAMES, part, gain, np.stack(attention))
+        means.append(mean_estimate(np.nanmean(nats_BT, axis=1)))
+        bands.append(grouped_means(known_BT, np.where(none_BT, -1, band_BT), len(BAND_NAMES)))
+        parts.append(grouped_means(known_BT, np.where(none_BT, -1, part_BT), len(PART_NAMES)))
+    loss, band, part = (_stacked(estimates) for estimates in (means, bands, parts))
+    return Learning(np.array(steps), loss, BAND_NAMES, band, PART_NAMES, part)
 
 
 def _stacked(estimates: list[Estimate]) -> Estimate:

@@ -6,16 +6,13 @@ tokens; and the same read-out after every layer. `calibration.py` says whether t
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from zerotollm.data.tokenizer import Tokenizer
 from zerotollm.explain.answer import Answer
-from zerotollm.explain.forward import Activations, head_matrix, look_inside, read_out, text_tokens
+from zerotollm.explain.forward import Activations, head_matrix, look_inside, read, row_length, text_tokens
 from zerotollm.explain.words import shown
 from zerotollm.model.config import TransformerConfig
 
@@ -46,7 +43,7 @@ class Prediction(Answer):
     """ids, the likeliest first"""
     best_pieces: tuple[str, ...]
     products_KD: np.ndarray
-    """hidden_D x the head's column of each: their sums are the logits without soft cap"""
+    """hidden_D x the head's column of each: their sums are the logits without soft cap and without the head's bias"""
     drawn: int | None
     """the id that a sampler drew"""
     drawn_piece: str
@@ -110,15 +107,30 @@ def predict(
     """
     tokens_T, cut = text_tokens(tokenizer, text, model.max_length)
     seen = look_inside(params, model, tokens_T) if seen is None else seen
+    return predict_tokens(
+        params, model, tokenizer, tokens_T, seen, cut=cut, temperature=temperature, draw=draw
+    )
+
+
+def predict_tokens(
+    params: Any,
+    model: TransformerConfig,
+    tokenizer: Tokenizer,
+    tokens_T: np.ndarray,
+    seen: Activations,
+    *,
+    cut: bool = False,
+    temperature: float = 1.0,
+    draw: Callable[[np.ndarray, int], int] | None = None,
+) -> Prediction:
+    """The same of tokens that a decoder, with an encoder or without, has been seen to read."""
     real = tokenizer.vocab_size
     logits_V = np.asarray(seen.logits_BTV[0, -1, :real], np.float64)
     probabilities_V = _softmax(logits_V / max(temperature, 1e-6))
     best_K = np.argsort(-logits_V, kind="stable")[:BEST]
     T = len(tokens_T)
-    padding = (0, model.max_length - T)  # so that all texts share a program
-    residual_MTD = np.pad(np.asarray(seen.residual_MBTD[:, 0]), ((0, 0), padding, (0, 0)))
-    lens_best_MT, lens_best_p_MT, lens_p_MT, lens_nats_MT = map(
-        np.asarray, _lens(params, residual_MTD, np.pad(tokens_T, padding), best_K[0], model=model, real=real)
+    lens_best_MT, lens_best_p_MT, lens_p_MT, lens_nats_MT = _lens(
+        params, seen.residual_MBTD[:, 0], tokens_T, best_K[0], model, real
     )
     hidden_D = np.asarray(seen.final_BTD[0, -1], np.float64)
     next_TK, next_p_TK = _likeliest(np.asarray(seen.logits_BTV[0, :, :real]))
@@ -137,9 +149,9 @@ def predict(
         products_KD=hidden_D[None] * np.asarray(head_matrix(params, model), np.float64)[:, best_K].T,
         drawn=drawn,
         drawn_piece="" if drawn is None else shown(tokenizer, drawn),
-        lens_best_MT=lens_best_MT[:, :T],
-        lens_pieces=_shown(tokenizer, lens_best_MT[:, :T]),
-        lens_best_p_MT=lens_best_p_MT[:, :T],
+        lens_best_MT=lens_best_MT,
+        lens_pieces=_shown(tokenizer, lens_best_MT),
+        lens_best_p_MT=lens_best_p_MT,
         lens_probability_M=lens_p_MT[:, T - 1],
         lens_nats_MT=lens_nats_MT[:, : T - 1],
         next_TK=next_TK,
@@ -165,14 +177,16 @@ def _softmax(logits_V: np.ndarray) -> np.ndarray:
     return weights_V / weights_V.sum()
 
 
-@partial(jax.jit, static_argnames=("model", "real"))
-def _lens(params, residual_MTD, tokens_T, best, *, model, real):
-    """One place after the other: of a large vocabulary, all logits of all places would be too many to hold."""
-
-    def place(x_TD):
-        logits_TV = read_out(params, x_TD[None], model=model)[0, :, :real]
-        log_p_TV = jax.nn.log_softmax(logits_TV, axis=-1)
-        nats_T = -jnp.take_along_axis(log_p_TV[:-1], tokens_T[1:, None], axis=-1)[:, 0]
-        return log_p_TV.argmax(-1), jnp.exp(log_p_TV.max(-1)), jnp.exp(log_p_TV[:, best]), nats_T
-
-    return jax.lax.map(place, residual_MTD)
+def _lens(params, residual_MTD, tokens_T, best, model, real) -> tuple[np.ndarray, ...]:
+    """Likeliest token, its probability, that of `best` and the text's own next token's cost, each (M, T)."""
+    T = len(tokens_T)
+    padding = (0, row_length(T, model) - T)  # so that all texts share a program
+    targets_BT = np.pad(tokens_T[1:], (0, padding[1] + 1))[None]
+    read_out = []
+    # One place after the other: of a large vocabulary, all logits of all places would be too many to hold.
+    for x_TD in residual_MTD:
+        x_BTD = np.pad(x_TD, (padding, (0, 0)))[None]
+        place = read(params, x_BTD, targets_BT, model=model, real=real, asked=best)
+        four = (place.best_BT, place.confidence_BT, place.asked_BT, place.nats_BT)
+        read_out.append([np.asarray(x_BT)[0, :T] for x_BT in four])
+    return tuple(map(np.stack, zip(*read_out, strict=True)))

@@ -71,9 +71,10 @@ def bootstrap_estimate(
 
 def ranks(values_N: np.ndarray) -> np.ndarray:
     """Ranks from 1, ties at their mean: what Spearman's correlation (Spearman 1904) is Pearson's correlation of."""
-    from scipy.stats import rankdata
-
-    return rankdata(values_N)
+    # As scipy.stats.rankdata, whose import alone takes a second.
+    _, place_N, count_K = np.unique(values_N, return_inverse=True, return_counts=True)
+    last_K = np.cumsum(count_K)
+    return (last_K - (count_K - 1) / 2)[place_N.ravel()]
 
 
 def pair_ranks(matrix_NN: np.ndarray) -> np.ndarray:

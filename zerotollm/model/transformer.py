@@ -192,6 +192,7 @@ def add_positions(module: nn.Module, x_BTD: jax.Array, positions_BT: jax.Array) 
     elif c.position == "learned":
         table_TD = module.param("positions", nn.initializers.normal(0.02), (c.max_length, c.width))
         x_BTD += table_TD[positions_BT]
+    module.sow("intermediates", "entering_BTD", x_BTD)  # the first block, but for dropout
     return x_BTD
 
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from zerotollm.explain.attention import NAMES
 from zerotollm.explain.figures.picture import Axis, Bars, Dots, Heat, Line, Panel, Picture, said
 from zerotollm.explain.figures.text import visible
 from zerotollm.explain.statistics import Estimate
@@ -49,9 +50,10 @@ def layers(found: "Layers") -> Picture:
     share = 100 * found.context_M
     hover = said("{}: {:.1f} % of the variance is context", names, share)
     bars = Bars(range(len(names)), share, hover=hover)
+    where = f"In the {found.where}: " if found.where else ""
     panels = [
-        Panel("Cosine with ...", similar, axis, Axis("cosine")),
-        Panel("How much of the variance is context", (bars,), axis, Axis("%", span=(0, 100))),
+        Panel(f"{where}Cosine with ...", similar, axis, Axis("cosine")),
+        Panel(f"{where}How much of the variance is context", (bars,), axis, Axis("%", span=(0, 100))),
     ]
     for probe in found.probes:
         control = tuple(f"{n}, control: {v:.3f}" for n, v in zip(names, probe.control_M, strict=True))
@@ -60,7 +62,7 @@ def layers(found: "Layers") -> Picture:
             Line(range(len(names)), probe.control_M, "control: labels by lot", 6, hover=control, dots=True),
             Line([0, len(names) - 1], [probe.majority] * 2, "the most frequent answer", 1, dashed=True),
         )
-        panels.append(Panel(f"Probe: {probe.task}", marks, axis, Axis("share right", span=(0, 1))))
+        panels.append(Panel(f"{where}Probe: {probe.task}", marks, axis, Axis("share right", span=(0, 1))))
     return Picture("From one vector to many", tuple(panels), found.sentence())
 
 
@@ -187,11 +189,10 @@ def attention(found: "AttentionMaps") -> Picture:
     chosen = [("mean of all heads", found.weights_LHTS.mean((0, 1)))]
     chosen += [(f"layer {i + 1}, head {h + 1}", found.weights_LHTS[i, h]) for i, h in np.ndindex(L, H)]
     names = tuple(map(visible, found.pieces))
+    title = f"Attention of the {found.where}" if found.where else "Attention on the text"
     return Picture(
         "Where attention looks",
-        tuple(
-            map_panel("Attention on the text", weights, names, names, choice) for choice, weights in chosen
-        ),
+        tuple(map_panel(title, weights, names, names, choice) for choice, weights in chosen),
         found.sentence(),
     )
 
@@ -238,7 +239,7 @@ def heads(found: "Heads") -> Picture:
     cells = tuple(tuple(f"{v:.2f}" for v in row) for row in z) if L * H <= 24 else ()
     heat = Heat(z, "share of attention", hover, text=cells, span=(0.0, max(0.3, float(z.max()))))
     axes = Axis("head, as layer.head", names=names), Axis(names=found.roles, down=True)
-    roles = Panel("What each head looks at", (heat,), *axes, height=300, wide=True)
+    roles = Panel(f"What each of the {NAMES[found.where]} looks at", (heat,), *axes, height=300, wide=True)
 
     open_ = found.entropy_LH.ravel()
     hover = said("head {}: {:.2f} nats, as over {:.0f} tokens alike", names, open_, np.exp(open_))
@@ -247,6 +248,9 @@ def heads(found: "Heads") -> Picture:
     axes = Axis("head", names=names), Axis("entropy, nats", span=(0, found.even_entropy * 1.1))
     widely = Panel("How widely each head looks", (entropy, even), *axes)
 
+    title = f"What the {NAMES[found.where]} do"
+    if found.profile_LHT is None:
+        return Picture(title, (roles, widely), found.sentence())
     profile_LT = found.profile_LHT.mean(1)
     back = np.arange(profile_LT.shape[1]) + 1
     lines = [
@@ -262,7 +266,7 @@ def heads(found: "Heads") -> Picture:
     lines.append(Line(back, np.maximum(found.even_profile_T, 1e-6), "evenly", 6, dashed=True))
     axes = Axis("tokens back + 1", log=True), Axis("attention", log=True)
     far = Panel("How far back, mean of a layer's heads", tuple(lines), *axes)
-    return Picture("What the heads do", (roles, widely, far), found.sentence())
+    return Picture(title, (roles, widely, far), found.sentence())
 
 
 def ablation(found: "Ablation") -> Picture:
@@ -276,6 +280,5 @@ def ablation(found: "Ablation") -> Picture:
     )
     bars = Bars(range(len(names)), value, low=low, high=high, hover=hover)
     axes = Axis("head, as layer.head", names=names), Axis("nats per token")
-    return Picture(
-        "Does a head matter?", (Panel("Rise of the loss without it", (bars,), *axes),), found.sentence()
-    )
+    title = f"Without each of the {NAMES[found.where]}: rise of the loss"
+    return Picture("Does a head matter?", (Panel(title, (bars,), *axes),), found.sentence())

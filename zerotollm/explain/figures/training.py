@@ -95,12 +95,17 @@ def learning(found: "Learning") -> Picture:
         )
         return Panel(title, marks, Axis("step"), Axis("nats per token"), height=380)
 
+    groups = (
+        grouped("Loss by frequency of the token", found.band_names, found.band_YG),
+        grouped("Loss by place in the word", found.part_names, found.part_YG),
+    )
+    if found.induction_Y is None:
+        return Picture("What it learned when", groups, found.sentence())
     value, low, high = found.induction_Y
     hover = said("step {:,}: {:+.3f} [{:+.3f}, {:+.3f}] nats", found.steps_Y, value, low, high)
     gain = Line(found.steps_Y, value, "", 0, low, high, hover, dots=True)
     panels = (
-        grouped("Loss by frequency of the token", found.band_names, found.band_YG),
-        grouped("Loss by place in the word", found.part_names, found.part_YG),
+        *groups,
         Panel(
             "Induction: what repeating random tokens saves",
             (gain,),
@@ -118,7 +123,11 @@ def generation(found: "Generation") -> Picture:
         ("Longest copied span", "longest_copy", "tokens"),
         ("Repetition", "repetition", "share of 4-grams that came before"),
         ("Bits per byte", "bits_per_byte", "bits per byte"),
-        ("Do its halves belong together?", "coherence", "nats per token"),
+        (
+            "Does it heed its source?" if found.sources else "Do its halves belong together?",
+            "coherence",
+            "nats per token",
+        ),
     )
     panels = []
     for title, field, unit in measures:

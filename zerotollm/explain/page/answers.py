@@ -63,8 +63,8 @@ def answer_sections(found: Explanation, study: Study | None, why_no_study: str =
             "layers",
             "Layers",
             "What is the difference between the encoding layer and the embedding layer; why two?",
-            sentences(learned),
-            pictures(layers),
+            sentences("encoder_layers", learned),
+            pictures(found.encoder_layers, layers),
         ),
         Section(
             "prediction",
@@ -77,8 +77,28 @@ def answer_sections(found: Explanation, study: Study | None, why_no_study: str =
             "attention",
             "Attention",
             "How does attention stay focused?",
-            sentences("attention", "alignment", "heads", "ablation"),
-            pictures(found.attention, found.alignment, found.heads, found.ablation),
+            sentences(
+                "encoder_attention",
+                "encoder_heads",
+                "encoder_ablation",
+                "attention",
+                "alignment",
+                "heads",
+                "ablation",
+                "cross_heads",
+                "cross_ablation",
+            ),
+            pictures(
+                found.encoder_attention,
+                found.encoder_heads,
+                found.encoder_ablation,
+                found.attention,
+                found.heads,
+                found.ablation,
+                found.alignment,
+                found.cross_heads,
+                found.cross_ablation,
+            ),
         ),
         Section(
             "generation",
@@ -100,8 +120,8 @@ def answer_sections(found: Explanation, study: Study | None, why_no_study: str =
 
 def _explorer(found: Explanation) -> tuple[Section, ...]:
     prediction, maps = found.prediction, found.attention
-    if prediction is None or maps is None:
-        return ()
+    if prediction is None or maps is None or len(prediction.pieces) != len(maps.pieces):
+        return ()  # of a translation the prediction is that in its middle
     L, H, T, _ = maps.weights_LHTS.shape
     names = ("all heads", *(f"layer {i + 1}, head {h + 1}" for i, h in np.ndindex(L, H)))
     weights_HTS = np.concatenate(
