@@ -9,6 +9,7 @@ parameters, metrics and samples are compared, bit for bit, with those of a run t
 """
 
 import argparse
+import contextlib
 import os
 import random
 import re
@@ -80,12 +81,13 @@ def kills(lab: Lab, expected: Path, seconds: float, moments: int) -> Iterator[Ro
         done: list[tuple[str, str, int]] = []
         finished = False
         while len(done) < CHAIN and number < moments and not finished:
+            left = saves_begun(run_dir)
+            saving = lambda run=run_dir, left=left: bool(saves_begun(run) - left)  # noqa: E731
             process = lab.start(run_dir, *fields)
             if number % 3 == 2:  # as soon as a save has begun, at a random one
                 after = lab.draw.randrange(STEPS // EVERY) * EVERY
-                wait_for(
-                    process, lambda after=after, run=run_dir: saved_step(run) >= after and is_saving(run)
-                )
+                reached = lambda after=after, run=run_dir: saved_step(run) >= after  # noqa: E731
+                wait_for(process, lambda reached=reached, saving=saving: reached() and saving())
             else:
                 then = time.monotonic() + lab.draw.uniform(0, seconds)
                 wait_for(process, lambda then=then: time.monotonic() > then)
@@ -93,9 +95,9 @@ def kills(lab: Lab, expected: Path, seconds: float, moments: int) -> Iterator[Ro
             going_on = saved_step(run_dir) > 0
             where = (
                 "after its end" if finished
-                else "in a save" if is_saving(run_dir)
+                else "in a save" if saving()
                 else f"after step {step_of(run_dir)}" if step_of(run_dir) and not going_on
-                else "after more steps" if going_on
+                else "in a run that went on" if going_on
                 else "before the first step" if not own_data or any(data.glob("tokens/*/manifest"))
                 else "while data was prepared"
             )  # fmt: skip
@@ -113,8 +115,13 @@ def kills(lab: Lab, expected: Path, seconds: float, moments: int) -> Iterator[Ro
             yield Row(fault, said, str(lost), "yes" if same else "NO", same and lost <= EVERY)
 
 
-def is_saving(run_dir: Path) -> bool:
-    return any((run_dir / "checkpoints").glob(".*.saving"))
+def saves_begun(run_dir: Path) -> set[tuple[str, int]]:
+    """Saves that are under way, or were when a process was killed, each told from every other."""
+    found = set()
+    for path in (run_dir / "checkpoints").glob(".*.saving"):
+        with contextlib.suppress(OSError):  # finished meanwhile
+            found.add((path.name, path.stat().st_ctime_ns))
+    return found
 
 
 def terminations(lab: Lab, expected: Path, *_: object) -> Iterator[Row]:
