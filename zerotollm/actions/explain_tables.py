@@ -24,6 +24,10 @@ LABEL = 9
 """Width of a first column at least: "embedding" fits."""
 HEAD = 12
 """Width of the head of a column of numbers at most, where words allow it."""
+TARGETS = 32
+"""Tokens of a translation of which it is shown where they look."""
+MAPS = 8
+"""Heads of which it is said where they look, the most focused first."""
 LONG = 160
 """Characters of a sample that are shown."""
 
@@ -135,14 +139,18 @@ def _list(pieces: Sequence[str], most: int = 6) -> str:
 
 
 def _tokens(tokens: Any) -> Shown:
-    table = _table("token", ">id", ">in the training text", "merges: pair, rank, count then")
+    merged = any(piece.merges for piece in tokens.pieces)
+    last = (
+        ["merges: pair, rank, count then"] if merged else []
+    )  # else no merges made this tokenizer, or none are known
+    table = _table("token", ">id", ">in the training text", *last)
     for piece in tokens.pieces[:40]:
         steps = [
             f"{m.left}+{m.right} #{m.rank + 1}" + (f" ({m.count:,})" if m.count >= 0 else "")
             for m in piece.merges
         ]
-        last = ("… " if len(steps) > 2 else "") + ", ".join(steps[-2:])
-        _row(table, repr(piece.text), piece.id, f"{piece.count:,}" if piece.count >= 0 else "-", last or "-")
+        last = [(("… " if len(steps) > 2 else "") + ", ".join(steps[-2:])) or "-"] if merged else []
+        _row(table, repr(piece.text), piece.id, f"{piece.count:,}" if piece.count >= 0 else "-", *last)
     strange = _table("never seen", "becomes", ">bytes among them")
     for stranger in tokens.strangers:
         _row(strange, stranger.text, _list(stranger.pieces), stranger.bytes_of_it)
@@ -248,16 +256,13 @@ def _looks(maps: Any) -> Shown:
     return [f"The most focused heads{where}, as layer.head:", table]
 
 
-MAPS = 8
-"""Heads of which it is said where they look, the most focused first."""
-
-
 def _alignment(found: Any) -> Shown:
     table = _table("writes", "while it looks at, mean of all heads")
-    for piece, looks_S in zip(found.target, found.weights_LHTS.mean((0, 1)), strict=True):
+    for piece, looks_S in zip(found.target[:TARGETS], found.weights_LHTS.mean((0, 1)), strict=False):
         most = ", ".join(f"{found.source[s]!r} {looks_S[s]:.2f}" for s in np.argsort(-looks_S)[:4])
         _row(table, repr(piece), most)
-    return [table]
+    left = len(found.target) - TARGETS
+    return [table, *([f"… and {left} more tokens: see the report."] if left > 0 else [])]
 
 
 def _tokenizers(found: Any) -> Shown:
