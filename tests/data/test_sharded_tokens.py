@@ -8,10 +8,11 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from zerotollm.data import sharded_tokens
+from zerotollm.data import feed, sharded_tokens, tokens
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.corpora import open_corpus
 from zerotollm.data.sharded_tokens import prepare_in_shards, shards_of
@@ -124,6 +125,36 @@ def test_a_shard_that_another_process_is_at_is_left_to_it(whole, tmp_path, monke
     monkeypatch.setattr(sharded_tokens.time, "sleep", wait)
     prepare_in_shards(data, SETTINGS, shards=4, say=another_is_at_it)
     assert waited
+    assert contents(data) == contents(whole)
+
+
+def test_a_disk_that_is_too_small_is_said_before_anything_is_written(whole, tmp_path, monkeypatch):
+    corpus, prepared = open_corpus(whole), prepare(whole, SETTINGS)
+    expected = tokens.expected_bytes(corpus, prepared.tokenizer)
+    folder = next(Path(whole.dir, "tokens").glob("text*"))
+    written = sum(path.stat().st_size for path in folder.glob("*.tokens"))
+    written += sum(path.stat().st_size for path in folder.glob("*.starts"))
+    assert expected == pytest.approx(written, rel=0.1)
+
+    free = SimpleNamespace(free=expected // 2)
+    monkeypatch.setattr(tokens.shutil, "disk_usage", lambda folder: free)
+    monkeypatch.setattr(tokens, "write_split", None)
+    monkeypatch.setattr(sharded_tokens, "write_split", None)
+    data = elsewhere(whole, tmp_path)
+    for make in (prepare, prepare_in_shards):
+        with pytest.raises(RunError, match=r"will take about .* GB are free: free space there, or choose"):
+            make(data, SETTINGS)
+    free.free = expected * 1.5  # shards are there twice when they are joined
+    with pytest.raises(RunError, match="will take about"):
+        prepare_in_shards(data, SETTINGS)
+
+
+def test_training_prepares_a_large_text_in_shards(whole, tmp_path, monkeypatch):
+    data, seen = elsewhere(whole, tmp_path), []
+    monkeypatch.setattr(feed, "LARGE", 10)
+    feed.open_feed(data, SETTINGS, progress=lambda done, of: seen.append((done, of)))
+    number = len(shards_of(open_corpus(whole), sharded_tokens.SHARDS))
+    assert seen == [(done, number) for done in range(1, number + 1)]
     assert contents(data) == contents(whole)
 
 

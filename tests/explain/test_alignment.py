@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from zerotollm.explain.alignment import Alignment, align, monotony
+from zerotollm.explain.alignment import Alignment, align, distance_moved, monotony
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.encoder_decoder import EncoderDecoder
 
@@ -15,7 +15,18 @@ NOT_SHOWN = "is not shown"
 def _of(weights_TS: np.ndarray) -> Alignment:
     order, p = monotony(weights_TS)
     T, S = weights_TS.shape
-    return Alignment(("s",) * S, ("t",) * T, weights_TS[None, None], order, p, 1.0, (0, 0))
+    moved = distance_moved(weights_TS)
+    return Alignment(("s",) * S, ("t",) * T, weights_TS[None, None], order, p, 1.0, (0, 0), moved)
+
+
+def test_attention_that_is_all_but_even_does_not_move():
+    """In perfect order, over a hundredth of the source."""
+    tilt_TS = 1 + 0.06 * np.outer(np.linspace(-1, 1, T), np.linspace(-1, 1, S))
+    found = _of(tilt_TS / tilt_TS.sum(-1, keepdims=True))
+    assert found.order > 0.99
+    assert 0 < found.moved < 0.05
+    assert NOT_SHOWN in found.sentence()
+    assert distance_moved(np.eye(T)) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("backwards", [False, True])

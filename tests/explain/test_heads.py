@@ -99,7 +99,7 @@ def test_a_model_that_learned_nothing_has_no_heads_to_name(params, model, tokeni
     assert "does not help" in found.sentence()
     assert found.score_PLH.value.shape == (5, 2, 2)
     nothing = ablate_heads(params, model, windows_BW)
-    assert "No head of 4 is shown to matter" in nothing.sentence()
+    assert "None of 4 heads is shown to matter" in nothing.sentence()
 
 
 def test_a_head_taken_out_writes_nothing(params, model, tokens):

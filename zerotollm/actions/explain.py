@@ -39,11 +39,15 @@ def explain(experiment: Experiment, run_dir: Path, options: ExplainOptions) -> d
     run = replace(load(run_dir, options.checkpoint), experiment=experiment)
     console = Console()
 
-    def show(title: str, tables: list[Any], sentence: str) -> None:
+    def show(title: str, shown: list[Any]) -> None:
         console.print(f"\n[bold]{title}[/bold]", highlight=False)
-        for table in tables:
-            console.print(table, highlight=False)
-        console.print(sentence, markup=False, highlight=False)
+        above = ""
+        for item in shown:
+            # A line above a table belongs to it.
+            console.print(
+                *([] if above.endswith(":") else [""]), item, sep="\n", markup=False, highlight=False
+            )
+            above = item if isinstance(item, str) else ""
 
     explanation = run.explain(options.text)
     for question in text_tables(explanation):

@@ -70,9 +70,13 @@ class Programs:
     """of memory that a step takes, by XLA's account; of all lanes"""
 
 
-def feed_of(experiment: Experiment, tokenizer: Any = None) -> Any:
+def feed_of(
+    experiment: Experiment,
+    tokenizer: Any = None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Any:
     """The experiment's batches, prepared if they must be: a `zerotollm.data.feed.Feed`. A `tokenizer` that was not made
-    from the text is given, or else is that of `train.start_from`."""
+    from the text is given, or else is that of `train.start_from`. `progress`: see `open_feed` there."""
     from zerotollm.data.feed import open_feed
 
     return open_feed(
@@ -81,6 +85,7 @@ def feed_of(experiment: Experiment, tokenizer: Any = None) -> Any:
         objective=experiment.train.objective,
         pairs=experiment.model.architecture == "encoder-decoder",
         micro_batches=experiment.train.micro_batches,
+        progress=progress,
     )
 
 

@@ -115,7 +115,7 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement:
     if trouble:
         display.say(trouble)
     display.say(f"data: {shape.corpus}")
-    feed = feed_of(experiment)
+    feed = feed_of(experiment, progress=display.preparing)
     if feed.dropped:
         display.say(f"left out of {feed.corpus}: {feed.dropped}")
     beginning = beginning_of(experiment, feed)

@@ -35,6 +35,7 @@ from zerotollm.data.tokenizer import AnyTokenizer, load_tokenizer
 from zerotollm.data.tokens import (
     FORMAT,
     TOKENIZER,
+    check_room,
     checksum_of,
     discard,
     is_intact,
@@ -53,6 +54,10 @@ WAIT = 0.5
 PART, SUMMARY = "part", "summary.json"
 BLOCK = 1 << 22
 """Bytes that are joined at once; a multiple of 8."""
+LARGE = 50_000
+"""Training documents from which on training, too, prepares a text in shards: so that it goes on when it is killed."""
+Progress = Callable[[int, int], None]
+"""(shards that are there, of how many)"""
 
 
 @dataclass(frozen=True)
@@ -87,13 +92,15 @@ def prepare_in_shards(
     *,
     shards: int = SHARDS,
     say: Callable[[str], None] = lambda line: None,
+    progress: Progress = lambda done, of: None,
+    corpus: Corpus | None = None,
 ) -> None:
     """Makes the folder of tokens that `zerotollm.data.tokens.prepare` makes, together with whatever other processes do
-    the same. Returns once it is there.
+    the same. Returns once it is there. `corpus` is that of `data`, where it is open already.
 
     Killed and called again, it goes on with the shards that are missing. Raises as `prepare` does.
     """
-    corpus = open_corpus(data)
+    corpus = corpus or open_corpus(data)
     final = token_folder(data, corpus.name, [FORMAT, corpus.fingerprint, settings(tokenizer)])
     if is_intact(final):
         return
@@ -101,7 +108,7 @@ def prepare_in_shards(
     folder, wanted = final.with_name(f".{final.name}.{shards}-shards"), shards_of(corpus, shards)
     while not final.is_dir():
         try:
-            _make_missing(folder, final, corpus, tokenizer, wanted, say)
+            _make_missing(folder, final, corpus, tokenizer, wanted, say, progress)
             build_once(final, lambda temporary: _join(folder, temporary, corpus, wanted))
         except _DamagedError as error:
             say(f"{error} is damaged and made anew")
@@ -123,6 +130,7 @@ def _make_missing(
     config: TokenizerConfig | AnyTokenizer,
     wanted: list[Shard],
     say: Callable[[str], None],
+    progress: Progress,
 ) -> None:
     """Returns when all shards are there, or what they are for."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -133,6 +141,8 @@ def _make_missing(
     if final.exists():
         return
     tokenizer = load_tokenizer(folder / TOKENIZER)
+    if not any((folder / shard.name).exists() for shard in wanted):
+        check_room(folder, corpus, tokenizer, copies=2)  # shards, and what they are joined to
     own = zlib.crc32(f"{socket.gethostname()} {os.getpid()}".encode()) % max(1, len(wanted))
     order = wanted[own:] + wanted[:own]
     while missing := [shard for shard in order if not (folder / shard.name).exists()]:
@@ -148,6 +158,7 @@ def _make_missing(
                     say(
                         f"{shard.name}: {shard.last - shard.first:,} documents; {done} of {len(wanted)} shards"
                     )
+                    progress(done, len(wanted))
         if not made:
             time.sleep(WAIT)
 

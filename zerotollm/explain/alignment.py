@@ -17,6 +17,8 @@ from zerotollm.explain.words import shown
 from zerotollm.model.config import TransformerConfig
 
 DRAWS = 999
+MOVED = 0.25
+"""Share of the source that the mean place must pass: attention that is all but even may creep in perfect order."""
 CLEAR = 0.5
 """Least correlation that is called a movement: neighbouring places look alike, which permutations do not know."""
 
@@ -39,6 +41,8 @@ class Alignment(Answer):
     """mean over queries and heads, nats"""
     sharpest: tuple[int, int]
     """layer and head, from 0, with the least entropy"""
+    moved: float = 1.0
+    """share of the source that the mean place looked at passes from the first token of the translation to the last"""
 
     def sentence(self) -> str:
         S = len(self.source)
@@ -46,8 +50,9 @@ class Alignment(Answer):
             f"While it writes {len(self.target)} tokens, cross attention is as open as over "
             f"{np.exp(self.entropy):.1f} of the {S} source tokens alike"
         )
-        numbers = f"Spearman {self.order:.2f}, p = {self.p_value:.3f}"
-        if not (self.p_value <= 1 - CONFIDENCE and abs(self.order) >= CLEAR):
+        numbers = f"Spearman {self.order:.2f}, p = {self.p_value:.3f}, over {100 * abs(self.moved):.0f} % of the source"
+        clear = self.p_value <= 1 - CONFIDENCE and abs(self.order) >= CLEAR
+        if not (clear and abs(self.moved) >= MOVED):
             return (
                 f"{facts}; that it moves along the source as the translation grows is not shown ({numbers})."
             )
@@ -81,7 +86,19 @@ def aligned(inside: Inside, tokenizer: Tokenizer, seed: int = 0) -> Alignment:
         p_value,
         float(entropy_LH.mean()),
         (int(layer), int(head)),
+        distance_moved(weights_LHTS.mean((0, 1))),
     )
+
+
+def distance_moved(weights_TS: np.ndarray) -> float:
+    """Slope of the mean place that query t looks at against t, by least squares, as a share of the whole source from
+    the first query to the last; the ends left out as in `monotony`."""
+    inner_TS = weights_TS[:-1, :-1]
+    T, S = inner_TS.shape
+    if min(T, S) < 2:
+        return 0.0
+    place_T = inner_TS @ np.arange(S) / np.maximum(inner_TS.sum(-1), 1e-12)
+    return float(np.polyfit(np.arange(T), place_T, 1)[0] * (T - 1) / (S - 1))
 
 
 def monotony(weights_TS: np.ndarray, seed: int = 0) -> tuple[float, float]:

@@ -98,15 +98,17 @@ class LossByPosition(Answer):
     """nats by which the last range is better than `early`, over windows, paired"""
     early: tuple[int, int]
     """first place and the one after the last, from 0: the beginning without the very first place"""
+    of: str = "window"
+    """in what the places are"""
 
     def sentence(self) -> str:
         early = f"places {self.early[0] + 1} to {self.early[1]}"
         late = f"places {self.first_Y[-1] + 1} to {self.last_Y[-1] + 1}"
         if self.gain.low <= 0 <= self.gain.high:
-            return f"From {early} to {late} of a window no difference in loss is shown: {self.gain} nats."
+            return f"From {early} to {late} of a {self.of} no difference in loss is shown: {self.gain} nats."
         falls = self.gain.value > 0
         return (
-            f"From {early} to {late} of a window the loss {'falls' if falls else 'rises'}, by "
+            f"From {early} to {late} of a {self.of} the loss {'falls' if falls else 'rises'}, by "
             f"{self.gain if falls else _turned(self.gain)} nats: "
             f"{'with more context it predicts better' if falls else 'more context does not help'}."
         )
@@ -116,7 +118,7 @@ def _turned(gain: Estimate) -> Estimate:
     return Estimate(-gain.value, -gain.high, -gain.low)
 
 
-def loss_by_position(scores: Scores) -> LossByPosition:
+def loss_by_position(scores: Scores, of: str = "window") -> LossByPosition:
     """Mean loss in ranges of places 1, 2, 3-4, 5-8, ... of the windows (Kaplan et al. 2020, arXiv:2001.08361,
     section 3.2.1)."""
     _, T = scores.nats_BT.shape
@@ -129,5 +131,5 @@ def loss_by_position(scores: Scores) -> LossByPosition:
     early = (min(1, T - 1), min(EARLY, T))
     early_B = scores.nats_BT[:, slice(*early)].astype(np.float64).mean(1)
     return LossByPosition(
-        first_Y, last_Y, mean_estimate(means_BY), mean_estimate(early_B - means_BY[:, -1]), early
+        first_Y, last_Y, mean_estimate(means_BY), mean_estimate(early_B - means_BY[:, -1]), early, of
     )

@@ -74,14 +74,13 @@ class Generation(Answer):
             own.repetition, real.repetition, "it goes round in circles", "it repeats itself no more"
         )
         if self.sources:
-            gain = own.coherence
+            # Of its own translations, which it chose by that, the same would show nothing.
+            verdict = (
+                "it heeds the source" if real.coherence.low > 0 else "it is not shown to heed the source"
+            )
             thread = (
-                f"its own source makes it {gain} nats a token likelier than another, real ones {real.coherence}: "
-                + (
-                    "it says what the source says"
-                    if gain.low > 0
-                    else "nothing shows that it heeds the source"
-                )
+                f"a real translation is {real.coherence} nats a token likelier from its source than from another: "
+                f"{verdict}"
             )
         elif own.coherence.low <= 0:
             thread = (

@@ -111,7 +111,7 @@ def held_out_answers(
     whole_BT = nats_BT[~np.isnan(nats_BT[:, :T]).any(1), :T]
     answers = {
         "calibration": calibration(confidence_N, correct_N),
-        "positions": loss_by_position(Scores(whole_BT, whole_BT, whole_BT)) if T > 1 else None,
+        "positions": loss_by_position(Scores(whole_BT, whole_BT, whole_BT), "target") if T > 1 else None,
         "encoder_layers": _layers([pair.source_S for pair in pairs], residual["encoder"], True),
         "layers": _layers([pair.target_T for pair in pairs], residual["decoder"], False, tokenizer.bos_id),
     }

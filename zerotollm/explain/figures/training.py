@@ -119,15 +119,12 @@ def learning(found: "Learning") -> Picture:
 
 def generation(found: "Generation") -> Picture:
     """Its own texts beside real ones, measure by measure."""
+    heeds = "Does it heed its source?" if found.sources else "Do its halves belong together?"
     measures = (
         ("Longest copied span", "longest_copy", "tokens"),
         ("Repetition", "repetition", "share of 4-grams that came before"),
         ("Bits per byte", "bits_per_byte", "bits per byte"),
-        (
-            "Does it heed its source?" if found.sources else "Do its halves belong together?",
-            "coherence",
-            "nats per token",
-        ),
+        (heeds, "coherence", "nats per token"),
     )
     panels = []
     for title, field, unit in measures:

@@ -1,0 +1,209 @@
+"""Encoder-decoders: the model itself is seen, planted heads of all three kinds are named, and chance names none."""
+
+import jax
+import numpy as np
+import pytest
+
+from zerotollm.explain.alignment import align
+from zerotollm.explain.explanation import Material, explain_text
+from zerotollm.explain.generation import explain_translations
+from zerotollm.explain.pair_answers import ROLES, _heads, learning, marks, places, role_scores
+from zerotollm.explain.pairs import (
+    Pair,
+    decoder_activations,
+    even_pairs,
+    look_into_pair,
+    padded,
+    pair_scores,
+    score_pair,
+    text_pair,
+)
+from zerotollm.explain.words import token_counts
+from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.model.encoder_decoder import EncoderDecoder
+
+CONTEXT = 24
+SIDES = ("encoder", "decoder", "cross")
+
+
+@pytest.fixture(scope="module")
+def translator(tokenizer):
+    """A model that has learned nothing; with norms after sub-layers, sinusoids and biases, as in the paper."""
+    model = TransformerConfig(
+        architecture="encoder-decoder", num_layers=1, encoder_layers=2, width=16, num_heads=2, position="sinusoidal",
+        biases="everywhere", tie_embeddings=True,
+    )  # fmt: skip
+    model = resolve(model, vocab_size=tokenizer.vocab_size, context=CONTEXT)
+    row = np.zeros((1, 4), np.int32)
+    return model, jax.jit(lambda: EncoderDecoder(model).init(jax.random.key(0), row, row > -1, row))()[
+        "params"
+    ]
+
+
+@pytest.fixture(scope="module")
+def pairs(tokenizer, text):
+    sentences = [sentence for sentence in text.split(". ") if sentence][:12]
+    return [text_pair(tokenizer, s, s.replace("And", "Then"), CONTEXT) for s in sentences]
+
+
+def test_the_model_itself_is_looked_into(translator, tokenizer, pairs):
+    model, params = translator
+    pair = Pair(pairs[0].source_S[:-3], pairs[0].target_T)
+    inside = look_into_pair(params, model, pair, tokenizer.bos_id)
+    T = len(pair.target_T)
+    mask_BS = (np.arange(CONTEXT) < len(pair.source_S))[None]
+    rows = inside.sources_BS, mask_BS, inside.inputs_BT
+    logits_BTV = np.asarray(jax.jit(EncoderDecoder(model).apply)({"params": params}, *rows))
+    seen = decoder_activations(inside, params, model, T)
+    np.testing.assert_allclose(seen.logits_BTV[0], logits_BTV[0, :T], atol=2e-5)
+    log_p = np.log(np.exp(logits_BTV[0, :T]) / np.exp(logits_BTV[0, :T]).sum(-1, keepdims=True))
+    nats = pair_scores(inside, inside.decoder.x_BTD, params, model).nats_T
+    np.testing.assert_allclose(nats, -log_p[np.arange(T), pair.target_T], atol=1e-4)
+    for side, shape in (("encoder", (2, 2)), ("decoder", (1, 2)), ("cross", (1, 2))):
+        weights = inside.weights(side)
+        assert weights.shape[:2] == shape
+        np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)  # nothing goes to padding
+    assert not np.triu(inside.weights("decoder"), 1).any()
+    assert np.triu(inside.weights("encoder"), 1).any()
+    assert inside.residual("encoder", np.asarray(params["embedding"])).shape == (3, len(pair.source_S), 16)
+
+
+@pytest.fixture(scope="module")
+def explanation(translator, tokenizer, tokens, pairs):
+    model, params = translator
+    material = Material(tokens, np.concatenate([pair.target_T for pair in pairs]), pairs=tuple(pairs))
+    return explain_text(
+        params, model, tokenizer, "And Abia went", material=material, translate=lambda text: "Then Abia went"
+    )
+
+
+def test_every_question_is_answered_and_chance_is_not_taken_for_a_role(explanation):
+    said = explanation.sentences()
+    assert not explanation.left_out
+    assert set(said) == {
+        "tokens", "embedding", "prediction", "calibration", "positions", "alignment",
+        "layers", "attention", "heads", "ablation", "encoder_layers", "encoder_attention", "encoder_heads",
+        "encoder_ablation", "cross_heads", "cross_ablation",
+    }  # fmt: skip
+    for name in ("heads", "encoder_heads", "cross_heads"):
+        assert getattr(explanation, name).named() == {}
+        assert getattr(explanation, name).score_PLH.value.shape[0] == len(
+            ROLES[getattr(explanation, name).where]
+        )
+    for name in ("ablation", "encoder_ablation", "cross_ablation"):
+        assert getattr(explanation, name).rise_LH.value.shape[1] == 2
+    assert said["encoder_layers"].startswith("The encoder: in the embedding a token is one vector")
+    assert "of the encoder" in said["encoder_heads"]
+    assert "of cross attention" in said["cross_ablation"]
+    assert explanation.heads.repetition_gain is None
+    assert "repeat" not in said["heads"]
+
+
+def test_every_answer_has_a_picture_and_a_place(explanation):
+    from zerotollm.actions.explain_tables import text_tables
+    from zerotollm.explain.page.answers import answer_sections
+
+    for name in explanation.sentences():
+        assert getattr(explanation, name).show().panels
+    shown = [item for _, items in text_tables(explanation) for item in items]
+    written = [sentence for section in answer_sections(explanation, None) for sentence in section.sentences]
+    for sentence in explanation.sentences().values():
+        assert sentence in shown
+        assert sentence in written
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_planted_role_is_named_and_even_attention_has_none(side, tokenizer, translator, pairs):
+    """A head that gives 0.8 to the places of a role, where there are any, and the rest evenly."""
+    model, _ = translator
+    mark_V = marks(tokenizer, model)
+    for role in ROLES[side]:
+        seen = []
+        for pair in pairs:
+            queries_T = pair.target_T if side == "cross" else pair.source_S
+            at = places(side, queries_T, pair.source_S, mark_V)
+            T, S = at[role].shape
+            even_TS = np.tril(np.ones((T, S))) if side == "decoder" else np.ones((T, S))
+            even_TS /= even_TS.sum(-1, keepdims=True)
+            place_TS = at[role] * (even_TS > 0)
+            any_T1 = place_TS.any(-1, keepdims=True)
+            planted_TS = np.where(
+                any_T1,
+                0.2 * even_TS + 0.8 * place_TS / np.maximum(place_TS.sum(-1, keepdims=True), 1),
+                even_TS,
+            )
+            weights = np.stack([planted_TS, even_TS])[None]
+            seen.append((role_scores(weights, at), role_scores(even_TS[None, None], at)))
+        named = _heads(side, seen).named()
+        assert (0, 1) not in named
+        if role not in ("same token", "punctuation", "first token"):  # others have it at some queries alone
+            assert named[0, 0] == role
+
+
+def test_a_head_that_matters_is_found(translator, tokenizer, pairs):
+    """All that the decoder learns of the source goes through one head of cross attention."""
+    from zerotollm.explain.pairs import ablated_losses
+
+    model, params = translator
+    inside = look_into_pair(params, model, pairs[0], tokenizer.bos_id)
+    whole, without = ablated_losses(inside, params, model)
+    assert {side: losses.shape for side, losses in without.items()} == {
+        "encoder": (2, 2), "decoder": (1, 2), "cross": (1, 2),
+    }  # fmt: skip
+    silent = jax.tree.map(lambda x: x, params)
+    output = np.array(silent["decoder"]["layer_0"]["cross_attention"]["output"])
+    output[: model.head_width] = 0  # the first head writes nothing
+    silent["decoder"]["layer_0"]["cross_attention"]["output"] = output
+    again = look_into_pair(silent, model, pairs[0], tokenizer.bos_id)
+    silent_whole, silent_without = ablated_losses(again, silent, model)
+    assert silent_without["cross"][0, 0] == pytest.approx(silent_whole, abs=1e-6)
+    assert silent_whole == pytest.approx(without["cross"][0, 0], abs=1e-6)  # as if it were taken out
+    # Without the other one too, the source is not heard, and heads of the encoder change nothing.
+    output[:] = 0
+    deaf = look_into_pair(silent, model, pairs[0], tokenizer.bos_id)
+    deaf_whole, deaf_without = ablated_losses(deaf, silent, model)
+    np.testing.assert_allclose(deaf_without["encoder"], deaf_whole, atol=1e-6)
+    assert abs(without["encoder"] - whole).max() > 1e-7
+
+
+def test_rows_are_padded_and_pairs_spread(pairs):
+    np.testing.assert_array_equal(
+        padded([np.array([1.0, 2]), np.array([3.0])], np.nan), [[1, 2], [3, np.nan]]
+    )
+    assert even_pairs(pairs, 3) == [pairs[0], pairs[5], pairs[11]]
+    assert len(even_pairs(pairs, 99)) == len(pairs)
+
+
+def test_alignment_is_of_the_same_forward_pass(translator, tokenizer):
+    model, params = translator
+    found = align(params, model, tokenizer, "And Abia went to the sea", "who said the king")
+    assert found.weights_LHTS.shape == (1, 2, len(found.target), len(found.source))
+    assert found.source[-1] == found.target[-1] == "</s>"
+
+
+def test_a_model_that_is_deaf_to_the_source_is_not_said_to_heed_it(translator, tokenizer, pairs, tokens):
+    model, params = translator
+    deaf = jax.tree.map(lambda x: x, params)
+    attention = deaf["decoder"]["layer_0"]["cross_attention"]
+    for name in ("output", "output_bias"):
+        attention[name] = np.zeros_like(attention[name])
+    written = ["The king of Abia is in the sea."] * len(pairs)
+    found = explain_translations(deaf, model, tokenizer, pairs, written, tokens)
+    assert found.real.coherence.value == found.own.coherence.value == 0
+    assert "not shown to heed the source" in found.sentence()
+    assert found.sources[0] in tokenizer.decode(pairs[0].source_S)
+    assert found.own.longest_copy.value > 1
+    assert found.show().panels
+
+
+def test_learning_of_pairs_says_nothing_of_induction(translator, tokenizer, pairs, tokens):
+    model, params = translator
+    counts_V = token_counts(tokens, tokenizer.vocab_size)
+    found = learning([(0, params), (5, params)], model, tokenizer, pairs, counts_V)
+    assert found.loss_Y.value[0] == found.loss_Y.value[1]
+    assert found.induction_Y is None
+    assert "shows no learning" in found.sentence()
+    assert "repeat" not in found.sentence()
+    every = [score_pair(params, model, pair, tokenizer.bos_id).nats_T.mean() for pair in pairs]
+    assert found.loss_Y.value[0] == pytest.approx(np.mean(every), rel=1e-5)
+    assert len(found.show().panels) == 2
