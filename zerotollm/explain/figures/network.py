@@ -50,7 +50,7 @@ def layers(found: "Layers") -> Picture:
     share = 100 * found.context_M
     hover = said("{}: {:.1f} % of the variance is context", names, share)
     bars = Bars(range(len(names)), share, hover=hover)
-    where = f"In the {found.where}: " if found.where else ""
+    where = f"{found.where.capitalize()}: " if found.where else ""
     panels = [
         Panel(f"{where}Cosine with ...", similar, axis, Axis("cosine")),
         Panel(f"{where}How much of the variance is context", (bars,), axis, Axis("%", span=(0, 100))),
@@ -246,7 +246,7 @@ def heads(found: "Heads") -> Picture:
     entropy = Dots(range(L * H), open_, "this model", 0, hover=hover)
     even = Line([-0.5, L * H - 0.5], [found.even_entropy] * 2, "evenly over all", 6, dashed=True)
     axes = Axis("head", names=names), Axis("entropy, nats", span=(0, found.even_entropy * 1.1))
-    widely = Panel("How widely each head looks", (entropy, even), *axes)
+    widely = Panel(f"How widely each of the {NAMES[found.where]} looks", (entropy, even), *axes)
 
     title = f"What the {NAMES[found.where]} do"
     if found.profile_LHT is None:
