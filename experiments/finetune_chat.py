@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from experiments.base import experiment as base
 from zerotollm.experiment import Experiment
+from zerotollm.suite import Variant, changed
 
 
 def experiment() -> Experiment:
@@ -38,3 +39,9 @@ def experiment() -> Experiment:
         ),
         sample=replace(parent.sample, max_tokens=60),
     )
+
+
+def variants(base: Experiment) -> tuple[Variant, ...]:
+    """For `ablate --init-from runs/base`: what the beginning gave."""
+    scratch = {"train.start_from": ""}
+    return (Variant("scratch", "beginning", changed(base, scratch), "-", "the same steps from nothing"),)

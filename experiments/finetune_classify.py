@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from experiments.base import experiment as base
 from zerotollm.experiment import Experiment
+from zerotollm.suite import Variant, changed
 
 
 def experiment() -> Experiment:
@@ -34,3 +35,9 @@ def experiment() -> Experiment:
             parent.train, objective="label", steps=300, eval_every=100, sample_every=0, checkpoint_every=100
         ),
     )
+
+
+def variants(base: Experiment) -> tuple[Variant, ...]:
+    """For `ablate --init-from runs/base`: what the beginning gave."""
+    scratch = {"train.start_from": ""}
+    return (Variant("scratch", "beginning", changed(base, scratch), "-", "the same steps from nothing"),)

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from experiments.base import experiment as base
 from zerotollm.experiment import Experiment
+from zerotollm.suite import Variant, changed
 
 
 def experiment() -> Experiment:
@@ -30,4 +31,20 @@ def experiment() -> Experiment:
         ),
         train=replace(parent.train, steps=200, eval_every=0, sample_every=0, checkpoint_every=0),
         sample=replace(parent.sample, prompt="And it came to pass"),
+    )
+
+
+def variants(base: Experiment) -> tuple[Variant, ...]:
+    """For `ablate --init-from runs/base`: what the beginning gave, and what replay takes."""
+    scratch = {"train.start_from": ""}
+    replay = {"data.replay": 0.25}
+    return (
+        Variant("scratch", "beginning", changed(base, scratch), "-", "the same steps from nothing"),
+        Variant(
+            "replay",
+            "forgetting",
+            changed(base, replay),
+            "arXiv:1811.11682",
+            "every fourth step on the old text",
+        ),
     )

@@ -10,7 +10,11 @@ Expected: not yet measured
 from dataclasses import replace
 
 from experiments.base import experiment as base
+from experiments.translate import experiment as translate
 from zerotollm.experiment import Experiment
+from zerotollm.model.config import resolve
+from zerotollm.scale.flops import train_flops
+from zerotollm.suite import Variant, changed
 
 
 def experiment() -> Experiment:
@@ -38,3 +42,32 @@ def experiment() -> Experiment:
             parent.sample, prompt="In the bigynnyng God made of nouyt heuene and erthe.", max_tokens=80
         ),
     )
+
+
+def variants(base: Experiment) -> tuple[Variant, ...]:
+    """For `ablate --init-from runs/base`: what the beginning gave, and the paper's architecture, which has none, in as
+    many steps as take the same compute. Both read every pair as often as that allows."""
+    scratch = {"train.start_from": ""}
+    other = translate()
+    steps = max(1, round(base.train.steps * flops_per_step(base) / flops_per_step(other)))
+    every = {"eval_every": 0, "sample_every": 0, "checkpoint_every": 0}
+    encoder = replace(
+        other, name=base.name, train=replace(other.train, steps=steps, seed=base.train.seed, **every)
+    )
+    return (
+        Variant("scratch", "beginning", changed(base, scratch), "-", "the same steps from nothing"),
+        Variant(
+            "encoder-decoder",
+            "architecture",
+            encoder,
+            "arXiv:1706.03762",
+            "`translate`, from nothing, in steps that take the same compute",
+        ),
+    )
+
+
+def flops_per_step(experiment: Experiment) -> float:
+    """Floating-point operations of a train step whose rows are full."""
+    shape = experiment.data
+    model = resolve(experiment.model, vocab_size=experiment.tokenizer.vocab_size, context=shape.context)
+    return train_flops(model, shape.context) * shape.context * shape.batch_size

@@ -137,7 +137,7 @@ def main():
     if options.measure:
         print(json.dumps(measure(*options.measure)))
         return
-    from zerotollm.planning.memory import memory_by_kind
+    from zerotollm.planning.memory import CPU_SCRATCH, memory_by_kind
     from zerotollm.planning.speed import counted, predict
     from zerotollm.scale.measure import measure_this
 
@@ -145,7 +145,8 @@ def main():
     print(
         f"{device.flops['float32'] / 1e9:,.0f} GFLOP/s, {device.bandwidth / 1e9:.1f} GB/s; {os.cpu_count()} cores"
     )
-    heads = ("memory, MB", "by XLA", "error", "by kind", "error", "tokens/s", "predicted", "error")
+    scratch = CPU_SCRATCH if device.accelerator.platform == "cpu" else 1.0
+    heads = ("memory, MB", "planned", "error", "by kind", "error", "tokens/s", "predicted", "error")
     print("| configuration |", " | ".join(heads), "|")
     print("|---" * (len(heads) + 1) + "|")
     rows = []
@@ -159,8 +160,8 @@ def main():
         tokens = job.batch_size * job.context / measured["seconds"]
         cells = [
             f"{measured['peak'] / 1e6:,.0f}",
-            f"{measured['xla'] / 1e6:,.0f}",
-            f"{measured['xla'] / measured['peak'] - 1:+.0%}",
+            f"{scratch * measured['xla'] / 1e6:,.0f}",
+            f"{scratch * measured['xla'] / measured['peak'] - 1:+.0%}",
             f"{planned / 1e6:,.0f}",
             f"{planned / measured['peak'] - 1:+.0%}",
             f"{tokens:,.0f}",

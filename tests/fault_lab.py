@@ -45,14 +45,20 @@ class Lab:
         return [f"--{name}={value}" for name, value in values.items()]
 
     def start(
-        self, run_dir: Path, *words: str, launcher: tuple[str, ...] = (), env: dict | None = None, **options
+        self,
+        run_dir: Path,
+        *words: str,
+        launcher: tuple[str, ...] = (),
+        env: dict | None = None,
+        quiet: bool = False,
+        **options,
     ) -> subprocess.Popen:
         launch = [*launcher, sys.executable, "launch.py", "--experiment", "base", "--run-dir", str(run_dir)]
         return subprocess.Popen(
             [*launch, *words],
             cwd=ROOT,
             env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled")} | (env or {}),
-            stdout=subprocess.PIPE,
+            stdout=subprocess.DEVNULL if quiet else subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             **options,
@@ -74,6 +80,13 @@ class Lab:
         target = self.folder / name
         shutil.copytree(source, target)
         return target
+
+
+def write_text(lab: Lab) -> None:
+    """What the runs of a lab learn: words of the licence."""
+    words = (ROOT / "LICENSE").read_text().split()
+    paragraphs = [" ".join(lab.draw.choices(words, k=80)) for _ in range(60)]
+    (lab.folder / "text.txt").write_text("\n\n".join(paragraphs))
 
 
 def wait_for(process: subprocess.Popen, moment: Callable[[], bool]) -> None:

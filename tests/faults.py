@@ -9,6 +9,7 @@ parameters, metrics and samples are compared, bit for bit, with those of a run t
 """
 
 import argparse
+import contextlib
 import os
 import random
 import re
@@ -19,12 +20,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.fault_lab import (
     EVERY,
-    ROOT,
     STEPS,
     TIMEOUT,
     Lab,
@@ -32,8 +32,11 @@ from tests.fault_lab import (
     saved_step,
     step_of,
     wait_for,
+    write_text,
 )
 
+CHAIN = 4
+"""Kills of one run, before it is left to end."""
 MARKS = ("<!-- faults -->", "<!-- end of faults -->")
 
 
@@ -61,40 +64,64 @@ def again(lab: Lab, run_dir: Path, fault: str, happened: str, lost: int, expecte
     if code:
         return Row(fault, f"{happened}; again: {last_line(out)}", str(lost), "not finished", False)
     same = same_run(run_dir, expected)
-    return Row(fault, happened, str(lost), "yes" if same else "NO", same and lost < 2 * EVERY)
+    return Row(fault, happened, str(lost), "yes" if same else "NO", same and lost <= EVERY)
 
 
 # --- the faults
 
 
 def kills(lab: Lab, expected: Path, seconds: float, moments: int) -> Iterator[Row]:
-    """kill -9 at random moments; every third with nothing prepared, so that it meets that too."""
-    for number in range(moments):
-        run_dir, data = lab.folder / f"kill-{number}", lab.folder / f"data-{number}"
-        prepared = number % 3 > 0
-        fields = lab.fields(**({} if prepared else {"data.dir": data}))
-        process = lab.start(run_dir, *fields)
-        saving = lambda run_dir=run_dir: any((run_dir / "checkpoints").glob(".*.saving"))  # noqa: E731
-        if number % 3 == 2:  # as soon as a save has begun, at a random one
-            after = lab.draw.randrange(STEPS // EVERY) * EVERY
-            wait_for(
-                process, lambda after=after, saving=saving, run=run_dir: saved_step(run) >= after and saving()
-            )
-        else:
-            then = time.monotonic() + lab.draw.uniform(0, seconds)
-            wait_for(process, lambda then=then: time.monotonic() > then)
-        reached, saved, finished = step_of(run_dir), saved_step(run_dir), process.poll() is not None
-        where = (
-            "after its end" if finished
-            else "in a save" if saving()
-            else f"after step {reached}" if reached
-            else "before the first step" if prepared or any(data.glob("tokens/*/manifest"))
-            else "while data was prepared"
-        )  # fmt: skip
-        process.kill()
-        process.communicate()
-        lost = max(0, step_of(run_dir) - saved_step(run_dir)) if not finished else 0
-        yield again(lab, run_dir, f"kill -9 {where}", f"went on after step {saved}", lost, expected)
+    """kill -9 at random moments, up to `CHAIN` times in the same run; every third run begins with nothing prepared, so
+    that it meets that too, and every third kill waits for a save."""
+    number = run = 0
+    while number < moments:
+        run_dir, data = lab.folder / f"kill-{run}", lab.folder / f"data-{run}"
+        own_data = run % 3 == 0
+        fields = lab.fields(**({"data.dir": data} if own_data else {}))
+        done: list[tuple[str, str, int]] = []
+        finished = False
+        while len(done) < CHAIN and number < moments and not finished:
+            left = saves_begun(run_dir)
+            saving = lambda run=run_dir, left=left: bool(saves_begun(run) - left)  # noqa: E731
+            process = lab.start(run_dir, *fields)
+            if number % 3 == 2:  # as soon as a save has begun, at a random one
+                after = lab.draw.randrange(STEPS // EVERY) * EVERY
+                reached = lambda after=after, run=run_dir: saved_step(run) >= after  # noqa: E731
+                wait_for(process, lambda reached=reached, saving=saving: reached() and saving())
+            else:
+                then = time.monotonic() + lab.draw.uniform(0, seconds)
+                wait_for(process, lambda then=then: time.monotonic() > then)
+            finished = process.poll() is not None
+            going_on = saved_step(run_dir) > 0
+            where = (
+                "after its end" if finished
+                else "in a save" if saving()
+                else f"after step {step_of(run_dir)}" if step_of(run_dir) and not going_on
+                else "in a run that went on" if going_on
+                else "before the first step" if not own_data or any(data.glob("tokens/*/manifest"))
+                else "while data was prepared"
+            )  # fmt: skip
+            process.kill()
+            process.communicate()
+            saved = saved_step(run_dir)
+            lost = 0 if finished else max(0, step_of(run_dir) - saved)
+            done.append((f"kill -9 {where}", f"goes on after step {saved}", lost))
+            number += 1
+        run += 1
+        code, out = lab.finish(run_dir, *fields)
+        same = not code and same_run(run_dir, expected)
+        for fault, happened, lost in done:
+            said = happened if not code else f"{happened}; again: {last_line(out)}"
+            yield Row(fault, said, str(lost), "yes" if same else "NO", same and lost <= EVERY)
+
+
+def saves_begun(run_dir: Path) -> set[tuple[str, int]]:
+    """Saves that are under way, or were when a process was killed, each told from every other."""
+    found = set()
+    for path in (run_dir / "checkpoints").glob(".*.saving"):
+        with contextlib.suppress(OSError):  # finished meanwhile
+            found.add((path.name, path.stat().st_ctime_ns))
+    return found
 
 
 def terminations(lab: Lab, expected: Path, *_: object) -> Iterator[Row]:
@@ -254,17 +281,21 @@ def not_a_number(lab: Lab, expected: Path, *_: object) -> Iterator[Row]:
 
 
 def little_memory(lab: Lab, expected: Path, *_: object) -> Iterator[Row]:
-    """ulimit -d, lower and lower until it does not suffice."""
-    for megabytes in (400, 300, 200, 100):
-        run_dir = lab.stopped(f"memory-{megabytes}")
-        saved = saved_step(run_dir)
-        limited = ("sh", "-c", f'ulimit -d {megabytes * 1024}; exec "$@"', "sh")
-        code, out = lab.finish(run_dir, launcher=limited)
-        if code:
-            happened = f"{megabytes} MB: exit code {code}: {last_line(out)}"
-            yield again(lab, run_dir, "host memory limit", happened, step_of(run_dir) - saved, expected)
-            return
-    yield Row("host memory limit", "100 MB suffice", "0", "-", True)
+    """ulimit, of a run that goes on and of one that begins with nothing prepared."""
+    for option, megabytes in (("d", 100), ("d", 400), ("d", 700), ("v", 1000)):
+        for prepared in (True, False):
+            name = f"memory-{option}-{megabytes}-{prepared}"
+            run_dir = lab.stopped(name) if prepared else lab.folder / name
+            fields = lab.fields(**({} if prepared else {"data.dir": lab.folder / f"data-{name}"}))
+            limited = ("sh", "-c", f'ulimit -{option} {megabytes * 1024}; exec "$@"', "sh")
+            begun = time.monotonic()
+            code, out = lab.finish(run_dir, *fields, launcher=limited)
+            seconds = time.monotonic() - begun
+            fault = f"`ulimit -{option} {megabytes * 1024}`, {'going on' if prepared else 'nothing prepared'}"
+            happened = f"{last_line(out)} ({seconds:.1f} s)" if code else "suffices"
+            lost = step_of(run_dir) - saved_step(run_dir) if code else 0
+            row = again(lab, run_dir, fault, happened, lost, expected)
+            yield row if code in (0, 1) and "Traceback" not in out else replace(row, good=False)
 
 
 def clock_back(lab: Lab, expected: Path, *_: object) -> Iterator[Row]:
@@ -349,9 +380,7 @@ def main() -> int:
     rows = []
     with tempfile.TemporaryDirectory(prefix="faults-") as name:
         lab = Lab(Path(name), random.Random(chosen.seed))
-        words = (ROOT / "LICENSE").read_text().split()
-        paragraphs = [" ".join(lab.draw.choices(words, k=80)) for _ in range(60)]
-        (lab.folder / "text.txt").write_text("\n\n".join(paragraphs))
+        write_text(lab)
         expected = lab.folder / "undisturbed"
         code, out = lab.finish(expected)
         if code:
@@ -360,12 +389,13 @@ def main() -> int:
         begun = time.monotonic()
         lab.finish(lab.folder / "timed")
         seconds = time.monotonic() - begun
+        started = time.monotonic()
         for group in groups:
             for row in GROUPS[group](lab, expected, seconds, chosen.moments):
                 rows.append(row)
-                sys.stdout.write(
-                    f"{'ok ' if row.good else 'BAD'} {row.fault}: {row.happened}; {row.lost}; {row.same}\n"
-                )
+                judged, seconds_so_far = "ok " if row.good else "BAD", time.monotonic() - started
+                said = f"{row.fault}: {row.happened}; {row.lost}; {row.same}"
+                sys.stdout.write(f"{seconds_so_far:5.0f} s {judged} {said}\n")
                 sys.stdout.flush()
     text = table(rows, " ".join(["python -m tests.faults", *sys.argv[1:]]))
     if chosen.into:

@@ -150,6 +150,7 @@ def test_the_default_experiment_is_valid():
         ("model.num_layers", 0, "above 0"),
         ("model.width", 250, "is not divisible by"),
         ("model.num_heads", 5, "take 4 heads"),
+        ("model.width", 191, "take 1 head, or set"),
         ("model.num_kv_heads", 2, "does not divide"),
         ("model.head_width", 7, "even"),
         ("model.max_length", 64, "data.context 256 is longer than model.max_length 64"),

@@ -311,3 +311,17 @@ def test_says_what_it_is_for(name):
 def test_is_a_pure_function(name):
     experiment = import_module(f"experiments.{name}").experiment
     assert experiment() == experiment()
+
+
+def test_decoder_and_encoder_decoder_are_compared_at_equal_compute():
+    from experiments.finetune_translate import experiment, flops_per_step, variants
+
+    base = experiment()
+    *_, other = (variant.experiment for variant in variants(base))
+    assert other.model.architecture == "encoder-decoder"
+    assert other.data.corpus == base.data.corpus
+    costs = [flops_per_step(one) * one.train.steps for one in (base, other)]
+    assert costs[1] == pytest.approx(costs[0], rel=1e-3)
+    # Of 8 rows of 192 tokens: 6 FLOPs for every number in a matrix but the embedding's, and attention.
+    counted = 6 * (3_345_152 - 4096 * 192) * 8 * 192
+    assert counted < flops_per_step(base) < 1.3 * counted

@@ -17,7 +17,7 @@ MODULES = {
 # Lowest first. A module imports from layers below its own and from its own package, never from one beside it.
 LAYERS = [
     {"zerotollm.errors", "zerotollm.suggest", "zerotollm.allocator", "zerotollm.gpu"},
-    {"zerotollm.files", "zerotollm.randomness", "zerotollm.compute"},
+    {"zerotollm.files", "zerotollm.memory_limit", "zerotollm.randomness", "zerotollm.compute"},
     {"zerotollm.model", "zerotollm.data"},
     {
         "zerotollm.training",

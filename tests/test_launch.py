@@ -119,6 +119,15 @@ def test_ablating_is_the_default_of_an_experiment_with_variants(calls):
     assert [call[0] for call in calls[2:]] == ["train", "compare"]
 
 
+def test_variants_without_budgets_are_done_in_full(calls):
+    assert launch("--experiment", "finetune_chat", "ablate", "--train.steps", "70") == 0
+    assert launch("--experiment", "finetune_chat") == 0
+    [(action, suite, run_dir, options), (default, *_)] = calls
+    assert (action, run_dir, default) == ("ablate", Path("runs/finetune_chat"), "train")
+    assert options == AblateOptions(budget="full")
+    assert suite.base.train.steps == 70
+
+
 @pytest.mark.parametrize("action", ACTIONS)
 def test_every_action_has_a_file_that_says_what_it_does(action):
     path = ROOT / "zerotollm" / "actions" / f"{action.replace('-', '_')}.py"
@@ -181,7 +190,8 @@ def test_a_damaged_config_is_refused(calls, tmp_path, base, capsys):
         ("--train.steps 3", ["--experiment NAME", "base"]),
         ("generate", ["--experiment NAME"]),
         ("-x 3", ["-x"]),
-        ("--experiment base ablate", ["base.py has no function budget()", "one of ablations"]),
+        ("--experiment base ablate", ["base.py has no function variants()", "one of ablations"]),
+        ("--experiment finetune_chat ablate --budget tiny", ["finetune_chat has no budgets"]),
         ("--experiment ablations --only posision", ["'posision'", "did you mean position?"]),
         ("--experiment ablations --only", ["--only needs a value"]),
         ("--experiment ablations --only norm trian", ["'trian' is no variant"]),

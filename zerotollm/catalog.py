@@ -91,3 +91,8 @@ def functions(folder: Path, name: str, wanted: Iterable[str]) -> list[Callable[.
                 f"take one of {', '.join(having)}"
             )
     return [getattr(module, function) for function in wanted]
+
+
+def function(folder: Path, name: str, wanted: str) -> Callable[..., Any] | None:
+    """A function of the experiment's file, or None where it has no such function."""
+    return getattr(import_module(f"{folder.name}.{name}"), wanted, None)

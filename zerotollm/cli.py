@@ -56,6 +56,9 @@ TOGETHER = ("train", "evaluate", "generate")
 RUN_MAY_CHANGE = ("sample.", "data.dir", "compute.", "train.mesh")
 """What may be given anew for a run that exists already: nothing that decided what was trained."""
 
+NO_THREAD = "can't start new thread"
+"""How Python says that memory, or the number of threads, is at its limit."""
+
 T = TypeVar("T")
 
 
@@ -86,8 +89,8 @@ def main(arguments: Sequence[str], experiments: Path) -> int:
     except BrokenPipeError:  # whoever read the output, `head` perhaps, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (UsageError, RunError, OSError, KeyboardInterrupt) as error:
-        if "--debug" in arguments:
+    except (UsageError, RunError, OSError, KeyboardInterrupt, MemoryError, RuntimeError) as error:
+        if "--debug" in arguments or (isinstance(error, RuntimeError) and NO_THREAD not in str(error)):
             raise
         line, code = explain(error)
         print(f"error: {line}", file=sys.stderr)
@@ -99,6 +102,12 @@ def explain(error: BaseException) -> tuple[str, int]:
     """The one line that says what went wrong, and the exit code."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 130
+    if isinstance(error, MemoryError | RuntimeError):
+        what = "another thread" if isinstance(error, RuntimeError) else "what was to be done"
+        return (
+            f"no host memory is left for {what}: end other programs, or raise the limits (ulimit -a), then run again",
+            1,
+        )
     message = str(error)
     if isinstance(error, OSError) and error.filename:
         message = f"{error.filename}: {error.strerror}"
@@ -189,8 +198,14 @@ def act(command: Command, experiments: Path) -> None:
         raise UsageError(f"add --experiment NAME: one of {', '.join(catalog.names(experiments))}")
     if action.suite:
         options = override(action.options(experiment), own_options)
-        budget, variants = catalog.functions(experiments, command.experiment, action.functions)
-        experiment = budget(experiment, options.budget)
+        [variants] = catalog.functions(experiments, command.experiment, ["variants"])
+        budget = catalog.function(experiments, command.experiment, "budget")
+        if budget is None and "budget" in dict(own_options):
+            raise UsageError(
+                f"{command.experiment} has no budgets: leave --budget out, and it is done in full"
+            )
+        options = options if budget else replace(options, budget="full")
+        experiment = budget(experiment, options.budget) if budget else experiment
     start = dict(overrides).get("train.start_from", experiment.train.start_from)
     if start and command.experiment and not action.reads_run:
         experiment = begun_with(experiment, read_experiment(Path(start)))

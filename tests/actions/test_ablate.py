@@ -13,11 +13,12 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from zerotollm.actions import AblateOptions, CompareOptions, fit
 from zerotollm.actions.ablate import Pace, ablate
 from zerotollm.actions.compare import compare
-from zerotollm.actions.suite_table import FUTURE, make_rows
+from zerotollm.actions.suite_table import FUTURE, make_rows, markdown, short_markdown
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
@@ -250,19 +251,54 @@ def test_tuning_takes_the_best_rate_of_each_for_all_seeds(base, tmp_path, monkey
     assert "tuned difference" in (tmp_path / "tiny" / "table.md").read_text()
 
 
-def test_rows_are_in_order_of_group_and_name_after_the_base():
-    def record(variant, group):
-        keys = ("change", "paper", "sentence", "parameters", "flops_per_token", "tokens_per_second")
-        return dict.fromkeys(keys, "") | {
-            "variant": variant,
-            "group": group,
-            "seed": 0,
-            "rate": 1.0,
-            "outcome": "trained",
-            "validation_bpb": 1.0,
-            "validation_loss": 1.0,
-        }
+def record(variant, group, seed=0, **measured):
+    keys = ("change", "paper", "sentence")
+    return dict.fromkeys(keys, "") | {
+        "variant": variant,
+        "group": group,
+        "parameters": 10,
+        "flops_per_token": 60,
+        "tokens_per_second": 1000.0,
+        "seed": seed,
+        "rate": 1.0,
+        "outcome": "trained",
+        "validation_bpb": 1.0,
+        "validation_loss": 1.0,
+        **measured,
+    }
 
+
+def test_labels_are_compared_by_those_that_are_wrong():
+    right = {"base": (0.8, 0.82, 0.81), "scratch": (0.7, 0.73, 0.72)}
+    records = [
+        record(name, "group", seed, validation_accuracy=accuracy, validation_bpb=9.0)
+        for name, accuracies in right.items()
+        for seed, accuracy in enumerate(accuracies)
+    ]
+    rows = make_rows(records)
+    compared = rows[1]["shared"]
+    assert (compared["measure"], compared["verdict"]) == ("share of wrong labels", "worse")
+    assert compared["value"] == pytest.approx(1 - np.mean(right["scratch"]))
+    assert compared["difference"] == pytest.approx(np.mean(right["base"]) - np.mean(right["scratch"]))
+    table = markdown(rows)
+    assert "share of wrong labels (runs)" in table
+    assert "0.1900 ± 0.0100 (3)" in table
+    assert "bits per byte" not in table
+
+
+def test_translations_are_compared_by_bleu_too():
+    records = [record("base", "base", seed, validation_bleu=20.0 + seed) for seed in range(3)]
+    records += [record("other", "group", seed, validation_bleu=25.0 + 2 * seed) for seed in range(3)]
+    rows = make_rows(records)
+    difference = rows[1]["shared"]["bleu_difference"]
+    expected = stats.ttest_1samp([5.0, 6.0, 7.0], 0).confidence_interval()
+    assert difference["difference"] == pytest.approx(6.0)
+    assert (difference["low"], difference["high"]) == pytest.approx(tuple(expected))
+    line = next(line for line in short_markdown(rows).splitlines() if "| other" in line)
+    assert line.endswith("| 27.00 | +6.00 [+3.52, +8.48] |")
+
+
+def test_rows_are_in_order_of_group_and_name_after_the_base():
     records = [record("z", "a"), record("b", "c"), record("a", "c"), record("base", "base")]
     assert [row["variant"] for row in make_rows(records)] == ["base", "z", "a", "b"]
     assert make_rows(records) == make_rows(records[::-1])

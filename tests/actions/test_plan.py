@@ -13,7 +13,7 @@ from zerotollm import catalog
 from zerotollm.actions import PlanOptions, ProfileOptions
 from zerotollm.actions.out_of_memory import out_of_memory_explained
 from zerotollm.actions.plan import job_for, parameters_by_group, plan
-from zerotollm.actions.profile import profile
+from zerotollm.actions.profile import device_spans, occupied, profile
 from zerotollm.compute.config import Accelerator
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.errors import RunError, UsageError
@@ -156,3 +156,23 @@ def test_profile_writes_a_trace(tmp_path, capsys):
     assert trace["traceEvents"]
     assert result["seconds"]
     assert "ui.perfetto.dev" in capsys.readouterr().out
+    assert 0 < result["busy"] <= 1
+
+
+def test_pauses_of_the_device_are_what_nothing_covers():
+    busy, pause = occupied([(5.0, 6.0), (0.0, 2.0), (1.0, 3.0), (0.5, 1.0), (9.0, 10.0)])
+    assert (busy, pause) == (0.5, 3.0)
+    assert occupied([]) == (0.0, 0.0)
+
+
+def test_spans_are_those_of_the_gpu_where_there_is_one():
+    def name(kind, pid, text, **tid):
+        return {"ph": "M", "name": kind, "pid": pid, "args": {"name": text}, **tid}
+
+    def span(pid, tid, begin, text="dot"):
+        return {"ph": "X", "pid": pid, "tid": tid, "ts": begin * 1e6, "dur": 1e6, "name": text}
+
+    cpu = [name("thread_name", 1, "tf_XLAEigen/1", tid=7), name("thread_name", 1, "python", tid=8)]
+    cpu += [span(1, 7, 0), span(1, 8, 3), span(1, 7, 5, "wait for completion")]
+    assert device_spans(cpu) == [(0.0, 1.0)]
+    assert device_spans([*cpu, name("process_name", 2, "/device:GPU:0"), span(2, 9, 4)]) == [(4.0, 5.0)]

@@ -84,3 +84,27 @@ def test_a_terminal_never_obeys_the_model():
     assert "\x1b[31m" not in out.getvalue()
     assert "\x07" not in out.getvalue()
     assert "8,000 tokens/s" in out.getvalue()
+
+
+def test_preparing_shows_a_tenth_at_a_time_and_the_time_left(now):
+    out = io.StringIO()
+    display = Display(10, Console(file=out))
+    for done in range(40, 201):  # 40 were there
+        display.preparing(done, 200)
+        now(1.0)
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "prepared 60 of 200 parts of the text, 2:20 left"
+    assert lines[-1] == "prepared 200 of 200 parts of the text, 0:00 left"
+    assert len(lines) == 8
+
+
+def test_the_bar_of_preparing_is_gone_before_training_shows_its_own():
+    out = io.StringIO()
+    with Display(10, Console(file=out, force_terminal=True, width=100)) as display:
+        display.preparing(1, 3)
+        assert display._bar
+        display.preparing(3, 3)
+        assert not display._bar
+        display.begin(0)
+        display.progress(1, 1.0, 10.0, 5.0)
+    assert "preparing" in out.getvalue()

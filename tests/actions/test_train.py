@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from zerotollm.model.config import TransformerConfig
 from zerotollm.training import checkpoints
 from zerotollm.training.config import TrainConfig
 from zerotollm.training.metrics import MetricsWriter, read_metrics
+from zerotollm.training.stream import Behind
 
 STEPS = 24
 
@@ -191,6 +193,29 @@ def test_a_stopped_run_saves_and_goes_on_as_if_nothing_had_been(
     assert not (tmp_path / "run" / "summary.json").exists()
     train(experiment, tmp_path / "run")
     assert_same_run(tmp_path / "run", finished)
+
+
+def test_while_a_slow_save_is_under_way_a_twentieth_of_the_interval_is_trained(
+    experiment, tmp_path, monkeypatch
+):
+    begun, at_commit = [0], {}
+    add, commit = Behind.add, checkpoints.CheckpointWriter._commit
+
+    def noted(self, step, metrics):
+        begun.append(step)
+        add(self, step, metrics)
+
+    def slow(self, saving, step, notes):
+        time.sleep(0.5)
+        at_commit[step] = begun[-1]
+        commit(self, saving, step, notes)
+
+    monkeypatch.setattr(Behind, "add", noted)
+    monkeypatch.setattr(checkpoints.CheckpointWriter, "_commit", slow)
+    often = replace(experiment, train=replace(experiment.train, checkpoint_every=20))
+    train(often, tmp_path / "run")
+    assert at_commit == {20: 21, STEPS: STEPS}
+    assert begun[-1] == STEPS
 
 
 def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(

@@ -183,7 +183,7 @@ def test_damaged_tokens_are_made_anew(data, name, damage):
 def test_a_large_file_is_not_read_through_at_every_start(data, monkeypatch):
     prepare(data, SETTINGS)
     monkeypatch.setattr(tokens, "CHECKED", 0)
-    monkeypatch.setattr(tokens, "_checksum", None)
+    monkeypatch.setattr(tokens, "checksum_of", None)
     prepare(data, SETTINGS)
 
 

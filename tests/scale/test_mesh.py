@@ -34,6 +34,12 @@ KINDS = {
         TrainConfig(steps=STEPS, micro_batches=2),
         ComputeConfig(precision="float32", attention="chunked", cross_entropy="chunked", scan_layers=True),
     ),
+    "lora": (
+        replace(SMALL, num_layers=1),
+        OptimizerConfig(kind="adamw", learning_rate=0.01, warmup_steps=5),
+        TrainConfig(steps=STEPS, lora_rank=4, lora_dropout=0.1, trainable="norm"),
+        ComputeConfig(precision="float32"),
+    ),
     "encoder-decoder": (
         replace(
             SMALL,
@@ -74,6 +80,7 @@ def trained(kind: str, mesh_text: str, steps: int, checkpoint: str = "", beginni
 
     from zerotollm.scale.sharding import Placement, bytes_per_device, make_mesh, placed_shapes, shardings
     from zerotollm.training import checkpoints
+    from zerotollm.training.lora import whole
     from zerotollm.training.step import init_state, make_eval_step, make_train_step
 
     model, optimizer, train, compute = KINDS[kind]
@@ -102,7 +109,7 @@ def trained(kind: str, mesh_text: str, steps: int, checkpoint: str = "", beginni
             compiled = compiled or step.lower(state, placed).compile()
             state, metrics = compiled(state, placed)
             losses.append(float(metrics["loss"]))
-        evaluated = make_eval_step(model, compute=compute)(state.params, placed)
+        evaluated = make_eval_step(model, compute=compute)(whole(state.params, state.frozen, train), placed)
         if checkpoint:
             writer = checkpoints.CheckpointWriter(Path(checkpoint), 1)
             writer.save(state, steps, {})
@@ -162,7 +169,7 @@ def test_losses_agree_on_every_mesh_and_memory_falls_as_planned():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["chunked", "encoder-decoder"])
+@pytest.mark.parametrize("kind", ["chunked", "encoder-decoder", "lora"])
 def test_losses_agree_in_three_ways_at_once(kind):
     one, other = on_eight_devices(kind, "data=1", "data=2 fsdp=2 tensor=2", steps=20)
     assert_same_losses(one, [other])

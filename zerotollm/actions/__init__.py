@@ -116,6 +116,14 @@ class BenchOptions:
 
 
 @dataclass(frozen=True)
+class PrepareOptions:
+    """How the work is cut."""
+
+    shards: int = 64
+    """parts of each split that processes take one after the other; the same in all of them"""
+
+
+@dataclass(frozen=True)
 class ProfileOptions:
     """How long is traced."""
 
@@ -246,6 +254,10 @@ ACTIONS: dict[str, Action] = {
     "plan": Action("does it fit this device or another, and how long will it take", lambda _: PlanOptions()),
     "bench": Action("speed and memory of training and of generation", lambda _: BenchOptions()),
     "profile": Action("a trace of train steps, for https://ui.perfetto.dev", lambda _: ProfileOptions()),
+    "prepare": Action(
+        "make the tokens and nothing else; started several times at once, the processes share the work",
+        lambda _: PrepareOptions(),
+    ),
     "bench-data": Action("tokens/s of tokenization and of the data pipeline"),
     "ablate": Action(
         "train an experiment's variants and say which differences are shown",

@@ -13,7 +13,8 @@ from zerotollm.scale.config import MeshShape, parse_mesh
 
 @contextmanager
 def reading_on_mesh(experiment: Experiment) -> Iterator[Any]:
-    """Of a run that is read: programs in the block are for the mesh of `train.mesh`, or else for the first device.
+    """Of a run that is read, or of seeds that are trained in memory: programs in the block are for the mesh of
+    `train.mesh`, or else for the first device.
 
     Gives a `zerotollm.scale.sharding.Placement`. Raises UsageError where the mesh is not made of the devices here.
     """
@@ -43,10 +44,17 @@ def computing_on_mesh(experiment: Experiment) -> Iterator[Any]:
 
     from zerotollm.scale.sharding import Placement, make_mesh
 
-    parts = experiment.train.micro_batches
     text = experiment.train.mesh
     asked = parse_mesh(text) if text else MeshShape(data=len(jax.devices()))
     mesh = make_mesh(asked)
+    check_rows(experiment, asked)
+    with jax.set_mesh(mesh):
+        yield Placement(mesh, experiment.train.micro_batches)
+
+
+def check_rows(experiment: Experiment, asked: MeshShape) -> None:
+    """Raises UsageError where the mesh does not divide the batch."""
+    shape, parts = experiment.data, experiment.train.micro_batches
     pairs = experiment.model.architecture == "encoder-decoder" and experiment.train.objective == "likelihood"
     if shape.batch_size % (asked.rows * parts) and not pairs:  # batches of pairs are filled up
         raise UsageError(
@@ -54,8 +62,6 @@ def computing_on_mesh(experiment: Experiment) -> Iterator[Any]:
             + (f" in {parts} micro-batches" if parts > 1 else "")
             + f": make it a multiple of {asked.rows * parts}, or take another mesh"
         )
-    with jax.set_mesh(mesh):
-        yield Placement(mesh, parts)
 
 
 def mesh_lines(params: Any, mesh: MeshShape) -> list[str]:

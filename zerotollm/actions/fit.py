@@ -6,7 +6,7 @@ Several seeds can train at once, as one program (`jax.vmap`), with the results o
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,8 @@ class Programs:
     """zerotollm.data.feed.Feed"""
     model: TransformerConfig
     """resolved"""
+    placement: Any
+    """zerotollm.scale.sharding.Placement: that of `train.mesh`, or else the first device"""
     lanes: int
     """seeds that train at once; 0: one, without vmap"""
     init: Callable[..., Any]
@@ -68,22 +70,31 @@ class Programs:
     """of memory that a step takes, by XLA's account; of all lanes"""
 
 
-def feed_of(experiment: Experiment, tokenizer: Any = None) -> Any:
+def feed_of(
+    experiment: Experiment,
+    tokenizer: Any = None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Any:
     """The experiment's batches, prepared if they must be: a `zerotollm.data.feed.Feed`. A `tokenizer` that was not made
-    from the text is given, or else is that of `train.start_from`."""
+    from the text is given, or else is that of `train.start_from`. `progress`: see `open_feed` there."""
     from zerotollm.data.feed import open_feed
-    from zerotollm.data.tokenizer import load_tokenizer
 
-    start = experiment.train.start_from
-    if tokenizer is None and start:
-        tokenizer = load_tokenizer(Path(start) / run_directory.TOKENIZER)
     return open_feed(
         experiment.data,
-        tokenizer or experiment.tokenizer,
+        tokenizer or tokenizer_of(experiment),
         objective=experiment.train.objective,
         pairs=experiment.model.architecture == "encoder-decoder",
         micro_batches=experiment.train.micro_batches,
+        progress=progress,
     )
+
+
+def tokenizer_of(experiment: Experiment) -> Any:
+    """That of `train.start_from`, or else how one is made of the text."""
+    from zerotollm.data.tokenizer import load_tokenizer
+
+    start = experiment.train.start_from
+    return load_tokenizer(Path(start) / run_directory.TOKENIZER) if start else experiment.tokenizer
 
 
 def compile_programs(experiment: Experiment, lanes: int = 0) -> Programs:
@@ -92,8 +103,10 @@ def compile_programs(experiment: Experiment, lanes: int = 0) -> Programs:
     import jax.numpy as jnp
 
     from zerotollm.actions.beginning import beginning_of
+    from zerotollm.actions.devices import check_rows, reading_on_mesh
     from zerotollm.compute.device import options_to_run_once
     from zerotollm.planning.memory import planned_peak, xla_memory
+    from zerotollm.scale.sharding import check_divides, placed_shapes, shardings
     from zerotollm.training.lora import whole
     from zerotollm.training.step import init_params, init_state, make_eval_step, seeded_train_step
 
@@ -113,35 +126,46 @@ def compile_programs(experiment: Experiment, lanes: int = 0) -> Programs:
     lead = (lanes,) if lanes else ()
     seed = jax.ShapeDtypeStruct(lead, jnp.uint32)
 
-    def batch(lead: tuple[int, ...], about: dict[str, Any]) -> dict[str, Any]:
-        return {name: jax.ShapeDtypeStruct((*lead, *size), kind) for name, (size, kind) in about.items()}
-
     begun = time.monotonic()
-    make_state = jax.jit(init, compiler_options=options_to_run_once()).lower(seed).compile()
-    state = jax.eval_shape(init, seed)
-    jitted = jax.jit(step, donate_argnums=0)
-    steps = {
-        about["inputs"][0]: jitted.lower(state, batch(lead, about), seed).compile()
-        for about in feed.training_shapes
-    }
-    params = jax.eval_shape(lambda: init_params(model, 0))
-    eval_step = make_eval_step(model, **how)
-    evaluations = {
-        about["inputs"][0]: eval_step.lower(params, batch((), about)).compile()
-        for about in feed.evaluation_shapes
-    }
+    with reading_on_mesh(experiment) as read:
+        placement = replace(read, micro_batches=train.micro_batches)
+        mesh = placement.mesh
+        check_rows(experiment, placement.shape)
+        params = jax.eval_shape(lambda: init_params(model, 0))
+        check_divides(params, placement.shape, heads=(model.num_heads, model.num_kv_heads))
+        params = placed_shapes(params, mesh)
+        state = placed_shapes(jax.eval_shape(init, seed), mesh, lanes)
+        places = shardings(state, mesh, lanes)
+        make_state = jax.jit(init, compiler_options=options_to_run_once(), out_shardings=places)
+        make_state = make_state.lower(seed).compile()
+        everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        jitted = jax.jit(step, donate_argnums=0, out_shardings=(places, everywhere))
+
+        def training(about: dict[str, Any]) -> dict[str, Any]:
+            return placement.stacked_shapes(about, lanes) if lanes else placement.shapes(about)
+
+        steps = {
+            batch["inputs"].shape: jitted.lower(state, batch, seed).compile()
+            for batch in map(training, feed.training_shapes)
+        }
+        eval_step = make_eval_step(model, **how)
+        evaluations = {
+            batch["inputs"].shape: eval_step.lower(params, batch).compile()
+            for batch in map(placement.shapes, feed.evaluation_shapes)
+        }
+        whole_of = jax.jit(partial(whole, train=train), out_shardings=shardings(params, mesh))
 
     def train_step(state: Any, batch: dict[str, Any], seed: Any) -> Any:
-        return steps[batch["inputs"].shape[-2:]](state, batch, seed)
+        return steps[batch["inputs"].shape](state, batch, seed)
 
     def evaluate(params: Any, batch: dict[str, Any]) -> Any:
         return evaluations[batch["inputs"].shape](params, batch)
 
     seconds = time.monotonic() - begun
-    programs = (make_state, train_step, evaluate, jax.jit(partial(whole, train=train)))
+    programs = (make_state, train_step, evaluate, whole_of)
     memory = [planned_peak(xla_memory(compiled)) for compiled in steps.values()]
     trained = sum(math.prod(x.shape[len(lead) :]) for x in jax.tree.leaves(state.params))
-    return Programs(experiment, feed, model, lanes, *programs, seconds, trained, max(memory))
+    return Programs(experiment, feed, model, placement, lanes, *programs, seconds, trained, max(memory))
 
 
 def fit(
@@ -169,10 +193,11 @@ def fit(
     else:
         seed = np.uint32(seeds[0])
         batches = datasets[0]
+    place = programs.placement.place_stacked if programs.lanes else programs.placement.place_part
     state = programs.init(seed)
     losses = []
     begun = time.monotonic()
-    for step, batch in enumerate(prefetched(batches, 0, train.steps, jax.device_put), 1):
+    for step, batch in enumerate(prefetched(batches, 0, train.steps, place), 1):
         state, metrics = programs.step(state, batch, seed)
         losses.append(metrics["loss"])
         if step == 1:
@@ -193,7 +218,7 @@ def fit(
         validation = evaluate_batches(
             programs.evaluate,
             params,
-            feed.evaluation("validation"),
+            map(programs.placement.place_whole, feed.evaluation("validation")),
             num_bytes=feed.num_bytes["validation"],
         )
         size = (programs.trained_parameters, programs.step_bytes)

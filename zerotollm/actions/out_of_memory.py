@@ -23,6 +23,19 @@ def out_of_memory_explained(experiment: Experiment, run_dir: Path) -> Iterator[N
         raise RunError(explanation(experiment, run_dir)) from None
 
 
+def step_bytes_on_host(experiment: Experiment) -> int:
+    """Bytes of host memory that the arrays of a train step take: none where the device has memory of its own.
+    The experiment's model is resolved."""
+    from zerotollm.actions.plan import job_for
+    from zerotollm.compute.device import this_accelerator
+    from zerotollm.planning.memory import memory_by_kind
+
+    accelerator = this_accelerator()
+    if accelerator.platform != "cpu":
+        return 0
+    return sum(memory_by_kind(job_for(experiment, accelerator)).values())
+
+
 def explanation(experiment: Experiment, run_dir: Path) -> str:
     """What to say: the two largest kinds of memory, and what helps, best what may change in the same run."""
     from zerotollm.actions.plan import job_for

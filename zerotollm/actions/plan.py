@@ -195,7 +195,7 @@ def _facts(
 ) -> dict[str, Any]:
     """Bytes, seconds and FLOPs: all that the table shows."""
     from zerotollm.planning.fitting import TOKENS_PER_PARAMETER, compute_optimal, largest
-    from zerotollm.planning.memory import compile_step, memory_by_kind, planned_peak, xla_memory
+    from zerotollm.planning.memory import compile_step, memory_by_kind, process_peak, xla_memory
     from zerotollm.planning.speed import predict
     from zerotollm.scale.flops import num_parameters, train_flops
 
@@ -203,7 +203,7 @@ def _facts(
     asks = options.compile == "yes" or (options.compile == "auto" and options.device == "this")
     xla = xla_memory(compile_step(job)) if asks else {}
     by_kind = sum(memory.values())
-    needed = planned_peak(xla) if xla else by_kind
+    needed = process_peak(xla, device.accelerator.platform) if xla else by_kind
     groups = parameters_by_group(job)
     tokens = experiment.train.steps * job.batch_size * job.context
     flops = train_flops(job.model, job.context)
@@ -278,6 +278,7 @@ def _table(
     """The plan as people read it."""
     from rich.table import Table
 
+    from zerotollm.planning.memory import CPU_SCRATCH
     from zerotollm.planning.speed import FACTORS
 
     compute, shape = facts["compute"], experiment.data
@@ -312,7 +313,8 @@ def _table(
     for kind, number in memory.items():
         row(f"  {kind}", _size(number))
     if xla:
-        row("memory by XLA", f"{_size(facts['needed'])}, the step compiled here, for {_here()}")
+        scratch = f", {CPU_SCRATCH - 1:.0%} for its matrix library" if platform == "cpu" else ""
+        row("memory by XLA", f"{_size(facts['needed'])}, the step compiled here, for {_here()}{scratch}")
         for kind, number in xla.items():
             row(f"  {kind}", _size(number))
     left = room - facts["needed"]

@@ -89,6 +89,8 @@ class Display:
         self._validation = ""
         self._last_line = 0
         self._bar: Progress | None = None
+        self._preparing: tuple[float, int, int] | None = None
+        """when it began, and how much was done then and at the last line"""
 
     def __enter__(self) -> "Display":
         return self
@@ -101,8 +103,31 @@ class Display:
         """Text above the bar; without control characters where the output is no terminal."""
         self.console.print(printable(text), style=style, markup=False, highlight=False, soft_wrap=True)
 
+    def preparing(self, done: int, of: int) -> None:
+        """So many parts of the text are tokens, here or in other processes."""
+        now = time.monotonic()
+        if self._preparing is None:
+            self._preparing = (now, done, done)
+            if self.console.is_terminal:
+                columns = (TextColumn("preparing"), BarColumn(), TextColumn("{task.fields[left]} left"))
+                self._bar = Progress(*columns, console=self.console, transient=True, refresh_per_second=4)
+                self._task = self._bar.add_task("", total=of, completed=done, left="-")
+                self._bar.start()
+        begun, first, last = self._preparing
+        left = clock((now - begun) / (done - first) * (of - done) if done > first else float("nan"))
+        if self._bar:
+            self._bar.update(self._task, completed=done, left=left)
+        elif done * PLAIN_LINES // of > last * PLAIN_LINES // of:
+            self._preparing = (begun, first, done)
+            self.say(f"prepared {done} of {of} parts of the text, {left} left")
+        if done == of and self._bar:
+            self._bar.stop()
+            self._bar = None
+
     def begin(self, step: int) -> None:
         """Shows the bar, `step` steps done."""
+        if self._bar:
+            self._bar.stop()
         self._last_line = step
         if self.console.is_terminal:
             columns = (

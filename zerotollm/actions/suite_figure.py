@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from io import BytesIO
 
-from zerotollm.actions.suite_table import FUTURE, Row, footer, interval
+from zerotollm.actions.suite_table import FUTURE, Row, footer, interval, measure
 
 COLORS = {"better": "#1a7f5a", "worse": "#c0392b"}
 OTHER = "#6b7280"
 BAND = "#f4f5f7"
-TITLE = "Validation bits per byte: difference to the base"
 
 
 def shown(rows: Sequence[Row]) -> list[Row]:
@@ -17,6 +16,10 @@ def shown(rows: Sequence[Row]) -> list[Row]:
         row for row in rows if row["shared"]["difference"] is not None and row["shared"]["verdict"] != FUTURE
     ]
     return sorted(compared, key=lambda row: (row["group"], row["shared"]["difference"], row["variant"]))
+
+
+def title(rows: Sequence[Row]) -> str:
+    return f"Validation {measure(rows)}: difference to the base"
 
 
 def limit(rows: Sequence[Row]) -> float:
@@ -82,8 +85,10 @@ def png(rows: Sequence[Row]) -> bytes:
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    axes.set_xlabel("bits per byte; left of 0 is better than the base; bars are 95 % intervals", fontsize=9)
-    axes.set_title(TITLE, fontsize=11, loc="left")
+    axes.set_xlabel(
+        f"{measure(rows)}; left of 0 is better than the base; bars are 95 % intervals", fontsize=9
+    )
+    axes.set_title(title(rows), fontsize=11, loc="left")
     out = BytesIO()
     canvas.print_png(out, metadata={"Software": None})
     return out.getvalue()
@@ -129,10 +134,10 @@ def html(rows: Sequence[Row]) -> str:
     edge = limit(dots) if dots else 1.0
     figure.add_vline(x=0.0, line_width=1)
     figure.update_layout(
-        title=TITLE,
+        title=title(rows),
         template="plotly_white",
         height=180 + 24 * len(dots),
-        xaxis={"title": "bits per byte; left of 0 is better than the base", "range": [-edge, edge]},
+        xaxis={"title": f"{measure(rows)}; left of 0 is better than the base", "range": [-edge, edge]},
         yaxis={
             "autorange": "reversed",
             "categoryorder": "array",

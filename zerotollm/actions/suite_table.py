@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 FUTURE = "too good to be true: sees the future"
+BITS, WRONG = "bits per byte", "share of wrong labels"
+"""What runs are compared by."""
 
 
 def make_rows(records: Iterable[Record]) -> list[Row]:
@@ -65,17 +67,20 @@ def _at(runs: list[Record], rate: float) -> list[Record]:
 
 def _compared(runs: list[Record], base: list[Record]) -> Row:
     """Mean, deviation and number of the runs that were trained to the end, and their difference to the base's."""
-    bpb = {run["seed"]: run["validation_bpb"] for run in runs if run["outcome"] == "trained"}
-    base_bpb = {run["seed"]: run["validation_bpb"] for run in base if run["outcome"] == "trained"}
-    values = list(bpb.values())
     trained = [run for run in runs if run["outcome"] == "trained"]
+    base_trained = [run for run in base if run["outcome"] == "trained"]
+    of_seed, base_of_seed = ({run["seed"]: _value(run) for run in some} for some in (trained, base_trained))
+    values = list(of_seed.values())
     losses = [run["validation_loss"] for run in trained if run.get("validation_loss") is not None]
     accuracies = [run["validation_accuracy"] for run in trained if run.get("validation_accuracy") is not None]
+    bits = [run["validation_bpb"] for run in trained]
     bleus = [run["validation_bleu"] for run in trained if run.get("validation_bleu") is not None]
     result = {
         "runs": len(runs),
         "trained": len(values),
-        "bpb": mean(values) if values else None,
+        "measure": WRONG if accuracies else BITS,
+        "value": mean(values) if values else None,
+        "bpb": mean(bits) if bits else None,
         "deviation": standard_deviation(values),
         "loss": mean(losses) if losses else None,
         "perplexity": mean([math.exp(loss) for loss in losses]) if losses else None,
@@ -89,10 +94,12 @@ def _compared(runs: list[Record], base: list[Record]) -> Row:
     }
     if runs and runs[0]["variant"] == BASE:
         return result | {"verdict": "the base"}
-    seeds = [seed for seed in bpb if seed in base_bpb]
+    seeds = [seed for seed in of_seed if seed in base_of_seed]
     if seeds:
-        comparison = paired_difference([base_bpb[s] for s in seeds], [bpb[s] for s in seeds])
+        comparison = paired_difference([base_of_seed[s] for s in seeds], [of_seed[s] for s in seeds])
         result |= asdict(comparison)
+    if bleus:
+        result["bleu_difference"] = _bleu_difference(trained, base_trained)
     diverged = sum(run["outcome"] == "diverged" for run in runs)
     if any(run["outcome"] == "sees the future" for run in runs):
         result["verdict"] = FUTURE
@@ -101,11 +108,26 @@ def _compared(runs: list[Record], base: list[Record]) -> Row:
     return result
 
 
+def _value(run: Record) -> float:
+    """What runs are compared by, less being better: of a model that gives labels, the share of wrong ones."""
+    accuracy = run.get("validation_accuracy")
+    return run["validation_bpb"] if accuracy is None else 1.0 - accuracy
+
+
+def _bleu_difference(runs: list[Record], base: list[Record]) -> Row | None:
+    """Of translations, over the seeds that both sides have."""
+    ours, others = ({run["seed"]: run.get("validation_bleu") for run in some} for some in (runs, base))
+    seeds = [seed for seed in ours if ours[seed] is not None and others.get(seed) is not None]
+    if not seeds:
+        return None
+    return asdict(paired_difference([others[s] for s in seeds], [ours[s] for s in seeds]))
+
+
 # --- as text
 
 
-def cells(row: Row, tuned: bool, parts: bool = False) -> list[str]:
-    """A row as people read it; see `headings`."""
+def cells(row: Row, rows: Sequence[Row]) -> list[str]:
+    """A row among others as people read it; see `headings`."""
     speed = row["tokens_per_second"]
     shown = [
         row["group"],
@@ -115,16 +137,16 @@ def cells(row: Row, tuned: bool, parts: bool = False) -> list[str]:
         f"{row['flops_per_token'] / 1e6:.2f} M",
         f"{speed:,.0f}" if speed else "-",
         *_compared_cells(row["shared"]),
+        *(_bleu_cells(row["shared"]) if _translated(rows) else []),
     ]
-    if parts:
-        trained, held, accuracy = row["trained_parameters"], row["step_bytes"], row["shared"]["accuracy"]
+    if shows_parts(rows):
+        trained, held = row["trained_parameters"], row["step_bytes"]
         shown += [
             f"{trained:,} ({trained / row['parameters']:.1%})" if trained else "-",
             f"{held / 1e6:,.0f} MB" if held else "-",
             f"{row['seconds']:,.0f} s",
-            f"{accuracy:.4f}" if accuracy is not None else "-",
         ]
-    if tuned:
+    if _tuned(rows):
         comparison = row["tuned"]
         shown += [f"x {comparison['rate']:g}", *_compared_cells(comparison)] if comparison else ["-"] * 4
     return shown
@@ -135,19 +157,43 @@ def shows_parts(rows: Sequence[Row]) -> bool:
     return any(row["trained_parameters"] not in (None, row["parameters"]) for row in rows)
 
 
-def headings(tuned: bool, parts: bool = False) -> list[str]:
+def measure(rows: Sequence[Row]) -> str:
+    """What the rows are compared by."""
+    return rows[0]["shared"]["measure"] if rows else BITS
+
+
+def _bleu_cells(comparison: Row) -> list[str]:
+    bleu, difference = comparison["bleu"], comparison.get("bleu_difference")
+    if bleu is None:
+        return ["-", "-"]
+    low = (
+        f" [{difference['low']:+.2f}, {difference['high']:+.2f}]" if difference and difference["low"] else ""
+    )
+    return [f"{bleu:.2f}", f"{difference['difference']:+.2f}{low}" if difference else "-"]
+
+
+def headings(rows: Sequence[Row]) -> list[str]:
     """What stands over the columns of `cells`."""
     names = ["group", "variant", "change", "parameters", "FLOPs per token", "tokens/s"]
-    compared = ["bits per byte (runs)", "difference [95 %]", "verdict"]
-    names += compared + (["trained", "memory of a step", "time of a run", "accuracy"] if parts else [])
-    return names + (["best rates", *(f"tuned {name}" for name in compared)] if tuned else [])
+    compared = [f"{measure(rows)} (runs)", "difference [95 %]", "verdict"]
+    names += compared + (["BLEU", "difference of BLEU"] if _translated(rows) else [])
+    names += ["trained", "memory of a step", "time of a run"] if shows_parts(rows) else []
+    return names + (["best rates", *(f"tuned {name}" for name in compared)] if _tuned(rows) else [])
+
+
+def _translated(rows: Sequence[Row]) -> bool:
+    return any(row["shared"]["bleu"] is not None for row in rows)
+
+
+def _tuned(rows: Sequence[Row]) -> bool:
+    return any(row["tuned"] for row in rows)
 
 
 def _compared_cells(comparison: Row) -> list[str]:
-    bpb, deviation, difference = comparison["bpb"], comparison["deviation"], comparison["difference"]
+    value, deviation, difference = comparison["value"], comparison["deviation"], comparison["difference"]
     noise = f" ± {deviation:.4f}" if deviation is not None else ""
     return [
-        f"{bpb:.4f}{noise} ({comparison['trained']})" if bpb is not None else "-",
+        f"{value:.4f}{noise} ({comparison['trained']})" if value is not None else "-",
         f"{difference:+.4f}{interval(comparison)}" if difference is not None else "-",
         comparison["verdict"],
     ]
@@ -164,8 +210,8 @@ def footer(rows: Sequence[Row]) -> str:
     """How to read the table."""
     intervals = sum(row["shared"]["low"] is not None for row in rows)
     words = (
-        "Validation bits per byte, mean ± sample standard deviation over seeds; difference to the base over the same "
-        "seeds, with Student's 95 % interval: better or worse only where all of it is on one side of 0. FLOPs are "
+        f"Validation, {measure(rows)}: mean ± sample standard deviation over seeds; difference to the base over the "
+        "same seeds, with Student's 95 % interval: better or worse only where all of it is on one side of 0. FLOPs are "
         "those of a training step."
     )
     if intervals:
@@ -178,9 +224,8 @@ def footer(rows: Sequence[Row]) -> str:
 
 def markdown(rows: Sequence[Row]) -> str:
     """The table as Markdown, with its footer and what each variant is."""
-    tuned = any(row["tuned"] for row in rows)
-    heads, parts = headings(tuned, shows_parts(rows)), shows_parts(rows)
-    lines = [heads, ["---"] * len(heads), *(cells(row, tuned, parts) for row in rows)]
+    heads = headings(rows)
+    lines = [heads, ["---"] * len(heads), *(cells(row, rows) for row in rows)]
     # A bar in a cell, as in a regular expression, would begin another one.
     table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
     notes = "\n".join(
@@ -191,9 +236,12 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def short_markdown(rows: Sequence[Row]) -> str:
     """The rows without sizes, speeds and notes, for a page about more than this suite."""
-    heads = ["group", "variant", "bits per byte (runs)", "difference [95 %]", "verdict"]
+    heads = ["group", "variant", f"{measure(rows)} (runs)", "difference [95 %]", "verdict"]
+    heads += ["BLEU", "difference of BLEU"] if _translated(rows) else []
     lines = [heads, ["---"] * len(heads)]
-    lines += [[row["group"], row["variant"], *_compared_cells(row["shared"])] for row in rows]
+    for row in rows:
+        bleu = _bleu_cells(row["shared"]) if _translated(rows) else []
+        lines.append([row["group"], row["variant"], *_compared_cells(row["shared"]), *bleu])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -202,15 +250,13 @@ def terminal_table(rows: Sequence[Row]) -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    tuned = any(row["tuned"] for row in rows)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    parts = shows_parts(rows)
-    for name in headings(tuned, parts):
+    for name in headings(rows):
         table.add_column(name, justify="right" if name in ("parameters", "tokens/s") else "left")
     for row in rows:
         verdict = row["shared"]["verdict"]
         style = {"better": "green", "worse": "red"}.get(verdict) or (
             "bold red" if verdict == FUTURE else None
         )
-        table.add_row(*cells(row, tuned, parts), style=style)
+        table.add_row(*cells(row, rows), style=style)
     return table

@@ -17,7 +17,7 @@ from zerotollm.actions.beginning import beginning_of
 from zerotollm.actions.devices import computing_on_mesh, mesh_lines
 from zerotollm.actions.fit import feed_of
 from zerotollm.actions.interrupts import StoppedError, stop_requests
-from zerotollm.actions.out_of_memory import out_of_memory_explained
+from zerotollm.actions.out_of_memory import out_of_memory_explained, step_bytes_on_host
 from zerotollm.actions.plan import job_for
 from zerotollm.actions.progress import Display, Pace, console_of
 from zerotollm.actions.summary import commands, rows, summarize
@@ -25,16 +25,18 @@ from zerotollm.compute.processes import is_first, on_first, stop_requested, toge
 from zerotollm.errors import RunError
 from zerotollm.experiment import Experiment, translates
 from zerotollm.files import write_atomically
+from zerotollm.memory_limit import check_libraries, check_step, limits
 from zerotollm.model.config import TransformerConfig
 
 
 def train(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
     """Trains in `run_dir`, from where the last process there stopped, and returns the final numbers.
 
-    Killed at any moment and started again, it ends with the same parameters and metrics, bit for bit, as if
-    it had never been killed (on a CPU, with one version of jax). SIGTERM or Ctrl-C saves and raises
-    StoppedError. Raises UsageError where the directory belongs to another experiment, RunError where another
-    process writes there, the disk is full or the loss is no longer finite.
+    Killed at any moment and started again, it ends with the same parameters and metrics, bit for bit, as if it had
+    never been killed (on a CPU, with one version of jax). A kill costs at most `checkpoint_every` steps, or where it
+    meets a save under way a twentieth more, for no step is begun beyond that. SIGTERM or Ctrl-C saves and raises
+    StoppedError. Raises UsageError where the directory belongs to another experiment, RunError where another process
+    writes there, the disk is full, a limit on memory does not suffice or the loss is no longer finite.
     """
     begun = time.monotonic()
     with ExitStack() as stack:
@@ -47,6 +49,7 @@ def train(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
 
         summary = on_first(claimed)
         if summary is None:
+            check_libraries()
             with out_of_memory_explained(experiment, run_dir), computing_on_mesh(experiment) as placement:
                 run = _prepare(experiment, run_dir, display, placement)
                 notes = _train(run, display, begun)
@@ -112,7 +115,7 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement:
     if trouble:
         display.say(trouble)
     display.say(f"data: {shape.corpus}")
-    feed = feed_of(experiment)
+    feed = feed_of(experiment, progress=display.preparing)
     if feed.dropped:
         display.say(f"left out of {feed.corpus}: {feed.dropped}")
     beginning = beginning_of(experiment, feed)
@@ -137,6 +140,8 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement:
     }
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     out_shardings = (state_shardings, everywhere)
+    if limits():
+        check_step(step_bytes_on_host(replace(experiment, model=model)))
     step = make_train_step(model, experiment.optimizer, experiment.train, **how, out_shardings=out_shardings)
     evaluate = make_eval_step(model, **how)
     if model.architecture != "encoder-decoder":
@@ -259,7 +264,7 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
     """
 
     from zerotollm.decoding.text import sample_text
-    from zerotollm.training.checkpoints import CheckpointWriter, of_step
+    from zerotollm.training.checkpoints import AHEAD, CheckpointWriter, of_step
     from zerotollm.training.metrics import MetricsWriter, NotWritten, StepLog
     from zerotollm.training.stream import Behind, prefetched
 
@@ -327,6 +332,7 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
             display.say(f"before the first step: {words(before, feed)}")
         display.begin(run.start)
         pace.begin()
+        saved_at = run.start
         for step, batch in enumerate(batches, run.start + 1):
             state, values = train_step(state, batch)
             behind.add(step, values)
@@ -366,6 +372,13 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
                     }
                     metrics.sync()
                     writer.save(state.saved(), step, notes, path)
+                    saved_at = step
+            if step == saved_at + config.checkpoint_every // AHEAD:
+                if writer.busy():  # a slow disk, or quick steps: no time of theirs
+                    behind.drain()
+                    with pace.pause("slow save"):
+                        writer.wait()
+                writer.wait()
             if stopping:
                 number = stop[0] if stop else signal.SIGTERM
                 name = signal.Signals(number).name

@@ -19,10 +19,12 @@ import numpy as np
 
 from zerotollm.data.batches import Batch, evaluation_batches, training_batches
 from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.data.corpora import open_corpus
 from zerotollm.data.denoising import SENTINELS, Denoising, prefix_lm, span_corruption
 from zerotollm.data.example_tokens import example_batch, prepare_examples
 from zerotollm.data.pair_batches import Plan, pair_evaluation_batches, pair_training_batches, plan
 from zerotollm.data.pair_tokens import prepare_pairs
+from zerotollm.data.sharded_tokens import LARGE, prepare_in_shards
 from zerotollm.data.tokenizer import AnyTokenizer, Tokenizer
 from zerotollm.data.tokens import TokenizedSplit, prepare
 from zerotollm.errors import UsageError
@@ -71,9 +73,10 @@ def open_feed(
     objective: str = "likelihood",
     pairs: bool = False,
     micro_batches: int = 1,
+    progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Feed:
     """Prepares the corpus, with a tokenizer that it trains or gets, and says how it is read; `pairs`: for an encoder
-    and a decoder.
+    and a decoder. A large text is prepared in parts: `progress(done, of)` is called after each.
 
     Raises UsageError where the corpus cannot be had or leaves nothing to validate with, RunError where the data
     directory cannot be written.
@@ -81,7 +84,7 @@ def open_feed(
     if objective in EXAMPLES:
         feed = _example_feed(data, tokenizer, objective, micro_batches)
     elif not pairs:
-        feed = _text_feed(data, tokenizer, micro_batches)
+        feed = _text_feed(data, tokenizer, micro_batches, progress)
         if data.old:
             feed = _with_old(data, feed, micro_batches)
     elif objective == "likelihood":
@@ -107,8 +110,16 @@ def evaluation_rows(micro_batch_size: int) -> int:
     return 4 * micro_batch_size
 
 
-def _text_feed(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer, micro_batches: int) -> Feed:
-    prepared = prepare(data, tokenizer)
+def _text_feed(
+    data: DataConfig,
+    tokenizer: TokenizerConfig | AnyTokenizer,
+    micro_batches: int,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Feed:
+    corpus = open_corpus(data)
+    if len(corpus.splits["train"]) >= LARGE:
+        prepare_in_shards(data, tokenizer, progress=progress, corpus=corpus)
+    prepared = prepare(data, tokenizer, corpus)
     train, validation = prepared.splits["train"], prepared.splits["validation"]
     rows = evaluation_rows(data.batch_size // micro_batches)
 

@@ -41,8 +41,13 @@ def build_once(final: Path, build: Callable[[Path], None]) -> None:
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        reason = error.strerror or str(error).splitlines()[0]
-        raise RunError(
-            f"cannot prepare {final}: {reason}; free or allow space there, or choose another folder with "
-            "--data.dir or $ZEROTOLLM_DATA"
-        ) from error
+        raise cannot_prepare(final, error) from error
+
+
+def cannot_prepare(final: Path, error: OSError) -> RunError:
+    """The one line for a place that takes no more."""
+    reason = error.strerror or str(error).splitlines()[0]
+    return RunError(
+        f"cannot prepare {final}: {reason}; free or allow space there, or choose another folder with --data.dir or "
+        "$ZEROTOLLM_DATA"
+    )

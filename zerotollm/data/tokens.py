@@ -36,6 +36,8 @@ FORMAT = 1
 """To be raised with every change to a tokenizer's training, to encoding or to these files."""
 GROUP = 4_000_000
 """Characters tokenized at once: what a large corpus takes in memory is a few times this."""
+SAMPLED = 64
+"""Documents of a split whose beginnings tell how much the tokens of all will be."""
 CHECKED = 64_000_000
 """Bytes; smaller files are checked for damage whenever they are opened, larger ones only for their size."""
 MANIFEST = "manifest"
@@ -69,14 +71,17 @@ class PreparedData:
     """train, validation, test; a split without documents has no tokens"""
 
 
-def prepare(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer) -> PreparedData:
-    """The tokens of `data.corpus`, made by a tokenizer that was trained on its training split alone, or by a given one.
+def prepare(
+    data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer, corpus: Corpus | None = None
+) -> PreparedData:
+    """The tokens of `data.corpus`, made by a tokenizer that was trained on its training split alone, or by a given one;
+    `corpus` is it, where it is open already.
 
     The first call reads the corpus twice, in pieces; later ones read nothing but what they return. Prepared
     tokens that were damaged are made anew. Raises UsageError where the corpus cannot be had or the vocabulary
     does not suit it, RunError where the data directory cannot be written.
     """
-    corpus = open_corpus(data)
+    corpus = corpus or open_corpus(data)
     folder = token_folder(data, corpus.name, [FORMAT, corpus.fingerprint, settings(tokenizer)])
     manifest = open_folder(folder, lambda temporary: _build(temporary, corpus, tokenizer))
     used = load_tokenizer(folder / TOKENIZER)
@@ -96,8 +101,8 @@ def token_folder(data: DataConfig, corpus: str, described: list[Any]) -> Path:
 
 def open_folder(folder: Path, build: Callable[[Path], None]) -> dict[str, Any]:
     """The manifest of a folder of tokens; `build(temporary folder)` makes one where there is none, or a damaged one."""
-    if not _is_intact(folder):
-        _discard(folder)
+    if not is_intact(folder):
+        discard(folder)
         build_once(folder, build)
     return _read_manifest(folder)
 
@@ -118,6 +123,7 @@ def tokenizer_for(tokenizer: TokenizerConfig | AnyTokenizer, texts: Iterable[str
 def _build(folder: Path, corpus: Corpus, config: TokenizerConfig | AnyTokenizer) -> None:
     """Fills an empty folder."""
     tokenizer = tokenizer_for(config, (document.text for document in corpus.splits["train"]))
+    check_room(folder, corpus, tokenizer)
     num_bytes = {
         split: write_split(folder, split, (document.text for document in documents), tokenizer, ended=True)
         for split, documents in corpus.splits.items()
@@ -125,10 +131,36 @@ def _build(folder: Path, corpus: Corpus, config: TokenizerConfig | AnyTokenizer)
     write_manifest(folder, tokenizer, {"num_bytes": num_bytes})
 
 
+def check_room(folder: Path, corpus: Corpus, tokenizer: AnyTokenizer, copies: int = 1) -> None:
+    """Raises RunError where the tokens will surely not fit on the disk: before hours of work, not after."""
+    needed, free = copies * expected_bytes(corpus, tokenizer), shutil.disk_usage(folder).free
+    if needed > free:
+        raise RunError(
+            f"the tokens of {corpus.name} will take about {needed / 1e9:,.3g} GB in {folder.parent}, where "
+            f"{free / 1e9:,.3g} GB are free: free space there, or choose another folder with --data.dir or "
+            "$ZEROTOLLM_DATA"
+        )
+
+
+def expected_bytes(corpus: Corpus, tokenizer: AnyTokenizer) -> int:
+    """What the tokens of all documents will take on disk, about: as many as those of a few, spread evenly."""
+    total = 0.0
+    for documents in corpus.splits.values():
+        picked = range(0, len(documents), max(1, len(documents) // SAMPLED))
+        texts = [documents[index].text for index in picked]
+        begun = [text[: GROUP // SAMPLED] for text in texts]
+        tokens = sum(map(len, tokenizer.encode_batch(begun)))
+        share = sum(map(len, begun)) / max(1, sum(map(len, texts)))
+        if texts:
+            total += tokens / max(share, 1e-9) * len(documents) / len(texts) * token_type(tokenizer).itemsize
+        total += 8 * len(documents)  # where each starts
+    return round(total)
+
+
 def write_manifest(folder: Path, tokenizer: AnyTokenizer, rest: dict[str, Any]) -> None:
     """Writes the tokenizer and, last of all files, the manifest, which has checksums of the others."""
     tokenizer.save(folder / TOKENIZER)
-    files = {path.name: [path.stat().st_size, _checksum(path)] for path in sorted(folder.iterdir())}
+    files = {path.name: [path.stat().st_size, checksum_of(path)] for path in sorted(folder.iterdir())}
     manifest = {"dtype": token_type(tokenizer).str, **rest, "files": files}
     content = json.dumps(manifest).encode()
     (folder / MANIFEST).write_bytes(b"%d\n%s\n" % (zlib.crc32(content), content))
@@ -204,7 +236,8 @@ def mapped(path: Path, dtype: str) -> np.ndarray:
     return np.memmap(path, dtype, mode="r").view(np.ndarray)  # numpy's memmap class is slow to index
 
 
-def _checksum(path: Path) -> int:
+def checksum_of(path: Path) -> int:
+    """Of a file's bytes."""
     total = 0
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -212,27 +245,27 @@ def _checksum(path: Path) -> int:
     return total
 
 
-def _is_intact(folder: Path) -> bool:
+def is_intact(folder: Path) -> bool:
     """Whether all files are there with the sizes, and if they are small the content, that were written."""
     try:
         files = _read_manifest(folder)["files"]
         return all(
             (folder / name).stat().st_size == size
-            and (size > CHECKED or _checksum(folder / name) == checksum)
+            and (size > CHECKED or checksum_of(folder / name) == checksum)
             for name, (size, checksum) in files.items()
         )
     except (OSError, ValueError):
         return False
 
 
-def _discard(folder: Path) -> None:
+def discard(folder: Path) -> None:
     """Removes a damaged folder. Under the lock of `build_once`, so that one just made anew is not removed."""
     if not folder.exists():
         return
     try:
         with open(folder.with_name(f".{folder.name}.lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if folder.exists() and not _is_intact(folder):
+            if folder.exists() and not is_intact(folder):
                 shutil.rmtree(folder)
     except OSError as error:
         reason = error.strerror or str(error)

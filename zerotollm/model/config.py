@@ -126,7 +126,7 @@ def resolve(config: TransformerConfig, *, vocab_size: int, context: int) -> Tran
         nearest = min(divisors, key=lambda heads: abs(heads - config.num_heads))
         raise UsageError(
             f"model.width {config.width} is not divisible by model.num_heads {config.num_heads}: "
-            f"take {nearest} heads, or set model.head_width"
+            f"take {nearest} head{'s' * (nearest != 1)}, or set model.head_width"
         )
 
     heads = config.num_heads

@@ -14,6 +14,9 @@ from zerotollm.model.config import TransformerConfig
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 from zerotollm.training.step import init_params, init_state, make_train_step, objective_of, resolved_for
 
+CPU_SCRATCH = 1.05
+"""What a process on a CPU takes while steps run, over what XLA plans: its matrix library packs operands. The median of
+the table in docs/plan.md."""
 DEEP = 6
 """Layers above which a step is traced as a loop: it keeps about the same, and is traced several times as fast."""
 
@@ -68,7 +71,8 @@ def memory_by_kind(job: Job) -> dict[str, int]:
     """Bytes at the moment when most is held, the end of the last forward pass or the update after it.
 
     `activations` are what autodiff keeps of one micro-batch for the backward pass, as traced: what grows with the
-    number of windows among the residuals of `jax.vjp`. `workspace` is an estimate of what comes and goes.
+    number of windows among the residuals of `jax.vjp`. `workspace` is an estimate of what comes and goes, `shared`,
+    below 0, what of these is in the place of others.
     """
     how = job.how()
     # What does not matter to a number is set to one value, so that it is traced once for many jobs.
@@ -91,10 +95,13 @@ def memory_by_kind(job: Job) -> dict[str, int]:
         logits = kept + tokens * V * 4  # and their gradient
     widest = max(job.model.ff_width, job.model.num_heads * job.model.head_width)
     again = 0
-    if how.remat != "none":  # one block is computed again, and all that it keeps is there at once
+    if (
+        how.remat != "none"
+    ):  # one block is computed again: what it had not kept is there at once, the logits no more
         whole = replace(window, compute=replace(window.compute, remat="none"))
         one, two = (_residual_bytes(replace(whole, batch_size=rows)) for rows in (1, 2))
-        again = (two - one) * job.micro_batch // job.model.num_layers
+        again = ((two - one) * job.micro_batch - activations) // job.model.num_layers
+        again = max(0, again - logits)
     return {
         "parameters": parameters,
         "gradients": parameters * (2 if job.train.micro_batches > 1 else 1),
@@ -102,6 +109,8 @@ def memory_by_kind(job: Job) -> dict[str, int]:
         "activations": activations - kept,
         "logits": logits,
         "workspace": 2 * tokens * widest * 4 + copied_matrices(job) + again,
+        # Gradients come while activations go; where these are computed again there is less to go.
+        "shared": -min(parameters, activations - kept + logits) if how.remat == "none" else 0,
     }
 
 
@@ -160,3 +169,8 @@ def planned_peak(sizes: dict[str, int]) -> int:
     """Bytes in use while the program runs: state and batch, what is written that is not in their place, and
     temporary buffers."""
     return sizes["arguments"] + sizes["outputs"] - sizes["reused"] + sizes["temporary"]
+
+
+def process_peak(sizes: dict[str, int], platform: str) -> int:
+    """Bytes that a process on this platform is expected to need for arrays while the program runs."""
+    return round(planned_peak(sizes) * (CPU_SCRATCH if platform == "cpu" else 1))

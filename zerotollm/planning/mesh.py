@@ -93,6 +93,7 @@ def memory_on_mesh(job: Job, shape: MeshShape) -> dict[str, int]:
         "optimizer state": bytes_per_device(state.opt_state, shape),
         "gathered": 0 if shape.fsdp == 1 else whole * width // 4 // layers,
         **{kind: held[kind] for kind in ("activations", "logits", "workspace")},
+        "shared": max(held["shared"], -parameters),
     }
 
 

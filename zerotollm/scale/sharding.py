@@ -104,21 +104,25 @@ def shape_of(mesh: Mesh) -> MeshShape:
     return MeshShape(**mesh.shape)
 
 
-def shardings(tree: Any, mesh: Mesh) -> Any:
-    """Where every array of a tree of parameters or of training state lies: the tree with a sharding for each leaf."""
+def shardings(tree: Any, mesh: Mesh, lanes: int = 0) -> Any:
+    """Where every array of a tree of parameters or of training state lies: the tree with a sharding for each leaf.
+    With `lanes`, each has a first axis more, of as many such trees, which is not split."""
+    lead = (None,) if lanes else ()
 
     def place(path: Any, leaf: Any) -> NamedSharding:
-        return NamedSharding(mesh, PartitionSpec(*spec_of(path_name(path), len(leaf.shape))))
+        return NamedSharding(
+            mesh, PartitionSpec(*lead, *spec_of(path_name(path), len(leaf.shape) - len(lead)))
+        )
 
     return jax.tree_util.tree_map_with_path(place, tree)
 
 
-def placed_shapes(tree: Any, mesh: Mesh) -> Any:
+def placed_shapes(tree: Any, mesh: Mesh, lanes: int = 0) -> Any:
     """Shapes and types of a tree, each with its sharding: what a program is compiled for, and restored to."""
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
         tree,
-        shardings(tree, mesh),
+        shardings(tree, mesh, lanes),
     )
 
 
@@ -172,6 +176,10 @@ class Placement:
         return NamedSharding(self.mesh, PartitionSpec(ROWS))
 
     @cached_property
+    def _by_lane_and_row(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec(None, ROWS))
+
+    @cached_property
     def part(self) -> tuple[int, int]:
         """(index, count): this process has the rows of part `index` when a batch is cut in `count` equal parts.
 
@@ -200,10 +208,21 @@ class Placement:
             for name, (size, kind) in about.items()
         }
 
+    def stacked_shapes(self, about: dict[str, Any], lanes: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Likewise, for `place_stacked`."""
+        return {
+            name: jax.ShapeDtypeStruct((lanes, *size), kind, sharding=self._by_lane_and_row)
+            for name, (size, kind) in about.items()
+        }
+
     def place_part(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """A batch on the devices, of which each process gives its `part`."""
         _, count = self.part
         return {name: self._place(x, self.rows(len(x) * count), count) for name, x in batch.items()}
+
+    def place_stacked(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """Batches of several seeds, stacked on a new first axis: rows are split, seeds are not."""
+        return jax.device_put(batch, self._by_lane_and_row)
 
     def place_whole(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """A batch on the devices, which every process has made whole."""

@@ -73,7 +73,9 @@ def make_app(desk: Desk, *, loopback: bool) -> Starlette:
     ]
     hosts = [Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))] if loopback else []
     handlers = {RefusedError: _refuse, HTTPException: _refuse_http, ClientDisconnect: _nobody}
-    return Starlette(routes=routes, middleware=hosts, exception_handlers=handlers)
+    app = Starlette(routes=routes, middleware=hosts, exception_handlers=handlers)
+    app.router.redirect_slashes = False  # an answer is an answer or an error
+    return app
 
 
 def _policy(page: str) -> str:
@@ -147,7 +149,10 @@ async def _read(request: Request, most: int) -> bytes:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise RefusedError("the content-type must be application/json", status=415)
     too_long = RefusedError(f"a request may have {most:,} bytes", code="request_too_large", status=413)
-    if int(request.headers.get("content-length") or 0) > most:
+    length = request.headers.get("content-length") or "0"
+    if not (length.isascii() and length.isdigit()):
+        raise RefusedError("the content-length must be a number")
+    if len(length) > 18 or int(length) > most:
         raise too_long
     body = bytearray()
     try:

@@ -55,7 +55,13 @@ class RefusedError(Exception):
 
     def body(self) -> dict[str, Any]:
         kind = "invalid_request_error" if self.status < 500 else "server_error"
-        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+        param = None if self.param is None else _encodable(self.param)
+        return {"error": {"message": _encodable(str(self)), "type": kind, "param": param, "code": self.code}}
+
+
+def _encodable(text: str) -> str:
+    """A text that UTF-8 can hold: JSON may spell halves of surrogate pairs."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True)

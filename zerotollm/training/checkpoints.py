@@ -26,6 +26,8 @@ from zerotollm.compute.processes import is_first, on_first
 from zerotollm.errors import RunError
 from zerotollm.files import cannot_write, write_atomically
 
+AHEAD = 20
+"""While a checkpoint is being saved, at most this part of the interval between two is trained beyond it."""
 MANIFEST = "manifest.json"
 STATE = "state"
 
@@ -203,6 +205,10 @@ class CheckpointWriter:
         except OSError as error:
             shutil.rmtree(saving, ignore_errors=True)
             raise cannot_write(saving, error) from None
+
+    def busy(self) -> bool:
+        """Whether a save is still under way in this process."""
+        return self._pending is not None and not self._pending[1].done()
 
     def wait(self) -> None:
         """Returns when the last save is on the disk. Raises RunError where it failed."""

@@ -86,7 +86,7 @@ class TrainConfig:
     sample_every: int = 825
     """steps between samples shown and kept; 0: only at the end"""
     checkpoint_every: int = 825
-    """steps between checkpoints; 0: only at the end"""
+    """steps between checkpoints; 0: only at the end. A kill costs at most so many, during a save a twentieth more"""
     keep: int = 2
     """newest checkpoints kept, besides the best one"""
     average: int = 1

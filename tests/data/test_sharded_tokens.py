@@ -1,0 +1,210 @@
+"""Tokens made in shards, by one process or many, killed or damaged on the way, are those of `prepare` byte for byte."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from zerotollm.data import feed, sharded_tokens, tokens
+from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.data.corpora import open_corpus
+from zerotollm.data.sharded_tokens import prepare_in_shards, shards_of
+from zerotollm.data.tokens import prepare
+from zerotollm.errors import RunError
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = TokenizerConfig(vocab_size=300)
+WORDS = ["sea", "ship", "wind", "star", "salt", "rope", "café", "\U0001f600"]
+
+
+def write_text(path: Path, documents: int, words: int) -> None:
+    draw = random.Random(0)
+    lines = (f'{{"text": "{" ".join(draw.choices(WORDS, k=words))}"}}\n' for _ in range(documents))
+    path.write_text("".join(lines), "utf-8")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> DataConfig:
+    """A text, prepared as ever."""
+    folder = tmp_path_factory.mktemp("whole")
+    write_text(folder / "text.jsonl", 90, 20)
+    data = DataConfig(str(folder / "text.jsonl"), dir=str(folder / "data"), validation_fraction=0.1)
+    prepare(data, SETTINGS)
+    return data
+
+
+def contents(data: DataConfig) -> dict[str, bytes]:
+    (folder,) = (path for path in Path(data.dir, "tokens").iterdir() if not path.name.startswith("."))
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def elsewhere(data: DataConfig, tmp_path: Path) -> DataConfig:
+    return replace(data, dir=str(tmp_path / "data"))
+
+
+@pytest.mark.parametrize("shards", [1, 7, 1000])
+def test_in_any_number_of_shards_the_bytes_are_the_same(whole, tmp_path, shards):
+    data = elsewhere(whole, tmp_path)
+    prepare_in_shards(data, SETTINGS, shards=shards)
+    assert contents(data) == contents(whole)
+    assert not list(Path(data.dir, "tokens").glob(".*-shards"))
+
+
+def test_shards_are_all_documents_once_and_in_order(whole):
+    corpus = open_corpus(whole)
+    for number in (1, 7, 1000):
+        shards = shards_of(corpus, number)
+        for split, documents in corpus.splits.items():
+            ranges = [range(shard.first, shard.last) for shard in shards if shard.split == split]
+            assert [row for rows in ranges for row in rows] == list(range(len(documents)))
+            assert len(ranges) == min(number, len(documents))
+            assert all(ranges)
+
+
+def test_what_is_finished_is_not_made_again_and_what_is_damaged_is(whole, tmp_path, monkeypatch):
+    data, made = elsewhere(whole, tmp_path), []
+    write = sharded_tokens.write_split
+
+    def failing(folder, *arguments, **options):
+        made.append(folder.name)
+        if len(made) == 5:
+            raise OSError(28, "No space left on device")
+        return write(folder, *arguments, **options)
+
+    monkeypatch.setattr(sharded_tokens, "write_split", failing)
+    with pytest.raises(
+        RunError, match=r"cannot prepare .*: No space left on device; free or allow space"
+    ) as error:
+        prepare_in_shards(data, SETTINGS, shards=8)
+    assert "\n" not in str(error.value)
+    (folder,) = Path(data.dir, "tokens").glob(".*-shards")
+    finished = sorted(folder.glob("[tv]*-of-*"))
+    assert len(finished) == 4
+    (finished[1] / "part.tokens").write_bytes(b"damaged")
+    (finished[2] / "summary.json").write_text("{")
+    lines = []
+    prepare_in_shards(data, SETTINGS, shards=8, say=lines.append)
+    assert contents(data) == contents(whole)
+    wanted = len(shards_of(open_corpus(whole), 8))
+    assert sum("documents; " in line for line in lines) == wanted - 4 + 2
+    assert sum("is damaged and made anew" in line for line in lines) == 2
+
+
+def test_a_shard_that_another_process_is_at_is_left_to_it(whole, tmp_path, monkeypatch):
+    """And what it would have made is taken when it is gone."""
+    import fcntl
+
+    data = elsewhere(whole, tmp_path)
+    monkeypatch.setattr(sharded_tokens.os, "getpid", lambda: 0)
+    wanted = shards_of(open_corpus(whole), 4)
+    begins = sharded_tokens.zlib.crc32(f"{sharded_tokens.socket.gethostname()} 0".encode()) % len(wanted)
+    shard = wanted[begins - 1]  # the last one in its order
+    held = []
+
+    def another_is_at_it(line: str) -> None:
+        if not held:
+            (folder,) = Path(data.dir, "tokens").glob(".*-shards")
+            if not (folder / shard.name).exists():
+                held.append((folder / f".{shard.split}-{shard.number:05}.lock").open("w"))
+                fcntl.flock(held[0], fcntl.LOCK_EX)
+        assert not held or shard.name not in line or held[0].closed
+
+    waited = []
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        held[0].close()
+
+    monkeypatch.setattr(sharded_tokens.time, "sleep", wait)
+    prepare_in_shards(data, SETTINGS, shards=4, say=another_is_at_it)
+    assert waited
+    assert contents(data) == contents(whole)
+
+
+def test_a_disk_that_is_too_small_is_said_before_anything_is_written(whole, tmp_path, monkeypatch):
+    corpus, prepared = open_corpus(whole), prepare(whole, SETTINGS)
+    expected = tokens.expected_bytes(corpus, prepared.tokenizer)
+    folder = next(Path(whole.dir, "tokens").glob("text*"))
+    written = sum(path.stat().st_size for path in folder.glob("*.tokens"))
+    written += sum(path.stat().st_size for path in folder.glob("*.starts"))
+    assert expected == pytest.approx(written, rel=0.1)
+
+    free = SimpleNamespace(free=expected // 2)
+    monkeypatch.setattr(tokens.shutil, "disk_usage", lambda folder: free)
+    monkeypatch.setattr(tokens, "write_split", None)
+    monkeypatch.setattr(sharded_tokens, "write_split", None)
+    data = elsewhere(whole, tmp_path)
+    for make in (prepare, prepare_in_shards):
+        with pytest.raises(RunError, match=r"will take about .* GB are free: free space there, or choose"):
+            make(data, SETTINGS)
+    free.free = expected * 1.5  # shards are there twice when they are joined
+    with pytest.raises(RunError, match="will take about"):
+        prepare_in_shards(data, SETTINGS)
+
+
+def test_training_prepares_a_large_text_in_shards(whole, tmp_path, monkeypatch):
+    data, seen = elsewhere(whole, tmp_path), []
+    monkeypatch.setattr(feed, "LARGE", 10)
+    feed.open_feed(data, SETTINGS, progress=lambda done, of: seen.append((done, of)))
+    number = len(shards_of(open_corpus(whole), sharded_tokens.SHARDS))
+    assert seen == [(done, number) for done in range(1, number + 1)]
+    assert contents(data) == contents(whole)
+
+
+# --- with processes
+
+
+def start(data: DataConfig) -> subprocess.Popen:
+    words = [f"--data.corpus={data.corpus}", f"--data.dir={data.dir}", "--data.validation-fraction=0.1"]
+    words += ["--tokenizer.vocab-size=300", "--shards=40"]
+    command = [sys.executable, "launch.py", "--experiment", "base", "prepare", *words]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory) -> DataConfig:
+    """Some seconds of work."""
+    folder = tmp_path_factory.mktemp("large")
+    write_text(folder / "text.jsonl", 8000, 300)
+    data = DataConfig(str(folder / "text.jsonl"), dir=str(folder / "data"), validation_fraction=0.1)
+    prepare(data, SETTINGS)
+    return data
+
+
+@pytest.mark.slow
+def test_three_processes_split_the_work_and_make_what_one_makes(large, tmp_path):
+    data = elsewhere(large, tmp_path)
+    processes = [start(data) for _ in range(3)]
+    outs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], outs
+    assert contents(data) == contents(large)
+    made = [out.count(" documents; ") for out in outs]
+    assert sum(made) == len(shards_of(open_corpus(large), 40)), "each shard is made once"
+    assert sum(number > 0 for number in made) > 1, made
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_it_goes_on_without_what_is_finished(large, tmp_path):
+    data = elsewhere(large, tmp_path)
+    process = start(data)
+    deadline = time.monotonic() + 120
+    finished = lambda: list(Path(data.dir, "tokens").glob(".*-shards/[tv]*-of-*"))  # noqa: E731
+    while process.poll() is None and len(finished()) < 5 and time.monotonic() < deadline:
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    done = len(finished())
+    wanted = len(shards_of(open_corpus(large), 40))
+    assert 5 <= done < wanted
+    again = start(data)
+    out, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, out
+    assert contents(data) == contents(large)
+    assert out.count(" documents; ") == wanted - done
