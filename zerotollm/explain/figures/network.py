@@ -179,7 +179,7 @@ def positions(found: "LossByPosition") -> Picture:
         for a, b, v, low, high in zip(found.first_Y, found.last_Y, *e, strict=True)
     )
     line = Line(middle, e.value, "", 0, e.low, e.high, hover, dots=True)
-    axes = Axis("place in the window", log=True), Axis("nats per token")
+    axes = Axis(f"place in the {found.of}", log=True), Axis("nats per token")
     return Picture("Loss by position", (Panel("Does more context help?", (line,), *axes),), found.sentence())
 
 
