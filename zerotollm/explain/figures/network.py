@@ -50,7 +50,7 @@ def layers(found: "Layers") -> Picture:
     share = 100 * found.context_M
     hover = said("{}: {:.1f} % of the variance is context", names, share)
     bars = Bars(range(len(names)), share, hover=hover)
-    where = f"In the {found.where}: " if found.where else ""
+    where = f"{found.where.capitalize()}: " if found.where else ""
     panels = [
         Panel(f"{where}Cosine with ...", similar, axis, Axis("cosine")),
         Panel(f"{where}How much of the variance is context", (bars,), axis, Axis("%", span=(0, 100))),
@@ -179,7 +179,7 @@ def positions(found: "LossByPosition") -> Picture:
         for a, b, v, low, high in zip(found.first_Y, found.last_Y, *e, strict=True)
     )
     line = Line(middle, e.value, "", 0, e.low, e.high, hover, dots=True)
-    axes = Axis("place in the window", log=True), Axis("nats per token")
+    axes = Axis(f"place in the {found.of}", log=True), Axis("nats per token")
     return Picture("Loss by position", (Panel("Does more context help?", (line,), *axes),), found.sentence())
 
 
@@ -246,7 +246,7 @@ def heads(found: "Heads") -> Picture:
     entropy = Dots(range(L * H), open_, "this model", 0, hover=hover)
     even = Line([-0.5, L * H - 0.5], [found.even_entropy] * 2, "evenly over all", 6, dashed=True)
     axes = Axis("head", names=names), Axis("entropy, nats", span=(0, found.even_entropy * 1.1))
-    widely = Panel("How widely each head looks", (entropy, even), *axes)
+    widely = Panel(f"How widely each of the {NAMES[found.where]} looks", (entropy, even), *axes)
 
     title = f"What the {NAMES[found.where]} do"
     if found.profile_LHT is None:

@@ -181,7 +181,8 @@ def _copies(study: Study) -> tuple[Block, ...]:
     each = zip(found.samples, found.copied, found.nearest, found.own.copied, strict=True)
     for number, (sample, span, source, copy) in enumerate(each, 1):
         head = f"text {number}: {copy.length} tokens in a row stand in the training text"
-        texts.append((head, (sample, f"There: … {source.strip()} …"), span))
+        begins = (f"To be translated: {found.sources[number - 1]}",) if found.sources else ()
+        texts.append((head, (*begins, sample, f"There: … {source.strip()} …"), span))
     return (
         Texts("What it writes; marked is the longest span that stands in the training text", tuple(texts)),
     )
