@@ -1,6 +1,6 @@
 """What `plan` predicts against what is measured, over many configurations, on the device that is here.
 
-    python tests/bench_plan.py [--only NAME ...] [--json FILE]
+    python tests/bench_plan.py [--rounds 3] [--only NAME ...] [--json FILE]
     python tests/bench_plan.py --meshes "data=8" "data=2 fsdp=4"
 
 Each configuration gets two new processes: in one the most memory that steps hold is measured, in the other their
@@ -202,6 +202,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--json", default="")
+    parser.add_argument(
+        "--rounds", type=int, default=1, help="processes for a speed, of which the fastest counts"
+    )
     parser.add_argument("--meshes", nargs="*", default=[])
     parser.add_argument("--measure", nargs=2, metavar=("NAME", "WHAT"))
     parser.add_argument("--measure-mesh", metavar="MESH")
@@ -231,12 +234,13 @@ def main():
         if options.only and name not in options.only:
             continue
         with tempfile.TemporaryDirectory() as cache:
-            # The second process need not compile what the first one did.
-            peak, seconds = (
+            # The later processes need not compile what the first one did.
+            peak, *seconds = (
                 in_new_process("--measure", name, what, JAX_COMPILATION_CACHE_DIR=cache)
-                for what in ("peak", "seconds")
+                for what in ("peak", *["seconds"] * options.rounds)
             )
-        measured = peak | seconds
+        # What else a machine does can only make a step slower.
+        measured = peak | min(seconds, key=lambda one: one["seconds"])
         kinds, speed, counts = memory_by_kind(job), predict(job, device), counted(job)
         planned = sum(kinds.values())
         tokens = job.batch_size * job.context / measured["seconds"]
