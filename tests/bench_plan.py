@@ -1,10 +1,12 @@
 """What `plan` predicts against what is measured, over many configurations, on the device that is here.
 
     python tests/bench_plan.py [--only NAME ...] [--json FILE]
+    python tests/bench_plan.py --meshes "data=8" "data=2 fsdp=4"
 
 Each configuration gets two new processes: in one the most memory that steps hold is measured, in the other their
 speed, as in training. On a CPU memory is the process's peak while steps run, above what it held before, plus the
-state; on a GPU the allocator's peak. Prints the table that is kept in docs/plan.md.
+state; on a GPU the allocator's peak. Prints the table that is kept in docs/plan.md. With --meshes: the memory of a
+device of meshes, made of as many fake devices of a CPU, a share of the process's peak.
 """
 
 import argparse
@@ -17,7 +19,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -25,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 from zerotollm.allocator import LARGE_STEP, keep_freed_memory  # noqa: E402
 from zerotollm.compute.config import ComputeConfig  # noqa: E402
 from zerotollm.model.config import TransformerConfig, resolve  # noqa: E402
+from zerotollm.planning.memory import CPU_SCRATCH  # noqa: E402
 from zerotollm.training.config import OptimizerConfig, TrainConfig  # noqa: E402
 
 MUON, ADAMW = OptimizerConfig(), OptimizerConfig(kind="adamw", learning_rate=1e-3)
@@ -74,20 +80,11 @@ def measure(name, what):
     if what == "seconds" and job.batch_size * job.context * job.model.width >= LARGE_STEP:
         keep_freed_memory()
     import jax
-    import numpy as np
 
     from zerotollm.planning.memory import planned_peak, tree_bytes, xla_memory
     from zerotollm.training.step import init_state
 
-    draw = np.random.default_rng(0)
-    tokens = draw.integers(0, job.model.vocab_size, (job.batch_size, job.context + 1)).astype(np.int32)
-    batch = {
-        "inputs": tokens[:, :-1],
-        "targets": tokens[:, 1:],
-        "segments": np.zeros_like(tokens[:, 1:]),
-        "weights": np.ones(tokens[:, 1:].shape, np.float32),
-    }
-    batch = jax.device_put(batch)
+    batch = jax.device_put(random_batch(job))
     state = jax.jit(lambda: init_state(job.model, job.optimizer, job.train, compute=job.compute))()
     compiled = job.step().lower(state, batch).compile()
     for _ in range(2):
@@ -98,14 +95,8 @@ def measure(name, what):
         statistics = jax.devices()[0].memory_stats()
         if statistics:
             return result | {"peak": statistics["peak_bytes_in_use"]}
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)
-        before = status("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
-        for _ in range(3):
-            state, metrics = compiled(state, batch)
-            jax.block_until_ready(metrics)
-        return result | {"peak": status("VmHWM") - before + tree_bytes((state, batch))}
+        peak, state = peak_of(compiled, state, batch)
+        return result | {"peak": peak + tree_bytes((state, batch))}
     taken, end = [], time.perf_counter() + SECONDS
     while len(taken) < 3 or time.perf_counter() < end:
         begun = time.perf_counter()
@@ -115,16 +106,95 @@ def measure(name, what):
     return {"seconds": sorted(taken)[len(taken) // 2]}
 
 
+def random_batch(job):
+    """Full windows of random tokens."""
+    draw = np.random.default_rng(0)
+    tokens = draw.integers(0, job.model.vocab_size, (job.batch_size, job.context + 1)).astype(np.int32)
+    ones = np.ones(tokens[:, 1:].shape, np.float32)
+    segments = np.zeros(ones.shape, np.int32)
+    return {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "segments": segments, "weights": ones}
+
+
+def peak_of(compiled, state, batch):
+    """Most bytes of a process on a CPU while steps run, over those before; and the state."""
+    import jax
+
+    for _ in range(2):
+        state, metrics = compiled(state, batch)
+    jax.block_until_ready(metrics)
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    before = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
+    for _ in range(3):
+        state, metrics = compiled(state, batch)
+        jax.block_until_ready(metrics)
+    return status("VmHWM") - before, state
+
+
+def measure_mesh(text):
+    """Likewise, on a mesh, in a process that has the devices: {"peak": bytes of a device, "xla": likewise}."""
+    import jax
+
+    from zerotollm.planning.memory import planned_peak, xla_memory
+    from zerotollm.scale.config import parse_mesh
+    from zerotollm.scale.sharding import Placement, make_mesh, placed_shapes, shardings
+    from zerotollm.training.step import init_state, make_train_step
+
+    job, mesh = mesh_job(), make_mesh(parse_mesh(text))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    with jax.set_mesh(mesh):
+        init = partial(init_state, job.model, job.optimizer, job.train, compute=job.compute)
+        places = shardings(jax.eval_shape(init), mesh)
+        state = jax.jit(init, out_shardings=places)()
+        batch = Placement(mesh, 1).place_whole(random_batch(job))
+        how = {"masked": job.masked, "compute": job.compute, "out_shardings": (places, everywhere)}
+        step = make_train_step(job.model, job.optimizer, job.train, **how)
+        shapes = placed_shapes(jax.eval_shape(init), mesh)
+        compiled = step.lower(shapes, batch).compile()
+        held = sum(
+            shard.data.nbytes for x in jax.tree.leaves((state, batch)) for shard in x.addressable_shards
+        )
+        peak, _ = peak_of(compiled, state, batch)
+    return {"peak": (peak + held) / mesh.size, "xla": planned_peak(xla_memory(compiled))}
+
+
+def mesh_job():
+    """What is planned and measured on every mesh."""
+    from zerotollm.planning.memory import Job
+
+    model = resolve(TransformerConfig(num_layers=4, width=256, num_heads=4), vocab_size=4096, context=256)
+    plain = ComputeConfig(precision="float32", attention="plain", cross_entropy="plain")
+    return Job(model, MUON, TrainConfig(), plain, 32, 256)
+
+
+def show_meshes(texts):
+    from zerotollm.planning.mesh import memory_on_mesh
+    from zerotollm.scale.config import parse_mesh
+
+    heads = ("a device, MB", "planned by XLA", "error", "by kind", "error")
+    print("| mesh |", " | ".join(heads), "|")
+    print("|---" * (len(heads) + 1) + "|")
+    for text in texts:
+        shape = parse_mesh(text)
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={shape.size}"
+        measured = in_new_process("--measure-mesh", text, XLA_FLAGS=flags)
+        planned, kinds = CPU_SCRATCH * measured["xla"], sum(memory_on_mesh(mesh_job(), shape).values())
+        cells = [measured["peak"], planned, kinds]
+        peak, planned, kinds = (f"{cell / 1e6:,.0f}" for cell in cells)
+        errors = [f"{cell / cells[0] - 1:+.0%}" for cell in cells[1:]]
+        print(f"| `{text}` | {peak} | {planned} | {errors[0]} | {kinds} | {errors[1]} |", flush=True)
+
+
 def status(key):
     """A line of /proc/self/status, in bytes."""
     return int(re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 
 
-def in_new_process(name, what, cache):
-    """The second process need not compile what the first one did."""
-    command = [sys.executable, __file__, "--measure", name, what]
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+def in_new_process(*words, **environment):
+    """What it prints."""
+    command = [sys.executable, __file__, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | environment)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -132,12 +202,19 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--json", default="")
+    parser.add_argument("--meshes", nargs="*", default=[])
     parser.add_argument("--measure", nargs=2, metavar=("NAME", "WHAT"))
+    parser.add_argument("--measure-mesh", metavar="MESH")
     options = parser.parse_args()
-    if options.measure:
-        print(json.dumps(measure(*options.measure)))
+    if options.measure or options.measure_mesh:
+        print(
+            json.dumps(measure(*options.measure) if options.measure else measure_mesh(options.measure_mesh))
+        )
         return
-    from zerotollm.planning.memory import CPU_SCRATCH, memory_by_kind
+    if options.meshes:
+        show_meshes(options.meshes)
+        return
+    from zerotollm.planning.memory import memory_by_kind
     from zerotollm.planning.speed import counted, predict
     from zerotollm.scale.measure import measure_this
 
@@ -154,7 +231,12 @@ def main():
         if options.only and name not in options.only:
             continue
         with tempfile.TemporaryDirectory() as cache:
-            measured = in_new_process(name, "peak", cache) | in_new_process(name, "seconds", cache)
+            # The second process need not compile what the first one did.
+            peak, seconds = (
+                in_new_process("--measure", name, what, JAX_COMPILATION_CACHE_DIR=cache)
+                for what in ("peak", "seconds")
+            )
+        measured = peak | seconds
         kinds, speed, counts = memory_by_kind(job), predict(job, device), counted(job)
         planned = sum(kinds.values())
         tokens = job.batch_size * job.context / measured["seconds"]

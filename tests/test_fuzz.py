@@ -7,7 +7,7 @@ import json
 import struct
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from zerotollm.cli import override, split
@@ -122,6 +122,7 @@ def test_jsonl(number, tmp_path):
 
     @tried(number)
     @given(damaged(good) | lines | st.binary(max_size=60))
+    @example(rb'{"\n!": null}')
     def attempt(content):
         path.write_bytes(content)
         try:
@@ -180,6 +181,8 @@ def test_tokenizers(number, tmp_path):
 
     @tried(number)
     @given(damaged(good) | st.binary(max_size=60))
+    @example(good.replace(b"<pad>", b"\x80pad>"))
+    @example(good.replace(b"word", b"w\0rd"))
     def attempt(content):
         path.write_bytes(content)
         try:

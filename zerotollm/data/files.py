@@ -220,7 +220,7 @@ def _json_text(path: Path, line: int, content: str) -> str:
     text = record.get("text") if isinstance(record, dict) else None
     if not isinstance(text, str):
         held = (
-            f"fields {', '.join(record) or 'none'}"
+            f"fields {', '.join(map(_shown, record)) or 'none'}"
             if isinstance(record, dict)
             else f"a {type(record).__name__}"
         )
@@ -232,6 +232,10 @@ def _json_text(path: Path, line: int, content: str) -> str:
             f"{path}, line {line}: half of a surrogate pair (\\ud800 to \\udfff) is not text"
         ) from error
     return text.replace("\r\n", "\n")
+
+
+def _shown(name: str) -> str:
+    return name if name.isprintable() else repr(name)
 
 
 def _holds_many(path: Path) -> bool:

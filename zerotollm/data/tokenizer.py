@@ -197,8 +197,16 @@ def load_tokenizer(path: str | Path) -> AnyTokenizer:
     # A file cut between two of its parts is still a message; the last part says how text is normalized.
     if spec.vocab_size != tokenizer.vocab_size or not tokenizer.normalization:
         raise RunError(f"the tokenizer {path} is damaged: delete it and run again")
+    try:
+        tokenizer._processor  # noqa: B018
+    except (
+        RuntimeError,
+        ValueError,
+    ) as error:  # UnicodeDecodeError, a ValueError, is how some of the first arrive
+        raise RunError(f"the tokenizer {path} is damaged: delete it and run again") from error
     if pieces != list(SPECIAL_PIECES.values()):
-        raise RunError(f"{path} is no tokenizer of this project: its first tokens are {', '.join(pieces)}")
+        names = ", ".join(map(repr, pieces))
+        raise RunError(f"{path} is no tokenizer of this project: its first tokens are {names}")
     return tokenizer
 
 

@@ -79,11 +79,11 @@ def _collective(line: str, node: int) -> Collective | None:
     sizes = [BYTES.get(t, 4) * math.prod(map(int, filter(None, shape.split(",")))) for t, shape in shapes]
     # What an operation begun asynchronously gives is (operands, results).
     size = max(sizes) if "-start(" in line else sum(sizes)
-    groups = _groups(line)
-    if kind == "collective-permute":
+    if kind == "collective-permute":  # which has pairs of devices, and no groups
         pairs = np.array(re.findall(r"\{(\d+),(\d+)\}", line.partition("source_target_pairs=")[2]), int)
         spans = 1 + int((pairs // node != pairs[:, :1] // node).any()) if len(pairs) else 1
         return Collective(kind, 2, spans, size)
+    groups = _groups(line)
     number = groups.shape[1]
     spans = max(len(set(group // node)) for group in groups)
     share = (number - 1) / number

@@ -83,7 +83,10 @@ def memory_on_mesh(job: Job, shape: MeshShape) -> dict[str, int]:
     held, copied = memory_by_kind(mine), copied_matrices(mine)
     held["workspace"] -= copied - copied // shape.fsdp  # copies are split like what they copy
     parameters = bytes_per_device(state.params, shape)
-    whole = bytes_per_device(state.params, shape._replace(fsdp=1))
+    gathered = state.params
+    if not job.model.tie_embeddings and "embedding" in gathered:  # of which rows are fetched
+        gathered = {name: tree for name, tree in gathered.items() if name != "embedding"}
+    whole = bytes_per_device(gathered, shape._replace(fsdp=1))
     # In a loop one layer's are there at a time; else the backward pass uses again what the forward pass gathered.
     layers = job.model.num_layers if job.how().scan_layers else 1
     width = 4 if job.how().precision == "float32" else 2
