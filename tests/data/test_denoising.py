@@ -1,9 +1,11 @@
 """Span corruption and prefix LM: nothing is lost, and a batch is a pure function of (seed, step)."""
 
+from itertools import islice
+
 import numpy as np
 import pytest
 
-from zerotollm.data.batches import training_batches
+from zerotollm.data.batches import evaluation_batches, training_batches
 from zerotollm.data.denoising import DENSITY, SENTINELS, Denoising, hidden, prefix_lm, span_corruption
 from zerotollm.data.tokens import TokenizedSplit
 from zerotollm.errors import UsageError
@@ -71,6 +73,14 @@ def test_a_batch_depends_on_seed_and_step_only():
     assert all(np.array_equal(a[7][name], again[7][name]) for name in a[7])
     assert not np.array_equal(a[7]["targets"], b[7]["targets"])
     assert not np.array_equal(a[7]["targets"], a[8]["targets"])
+
+
+def test_evaluation_ends_with_the_last_window():
+    """Of batches that begin anew after the last, as Grain's do: a loop over them once never ended."""
+    split = TokenizedSplit(np.arange(100, 700, dtype=np.uint32), np.zeros(1, np.int64), 0)
+    windows = evaluation_batches(split, context=CONTEXT, batch_size=4)
+    some = list(islice(Denoising(windows, prefix_lm(CONTEXT), 0), 3 * len(windows)))
+    assert len(some) == len(windows) == 3
 
 
 def test_what_has_no_room_is_refused():

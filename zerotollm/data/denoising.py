@@ -8,7 +8,7 @@ the tokenizer's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +37,10 @@ class Denoising:
 
     def __len__(self) -> int:
         return len(self.windows)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # Python would ask for items until there is an IndexError, and windows begin anew instead: it would never end.
+        return (self[number] for number in range(len(self)))
 
     def __getitem__(self, step: int) -> Batch:
         tokens_BW = self.windows[int(step)]["inputs"]
