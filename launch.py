@@ -1,9 +1,12 @@
 """The command line: name -> Experiment -> typed overrides -> one action. See `python launch.py --help`."""
 
+import os
 import sys
 from pathlib import Path
 
 from zerotollm.cli import main
 
 if __name__ == "__main__":
+    # numpy's matrices are small here, and its threads wait by spinning, beside XLA's. To be said before numpy is there.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     sys.exit(main(sys.argv[1:], experiments=Path(__file__).parent / "experiments"))
