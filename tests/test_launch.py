@@ -295,7 +295,7 @@ def test_usage_lists_the_actions(capsys):
 
 def test_a_reader_may_stop_early():
     command = f"{sys.executable} launch.py --experiment base --help | head -n 1"
-    done = subprocess.run(command, cwd=ROOT, shell=True, capture_output=True, text=True)
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.startswith("usage:")
     assert done.stderr == ""
 
