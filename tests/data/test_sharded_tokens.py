@@ -142,7 +142,7 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_written(whole, tmp_
     monkeypatch.setattr(sharded_tokens, "write_split", None)
     data = elsewhere(whole, tmp_path)
     for make in (prepare, prepare_in_shards):
-        with pytest.raises(RunError, match=r"will take about .* GB are free: free space there, or choose"):
+        with pytest.raises(RunError, match=r"will take about .* MB are free: free space there, or choose"):
             make(data, SETTINGS)
     free.free = expected * 1.5  # shards are there twice when they are joined
     with pytest.raises(RunError, match="will take about"):

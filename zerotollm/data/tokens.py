@@ -136,10 +136,14 @@ def check_room(folder: Path, corpus: Corpus, tokenizer: AnyTokenizer, copies: in
     needed, free = copies * expected_bytes(corpus, tokenizer), shutil.disk_usage(folder).free
     if needed > free:
         raise RunError(
-            f"the tokens of {corpus.name} will take about {needed / 1e9:,.3g} GB in {folder.parent}, where "
-            f"{free / 1e9:,.3g} GB are free: free space there, or choose another folder with --data.dir or "
+            f"the tokens of {corpus.name} will take about {_size(needed)} in {folder.parent}, where "
+            f"{_size(free)} are free: free space there, or choose another folder with --data.dir or "
             "$ZEROTOLLM_DATA"
         )
+
+
+def _size(number: float) -> str:
+    return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.2f} MB"
 
 
 def expected_bytes(corpus: Corpus, tokenizer: AnyTokenizer) -> int:
