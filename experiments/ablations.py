@@ -2,9 +2,10 @@
 
 Command: python launch.py --experiment ablations --budget small --seeds 3
 
-Time: not yet measured
+Time: 70 seconds a run at the least, the middle one 135, beside other work on 2 CPU cores (AMD EPYC); 46 variants and
+the base, three times each
 
-Expected: not yet measured
+Expected: the table in the README; 1.4521 bits per byte of the base, without token shift 1.5287
 """
 
 from typing import Any, Literal

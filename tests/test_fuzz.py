@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from zerotollm.cli import override, split
+from zerotollm.cli import explain, override, split
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.files import open_files
 from zerotollm.data.tokenizer import load_tokenizer, train_tokenizer
@@ -42,6 +42,14 @@ def one_line(error: Exception) -> None:
     message = str(error)
     assert message.strip()
     assert LINE not in message.strip()
+
+
+def printed(error: Exception) -> None:
+    """As `one_line`, of what the command line prints: a word of it may hold a line break itself."""
+    line, code = explain(error)
+    assert line
+    assert LINE not in line
+    assert code == 2
 
 
 def damaged(content: bytes):
@@ -103,11 +111,11 @@ def test_overrides(number):
         try:
             split(command)
         except UsageError as error:
-            one_line(error)
+            printed(error)
         try:
             validate(override(Experiment(), [(name, value)]))
         except UsageError as error:
-            one_line(error)
+            printed(error)
 
     attempt()
 

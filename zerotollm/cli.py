@@ -5,7 +5,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stderr, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, make_dataclass, replace
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
@@ -19,7 +19,7 @@ from zerotollm.gpu import prepare_gpu
 from zerotollm.run_directory import CONFIG, read_experiment
 from zerotollm.scale.config import parse_distributed
 from zerotollm.suggest import did_you_mean
-from zerotollm.suite import make_suite
+from zerotollm.suite import changed, make_suite
 
 USAGE = """\
 usage: python launch.py --list
@@ -257,12 +257,12 @@ def override(default: T, options: Iterable[tuple[str, str]]) -> T:
 
     types = field_types(type(default))
     for name, value in options:
-        argument = f"{option(name)}={value}"
+        # A parser of this field alone: one of all of them takes as long to make for each.
+        given = make_dataclass("Given", [("value", types[name])])
         try:
             with redirect_stderr(StringIO()):  # tyro draws a box around its message; ours is one line
-                default = tyro.cli(
-                    type(default), default=default, args=[argument], config=(tyro.conf.FlagConversionOff,)
-                )
+                read = tyro.cli(given, args=[f"--value={value}"], config=(tyro.conf.FlagConversionOff,))
+            default = changed(default, {name: read.value})
         except SystemExit:
             allowed = describe_type(types[name])
             near = did_you_mean(value, allowed.replace(",", "").split())

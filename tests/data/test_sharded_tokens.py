@@ -30,14 +30,17 @@ def write_text(path: Path, documents: int, words: int) -> None:
     path.write_text("".join(lines), "utf-8")
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> DataConfig:
+def prepared(folder: Path, documents: int, words: int) -> DataConfig:
     """A text, prepared as ever."""
-    folder = tmp_path_factory.mktemp("whole")
-    write_text(folder / "text.jsonl", 90, 20)
+    write_text(folder / "text.jsonl", documents, words)
     data = DataConfig(str(folder / "text.jsonl"), dir=str(folder / "data"), validation_fraction=0.1)
     prepare(data, SETTINGS)
     return data
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> DataConfig:
+    return prepared(tmp_path_factory.mktemp("whole"), 90, 20)
 
 
 def contents(data: DataConfig) -> dict[str, bytes]:
@@ -129,8 +132,7 @@ def test_a_shard_that_another_process_is_at_is_left_to_it(whole, tmp_path, monke
 
 
 def test_a_disk_that_is_too_small_is_said_before_anything_is_written(whole, tmp_path, monkeypatch):
-    corpus, prepared = open_corpus(whole), prepare(whole, SETTINGS)
-    expected = tokens.expected_bytes(corpus, prepared.tokenizer)
+    expected = tokens.expected_bytes(open_corpus(whole), prepare(whole, SETTINGS).tokenizer)
     folder = next(Path(whole.dir, "tokens").glob("text*"))
     written = sum(path.stat().st_size for path in folder.glob("*.tokens"))
     written += sum(path.stat().st_size for path in folder.glob("*.starts"))
@@ -171,11 +173,7 @@ def start(data: DataConfig) -> subprocess.Popen:
 @pytest.fixture(scope="module")
 def large(tmp_path_factory) -> DataConfig:
     """Some seconds of work."""
-    folder = tmp_path_factory.mktemp("large")
-    write_text(folder / "text.jsonl", 8000, 300)
-    data = DataConfig(str(folder / "text.jsonl"), dir=str(folder / "data"), validation_fraction=0.1)
-    prepare(data, SETTINGS)
-    return data
+    return prepared(tmp_path_factory.mktemp("large"), 8000, 300)
 
 
 @pytest.mark.slow

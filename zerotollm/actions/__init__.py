@@ -195,7 +195,8 @@ class Action(NamedTuple):
     reads_run: bool = False
     """works on a run directory, whose own config.json then says what the experiment is"""
     functions: tuple[str, ...] = ()
-    """needed in the experiment's file besides `experiment`; where they are, this action is the default"""
+    """of the experiment's file besides `experiment`: where all of them are, this action is the default. It needs them,
+    but for `budget`"""
     word: str = ""
     """the option that a text after the action's name is"""
     suite: bool = False

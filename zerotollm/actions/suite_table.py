@@ -167,7 +167,9 @@ def _bleu_cells(comparison: Row) -> list[str]:
     if bleu is None:
         return ["-", "-"]
     low = (
-        f" [{difference['low']:+.2f}, {difference['high']:+.2f}]" if difference and difference["low"] else ""
+        f" [{difference['low']:+.2f}, {difference['high']:+.2f}]"
+        if difference and difference["low"] is not None
+        else ""
     )
     return [f"{bleu:.2f}", f"{difference['difference']:+.2f}{low}" if difference else "-"]
 

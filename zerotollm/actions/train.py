@@ -164,9 +164,8 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement:
     if abstract_state.frozen is not None:
         _, frozen = divided(beginning.params, experiment.train.trainable)
     if checkpoint:
-        notes = {"before": None, "frozen": None} | checkpoint.manifest()[
-            "notes"
-        ]  # earlier versions had neither
+        # Earlier versions noted neither.
+        notes = {"before": None, "frozen": None} | checkpoint.manifest()["notes"]
         if notes["text"] != feed.fingerprint:
             raise RunError(
                 f"the text of {shape.corpus} has changed since {run_dir} was begun: "

@@ -199,10 +199,7 @@ def load_tokenizer(path: str | Path) -> AnyTokenizer:
         raise RunError(f"the tokenizer {path} is damaged: delete it and run again")
     try:
         tokenizer._processor  # noqa: B018
-    except (
-        RuntimeError,
-        ValueError,
-    ) as error:  # UnicodeDecodeError, a ValueError, is how some of the first arrive
+    except (RuntimeError, ValueError) as error:  # the second where its words are not UTF-8
         raise RunError(f"the tokenizer {path} is damaged: delete it and run again") from error
     if pieces != list(SPECIAL_PIECES.values()):
         names = ", ".join(map(repr, pieces))

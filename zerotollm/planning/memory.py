@@ -15,8 +15,8 @@ from zerotollm.training.config import OptimizerConfig, TrainConfig
 from zerotollm.training.step import init_params, init_state, make_train_step, objective_of, resolved_for
 
 CPU_SCRATCH = 1.05
-"""What a process on a CPU takes while steps run, over what XLA plans: its matrix library packs operands. The median of
-the table in docs/plan.md."""
+"""What a process on a CPU takes while steps run, over what XLA plans: its matrix library packs operands. About the
+median of the configurations of tests/bench_plan.py."""
 DEEP = 6
 """Layers above which a step is traced as a loop: it keeps about the same, and is traced several times as fast."""
 
