@@ -166,6 +166,7 @@ ENTRY %main (a: f32[8,4]) -> f32[8,4] {
   %r = (f32[10]{0}, f32[6]{0}) all-reduce(%b, %c), replica_groups=[2,2]<=[2,2]T(1,0), to_apply=%add
   %m = f32[8]{0} all-gather(%e), replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, dimensions={0}
   %n = f32[8]{0} all-gather(%e), replica_groups=mesh['a'=2,'b'=4] {'a','b':(2)2}, dimensions={0}
+  %p = s32[4,2]{1,0} collective-permute(%q), channel_id=11, source_target_pairs={{0,0},{1,2},{2,1},{3,3}}
   %s = f32[5]{0} reduce-scatter(%d), replica_groups={{0,1,2,3}}, dimensions={0}, to_apply=%add
 }
 """
@@ -173,6 +174,7 @@ ENTRY %main (a: f32[8,4]) -> f32[8,4] {
         Collective("all-gather", 2, 1, 64): 3,  # half of 128 bytes comes from the other
         Collective("all-gather", 4, 2, 24): 2,  # devices 0 to 3 and 4 to 7; 0, 1, 4, 5 and 2, 3, 6, 7
         Collective("all-reduce", 2, 2, 64): 1,  # groups (0, 2) and (1, 3)
+        Collective("collective-permute", 2, 2, 32): 1,  # 1 and 2 are of different nodes
         Collective("reduce-scatter", 4, 2, 60): 1,
     }
 
