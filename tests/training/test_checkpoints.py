@@ -3,7 +3,9 @@
 import json
 import shutil
 import subprocess
-from contextlib import closing
+import threading
+import time
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -146,6 +148,23 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch, found)
         assert sorted(p.name for p in (disk / "checkpoints").iterdir()) == ["00000001"]
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_what_a_failed_save_left_is_gone_though_its_threads_still_wrote(tmp_path):
+    folder = tmp_path / ".00000002.saving"
+
+    def write_on():
+        for n in range(60):
+            (folder / "state").mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # taken away in between
+                (folder / "state" / str(n)).write_bytes(b"0")
+            time.sleep(0.002)
+
+    thread = threading.Thread(target=write_on)
+    thread.start()
+    checkpoints._clear(folder)
+    thread.join()
+    assert not folder.exists()
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):

@@ -16,6 +16,7 @@ import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -222,7 +223,7 @@ class CheckpointWriter:
         try:
             future.result()
         except (OSError, ValueError) as error:  # ValueError: what TensorStore raises for a failed write
-            shutil.rmtree(self.directory / f".{step:08}.saving", ignore_errors=True)
+            _clear(self.directory / f".{step:08}.saving")
             code = re.search(r"os_error_code='(\d+)'", str(error))
             raise cannot_write(
                 self.directory / f"{step:08}",
@@ -257,6 +258,18 @@ class CheckpointWriter:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _clear(folder: Path) -> None:
+    """Deletes what a failed save left. TensorStore's threads may go on writing there for a moment after one of them
+    failed, so it is looked at until it stays away; what still comes back after that, the next save deletes."""
+    gone = 0
+    for _ in range(100):
+        shutil.rmtree(folder, ignore_errors=True)
+        gone = 0 if folder.exists() else gone + 1
+        if gone == 3:
+            return
+        time.sleep(0.02)
 
 
 def _remove(path: Path) -> None:
