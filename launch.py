@@ -9,4 +9,4 @@ from zerotollm.cli import main
 if __name__ == "__main__":
     # numpy's matrices are small here, and its threads wait by spinning, beside XLA's. To be said before numpy is there.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    sys.exit(main(sys.argv[1:], experiments=Path(__file__).parent / "experiments"))
+    sys.exit(main(sys.argv[1:], experiments=Path(__file__).resolve().parent / "experiments"))

@@ -18,7 +18,7 @@ from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 
 QUICK = BenchOptions(rounds=2, seconds=0.01)
-RATES = {"train", "decode 1", "decode 64"}
+RATES = {"train", "decode 1", "decode 16", "decode 64"}
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from zerotollm.model.config import TransformerConfig, resolve
 Measurements = dict[str, Callable[[float], list[float]]]
 Side = tuple[dict[str, Any], Measurements]
 
-DECODE_ROWS = (1, 64)
+DECODE_ROWS = (1, 16, 64)
 """Texts drawn at once."""
 PRODUCT = 2048
 """Rows and columns of the matrices whose product shows what the device can do."""
