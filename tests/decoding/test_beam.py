@@ -18,7 +18,13 @@ NUM_TOKENS, LIMIT, SLOTS = 6, 4, 5
 """pad, bos, eos and three words, of 8 rows; targets have at most four tokens, eos included"""
 MODEL = resolve(
     TransformerConfig(
-        architecture="encoder-decoder", vocab_size=8, num_layers=1, width=16, num_heads=2, ff_width=32
+        architecture="encoder-decoder",
+        vocab_size=8,
+        num_layers=1,
+        width=16,
+        num_heads=2,
+        ff_width=32,
+        token_shift=2,
     ),
     vocab_size=NUM_TOKENS,
     context=8,

@@ -29,7 +29,7 @@ MODERN = replace(
     num_kv_heads=2,
 )  # fmt: skip
 OTHER = replace(PAPER, position="learned", tie_embeddings=False, key_width=4, biases="all")
-VARIANTS = {"paper": PAPER, "modern": MODERN, "other": OTHER}
+VARIANTS = {"paper": PAPER, "modern": MODERN, "other": OTHER, "shifted": replace(MODERN, token_shift=2)}
 each_variant = pytest.mark.parametrize("model", VARIANTS.values(), ids=VARIANTS.keys())
 SOURCE, TARGET = 7, 6
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -124,14 +124,23 @@ def test_decoding_with_caches_equals_the_whole_forward_pass(model):
     )
 
     @quick_jit
-    def one(tokens_B1, memory, caches, t):
+    def one(tokens_B1, before_B1N, memory, caches, t):
         mask_11S = (jnp.arange(TARGET) <= t)[None, None]
         return bound.decode(
-            tokens_B1, memory, positions_BT=t[None, None], mask_BTS=mask_11S, caches=caches, slot=t
+            tokens_B1,
+            memory,
+            positions_BT=t[None, None],
+            mask_BTS=mask_11S,
+            caches=caches,
+            slot=t,
+            before_BTN=before_B1N,
         )
 
+    N = model.token_shift
+    longer_BT = np.pad(tokens_BT, ((0, 0), (N, 0)))
     for t in range(TARGET):
-        here, caches, cross = one(tokens_BT[:, t : t + 1], memory, caches, jnp.int32(t))
+        tokens_B1, before_B1N = tokens_BT[:, t : t + 1], longer_BT[:, None, t : t + N]
+        here, caches, cross = one(tokens_B1, before_B1N, memory, caches, jnp.int32(t))
         memory = memory._replace(encoded_BSD=None, known=cross)
         np.testing.assert_allclose(here[:, 0], expected[:, t], atol=2e-5)
 

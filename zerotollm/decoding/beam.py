@@ -147,17 +147,22 @@ def _extend(
 
     def extend(state: BeamState) -> BeamState:
         t = state.slot
-        before_BN = jax.lax.dynamic_index_in_dim(state.tokens_BNT, jnp.maximum(t - 1, 0), 2, keepdims=False)
+        # The newest token of each hypothesis, of which the first is bos, behind those that the token shift adds to it.
+        start_BNS = jnp.full((B, N, model.token_shift + 1), bos)
+        recent_BNS = jax.lax.dynamic_slice_in_dim(
+            jnp.concatenate([start_BNS, state.tokens_BNT], axis=2), t, model.token_shift + 1, axis=2
+        )
         own_NS = jnp.arange(state.seen_BNS.shape[2])[None] == t * N + jnp.arange(N)[:, None]
         seen_BNS = state.seen_BNS | own_NS[None]
         logits_BNV, caches, _ = net.apply(
             {"params": params},
-            jnp.where(t == 0, bos, before_BN),
+            recent_BNS[..., -1],
             memory,
             positions_BT=jnp.full((1, 1), t),
             mask_BTS=seen_BNS,
             caches=state.caches,
             slot=t * N,
+            before_BTN=recent_BNS[..., :-1],
             method="decode",
         )
         at_limit_B = t + 1 >= limit_B

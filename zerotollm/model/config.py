@@ -68,7 +68,8 @@ class TransformerConfig:
     tie_embeddings: bool = False
     """the output matrix is the embedding matrix (arXiv:1608.05859); source and target always share theirs"""
     token_shift: int = 0
-    """embeddings of this many earlier tokens are added, with learned weights (RWKV, arXiv:2305.13048)"""
+    """embeddings of this many earlier tokens are added, with learned weights (RWKV, arXiv:2305.13048); of an
+    encoder-decoder on both sides"""
     embedding_scale: bool = False
     """multiply embeddings by sqrt(width) (arXiv:1706.03762, section 3.4)"""
     initialization: Literal["scaled", "plain", "zero"] = "scaled"
@@ -115,8 +116,6 @@ def resolve(config: TransformerConfig, *, vocab_size: int, context: int) -> Tran
     pair = config.architecture == "encoder-decoder"
     if config.biases == "everywhere" and not pair:
         raise UsageError("model.biases everywhere is for encoder-decoders alone: set it to all")
-    if config.token_shift and pair:
-        raise UsageError("model.token_shift is for decoders alone: set it to 0")
     if config.encoder_layers and not pair:
         raise UsageError("model.encoder_layers is set, but a decoder has no encoder: set model.architecture")
     if not 0 <= config.dropout < 1:

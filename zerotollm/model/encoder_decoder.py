@@ -13,6 +13,7 @@ from zerotollm.model.config import BIASED, TransformerConfig
 from zerotollm.model.layers import Dropout, KVCache, linear, source_keys_values
 from zerotollm.model.transformer import (
     Memory,
+    TokenShift,
     add_positions,
     causal_mask,
     embedding_initializer,
@@ -32,6 +33,7 @@ class Encoder(nn.Module):
         """`mask_BS` is False at padding, whose output means nothing. Returns (B, S, D)."""
         c = self.config
         positions_BS = jnp.arange(x_BSD.shape[1])[None]
+        x_BSD = shifted(self, x_BSD, positions_BS)
         x_BSD = add_positions(self, x_BSD, positions_BS)
         x_BSD = Dropout(c.dropout)(x_BSD, deterministic=deterministic)
         mask_B1S = mask_BS[:, None]
@@ -54,13 +56,18 @@ class Decoder(nn.Module):
         mask_BTS: jax.Array | None = None,
         caches: tuple[KVCache, ...] | None = None,
         slot: jax.Array | int = 0,
+        before_BTND: jax.Array | None = None,
     ) -> tuple[jax.Array, tuple[KVCache, ...], tuple[KVCache, ...]]:
-        """Returns the states (B, T, D) and the keys and values of each layer, of self and of cross attention."""
+        """Returns the states (B, T, D) and the keys and values of each layer, of self and of cross attention.
+
+        `before_BTND` are embeddings of the N = `token_shift` tokens in front of each, where what lies before it in
+        `x_BTD` is not that."""
         c = self.config
         if positions_BT is None:
             positions_BT = jnp.arange(x_BTD.shape[1])[None]
         if mask_BTS is None:
             mask_BTS = causal_mask(None, x_BTD.shape[1])
+        x_BTD = shifted(self, x_BTD, positions_BT, before_BTND)
         x_BTD = add_positions(self, x_BTD, positions_BT)
         x_BTD = Dropout(c.dropout)(x_BTD, deterministic=deterministic)
         x_BTD, kept = run_blocks(
@@ -146,12 +153,14 @@ class EncoderDecoder(nn.Module):
         mask_BTS: jax.Array | None = None,
         caches: tuple[KVCache, ...] | None = None,
         slot: jax.Array | int = 0,
+        before_BTN: jax.Array | None = None,
     ) -> tuple[jax.Array, tuple[KVCache, ...], tuple[KVCache, ...]]:
         """Logits (B, T, V) and the keys and values of each layer, of self attention and of cross attention.
 
         With `caches` of self attention, pass `positions_BT` and `mask_BTS` over their slots too; new keys and
         values are written from `slot` on. Rows of `tokens_BT` may be a multiple of the memory's: each source is
-        then that of as many rows side by side.
+        then that of as many rows side by side. `before_BTN` are the N = `token_shift` tokens in front of each of
+        `tokens_BT`, where these are not one text.
         """
         x_BTD, own, cross = self.decoder(
             self._embed(tokens_BT),
@@ -161,11 +170,29 @@ class EncoderDecoder(nn.Module):
             mask_BTS=mask_BTS,
             caches=caches,
             slot=slot,
+            before_BTND=None if before_BTN is None else self._embed(before_BTN),
         )
         c = self.config
         head_DV = self.embedding.T if c.tie_embeddings else self.head
         return head_logits(c, x_BTD, head_DV, self.head_bias), own, cross
 
     def _embed(self, tokens_BT: jax.Array) -> jax.Array:
+        """Of any number of axes after the rows."""
         x_BTD = constrain(self.embedding[tokens_BT], ROWS)
         return x_BTD * self.config.width**0.5 if self.config.embedding_scale else x_BTD
+
+
+def shifted(
+    module: nn.Module, x_BTD: jax.Array, positions_BT: jax.Array, before_BTND: jax.Array | None = None
+) -> jax.Array:
+    """Embeddings after the token shift of `module`'s side, if its configuration has one: along `x_BTD`, which begins
+    a text, or where `before_BTND` says what lies before each."""
+    N = module.config.token_shift
+    if not N:
+        return x_BTD
+    shift = TokenShift(module.config, name="token_shift")
+    B, T, D = x_BTD.shape
+    if before_BTND is None:
+        return shift(x_BTD, jnp.zeros((B, N, D), x_BTD.dtype), positions_BT)
+    positions_X1 = jnp.broadcast_to(positions_BT, (B, T)).reshape(B * T, 1)
+    return shift(x_BTD.reshape(B * T, 1, D), before_BTND.reshape(B * T, N, D), positions_X1).reshape(B, T, D)

@@ -8,13 +8,14 @@ def num_parameters(model: TransformerConfig) -> int:
     D = model.width
     norm = 2 if model.norm == "layer" else 1
     norms = norm * (2 * D + (2 * model.key_width if model.qk_norm else 0))
-    # Both sides of an encoder-decoder have a table of positions and a last norm of their own.
+    # Both sides of an encoder-decoder have a table of positions, a token shift and a last norm of their own.
     sides = 2 if model.encoder_layers else 1
     outside = sides * (
         (model.max_length * D if model.position == "learned" else 0)
         + (norm * D if model.norm_position == "pre" else 0)
+        + model.token_shift * D
     )
-    outside += model.vocab_size * D * (1 if model.tie_embeddings else 2) + model.token_shift * D
+    outside += model.vocab_size * D * (1 if model.tie_embeddings else 2)
     outside += _biases(model, head=model.vocab_size)
     F, gated = model.ff_width, model.feed_forward == "swiglu"
     attention = _attention_matrices(model) + _biases(
