@@ -139,7 +139,6 @@ PARENTS = {
             "model.encoder_layers",
             "model.width",
             "model.num_heads",
-            "model.token_shift",
             "model.dropout",
             "optimizer.block",
             "train.steps",
