@@ -2,7 +2,7 @@
 
 Command: python launch.py --experiment ablations --budget small --seeds 3
 
-Time: 70 seconds a run at the least, the middle one 135, beside other work on 2 CPU cores (AMD EPYC); 46 variants and
+Time: 66 seconds a run at the least, the middle one 105, beside other work on 2 CPU cores (AMD EPYC); 45 variants and
 the base, three times each
 
 Expected: the table in the README; 1.4521 bits per byte of the base, without token shift 1.5287
