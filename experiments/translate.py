@@ -17,8 +17,9 @@ def experiment() -> Experiment:
     """`base` with an encoder, on verses of the Wycliffe Bible and of the World English Bible.
 
     Narrower than `base`, for it has two sides and reads its pairs some five times; more and narrower heads, as one
-    head of cross attention looks at one place. Token shift helps both sides even more than it helps `base`
-    (`--model.token-shift 0` is without).
+    head of cross attention looks at one place. Token shift on both sides, and rope that tells cross attention how far
+    along each text is, let it find out what belongs to what in a fraction of the steps (`--model.token-shift 0`,
+    `--model.cross-rope False`).
     """
     parent = base()
     return replace(
@@ -33,6 +34,7 @@ def experiment() -> Experiment:
             encoder_layers=3,
             width=128,
             num_heads=4,
+            cross_rope=True,
             dropout=0.1,
         ),
         optimizer=replace(parent.optimizer, block=32),

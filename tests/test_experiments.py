@@ -139,6 +139,7 @@ PARENTS = {
             "model.encoder_layers",
             "model.width",
             "model.num_heads",
+            "model.cross_rope",
             "model.dropout",
             "optimizer.block",
             "train.steps",

@@ -93,6 +93,7 @@ ADDED: dict[str, Any] = {
     "data.old": "",
     "data.replay": 0.0,
     "model.num_classes": 0,
+    "model.cross_rope": False,
     "train.trainable": "",
     "train.lora_rank": 0,
     "train.lora_alpha": 16.0,

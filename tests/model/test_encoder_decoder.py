@@ -29,7 +29,12 @@ MODERN = replace(
     num_kv_heads=2,
 )  # fmt: skip
 OTHER = replace(PAPER, position="learned", tie_embeddings=False, key_width=4, biases="all")
-VARIANTS = {"paper": PAPER, "modern": MODERN, "other": OTHER, "shifted": replace(MODERN, token_shift=2)}
+VARIANTS = {
+    "paper": PAPER,
+    "modern": MODERN,
+    "other": OTHER,
+    "shifted": replace(MODERN, token_shift=2, cross_rope=True),
+}
 each_variant = pytest.mark.parametrize("model", VARIANTS.values(), ids=VARIANTS.keys())
 SOURCE, TARGET = 7, 6
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

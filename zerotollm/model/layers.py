@@ -160,6 +160,8 @@ def source_keys_values(config: TransformerConfig, params: dict[str, Any], contex
     )
     if config.qk_norm:
         k_BKSC = Norm(config, parent=None).apply({"params": params["key_norm"]}, k_BKSC)
+    if config.position == "rope" and config.cross_rope:
+        k_BKSC = rope(k_BKSC, jnp.arange(k_BKSC.shape[2])[None], config.rope_theta)
     return KVCache(k_BKSC, v_BKSC)
 
 
@@ -213,11 +215,12 @@ class Attention(nn.Module):
                 k_BKSC = Norm(c, name="key_norm")(k_BKSC)
         else:
             k_BKSC, v_BKSC = known
-        if c.position == "rope" and context_BSD is None and known is None:
-            q_BHTC, k_BKSC = (
-                rope(q_BHTC, positions_BT, c.rope_theta),
-                rope(k_BKSC, positions_BT, c.rope_theta),
-            )
+        crosses = context_BSD is not None or known is not None
+        if c.position == "rope" and (c.cross_rope or not crosses):
+            q_BHTC = rope(q_BHTC, positions_BT, c.rope_theta)
+            if known is None:
+                positions_BS = jnp.arange(k_BKSC.shape[2])[None] if crosses else positions_BT
+                k_BKSC = rope(k_BKSC, positions_BS, c.rope_theta)
         if cache is not None:
             k_BKSC = write_slots(cache.keys_BKSC, k_BKSC, slot)
             v_BKSC = write_slots(cache.values_BKSC, v_BKSC, slot)

@@ -96,10 +96,11 @@ class Block(nn.Module):
         def cross_attention(h_BTD: jax.Array) -> jax.Array:
             # Rows that share a source are further queries to the same keys: nothing needs to be copied.
             rows = memory.mask_BS.shape[0]
+            positions_RX = jnp.broadcast_to(positions_BT, h_BTD.shape[:2]).reshape(rows, -1)
             out_BTD, new = Attention(c, name="cross_attention")(
                 h_BTD.reshape(rows, -1, c.width),
                 memory.mask_BS[:, None],
-                positions_BT,
+                positions_RX,
                 context_BSD=memory.encoded_BSD,
                 known=memory.known[0] if memory.known else None,
             )
