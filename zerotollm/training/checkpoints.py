@@ -263,13 +263,13 @@ def _sha256(path: Path) -> str:
 def _clear(folder: Path) -> None:
     """Deletes what a failed save left. TensorStore's threads may go on writing there for a moment after one of them
     failed, so it is looked at until it stays away; what still comes back after that, the next save deletes."""
-    gone = 0
+    away = 0
     for _ in range(100):
-        shutil.rmtree(folder, ignore_errors=True)
-        gone = 0 if folder.exists() else gone + 1
-        if gone == 3:
+        away = 0 if folder.exists() else away + 1
+        if away == 5:
             return
-        time.sleep(0.02)
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.05)
 
 
 def _remove(path: Path) -> None:
