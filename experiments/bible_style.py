@@ -5,8 +5,8 @@ Command: python launch.py --experiment bible_style --data.corpus Train.source.tx
 
 Time: 37:44 on one core of an AMD EPYC, beside another run (`taskset -c 0 python launch.py ...`)
 
-Expected: 35.4 BLEU on the dev file (evaluate --split validation; one seed), with --model.dropout 0.2 34.4; the test file
-has not been looked at: there Moses has 28.5 BLEU and the paper's Seq2Seq 27.6 (arXiv:1711.04731)
+Expected: 35.4 BLEU on the dev file (evaluate --split validation; one seed), with --model.dropout 0.2 34.4; the test
+file has not been looked at: there Moses has 28.5 BLEU and the paper's Seq2Seq 27.6 (arXiv:1711.04731)
 """
 
 from dataclasses import replace
