@@ -87,7 +87,7 @@ class AblateOptions:
     seeds: int = 3
     """runs of the base and of each variant, from train.seed on"""
     budget: Literal["tiny", "small", "full"] = "small"
-    """size of the base: full as it is, small for half a minute a run, tiny to see it work"""
+    """size of the base: full as it is, small for a minute or so a run, tiny to see it work"""
     tune: bool = False
     """also compare at the best of the learning rates x 0.5, 1 and 2, of base and variants alike"""
     together: bool = False
