@@ -18,8 +18,7 @@ def experiment() -> Experiment:
 
     Narrower than `base`, for it has two sides and reads its pairs some five times; more and narrower heads, as one
     head of cross attention looks at one place. Token shift on both sides, and rope that tells cross attention how far
-    along each text is, let it find out what belongs to what in a fraction of the steps (`--model.token-shift 0`,
-    `--model.cross-rope False`).
+    along each text is, let it find out sooner what belongs to what: the README has what each gave in `bible_style`.
     """
     parent = base()
     return replace(

@@ -64,8 +64,8 @@ class TransformerConfig:
     rope_theta: float = 10000.0
     """longest wavelength of rope is 2 pi times this, in tokens"""
     cross_rope: bool = False
-    """where positions are rope, it turns queries and keys of cross attention too, each by its place in its own text:
-    a translation runs along its source"""
+    """where positions are rope, it turns queries and keys of cross attention too, each by its place in its own text
+    (arXiv:2104.09864, equation 34, across two texts): a translation runs along its source"""
     qk_norm: bool = True
     """norm of queries and keys before their product (arXiv:2010.04245)"""
     tie_embeddings: bool = False

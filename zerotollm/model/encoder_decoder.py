@@ -185,8 +185,9 @@ class EncoderDecoder(nn.Module):
 def shifted(
     module: nn.Module, x_BTD: jax.Array, positions_BT: jax.Array, before_BTND: jax.Array | None = None
 ) -> jax.Array:
-    """Embeddings after the token shift of `module`'s side, if its configuration has one: along `x_BTD`, which begins
-    a text, or where `before_BTND` says what lies before each."""
+    """Embeddings (B, T, D) after the token shift of `module`'s side, if its configuration has one (see `TokenShift`):
+    along `x_BTD`, which begins a text, or, where `before_BTND` is given, with those as the N tokens before each,
+    the nearest last. `positions_BT` tell where a text began; its axes may be 1."""
     N = module.config.token_shift
     if not N:
         return x_BTD
