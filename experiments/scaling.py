@@ -2,9 +2,10 @@
 
 Command: python launch.py --experiment scaling
 
-Time: not yet measured
+Time: 50 minutes on one core of an AMD EPYC, beside another run (`taskset -c 1 python launch.py ...`), 12 of them for
+the largest
 
-Expected: not yet measured
+Expected: 1.3280 bits per byte predicted for it, between 1.3199 and 1.3379, from the 14 smaller; measured 1.3278
 """
 
 from dataclasses import replace

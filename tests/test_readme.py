@@ -1,13 +1,16 @@
 """What the README names is there."""
 
+import json
 import re
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from zerotollm.actions.scale import as_point
 from zerotollm.actions.suite_runs import read_runs
 from zerotollm.actions.suite_table import make_rows, markdown, short_markdown
+from zerotollm.scale.law import fit_law, predict
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -34,3 +37,19 @@ def test_kept_tables_come_from_kept_runs(folder):
     assert f"<!-- table {folder.name} -->\n{short_markdown(rows)}\n<!-- end -->" in README
     assert len(rows) > 20
     assert all(row["shared"]["trained"] == 3 for row in rows)
+
+
+def test_the_kept_law_comes_from_the_kept_ladder_and_is_what_the_readme_says():
+    folder = ROOT / "results/scaling"
+    points = [as_point(json.loads(path.read_text())) for path in folder.glob("points/*.json")]
+    *ladder, larger = sorted(points, key=lambda point: point.parameters * point.tokens)
+    law = json.loads((folder / "law.json").read_text())
+    fit = fit_law(ladder)
+    for name, constant in law["constants"].items():
+        assert getattr(fit.law, name) == pytest.approx(constant["value"], rel=0.01), name
+    predicted = predict(fit, larger.parameters, larger.tokens)
+    assert predicted.value == pytest.approx(law["prediction"]["bpb"], abs=1e-4)
+    assert larger.bpb == law["prediction"]["measured"]
+    said = README.partition("## What the next size will bring")[2].partition("\n## ")[0]
+    for number in (law["prediction"]["bpb"], larger.bpb, *law["prediction"]["interval"]):
+        assert f"{number:.4f}" in said
