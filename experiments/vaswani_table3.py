@@ -50,7 +50,7 @@ def budget(base: Experiment, size: Literal["tiny", "small", "full"]) -> Experime
         "model.ff_width": 512,
         "optimizer.learning_rate": 2e-3,
         "optimizer.warmup_steps": 200,
-        "train.steps": 1500,
+        "train.steps": 1000,
     }
     tiny = small | {
         "data.context": 48,
