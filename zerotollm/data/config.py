@@ -21,6 +21,8 @@ class DataConfig:
     extra: str = ""
     """pairs in own files only: Bible versions as in bible-kjv+bible-asv:bible-bbe; where a training target is a verse
     of the last, that verse of the others is trained on as a further source. Held-out targets get none"""
+    extra_steps: int = 0
+    """pairs only: training steps that read data.extra too, the first ones; after them the corpus is alone. 0: all"""
     old: str = ""
     """plain text only: a corpus that the model has learned before and is measured on too, before and after"""
     replay: float = 0.0

@@ -22,7 +22,13 @@ from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.corpora import open_corpus
 from zerotollm.data.denoising import SENTINELS, Denoising, prefix_lm, span_corruption
 from zerotollm.data.example_tokens import example_batch, prepare_examples
-from zerotollm.data.pair_batches import Plan, pair_evaluation_batches, pair_training_batches, plan
+from zerotollm.data.pair_batches import (
+    Plan,
+    first_pairs,
+    pair_evaluation_batches,
+    pair_training_batches,
+    plan,
+)
 from zerotollm.data.pair_tokens import prepare_pairs
 from zerotollm.data.sharded_tokens import LARGE, prepare_in_shards
 from zerotollm.data.tokenizer import AnyTokenizer, Tokenizer
@@ -174,6 +180,22 @@ class Replayed:
         return self.old[before] if int((step + 1) * self.share) > before else self.new[step - before]
 
 
+@dataclass(frozen=True)
+class Staged:
+    """Batches of one kind in the first steps, then of another from its own beginning."""
+
+    first: Sequence[Batch]
+    then: Sequence[Batch]
+    steps: int
+    """of the first kind"""
+
+    def __len__(self) -> int:
+        return len(self.then)
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.first[step] if step < self.steps else self.then[step - self.steps]
+
+
 def _pair_feed(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer, micro_batches: int) -> Feed:
     prepared = prepare_pairs(data, tokenizer)
     plans = {
@@ -187,6 +209,13 @@ def _pair_feed(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer, micr
         for name, split in prepared.splits.items()
     }
     train = prepared.splits["train"]
+
+    def training(**seed: int) -> Sequence[Batch]:
+        batches = pair_training_batches(train, plans["train"], **seed)
+        if not data.extra_steps:
+            return batches
+        own = pair_training_batches(train, first_pairs(plans["train"], prepared.own), **seed)
+        return Staged(batches, own, data.extra_steps)
 
     def evaluation(split: str) -> Sequence[Batch]:
         if not sum(map(len, plans[split].members)):
@@ -203,7 +232,7 @@ def _pair_feed(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer, micr
         corpus=prepared.corpus,
         tokenizer=prepared.tokenizer,
         vocab_size=prepared.tokenizer.vocab_size,
-        training=partial(pair_training_batches, train, plans["train"]),
+        training=training,
         evaluation=evaluation,
         training_shapes=_pair_shapes([plans["train"]]),
         evaluation_shapes=_pair_shapes([plans["validation"]]),

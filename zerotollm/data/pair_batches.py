@@ -14,7 +14,7 @@ pairs are many, of long ones few. Both are the same for every seed and epoch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -96,6 +96,11 @@ def plan(pairs: Rows, *, context: int, batch_size: int, buckets: int, rows_multi
     )
     sized = tuple(Bucket(width, rows(width)) for width in widths)
     return Plan(sized, tuple(np.sort(part) for part in members), len(pairs) - len(fitting_M))
+
+
+def first_pairs(plan: Plan, number: int) -> Plan:
+    """The same widths and rows for the first so many pairs alone."""
+    return replace(plan, members=tuple(members[members < number] for members in plan.members))
 
 
 def _widths(longest_M: np.ndarray, context: int, buckets: int) -> list[int]:

@@ -23,7 +23,7 @@ from zerotollm.data.tokens import (
     write_split,
 )
 
-FORMAT = 1
+FORMAT = 2
 """To be raised with every change to what is made of the pairs, besides those of `tokens.py`."""
 SIDES = ("source", "target")
 
@@ -64,6 +64,8 @@ class PreparedPairs:
     splits: dict[str, TokenizedPairs]
     dropped: dict[str, dict[str, int]]
     """of each split: pairs left out, by reason"""
+    own: int
+    """training pairs of the corpus itself; those after them are of `data.extra`"""
 
 
 def prepare_pairs(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer) -> PreparedPairs:
@@ -84,13 +86,15 @@ def prepare_pairs(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer) -
             for side in SIDES
         ]
         splits[split] = TokenizedPairs(*sides, bytes_N)
-    return PreparedPairs(corpus.name, used, splits, manifest["dropped"])
+    return PreparedPairs(corpus.name, used, splits, manifest["dropped"], manifest["own"])
 
 
 def _build(folder: Path, corpus: ParallelCorpus, config: TokenizerConfig | AnyTokenizer) -> None:
     used, dropped = {}, {}
     for split, pairs in corpus.splits.items():
         used[split], dropped[split] = kept(pairs, split)
+    extra = corpus.splits["train"][len(corpus.splits["train"]) - corpus.extra :] if corpus.extra else []
+    own = len(used["train"]) - len(kept(extra, "train")[0])
     both = chain.from_iterable((as_sentence(pair.source), as_sentence(pair.target)) for pair in used["train"])
     tokenizer = tokenizer_for(config, both)
     for split, pairs in used.items():
@@ -100,4 +104,4 @@ def _build(folder: Path, corpus: ParallelCorpus, config: TokenizerConfig | AnyTo
         np.array([len(pair.target.strip().encode()) for pair in pairs], "<i8").tofile(
             folder / f"{split}.bytes"
         )
-    write_manifest(folder, tokenizer, {"dropped": dropped})
+    write_manifest(folder, tokenizer, {"dropped": dropped, "own": own})

@@ -28,6 +28,8 @@ class ParallelCorpus:
     name: str
     fingerprint: str
     splits: Mapping[str, Sequence[Pair]]
+    extra: int = 0
+    """of the training pairs, the last ones: they are not of the corpus itself but of `data.extra`"""
 
 
 def fault(pair: Pair, *, training: bool) -> str | None:

@@ -84,7 +84,7 @@ def _reversed(corpus: ParallelCorpus) -> ParallelCorpus:
         return LazyDocuments(len(pairs), load)
 
     splits = {split: turned(pairs) for split, pairs in corpus.splits.items()}
-    return ParallelCorpus(f"{corpus.name} reversed", f"reversed {corpus.fingerprint}", splits)
+    return ParallelCorpus(f"{corpus.name} reversed", f"reversed {corpus.fingerprint}", splits, corpus.extra)
 
 
 # --- the Bible
@@ -225,12 +225,12 @@ def _open_files(config: DataConfig) -> ParallelCorpus:
         ]
 
     splits = {split: pairs(split) for split in parts}
+    more = _extra_pairs(config, splits) if config.extra else []
     if config.extra:
-        more = _extra_pairs(config, splits)
         described.append([[pair.source, pair.target] for pair in more])
         splits["train"] += more
     fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()
-    return ParallelCorpus(config.corpus, fingerprint, splits)
+    return ParallelCorpus(config.corpus, fingerprint, splits, len(more))
 
 
 def _extra_pairs(config: DataConfig, splits: dict[str, list[Pair]]) -> list[Pair]:
@@ -256,7 +256,12 @@ def _extra_pairs(config: DataConfig, splits: dict[str, list[Pair]]) -> list[Pair
             if verse in wanted and verse not in held_out and verse and not document.metadata["fault"]:
                 place = f"{document.id} {document.metadata['version']}"
                 more.append(Pair(place, document.text, wanted[verse]))
-    return [pair for pair in more if pair.source]
+    more = [pair for pair in more if pair.source]
+    if not more:
+        raise UsageError(
+            f"data.extra {config.extra} adds no pair: no training target is a verse of {names[-1]}"
+        )
+    return more
 
 
 def _is_tsv(name: str) -> bool:
