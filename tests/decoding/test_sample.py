@@ -11,6 +11,8 @@ import pytest
 from zerotollm.decoding import sample, stages
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.model.encoder_decoder import EncoderDecoder
+from zerotollm.model.layers import joined
 from zerotollm.model.transformer import Transformer
 from zerotollm.training.step import init_params
 
@@ -44,6 +46,35 @@ def greedy_without_cache(params, prompt, new_tokens, config=CONFIG):
         padded = jnp.asarray([window + [0] * (config.max_length - len(window))], jnp.int32)
         row.append(int(jnp.argmax(forward({"params": params}, padded)[0, len(window) - 1, :60])))
     return row[len(prompt) :]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"biases": "qkv", "feed_forward": "gelu"},
+        {"biases": "all", "num_kv_heads": 1},
+        {"architecture": "encoder-decoder", "num_kv_heads": 4, "ff_width": 48},
+    ],
+    ids=str,
+)
+def test_matrices_side_by_side_give_the_same_products(change):
+    """`joined`, with random biases; cross attention, whose keys and values are of another input, stays as it is."""
+    config = resolve(replace(CONFIG, **change), vocab_size=60, context=24)
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: init_params(config, 0))
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32) * 0.3, shapes)
+    together = joined(params)
+    tokens = jnp.asarray(rng.integers(5, 60, (2, 6)), jnp.int32)
+    if config.architecture == "encoder-decoder":
+        forward = lambda p: EncoderDecoder(config).apply({"params": p}, tokens, tokens > 0, tokens)  # noqa: E731
+    else:
+        forward = lambda p: Transformer(config).apply({"params": p}, tokens)  # noqa: E731
+    names = {path[-1].key for path, _ in jax.tree.leaves_with_path(together)}
+    assert "query+key+value" in names
+    assert ("gate+up" in names) == (config.feed_forward == "swiglu")
+    assert sum(x.size for x in jax.tree.leaves(together)) >= sum(x.size for x in jax.tree.leaves(params))
+    np.testing.assert_allclose(forward(together), forward(params), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,10 @@ import jax
 
 from zerotollm.compute.config import Accelerator
 
+FEW_ROWS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+"""A compiler option for programs that multiply a few rows with a matrix, again and again. The library that jax takes
+for products on a CPU moves the matrix into an order of its own first, which then costs more than the product."""
+
 
 def this_accelerator() -> Accelerator:
     """What `zerotollm.compute.config.resolve` must know of the first device."""

@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from zerotollm.compute.device import FEW_ROWS
 from zerotollm.compute.mesh import constrain
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.decoding.stages import cache_bytes, capacities, longer
 from zerotollm.model.config import TransformerConfig, round_up
-from zerotollm.model.layers import KVCache
+from zerotollm.model.layers import KVCache, joined
 from zerotollm.model.transformer import Transformer
 from zerotollm.randomness import stream_key
 
@@ -202,8 +203,15 @@ def _decode(
     return state._replace(tokens_BS=constrain(state.tokens_BS))  # whole, for every process to read
 
 
-decode = jax.jit(_decode, static_argnames=("model", "stop_id", "num_tokens"), donate_argnames="state")
-decode_growing = jax.jit(_decode, static_argnames=("model", "stop_id", "num_tokens", "stages"))
+decode = jax.jit(
+    _decode,
+    static_argnames=("model", "stop_id", "num_tokens"),
+    donate_argnames="state",
+    compiler_options=FEW_ROWS,
+)
+decode_growing = jax.jit(
+    _decode, static_argnames=("model", "stop_id", "num_tokens", "stages"), compiler_options=FEW_ROWS
+)
 
 
 def stream(
@@ -222,6 +230,8 @@ def stream(
     last half of it is read again and the text goes on from there.
     """
     choice = Choice.of(sampling, len(prompts))
+    # Weights that lie in the file's memory would be copied in every call.
+    params = joined(jax.device_put(params))
     texts = [np.asarray(prompt, np.int32) for prompt in prompts]
     if not all(0 < len(text) <= model.max_length for text in texts):
         raise ValueError(f"prompts need 1 to {model.max_length} tokens: {[len(text) for text in texts]}")

@@ -45,6 +45,43 @@ def linear(
     return y_BTY if bias_Y is None else y_BTY + bias_Y.astype(y_BTY.dtype)[None, None]
 
 
+TOGETHER = (("query", "key", "value"), ("gate", "up"))
+"""Matrices that read the same input."""
+
+
+def joined(params: dict[str, Any]) -> dict[str, Any]:
+    """The same parameters for writing token by token: matrices of `TOGETHER` are one, named `query+key+value`.
+
+    A product with few rows is mostly the reading of its matrix and the call: one large matrix instead of three. What
+    lies on several devices stays apart, and so does cross attention, whose keys and values are known.
+    """
+    if any(len(getattr(x, "devices", set)()) > 1 for x in jax.tree.leaves(params)):
+        return params
+    result = {}
+    for name, value in params.items():
+        result[name] = joined(value) if isinstance(value, dict) and name != "cross_attention" else value
+    for names in TOGETHER:
+        if not set(names) <= params.keys():
+            continue
+        result["+".join(names)] = jnp.concatenate([result.pop(name) for name in names], axis=1)
+        biases = [result.pop(f"{name}_bias", jnp.zeros(params[name].shape[1])) for name in names]
+        if any(f"{name}_bias" in params for name in names):
+            result["+".join(names) + "_bias"] = jnp.concatenate(biases)
+    return result
+
+
+def products(
+    module: nn.Module, names: tuple[str, ...], widths: tuple[int, ...], x_BTX: jax.Array
+) -> dict[str, jax.Array]:
+    """What matrices of `module` that are `joined` make of `x_BTX`, by their names; nothing where they are apart."""
+    name = "+".join(names)
+    if not module.has_variable("params", name):
+        return {}
+    y_BTY = linear(x_BTX, module.get_variable("params", name), module.get_variable("params", f"{name}_bias"))
+    ends = [sum(widths[: i + 1]) for i in range(len(widths) - 1)]
+    return dict(zip(names, jnp.split(y_BTY, ends, axis=-1), strict=True))
+
+
 class Norm(nn.Module):
     """RMSNorm (arXiv:1910.07467, equation 4) or LayerNorm (arXiv:1607.06450) over the last axis, in float32."""
 
@@ -201,7 +238,12 @@ class Attention(nn.Module):
         H, K, C, D = c.num_heads, c.num_kv_heads, c.head_width, c.width
         source_BSD = x_BTD if context_BSD is None else context_BSD
 
+        widths = (H * c.key_width, K * c.key_width, K * C)
+        made = products(self, TOGETHER[0], widths, x_BTD)
+
         def project(name: str, x_BXD: jax.Array, heads: int, width: int) -> jax.Array:
+            if name in made:
+                return split_heads(made[name], heads)
             kernel_DY = self.param(name, fan_in_normal(D), (D, heads * width))
             return split_heads(linear(x_BXD, kernel_DY, self._bias(name, heads * width)), heads)
 
@@ -263,7 +305,11 @@ class FeedForward(nn.Module):
                 return None
             return self.param(f"{name}_bias", nn.initializers.zeros, (width,))
 
+        made = products(self, TOGETHER[1], (F, F), x_BTD)
+
         def up(name: str) -> jax.Array:
+            if name in made:
+                return made[name]
             return linear(x_BTD, self.param(name, fan_in_normal(D), (D, F)), bias(name, F))
 
         match self.config.feed_forward:

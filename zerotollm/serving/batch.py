@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from zerotollm.compute.device import FEW_ROWS
 from zerotollm.data.tokenizer import AnyTokenizer
 from zerotollm.decoding import slots
 from zerotollm.model.config import TransformerConfig
+from zerotollm.model.layers import joined
 from zerotollm.serving.writing import Token, Writing
 
 
@@ -44,8 +46,9 @@ def compile_programs(
     empty = jax.jit(lambda: slots.empty_slots(model, rows)).lower().compile()
     shapes = jax.eval_shape(empty)
     # Weights that lie in the file's memory would be copied in every call.
-    params, admit = jax.device_put(params), {}
-    step = slots.step.lower(params, shapes, np.zeros(rows, bool), np.bool_(False), **fixed).compile()
+    params, admit = joined(jax.device_put(params)), {}
+    lowered = slots.step.lower(params, shapes, np.zeros(rows, bool), np.bool_(False), **fixed)
+    step = lowered.compile(FEW_ROWS)
     done()
     for width in slots.prompt_widths(model):
         prompt_T = np.zeros(width, np.int32)
