@@ -241,6 +241,13 @@ def test_tuning_takes_the_best_rate_of_each_for_all_seeds(base, tmp_path, monkey
     assert by_name["slow"]["tuned"]["verdict"] == "better"
     assert by_name["slow"]["tuned"]["difference"] == pytest.approx(-0.05)
     assert all(row["tuned"]["trained"] == 2 for row in rows)
+    shared, tuned = short_markdown(rows).split("\n\n")
+    assert "best rates" not in shared
+    assert [line.split(" | ")[:2] for line in tuned.splitlines()[2:]] == [
+        ["| base", "x 1"],
+        ["| fast", "x 2"],
+        ["| slow", "x 0.5"],
+    ]
     assert len(asked) == (2 + 2) + (2 + 2 + 1) * 2
     rate = asked[2][0].experiment.optimizer
     assert (rate.learning_rate, rate.adam_learning_rate, rate.embedding_learning_rate) == (

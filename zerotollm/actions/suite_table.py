@@ -237,14 +237,24 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def short_markdown(rows: Sequence[Row]) -> str:
-    """The rows without sizes, speeds and notes, for a page about more than this suite."""
+    """The rows without sizes, speeds and notes, for a page about more than this suite; below them, at their best rates,
+    those that were tuned."""
     heads = ["group", "variant", f"{measure(rows)} (runs)", "difference [95 %]", "verdict"]
     heads += ["BLEU", "difference of BLEU"] if _translated(rows) else []
     lines = [heads, ["---"] * len(heads)]
     for row in rows:
         bleu = _bleu_cells(row["shared"]) if _translated(rows) else []
         lines.append([row["group"], row["variant"], *_compared_cells(row["shared"]), *bleu])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    tuned = [
+        [row["variant"], f"x {row['tuned']['rate']:g}", *_compared_cells(row["tuned"])]
+        for row in rows
+        if row["tuned"]
+    ]
+    if tuned:
+        heads = ["tuned", "best rates", f"{measure(rows)} (runs)", "difference [95 %]", "verdict"]
+        tuned = [heads, ["---"] * len(heads), *tuned]
+    tables = ["\n".join("| " + " | ".join(line) + " |" for line in part) for part in (lines, tuned) if part]
+    return "\n\n".join(tables)
 
 
 def terminal_table(rows: Sequence[Row]) -> "Table":
