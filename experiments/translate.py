@@ -2,9 +2,10 @@
 
 Command: python launch.py --experiment translate
 
-Time: not yet measured
+Time: 57 minutes on one core of an AMD EPYC, beside another run (`taskset -c 0 python launch.py ...`)
 
-Expected: not yet measured
+Expected: 27.76 BLEU and 47.9 chrF on the test chapters, 30.31 and 50.3 on the validation chapters (one seed;
+`evaluate --split test` and `--split validation`)
 """
 
 from dataclasses import replace
@@ -49,5 +50,7 @@ def experiment() -> Experiment:
             parent.sample,
             prompt="In the bigynnyng God made of nouyt heuene and erthe.",
             max_tokens=50,
+            beam_size=8,
+            length_penalty=1.4,  # with the paper's 0.6 the hypotheses of these models are 5 % too short
         ),
     )

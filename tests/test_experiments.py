@@ -147,6 +147,8 @@ PARENTS = {
             "train.eval_every",
             "train.sample_every",
             "train.checkpoint_every",
+            "sample.beam_size",
+            "sample.length_penalty",
             "sample.prompt",
             "sample.max_tokens",
         },
