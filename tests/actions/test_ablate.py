@@ -16,7 +16,7 @@ import pytest
 from scipy import stats
 
 from zerotollm.actions import AblateOptions, CompareOptions, fit
-from zerotollm.actions.ablate import Pace, ablate
+from zerotollm.actions.ablate import Pace, ablate, found
 from zerotollm.actions.compare import compare
 from zerotollm.actions.suite_table import FUTURE, make_rows, markdown, short_markdown
 from zerotollm.data.config import DataConfig, TokenizerConfig
@@ -291,6 +291,11 @@ def test_labels_are_compared_by_those_that_are_wrong():
     assert "share of wrong labels (runs)" in table
     assert "0.1900 ± 0.0100 (3)" in table
     assert "bits per byte" not in table
+
+
+def test_a_run_of_labels_says_how_many_are_right():
+    assert found({"bpb": 0.9, "accuracy": 0.8}) == "accuracy 0.8000, 0.9000 bits per label"
+    assert found({"bpb": 0.9}) == "0.9000 bits per byte"
 
 
 def test_translations_are_compared_by_bleu_too():

@@ -213,12 +213,13 @@ class _Work:
         for lane, seed in enumerate(seeds):
             run = fitted[lane] if fitted else None
             numbers = size | _measured(run, seconds)
-            result = f"{run.validation['bpb']:.4f} bits per byte" if run else "diverged"
+            result = found(run.validation) if run else "diverged"
             if run and translates(programs.experiment):
                 numbers["validation_bleu"] = validation_bleu(programs, run.params)
                 result += f", BLEU {numbers['validation_bleu']:.2f}"
             self._write(job, seed, "trained" if run else "diverged", numbers)
-            speed = f", {run.tokens_per_second:,.0f} tokens/s" if run else ""
+            unit = "labels" if run and "accuracy" in run.validation else "tokens"
+            speed = f", {run.tokens_per_second:,.0f} {unit}/s" if run else ""
             self.bar.console.print(
                 f"{_title(job, (seed,))}: {result}, {clock(seconds)}{speed}; "
                 f"{clock(self.pace.seconds_left())} left of the suite",
@@ -243,6 +244,13 @@ def _measured(run: Any, seconds: float) -> dict[str, Any]:
         "step_bytes": run.step_bytes if run else None,
         "seconds": seconds,
     }
+
+
+def found(validation: dict[str, Any]) -> str:
+    """A validation in few words."""
+    if "accuracy" in validation:
+        return f"accuracy {validation['accuracy']:.4f}, {validation['bpb']:.4f} bits per label"
+    return f"{validation['bpb']:.4f} bits per byte"
 
 
 def _cost(variant: Variant) -> float:
