@@ -35,7 +35,7 @@ def test_kept_tables_come_from_kept_runs(folder):
     rows = make_rows(read_runs(folder))
     assert (folder / "table.md").read_text(encoding="utf-8") == markdown(rows)
     assert f"<!-- table {folder.name} -->\n{short_markdown(rows)}\n<!-- end -->" in README
-    assert len(rows) > 20
+    assert len(rows) > (20 if folder.parent.name == "ablations" else 1)
     assert all(row["shared"]["trained"] == 3 for row in rows)
 
 
