@@ -23,11 +23,22 @@ def test_claiming_twice_with_the_same_experiment_is_fine(tmp_path):
 
 def test_another_experiment_is_refused_by_the_fields_that_differ(tmp_path):
     run_directory.claim(tmp_path, Experiment())
+    (tmp_path / run_directory.ENVIRONMENT).write_text("{}")
     other = Experiment()
     other = replace(other, model=replace(other.model, width=512), train=replace(other.train, seed=3))
     with pytest.raises(UsageError, match=r"model\.width 192 \(now 512\), train\.seed 0 \(now 3\)") as caught:
         run_directory.claim(tmp_path, other)
     assert "\n" not in str(caught.value)
+
+
+def test_a_command_that_failed_before_it_began_takes_no_name_away(tmp_path):
+    wrong = Experiment()
+    run_directory.claim(tmp_path, replace(wrong, data=replace(wrong.data, corpus="typo.txt")))
+    run_directory.claim(tmp_path, Experiment())
+    assert run_directory.read_experiment(tmp_path) == Experiment()
+    (tmp_path / run_directory.CONFIG).write_text('{"model_type": "gpt2", "architectures": []}')
+    with pytest.raises(UsageError, match="no run directory"):  # whose it is, is not known
+        run_directory.claim(tmp_path, Experiment())
 
 
 def test_moved_data_is_the_same_experiment(tmp_path):
@@ -38,6 +49,7 @@ def test_moved_data_is_the_same_experiment(tmp_path):
 
 def test_a_run_may_go_on_in_less_memory_but_not_in_another_precision(tmp_path):
     run_directory.claim(tmp_path, Experiment())
+    (tmp_path / run_directory.ENVIRONMENT).write_text("{}")
     asked = Experiment()
     run_directory.claim(tmp_path, replace(asked, compute=replace(asked.compute, remat="full")))
     with pytest.raises(UsageError, match=r"compute\.precision"):

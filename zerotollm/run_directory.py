@@ -98,24 +98,26 @@ def locked(run_dir: Path) -> Iterator[None]:
 
 
 def claim(run_dir: Path, experiment: Experiment) -> None:
-    """Writes config.json into a new run directory, or checks that the one there is the same experiment.
+    """Writes config.json into a new run directory, or checks that the one there is the same experiment. One that holds
+    nothing else is new too: a command that failed before it began, over a wrong path perhaps, takes no name away.
 
     Raises UsageError where the directory belongs to another experiment, naming the fields that differ, or
     where it holds files that are no run.
     """
-    if (run_dir / CONFIG).exists():
+    held = [p.name for p in run_dir.iterdir() if not p.name.startswith(".") and p.name != BENCH]
+    if CONFIG in held:
         differing = [d for d in differences(read_experiment(run_dir), experiment) if d[0] not in MAY_MOVE]
-        if differing:
+        if not differing:
+            return
+        if len(held) > 1:
             fields = ", ".join(f"{name} {was!r} (now {now!r})" for name, was, now in differing)
             raise UsageError(
                 f"{run_dir} belongs to a run with {fields}: give the same values to go on with it, "
                 "or another --run-dir to start a new run"
             )
-        return
-    foreign = [p.name for p in run_dir.iterdir() if not p.name.startswith(".") and p.name != BENCH]
-    if foreign:
+    elif held:
         raise UsageError(
-            f"{run_dir} is no run directory: it holds {foreign[0]} and no {CONFIG}; choose another --run-dir"
+            f"{run_dir} is no run directory: it holds {held[0]} and no {CONFIG}; choose another --run-dir"
         )
     write_atomically(run_dir / CONFIG, to_json(experiment))
 
