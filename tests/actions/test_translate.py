@@ -212,15 +212,15 @@ def test_copy_and_reverse_reach_100_percent_within_a_minute(task, tmp_path):
             corpus=write_pairs(tmp_path, 4000, 8, lambda words: words[::-1] if reverse else words),
             dir=str(tmp_path / "data"), context=12, batch_size=32, validation_fraction=0.05, test_fraction=0.0,
         ),
-        tokenizer=TokenizerConfig(vocab_size=64, byte_fallback=False),
+        tokenizer=TokenizerConfig(vocab_size=80, byte_fallback=False),  # a token for each word
         model=TransformerConfig(architecture="encoder-decoder", num_layers=2, width=64, num_heads=2),
         optimizer=OptimizerConfig(block=32, warmup_steps=5),
-        train=TrainConfig(steps=300),
+        train=TrainConfig(steps=800),
         sample=SamplingConfig(max_tokens=4, beam_size=1),
     )  # fmt: skip
     programs = compile_programs(experiment)
     (fitted,) = fit(programs, [0])
-    run = zerotollm.run.Run(tmp_path, experiment, programs.model, 300, fitted.params, programs.feed.tokenizer)
+    run = zerotollm.run.Run(tmp_path, experiment, programs.model, 800, fitted.params, programs.feed.tokenizer)
     _, table = translate_split(experiment, run, "validation")
     rows = [line.split("\t") for line in table.splitlines()[1:]]
     assert len(rows) > 100
