@@ -226,7 +226,7 @@ def _open_files(config: DataConfig) -> ParallelCorpus:
 
     splits = {split: pairs(split) for split in parts}
     more = _extra_pairs(config, splits) if config.extra else []
-    if config.extra:
+    if more:
         described.append([[pair.source, pair.target] for pair in more])
         splits["train"] += more
     fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()

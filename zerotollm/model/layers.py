@@ -63,9 +63,12 @@ def joined(params: dict[str, Any]) -> dict[str, Any]:
     for names in TOGETHER:
         if not set(names) <= params.keys():
             continue
-        result["+".join(names)] = jnp.concatenate([result.pop(name) for name in names], axis=1)
-        biases = [result.pop(f"{name}_bias", jnp.zeros(params[name].shape[1])) for name in names]
+        kernels = [result.pop(name) for name in names]
+        result["+".join(names)] = jnp.concatenate(kernels, axis=1)
         if any(f"{name}_bias" in params for name in names):
+            biases = [
+                result.pop(f"{n}_bias", jnp.zeros(k.shape[1])) for n, k in zip(names, kernels, strict=True)
+            ]
             result["+".join(names) + "_bias"] = jnp.concatenate(biases)
     return result
 
@@ -73,7 +76,8 @@ def joined(params: dict[str, Any]) -> dict[str, Any]:
 def products(
     module: nn.Module, names: tuple[str, ...], widths: tuple[int, ...], x_BTX: jax.Array
 ) -> dict[str, jax.Array]:
-    """What matrices of `module` that are `joined` make of `x_BTX`, by their names; nothing where they are apart."""
+    """What matrices of `module` that are `joined` make of `x_BTX`, each (B, T, its own of `widths`), by their names;
+    nothing where they are apart."""
     name = "+".join(names)
     if not module.has_variable("params", name):
         return {}
