@@ -11,6 +11,7 @@ float16. `--tiny` runs all of it in a minute on a CPU, to see that it works; its
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -23,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from zerotollm.gpu import prepare_gpu  # noqa: E402
 
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs some of it too
 prepare_gpu()
 
 import jax  # noqa: E402
@@ -137,7 +139,7 @@ def figures(name, job, device, rounds, seconds):
     tokens = job.batch_size * job.context
     flops, peak = train_flops(job.model, job.context) * tokens, peak_of_table()
     speed, memory = predict(job, device), jax.devices()[0].memory_stats() or {}
-    return ours, {
+    return {
         "what": name,
         "compute": job.compute.precision + ", attention " + job.how().attention,
         "step_seconds": step,
@@ -195,9 +197,7 @@ def main():
     say(device=this_accelerator().kind, jax=jax.__version__, peak=peak_of_table())
     for precision in ("bfloat16", "float16", "float32"):
         device = measure_this(precision)
-        _, result = figures(
-            precision, with_precision(job, precision), device, options.rounds, options.seconds
-        )
+        result = figures(precision, with_precision(job, precision), device, options.rounds, options.seconds)
         say(**result, measured_flops=device.flops[precision], measured_bandwidth=device.bandwidth)
 
     adamw = replace(

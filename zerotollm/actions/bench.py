@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,7 +14,6 @@ from typing import Any
 from zerotollm import run_directory
 from zerotollm.actions import BenchOptions
 from zerotollm.actions.bench_sides import (
-    PRODUCT,
     decode_lengths,
     decode_rows,
     ours,
@@ -70,11 +70,12 @@ def bench(experiment: Experiment, run_dir: Path, options: BenchOptions) -> dict[
             highlight=False,
         )
     with ExitStack() as stack:
-        facts, ask = stack.enter_context(_side("jax", ours, experiment))
+        side = partial(ours, shared=True) if against_torch else ours
+        facts, ask = stack.enter_context(_side("jax", side, experiment))
         sides = {"ours": ask}
         theirs = None
         if against_torch:
-            arguments = (experiment, facts["model"], facts["platform"])
+            arguments = (experiment, facts["model"], facts["platform"], facts["precision"])
             theirs, sides["torch"] = stack.enter_context(_side("PyTorch", torch_twin, *arguments))
         rounds = [_round(sides, options.seconds, decode_rows(experiment)) for _ in range(options.rounds)]
     result = {
@@ -142,16 +143,18 @@ def _rates(experiment: Experiment, rounds: list[Any], side: str) -> dict[str, li
 def _result(experiment: Experiment, facts: dict[str, Any], rounds: list[Any]) -> dict[str, Any]:
     """What `bench.json` holds of our side: seconds, bytes, tokens/s and FLOP/s.
 
-    `flops_utilization` is the share of `peak_flops_per_second`, the fastest of many float32 products of large
-    square matrices, that the matrix products of training get (MFU, arXiv:2204.02311, appendix B).
+    `flops_utilization` is the share of `peak_flops_per_second`, the fastest of many products of large square
+    matrices in the `precision` of training, that training's matrix products get (MFU, arXiv:2204.02311, appendix B).
     """
     steps = [seconds for r in rounds for seconds in r["ours", "train"]]
     rates = {name: median(values) for name, values in _rates(experiment, rounds, "ours").items()}
-    peak = 2 * PRODUCT**3 / min(seconds for r in rounds for seconds in r["ours", "product"])
+    peak = 2 * facts["product"] ** 3 / min(seconds for r in rounds for seconds in r["ours", "product"])
     flops = train_flops(facts["model"], experiment.data.context)
     return {
         "environment": facts["environment"],
         "parameters": facts["parameters"],
+        "precision": facts["precision"],
+        "product": facts["product"],
         "compile_seconds": facts["compile_seconds"],
         "step_seconds": dict(zip(("p10", "median", "p90"), _spread(steps), strict=True)),
         "tokens_per_second": rates,
@@ -218,7 +221,7 @@ def _table(experiment: Experiment, result: dict[str, Any]) -> Any:
     table.add_row(
         "utilization",
         f"{result['flops_utilization']:.0%} of {result['peak_flops_per_second'] / 1e9:,.0f} GFLOP/s, "
-        f"a product of {PRODUCT} x {PRODUCT} in float32",
+        f"a product of {result['product']} x {result['product']} in {result['precision']}",
     )
     table.add_row("peak memory", memory)
     if planned:

@@ -27,8 +27,6 @@ Side = tuple[dict[str, Any], Measurements]
 
 DECODE_ROWS = (1, 16, 64)
 """Texts drawn at once."""
-PRODUCT = 2048
-"""Rows and columns of the matrices whose product shows what the device can do."""
 PROMPT = 4
 """Tokens that a text begins with."""
 BATCHES = 8
@@ -95,8 +93,10 @@ def decode_lengths(context: int) -> tuple[int, int]:
     return prompt, context - prompt + 1
 
 
-def ours(experiment: Experiment, *, decodes: bool = True) -> Side:
+def ours(experiment: Experiment, *, decodes: bool = True, shared: bool = False) -> Side:
     """Our own side, with fresh parameters; measures "train", "product" and, if it `decodes`, "decode ROWS".
+
+    Where the device is `shared`, jax takes memory as it needs it instead of nearly all that a GPU has.
 
     Facts: what the data makes of the model, `compile_seconds` of the train step without any cache, the memory that
     XLA plans for it, and the peak memory after some steps: of the device, or of the process on a CPU.
@@ -104,6 +104,8 @@ def ours(experiment: Experiment, *, decodes: bool = True) -> Side:
     shape = experiment.data
     if shape.batch_size * shape.context * experiment.model.width >= LARGE_STEP:
         keep_freed_memory()  # as in training
+    if shared:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     prepare_gpu()
     import jax
     import jax.numpy as jnp
@@ -114,7 +116,8 @@ def ours(experiment: Experiment, *, decodes: bool = True) -> Side:
     from zerotollm.decoding import sample
     from zerotollm.planning.memory import xla_memory
     from zerotollm.run_directory import environment
-    from zerotollm.training.step import init_state, make_train_step
+    from zerotollm.scale.measure import PRODUCT
+    from zerotollm.training.step import init_state, make_train_step, resolved_for
 
     jax.config.update("jax_enable_compilation_cache", False)
     vocab_size = feed_of(experiment).vocab_size
@@ -139,6 +142,8 @@ def ours(experiment: Experiment, *, decodes: bool = True) -> Side:
     begun = time.perf_counter()
     compiled = step.lower(state, batches[0]).compile()
     compile_seconds = time.perf_counter() - begun
+    micro_batch = {"inputs": batches[0]["inputs"][: shape.batch_size // experiment.train.micro_batches]}
+    how = resolved_for(experiment.compute, model, micro_batch, masked=shape.document_mask)
 
     def train(seconds: float, at_least: int = 1) -> list[float]:
         """From the end of a step to the end of the next, which was begun before, as in training."""
@@ -163,6 +168,8 @@ def ours(experiment: Experiment, *, decodes: bool = True) -> Side:
     facts = {
         "environment": environment(),
         "platform": jax.default_backend(),
+        "precision": how.precision,
+        "product": PRODUCT[jax.default_backend()],
         "model": model,
         "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(state.params)),
         "compile_seconds": compile_seconds,
@@ -187,8 +194,9 @@ def ours(experiment: Experiment, *, decodes: bool = True) -> Side:
         )
         assert all(len(row) == new for row in drawn)
 
-    matrix = jnp.ones((PRODUCT, PRODUCT), jnp.float32)
-    product = jax.jit(lambda matrix: matrix @ matrix).lower(matrix).compile()
+    matrix = jnp.ones((facts["product"], facts["product"]), how.precision)
+    multiply = partial(jnp.matmul, preferred_element_type=jnp.float32)
+    product = jax.jit(lambda matrix: multiply(matrix, matrix)).lower(matrix).compile()
     measurements: Measurements = {
         "train": train,
         "product": partial(timed, lambda: product(matrix).block_until_ready()),
@@ -200,29 +208,33 @@ def ours(experiment: Experiment, *, decodes: bool = True) -> Side:
     return facts, measurements
 
 
-def torch_optimizers(kind: str, net: Any) -> list[Any]:
+def torch_optimizers(kind: str, net: Any, platform: str = "cpu") -> list[Any]:
     """PyTorch's own version of an update rule, at a small rate; AdamW where it has none.
 
     As with us Muon trains the matrices inside the blocks, and AdamW the rest. PyTorch's takes whole matrices, five
     iterations and bfloat16, ours blocks, three and float32: what each side trains with is what is compared.
+    On a GPU AdamW is the fused one.
     """
     import torch
+
+    adamw = partial(torch.optim.AdamW, lr=1e-4, fused=platform == "gpu")
 
     if kind == "muon":
         hidden, rest = [], []
         for name, parameter in net.named_parameters():
             inside = parameter.ndim == 2 and ".layers." in name
             (hidden if inside else rest).append(parameter)
-        return [torch.optim.Muon(hidden, lr=1e-4), torch.optim.AdamW(rest, lr=1e-4)]
+        return [torch.optim.Muon(hidden, lr=1e-4), adamw(rest)]
     kinds = {"sgd": torch.optim.SGD, "adafactor": torch.optim.Adafactor}
-    return [kinds.get(kind, torch.optim.AdamW)(net.parameters(), lr=1e-4)]
+    return [kinds[kind](net.parameters(), lr=1e-4) if kind in kinds else adamw(net.parameters())]
 
 
-def torch_twin(experiment: Experiment, model: TransformerConfig, platform: str) -> Side:
+def torch_twin(experiment: Experiment, model: TransformerConfig, platform: str, precision: str) -> Side:
     """The same architecture from `transformers`, trained by PyTorch; measures "train" and "decode ROWS".
 
-    `model` is resolved, `platform` jax's. On a CPU all cores that this process may use. Raises RunError where we
-    compute on a GPU and PyTorch cannot.
+    `model` is resolved, `platform` jax's, `precision` that of our products. On a CPU all cores that this process may
+    use; on a GPU as its users would have it: torch.compile, autocast, fused AdamW, and the host a step ahead. Raises
+    RunError where we compute on a GPU and PyTorch cannot.
     """
     import torch
     import transformers
@@ -244,16 +256,16 @@ def torch_twin(experiment: Experiment, model: TransformerConfig, platform: str) 
         if model.token_shift:
             token_shift.shift_embeddings(net, model.token_shift)
     net.to(device)
-    optimizers = torch_optimizers(experiment.optimizer.kind, net)
+    optimizers = torch_optimizers(experiment.optimizer.kind, net, platform)
+    forward = torch.compile(net) if platform == "gpu" else net
+    # Gradients in float16 without a scale may underflow, which takes no other time.
+    half = torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
     batches = [torch.from_numpy(tokens).to(device) for tokens in random_tokens(experiment, model.vocab_size)]
     rows = experiment.data.batch_size // experiment.train.micro_batches
     count = 0
 
-    def finished() -> None:
-        if platform == "gpu":
-            torch.cuda.synchronize()
-
-    def step() -> None:
+    def step() -> Callable[[], None]:
+        """Begins a step, which on a CPU is to do it; returns what waits for its end."""
         nonlocal count
         count += 1
         net.zero_grad()
@@ -263,18 +275,36 @@ def torch_twin(experiment: Experiment, model: TransformerConfig, platform: str) 
                 inputs = {"input_ids": sources, "decoder_input_ids": part[:, :-1]}
             else:
                 inputs = {"input_ids": part[:, :-1]}
-            logits = net(**inputs, use_cache=False).logits
-            nats = torch.nn.functional.cross_entropy(
-                logits.flatten(0, 1), part[:, 1:].flatten(), label_smoothing=experiment.train.label_smoothing
-            )
+            with half:
+                logits = forward(**inputs, use_cache=False).logits
+                nats = torch.nn.functional.cross_entropy(
+                    logits.flatten(0, 1).float(),
+                    part[:, 1:].flatten(),
+                    label_smoothing=experiment.train.label_smoothing,
+                )
             (nats / experiment.train.micro_batches).backward()
         for optimizer in optimizers:
             optimizer.step()
-        finished()
+        if platform != "gpu":
+            return lambda: None
+        end = torch.cuda.Event()
+        end.record()
+        return end.synchronize
 
     def train(seconds: float) -> list[float]:
+        """From the end of a step to the end of the next, which was begun before, as ours."""
         net.train()
-        return timed(step, seconds)
+        taken, wait = [], step()
+        last = time.perf_counter()
+        end = last + seconds
+        while not taken or last < end:
+            following = step()
+            wait()
+            wait, now = following, time.perf_counter()
+            taken.append(now - last)
+            last = now
+        wait()
+        return taken[1:] or taken
 
     prompt, new = decode_lengths(experiment.data.context)
     greedy = transformers.GenerationConfig(
@@ -284,12 +314,11 @@ def torch_twin(experiment: Experiment, model: TransformerConfig, platform: str) 
     def decode(rows: int) -> None:
         net.eval()
         prompts = torch.randint(model.vocab_size, (rows, prompt), device=device)
-        drawn = net.generate(prompts, attention_mask=torch.ones_like(prompts), generation_config=greedy)
-        finished()
+        drawn = net.generate(prompts, attention_mask=torch.ones_like(prompts), generation_config=greedy).cpu()
         assert drawn.shape == (rows, prompt + new)
 
     for _ in range(WARM_UP):
-        step()
+        step()()
     peak = torch.cuda.max_memory_allocated() if platform == "gpu" else peak_memory_bytes()
     facts = {
         "parameters": sum(p.numel() for p in net.parameters()),
