@@ -127,6 +127,20 @@ PARENTS = {
     "translate_es": ("translate_fr", {"data.corpus"}),
     "translate_de": ("translate_fr", {"data.corpus"}),
     "bible_style": ("translate", {"data.corpus", "sample.prompt"}),
+    "bible_style_extra": (
+        "bible_style",
+        {
+            "data.extra",
+            "data.extra_steps",
+            "model.width",
+            "model.num_heads",
+            "model.dropout",
+            "train.steps",
+            "train.eval_every",
+            "train.sample_every",
+            "train.checkpoint_every",
+        },
+    ),
     "translate": (
         "base",
         {
