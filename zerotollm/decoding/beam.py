@@ -2,8 +2,9 @@
 
 A hypothesis ends in eos, and its score is log P(target | source) / ((5 + length) / 6)^alpha, with length its tokens,
 eos included (arXiv:1609.08144, equation 14). In every step the likeliest extensions of a beam are looked at; those
-that end and are among the best `beam` are finished, the best others go on. A source is done when it has `beam` finished
-hypotheses, or at its own limit, where the only extension is eos. A beam of 1 is greedy search.
+that end and are among the best `beam` are finished, the best others go on. A source is done when it has `patience`
+times `beam` finished hypotheses (arXiv:2204.05424), or at its own limit, where the only extension is eos. A beam of 1
+is greedy search.
 
 Keys and values of the source are computed once and shared by its whole beam. So is the cache of the beam itself: its
 hypotheses are queries beside each other, and a mask says which of the slots each one descends from. Nothing is moved
@@ -74,11 +75,13 @@ def beam_search(
     slots: int,
     num_tokens: int,
     special: tuple[int, int, int],
+    patience: float = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
     """The `beam` best hypotheses of every source: ids (B, N, T) that end in eos, T = `slots`, and scores (B, N).
 
     `limit_B` is the most tokens of a target, eos included, from 1 to `slots`. `special` are the ids of pad, bos and
     eos; pad, bos and ids from `num_tokens` on are never chosen, though they keep their share of the probability.
+    `patience` is at least 1, and beam 1 has no use for more.
     """
     pad = special[0]
     B, N, K = len(sources_BS), beam, model.num_kv_heads
@@ -103,6 +106,7 @@ def beam_search(
         state,
         limit_B,
         alpha,
+        np.int32(1 if N == 1 else round(N * patience)),
         model=model,
         stages=capacities(slots, cache_bytes(model, B * N)),
         num_tokens=num_tokens,
@@ -127,13 +131,15 @@ def _extend(
     start: BeamState,
     limit_B: jax.Array,
     alpha: jax.Array,
+    enough: jax.Array,
     *,
     model: TransformerConfig,
     stages: tuple[int, ...],
     num_tokens: int,
     special: tuple[int, int, int],
 ) -> BeamState:
-    """Goes on until all sources are done: a loop a stage, over caches with room for so many tokens."""
+    """Goes on until all sources have `enough` finished hypotheses: a loop a stage, over caches with room for so many
+    tokens."""
     pad, bos, eos = special
     net = EncoderDecoder(model)
     B, N, _ = start.tokens_BNT.shape
@@ -143,7 +149,7 @@ def _extend(
     never_V = (ids_V == pad) | (ids_V == bos) | (ids_V >= num_tokens)
 
     def unfinished(state: BeamState) -> jax.Array:
-        return jnp.any((state.count_B < N) & (state.slot < limit_B))
+        return jnp.any((state.count_B < enough) & (state.slot < limit_B))
 
     def extend(state: BeamState) -> BeamState:
         t = state.slot
@@ -177,7 +183,7 @@ def _extend(
         ends_BM = token_BM == eos
 
         # Ends among the best N are finished, unless the source was done before.
-        open_B = (state.count_B < N) & (t < limit_B)
+        open_B = (state.count_B < enough) & (t < limit_B)
         now_BM = ends_BM & (jnp.arange(ends_BM.shape[1]) < N)[None] & (best_BM > LOWEST / 2) & open_B[:, None]
         score_BM = jnp.where(now_BM, best_BM / length_penalty(t + 1.0, alpha), LOWEST)
         extended_BMT = jnp.take_along_axis(state.tokens_BNT, parent_BM[..., None], axis=1)

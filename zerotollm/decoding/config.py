@@ -25,5 +25,8 @@ class SamplingConfig:
     """encoder-decoder only, which never draws: hypotheses followed (arXiv:1706.03762, section 6.1); 1: greedy"""
     length_penalty: float = 0.6
     """encoder-decoder only: alpha of arXiv:1609.08144, equation 14; 0: none, higher: longer"""
+    patience: float = 1.0
+    """encoder-decoder only: a search ends when so many times beam_size translations are finished (arXiv:2204.05424);
+    higher: longer, and slower"""
     n_best: int = 1
     """encoder-decoder only: translations that are shown, with their scores where they are several"""

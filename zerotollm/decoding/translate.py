@@ -81,6 +81,7 @@ def translate_texts(
             slots=slots,
             num_tokens=tokenizer.vocab_size,
             special=(tokenizer.pad_id, tokenizer.bos_id, eos),
+            patience=sampling.patience,
         )
         for i, rows_of in zip(group, hypotheses(*found, eos=eos), strict=False):
             best = rows_of[: sampling.n_best]
