@@ -115,7 +115,7 @@ def test_a_beam_of_one_is_greedy_and_keeps_to_its_limit(params):
 
 
 def test_patience_goes_on_after_the_first_ends_and_finds_no_worse(params):
-    hasty, patient, endless = (search(params, 2, alpha=6.0, patience=p) for p in (1.0, 2.0, 100.0))
+    hasty, patient, endless = (search(params, 2, alpha=6.0, patience=p) for p in (1.0, 2.0, float("inf")))
     for few, more, all_ in zip(hasty, patient, endless, strict=True):
         assert len(few) == len(more) == 2
         assert few[0].score <= more[0].score <= all_[0].score

@@ -106,7 +106,7 @@ def beam_search(
         state,
         limit_B,
         alpha,
-        np.int32(1 if N == 1 else round(N * patience)),
+        np.int32(1 if N == 1 else round(min(N * patience, 2.0**30))),
         model=model,
         stages=capacities(slots, cache_bytes(model, B * N)),
         num_tokens=num_tokens,
