@@ -2,9 +2,10 @@
 
 Command: python launch.py --experiment finetune_translate --train.start-from runs/base
 
-Time: not yet measured
+Time: 7 minutes on one core of an AMD EPYC, beside another run
 
-Expected: not yet measured
+Expected: no. 10.27 BLEU on the validation chapters (1.0248 bits per byte), from nothing 13.99 (1.0751), and the
+encoder-decoder at the same compute, from nothing too, 26.71 (0.9215; three seeds each)
 """
 
 from dataclasses import replace
