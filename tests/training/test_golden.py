@@ -27,6 +27,10 @@ GOLDEN = {
     "ablations": [8.3189, 0.43324, 8.3172, 0.43453, 8.3167, 0.43408],
     "base": [8.3189, 0.43324, 8.3172, 0.43453, 8.3167, 0.43408],
     "base_qwen3": [8.3182, 0.43305, 8.3183, 0.43461, 8.3174, 0.43352],
+    "finetune_chat": [8.3182, 0.30673, 8.3171, 0.30573, 8.3171, 0.30663],
+    "finetune_classify": [8.318, 0.30632, 8.3172, 0.30666, 8.3177, 0.30694],
+    "finetune_subject": [8.3189, 0.43324, 8.3174, 0.43453, 8.3169, 0.43399],
+    "finetune_translate": [8.3185, 0.35398, 8.3173, 0.35428, 8.3168, 0.35474],
     "scaling": [6.9317, 0.44005, 6.9298, 0.43972, 6.9286, 0.43707],
     "shakespeare_char": [4.8529, 0.57649, 4.7978, 0.619, 4.6241, 0.83824],
     "shakespeare_char_best": [4.8525, 0.75206, 4.8332, 0.90342, 4.7977, 0.80039],
@@ -40,7 +44,7 @@ GOLDEN = {
 # The same experiment under another name, or on another text and in another size, which nothing here depends on.
 SAME_AS = {
     "ablations": "base", "vaswani_table3": "vaswani_base", "translate_fr": "translate", "translate_es": "translate",
-    "translate_de": "translate", "bible_style": "translate",
+    "translate_de": "translate", "bible_style": "translate", "finetune_lora": "finetune_subject",
 }  # fmt: skip
 GOLDEN |= {name: GOLDEN[same] for name, same in SAME_AS.items() if same in GOLDEN}
 
