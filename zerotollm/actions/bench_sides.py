@@ -69,6 +69,22 @@ def timed(call: Callable[[], Any], seconds: float) -> list[float]:
     return taken
 
 
+def paced(begin: Callable[[], Callable[[], None]], seconds: float, at_least: int = 1) -> list[float]:
+    """Seconds from the end of a step to the end of the next, which was begun before, as in training, until `seconds`
+    are over. `begin` begins a step and returns what waits for its end."""
+    taken, wait = [], begin()
+    last = time.perf_counter()
+    end = last + seconds
+    while len(taken) < at_least or last < end:
+        following = begin()
+        wait()
+        wait, now = following, time.perf_counter()
+        taken.append(now - last)
+        last = now
+    wait()
+    return taken[1:] or taken  # the first began with nothing before it
+
+
 def random_tokens(experiment: Experiment, vocab_size: int) -> list[Any]:
     """Some batches of int64 (B, T + 1): inputs and, one further, targets. Speed does not depend on the text."""
     import numpy as np
@@ -143,32 +159,23 @@ def ours(experiment: Experiment, *, decodes: bool = True, shared: bool = False) 
     compiled = step.lower(state, batches[0]).compile()
     compile_seconds = time.perf_counter() - begun
     micro_batch = {"inputs": batches[0]["inputs"][: shape.batch_size // experiment.train.micro_batches]}
-    how = resolved_for(experiment.compute, model, micro_batch, masked=shape.document_mask)
+    precision = resolved_for(experiment.compute, model, micro_batch, masked=shape.document_mask).precision
 
-    def train(seconds: float, at_least: int = 1) -> list[float]:
-        """From the end of a step to the end of the next, which was begun before, as in training."""
-        nonlocal state
-        taken, count = [], 0
-        state, metrics = compiled(state, batches[0])
-        last = time.perf_counter()
-        end = last + seconds
-        while len(taken) < at_least or last < end:
-            count += 1
-            state, following = compiled(state, batches[count % BATCHES])
-            jax.block_until_ready(metrics)
-            metrics, now = following, time.perf_counter()
-            taken.append(now - last)
-            last = now
-        jax.block_until_ready(metrics)
-        return taken[1:] or taken  # the first began with nothing before it
+    count = 0
+
+    def begin() -> Callable[[], None]:
+        nonlocal state, count
+        state, metrics = compiled(state, batches[count % BATCHES])
+        count += 1
+        return partial(jax.block_until_ready, metrics)
 
     jax.block_until_ready(state)
-    train(0.0, WARM_UP)
+    paced(begin, 0.0, WARM_UP)
     memory = jax.devices()[0].memory_stats() or {}
     facts = {
         "environment": environment(),
         "platform": jax.default_backend(),
-        "precision": how.precision,
+        "precision": precision,
         "product": PRODUCT[jax.default_backend()],
         "model": model,
         "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(state.params)),
@@ -194,11 +201,11 @@ def ours(experiment: Experiment, *, decodes: bool = True, shared: bool = False) 
         )
         assert all(len(row) == new for row in drawn)
 
-    matrix = jnp.ones((facts["product"], facts["product"]), how.precision)
+    matrix = jnp.ones((facts["product"], facts["product"]), precision)
     multiply = partial(jnp.matmul, preferred_element_type=jnp.float32)
     product = jax.jit(lambda matrix: multiply(matrix, matrix)).lower(matrix).compile()
     measurements: Measurements = {
-        "train": train,
+        "train": partial(paced, begin),
         "product": partial(timed, lambda: product(matrix).block_until_ready()),
     }
     for rows in decode_rows(experiment) if decodes else ():
@@ -218,7 +225,6 @@ def torch_optimizers(kind: str, net: Any, platform: str = "cpu") -> list[Any]:
     import torch
 
     adamw = partial(torch.optim.AdamW, lr=1e-4, fused=platform == "gpu")
-
     if kind == "muon":
         hidden, rest = [], []
         for name, parameter in net.named_parameters():
@@ -292,19 +298,8 @@ def torch_twin(experiment: Experiment, model: TransformerConfig, platform: str, 
         return end.synchronize
 
     def train(seconds: float) -> list[float]:
-        """From the end of a step to the end of the next, which was begun before, as ours."""
         net.train()
-        taken, wait = [], step()
-        last = time.perf_counter()
-        end = last + seconds
-        while not taken or last < end:
-            following = step()
-            wait()
-            wait, now = following, time.perf_counter()
-            taken.append(now - last)
-            last = now
-        wait()
-        return taken[1:] or taken
+        return paced(step, seconds)
 
     prompt, new = decode_lengths(experiment.data.context)
     greedy = transformers.GenerationConfig(
