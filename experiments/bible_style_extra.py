@@ -21,8 +21,8 @@ def experiment() -> Experiment:
     """`bible_style` that reads the training verses from two more versions, in the first half of its training.
 
     The other sources are kin to the literal one; after them come steps on the pairs of the files alone, with the decay
-    of the rates. Three times the sources bear a model of twice the width, with more dropout, which is work for a GPU. No
-    verse of the held-out files is read in any version. Searches are patient, for translations were too short without.
+    of the rates. Three times the sources bear a model of twice the width, with more dropout: work for a GPU. No verse
+    of the held-out files is read in any version. Searches are patient, for translations were too short without.
     """
     parent = bible_style()
     return replace(
