@@ -23,13 +23,12 @@ def title(rows: Sequence[Row]) -> str:
 
 
 def limit(rows: Sequence[Row]) -> float:
-    """Half the width of the axis: so that one variant far off does not squeeze the others, three times what
-    three quarters of them stay within, or all where that is less."""
-    sizes = sorted(abs(row["shared"]["difference"]) for row in rows)
-    reach = max(
-        max(abs(r["shared"][key] or r["shared"]["difference"]) for key in ("low", "high")) for r in rows
+    """Half the width of the axis: so that one variant far off does not squeeze the others, three times what the
+    intervals of three quarters of them stay within, or all where that is less."""
+    reaches = sorted(
+        max(abs(row["shared"][key] or row["shared"]["difference"]) for key in ("low", "high")) for row in rows
     )
-    return max(1e-6, 1.08 * min(reach, 3 * sizes[(3 * len(sizes) - 1) // 4]) or reach)
+    return max(1e-6, 1.08 * min(reaches[-1], 3 * reaches[(3 * len(reaches) - 1) // 4]))
 
 
 def label(row: Row) -> str:
