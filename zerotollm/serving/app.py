@@ -193,6 +193,11 @@ async def _written(desk: Desk, job: Job) -> AsyncIterator[Pieces]:
         desk.opened.discard(pieces)
         for writing in writings:
             writing.done = True
+        # Texts that nobody waits for any more take no place in the line.
+        for _ in range(desk.line.qsize()):
+            writing = desk.line.get_nowait()
+            if not writing.done:
+                desk.line.put_nowait(writing)
 
 
 async def _next(pieces: Pieces) -> dict[int, list[Piece]]:
