@@ -27,9 +27,6 @@ def experiment() -> Experiment:
         name="finetune_chat",
         data=replace(parent.data, corpus="chitchat", batch_size=8),
         model=replace(parent.model, dropout=0.1),
-        optimizer=replace(
-            parent.optimizer, learning_rate=0.004, adam_learning_rate=0.005, embedding_learning_rate=0.04
-        ),
         train=replace(
             parent.train,
             objective="completion",

@@ -28,9 +28,6 @@ def experiment() -> Experiment:
         parent,
         name="finetune_translate",
         data=replace(parent.data, corpus="bible-wyc:bible-web", context=192, batch_size=8),
-        optimizer=replace(
-            parent.optimizer, learning_rate=0.004, adam_learning_rate=0.005, embedding_learning_rate=0.04
-        ),
         train=replace(
             parent.train,
             objective="completion",
