@@ -27,13 +27,14 @@ def experiment() -> Experiment:
 
 
 def budget(base: Experiment, size: Literal["tiny", "small", "full"]) -> Experiment:
-    """The base in the size that a suite can afford: full is the paper's; small and tiny translate Wycliffe's
-    English into that of today with a narrow base of the same shape and half its depth, and search greedily. Warmup is
-    shorter, and the peak of the learning rate about what equation 3 gives for this warmup and a width of 1,024."""
+    """The base in the size that a suite can afford: full is the paper's; small translates the English of 1611 into
+    that of today with a narrow base of the same shape and half its depth, and searches greedily; tiny, which needs no
+    further package, that of 1395, of which so few steps learn nothing. Warmup is shorter, and the peak of the learning
+    rate about what equation 3 gives for this warmup and a width of 1,024."""
     data = {
-        "data.corpus": "bible-wyc:bible-web",
+        "data.corpus": "bible-kjv:bible-web",
         "data.reverse": False,
-        "sample.prompt": "In the bigynnyng God made of nouyt heuene and erthe.",
+        "sample.prompt": "In the beginning God created the heaven and the earth.",
         "sample.beam_size": 1,
         "train.eval_every": 0,
         "train.sample_every": 0,
@@ -53,6 +54,7 @@ def budget(base: Experiment, size: Literal["tiny", "small", "full"]) -> Experime
         "train.steps": 1000,
     }
     tiny = small | {
+        "data.corpus": "bible-wyc:bible-web",
         "data.context": 48,
         "data.batch_size": 8,
         "data.buckets": 1,
