@@ -20,8 +20,8 @@ from zerotollm.actions.bench_sides import (
     serve,
     torch_twin,
     translates,
-    usable_cores,
 )
+from zerotollm.actions.devices import usable_cores
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.files import write_atomically

@@ -15,6 +15,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
+from zerotollm.actions.devices import usable_cores
 from zerotollm.actions.summary import peak_memory_bytes
 from zerotollm.allocator import LARGE_STEP, keep_freed_memory
 from zerotollm.errors import RunError, UsageError
@@ -52,11 +53,6 @@ def serve(connection: Connection, side: Callable[..., Side], *arguments: Any) ->
             connection.send(measurements[name](seconds))
     except (UsageError, RunError) as error:
         connection.send(error)
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def timed(call: Callable[[], Any], seconds: float) -> list[float]:

@@ -1,6 +1,8 @@
-"""The devices that an action computes on."""
+"""The devices that an action computes on, and the cores that compile for them."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,6 +11,28 @@ from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.gpu import prepare_gpu
 from zerotollm.scale.config import MeshShape, parse_mesh
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def compilers() -> ThreadPoolExecutor:
+    """Threads that compile, one for each core: of pairs every width has programs of its own, and a compiler of GPU
+    programs keeps few cores busy."""
+    return ThreadPoolExecutor(max(2, usable_cores()), thread_name_prefix="compile")
+
+
+def by_shape(
+    threads: ThreadPoolExecutor,
+    lower: Callable[[Any], Any],
+    shapes: Sequence[Any],
+    options: dict[str, Any] | None = None,
+) -> dict[tuple[int, ...], Future[Any]]:
+    """The program of every shape of batch, compiled with XLA's `options` of what `lower` gives for the batch."""
+    # Traced here: Python does one thing at a time, and what comes first is waited for longest.
+    return {batch["inputs"].shape: threads.submit(lower(batch).compile, options) for batch in shapes}
 
 
 @contextmanager

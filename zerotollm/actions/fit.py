@@ -103,7 +103,7 @@ def compile_programs(experiment: Experiment, lanes: int = 0) -> Programs:
     import jax.numpy as jnp
 
     from zerotollm.actions.beginning import beginning_of
-    from zerotollm.actions.devices import check_rows, reading_on_mesh
+    from zerotollm.actions.devices import by_shape, check_rows, compilers, reading_on_mesh
     from zerotollm.compute.device import options_to_run_once
     from zerotollm.planning.memory import planned_peak, xla_memory
     from zerotollm.scale.sharding import check_divides, placed_shapes, shardings
@@ -144,15 +144,20 @@ def compile_programs(experiment: Experiment, lanes: int = 0) -> Programs:
         def training(about: dict[str, Any]) -> dict[str, Any]:
             return placement.stacked_shapes(about, lanes) if lanes else placement.shapes(about)
 
-        steps = {
-            batch["inputs"].shape: jitted.lower(state, batch, seed).compile()
-            for batch in map(training, feed.training_shapes)
-        }
         eval_step = make_eval_step(model, **how)
-        evaluations = {
-            batch["inputs"].shape: eval_step.lower(params, batch).compile()
-            for batch in map(placement.shapes, feed.evaluation_shapes)
-        }
+        with compilers() as threads:
+            to_train = by_shape(
+                threads,
+                lambda batch: jitted.lower(state, batch, seed),
+                [*map(training, feed.training_shapes)],
+            )
+            to_evaluate = by_shape(
+                threads, partial(eval_step.lower, params), [*map(placement.shapes, feed.evaluation_shapes)]
+            )
+        steps, evaluations = (
+            {size: program.result() for size, program in programs.items()}
+            for programs in (to_train, to_evaluate)
+        )
         whole_of = jax.jit(partial(whole, train=train), out_shardings=shardings(params, mesh))
 
     def train_step(state: Any, batch: dict[str, Any], seed: Any) -> Any:

@@ -4,8 +4,8 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +14,7 @@ from typing import Any
 
 from zerotollm import run_directory
 from zerotollm.actions.beginning import beginning_of
-from zerotollm.actions.devices import computing_on_mesh, mesh_lines
+from zerotollm.actions.devices import by_shape, compilers, computing_on_mesh, mesh_lines
 from zerotollm.actions.fit import feed_of
 from zerotollm.actions.interrupts import StoppedError, stop_requests
 from zerotollm.actions.out_of_memory import out_of_memory_explained, step_bytes_on_host
@@ -150,12 +150,12 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement:
             f"computed in {chosen.precision} on {this_accelerator().kind}, attention {chosen.attention}, "
             f"cross-entropy {chosen.cross_entropy}, remat {chosen.remat}"
         )
-    threads = ThreadPoolExecutor(2, thread_name_prefix="compile")
+    threads = compilers()
     training_shapes, evaluation_shapes = (
         [placement.shapes(about) for about in shapes]
         for shapes in (feed.training_shapes, feed.evaluation_shapes)
     )
-    train_step = by_shape(threads, partial(step.lower, abstract_state), training_shapes)
+    train_step = when_compiled(by_shape(threads, partial(step.lower, abstract_state), training_shapes))
 
     directory = run_dir / run_directory.CHECKPOINTS
     intact = on_first(lambda: getattr(checkpoints.newest_intact(directory, display.say), "step", None))
@@ -186,14 +186,11 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement:
             display.say(f"begins with {beginning.run!r}")
         notes = {"losses": [], "step_seconds": 0.0, "seconds": 0.0, "validation": None, "before": None}
         notes["frozen"] = fingerprint(frozen)
-    # Only now: with three compilers at once, two cores would finish the first that is needed last.
+    # Only now: what is needed first should be waited for least.
     # Where there are many, those that seldom run are compiled in half the time.
-    eval_step = by_shape(
-        threads,
-        partial(evaluate.lower, abstract_params),
-        evaluation_shapes,
-        quick if len(feed.evaluation_shapes) > 1 else None,
-    )
+    lower = partial(evaluate.lower, abstract_params)
+    options = quick if len(feed.evaluation_shapes) > 1 else None
+    eval_step = when_compiled(by_shape(threads, lower, evaluation_shapes, options))
     threads.shutdown(wait=False)
     start = checkpoint.step if checkpoint else 0
     num_parameters, trained = (
@@ -236,20 +233,12 @@ def _describe(feed: Any, run_dir: Path) -> None:
     write_atomically(run_dir / run_directory.ENVIRONMENT, json.dumps(run_directory.environment(), indent=2))
 
 
-def by_shape(
-    threads: ThreadPoolExecutor,
-    lower: Callable[[Any], Any],
-    shapes: Sequence[Any],
-    options: dict[str, Any] | None = None,
-) -> Callable[[], Callable[..., Any]]:
-    """Compiles a function of a state and a batch for every shape of batch, with XLA's `options`. What is returned
-    waits for all of them, and gives the function that runs the right one."""
-    # Traced here: Python does one thing at a time, and what comes first is waited for longest.
-    futures = {batch["inputs"].shape: threads.submit(lower(batch).compile, options) for batch in shapes}
+def when_compiled(programs: dict[tuple[int, ...], Future[Any]]) -> Callable[[], Callable[..., Any]]:
+    """What is returned waits for all programs, and gives the function of state and batch that runs the right one."""
 
     def wait() -> Callable[..., Any]:
-        programs = {size: future.result() for size, future in futures.items()}
-        return lambda state, batch: programs[batch["inputs"].shape](state, batch)
+        compiled = {size: program.result() for size, program in programs.items()}
+        return lambda state, batch: compiled[batch["inputs"].shape](state, batch)
 
     return wait
 
