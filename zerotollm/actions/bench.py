@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
@@ -22,6 +23,7 @@ from zerotollm.actions.bench_sides import (
     translates,
 )
 from zerotollm.actions.devices import usable_cores
+from zerotollm.actions.progress import clock
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.files import write_atomically
@@ -69,15 +71,25 @@ def bench(experiment: Experiment, run_dir: Path, options: BenchOptions) -> dict[
             f"this machine is busy (load {load:.1f} on {cores} cores): figures will be too low",
             highlight=False,
         )
+    begun = time.monotonic()
+
+    def say(what: str) -> None:
+        console.print(f"{clock(time.monotonic() - begun)} {what}", highlight=False)
+
     with ExitStack() as stack:
+        say("preparing data and compiling; on a GPU that can take minutes")
         side = partial(ours, shared=True) if against_torch else ours
         facts, ask = stack.enter_context(_side("jax", side, experiment))
         sides = {"ours": ask}
         theirs = None
         if against_torch:
+            say("compiling PyTorch's side")
             arguments = (experiment, facts["model"], facts["platform"], facts["precision"])
             theirs, sides["torch"] = stack.enter_context(_side("PyTorch", torch_twin, *arguments))
-        rounds = [_round(sides, options.seconds, decode_rows(experiment)) for _ in range(options.rounds)]
+        rounds = []
+        for number in range(1, options.rounds + 1):
+            say(f"measuring, round {number} of {options.rounds}")
+            rounds.append(_round(sides, options.seconds, decode_rows(experiment)))
     result = {
         "options": asdict(options),
         "load_average": load,
