@@ -5,7 +5,7 @@ Command: python launch.py --experiment finetune_chat --train.start-from runs/bas
 Time: 5 minutes on one core of an AMD EPYC, beside another run
 
 Expected: 1.8614 bits per byte of the answers in the validation conversations, from nothing 1.8440, and from nothing
-with the vocabulary of `base` 1.9089 (three seeds each): what `base` learned of the Bible helps, and its vocabulary hinders
+with the vocabulary of `base` 1.9089 (three seeds each): what `base` learned of the Bible helps, its vocabulary hinders
 """
 
 from dataclasses import replace
