@@ -35,8 +35,10 @@ def test_kept_tables_come_from_kept_runs(folder):
     rows = make_rows(read_runs(folder))
     assert (folder / "table.md").read_text(encoding="utf-8") == markdown(rows)
     assert f"<!-- table {folder.name} -->\n{short_markdown(rows)}\n<!-- end -->" in README
-    assert len(rows) > (20 if folder.parent.name == "ablations" else 1)
-    assert all(row["shared"]["trained"] == 3 for row in rows)
+    alone = folder.name.endswith("-untrained")  # stands beside the table of another suite
+    assert len(rows) > (20 if folder.parent.name == "ablations" else 1) or alone
+    (seeds,) = {row["shared"]["trained"] for row in rows}
+    assert seeds >= 3
 
 
 def test_the_kept_law_comes_from_the_kept_ladder_and_is_what_the_readme_says():
