@@ -175,6 +175,11 @@ def test_passages_of_the_bible_are_cut_from_the_chapters_of_each_split():
         ('{"prompt": "a", "completion": "\\ud800"}', "completion", r"line 31: half of a surrogate pair"),
         ('{"messages": []}', "completion", r"line 31: messages must be a list"),
         (
+            '{"messages": [{"role": {}, "content": "a"}]}',
+            "completion",
+            r"line 31: message 1 has the role {}",
+        ),
+        (
             '{"messages": [{"role": "me", "content": "a"}]}',
             "completion",
             r"line 31: message 1 has the role 'me'",

@@ -221,6 +221,7 @@ def test_a_field_that_cannot_be_is_named(served, field, value, message):
         ([], "must be a list"),
         (["hi"], r"messages\[0\] must be an object"),
         ([{"role": "me", "content": "a"}], r"messages\[0\]\.role is 'me'"),
+        ([{"role": [], "content": "a"}], r"messages\[0\]\.role is \[\]"),
         ([{"role": "user", "content": 3}], r"messages\[0\]\.content must be a text"),
         ([{"role": "user", "content": "heaven " * 60}], "the context of this model holds 48"),
     ],

@@ -79,7 +79,7 @@ def check_messages(place: str, messages: Any) -> list[dict[str, str]]:
         raise UsageError(f"{place}: messages must be a list of objects with role and content, and not empty")
     for number, message in enumerate(messages, 1):
         role, content = (message.get(f) if isinstance(message, dict) else None for f in ("role", "content"))
-        if role not in ROLES:
+        if role not in tuple(ROLES):  # a list or an object has no hash
             raise UsageError(
                 f"{place}: message {number} has the role {role!r}, and must have one of {', '.join(ROLES)}"
             )

@@ -266,7 +266,7 @@ def _message(number: int, message: Any) -> dict[str, str]:
         raise RefusedError(f"{place} must be an object with role and content", "messages")
     role, content = message.get("role"), message.get("content")
     role = "system" if role == "developer" else role
-    if role not in ROLES:
+    if role not in tuple(ROLES):  # a list or an object has no hash
         raise RefusedError(
             f"{place}.role is {_shown(role)}, and must be one of {', '.join(ROLES)}", "messages"
         )
