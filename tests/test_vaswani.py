@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import vaswani_base, vaswani_big, vaswani_table3
+from zerotollm.actions.compare import page_markdown
 from zerotollm.actions.published_table import published_markdown
 from zerotollm.actions.suite_table import make_rows
 from zerotollm.experiment import differences, validate
@@ -126,4 +127,7 @@ def test_the_table_stands_beside_the_papers_and_says_what_holds():
     assert "Of 2 variants" in text
     assert "1 differ in the same direction here, shown by an interval over seeds (A-heads-eighth)" in text
     assert "1 do not (C-layers-third)" in text
-    assert published_markdown(make_rows([record(rows[BASE], 0, 2.0, 1.0) | {"published": None}])) == ""
+    assert page_markdown(make_rows(records)) + "\n" == text
+    own = make_rows([record(rows[BASE], 0, 2.0, 1.0) | {"published": None}])
+    assert published_markdown(own) == ""
+    assert page_markdown(own).startswith("| group | variant |")

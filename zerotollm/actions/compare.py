@@ -1,6 +1,7 @@
 """compare: write the tables and figures of a suite again, from its finished runs alone, and show the table."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,10 +48,15 @@ def compare(experiment: Experiment, run_dir: Path, options: CompareOptions) -> d
         page = Path(options.into)
         text = page.read_text(encoding="utf-8")
         for name, rows in results.items():
-            text = with_table(text, name, short_markdown(rows), page)
+            text = with_table(text, name, page_markdown(rows), page)
         write_atomically(page, text)
         console.print(f"written: {page}", highlight=False)
     return results
+
+
+def page_markdown(rows: Sequence[Row]) -> str:
+    """What stands of a suite on a page about more than it: beside the paper's numbers, where it has some."""
+    return published_markdown(rows).rstrip("\n") or short_markdown(rows)
 
 
 def with_table(text: str, name: str, table: str, page: Path | str = "the text") -> str:
