@@ -114,7 +114,9 @@ def test_the_table_stands_beside_the_papers_and_says_what_holds():
     losses = {
         BASE: (2.0, 2.1),
         "A-heads-eighth": (2.2, 2.3),
+        "B-keys-half": (2.03,),  # worse than the base's first seed, though not than its mean
         "C-layers-third": (1.9, 2.0),
+        "C-layers-two-thirds": (1.9,),
         "E-learned": (2.0, 2.2),
     }
     records = [
@@ -123,10 +125,14 @@ def test_the_table_stands_beside_the_papers_and_says_what_holds():
         for seed, loss in enumerate(values)
     ]
     text = published_markdown(make_rows(records))
-    assert "| base | - | 7.78 | 4.92 | 20.5 | 25.8 | 1.6 | 65 |" in text
-    assert "Of 2 variants" in text
+    assert "| base | - | 7.78 (2) | 4.92 | 20.5 | 25.8 | 1.6 | 65 |" in text
+    assert "Of 4 variants" in text
     assert "1 differ in the same direction here, shown by an interval over seeds (A-heads-eighth)" in text
-    assert "1 do not (C-layers-third)" in text
+    assert "1 do without such an interval (B-keys-half)" in text
+    assert (
+        "2 do not (C-layers-third, C-layers-two-thirds), 1 of these shown by an interval (C-layers-third)."
+        in text
+    )
     assert page_markdown(make_rows(records)) + "\n" == text
     own = make_rows([record(rows[BASE], 0, 2.0, 1.0) | {"published": None}])
     assert published_markdown(own) == ""

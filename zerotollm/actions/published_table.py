@@ -11,12 +11,13 @@ CLEAR = 0.01
 
 
 def published_markdown(rows: Sequence[Row]) -> str:
-    """Perplexity per token, BLEU and parameters of every variant, ours and the paper's; empty where no row has any of
-    the paper's. Both perplexities and BLEUs are of each one's own validation set and vocabulary."""
+    """Perplexity per token, BLEU and parameters of every variant, ours (the mean of so many runs) and the paper's;
+    empty where no row has any of the paper's. Both perplexities and BLEUs are of each one's own validation set and
+    vocabulary."""
     rows = [row for row in rows if row.get("published")]
     if not rows:
         return ""
-    heads = ["", "change", "PPL", "paper", "BLEU", "paper", "parameters x 10^6", "paper"]
+    heads = ["", "change", "PPL (runs)", "paper", "BLEU", "paper", "parameters x 10^6", "paper"]
     lines = [heads, ["---"] * len(heads), *map(_cells, rows)]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return f"{table}\n\n{conclusion(rows)}\n"
@@ -28,7 +29,7 @@ def _cells(row: Row) -> list[str]:
     return [
         row["group"] if row["variant"] != BASE else BASE,
         change or "-",
-        _number(shared.get("perplexity"), 2),
+        f"{shared['perplexity']:.2f} ({shared['trained']})" if shared.get("perplexity") is not None else "",
         _number(published.get("perplexity"), 2),
         _number(shared.get("bleu"), 1),
         _number(published.get("bleu"), 1),
@@ -47,24 +48,25 @@ def _number(value: float | None, digits: int) -> str:
 
 def conclusion(rows: Sequence[Row]) -> str:
     """One sentence: which of the paper's differences to its base in perplexity have the same direction here, and for
-    which of them our seeds show it."""
+    which of them our seeds show it. Ours are differences in bits per byte, of which perplexity is an exponential."""
     by_name = {row["variant"]: row for row in rows}
     base = by_name.get(BASE)
     if base is None or base["shared"]["loss"] is None:
         return "The base was not trained, so nothing can be concluded."
-    shown, same, other = [], [], []
+    shown, same, other, contrary = [], [], [], []
     for name, row in by_name.items():
         paper, paper_base = row["published"].get("perplexity"), base["published"]["perplexity"]
-        loss = row["shared"]["loss"]
-        if name == BASE or paper is None or loss is None or abs(paper / paper_base - 1) <= CLEAR:
+        # Over the seeds that both have: the base's mean over more of them says nothing of a row with one.
+        difference = row["shared"]["difference"]
+        if name == BASE or paper is None or difference is None or abs(paper / paper_base - 1) <= CLEAR:
             continue
-        agrees = (paper > paper_base) == (loss > base["shared"]["loss"])
-        if not agrees:
-            other.append(name)
-        elif row["shared"]["verdict"] in ("better", "worse"):
-            shown.append(name)
+        agrees = (paper > paper_base) == (difference > 0)
+        clear = row["shared"]["verdict"] in ("better", "worse")
+        if agrees:
+            (shown if clear else same).append(name)
         else:
-            same.append(name)
+            other.append(name)
+            contrary += [name] if clear else []
     total = len(shown) + len(same) + len(other)
     if not total:
         return (
@@ -76,6 +78,8 @@ def conclusion(rows: Sequence[Row]) -> str:
     )
     parts.append(f"{len(same)} do without such an interval{_names(same)}")
     parts.append(f"{len(other)} do not{_names(other)}")
+    if contrary:
+        parts.append(f"{len(contrary)} of these shown by an interval{_names(contrary)}")
     return ", ".join(parts) + "."
 
 
