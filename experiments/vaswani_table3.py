@@ -2,9 +2,11 @@
 
 Command: python launch.py --experiment vaswani_table3 --budget small
 
-Time: not yet measured
+Time: 2 to 11 minutes a run on one core of an AMD EPYC beside another run, 97 for one seed of every row but `big`, which
+by its operations takes another 53 and was not run
 
-Expected: not yet measured; the paper's own numbers stand in the table
+Expected: 1.2507 bits per byte and 19.5 BLEU for the base, 0.1 between its seeds; a third of the layers and no dropout,
+worse in the paper, are far better after so few steps (0.9429 bits per byte, 34.7 BLEU; see the README)
 """
 
 from typing import Any, Literal
