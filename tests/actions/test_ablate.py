@@ -306,6 +306,7 @@ def test_translations_are_compared_by_bleu_too():
     expected = stats.ttest_1samp([5.0, 6.0, 7.0], 0).confidence_interval()
     assert difference["difference"] == pytest.approx(6.0)
     assert (difference["low"], difference["high"]) == pytest.approx(tuple(expected))
+    assert difference["verdict"] == "better"  # of BLEU more is
     line = next(line for line in short_markdown(rows).splitlines() if "| other" in line)
     assert line.endswith("| 27.00 | +6.00 [+3.52, +8.48] |")
 

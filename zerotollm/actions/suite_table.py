@@ -120,7 +120,10 @@ def _bleu_difference(runs: list[Record], base: list[Record]) -> Row | None:
     seeds = [seed for seed in ours if ours[seed] is not None and others.get(seed) is not None]
     if not seeds:
         return None
-    return asdict(paired_difference([others[s] for s in seeds], [ours[s] for s in seeds]))
+    comparison = asdict(paired_difference([others[s] for s in seeds], [ours[s] for s in seeds]))
+    # Of BLEU more is better; the verdict takes less to be.
+    turned = {"better": "worse", "worse": "better"}
+    return comparison | {"verdict": turned.get(comparison["verdict"], comparison["verdict"])}
 
 
 # --- as text
