@@ -185,6 +185,11 @@ def test_tables_and_figures_come_from_the_runs_alone_byte_for_byte(base, tmp_pat
     with pytest.raises(UsageError, match=r"PAGE\.md has no lines <!-- table tiny -->"):
         compare(Experiment(), tmp_path / "tiny", CompareOptions(into=str(page)))
     assert page.read_text() == "no place\n"
+    page.write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match=r"PAGE\.md: it is not UTF-8"):
+        compare(Experiment(), tmp_path / "tiny", CompareOptions(into=str(page)))
+    with pytest.raises(UsageError, match=r"none\.md: No such file"):
+        compare(Experiment(), tmp_path / "tiny", CompareOptions(into=str(tmp_path / "none.md")))
     assert "https://cdn" not in before["figure.html"].decode().split("</script>")[-1]
 
 

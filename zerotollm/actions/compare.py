@@ -46,7 +46,7 @@ def compare(experiment: Experiment, run_dir: Path, options: CompareOptions) -> d
     results = {folder.name: write_results(folder, console) for folder in folders}
     if options.into:
         page = Path(options.into)
-        text = page.read_text(encoding="utf-8")
+        text = read_page(page)
         for name, rows in results.items():
             text = with_table(text, name, page_markdown(rows), page)
         write_atomically(page, text)
@@ -57,6 +57,15 @@ def compare(experiment: Experiment, run_dir: Path, options: CompareOptions) -> d
 def page_markdown(rows: Sequence[Row]) -> str:
     """What stands of a suite on a page about more than it: beside the paper's numbers, where it has some."""
     return published_markdown(rows).rstrip("\n") or short_markdown(rows)
+
+
+def read_page(page: Path) -> str:
+    """The text that a table is to be written into. Raises UsageError where there is none, or it is not UTF-8."""
+    try:
+        return page.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise UsageError(f"cannot read {page}: {why}; give --into a text that is there, in UTF-8") from None
 
 
 def with_table(text: str, name: str, table: str, page: Path | str = "the text") -> str:

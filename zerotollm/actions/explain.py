@@ -26,7 +26,7 @@ def explain(experiment: Experiment, run_dir: Path, options: ExplainOptions) -> d
     # Imported here: the command line asks this package for its options only.
     from rich.console import Console
 
-    from zerotollm.actions.compare import with_table
+    from zerotollm.actions.compare import read_page, with_table
     from zerotollm.actions.explain_markdown import questions_markdown
     from zerotollm.actions.explain_tables import study_tables, text_tables
     from zerotollm.explain.explanation import numbers
@@ -34,7 +34,7 @@ def explain(experiment: Experiment, run_dir: Path, options: ExplainOptions) -> d
 
     page = Path(options.into)
     if options.into:  # asked first: what follows takes a while
-        with_table(page.read_text(encoding="utf-8"), "questions", "", page)
+        with_table(read_page(page), "questions", "", page)
     cache_compiled_programs(experiment.data)
     run = replace(load(run_dir, options.checkpoint), experiment=experiment)
     console = Console()
@@ -61,5 +61,5 @@ def explain(experiment: Experiment, run_dir: Path, options: ExplainOptions) -> d
     write_atomically(run_dir / NAME, json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     if options.into:
         table = questions_markdown(json.loads(json.dumps(result)))
-        write_atomically(page, with_table(page.read_text(encoding="utf-8"), "questions", table, page))
+        write_atomically(page, with_table(read_page(page), "questions", table, page))
     return result
