@@ -1,4 +1,4 @@
-"""Keeping freed memory: it is asked for without harm anywhere, and on glibc it is granted."""
+"""Memory of large steps: freed blocks are kept, which glibc grants, and a CPU begins one step at a time."""
 
 import platform
 import subprocess
@@ -26,3 +26,24 @@ def page_faults(word: str) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these settings")
 def test_freed_memory_is_not_faulted_in_again():
     assert page_faults("keep") < page_faults("leave") / 4
+
+
+ONE_AT_A_TIME = """
+import sys
+if sys.argv[1] == "reuse":
+    from zerotollm.allocator import reuse_memory
+    reuse_memory()
+import jax
+import jax.numpy as jnp
+jax.config.update("jax_platforms", "cpu")
+work = jax.jit(lambda x: jax.lax.fori_loop(0, 100, lambda i, x: x @ x, x)).lower(jnp.eye(1024)).compile()
+print(work(jnp.eye(1024)).is_ready())
+"""
+
+
+@pytest.mark.parametrize(("word", "ready"), [("reuse", "True"), ("leave", "False")])
+def test_a_large_step_is_over_when_the_next_begins(word, ready):
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_AT_A_TIME, word], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == ready

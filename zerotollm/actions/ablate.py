@@ -25,7 +25,7 @@ from zerotollm.actions.suite_runs import (
     write_run,
 )
 from zerotollm.actions.suite_table import FUTURE, Row, best_rate, make_rows, terminal_table
-from zerotollm.allocator import LARGE_STEP, keep_freed_memory
+from zerotollm.allocator import LARGE_STEP, reuse_memory
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.model.config import resolve
@@ -46,7 +46,7 @@ def ablate(suite: Suite, run_dir: Path, options: AblateOptions) -> list[Row]:
     folder = run_dir / options.budget
     shape, model = suite.base.data, suite.base.model
     if shape.batch_size * shape.context * model.width >= LARGE_STEP:
-        keep_freed_memory()
+        reuse_memory()
     check_folder(folder)
     variants = [suite.about or Variant(BASE, BASE, suite.base, "", ""), *suite.variants]
     seeds = list(range(suite.base.train.seed, suite.base.train.seed + options.seeds))

@@ -17,7 +17,7 @@ from typing import Any
 
 from zerotollm.actions.devices import usable_cores
 from zerotollm.actions.summary import peak_memory_bytes
-from zerotollm.allocator import LARGE_STEP, keep_freed_memory
+from zerotollm.allocator import LARGE_STEP, reuse_memory
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.gpu import prepare_gpu
@@ -115,7 +115,7 @@ def ours(experiment: Experiment, *, decodes: bool = True, shared: bool = False) 
     """
     shape = experiment.data
     if shape.batch_size * shape.context * experiment.model.width >= LARGE_STEP:
-        keep_freed_memory()  # as in training
+        reuse_memory()  # as in training
     if shared:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     prepare_gpu()

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from zerotollm.allocator import LARGE_STEP, keep_freed_memory
+from zerotollm.allocator import LARGE_STEP, reuse_memory
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.gpu import prepare_gpu
@@ -62,7 +62,7 @@ def computing_on_mesh(experiment: Experiment) -> Iterator[Any]:
     """
     shape = experiment.data
     if shape.batch_size * shape.context * experiment.model.width >= LARGE_STEP:
-        keep_freed_memory()
+        reuse_memory()
     prepare_gpu()
     import jax
 
