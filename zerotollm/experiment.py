@@ -322,11 +322,10 @@ def validate(experiment: Experiment) -> None:
         raise UsageError(
             "data.document_mask is for plain text: examples are apart from each other, set it to False"
         )
-    for name, value in flatten(experiment.compute).items():
-        if pair and value not in ("auto", "plain", "none", "float32", False):
-            raise UsageError(
-                f"compute.{name} is {value}, which decoders alone know so far: leave it out, or set model.architecture"
-            )
+    if pair and experiment.compute.attention not in ("auto", "plain"):
+        raise UsageError(
+            f"compute.attention is {experiment.compute.attention}, and an encoder-decoder's is plain: leave it out"
+        )
     if data.old and (pair or examples):
         raise UsageError("data.old is for plain text that a decoder goes on to learn: leave it out")
     if data.document_mask and pair:

@@ -14,11 +14,11 @@ from zerotollm.compute.config import resolve as resolve_compute
 from zerotollm.errors import UsageError
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.stack import scan_layers
-from zerotollm.model.transformer import Transformer
 from zerotollm.training import step as step_module
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 from zerotollm.training.optimizers import make_optimizer
 from zerotollm.training.step import (
+    batch_logits,
     init_params,
     init_state,
     make_eval_step,
@@ -36,6 +36,18 @@ ADAMW = OptimizerConfig(kind="adamw", learning_rate=3e-3)
 SGD = OptimizerConfig(kind="sgd", learning_rate=0.1)
 
 
+PAIR = replace(
+    MODEL,
+    architecture="encoder-decoder",
+    encoder_layers=1,
+    num_layers=2,
+    biases="everywhere",
+    norm_position="post",
+)
+"""With a bias of the head, and layers of the encoder that are not as many as the decoder's."""
+LABELS = replace(PAIR, num_classes=3, biases="none")
+
+
 def batch(seed=0, rows=8, length=16):
     draw = np.random.default_rng(seed)
     tokens = draw.integers(4, 64, (rows, length + 1)).astype(np.int32)
@@ -43,6 +55,7 @@ def batch(seed=0, rows=8, length=16):
         "inputs": tokens[:, :-1],
         "targets": tokens[:, 1:],
         "segments": draw.integers(0, 2, (rows, length)).cumsum(1).astype(np.int32),
+        "sources": tokens[:, :0:-1] * (np.arange(length) < length - 4),  # the last four are padding
         "weights": (draw.random((rows, length)) < 0.9).astype(np.float32),
     }
 
@@ -61,7 +74,35 @@ def gradients(compute, model=MODEL, masked=True):
     params = jax.jit(partial(init_params, model, 0), compiler_options=QUICK)()
     objective = objective_of(model, TRAIN, masked=masked, compute=compute)
     both = jax.value_and_grad(objective, has_aux=True)
-    return jax.jit(both, compiler_options=QUICK)(params, batch(), jax.random.key(0))
+    of = batch()
+    if model.num_classes:
+        of["targets"] = of["targets"] % model.num_classes
+    return jax.jit(both, compiler_options=QUICK)(params, of, jax.random.key(0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "model", [PAIR, replace(PAIR, biases="none", tie_embeddings=True), LABELS], ids=range(3)
+)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"remat": "dots"},
+        {"scan_layers": True},
+        {"cross_entropy": "chunked"},
+        {"cross_entropy": "chunked", "remat": "full"},
+    ],
+    ids=str,
+)
+def test_nothing_but_rounding_changes_of_pairs(change, model):
+    ours, plain = (gradients(replace(PLAIN, **how), model=model) for how in (change, {}))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), ours, plain)
+
+
+def test_all_at_once_changes_nothing_but_rounding_of_pairs():
+    lean = replace(PLAIN, cross_entropy="chunked", remat="full", scan_layers=True)
+    ours, plain = (gradients(how, model=PAIR) for how in (lean, PLAIN))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), ours, plain)
 
 
 @pytest.fixture(scope="module")
@@ -87,15 +128,14 @@ def test_nothing_but_rounding_changes(change, plain):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("remat", ["dots", "full"])
-def test_remat_without_a_loop_changes_nothing_and_draws_the_same_dropout(remat):
+@pytest.mark.parametrize(("remat", "shape"), [("dots", MODEL), ("full", MODEL), ("full", PAIR)], ids=str)
+def test_remat_without_a_loop_changes_nothing_and_draws_the_same_dropout(remat, shape):
     """As on a GPU: on a CPU `resolve` makes a loop of it."""
-    model = replace(MODEL, dropout=0.3)
+    model = replace(shape, dropout=0.3)
 
     def loss(compute, params):
-        rngs = {"dropout": jax.random.key(1)}
-        logits = Transformer(model, compute).apply(
-            {"params": params}, batch()["inputs"], deterministic=False, rngs=rngs
+        logits = batch_logits(
+            model, params, batch(), masked=False, dropout_key=jax.random.key(1), compute=compute, pad_id=0
         )
         return jnp.sum(jnp.square(logits))
 
@@ -107,9 +147,10 @@ def test_remat_without_a_loop_changes_nothing_and_draws_the_same_dropout(remat):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), ours, plain)
 
 
-def test_remat_saves_memory_even_on_a_cpu():
+@pytest.mark.parametrize("shape", [MODEL, replace(PAIR, encoder_layers=4)], ids=["decoder", "pairs"])
+def test_remat_saves_memory_even_on_a_cpu(shape):
     """XLA's CPU backend undoes rematerialization outside of loops."""
-    model = replace(MODEL, num_layers=4)
+    model = replace(shape, num_layers=4)
 
     def temporary(remat):
         objective = objective_of(model, TRAIN, compute=ComputeConfig(remat=remat, scan_layers=True))
@@ -145,23 +186,24 @@ def test_the_program_of_a_scan_hardly_grows_with_depth():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["float16"])
-def test_half_precision_learns_a_batch_by_heart(precision):
+@pytest.mark.parametrize("model", [MODEL, PAIR], ids=["decoder", "pairs"])
+def test_half_precision_learns_a_batch_by_heart(model):
     train = TrainConfig(steps=60)
-    compute = ComputeConfig(precision=precision, attention="chunked", cross_entropy="chunked")
+    compute = ComputeConfig(precision="float16", attention="chunked", cross_entropy="chunked")
     optimizer = replace(ADAMW, learning_rate=1e-2)
-    state = init_state(MODEL, optimizer, train, compute=compute)
-    step = make_train_step(MODEL, optimizer, train, compute=compute)
+    state = init_state(model, optimizer, train, compute=compute)
+    step = make_train_step(model, optimizer, train, compute=compute)
     for _ in range(60):
         state, metrics = step(state, batch())
     assert float(metrics["loss"]) < 1.0, "random tokens start at ln 60 = 4.1"
     assert all(leaf.dtype == "float32" for leaf in jax.tree.leaves(state.params))
 
 
-def test_half_precision_products_are_in_half_precision():
-    params = jax.eval_shape(partial(init_params, MODEL, 0))
+@pytest.mark.parametrize("model", [MODEL, PAIR], ids=["decoder", "pairs"])
+def test_half_precision_products_are_in_half_precision(model):
+    params = jax.eval_shape(partial(init_params, model, 0))
     half = ComputeConfig(precision="bfloat16")
-    text = make_eval_step(MODEL, compute=half).lower(params, batch()).as_text()
+    text = make_eval_step(model, compute=half).lower(params, batch()).as_text()
     products = [line for line in text.splitlines() if "dot_general" in line]
     assert products
     assert all("bf16" in line.split(":")[-1] for line in products)
@@ -288,3 +330,15 @@ def test_the_step_asks_the_device(monkeypatch):
     init = partial(init_state, MODEL, ADAMW, TRAIN)
     assert jax.eval_shape(init).loss_scale is not None
     assert jax.eval_shape(partial(init, compute=ComputeConfig(precision="bfloat16"))).loss_scale is None
+
+
+def test_pairs_are_in_float32_unless_half_precision_is_asked_for(monkeypatch):
+    monkeypatch.setattr(step_module, "this_accelerator", lambda: TURING)
+    auto, half = ComputeConfig(), ComputeConfig(precision="float16")
+    states = [jax.eval_shape(partial(init_state, PAIR, ADAMW, TRAIN, compute=how)) for how in (auto, half)]
+    assert [state.loss_scale is None for state in states] == [True, False]
+    resolved = [step_module.resolved_for(how, PAIR, batch(), masked=False) for how in (auto, half)]
+    assert [(how.precision, how.attention) for how in resolved] == [
+        ("float32", "plain"),
+        ("float16", "plain"),
+    ]

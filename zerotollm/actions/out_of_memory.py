@@ -42,11 +42,6 @@ def explanation(experiment: Experiment, run_dir: Path) -> str:
     from zerotollm.compute.device import this_accelerator
     from zerotollm.planning.memory import memory_by_kind
 
-    if experiment.model.architecture == "encoder-decoder":
-        return (
-            "out of memory: start anew with more --train.micro-batches, or a smaller --data.batch-size, and another "
-            f"--run-dir; checkpoints in {run_dir} are intact"
-        )
     job = job_for(experiment, this_accelerator())
     kinds = memory_by_kind(job)
     largest = sorted(kinds, key=kinds.get, reverse=True)[:2]

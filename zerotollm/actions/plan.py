@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from zerotollm.actions import PlanOptions
-from zerotollm.compute.config import PLAIN, Accelerator
+from zerotollm.compute.config import Accelerator
 from zerotollm.compute.config import resolve as resolve_compute
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
@@ -156,8 +156,8 @@ def _size(number: float) -> str:
 
 def job_for(experiment: Experiment, accelerator: Accelerator) -> Any:
     """The experiment's train step with every choice made for `accelerator`. Where that is cuDNN's attention, and
-    jax has none here, it stands as chunked attention, which holds as little. With an encoder, as training does, all
-    in float32 and held, and the batch is that of the widest bucket."""
+    jax has none here, it stands as chunked attention, which holds as little. With an encoder the
+    batch is that of the widest bucket."""
     from zerotollm.compute.device import this_accelerator
     from zerotollm.planning.memory import Job
 
@@ -174,10 +174,9 @@ def job_for(experiment: Experiment, accelerator: Accelerator) -> Any:
         vocab_size=model.vocab_size,
         masked=shape.document_mask,
         even=model.key_width in (0, model.head_width),
+        pairs=model.architecture == "encoder-decoder",
     )
-    if model.encoder_layers:
-        how = PLAIN
-    elif how.attention == "cudnn" and not this_accelerator().has_flash():
+    if how.attention == "cudnn" and not this_accelerator().has_flash():
         how = replace(how, attention="chunked")
     return Job(
         model,
@@ -283,7 +282,6 @@ def _table(
 
     compute, shape = facts["compute"], experiment.data
     pairs = experiment.model.architecture == "encoder-decoder"
-    lean = "" if pairs else " and every block rematerialized"
     precision = compute["precision"]
     groups, memory, xla = facts["parameters"], facts["memory"], facts["xla_memory"]
     platform = "gpu" if device.accelerator.platform == "gpu" else "cpu"
@@ -329,7 +327,10 @@ def _table(
     energy = f", {facts['kilowatt_hours']:,.2f} kWh" if facts["kilowatt_hours"] else ""
     row("the experiment", f"{facts['tokens']:,} tokens: {_time(facts['hours'])}{energy}")
     for name, words in (
-        ("largest", f"that fits, {'one pair' if pairs else 'one window'} at a time{lean}"),
+        (
+            "largest",
+            f"that fits, {'one pair' if pairs else 'one window'} at a time and every block rematerialized",
+        ),
         ("compute_optimal", f"for {options.hours:g} hours at this utilization"),
     ):
         model = facts.get(name)

@@ -144,12 +144,11 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement:
         check_step(step_bytes_on_host(replace(experiment, model=model)))
     step = make_train_step(model, experiment.optimizer, experiment.train, **how, out_shardings=out_shardings)
     evaluate = make_eval_step(model, **how)
-    if model.architecture != "encoder-decoder":
-        chosen = job_for(replace(experiment, model=model), this_accelerator()).compute
-        display.say(
-            f"computed in {chosen.precision} on {this_accelerator().kind}, attention {chosen.attention}, "
-            f"cross-entropy {chosen.cross_entropy}, remat {chosen.remat}"
-        )
+    chosen = job_for(replace(experiment, model=model), this_accelerator()).compute
+    display.say(
+        f"computed in {chosen.precision} on {this_accelerator().kind}, attention {chosen.attention}, "
+        f"cross-entropy {chosen.cross_entropy}, remat {chosen.remat}"
+    )
     threads = compilers()
     training_shapes, evaluation_shapes = (
         [placement.shapes(about) for about in shapes]

@@ -17,10 +17,12 @@ class ComputeConfig:
 
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """of activations and matrix products; weights, norms, softmax and losses stay float32, and float16 scales the
-    loss (arXiv:1710.03740). auto: bfloat16 on NVIDIA Ampere and later, float16 on Volta and Turing, else float32"""
+    loss (arXiv:1710.03740). auto: bfloat16 on NVIDIA Ampere and later, float16 on Volta and Turing, else float32, which
+    an encoder-decoder has everywhere: its recipes were measured in it"""
     attention: Literal["auto", "plain", "chunked", "cudnn"] = "auto"
     """plain holds all scores, chunked never does (arXiv:2112.05682), cudnn is NVIDIA's kernel, from Ampere on, for
-    half precision. auto: cudnn where it can be, else plain up to 512 tokens and chunked above"""
+    half precision. auto: cudnn where it can be, else plain up to 512 tokens and chunked above; plain alone for an
+    encoder-decoder"""
     cross_entropy: Literal["auto", "plain", "chunked"] = "auto"
     """chunked never holds all logits, nor their gradient. auto: plain where logits are below 256 MiB"""
     remat: Literal["none", "dots", "full"] = "none"
@@ -65,16 +67,18 @@ def resolve(
     vocab_size: int,
     masked: bool,
     even: bool = True,
+    pairs: bool = False,
 ) -> ComputeConfig:
     """The same configuration with every `auto` replaced, for micro-batches of `rows` windows.
 
     `masked`: attention stays inside a document, which cuDNN's kernel cannot, as it cannot have keys of another width
-    than values (`even`). Resolving twice changes nothing.
+    than values (`even`). `pairs`: of an encoder-decoder, whose attention is plain. Resolving twice changes nothing.
     Raises UsageError where the accelerator cannot do what is asked.
     """
-    precision = accelerator.half() if config.precision == "auto" else config.precision
+    half = "float32" if pairs else accelerator.half()
+    precision = half if config.precision == "auto" else config.precision
     flash = accelerator.has_flash() and precision != "float32" and not masked and even
-    attention = config.attention
+    attention = "plain" if pairs else config.attention
     if attention == "auto":
         attention = "cudnn" if flash else "plain" if context <= SMALL_CONTEXT else "chunked"
     elif attention == "cudnn" and not flash:

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from zerotollm.compute.config import PLAIN, ComputeConfig
 from zerotollm.compute.mesh import ROWS, constrain
 from zerotollm.model.config import BIASED, TransformerConfig
 from zerotollm.model.layers import Dropout, KVCache, linear, source_keys_values
@@ -19,6 +20,8 @@ from zerotollm.model.transformer import (
     embedding_initializer,
     head_initializer,
     head_logits,
+    is_lean,
+    lean_blocks,
     run_blocks,
 )
 
@@ -27,6 +30,7 @@ class Encoder(nn.Module):
     """Embeddings of a source to what the decoder reads: every token sees every other that is not padding."""
 
     config: TransformerConfig
+    compute: ComputeConfig = PLAIN
 
     @nn.compact
     def __call__(self, x_BSD: jax.Array, mask_BS: jax.Array, *, deterministic: bool = True) -> jax.Array:
@@ -34,16 +38,19 @@ class Encoder(nn.Module):
         c = self.config
         positions_BS = jnp.arange(x_BSD.shape[1])[None]
         x_BSD = shifted(self, x_BSD, positions_BS)
-        x_BSD = add_positions(self, x_BSD, positions_BS)
+        x_BSD = add_positions(self, x_BSD, positions_BS).astype(self.compute.precision)
         x_BSD = Dropout(c.dropout)(x_BSD, deterministic=deterministic)
-        mask_B1S = mask_BS[:, None]
-        return run_blocks(c, c.encoder_layers, x_BSD, mask_B1S, positions_BS, deterministic=deterministic)[0]
+        read, how = (x_BSD, mask_BS[:, None], positions_BS), {"deterministic": deterministic}
+        if is_lean(self):
+            return lean_blocks(self, c.encoder_layers, *read, **how)
+        return run_blocks(c, c.encoder_layers, *read, **how)[0]
 
 
 class Decoder(nn.Module):
     """Embeddings of a target and a memory of its source to the states that the head reads."""
 
     config: TransformerConfig
+    compute: ComputeConfig = PLAIN
 
     @nn.compact
     def __call__(
@@ -58,7 +65,8 @@ class Decoder(nn.Module):
         slot: jax.Array | int = 0,
         before_BTND: jax.Array | None = None,
     ) -> tuple[jax.Array, tuple[KVCache, ...], tuple[KVCache, ...]]:
-        """Returns the states (B, T, D) and the keys and values of each layer, of self and of cross attention.
+        """Returns the states (B, T, D) and the keys and values of each layer, of self and of cross attention; without
+        caches, none of a `compute` that computes again or in a loop.
 
         `before_BTND` are embeddings of the N = `token_shift` tokens in front of each, where what lies before it in
         `x_BTD` is not that."""
@@ -68,26 +76,21 @@ class Decoder(nn.Module):
         if mask_BTS is None:
             mask_BTS = causal_mask(None, x_BTD.shape[1])
         x_BTD = shifted(self, x_BTD, positions_BT, before_BTND)
-        x_BTD = add_positions(self, x_BTD, positions_BT)
+        x_BTD = add_positions(self, x_BTD, positions_BT).astype(self.compute.precision)
         x_BTD = Dropout(c.dropout)(x_BTD, deterministic=deterministic)
-        x_BTD, kept = run_blocks(
-            c,
-            c.num_layers,
-            x_BTD,
-            mask_BTS,
-            positions_BT,
-            deterministic=deterministic,
-            caches=caches,
-            slot=slot,
-            memory=memory,
-        )
+        read, how = (x_BTD, mask_BTS, positions_BT), {"deterministic": deterministic, "memory": memory}
+        if caches is None and is_lean(self):
+            return lean_blocks(self, c.num_layers, *read, **how), (), ()
+        x_BTD, kept = run_blocks(c, c.num_layers, *read, **how, caches=caches, slot=slot)
         return x_BTD, tuple(own for own, _ in kept), tuple(cross for _, cross in kept)
 
 
 class EncoderDecoder(nn.Module):
-    """Source and target ids to logits over the next target token. `config` has been through `resolve`."""
+    """Source and target ids to logits over the next target token. `config` and `compute` have been through their
+    `resolve`."""
 
     config: TransformerConfig
+    compute: ComputeConfig = PLAIN
 
     def setup(self):
         c = self.config
@@ -98,17 +101,25 @@ class EncoderDecoder(nn.Module):
             self.head = self.param("head", head_initializer(c), (c.width, c.vocab_size))
         biased = "head" in BIASED[c.biases]
         self.head_bias = self.param("head_bias", nn.initializers.zeros, (c.vocab_size,)) if biased else None
-        self.encoder = Encoder(c)
-        self.decoder = Decoder(c)
+        self.encoder = Encoder(c, self.compute)
+        self.decoder = Decoder(c, self.compute)
 
     def classify(
-        self, sources_BS: jax.Array, source_mask_BS: jax.Array, *, deterministic: bool = True
-    ) -> jax.Array:
+        self,
+        sources_BS: jax.Array,
+        source_mask_BS: jax.Array,
+        *,
+        deterministic: bool = True,
+        with_logits: bool = True,
+    ) -> jax.Array | tuple[jax.Array, jax.Array]:
         """Logits (B, S, `num_classes`) in float32 of the mean of what the encoder makes of each source's tokens, the
-        same at all places. Raises where the configuration has no classes."""
+        same at all places; not `with_logits`, the pair of these means, (B, S, D), and the classifier. Raises where the
+        configuration has no classes."""
         encoded_BSD = self.encoder(self._embed(sources_BS), source_mask_BS, deterministic=deterministic)
         share_BS = source_mask_BS / jnp.maximum(jnp.sum(source_mask_BS, axis=1, keepdims=True), 1)
         mean_B1D = jnp.einsum("bsd,bs->bd", encoded_BSD, share_BS)[:, None]
+        if not with_logits:
+            return jnp.broadcast_to(mean_B1D, encoded_BSD.shape), self.classifier
         logits_B1K = linear(mean_B1D, self.classifier, out_type=jnp.float32)
         return jnp.broadcast_to(logits_B1K, (*sources_BS.shape, self.config.num_classes))
 
@@ -119,13 +130,23 @@ class EncoderDecoder(nn.Module):
         tokens_BT: jax.Array,
         *,
         deterministic: bool = True,
-    ) -> jax.Array:
+        with_logits: bool = True,
+    ) -> jax.Array | tuple[jax.Array, jax.Array]:
         """Logits (B, T, V) in float32 of the token after each of `tokens_BT`, which begins with bos.
 
         `source_mask_BS` is False at padding. Dropout, where `deterministic` is False, draws from "dropout".
+        Not `with_logits`, the pair (what the head reads, (B, T, D); the head, (D, V)) without the soft cap; of a head
+        with a bias, that is one more row of it, and a feature that is 1.
         """
         memory = self.encode(sources_BS, source_mask_BS, deterministic=deterministic)
-        return self.decode(tokens_BT, memory, deterministic=deterministic)[0]
+        if with_logits:
+            return self.decode(tokens_BT, memory, deterministic=deterministic)[0]
+        x_BTD, _, _ = self.decoder(self._embed(tokens_BT), memory, deterministic=deterministic)
+        head_DV = self._head()
+        if self.head_bias is not None:
+            x_BTD = jnp.concatenate([x_BTD, jnp.ones_like(x_BTD[..., :1])], axis=-1)
+            head_DV = jnp.concatenate([head_DV, self.head_bias[None]])
+        return x_BTD, head_DV
 
     def encode(
         self, sources_BS: jax.Array, source_mask_BS: jax.Array, *, deterministic: bool = True
@@ -172,9 +193,11 @@ class EncoderDecoder(nn.Module):
             slot=slot,
             before_BTND=None if before_BTN is None else self._embed(before_BTN),
         )
-        c = self.config
-        head_DV = self.embedding.T if c.tie_embeddings else self.head
-        return head_logits(c, x_BTD, head_DV, self.head_bias), own, cross
+        return head_logits(self.config, x_BTD, self._head(), self.head_bias), own, cross
+
+    def _head(self) -> jax.Array:
+        """(D, V)."""
+        return self.embedding.T if self.config.tie_embeddings else self.head
 
     def _embed(self, tokens_BT: jax.Array) -> jax.Array:
         """Of any number of axes after the rows."""

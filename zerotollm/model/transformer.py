@@ -155,13 +155,21 @@ def run_blocks(
     return x_BTD, kept
 
 
+def is_lean(module: nn.Module) -> bool:
+    """Whether `module.compute` wants `lean_blocks`, which cannot make parameters."""
+    compute = module.compute
+    return (compute.scan_layers or compute.remat != "none") and not module.is_initializing()
+
+
 def lean_blocks(
     module: nn.Module,
+    num_layers: int,
     x_BTD: jax.Array,
     mask_BTS: jax.Array | Sight,
     positions_BT: jax.Array,
     *,
     deterministic: bool,
+    memory: Memory | None = None,
 ) -> jax.Array:
     """What `run_blocks` returns first, without caches, as `module.compute` says: rematerialized, or in a loop."""
     c, compute = module.config, module.compute
@@ -170,17 +178,18 @@ def lean_blocks(
         def layer(params, x_BTD, key):
             rngs = None if key is None else {"dropout": key}
             block = partial(Block(c, parent=None).apply, {"params": params}, rngs=rngs)
-            return block(x_BTD, mask_BTS, positions_BT, deterministic=key is None)[0]
+            return block(x_BTD, mask_BTS, positions_BT, deterministic=key is None, memory=memory)[0]
 
-        layers = [module.variables["params"][f"layer_{i}"] for i in range(c.num_layers)]
+        layers = [module.variables["params"][f"layer_{i}"] for i in range(num_layers)]
         key = None if deterministic or not c.dropout else module.make_rng("dropout")
         x_BTD = scan_layers(layer, layers, x_BTD, key=key, remat=compute.remat)
     else:
-        run = rematerialized(
-            lambda block, x_BTD: block(x_BTD, mask_BTS, positions_BT, deterministic=deterministic)[0],
-            compute.remat,
-        )
-        for i in range(c.num_layers):
+
+        def layer(block, x_BTD):
+            return block(x_BTD, mask_BTS, positions_BT, deterministic=deterministic, memory=memory)[0]
+
+        run = rematerialized(layer, compute.remat)
+        for i in range(num_layers):
             x_BTD = run(Block(c, name=f"layer_{i}"), x_BTD)
     return Norm(c, name="final_norm")(x_BTD) if c.norm_position == "pre" else x_BTD
 
@@ -297,12 +306,9 @@ class Transformer(nn.Module):
         x_BTD = add_positions(self, x_BTD, positions_BT).astype(self.compute.precision)
         x_BTD = constrain(x_BTD, ROWS)
         x_BTD = Dropout(c.dropout)(x_BTD, deterministic=deterministic)
-        lean = self.compute.scan_layers or self.compute.remat != "none"
-        if lean and caches is None and not self.is_initializing():
-            x_BTD, kept = (
-                lean_blocks(self, x_BTD, mask_BTS, positions_BT, deterministic=deterministic),
-                [],
-            )
+        if caches is None and is_lean(self):
+            how = {"deterministic": deterministic}
+            x_BTD, kept = lean_blocks(self, c.num_layers, x_BTD, mask_BTS, positions_BT, **how), []
         else:
             x_BTD, kept = run_blocks(
                 c,

@@ -55,10 +55,10 @@ def _smallest_accumulation(
     job: Job, moments: str, room: float, needed: Callable[[Job], int]
 ) -> Iterator[tuple[dict[str, Any], Job, int]]:
     """For every rematerialization, chunked or as it is, the largest micro-batch that fits."""
-    lean = replace(job.compute, attention="chunked", cross_entropy="chunked")
+    lean = replace(job.compute, cross_entropy="chunked")
+    if not job.model.encoder_layers:  # an encoder's attention is plain
+        lean = replace(lean, attention="chunked")
     ways = list(product(LIGHTER[job.compute.remat], dict.fromkeys((job.compute, lean))))
-    if job.model.encoder_layers:  # it is computed in one way
-        ways = [(job.compute.remat, job.compute)]
     for remat, compute in ways:
         for parts in range(job.train.micro_batches, job.batch_size + 1):
             if job.batch_size % parts:
@@ -106,8 +106,8 @@ def sized(model: TransformerConfig, width: int) -> TransformerConfig:
 
 
 def largest(job: Job, room: float) -> TransformerConfig | None:
-    """The widest model of the job's shape whose step fits with one window at a time, every block rematerialized; with
-    an encoder, where none can be, with one pair at a time.
+    """The widest model of the job's shape whose step fits with one window or pair at a time, every block
+    rematerialized.
 
     Traced once, at the job's own size: what is held for parameters grows with them, what is held for tokens with
     width and depth.

@@ -100,7 +100,9 @@ def memory_by_kind(job: Job) -> dict[str, int]:
     ):  # one block is computed again: what it had not kept is there at once, the logits no more
         whole = replace(window, compute=replace(window.compute, remat="none"))
         one, two = (_residual_bytes(replace(whole, batch_size=rows)) for rows in (1, 2))
-        again = ((two - one) * job.micro_batch - activations) // job.model.num_layers
+        again = ((two - one) * job.micro_batch - activations) // (
+            job.model.num_layers + job.model.encoder_layers
+        )
         again = max(0, again - logits)
     return {
         "parameters": parameters,

@@ -80,18 +80,15 @@ def init_state(
 
 def _precision(compute: ComputeConfig, model: TransformerConfig) -> str:
     """The type of activations on this device."""
-    if model.architecture == "encoder-decoder":
-        return PLAIN.precision
-    return this_accelerator().half() if compute.precision == "auto" else compute.precision
+    if compute.precision != "auto":
+        return compute.precision
+    return "float32" if model.architecture == "encoder-decoder" else this_accelerator().half()
 
 
 def resolved_for(
     compute: ComputeConfig, model: TransformerConfig, batch: Batch, *, masked: bool
 ) -> ComputeConfig:
-    """How this very batch (or micro-batch) is computed on this device. With an encoder everything is held, in
-    float32."""
-    if model.architecture == "encoder-decoder":
-        return PLAIN
+    """How this very batch (or micro-batch) is computed on this device."""
     rows, context = batch["inputs"].shape
     return resolve(
         compute,
@@ -101,6 +98,7 @@ def resolved_for(
         vocab_size=model.num_classes or model.vocab_size,
         masked=masked,
         even=model.key_width in (0, model.head_width),
+        pairs=model.architecture == "encoder-decoder",
     )
 
 
@@ -115,10 +113,11 @@ def batch_logits(
     with_logits: bool = True,
     pad_id: int = Tokenizer.pad_id,
 ) -> Any:
-    """Logits (B, T, V) of a batch. With a dropout key, dropout is on. `compute` is resolved; with it a decoder alone
-    can do without logits, as in `Transformer`. Sources are padded with `pad_id`."""
+    """Logits (B, T, V) of a batch, or not `with_logits` what `Transformer` returns instead. With a dropout key, dropout
+    is on. `compute` is resolved. Sources are padded with `pad_id`."""
     if model.architecture == "encoder-decoder":
-        net, options = EncoderDecoder(model), {"method": "classify"} if model.num_classes else {}
+        net = EncoderDecoder(model, compute)
+        options = {"with_logits": with_logits} | ({"method": "classify"} if model.num_classes else {})
         sources_BS = batch["inputs" if model.num_classes else "sources"]
         arguments = (sources_BS, sources_BS != pad_id, *([] if model.num_classes else [batch["inputs"]]))
     else:
