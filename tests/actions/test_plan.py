@@ -124,8 +124,10 @@ def test_for_a_card_with_cudnn_attention_something_as_lean_stands_in():
 )
 @pytest.mark.parametrize("architecture", ["decoder", "encoder-decoder"])
 def test_out_of_memory_names_what_is_large_and_what_helps(change, says, architecture):
-    model = replace(TINY.model, architecture=architecture)
-    experiment = replace(TINY, model=model, compute=replace(TINY.compute, **change))
+    shape = replace(
+        TINY, model=replace(TINY.model, architecture=architecture), tokenizer=TokenizerConfig(vocab_size=900)
+    )
+    experiment = replace(shape, compute=replace(TINY.compute, **change))
     with (
         pytest.raises(RunError, match=r"out of memory: of about .* GB") as caught,
         out_of_memory_explained(experiment, Path("runs/x")),
