@@ -54,6 +54,19 @@ KINDS = {
         TrainConfig(steps=STEPS, label_smoothing=0.1),
         ComputeConfig(precision="float32"),
     ),
+    "lean encoder-decoder": (
+        replace(
+            SMALL,
+            architecture="encoder-decoder",
+            num_layers=2,
+            encoder_layers=1,
+            biases="everywhere",
+            norm="layer",
+        ),
+        OptimizerConfig(kind="adamw", learning_rate=0.003, warmup_steps=5),
+        TrainConfig(steps=STEPS, micro_batches=2),
+        ComputeConfig(precision="float32", cross_entropy="chunked", remat="full", scan_layers=True),
+    ),
 }
 
 
@@ -169,7 +182,7 @@ def test_losses_agree_on_every_mesh_and_memory_falls_as_planned():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["chunked", "encoder-decoder", "lora"])
+@pytest.mark.parametrize("kind", ["chunked", "encoder-decoder", "lean encoder-decoder", "lora"])
 def test_losses_agree_in_three_ways_at_once(kind):
     one, other = on_eight_devices(kind, "data=1", "data=2 fsdp=2 tensor=2", steps=20)
     assert_same_losses(one, [other])

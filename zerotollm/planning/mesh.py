@@ -88,7 +88,7 @@ def memory_on_mesh(job: Job, shape: MeshShape) -> dict[str, int]:
         gathered = {name: tree for name, tree in gathered.items() if name != "embedding"}
     whole = bytes_per_device(gathered, shape._replace(fsdp=1))
     # In a loop one layer's are there at a time; else the backward pass uses again what the forward pass gathered.
-    layers = job.model.num_layers if job.how().scan_layers else 1
+    layers = job.model.num_layers + job.model.encoder_layers if job.how().scan_layers else 1
     width = 4 if job.how().precision == "float32" else 2
     return {
         "parameters": parameters,
