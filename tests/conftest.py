@@ -1,5 +1,6 @@
 """Shared by all tests: implicit broadcasting of ranks is an error, as the design asks; what XLA has compiled in one
-test, or in a process that a test starts, no other compiles again; and a process keeps to one core where it can."""
+test, or in a process that a test starts, no other compiles again; a process keeps to one core where it
+can; and no example of a property has a deadline, unless its test says so."""
 
 import os
 import tempfile
@@ -14,6 +15,10 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# A busy machine is no error; tests of what may hang set a deadline of their own.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")

@@ -53,7 +53,7 @@ def both(q, k, v, upstream, queries, keys, *, causal, chunk):
     return tuple(value_and_gradients(f, q, k, v, upstream) for f in (ours, plain))
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(
     heads=st.sampled_from([(1, 1), (2, 2), (4, 2)]),
     T=st.sampled_from([1, 6, 13]),
@@ -69,7 +69,7 @@ def test_causal_equals_plain(heads, T, chunk, documents, seed):
     close(*both(q, k, v, upstream, segments, segments, causal=True, chunk=chunk))
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(
     T=st.sampled_from([1, 6]),
     S=st.sampled_from([1, 9]),

@@ -32,7 +32,7 @@ def example(seed, B, T, D, V):
     return x, head, targets, (jax.random.uniform(keys[3], (B, T)) < 0.8).astype(jnp.float32)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(
     B=st.sampled_from([1, 3]),
     V=st.sampled_from([2, 40]),

@@ -5,7 +5,7 @@ import time
 import grain
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from zerotollm.data.batches import epoch_layout, evaluation_batches, training_batches
@@ -157,7 +157,6 @@ def test_batches_are_much_faster_than_training():
 
 
 @given(num_tokens=st.integers(2, 100), context=st.integers(1, 12), batch_size=st.integers(1, 5))
-@settings(deadline=None)
 def test_evaluation_has_every_target_exactly_once_in_batches_of_one_shape(num_tokens, context, batch_size):
     split = numbered(num_tokens)
     batches = list(evaluation_batches(split, context=context, batch_size=batch_size))

@@ -44,7 +44,7 @@ many = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, m
 
 
 @given(sizes=many, batch_size=st.integers(1, 5), seed=st.integers(0, 2**32 - 1), micro=st.integers(1, 2))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_an_epoch_has_every_pair_that_fits_exactly_once(sizes, batch_size, seed, micro):
     data, context = pairs(sizes), 24
     layout = plan(data, context=context, batch_size=batch_size, buckets=4, rows_multiple=micro)

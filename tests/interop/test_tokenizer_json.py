@@ -67,7 +67,7 @@ every_tokenizer = pytest.mark.parametrize(
 
 @every_tokenizer
 @given(text=texts)
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @example(text="aabaabab" * 40 + "\n" + " " * 100 + "ab" * 300)
 @example(text=f"Ω{SPACE}Ω<Ω\0Ω {SPACE}{SPACE} ΩΩ")
 def test_every_text_has_the_same_ids(kind, fallback, markup, text):
@@ -84,7 +84,7 @@ def test_every_text_has_the_same_ids(kind, fallback, markup, text):
             assert pairs.decode(sentence.tolist()) == text.strip()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(text=st.text(st.characters(max_codepoint=0x58F, exclude_categories=["Cs"])))
 def test_normalization_is_the_same_where_both_know_the_characters(text):
     tokenizer, library, _ = trained("bpe", normalization="nfc")
