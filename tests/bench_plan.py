@@ -27,7 +27,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from zerotollm.allocator import LARGE_STEP, reuse_memory  # noqa: E402
+from zerotollm.allocator import reuse_memory  # noqa: E402
 from zerotollm.compute.config import ComputeConfig  # noqa: E402
 from zerotollm.model.config import TransformerConfig, resolve  # noqa: E402
 from zerotollm.planning.memory import CPU_SCRATCH  # noqa: E402
@@ -77,8 +77,8 @@ def jobs():
 def measure(name, what):
     """In a process of its own: {"peak": bytes} or {"seconds": of the median step}."""
     job = jobs()[name]
-    if what == "seconds" and job.batch_size * job.context * job.model.width >= LARGE_STEP:
-        reuse_memory()
+    if what == "seconds":
+        reuse_memory(job.batch_size * job.context * job.model.width)
     import jax
 
     from zerotollm.planning.memory import planned_peak, tree_bytes, xla_memory

@@ -31,8 +31,8 @@ def test_freed_memory_is_not_faulted_in_again():
 ONE_AT_A_TIME = """
 import sys
 if sys.argv[1] == "reuse":
-    from zerotollm.allocator import reuse_memory
-    reuse_memory()
+    from zerotollm.allocator import LARGE_STEP, reuse_memory
+    reuse_memory(LARGE_STEP)
 import jax
 import jax.numpy as jnp
 jax.config.update("jax_platforms", "cpu")

@@ -25,7 +25,7 @@ from zerotollm.actions.suite_runs import (
     write_run,
 )
 from zerotollm.actions.suite_table import FUTURE, Row, best_rate, make_rows, terminal_table
-from zerotollm.allocator import LARGE_STEP, reuse_memory
+from zerotollm.allocator import reuse_memory
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.model.config import resolve
@@ -45,8 +45,7 @@ def ablate(suite: Suite, run_dir: Path, options: AblateOptions) -> list[Row]:
         raise UsageError(f"--seeds is {options.seeds}, and must be at least 1")
     folder = run_dir / options.budget
     shape, model = suite.base.data, suite.base.model
-    if shape.batch_size * shape.context * model.width >= LARGE_STEP:
-        reuse_memory()
+    reuse_memory(shape.batch_size * shape.context * model.width)
     check_folder(folder)
     variants = [suite.about or Variant(BASE, BASE, suite.base, "", ""), *suite.variants]
     seeds = list(range(suite.base.train.seed, suite.base.train.seed + options.seeds))

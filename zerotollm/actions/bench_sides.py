@@ -17,7 +17,7 @@ from typing import Any
 
 from zerotollm.actions.devices import usable_cores
 from zerotollm.actions.summary import peak_memory_bytes
-from zerotollm.allocator import LARGE_STEP, reuse_memory
+from zerotollm.allocator import reuse_memory
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.gpu import prepare_gpu
@@ -114,8 +114,7 @@ def ours(experiment: Experiment, *, decodes: bool = True, shared: bool = False) 
     XLA plans for it, and the peak memory after some steps: of the device, or of the process on a CPU.
     """
     shape = experiment.data
-    if shape.batch_size * shape.context * experiment.model.width >= LARGE_STEP:
-        reuse_memory()  # as in training
+    reuse_memory(shape.batch_size * shape.context * experiment.model.width)  # as in training
     if shared:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     prepare_gpu()

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from zerotollm.allocator import LARGE_STEP, reuse_memory
+from zerotollm.allocator import reuse_memory
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.gpu import prepare_gpu
@@ -61,8 +61,7 @@ def computing_on_mesh(experiment: Experiment) -> Iterator[Any]:
     Raises UsageError where the mesh is not made of the devices that are here, or does not divide the batch.
     """
     shape = experiment.data
-    if shape.batch_size * shape.context * experiment.model.width >= LARGE_STEP:
-        reuse_memory()
+    reuse_memory(shape.batch_size * shape.context * experiment.model.width)
     prepare_gpu()
     import jax
 
