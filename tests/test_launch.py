@@ -187,6 +187,7 @@ def test_a_damaged_config_is_refused(calls, tmp_path, base, capsys):
         ("--experiment base generate --prompt In the beginning", ["'the'", "quotes"]),
         ("--experiment base generate --run-dir nowhere", ["nowhere", "train first"]),
         ("--experiment shakespeare_char", ["shakespeare_char needs a text", "--data.corpus input.txt"]),
+        ("--experiment bible_style", ["bible_style needs pairs", "--data.corpus source.txt:target.txt"]),
         ("--train.steps 3", ["--experiment NAME", "base"]),
         ("generate", ["--experiment NAME"]),
         ("-x 3", ["-x"]),

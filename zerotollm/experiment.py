@@ -239,9 +239,13 @@ def validate(experiment: Experiment) -> None:
         )
     data, tokenizer, train = experiment.data, experiment.tokenizer, experiment.train
     if not data.corpus:
+        translates = experiment.model.architecture == "encoder-decoder" and train.objective == "likelihood"
+        needs, file, example = "a text", "FILE", "input.txt"
+        if translates:
+            needs, file, example = "pairs of texts", "SOURCE:TARGET", "source.txt:target.txt"
         raise UsageError(
-            f"the experiment {experiment.name} needs a text: "
-            "add --data.corpus FILE, for example --data.corpus input.txt"
+            f"the experiment {experiment.name} needs {needs}: "
+            f"add --data.corpus {file}, for example --data.corpus {example}"
         )
     if data.validation_fraction + data.test_fraction >= 1:
         raise UsageError(
