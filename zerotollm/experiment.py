@@ -239,9 +239,8 @@ def validate(experiment: Experiment) -> None:
         )
     data, tokenizer, train = experiment.data, experiment.tokenizer, experiment.train
     if not data.corpus:
-        translates = experiment.model.architecture == "encoder-decoder" and train.objective == "likelihood"
         needs, file, example = "a text", "FILE", "input.txt"
-        if translates:
+        if translates(experiment):
             needs, file, example = "pairs of texts", "SOURCE:TARGET", "source.txt:target.txt"
         raise UsageError(
             f"the experiment {experiment.name} needs {needs}: "

@@ -6,7 +6,7 @@ from typing import Any
 from zerotollm.actions import PrepareOptions
 from zerotollm.actions.fit import feed_of, tokenizer_of
 from zerotollm.errors import UsageError
-from zerotollm.experiment import Experiment
+from zerotollm.experiment import Experiment, translates
 
 
 def prepare(experiment: Experiment, run_dir: Path, options: PrepareOptions) -> dict[str, Any]:
@@ -25,8 +25,7 @@ def prepare(experiment: Experiment, run_dir: Path, options: PrepareOptions) -> d
     from zerotollm.data.sharded_tokens import prepare_in_shards
 
     console = Console(highlight=False, soft_wrap=True)
-    pairs = experiment.model.architecture == "encoder-decoder" and experiment.train.objective == "likelihood"
-    if not pairs and experiment.train.objective not in EXAMPLES:
+    if not translates(experiment) and experiment.train.objective not in EXAMPLES:
         tokenizer = tokenizer_of(experiment)
         prepare_in_shards(experiment.data, tokenizer, shards=options.shards, say=console.print)
     feed = feed_of(experiment)
