@@ -8,7 +8,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from zerotollm.evaluation.statistics import mean, paired_difference, standard_deviation
+from zerotollm.evaluation.statistics import (
+    equivalence_p_value,
+    holm,
+    mean,
+    outcome,
+    paired_difference,
+    standard_deviation,
+    student_p_value,
+)
 
 PAIRS = st.lists(st.tuples(st.floats(0.5, 3.0), st.floats(0.5, 3.0)), min_size=2, max_size=8)
 
@@ -60,3 +68,34 @@ def test_pairs_must_be_pairs():
     with pytest.raises(ValueError, match="shorter"):
         paired_difference([1.0, 2.0], [1.0])
     assert math.isnan(paired_difference([math.nan, 1.0], [1.0, 1.0]).difference)
+
+
+@given(st.lists(st.floats(-1.0, 1.0), min_size=2, max_size=8))
+def test_p_values_are_scipys(differences):
+    assume(np.std(differences) > 1e-3)
+    assert student_p_value(differences) == pytest.approx(stats.ttest_1samp(differences, 0.0).pvalue, abs=1e-9)
+    lower = stats.ttest_1samp(differences, -0.1, alternative="greater").pvalue
+    upper = stats.ttest_1samp(differences, 0.1, alternative="less").pvalue
+    assert equivalence_p_value(differences, 0.1) == pytest.approx(max(lower, upper), abs=1e-9)
+
+
+def test_p_values_without_noise():
+    assert student_p_value([0.3]) == 1.0
+    assert equivalence_p_value([0.0], 0.1) == 1.0
+    assert student_p_value([0.25, 0.25]) == 0.0
+    assert student_p_value([0.0, 0.0]) == 1.0
+    assert equivalence_p_value([0.0, 0.0], 0.1) == 0.0
+    assert equivalence_p_value([0.25, 0.25], 0.1) == 1.0
+
+
+def test_holm_is_the_step_down_method():
+    # Holm 1979 by hand: 0.01 x 4, 0.02 x 3, then 0.03 x 2 = 0.06 (not below the one before), 0.5 x 1.
+    assert holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
+    assert holm([]) == []
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_an_outcome_has_three_values():
+    assert outcome(0.1, 0.04) == "shown"
+    assert outcome(-0.1, 0.04) == "opposite shown"
+    assert outcome(0.1, 0.06) == "not shown"

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from zerotollm.evaluation.statistics import Outcome
+
 CONFIDENCE = 0.95
 DRAWS = 200
 """Bootstrap samples and permutations, where nothing else is said: p-values come in steps of 1/201."""
@@ -22,10 +24,11 @@ class Estimate(NamedTuple):
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
-def mean_estimate(values_N: np.ndarray) -> Estimate:
-    """The mean over the first axis with Student's interval (Student 1908); of arrays, an Estimate of arrays.
+def mean_estimate(values_N: np.ndarray, looked_at: int = 1) -> Estimate:
+    """Return the mean over the first axis with Student's interval (Student 1908); of arrays, an Estimate of arrays.
 
     Values must be independent: give one a window or a text, not one a token. A single value has an endless interval.
+    With `looked_at` comparisons, all their intervals together hold the truth with 95 % (Bonferroni).
     """
     from scipy.special import stdtrit
 
@@ -34,8 +37,13 @@ def mean_estimate(values_N: np.ndarray) -> Estimate:
     center = values_N.mean(0)
     if N < 2:
         return Estimate(center, center - math.inf, center + math.inf)
-    half = stdtrit(N - 1, (1 + CONFIDENCE) / 2) * values_N.std(0, ddof=1) / math.sqrt(N)
+    half = stdtrit(N - 1, 1 - (1 - CONFIDENCE) / (2 * looked_at)) * values_N.std(0, ddof=1) / math.sqrt(N)
     return Estimate(center, center - half, center + half)
+
+
+def outcome_of(difference: Estimate) -> Outcome:
+    """Return what the interval of a difference says: shown (all above 0), opposite shown (all below 0), not shown."""
+    return "shown" if difference.low > 0 else "opposite shown" if difference.high < 0 else "not shown"
 
 
 def share_estimate(hits: np.ndarray | int, trials: np.ndarray | int) -> Estimate:
