@@ -240,6 +240,28 @@ def test_sections_3_1_to_3_5_the_whole_model_by_hand():
     np.testing.assert_allclose(ours[0], expected, atol=1e-4, rtol=1e-4)
 
 
+def test_a_label_is_read_from_the_mean_of_the_source_without_padding():
+    model = replace(PAPER, num_classes=3, tie_embeddings=False)
+    params, sources_BS, mask_BS = noisy(model), ids(2, SOURCE, 2), padded_mask()
+    net = EncoderDecoder(model).bind({"params": params})
+    encoded_BSD = np.asarray(net.encode(sources_BS, mask_BS).encoded_BSD)
+    mean_BD = np.stack([encoded_BSD[0].mean(0), encoded_BSD[1, :4].mean(0)])
+    ours_BSK = net.classify(sources_BS, mask_BS)
+    means_BSD, classifier_DK = net.classify(sources_BS, mask_BS, with_logits=False)
+    np.testing.assert_array_equal(classifier_DK, params["classifier"])
+    for s in (0, SOURCE - 1):
+        np.testing.assert_allclose(means_BSD[:, s], mean_BD, atol=1e-5)
+        np.testing.assert_allclose(ours_BSK[:, s], mean_BD @ params["classifier"], atol=1e-5)
+    assert not net.classify(sources_BS[1:], np.zeros((1, SOURCE), bool)).any(), "an empty source gives no NaN"
+
+
+@pytest.mark.parametrize("model", [PAPER, replace(OTHER, biases="everywhere")], ids=["tied", "with a bias"])
+def test_what_the_head_reads_times_the_head_is_the_logits(model):
+    params, batch = noisy(model), (ids(2, SOURCE, 2), padded_mask(), ids(2, TARGET, 3))
+    x_BTD, head_DV = EncoderDecoder(model).apply({"params": params}, *batch, with_logits=False)
+    np.testing.assert_allclose(x_BTD @ head_DV, logits(model, params, *batch), atol=1e-4)
+
+
 def test_the_modern_variant_is_one_replace_away():
     shapes = jax.eval_shape(lambda: init_params(MODERN, 0))
     assert "gate" in shapes["decoder"]["layer_0"]["feed_forward"]

@@ -1,38 +1,41 @@
 """Properties of the decoder: what it can see, and that packing and shapes do not change a text's logits."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.model import by_hand
 from zerotollm.model.config import TransformerConfig, resolve
-from zerotollm.model.layers import rope, sinusoid
+from zerotollm.model.layers import KVCache, rope, sinusoid
 from zerotollm.model.transformer import Transformer, document_positions
 
 CONFIG = resolve(
     TransformerConfig(num_layers=1, width=32, num_heads=4, num_kv_heads=2), vocab_size=64, context=16
 )
 VARIANTS = {
-    "default": {},
-    "two layers": {"num_layers": 2},
-    "layer norm": {"norm": "layer"},
-    "post-norm": {"norm_position": "post"},
-    "sinusoidal": {"position": "sinusoidal"},
-    "learned": {"position": "learned"},
-    "no position": {"position": "none"},
-    "gelu": {"feed_forward": "gelu"},
-    "relu": {"feed_forward": "relu"},
-    "relu2": {"feed_forward": "relu2"},
-    "one key head": {"num_kv_heads": 1},
-    "no qk-norm": {"qk_norm": False},
-    "tied": {"tie_embeddings": True},
-    "token shift": {"token_shift": 3},
-    "scaled embedding": {"embedding_scale": True},
-    "soft cap": {"logit_soft_cap": 5.0},
-    "wide heads": {"head_width": 16},
-}
+    "default": {"num_layers": 2},
+    "gpt2": {
+        "norm": "layer", "position": "learned", "feed_forward": "gelu", "biases": "all", "qk_norm": False,
+        "tie_embeddings": True, "num_kv_heads": 4,
+    },
+    "paper": {
+        "norm": "layer", "norm_position": "post", "position": "sinusoidal", "feed_forward": "relu",
+        "embedding_scale": True, "biases": "feed_forward", "qk_norm": False,
+    },
+    "gemma": {"logit_soft_cap": 5.0, "head_width": 16, "key_width": 4, "num_kv_heads": 1, "feed_forward": "relu2"},
+    "shifted": {"token_shift": 3, "position": "none", "feed_forward": "silu", "biases": "qkv"},
+    "shifted, learned": {
+        "token_shift": 2, "position": "learned", "norm_position": "post", "sinusoid_layout": "halves",
+    },
+    "halves": {"position": "sinusoidal", "sinusoid_layout": "halves", "embedding_scale": True, "rope_theta": 50.0},
+    "labels": {"num_classes": 3, "rope_theta": 50.0},
+}  # fmt: skip
+"""Together every value of every choice, each with some others."""
+quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 each_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
 
 
@@ -48,6 +51,11 @@ def init(config):
     return jax.tree_util.tree_map_with_path(random, shapes["params"])
 
 
+@partial(quick_jit, static_argnums=0)
+def logits(config, params, *inputs):
+    return Transformer(config).apply({"params": params}, *inputs)
+
+
 def tokens(batch, length, seed=2):
     return jax.random.randint(jax.random.key(seed), (batch, length), 0, 64)
 
@@ -59,13 +67,17 @@ def test_no_position_sees_a_later_token(changes):
     # Every token of this row is used once, so a row of the embedding's gradient belongs to one position.
     tokens_BT, positions = jnp.arange(16)[None], np.array([0, 5, 15])
 
+    @quick_jit
+    def gradients(embedding_VD):
+        return jax.jacrev(sums)(embedding_VD)
+
     def sums(embedding_VD):
         params_here = {"params": params | {"embedding": embedding_VD}}
         # Of what the head reads: with tied embeddings, every row matters to every logit.
         x_BTD, _ = Transformer(config).apply(params_here, tokens_BT, with_logits=False)
         return (x_BTD[0, positions] * jnp.arange(1.0, config.width + 1)[None]).sum(-1)
 
-    for position, gradient_VD in zip(positions, jax.jacrev(sums)(params["embedding"]), strict=True):
+    for position, gradient_VD in zip(positions, gradients(params["embedding"]), strict=True):
         seen = np.abs(np.asarray(gradient_VD))[:16].sum(-1) > 0
         assert seen[: position + 1].all(), "an earlier token has no influence"
         assert not seen[position + 1 :].any(), "a later token has influence"
@@ -77,7 +89,7 @@ def test_a_later_token_changes_nothing_before_it(changes):
     params = init(config)
     tokens_BT = tokens(1, 16)
     changed_BT = tokens_BT.at[0, 9].set((tokens_BT[0, 9] + 1) % 64)
-    a, b = (Transformer(config).apply({"params": params}, t) for t in (tokens_BT, changed_BT))
+    a, b = (logits(config, params, t) for t in (tokens_BT, changed_BT))
     np.testing.assert_array_equal(a[0, :9], b[0, :9])
     assert not np.allclose(a[0, 9:], b[0, 9:])
 
@@ -88,11 +100,55 @@ def test_packed_documents_equal_separate_ones(changes):
     params = init(config)
     documents_BT = tokens(2, 8, seed=3)
     packed_BT, segments_BT = documents_BT.reshape(1, 16), jnp.array([[1] * 8 + [2] * 8])
-    together = Transformer(config).apply({"params": params}, packed_BT, segments_BT)
-    alone = Transformer(config).apply({"params": params}, documents_BT)
+    together = logits(config, params, packed_BT, segments_BT)
+    alone = logits(config, params, documents_BT)
     np.testing.assert_allclose(together.reshape(alone.shape), alone, atol=2e-5)
-    unmasked = Transformer(config).apply({"params": params}, packed_BT)
+    unmasked = logits(config, params, packed_BT)
     assert not np.allclose(together[:, 8:], unmasked[:, 8:], atol=1e-3), "the mask does nothing"
+
+
+@each_variant
+def test_logits_are_those_of_the_equations(changes):
+    config = replace(CONFIG, **changes)
+    params, tokens_BT = init(config), tokens(2, 16)
+    ours_BTV = logits(config, params, tokens_BT)
+    plain = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+    for ours_TV, tokens_T in zip(ours_BTV, np.asarray(tokens_BT), strict=True):
+        np.testing.assert_allclose(ours_TV, by_hand.logits(plain, config, tokens_T), atol=1e-4, rtol=1e-4)
+
+
+@each_variant
+def test_tokens_one_by_one_with_a_cache_give_the_logits_of_the_whole_text(changes):
+    """Two rows at two places of their caches, so that slots, positions and earlier tokens are each row's own."""
+    config = replace(CONFIG, **changes)
+    params, tokens_BT = init(config), tokens(2, 16)
+    expected_BTV = logits(config, params, tokens_BT)
+    N, ahead_B = config.token_shift, np.array([5, 2])
+    lead = (2, config.num_kv_heads, 16)
+    caches = (
+        KVCache(jnp.zeros((*lead, config.key_width)), jnp.zeros((*lead, config.head_width))),
+    ) * config.num_layers
+
+    @quick_jit
+    def step(tokens_B1, before_BN, caches, slot_B):
+        return Transformer(config).apply(
+            {"params": params},
+            tokens_B1,
+            positions_BT=slot_B[:, None],
+            mask_BTS=jnp.arange(16)[None, None] <= slot_B[:, None, None],
+            caches=caches,
+            slot=slot_B,
+            before_BN=before_BN,
+        )
+
+    padded_BT = np.pad(tokens_BT, ((0, 0), (N, 0)))
+    for t in range(11):
+        slot_B = np.maximum(t + ahead_B - 5, 0)
+        before_BN = np.stack([row[at : at + N] for row, at in zip(padded_BT, slot_B, strict=True)])
+        token_B1 = np.take_along_axis(np.asarray(tokens_BT), slot_B[:, None], 1)
+        logits_B1V, caches = step(token_B1, before_BN, caches, slot_B)
+        for row, at in enumerate(slot_B):
+            np.testing.assert_allclose(logits_B1V[row, 0], expected_BTV[row, at], atol=1e-4)
 
 
 def test_document_positions_start_again_at_each_document():
