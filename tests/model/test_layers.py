@@ -146,6 +146,7 @@ def test_attention_to_itself_in_one_product_and_in_a_cache():
     np.testing.assert_array_equal(whole.values_BKSC[:, :, [0, 3, 7, 8]], 50.0)
     fused = joined(params)
     apart = {"query", "key", "value", "query_bias", "key_bias", "value_bias"}
+    assert set(params) == apart | {"output", "output_bias", "query_norm", "key_norm"}
     assert set(fused) == set(params) - apart | {"query+key+value", "query+key+value_bias"}
     together, _ = module.apply({"params": fused}, jnp.asarray(x_BTD), past, positions_BT)
     np.testing.assert_allclose(together, ours, atol=1e-5)
@@ -177,7 +178,8 @@ def test_feed_forward_is_its_formula_fused_or_not(kind, biases):
     config, x_BTD = replace(CONFIG, feed_forward=kind, biases=biases), random(2, 3, 24)
     module = FeedForward(config)
     params = noisy(module, x_BTD)
-    assert ("up_bias" in params) == (biases != "none")
+    kernels = {"gate", "up", "down"} if kind == "swiglu" else {"up", "down"}
+    assert set(params) == kernels | ({f"{name}_bias" for name in kernels} if biases != "none" else set())
     expected = by_hand.feed_forward(params, x_BTD, config)
     for form in (params, joined(params)):
         np.testing.assert_allclose(module.apply({"params": form}, jnp.asarray(x_BTD)), expected, atol=2e-5)
