@@ -163,6 +163,24 @@ class Tokenizer:
 AnyTokenizer = Tokenizer | PretrainedTokenizer
 
 
+def byte_lengths(tokenizer: AnyTokenizer) -> np.ndarray:
+    """UTF-8 bytes of the text that each token stands for, int64 [V]; 0 for special tokens and for unk, whose text is
+    lost."""
+    lengths_V = np.array([len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)], np.int64)
+    if tokenizer.unk_id is not None:
+        lengths_V[tokenizer.unk_id] = 0
+    return lengths_V
+
+
+def may_lose(tokenizer: TokenizerConfig | AnyTokenizer) -> bool:
+    """Whether there may be texts that decoding does not give back. An imported tokenizer does not say."""
+    if isinstance(tokenizer, TokenizerConfig):
+        return not tokenizer.byte_fallback or tokenizer.normalization != "identity"
+    if isinstance(tokenizer, PretrainedTokenizer):
+        return True
+    return not tokenizer._proto.trainer_spec.byte_fallback or tokenizer.normalization != "identity"
+
+
 class SpecialIds(NamedTuple):
     """Of tokens that are no text."""
 
