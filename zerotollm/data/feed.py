@@ -192,7 +192,7 @@ def _pair_feed(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer) -> F
     prepared = prepare_pairs(data, tokenizer)
     plans = _plans(data, prepared.splits)
     check_left = partial(_check_left, data, "pairs", prepared.dropped, plans)
-    for name in SPLITS[:2]:
+    for name in ("validation", "train"):
         check_left(name)
     train = prepared.splits["train"]
 
@@ -238,7 +238,7 @@ def _example_feed(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer, o
     prepared = prepare_examples(data, tokenizer, objective)
     plans = _plans(data, prepared.splits)
     check_left = partial(_check_left, data, "examples", prepared.dropped, plans)
-    for name in SPLITS[:2]:
+    for name in ("validation", "train"):
         check_left(name)
     train = prepared.splits["train"]
 
