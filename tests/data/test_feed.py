@@ -55,7 +55,7 @@ def test_lost_characters_are_no_bytes_and_are_told(data):
     feed = open_feed(data("the sea an" * 5 + "\u5929\u5730\u6c34\u706b\u98a8" * 10), CHARACTERS)
     assert feed.num_bytes["validation"] == 50
     assert feed.lost == {"validation": pytest.approx(150 / 200)}
-    assert "75 % of validation" in feed.dropped
+    assert "75 % of the validation bytes" in feed.dropped
     assert feed.byte == "byte that is not lost"
     # A run of lost characters is one token, which costs its bits and says no byte.
     assert uniform_bpb(feed) == pytest.approx(51 * math.log2(feed.vocab_size) / 50, rel=1e-12)

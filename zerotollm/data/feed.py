@@ -389,9 +389,9 @@ def _shares(lost: Mapping[str, int], kept: Mapping[str, int]) -> dict[str, float
 def _dropped(reasons: dict[str, int], lost: dict[str, float]) -> str:
     said = [f"{number:,}: {reason}" for reason, number in reasons.items() if number]
     if lost:
-        shares = ", ".join(f"{100 * share:.3g} % of {name}" for name, share in lost.items())
+        shares = ", ".join(f"{100 * share:.3g} % of the {name} bytes" for name, share in lost.items())
         said.append(
-            f"of the bytes {shares}: characters that the vocabulary does not hold or normalization shortens "
+            f"{shares}: characters that the vocabulary does not hold, or that normalization shortens "
             "(tokenizer.byte_fallback, tokenizer.normalization)"
         )
     return "; ".join(said)
