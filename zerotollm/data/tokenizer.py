@@ -5,7 +5,8 @@ it is generated. How text is cut: spaces stand at the start of a token (" the"),
 line break is a token, digits stand alone, and a character that is not in the vocabulary becomes one token for
 each byte of its UTF-8 form (`byte_fallback`). Nothing is added or removed: with normalization "identity"
 every text comes back exactly, with "nfc" or "nfkc" in that Unicode normal form. Without `byte_fallback`
-characters that are not in the vocabulary are lost: a run of them becomes one unk, decoded as U+FFFD.
+characters that are not in the vocabulary are lost: a run of them becomes one unk, decoded as U+FFFD. Bits per byte
+are those of the bytes that come back (`byte_lengths`).
 
 SentencePiece writes a space as U+2581 and cannot tell the two apart. Here U+2581 in a text is never in the
 vocabulary, and neither are U+2585 and NUL, which SentencePiece's training needs for itself.
