@@ -1,6 +1,7 @@
 """Span corruption and prefix LM: nothing is lost, and a batch is a pure function of (seed, step)."""
 
 import math
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -194,3 +195,10 @@ def test_a_uniform_model_has_the_bits_per_byte_of_arithmetic(kind, corpus):
     shapes = {name: (array.shape, array.dtype.type) for name, array in steps[0].items()}
     assert shapes == feed.training_shapes[0]
     assert {n: (a.shape, a.dtype.type) for n, a in batches[0].items()} == feed.evaluation_shapes[0]
+    halves = [feed.training(seed=0, process_index=part, process_count=2)[5] for part in (0, 1)]
+    assert all(np.array_equal(array, steps[5][name]) for name, array in joined(halves).items())
+    smaller = open_feed(
+        replace(corpus, batch_size=2), TokenizerConfig(vocab_size=300), objective=kind, pairs=True
+    )
+    assert smaller.num_bytes == feed.num_bytes
+    assert smaller.evaluation_tokens == feed.evaluation_tokens

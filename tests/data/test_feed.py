@@ -87,6 +87,12 @@ def test_a_tokenizer_without_loss_counts_every_byte(data):
 def test_a_text_that_is_lost_whole_is_refused(data):
     with pytest.raises(UsageError, match=r"no character of the validation text .*tokenizer\.byte_fallback"):
         open_feed(data("\u5929\u5730" * 30), CHARACTERS)
+    some = replace(data("sea" * 30 + "\u5929" * 90), test_fraction=0.025, validation_fraction=0.025)
+    feed = open_feed(some, CHARACTERS)
+    with pytest.raises(UsageError, match="no character of the test text"):
+        feed.evaluation("test")
+    with pytest.raises(UsageError, match=r"has no test documents: see data\.test_fraction"):
+        open_feed(data("the sea" * 9), CHARACTERS).evaluation("test")
 
 
 def test_lost_bytes_are_the_same_prepared_in_shards(tmp_path):

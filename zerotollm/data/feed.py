@@ -106,11 +106,15 @@ def open_feed(
             raise UsageError(f"{part.corpus} leaves no text to validate on: raise data.validation_fraction")
         for split in SPLITS[:2]:
             if not part.num_bytes[split]:
-                raise UsageError(
-                    f"the tokenizer knows no character of the {split} text of {part.corpus}: take another one, or "
-                    "tokenizer.byte_fallback"
-                )
+                raise _all_lost(part.corpus, split)
     return feed
+
+
+def _all_lost(corpus: str, split: str) -> UsageError:
+    return UsageError(
+        f"the tokenizer knows no character of the {split} text of {corpus}: take another one, or "
+        "tokenizer.byte_fallback"
+    )
 
 
 EXAMPLES = ("completion", "label")
@@ -145,8 +149,10 @@ def _text_feed(
         return ({name: ((rows, data.context), kind) for name, kind in types.items()},)
 
     def evaluation(split: str) -> Sequence[Batch]:
-        if not prepared.splits[split].num_bytes:
+        if not len(prepared.splits[split].document_starts_D):
             raise UsageError(f"{data.corpus} has no {split} documents: see data.{split}_fraction")
+        if not prepared.splits[split].num_bytes:
+            raise _all_lost(data.corpus, split)
         return evaluation_batches(prepared.splits[split], context=data.context, batch_size=rows)
 
     lost = _shares(
@@ -368,7 +374,7 @@ def _check_left(
         which = (
             f"all {too_long:,} {split} {kind} of {data.corpus} are"
             if too_long > 1
-            else (f"the only one of the {split} {kind} of {data.corpus} is")
+            else f"the only one of the {split} {kind} of {data.corpus} is"
         )
         raise UsageError(f"{which} {_too_long(data.context)}: raise data.context")
     reasons = _dropped(_reasons({split: dropped[split]}, {split: plans[split]}, data.context), {})
