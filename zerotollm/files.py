@@ -1,6 +1,7 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and files that others may change."""
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,4 +33,36 @@ def cannot_write(path: Path, error: OSError) -> RunError:
     return RunError(
         f"cannot write {path}: {error.strerror or error}; what was saved before is untouched: "
         "make room or choose another place, then run the same command again"
+    )
+
+
+Stamp = tuple[int, int, int] | None
+"""Size, time of the last change in nanoseconds, and inode of a file; None where it is not there."""
+
+
+def stamp(path: Path) -> Stamp:
+    """What is another when a file is changed or replaced."""
+    try:
+        about = os.stat(path)
+    except OSError:
+        return None
+    return about.st_size, about.st_mtime_ns, about.st_ino
+
+
+def stamps(paths: Iterable[Path]) -> dict[Path, Stamp]:
+    """Those of several files, for `check_unchanged`."""
+    return {path: stamp(path) for path in paths}
+
+
+def check_unchanged(before: dict[Path, Stamp]) -> None:
+    """Raises RunError where a file is no longer as it was: what was read of it before and after does not agree."""
+    for path, then in before.items():
+        if stamp(path) != then:
+            raise changed(path)
+
+
+def changed(path: Path) -> RunError:
+    """The one line for a file that another program writes."""
+    return RunError(
+        f"{path} was changed while it was read: run the same command again when it stays as it is"
     )

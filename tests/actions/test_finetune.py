@@ -16,8 +16,8 @@ from zerotollm.actions import EvaluateOptions
 from zerotollm.actions.evaluate import evaluate
 from zerotollm.actions.train import train
 from zerotollm.cli import main
+from zerotollm.data.batches import Replayed
 from zerotollm.data.config import DataConfig, TokenizerConfig
-from zerotollm.data.feed import Replayed
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment, begun_with, translates, validate

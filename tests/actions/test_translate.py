@@ -187,6 +187,26 @@ def test_translation_begins_with_what_was_pretrained_on_plain_text(experiment, t
         train(wider, tmp_path / "third")
 
 
+@pytest.mark.parametrize("objective", ["likelihood", "completion"])
+def test_micro_batches_are_the_same_batch_in_parts(experiment, objective):
+    """Also where they do not divide the rows, which are then filled up: the same losses, and as much is learned."""
+    model = replace(experiment.model, dropout=0.0)
+    if objective == "completion":
+        model = replace(model, architecture="decoder")
+    change = {"data": replace(experiment.data, batch_size=5), "model": model}
+    train_config = replace(experiment.train, steps=3, average=1, objective=objective)
+    fits = []
+    for parts in (1, 5):
+        programs = compile_programs(
+            replace(experiment, **change, train=replace(train_config, micro_batches=parts))
+        )
+        rows = {shape["inputs"][0][0] for shape in programs.feed.training_shapes}
+        fits += fit(programs, [0])
+    assert any(number % 5 for number in rows), "some batch must need rows of padding"
+    np.testing.assert_allclose(fits[0].losses, fits[1].losses, rtol=1e-5)
+    assert fits[1].validation["bpb"] == pytest.approx(fits[0].validation["bpb"], rel=1e-5)
+
+
 def test_what_does_not_fit_together_is_refused(experiment):
     decoder = replace(experiment, model=replace(experiment.model, architecture="decoder"))
     with pytest.raises(UsageError, match=r"train\.objective span_corruption needs an encoder"):

@@ -4,11 +4,16 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from zerotollm.data.chat import chat_parts, encode_parts
 from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.data.example_tokens import prepare_examples
 from zerotollm.data.examples import open_examples
 from zerotollm.data.feed import open_feed
+from zerotollm.data.pair_tokens import prepare_pairs
+from zerotollm.data.tokenizer import train_tokenizer
 from zerotollm.errors import UsageError
 
 CHARACTERS = TokenizerConfig(kind="char", vocab_size=300)
@@ -64,7 +69,70 @@ def test_only_the_completion_is_learned_and_what_ends_it(data):
             assert (targets[asked[:-1]] == inputs[asked[1:]]).all()  # each is what comes next
     expected = open_examples(data(completions(60)), "completion").splits["validation"]
     assert sorted(seen) == sorted(example.parts[1].text for example in expected)
-    assert feed.num_bytes["validation"] == sum(len(text.strip()) for text in seen)
+    assert feed.num_bytes["validation"] == sum(len(text.encode()) for text in seen)
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).filter(lambda text: text.strip())
+LINE = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), max_size=12).filter(
+    lambda text: text.strip() and not text.startswith("\ufeff")
+)
+ANY_BYTES = train_tokenizer(TokenizerConfig(vocab_size=290), ["def f(x):\n    return x\n" * 9, "hello there"])
+ASCII_NFKC = train_tokenizer(
+    TokenizerConfig(kind="char", vocab_size=100, byte_fallback=False, normalization="nfkc"),
+    ["".join(map(chr, range(32, 127)))],
+)
+
+
+def decoded_bytes(tokenizer, ids) -> int:
+    """What decoding gives of a text, without the marks of what was lost."""
+    return len(tokenizer.decode(ids[ids != tokenizer.unk_id]).encode())
+
+
+@given(
+    texts=st.lists(TEXT, min_size=2, max_size=4),
+    spaces=st.sampled_from(["", " ", "\n", "    ", "\u3000"]),
+    lossy=st.booleans(),
+)
+@settings(max_examples=30, deadline=None)
+def test_the_bytes_that_are_counted_are_those_that_are_learned(texts, spaces, lossy, tmp_path_factory):
+    """Less the space that is put before an answer, as before every sentence."""
+    folder = tmp_path_factory.mktemp("bytes")
+    tokenizer = ASCII_NFKC if lossy else ANY_BYTES
+    texts += [f"{spaces}return x{spaces}"]
+    turns = [{"role": role, "content": text} for text in texts for role in ("user", "assistant")]
+    records = [{"prompt": "a", "completion": text} for text in texts] + [{"messages": turns}]
+    file = write(folder / "my.jsonl", records)
+    data = DataConfig(corpus=file, validation=file, dir=str(folder / "data"))
+    split = prepare_examples(data, tokenizer, "completion").splits["train"]
+    ends = [*split.starts_E[1:], len(split.tokens_N)]
+    sentences = [0] * len(texts) + [len(texts)]
+    for start, end, counted, added in zip(split.starts_E, ends, split.bytes_E, sentences, strict=True):
+        ids, is_learned = split.tokens_N[start:end], split.learned_N[start:end] > 0
+        learned_ids = ids[is_learned & (ids != tokenizer.stop_id)]
+        told = decoded_bytes(tokenizer, learned_ids) - added
+        if lossy:
+            assert counted <= told, "compatibility characters may be longer than what was written"
+        else:
+            assert counted == told
+    if not lossy:
+        assert split.bytes_E.tolist()[:-1] == [len(text.encode()) for text in texts]
+
+
+@given(lines=st.lists(LINE, min_size=2, max_size=6))
+@settings(max_examples=30, deadline=None)
+def test_the_bytes_of_pairs_are_those_of_the_targets(lines, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bytes")
+    (folder / "a.tsv").write_text("".join(f"source\t {line} \n" for line in lines), encoding="utf-8")
+    data = DataConfig(
+        corpus=str(folder / "a.tsv"), validation=str(folder / "a.tsv"), dir=str(folder / "data")
+    )
+    pairs = prepare_pairs(data, ANY_BYTES).splits["validation"]
+    examples = prepare_examples(data, ANY_BYTES, "completion").splits["validation"]
+    expected = [len(line.strip().encode()) for line in lines]
+    assert pairs.target_bytes_N.tolist() == examples.bytes_E.tolist() == expected
+    starts = [*pairs.targets.document_starts_D, len(pairs.targets.tokens_N)]
+    for start, end, counted in zip(starts, starts[1:], expected, strict=False):
+        assert decoded_bytes(ANY_BYTES, pairs.targets.tokens_N[start + 1 : end]) == counted + 1
 
 
 def test_an_epoch_has_every_example_once_and_a_batch_is_a_function_of_its_step(data):

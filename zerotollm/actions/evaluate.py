@@ -10,7 +10,7 @@ from zerotollm.actions.fit import feed_of
 from zerotollm.actions.judgments import evaluate_judgments
 from zerotollm.actions.labels import label_report, rows
 from zerotollm.actions.translation import translate_split, translates
-from zerotollm.errors import RunError, UsageError
+from zerotollm.errors import RunError
 from zerotollm.experiment import Experiment
 from zerotollm.files import write_atomically
 
@@ -52,11 +52,7 @@ def _evaluate(
             f"the text of {shape.corpus} has changed since {run_dir} was trained, and with it the tokenizer: "
             "bring the text back, or train anew with another --run-dir"
         )
-    if not feed.num_bytes.get(options.split):
-        raise UsageError(
-            f"{shape.corpus} has no {options.split} documents: see data.{options.split}_fraction"
-        )
-
+    batches = map(placement.place_whole, feed.evaluation(options.split))
     console = Console()
     measured = evaluate_batches(
         make_eval_step(
@@ -66,7 +62,7 @@ def _evaluate(
             pad_id=run.tokenizer.pad_id,
         ),
         run.params,
-        map(placement.place_whole, feed.evaluation(options.split)),
+        batches,
         num_bytes=feed.num_bytes[options.split],
     )
     result = {"split": options.split, "checkpoint": options.checkpoint, "step": run.step} | measured
@@ -80,7 +76,10 @@ def _evaluate(
         for row in rows(result["labels"], run_dir, options.split):
             table.add_row(*row)
     else:
-        table.add_row("bits per byte", f"{measured['bpb']:.4f}, over {measured['bytes']:,} bytes")
+        table.add_row(f"bits per {feed.byte}", f"{measured['bpb']:.4f}, over {measured['bytes']:,} bytes")
+    if lost := feed.lost.get(options.split):
+        result["lost"] = lost
+        table.add_row("lost", f"{100 * lost:.3g} % of the bytes, which the tokenizer does not give back")
     if translates(experiment):
         file = run_dir / f"translations-{options.split}.tsv"
         with console.status("translating") as status:

@@ -33,4 +33,6 @@ def prepare(experiment: Experiment, run_dir: Path, options: PrepareOptions) -> d
         f"{feed.corpus} is prepared: {feed.tokens:,} {'labels' if feed.labels else 'tokens'} to train on, "
         f"{feed.tokenizer.vocab_size:,} in the vocabulary"
     )
+    if feed.dropped:
+        console.print(f"left out of {feed.corpus}: {feed.dropped}")
     return {"tokens": feed.tokens, "bytes": feed.num_bytes}

@@ -89,7 +89,8 @@ def _facts(run: "Run", summary: Mapping[str, Any] | None) -> tuple[tuple[str, st
 
     facts = [(f"{run.num_parameters / 1e6:.2f} M", "parameters")]
     if run.validation_bpb is not None:
-        facts.append((f"{run.validation_bpb:.4f}", "bits per byte, validation"))
+        byte = (summary or {}).get("byte", "byte")
+        facts.append((f"{run.validation_bpb:.4f}", f"bits per {byte}, validation"))
     if summary:
         facts += [
             (f"{summary['validation_loss']:.3f}", "nats per token, validation"),
@@ -165,7 +166,8 @@ def _beside(
     mine = (summary or {}).get("validation_bpb")
     for name, (_, numbers, _) in others.items():
         theirs = (numbers or {}).get("validation_bpb")
-        if mine is not None and theirs is not None:
+        same = (summary or {}).get("byte") == (numbers or {}).get("byte")
+        if mine is not None and theirs is not None and same:
             word = "fewer" if mine < theirs else "more"
             sentences.append(
                 f"{own} needs {abs(mine - theirs):.4f} bits per byte {word} than {name}: one run of each, no interval."

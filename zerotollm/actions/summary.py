@@ -11,16 +11,20 @@ from zerotollm.experiment import Experiment
 from zerotollm.training.metrics import MEASURED, read_metrics
 
 
-def summarize(run_dir: Path, notes: dict[str, Any], num_parameters: int, trained: int) -> dict[str, Any]:
+def summarize(
+    run_dir: Path, notes: dict[str, Any], num_parameters: int, trained: int, byte: str
+) -> dict[str, Any]:
     """The final numbers; `notes` are those of the last checkpoint, and cover all processes of the run.
 
     Of a run that trained but `trained` parameters of all also their number; of one that began with another one's
-    `before`, what was measured then; of labels the accuracy.
+    `before`, what was measured then; of labels the accuracy; `byte`, see `Feed.byte`, where it is not every byte.
     """
     lines = read_metrics(run_dir / run_directory.METRICS)
     last = next(line for line in reversed(lines) if "tokens" in line)
     best = min((line for line in lines if "validation_bpb" in line), key=lambda line: line["validation_bpb"])
     more = {"trained_parameters": trained} if trained != num_parameters else {}
+    if byte != "byte":
+        more["byte"] = byte
     if notes["before"]:
         more["before"] = {name: notes["before"][name] for name in MEASURED if name in notes["before"]}
     more |= {
@@ -54,7 +58,8 @@ def rows(summary: dict[str, Any]) -> dict[str, str]:
     """The summary as people read it."""
     labels = "validation_accuracy" in summary
     before, trained = summary.get("before", {}), summary.get("trained_parameters")
-    best = f"{summary['best_validation_bpb']:.4f} {'bits per label' if labels else 'bits per byte'}"
+    bits = "bits per label" if labels else f"bits per {summary.get('byte', 'byte')}"
+    best = f"{summary['best_validation_bpb']:.4f} {bits}"
     shown = {
         "parameters": f"{summary['parameters']:,}"
         + (f", of which {trained:,} were trained" if trained else ""),
@@ -65,11 +70,13 @@ def rows(summary: dict[str, Any]) -> dict[str, str]:
         "validation loss": f"{summary['validation_loss']:.4f} nats per {'label' if labels else 'token'}",
         "validation": f"accuracy {summary['validation_accuracy']:.4f}"
         if labels
-        else f"{summary['validation_bpb']:.4f} bits per byte"
-        + (f", before {before['bpb']:.4f}" if before else ""),
+        else f"{summary['validation_bpb']:.4f} {bits}" + (f", before {before['bpb']:.4f}" if before else ""),
         "old text": f"{summary['validation_old_bpb']:.4f} bits per byte"
         + (f", before {before['old_bpb']:.4f}" if before else "")
         if "validation_old_bpb" in summary
+        else "",
+        "lost": f"{100 * summary['validation_lost']:.3g} % of the validation bytes, by the tokenizer"
+        if "validation_lost" in summary
         else "",
         "best": f"{best}, after step {summary['best_step']}",
         "peak memory": f"{summary['peak_memory_bytes'] / 1e9:.2f} GB",

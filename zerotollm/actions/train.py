@@ -55,7 +55,7 @@ def train(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
                 notes = _train(run, display, begun)
 
             def finished() -> dict[str, Any]:
-                summary = summarize(run_dir, notes, run.num_parameters, run.trained_parameters)
+                summary = summarize(run_dir, notes, run.num_parameters, run.trained_parameters, run.feed.byte)
                 write_atomically(run_dir / run_directory.SUMMARY, json.dumps(summary, indent=2) + "\n")
                 return summary
 
@@ -382,7 +382,8 @@ def measured(eval_step: Callable[..., Any], params: Any, feed: Any, placement: A
 
     batches = map(placement.place_whole, feed.evaluation("validation"))
     num_bytes = feed.num_bytes["validation"]
-    return evaluate_batches(eval_step, params, batches, num_bytes=num_bytes)
+    lost = {"lost": feed.lost["validation"]} if feed.lost.get("validation") else {}
+    return evaluate_batches(eval_step, params, batches, num_bytes=num_bytes) | lost
 
 
 def words(validation: dict[str, Any], feed: Any) -> str:
@@ -390,7 +391,7 @@ def words(validation: dict[str, Any], feed: Any) -> str:
     if feed.labels:
         return f"loss {validation['loss']:.4f} nats per label, accuracy {validation['accuracy']:.4f}"
     old = f", {validation['old_bpb']:.4f} on {feed.old.corpus}" if feed.old else ""
-    return f"loss {validation['loss']:.4f}, {validation['bpb']:.4f} bits per byte{old}"
+    return f"loss {validation['loss']:.4f}, {validation['bpb']:.4f} bits per {feed.byte}{old}"
 
 
 def due(step: int, steps: int, every: int) -> bool:

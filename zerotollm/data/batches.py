@@ -15,7 +15,9 @@ makes them ahead in threads.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -97,6 +99,38 @@ def evaluation_batches(split: TokenizedSplit, *, context: int, batch_size: int) 
     if len(split.tokens_N) < 2:
         raise UsageError("the split to evaluate holds no text: give it some with data.validation_fraction")
     return grain.MapDataset.source(_EvaluationBatches(split, context, batch_size))
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """Batches of a new text, a share of them replaced by those of an old one, evenly and each in its own order."""
+
+    new: Sequence[Batch]
+    old: Sequence[Batch]
+    share: Fraction
+
+    def __len__(self) -> int:
+        return len(self.new)
+
+    def __getitem__(self, step: int) -> Batch:
+        before = int(step * self.share)
+        return self.old[before] if int((step + 1) * self.share) > before else self.new[step - before]
+
+
+@dataclass(frozen=True)
+class Staged:
+    """Batches of one kind in the first steps, then of another from its own beginning."""
+
+    first: Sequence[Batch]
+    then: Sequence[Batch]
+    steps: int
+    """of the first kind"""
+
+    def __len__(self) -> int:
+        return len(self.then)
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.first[step] if step < self.steps else self.then[step - self.steps]
 
 
 @dataclass(frozen=True)

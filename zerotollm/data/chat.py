@@ -33,6 +33,10 @@ class Part(NamedTuple):
     """whether the token that ends a text follows, learned as it is"""
 
 
+class Sentence(Part):
+    """A part whose text is `as_sentence` of another one: the space before it is not a byte of that text."""
+
+
 def chat_parts(messages: Sequence[dict[str, str]], *, answer: bool = False) -> tuple[Part, ...]:
     """The parts of a conversation of {"role", "content"}; answers alone are learned. With `answer`, also what stands
     before the next one: a model goes on there."""
@@ -40,7 +44,7 @@ def chat_parts(messages: Sequence[dict[str, str]], *, answer: bool = False) -> t
     for message in messages:
         role, text = message["role"], as_sentence(message["content"])
         if role == "assistant":
-            parts += [Part(ROLES[role]), Part(text, learned=True, ends=True)]
+            parts += [Part(ROLES[role]), Sentence(text, learned=True, ends=True)]
         else:
             parts.append(Part(ROLES[role] + text, ends=True))
     return (*parts, Part(ROLES["assistant"])) if answer else tuple(parts)

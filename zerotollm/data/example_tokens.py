@@ -18,11 +18,13 @@ from pathlib import Path
 import numpy as np
 
 from zerotollm.data.batches import Batch
+from zerotollm.data.chat import Sentence
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.examples import Example, Examples, open_examples
-from zerotollm.data.tokenizer import AnyTokenizer, SpecialIds, load_tokenizer
+from zerotollm.data.tokenizer import AnyTokenizer, SpecialIds, byte_lengths, load_tokenizer
 from zerotollm.data.tokens import (
     TOKENIZER,
+    given_back,
     mapped,
     open_folder,
     settings,
@@ -32,7 +34,7 @@ from zerotollm.data.tokens import (
     write_manifest,
 )
 
-FORMAT = 1
+FORMAT = 2
 """To be raised with every change to what is made of examples, besides those of `tokens.py`."""
 GROUP = 4096
 """Examples tokenized at once."""
@@ -49,7 +51,8 @@ class TokenizedExamples:
     starts_E: np.ndarray
     """int64: where in tokens_N the bos of each example is"""
     bytes_E: np.ndarray
-    """int64: what each example's learned text has in UTF-8; 1 for a label"""
+    """int64: what each example's learned text has in UTF-8 and its tokens give back, without the space that
+    `as_sentence` puts before a text; 1 for a label"""
     special: SpecialIds
     longest: int = 0
     """a text that is labelled is cut to so many tokens; 0: never, and neither is any other"""
@@ -103,6 +106,8 @@ class PreparedExamples:
     labels: tuple[str, ...]
     dropped: dict[str, dict[str, int]]
     """of each split: examples left out, by reason"""
+    lost: dict[str, int]
+    """of each split: UTF-8 bytes of what is learned that the tokens do not give back"""
 
 
 def prepare_examples(
@@ -129,25 +134,28 @@ def prepare_examples(
         )
         for split in examples.splits
     }
-    return PreparedExamples(examples.name, used, splits, examples.labels, manifest["dropped"])
+    dropped, lost = manifest["dropped"], manifest["lost"]
+    return PreparedExamples(examples.name, used, splits, examples.labels, dropped, lost)
 
 
 def _build(folder: Path, examples: Examples, config: TokenizerConfig | AnyTokenizer) -> None:
     tokenizer = tokenizer_for(
         config, (part.text for example in examples.splits["train"] for part in example.parts)
     )
-    for split, rows in examples.splits.items():
-        _write(folder, split, rows, examples.labels, tokenizer)
-    write_manifest(
-        folder, tokenizer, {"dropped": examples.dropped or {split: {} for split in examples.splits}}
-    )
+    lost = {
+        split: _write(folder, split, rows, examples.labels, tokenizer)
+        for split, rows in examples.splits.items()
+    }
+    dropped = examples.dropped or {split: {} for split in examples.splits}
+    write_manifest(folder, tokenizer, {"dropped": dropped, "lost": lost})
 
 
 def _write(
     folder: Path, split: str, rows: Iterable[Example], labels: tuple[str, ...], tokenizer: AnyTokenizer
-) -> None:
+) -> int:
+    """Returns the UTF-8 bytes of what is learned that the tokens do not give back."""
     numbers = {label: number for number, label in enumerate(labels)}
-    position, dtype = 0, token_type(tokenizer)
+    position, dtype, bytes_V, lost = 0, token_type(tokenizer), byte_lengths(tokenizer), 0
     files = {
         name: (folder / f"{split}.{name}").open("wb") for name in ("tokens", "learned", "starts", "bytes")
     }
@@ -156,15 +164,20 @@ def _write(
         for row in group:
             # A text and whether it is learned, piece by piece.
             pieces = [(np.array([tokenizer.bos_id]), False)]
+            num_bytes = 1 if labels else 0
             for part in row.parts:
-                pieces.append((next(encoded), part.learned))
+                ids_N = next(encoded)
+                pieces.append((ids_N, part.learned))
                 if part.ends:
                     pieces.append((np.array([tokenizer.stop_id]), part.learned))
+                if part.learned:
+                    kept = int(given_back([part.text], [ids_N], bytes_V)[0])
+                    num_bytes += kept - isinstance(part, Sentence)
+                    lost += len(part.text.encode()) - kept
             if labels:
                 pieces.append((np.array([numbers[row.label]]), True))
             ids_N = np.concatenate([ids for ids, _ in pieces])
             learned_N = np.concatenate([np.full(len(ids), learned, np.uint8) for ids, learned in pieces])
-            num_bytes = 1 if labels else sum(len(p.text.strip().encode()) for p in row.parts if p.learned)
             files["tokens"].write(ids_N.astype(dtype).tobytes())
             files["learned"].write(learned_N.tobytes())
             files["starts"].write(np.array([position], "<i8").tobytes())
@@ -172,6 +185,7 @@ def _write(
             position += len(ids_N)
     for file in files.values():
         file.close()
+    return lost
 
 
 def _groups(rows: Iterable[Example]) -> Iterator[list[Example]]:

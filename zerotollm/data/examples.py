@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from zerotollm.data import bible, chitchat
-from zerotollm.data.chat import Part, chat_parts, check_messages
+from zerotollm.data.chat import Part, Sentence, chat_parts, check_messages
 from zerotollm.data.config import DataConfig
 from zerotollm.data.documents import SPLITS
 from zerotollm.data.files import FEW, find_files, fractions, read_lines, split_by_hash
@@ -199,7 +199,7 @@ def _pairs(config: DataConfig) -> Examples:
 
 
 def _answer(target: str) -> Part:
-    return Part(as_sentence(target), learned=True, ends=True)
+    return Sentence(as_sentence(target), learned=True, ends=True)
 
 
 KINDS = ("genre", "version")

@@ -7,23 +7,23 @@ completion        a decoder writes the completion of a prompt, the answers in a 
 label             a head of its own tells which of a few labels a text has
 """
 
-import math
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
-from typing import Any
 
 import numpy as np
 
-from zerotollm.data.batches import Batch, evaluation_batches, training_batches
+from zerotollm.data.batches import Batch, Replayed, Staged, evaluation_batches, training_batches
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.corpora import open_corpus
 from zerotollm.data.denoising import SENTINELS, Denoising, prefix_lm, span_corruption
+from zerotollm.data.documents import SPLITS
 from zerotollm.data.example_tokens import example_batch, prepare_examples
 from zerotollm.data.pair_batches import (
     Plan,
+    Rows,
     first_pairs,
     pair_evaluation_batches,
     pair_training_batches,
@@ -31,7 +31,7 @@ from zerotollm.data.pair_batches import (
 )
 from zerotollm.data.pair_tokens import prepare_pairs
 from zerotollm.data.sharded_tokens import LARGE, prepare_in_shards
-from zerotollm.data.tokenizer import AnyTokenizer, Tokenizer
+from zerotollm.data.tokenizer import AnyTokenizer, Tokenizer, byte_lengths
 from zerotollm.data.tokens import TokenizedSplit, prepare
 from zerotollm.errors import UsageError
 
@@ -55,7 +55,7 @@ class Feed:
     """every shape that a training batch may have"""
     evaluation_shapes: tuple[Shapes, ...]
     num_bytes: dict[str, int]
-    """of each split: UTF-8 bytes of the text that is to be predicted"""
+    """of each split: UTF-8 bytes of the text that is to be predicted; the mean, where every epoch hides other parts"""
     tokens: int
     """training tokens that are to be predicted in one epoch"""
     tokens_per_step: float
@@ -70,6 +70,10 @@ class Feed:
     """of `data.old`"""
     labels: tuple[str, ...] = ()
     """what `targets` number, where these are labels and not tokens; every byte is then a label"""
+    lost: dict[str, float] = field(default_factory=dict)
+    """of each split that loses text: share of its bytes that the tokens do not give back, and `num_bytes` has not"""
+    byte: str = "byte"
+    """what `num_bytes` counts, in words"""
 
 
 def open_feed(
@@ -88,18 +92,29 @@ def open_feed(
     directory cannot be written.
     """
     if objective in EXAMPLES:
-        feed = _example_feed(data, tokenizer, objective, micro_batches)
+        feed = _example_feed(data, tokenizer, objective)
     elif not pairs:
         feed = _text_feed(data, tokenizer, micro_batches, progress)
         if data.old:
             feed = _with_old(data, feed, micro_batches)
     elif objective == "likelihood":
-        feed = _pair_feed(data, tokenizer, micro_batches)
+        feed = _pair_feed(data, tokenizer)
     else:
         feed = _denoising_feed(data, tokenizer, objective, micro_batches)
-    if not feed.evaluation_tokens:
-        raise UsageError(f"{data.corpus} leaves no text to validate on: raise data.validation_fraction")
+    for part in (feed, feed.old) if feed.old else (feed,):
+        if not part.evaluation_tokens:
+            raise UsageError(f"{part.corpus} leaves no text to validate on: raise data.validation_fraction")
+        for split in SPLITS[:2]:
+            if not part.num_bytes[split]:
+                raise _all_lost(part.corpus, split)
     return feed
+
+
+def _all_lost(corpus: str, split: str) -> UsageError:
+    return UsageError(
+        f"the tokenizer knows no character of the {split} text of {corpus}: take another one, or "
+        "tokenizer.byte_fallback"
+    )
 
 
 EXAMPLES = ("completion", "label")
@@ -134,8 +149,16 @@ def _text_feed(
         return ({name: ((rows, data.context), kind) for name, kind in types.items()},)
 
     def evaluation(split: str) -> Sequence[Batch]:
+        if not len(prepared.splits[split].document_starts_D):
+            raise UsageError(f"{data.corpus} has no {split} documents: see data.{split}_fraction")
+        if not prepared.splits[split].num_bytes:
+            raise _all_lost(data.corpus, split)
         return evaluation_batches(prepared.splits[split], context=data.context, batch_size=rows)
 
+    lost = _shares(
+        {name: split.lost_bytes for name, split in prepared.splits.items()},
+        {name: split.num_bytes for name, split in prepared.splits.items()},
+    )
     return Feed(
         corpus=prepared.corpus,
         tokenizer=prepared.tokenizer,
@@ -149,14 +172,21 @@ def _text_feed(
         tokens_per_step=data.batch_size * data.context,
         evaluation_tokens=len(validation.tokens_N) if len(validation.tokens_N) > 1 else 0,
         fingerprint=_fingerprint(train),
-        dropped="",
+        dropped=_dropped({}, lost),
+        lost=lost,
+        byte=KEPT if lost else "byte",
     )
 
 
 def _with_old(data: DataConfig, feed: Feed, micro_batches: int) -> Feed:
     old = _text_feed(replace(data, corpus=data.old), feed.tokenizer, micro_batches)
-    if not old.evaluation_tokens:
-        raise UsageError(f"{data.old} leaves no text to validate on: raise data.validation_fraction")
+    if not data.replay:
+        return replace(feed, old=old)
+    if old.tokens <= data.context:
+        raise UsageError(
+            f"data.old {data.old} has {old.tokens:,} training tokens, and data.replay reads windows of "
+            f"{data.context:,} tokens and the one after: give more text or lower data.context"
+        )
 
     def training(**seed: int) -> Sequence[Batch]:
         return Replayed(feed.training(**seed), old.training(**seed), Fraction(str(data.replay)))
@@ -164,50 +194,12 @@ def _with_old(data: DataConfig, feed: Feed, micro_batches: int) -> Feed:
     return replace(feed, training=training, old=old)
 
 
-@dataclass(frozen=True)
-class Replayed:
-    """Batches of a new text, a share of them replaced by those of an old one, evenly and each in its own order."""
-
-    new: Sequence[Batch]
-    old: Sequence[Batch]
-    share: Fraction
-
-    def __len__(self) -> int:
-        return len(self.new)
-
-    def __getitem__(self, step: int) -> Batch:
-        before = int(step * self.share)
-        return self.old[before] if int((step + 1) * self.share) > before else self.new[step - before]
-
-
-@dataclass(frozen=True)
-class Staged:
-    """Batches of one kind in the first steps, then of another from its own beginning."""
-
-    first: Sequence[Batch]
-    then: Sequence[Batch]
-    steps: int
-    """of the first kind"""
-
-    def __len__(self) -> int:
-        return len(self.then)
-
-    def __getitem__(self, step: int) -> Batch:
-        return self.first[step] if step < self.steps else self.then[step - self.steps]
-
-
-def _pair_feed(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer, micro_batches: int) -> Feed:
+def _pair_feed(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer) -> Feed:
     prepared = prepare_pairs(data, tokenizer)
-    plans = {
-        name: plan(
-            split,
-            context=data.context,
-            batch_size=data.batch_size,
-            buckets=data.buckets,
-            rows_multiple=micro_batches,
-        )
-        for name, split in prepared.splits.items()
-    }
+    plans = _plans(data, prepared.splits)
+    check_left = partial(_check_left, data, "pairs", prepared.dropped, plans)
+    for name in ("validation", "train"):
+        check_left(name)
     train = prepared.splits["train"]
 
     def training(**seed: int) -> Sequence[Batch]:
@@ -218,16 +210,14 @@ def _pair_feed(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer, micr
         return Staged(batches, own, data.extra_steps)
 
     def evaluation(split: str) -> Sequence[Batch]:
-        if not sum(map(len, plans[split].members)):
-            raise UsageError(
-                f"{data.corpus} has no {split} pairs of at most data.context {data.context} tokens"
-            )
+        check_left(split)
         return pair_evaluation_batches(prepared.splits[split], plans[split])
 
     def tokens(name: str) -> int:
         used = [prepared.splits[name].side_lengths[members, 1].sum() for members in plans[name].members]
         return int(sum(used))
 
+    lost = _shares(prepared.lost, {name: s.target_bytes_N.sum() for name, s in prepared.splits.items()})
     return Feed(
         corpus=prepared.corpus,
         tokenizer=prepared.tokenizer,
@@ -244,25 +234,22 @@ def _pair_feed(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer, micr
         tokens_per_step=tokens("train") / max(1, plans["train"].batches),
         evaluation_tokens=tokens("validation"),
         fingerprint=[*_fingerprint(train.sources), *_fingerprint(train.targets)],
-        dropped=_dropped(prepared.dropped, plans, data.context),
+        dropped=_dropped(_reasons(prepared.dropped, plans, data.context), lost),
+        lost=lost,
+        byte=KEPT if lost else "byte",
     )
 
 
-def _example_feed(
-    data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer, objective: str, micro_batches: int
-) -> Feed:
+def _example_feed(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer, objective: str) -> Feed:
     prepared = prepare_examples(data, tokenizer, objective)
-    size = {"context": data.context, "batch_size": data.batch_size, "buckets": data.buckets}
-    plans = {
-        name: plan(split, **size, rows_multiple=micro_batches) for name, split in prepared.splits.items()
-    }
+    plans = _plans(data, prepared.splits)
+    check_left = partial(_check_left, data, "examples", prepared.dropped, plans)
+    for name in ("validation", "train"):
+        check_left(name)
     train = prepared.splits["train"]
 
     def evaluation(split: str) -> Sequence[Batch]:
-        if not sum(map(len, plans[split].members)):
-            raise UsageError(
-                f"{data.corpus} has no {split} examples of at most data.context {data.context} tokens"
-            )
+        check_left(split)
         return pair_evaluation_batches(prepared.splits[split], plans[split], example_batch)
 
     def shapes(layout: Plan) -> tuple[Shapes, ...]:
@@ -273,6 +260,7 @@ def _example_feed(
         return np.concatenate(plans[name].members)
 
     tokens = {name: int(split.num_learned[used(name)].sum()) for name, split in prepared.splits.items()}
+    lost = _shares(prepared.lost, {name: split.bytes_E.sum() for name, split in prepared.splits.items()})
     return Feed(
         corpus=prepared.corpus,
         tokenizer=prepared.tokenizer,
@@ -286,8 +274,10 @@ def _example_feed(
         tokens_per_step=tokens["train"] / max(1, plans["train"].batches),
         evaluation_tokens=tokens["validation"],
         fingerprint=[len(train.tokens_N), len(train), zlib.crc32(train.tokens_N[: 2**25])],
-        dropped=_dropped(prepared.dropped, plans, data.context),
+        dropped=_dropped(_reasons(prepared.dropped, plans, data.context), lost),
         labels=prepared.labels,
+        lost=lost,
+        byte=KEPT if lost else "byte",
     )
 
 
@@ -301,42 +291,49 @@ def _denoising_feed(
         )
     first = text.vocab_size
     kinds = {"span_corruption": partial(span_corruption, first), "prefix_lm": prefix_lm}
-    corrupt = kinds[objective](data.context)
+    corruption = kinds[objective](data.context)
+    (evaluation_rows, _), _ = text.evaluation_shapes[0]["inputs"]
 
-    def training(seed: int, **processes: int) -> Sequence[Batch]:
-        return Denoising(text.training(seed=seed, **processes), corrupt, seed)
+    def training(seed: int, process_index: int = 0, process_count: int = 1) -> Sequence[Batch]:
+        windows = text.training(seed=seed, process_index=process_index, process_count=process_count)
+        first_row = process_index * (data.batch_size // process_count)
+        return Denoising(windows, corruption, seed, data.batch_size, first_row)
 
     def evaluation(split: str) -> Sequence[Batch]:
-        return Denoising(text.evaluation(split), corrupt, 0)
+        return Denoising(text.evaluation(split), corruption, 0, evaluation_rows)
 
-    def shapes(text_shapes: tuple[Shapes, ...]) -> tuple[Shapes, ...]:
-        (rows, width), kind = text_shapes[0]["inputs"]
-        windows = [{"inputs": np.full((rows, width), Tokenizer.unk_id, kind)}]
-        batch = Denoising(windows, corrupt, 0)[0]
-        return ({name: (array.shape, array.dtype.type) for name, array in batch.items()},)
+    def shapes(rows: int) -> tuple[Shapes, ...]:
+        source, target = (rows, corruption.source_length), (rows, corruption.target_length)
+        sizes = {"sources": source, "inputs": target, "targets": target}
+        return ({name: (size, np.int32) for name, size in sizes.items()} | {"weights": (target, np.float32)},)
 
-    share = (sum(text_target(corrupt, data.context)) / 16) / data.context
-    return Feed(
-        corpus=text.corpus,
-        tokenizer=text.tokenizer,
+    # Sentinels stand for no text.
+    bytes_V = np.append(byte_lengths(text.tokenizer), np.zeros(SENTINELS, np.int64))
+
+    def predicted(split: str) -> tuple[int, int]:
+        """Tokens of all targets, and the bytes that they stand for."""
+        counts = [
+            ((batch["weights"] > 0).sum(), bytes_V[batch["targets"]].sum()) for batch in evaluation(split)
+        ]
+        return int(sum(tokens for tokens, _ in counts)), int(sum(num_bytes for _, num_bytes in counts))
+
+    held_out = {name: predicted(name) if text.num_bytes[name] else (0, 0) for name in SPLITS[1:]}
+    # Other parts of the training text are hidden in every epoch: these are means.
+    windows = text.tokens / data.context
+    training_bytes = round(text.num_bytes["train"] * corruption.mean_text / data.context)
+    return replace(
+        text,
         vocab_size=first + sentinels(objective),
         training=training,
         evaluation=evaluation,
-        training_shapes=shapes(text.training_shapes),
-        evaluation_shapes=shapes(text.evaluation_shapes),
-        num_bytes=text.num_bytes,
-        tokens=text.tokens,
-        tokens_per_step=text.tokens_per_step,
-        evaluation_tokens=math.ceil(share * text.evaluation_tokens),
-        fingerprint=text.fingerprint,
-        dropped="",
+        training_shapes=shapes(data.batch_size),
+        evaluation_shapes=shapes(evaluation_rows),
+        num_bytes={"train": training_bytes} | {name: counts[1] for name, counts in held_out.items()},
+        byte={"span_corruption": "hidden byte", "prefix_lm": "byte after the prefix"}[objective],
+        tokens=round(windows * corruption.mean_target),
+        tokens_per_step=data.batch_size * corruption.mean_target,
+        evaluation_tokens=held_out["validation"][0],
     )
-
-
-def text_target(corrupt: Any, context: int) -> list[int]:
-    """Lengths of 16 targets."""
-    window = np.full(context, Tokenizer.unk_id, np.int32)
-    return [int((corrupt(np.random.default_rng(i), window)[1] != Tokenizer.pad_id).sum()) for i in range(16)]
 
 
 def _pair_shapes(plans: list[Plan]) -> tuple[Shapes, ...]:
@@ -345,13 +342,66 @@ def _pair_shapes(plans: list[Plan]) -> tuple[Shapes, ...]:
     return tuple({name: (size, kind) for name, kind in types.items()} for size in sizes)
 
 
-def _dropped(reasons: dict[str, dict[str, int]], plans: dict[str, Plan], context: int) -> str:
+def _plans(data: DataConfig, splits: Mapping[str, Rows]) -> dict[str, Plan]:
+    size = {"context": data.context, "batch_size": data.batch_size, "buckets": data.buckets}
+    return {name: plan(split, **size) for name, split in splits.items()}
+
+
+def _too_long(context: int) -> str:
+    return f"longer than {context} tokens"
+
+
+def _reasons(dropped: dict[str, dict[str, int]], plans: dict[str, Plan], context: int) -> dict[str, int]:
+    """How many pairs or examples of all splits are left out, by reason."""
     counts: dict[str, int] = {}
     for name, layout in plans.items():
-        for reason, number in (reasons[name] | {f"longer than {context} tokens": layout.too_long}).items():
+        for reason, number in (dropped[name] | {_too_long(context): layout.too_long}).items():
             counts[reason] = counts.get(reason, 0) + number
-    return "; ".join(f"{number:,}: {reason}" for reason, number in counts.items() if number)
+    return counts
+
+
+def _check_left(
+    data: DataConfig, kind: str, dropped: dict[str, dict[str, int]], plans: dict[str, Plan], split: str
+) -> None:
+    """Raises UsageError where no pair or example of a split is used, and says why."""
+    if any(map(len, plans[split].members)):
+        return
+    too_long, other = plans[split].too_long, sum(dropped[split].values())
+    advice = "give more text" if split == "train" else f"raise data.{split}_fraction"
+    if not too_long + other:
+        raise UsageError(f"{data.corpus} has no {split} {kind}: {advice}")
+    if not other:
+        which = (
+            f"all {too_long:,} {split} {kind} of {data.corpus} are"
+            if too_long > 1
+            else f"the only one of the {split} {kind} of {data.corpus} is"
+        )
+        raise UsageError(f"{which} {_too_long(data.context)}: raise data.context")
+    reasons = _dropped(_reasons({split: dropped[split]}, {split: plans[split]}, data.context), {})
+    advice = "look at the files" + (", or raise data.context" if too_long else "")
+    raise UsageError(
+        f"none of the {too_long + other:,} {split} {kind} of {data.corpus} is left ({reasons}): {advice}"
+    )
+
+
+KEPT = "byte that is not lost"
+
+
+def _shares(lost: Mapping[str, int], kept: Mapping[str, int]) -> dict[str, float]:
+    """Of each split that loses text: lost bytes as a share of all bytes."""
+    return {name: float(number / (number + kept[name])) for name, number in lost.items() if number}
+
+
+def _dropped(reasons: dict[str, int], lost: dict[str, float]) -> str:
+    said = [f"{number:,}: {reason}" for reason, number in reasons.items() if number]
+    if lost:
+        shares = ", ".join(f"{100 * share:.3g} % of the {name} bytes" for name, share in lost.items())
+        said.append(
+            f"{shares}: characters that the vocabulary does not hold, or that normalization shortens "
+            "(tokenizer.byte_fallback, tokenizer.normalization)"
+        )
+    return "; ".join(said)
 
 
 def _fingerprint(split: TokenizedSplit) -> list[int]:
-    return [len(split.tokens_N), split.num_bytes, zlib.crc32(split.tokens_N[: 2**25])]
+    return [len(split.tokens_N), split.num_bytes + split.lost_bytes, zlib.crc32(split.tokens_N[: 2**25])]

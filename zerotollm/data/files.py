@@ -34,6 +34,7 @@ import numpy as np
 from zerotollm.data.config import DataConfig
 from zerotollm.data.documents import Corpus, Document, LazyDocuments
 from zerotollm.errors import UsageError
+from zerotollm.files import Stamp, changed, check_unchanged, stamp, stamps
 
 SUFFIXES = (".txt", ".md", ".jsonl")
 FEW = 20
@@ -54,10 +55,12 @@ class _Place:
 def open_files(config: DataConfig) -> Corpus:
     """The corpus in the files that `config.corpus` names. All of them are read, to check and to hash them.
 
-    Raises UsageError, naming the file and the place in it, for whatever cannot be read as text.
+    Raises UsageError, naming the file and the place in it, for whatever cannot be read as text; RunError, also when a
+    document is asked for later, where a file was changed since.
     """
     validation, test = fractions(config)
     paths = find_files(config.corpus)
+    before = stamps(paths.values())
     mode = config.documents
     if mode == "auto":
         mode = "file" if len(paths) > 1 or not _holds_many(next(iter(paths.values()))) else "paragraph"
@@ -68,7 +71,15 @@ def open_files(config: DataConfig) -> Corpus:
 
     def load(row: int) -> Document:
         name = names[file_N[row]]
-        text = _read(paths[name], mode, _Place(int(start_N[row]), int(stop_N[row]), int(line_N[row])))
+        path, place = paths[name], _Place(int(start_N[row]), int(stop_N[row]), int(line_N[row]))
+        try:
+            text = _read(path, mode, place)
+        except UsageError:
+            if stamp(path) in (None, before[path]):
+                raise
+            raise changed(path) from None
+        if _hash(text) != hash_N[row]:
+            raise changed(path)
         whole = mode == "file" and not _is_jsonl(paths[name])
         return Document(
             name if whole else f"{name}:{line_N[row]}", text, {"file": name, "line": int(line_N[row])}
@@ -81,6 +92,7 @@ def open_files(config: DataConfig) -> Corpus:
         str(test),
         [[n, _digest(p)] for n, p in paths.items()],
     ]
+    check_unchanged(before)  # else the fingerprint may be of another text than the places
     fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()
     if len(hash_N) < FEW:
         splits = _split_by_position(config, [load(row) for row in range(len(hash_N))], validation, test)
@@ -256,16 +268,20 @@ def _scan(paths: dict[str, Path], mode: str) -> tuple[np.ndarray, ...]:
             text = _text(path, mode, place, content)
             if text and not text.isspace():
                 file_rows.append((number, place.start, place.stop, place.line))
-                file_hashes.append(int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:8], "big"))
+                file_hashes.append(_hash(text))
         rows.append(np.array(file_rows, dtype=np.int64).reshape(-1, 4))
         hashes.append(np.array(file_hashes, dtype=np.uint64))
     return *np.concatenate(rows).T, np.concatenate(hashes)
 
 
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:8], "big")
+
+
 def _read(path: Path, mode: str, place: _Place) -> str:
     try:
         if path.name.lower().endswith(".gz"):  # cannot be entered in the middle
-            content = _unpacked(path)[place.start : place.stop]
+            content = _unpacked(path, stamp(path))[place.start : place.stop]
         else:
             with path.open("rb") as file:
                 file.seek(place.start)
@@ -276,7 +292,7 @@ def _read(path: Path, mode: str, place: _Place) -> str:
 
 
 @lru_cache(maxsize=1)
-def _unpacked(path: Path) -> bytes:
+def _unpacked(path: Path, stamp: Stamp) -> bytes:
     return b"".join(_lines(path))
 
 

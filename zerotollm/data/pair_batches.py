@@ -75,10 +75,10 @@ class Plan:
         return sum(len(full) for full in _filled(self, [len(members) for members in self.members])[0])
 
 
-def plan(pairs: Rows, *, context: int, batch_size: int, buckets: int, rows_multiple: int = 1) -> Plan:
+def plan(pairs: Rows, *, context: int, batch_size: int, buckets: int) -> Plan:
     """At most `buckets` widths that waste the least padding, and rows for a budget of `batch_size` x `context` tokens.
 
-    Rows are a multiple of `rows_multiple` (micro-batches), so the longest pairs may exceed the budget.
+    Neither depends on how a batch is computed: for micro-batches and devices `Placement.rows` adds rows of padding.
     """
     fitting_M = pairs.no_longer_than(context)
     longest_M = pairs.side_lengths[fitting_M].max(axis=1, initial=1)
@@ -87,8 +87,8 @@ def plan(pairs: Rows, *, context: int, batch_size: int, buckets: int, rows_multi
 
     def rows(width: int) -> int:
         # Fewer than 16 rows are not rounded down: they would lose too many.
-        step = rows_multiple * next((m for m in (MULTIPLE, 4) if budget // width >= 4 * m * rows_multiple), 1)
-        return max(rows_multiple, budget // width // step * step)
+        step = next((m for m in (MULTIPLE, 4) if budget // width >= 4 * m), 1)
+        return budget // width // step * step
 
     members = np.split(
         fitting_M[np.argsort(longest_M, kind="stable")],

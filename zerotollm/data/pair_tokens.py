@@ -35,7 +35,7 @@ class TokenizedPairs:
     sources: TokenizedSplit
     targets: TokenizedSplit
     target_bytes_N: np.ndarray
-    """of each target's text in UTF-8"""
+    """of each target's text in UTF-8 that its tokens give back, without the space that is put before it"""
 
     def __len__(self) -> int:
         return len(self.targets.document_starts_D)
@@ -66,6 +66,8 @@ class PreparedPairs:
     """of each split: pairs left out, by reason"""
     own: int
     """training pairs of the corpus itself; those after them are of `data.extra`"""
+    lost: dict[str, int]
+    """of each split: UTF-8 bytes of the targets that the tokens do not give back"""
 
 
 def prepare_pairs(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer) -> PreparedPairs:
@@ -78,19 +80,17 @@ def prepare_pairs(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer) -
     folder = token_folder(data, corpus.name, ["pairs", FORMAT, corpus.fingerprint, settings(tokenizer)])
     manifest = open_folder(folder, lambda temporary: _build(temporary, corpus, tokenizer))
     used = load_tokenizer(folder / TOKENIZER)
-    special, splits = SpecialIds.of(used), {}
+    special, splits, lost = SpecialIds.of(used), {}, manifest.get("lost", {})
     for split in manifest["dropped"]:
         bytes_N = np.fromfile(folder / f"{split}.bytes", "<i8")
-        sides = [
-            read_split(folder, f"{split}.{side}", manifest["dtype"], int(bytes_N.sum()), special)
-            for side in SIDES
-        ]
+        about = manifest["dtype"], int(bytes_N.sum()), special, lost.get(split, 0)
+        sides = [read_split(folder, f"{split}.{side}", *about) for side in SIDES]
         splits[split] = TokenizedPairs(*sides, bytes_N)
-    return PreparedPairs(corpus.name, used, splits, manifest["dropped"], manifest["own"])
+    return PreparedPairs(corpus.name, used, splits, manifest["dropped"], manifest["own"], lost)
 
 
 def _build(folder: Path, corpus: ParallelCorpus, config: TokenizerConfig | AnyTokenizer) -> None:
-    used, dropped = {}, {}
+    used, dropped, lost = {}, {}, {}
     for split, pairs in corpus.splits.items():
         used[split], dropped[split] = kept(pairs, split)
     extra = corpus.splits["train"][len(corpus.splits["train"]) - corpus.extra :] if corpus.extra else []
@@ -100,8 +100,8 @@ def _build(folder: Path, corpus: ParallelCorpus, config: TokenizerConfig | AnyTo
     for split, pairs in used.items():
         for side in SIDES:
             texts = (as_sentence(getattr(pair, side)) for pair in pairs)
-            write_split(folder, f"{split}.{side}", texts, tokenizer)
-        np.array([len(pair.target.strip().encode()) for pair in pairs], "<i8").tofile(
-            folder / f"{split}.bytes"
-        )
-    write_manifest(folder, tokenizer, {"dropped": dropped, "own": own})
+            given_back_N, total = write_split(folder, f"{split}.{side}", texts, tokenizer)
+        # Those of the targets, which come last.
+        np.maximum(given_back_N - 1, 0).astype("<i8").tofile(folder / f"{split}.bytes")
+        lost[split] = total - int(given_back_N.sum())
+    write_manifest(folder, tokenizer, {"dropped": dropped, "own": own, "lost": lost})

@@ -28,6 +28,7 @@ from zerotollm.data.prepared import LAYOUT, prepare_packaged
 from zerotollm.data.storage import data_directory
 from zerotollm.data.tfds_text import open_tfds_pairs
 from zerotollm.errors import UsageError
+from zerotollm.files import check_unchanged, stamps
 from zerotollm.suggest import did_you_mean
 
 FORMS = (
@@ -201,6 +202,8 @@ def numbered_otherwise(left: dict[int, str], right: dict[int, str]) -> bool:
 
 def _open_files(config: DataConfig) -> ParallelCorpus:
     validation, test = fractions(config)
+    names = [name for name in (config.corpus, config.validation, config.test) if name]
+    before = stamps(path for name in names for path in _paths(name))
     rows = _read_files(config.corpus)
     described = [_digests(config.corpus)]
     if config.test and not config.validation:
@@ -215,6 +218,7 @@ def _open_files(config: DataConfig) -> ParallelCorpus:
         chosen = split_by_hash(config, hash_N, validation, test)
         parts = {split: [rows[row] for row in row_M] for split, row_M in chosen.items()}
         described += [str(validation), str(test)]
+    check_unchanged(before)
 
     def pairs(split: str) -> list[Pair]:
         sources = (len(parts[split][0][1]) - 1) if parts[split] else 0

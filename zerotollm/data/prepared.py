@@ -13,6 +13,7 @@ from zerotollm.data.config import DataConfig
 from zerotollm.data.documents import SPLITS, Corpus, Document, LazyDocuments
 from zerotollm.data.storage import build_once, data_directory
 from zerotollm.errors import RunError
+from zerotollm.files import Stamp, stamp
 
 LAYOUT = 1
 """To be raised with every change to what is made of the packages, so that all data is prepared anew."""
@@ -56,7 +57,7 @@ def _build(folder: Path, builder_name: str, builder_config: str) -> None:
     # Reading all of it back proves the files and is the one honest source of the fingerprint.
     content, counts = hashlib.sha256(), {}
     for split in SPLITS:
-        counts[split] = len(_data_source(folder / dataset, split))
+        counts[split] = len(_data_source(folder / dataset, split, stamp(folder / dataset)))
         for index in range(counts[split]):
             document = _document(folder, dataset, split, index)
             content.update(json.dumps([split, document.id, document.text, document.metadata]).encode())
@@ -90,7 +91,7 @@ def read_example(dataset: Path, split: str, index: int, *, whole: Path) -> dict:
     """One example of a prepared data set (the directory with dataset_info.json). Raises RunError if the files
     are damaged, naming `whole`, the folder that is prepared at once."""
     try:
-        return _data_source(dataset, split)[index]
+        return _data_source(dataset, split, stamp(dataset))[index]
     except (OSError, ValueError, RuntimeError) as error:  # array_record raises RuntimeError for most
         reason = str(error).splitlines()[0]
         raise RunError(
@@ -99,7 +100,7 @@ def read_example(dataset: Path, split: str, index: int, *, whole: Path) -> dict:
 
 
 @lru_cache(maxsize=16)
-def _data_source(dataset: Path, split: str):
+def _data_source(dataset: Path, split: str, stamp: Stamp):
     import tensorflow_datasets as tfds
 
     with quiet():

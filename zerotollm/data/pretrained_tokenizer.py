@@ -53,6 +53,12 @@ class PretrainedTokenizer:
         """What a model writes after a text."""
         return self.eos_id
 
+    @property
+    def unk_id(self) -> int | None:
+        """What stands for characters that have no token; None where there is no such token."""
+        model = self._parts["tokenizer"]["model"]
+        return model.get("unk_id", self._tokenizer.token_to_id(model.get("unk_token") or ""))
+
     @cached_property
     def vocab_size(self) -> int:
         """Ids are 0 to vocab_size - 1; some may be no token."""

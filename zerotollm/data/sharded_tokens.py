@@ -184,9 +184,11 @@ def _write(folder: Path, shard: Shard, corpus: Corpus, tokenizer: AnyTokenizer) 
     temporary.mkdir()
     try:
         texts = (documents[index].text for index in range(shard.first, shard.last))
-        num_bytes = write_split(temporary, PART, texts, tokenizer, ended=True)
+        given_back_D, total = write_split(temporary, PART, texts, tokenizer, ended=True)
+        num_bytes = int(given_back_D.sum())
         sums = {path.name: checksum_of(path) for path in sorted(temporary.iterdir())}
-        (temporary / SUMMARY).write_text(json.dumps({"num_bytes": num_bytes, "files": sums}))
+        summary = {"num_bytes": num_bytes, "lost": total - num_bytes, "files": sums}
+        (temporary / SUMMARY).write_text(json.dumps(summary))
         temporary.rename(folder / shard.name)
     except OSError:
         if not (folder / shard.name).exists():  # else another was quicker
@@ -199,14 +201,14 @@ def _join(folder: Path, into: Path, corpus: Corpus, wanted: list[Shard]) -> None
     """Fills an empty folder. Raises _DamagedError."""
     tokenizer = load_tokenizer(folder / TOKENIZER)
     item = token_type(tokenizer).itemsize
-    num_bytes = dict.fromkeys(corpus.splits, 0)
+    num_bytes, lost = dict.fromkeys(corpus.splits, 0), dict.fromkeys(corpus.splits, 0)
     for split in corpus.splits:
         position = 0
         with (into / f"{split}.tokens").open("wb") as tokens, (into / f"{split}.starts").open("wb") as starts:
             for shard in wanted:
                 if shard.split != split:
                     continue
-                sums, own_bytes = _summary(folder / shard.name)
+                sums, own_bytes, own_lost = _summary(folder / shard.name)
                 for name, out, offset in (
                     (f"{PART}.starts", starts, position),
                     (f"{PART}.tokens", tokens, 0),
@@ -215,14 +217,15 @@ def _join(folder: Path, into: Path, corpus: Corpus, wanted: list[Shard]) -> None
                         raise _DamagedError(shard.name)
                 position = tokens.tell() // item
                 num_bytes[split] += own_bytes
-    write_manifest(into, tokenizer, {"num_bytes": num_bytes})
+                lost[split] += own_lost
+    write_manifest(into, tokenizer, {"num_bytes": num_bytes, "lost": lost})
 
 
-def _summary(part: Path) -> tuple[dict[str, int], int]:
-    """Checksums of a shard's files, and the UTF-8 bytes of its documents."""
+def _summary(part: Path) -> tuple[dict[str, int], int, int]:
+    """Checksums of a shard's files, and the UTF-8 bytes of its documents that the tokens give back and do not."""
     try:
         summary = json.loads((part / SUMMARY).read_text())
-        return summary["files"], summary["num_bytes"]
+        return summary["files"], summary["num_bytes"], summary.get("lost", 0)
     except (ValueError, KeyError, TypeError):
         raise _DamagedError(part.name) from None
 

@@ -5,7 +5,8 @@ it is generated. How text is cut: spaces stand at the start of a token (" the"),
 line break is a token, digits stand alone, and a character that is not in the vocabulary becomes one token for
 each byte of its UTF-8 form (`byte_fallback`). Nothing is added or removed: with normalization "identity"
 every text comes back exactly, with "nfc" or "nfkc" in that Unicode normal form. Without `byte_fallback`
-characters that are not in the vocabulary are lost: a run of them becomes one unk, decoded as U+FFFD.
+characters that are not in the vocabulary are lost: a run of them becomes one unk, decoded as U+FFFD. Bits per byte
+are those of the bytes that come back (`byte_lengths`).
 
 SentencePiece writes a space as U+2581 and cannot tell the two apart. Here U+2581 in a text is never in the
 vocabulary, and neither are U+2585 and NUL, which SentencePiece's training needs for itself.
@@ -161,6 +162,24 @@ class Tokenizer:
 
 
 AnyTokenizer = Tokenizer | PretrainedTokenizer
+
+
+def byte_lengths(tokenizer: AnyTokenizer) -> np.ndarray:
+    """UTF-8 bytes of the text that each token stands for, int64 [V]; 0 for special tokens and for unk, whose text is
+    lost."""
+    lengths_V = np.array([len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)], np.int64)
+    if tokenizer.unk_id is not None:
+        lengths_V[tokenizer.unk_id] = 0
+    return lengths_V
+
+
+def may_lose(tokenizer: TokenizerConfig | AnyTokenizer) -> bool:
+    """Whether there may be texts that decoding does not give back. An imported tokenizer does not say."""
+    if isinstance(tokenizer, TokenizerConfig):
+        return not tokenizer.byte_fallback or tokenizer.normalization != "identity"
+    if isinstance(tokenizer, PretrainedTokenizer):
+        return True
+    return not tokenizer._proto.trainer_spec.byte_fallback or tokenizer.normalization != "identity"
 
 
 class SpecialIds(NamedTuple):

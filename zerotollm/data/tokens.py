@@ -27,7 +27,9 @@ from zerotollm.data.tokenizer import (
     SCORE_STEPS,
     AnyTokenizer,
     SpecialIds,
+    byte_lengths,
     load_tokenizer,
+    may_lose,
     train_tokenizer,
 )
 from zerotollm.errors import RunError
@@ -55,9 +57,11 @@ class TokenizedSplit:
     document_starts_D: np.ndarray
     """int64: where in tokens_N the bos of each document is"""
     num_bytes: int
-    """of the documents' text in UTF-8, as the corpus has it, before normalization"""
+    """of the documents' text in UTF-8 that the tokens give back, see `given_back`"""
     special: SpecialIds = OWN_IDS
     """of the tokenizer that made the tokens"""
+    lost_bytes: int = 0
+    """of the documents' text in UTF-8 that they do not"""
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,14 @@ def prepare(
     manifest = open_folder(folder, lambda temporary: _build(temporary, corpus, tokenizer))
     used = load_tokenizer(folder / TOKENIZER)
     splits = {
-        split: read_split(folder, split, manifest["dtype"], num_bytes, SpecialIds.of(used))
+        split: read_split(
+            folder,
+            split,
+            manifest["dtype"],
+            num_bytes,
+            SpecialIds.of(used),
+            lost_bytes=manifest.get("lost", {}).get(split, 0),
+        )
         for split, num_bytes in manifest["num_bytes"].items()
     }
     return PreparedData(corpus.name, used, splits)
@@ -108,11 +119,14 @@ def open_folder(folder: Path, build: Callable[[Path], None]) -> dict[str, Any]:
 
 
 def settings(tokenizer: TokenizerConfig | AnyTokenizer) -> Any:
-    """What tells one tokenizer from all others, as JSON."""
+    """What tells one tokenizer, and how its bytes are counted, from all others, as JSON."""
+    # For some kinds alone: so all others keep what was prepared before it was added.
+    counted = {"bytes": "given back"} if may_lose(tokenizer) else {}
     if isinstance(tokenizer, TokenizerConfig):
-        # What a tokenizer's training does since it was last changed, for one kind alone.
-        return asdict(tokenizer) | ({"score_steps": SCORE_STEPS} if tokenizer.kind == "unigram" else {})
-    return hashlib.sha256(tokenizer.model).hexdigest()
+        steps = {"score_steps": SCORE_STEPS} if tokenizer.kind == "unigram" else {}
+        return asdict(tokenizer) | steps | counted
+    digest = hashlib.sha256(tokenizer.model).hexdigest()
+    return {"model": digest} | counted if counted else digest
 
 
 def tokenizer_for(tokenizer: TokenizerConfig | AnyTokenizer, texts: Iterable[str]) -> AnyTokenizer:
@@ -124,11 +138,13 @@ def _build(folder: Path, corpus: Corpus, config: TokenizerConfig | AnyTokenizer)
     """Fills an empty folder."""
     tokenizer = tokenizer_for(config, (document.text for document in corpus.splits["train"]))
     check_room(folder, corpus, tokenizer)
-    num_bytes = {
-        split: write_split(folder, split, (document.text for document in documents), tokenizer, ended=True)
-        for split, documents in corpus.splits.items()
-    }
-    write_manifest(folder, tokenizer, {"num_bytes": num_bytes})
+    num_bytes, lost = {}, {}
+    for split, documents in corpus.splits.items():
+        texts = (document.text for document in documents)
+        given_back_D, total = write_split(folder, split, texts, tokenizer, ended=True)
+        num_bytes[split] = int(given_back_D.sum())
+        lost[split] = total - num_bytes[split]
+    write_manifest(folder, tokenizer, {"num_bytes": num_bytes, "lost": lost})
 
 
 def check_room(folder: Path, corpus: Corpus, tokenizer: AnyTokenizer, copies: int = 1) -> None:
@@ -185,12 +201,13 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def write_split(
     folder: Path, split: str, texts: Iterable[str], tokenizer: AnyTokenizer, *, ended: bool = False
-) -> int:
-    """Writes the tokens of texts and where each starts. Returns the UTF-8 bytes of them all.
+) -> tuple[np.ndarray, int]:
+    """Writes the tokens of texts and where each starts. Returns `given_back` of them, and the UTF-8 bytes of them all.
 
     A text begins with bos; `ended`, it also has what the tokenizer puts after texts, unless that is the next one's bos.
     """
-    num_bytes = position = 0
+    total = position = 0
+    kept, bytes_V = [np.zeros(0, np.int64)], byte_lengths(tokenizer)
     bos = np.array([tokenizer.bos_id], np.int32)
     end = np.array([tokenizer.stop_id] if ended and tokenizer.stop_id != tokenizer.bos_id else [], np.int32)
     dtype = token_type(tokenizer)
@@ -204,12 +221,30 @@ def write_split(
                 np.concatenate([part for ids_N in ids for part in (bos, ids_N, end)]).astype(dtype).tobytes()
             )
             position = int(end_D[-1])
-            num_bytes += sum(len(text.encode()) for text in group)
-    return num_bytes
+            total += sum(len(text.encode()) for text in group)
+            kept.append(given_back(group, ids, bytes_V))
+    return np.concatenate(kept), total
+
+
+def given_back(texts: Sequence[str], ids: Sequence[np.ndarray], bytes_V: np.ndarray) -> np.ndarray:
+    """UTF-8 bytes of each text that its tokens give back, int64 [texts]; `bytes_V` are the tokens' `byte_lengths`.
+
+    These are the bytes that a model predicts. They are fewer than the text has where characters became unk or
+    normalization made them shorter, and never more, not even where the tokenizer puts a space before a text.
+    """
+    return np.array(
+        [min(len(text.encode()), int(bytes_V[ids_N].sum())) for text, ids_N in zip(texts, ids, strict=True)],
+        np.int64,
+    )
 
 
 def read_split(
-    folder: Path, split: str, dtype: str, num_bytes: int, special: SpecialIds = OWN_IDS
+    folder: Path,
+    split: str,
+    dtype: str,
+    num_bytes: int,
+    special: SpecialIds = OWN_IDS,
+    lost_bytes: int = 0,
 ) -> TokenizedSplit:
     """What `write_split` wrote, mapped from disk."""
     return TokenizedSplit(
@@ -217,6 +252,7 @@ def read_split(
         mapped(folder / f"{split}.starts", "<i8"),
         num_bytes,
         special,
+        lost_bytes,
     )
 
 

@@ -35,7 +35,7 @@ def evaluate_batches(
     *,
     num_bytes: int,
 ) -> dict[str, float | int]:
-    """Loss over batches that predict `num_bytes` bytes of text.
+    """Loss over batches that predict `num_bytes` bytes of text, as `Feed.num_bytes` counts them.
 
     `eval_step(params, batch)` gives `nats` (summed over the batch) and `tokens` (sum of its weights), and of labels
     `correct` (summed weights of those found). Returns `loss` (nats per token), `bpb` (bits per byte of the UTF-8 text:

@@ -151,7 +151,9 @@ def _measure(params, model, tokenizer, texts_BT, train_N) -> TextMeasures:
 
 
 def _measured(texts, tokenizer, copied, nats_B, coherence_B) -> TextMeasures:
-    sizes_B = np.array([max(1, len(tokenizer.decode(x_T).encode())) for x_T in texts])
+    # What a tokenizer has lost is no byte that was predicted.
+    known = [x_T[x_T != tokenizer.unk_id] if tokenizer.unk_id is not None else x_T for x_T in texts]
+    sizes_B = np.array([max(1, len(tokenizer.decode(x_T).encode())) for x_T in known])
     return TextMeasures(
         tuple(copied),
         mean_estimate(np.array([c.length for c in copied])),

@@ -211,7 +211,9 @@ class Placement:
     def stacked_shapes(self, about: dict[str, Any], lanes: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Likewise, for `place_stacked`."""
         return {
-            name: jax.ShapeDtypeStruct((lanes, *size), kind, sharding=self._by_lane_and_row)
+            name: jax.ShapeDtypeStruct(
+                (lanes, self.rows(size[0]), *size[1:]), kind, sharding=self._by_lane_and_row
+            )
             for name, (size, kind) in about.items()
         }
 
@@ -222,7 +224,11 @@ class Placement:
 
     def place_stacked(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """Batches of several seeds, stacked on a new first axis: rows are split, seeds are not."""
-        return jax.device_put(batch, self._by_lane_and_row)
+        padded = {
+            name: np.pad(x, ((0, 0), (0, self.rows(x.shape[1]) - x.shape[1]), (0, 0)))
+            for name, x in batch.items()
+        }
+        return jax.device_put(padded, self._by_lane_and_row)
 
     def place_whole(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """A batch on the devices, which every process has made whole."""

@@ -76,7 +76,7 @@ class TrainConfig:
     seed: int = 0
     """of initialization, data order and dropout"""
     micro_batches: int = 1
-    """a step's batch is split in this many parts whose gradients are averaged"""
+    """a step's batch is split in this many parts whose gradients are averaged: less memory, the same batches"""
     label_smoothing: float = 0.0
     """share of the target spread evenly over the vocabulary (arXiv:1512.00567, section 7); in gradients only"""
     z_loss: float = 0.0

@@ -1,10 +1,10 @@
 """metrics.jsonl: one JSON object a line, in the order of the steps; and the same numbers for TensorBoard.
 
 A training line has `step`, `loss` (nats per token, mean over the steps since the line before), `bpb` (the
-same in bits per byte), `grad_norm`, `param_norm`, `learning_rate` (of that very step) and `tokens` (trained
-on so far). A validation line has `step`, `validation_loss` and `validation_bpb`. What a clock measured is
-under `timing` and nowhere else: without `timing`, a run that was killed and resumed has the same bytes as one
-that never was.
+same in bits per byte of what is predicted), `grad_norm`, `param_norm`, `learning_rate` (of that very step) and
+`tokens` (trained on so far). A validation line has `step`, `validation_loss` and `validation_bpb`. What a clock
+measured is under `timing` and nowhere else: without `timing`, a run that was killed and resumed has the same bytes
+as one that never was.
 """
 
 import json
@@ -113,7 +113,7 @@ def _event(line: dict[str, Any]) -> bytes:
     return tensorboard.scalars(curves, line["step"], float(line["timing"]["time"]))
 
 
-MEASURED = ("loss", "bpb", "accuracy", "old_bpb")
+MEASURED = ("loss", "bpb", "accuracy", "old_bpb", "lost")
 
 
 class StepLog:
@@ -156,8 +156,8 @@ class StepLog:
             self._writer.write(line | {"timing": {"tokens_per_second": round(tokens_per_second, 1)}})
 
     def validation(self, step: int, measured: dict[str, float]) -> bool:
-        """The whole validation split: `loss` in nats per token, `bpb`, and where there are `accuracy` of labels or the
-        `old_bpb` of another text. True if it is the best yet."""
+        """The whole validation split: `loss` in nats per token, `bpb`, and where there are `accuracy` of labels, the
+        `old_bpb` of another text and the share of bytes that the tokenizer `lost`. True if it is the best yet."""
         shown = {f"validation_{name}": measured[name] for name in MEASURED if name in measured}
         self._writer.write({"step": step} | shown)
         bpb = measured["bpb"]
