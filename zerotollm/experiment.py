@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from zerotollm.compute.config import ComputeConfig
-from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.data.config import DataConfig, TokenizerConfig, names_pairs
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import UsageError
 from zerotollm.model.config import TransformerConfig, resolve
@@ -75,7 +75,7 @@ def translates(experiment: Experiment) -> bool:
     objective, corpus = experiment.train.objective, experiment.data.corpus
     if experiment.model.architecture == "encoder-decoder":
         return objective == "likelihood"
-    return objective == "completion" and (":" in corpus or bool(re.search(r"\.tsv(\.gz)?$", corpus)))
+    return objective == "completion" and names_pairs(corpus)
 
 
 def begun_with(experiment: Experiment, other: Experiment) -> Experiment:
@@ -121,7 +121,7 @@ def from_json(text: str, source: str = "config.json") -> Experiment:
     """
     try:
         raw = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{source} is not JSON: {error}") from None
     if not isinstance(raw, dict):
         raise UsageError(f"{source} holds no JSON object, so it is not an experiment")

@@ -158,7 +158,7 @@ def _whole(dataset: Path) -> tuple[dict, dict]:
         info = json.loads((dataset / "dataset_info.json").read_text("utf-8"))
         features = json.loads((dataset / "features.json").read_text("utf-8"))
         shards = {split["name"]: len(split.get("shardLengths", [])) for split in info["splits"]}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RecursionError) as error:
         raise RunError(
             f"{dataset} is not a whole prepared data set ({error}); prepare or copy it again"
         ) from error
