@@ -208,13 +208,14 @@ def test_a_bad_line_is_named(data, line, objective, message):
 
 
 def test_a_label_must_be_among_those_of_the_training_examples(data, tmp_path):
-    validation = write(
-        tmp_path / "validation.jsonl", [{"text": "a", "label": "+"}, {"text": "b", "label": "?"}]
-    )
-    with pytest.raises(
-        UsageError, match=r"validation\.jsonl, line 2: the label '\?' .* of no training example"
-    ):
+    records = [{"text": f"t {i}", "label": label} for i, label in enumerate("+??!-?")]
+    validation = write(tmp_path / "validation.jsonl", records)
+    with pytest.raises(UsageError) as caught:
         open_examples(data(labels(30), validation=validation), "label")
+    line = str(caught.value)
+    assert f"these labels: '!' (1 validation example, {validation}, line 4)" in line
+    assert f"'?' (3 validation examples, {validation}, line 2)" in line
+    assert "the model learns +, -: give each of them training examples, or take these examples out" in line
     with pytest.raises(UsageError, match=r"has one label to train on, '\+'"):
         open_examples(data([{"text": f"a{i}", "label": "+"} for i in range(30)]), "label")
 

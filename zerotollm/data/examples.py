@@ -33,6 +33,7 @@ from zerotollm.data.documents import SPLITS
 from zerotollm.data.files import FEW, fractions, split_by_hash
 from zerotollm.data.find import find_files
 from zerotollm.data.lines import read_lines, read_records
+from zerotollm.data.overlap import check_overlap
 from zerotollm.data.pairs import as_sentence, kept, translation_prompt
 from zerotollm.data.parallel import check_versions, open_parallel
 from zerotollm.errors import UsageError
@@ -102,6 +103,11 @@ def _own(config: DataConfig, example: Callable[[str, dict[str, Any]], Example]) 
         hash_N = np.array([int.from_bytes(digest, "big") for digest in digests], np.uint64)
         chosen = split_by_hash(config, hash_N, validation, test)
         splits = {split: [rows[row] for row in row_M] for split, row_M in chosen.items()}
+    texts = {
+        split: ["\n".join(part.text for part in row.parts) for row in split_rows]
+        for split, split_rows in splits.items()
+    }
+    check_overlap(config.corpus, texts, named=bool(config.validation))
     fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()
     return Examples(config.corpus, fingerprint, splits)
 
@@ -231,11 +237,18 @@ def _with_labels(examples: Examples) -> Examples:
             if labels
             else f"{examples.name} has no training example"
         )
-    for split in SPLITS[1:]:
-        for example in examples.splits[split]:
-            if example.label not in labels:
-                raise UsageError(
-                    f"{example.id}: the label {example.label!r} of this {split} example is that of no training "
-                    f"example, where there are {', '.join(labels)}: give it training examples"
-                )
+    unseen = [
+        (label, split, [example.id for example in examples.splits[split] if example.label == label])
+        for split in SPLITS[1:]
+        for label in sorted({example.label for example in examples.splits[split]} - set(labels))
+    ]
+    if unseen:
+        held = ", ".join(
+            f"{label!r} ({len(places):,} {split} {'examples' if len(places) > 1 else 'example'}, {places[0]})"
+            for label, split, places in unseen
+        )
+        raise UsageError(
+            f"no training example has {'these labels' if len(unseen) > 1 else 'this label'}: {held}; the model learns "
+            f"{', '.join(labels)}: give each of them training examples, or take these examples out"
+        )
     return Examples(examples.name, examples.fingerprint, examples.splits, labels)

@@ -31,6 +31,7 @@ from zerotollm.data.config import DataConfig
 from zerotollm.data.documents import Corpus, Document, LazyDocuments
 from zerotollm.data.find import find_files, has_suffix
 from zerotollm.data.lines import binary_lines, decoded, ends_in_cr, read_json, unix_ends
+from zerotollm.data.overlap import log_overlap
 from zerotollm.errors import UsageError
 
 FEW = 20
@@ -87,6 +88,8 @@ def open_files(config: DataConfig) -> Corpus:
             split: LazyDocuments(len(row_M), lambda index, row_M=row_M: load(row_M[index]))
             for split, row_M in rows.items()
         }
+    # By hash equal texts lie in one split; nearly equal ones do not.
+    log_overlap(config.corpus, splits, lambda document: document.text)
     return Corpus(config.corpus, fingerprint, splits)
 
 

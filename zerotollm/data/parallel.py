@@ -24,6 +24,7 @@ from zerotollm.data.config import DataConfig, is_file, is_tsv
 from zerotollm.data.documents import Document, LazyDocuments
 from zerotollm.data.files import fractions, split_by_hash
 from zerotollm.data.lines import read_lines
+from zerotollm.data.overlap import check_overlap
 from zerotollm.data.pairs import Pair, ParallelCorpus
 from zerotollm.data.prepared import LAYOUT, prepare_packaged
 from zerotollm.data.storage import data_directory
@@ -247,6 +248,11 @@ def _open_files(config: DataConfig) -> ParallelCorpus:
         ]
 
     splits = {split: pairs(split) for split in parts}
+    both = {
+        split: [f"{p.source}\n{p.target}" for p in rows if p.source.strip() and p.target.strip()]
+        for split, rows in splits.items()
+    }
+    check_overlap(config.corpus, both, named=bool(config.validation))
     more = _extra_pairs(config, splits) if config.extra else []
     if more:
         described.append([[pair.source, pair.target] for pair in more])
