@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import logging
 import math
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -76,6 +78,37 @@ def translates(experiment: Experiment) -> bool:
     if experiment.model.architecture == "encoder-decoder":
         return objective == "likelihood"
     return objective == "completion" and names_pairs(corpus)
+
+
+def on_own_pairs(named: Experiment, experiment: Experiment, given: Collection[str]) -> Experiment:
+    """The experiment that overrides made of the one `named`, for other pairs than it was made for.
+
+    Its sample prompt, unless that is among the fields `given`, becomes empty: then the first validation source is
+    translated. Logs which numbers were chosen for the other pairs, and what is usual.
+    """
+    if not translates(experiment) or experiment.data.corpus == named.data.corpus:
+        return experiment
+    usual = {
+        "train.steps": "as many as read the pairs 5 to 20 times",
+        "tokenizer.vocab_size": "8,000 for two languages",
+        "sample.length_penalty": "0.6",
+    }
+    values = flatten(experiment)
+    kept = [
+        f"{name} {values[name]} (usual: {text})"
+        for name, text in usual.items()
+        if name not in given and not (name == "tokenizer.vocab_size" and experiment.train.start_from)
+    ]
+    if kept:
+        logging.getLogger(__name__).warning(
+            "chosen for %s and taken for %s too: %s",
+            named.data.corpus,
+            experiment.data.corpus,
+            "; ".join(kept),
+        )
+    if "sample.prompt" in given:
+        return experiment
+    return replace(experiment, sample=replace(experiment.sample, prompt=""))
 
 
 def begun_with(experiment: Experiment, other: Experiment) -> Experiment:

@@ -62,8 +62,8 @@ def log_overlap(
         )
         if near:
             parts.append(
-                f"{near:,} of {passages:,} {split} passages ({100 * near / passages:.1f} %) are near-duplicates: most of "
-                f"their runs of {WINDOW} bytes are in the training text"
+                f"{near:,} of {passages:,} {split} passages ({100 * near / passages:.1f} %) are near-duplicates: most "
+                f"of their runs of {WINDOW} bytes are in the training text"
             )
     if parts:
         _log(f"splits of {corpus}: {'; '.join(parts)}")
