@@ -14,7 +14,15 @@ from typing import TypeVar
 from zerotollm import catalog
 from zerotollm.actions import ACTIONS
 from zerotollm.errors import RunError, UsageError
-from zerotollm.experiment import Experiment, begun_with, describe_type, differences, field_types, validate
+from zerotollm.experiment import (
+    Experiment,
+    begun_with,
+    describe_type,
+    differences,
+    field_types,
+    on_own_pairs,
+    validate,
+)
 from zerotollm.gpu import prepare_gpu
 from zerotollm.run_directory import CONFIG, read_experiment
 from zerotollm.scale.config import parse_distributed
@@ -209,7 +217,9 @@ def act(command: Command, experiments: Path) -> None:
     start = dict(overrides).get("train.start_from", experiment.train.start_from)
     if start and command.experiment and not action.reads_run:
         experiment = begun_with(experiment, read_experiment(Path(start)))
-    experiment = override(experiment, overrides)
+    named, experiment = experiment, override(experiment, overrides)
+    if not action.reads_run:
+        experiment = on_own_pairs(named, experiment, dict(overrides))
     run_dir = Path(command.run_dir or Path("runs") / experiment.name)
     if action.reads_run:
         experiment = as_trained(run_dir, overrides)

@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
+import logging
 import math
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from zerotollm.compute.config import ComputeConfig
-from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.data.config import DataConfig, TokenizerConfig, names_pairs
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import UsageError
 from zerotollm.model.config import TransformerConfig, resolve
@@ -75,7 +77,38 @@ def translates(experiment: Experiment) -> bool:
     objective, corpus = experiment.train.objective, experiment.data.corpus
     if experiment.model.architecture == "encoder-decoder":
         return objective == "likelihood"
-    return objective == "completion" and (":" in corpus or bool(re.search(r"\.tsv(\.gz)?$", corpus)))
+    return objective == "completion" and names_pairs(corpus)
+
+
+def on_own_pairs(named: Experiment, experiment: Experiment, given: Collection[str]) -> Experiment:
+    """The experiment that overrides made of the one `named`, for other pairs than it was made for.
+
+    Its sample prompt, unless that is among the fields `given`, becomes empty: then the first validation source is
+    translated. Logs which numbers were chosen for the other pairs, and what is usual.
+    """
+    if not translates(experiment) or experiment.data.corpus == named.data.corpus:
+        return experiment
+    usual = {
+        "train.steps": "as many as read the pairs 5 to 20 times",
+        "tokenizer.vocab_size": "8,000 for two languages",
+        "sample.length_penalty": "0.6",
+    }
+    values = flatten(experiment)
+    kept = [
+        f"{name} {values[name]} (usual: {text})"
+        for name, text in usual.items()
+        if name not in given and not (name == "tokenizer.vocab_size" and experiment.train.start_from)
+    ]
+    if kept:
+        logging.getLogger(__name__).warning(
+            "chosen for %s and taken for %s too: %s",
+            named.data.corpus,
+            experiment.data.corpus,
+            "; ".join(kept),
+        )
+    if "sample.prompt" in given:
+        return experiment
+    return replace(experiment, sample=replace(experiment.sample, prompt=""))
 
 
 def begun_with(experiment: Experiment, other: Experiment) -> Experiment:
@@ -121,7 +154,7 @@ def from_json(text: str, source: str = "config.json") -> Experiment:
     """
     try:
         raw = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{source} is not JSON: {error}") from None
     if not isinstance(raw, dict):
         raise UsageError(f"{source} holds no JSON object, so it is not an experiment")

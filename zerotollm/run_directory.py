@@ -143,7 +143,7 @@ def is_transformers(config: str) -> bool:
     """Whether the text of a config.json is one of the transformers library."""
     try:
         raw = json.loads(config)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(raw, dict) and "model_type" in raw and "format" not in raw
 

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 import zerotollm
+from zerotollm import run_directory
 from zerotollm.actions import ACTIONS
 from zerotollm.actions.evaluate import evaluate
 from zerotollm.actions.fit import compile_programs, fit
 from zerotollm.actions.interrupts import StoppedError
 from zerotollm.actions.train import train
-from zerotollm.actions.translation import translate_split
+from zerotollm.actions.translation import translate_split, with_prompt
+from zerotollm.cli import main
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import UsageError
@@ -26,6 +28,7 @@ from zerotollm.run import load
 from zerotollm.training import checkpoints
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 
+ROOT = Path(__file__).parents[2]
 STEPS = 12
 WORDS = [
     "in",
@@ -114,6 +117,50 @@ def test_the_average_is_the_mean_of_the_last_checkpoints(experiment, run_dir):
     assert ACTIONS["evaluate"].options(experiment).checkpoint == "average"
     last = checkpoints.finished(run_dir / "checkpoints")[-1]
     assert last.step == STEPS
+
+
+def test_samples_of_own_pairs_translate_the_first_validation_source(tmp_path, capsys, caplog):
+    """The experiment's prompt is Middle English: nobody who brings other pairs has asked for that."""
+    rows = [f"ein Hund {i} läuft\ta dog {i} runs" for i in range(60)]
+    (tmp_path / "train.tsv").write_text("\n".join(rows) + "\n", "utf-8")
+    long = "sehr " * 30 + "lang"
+    (tmp_path / "val.tsv").write_text(
+        f"\tempty\n{long}\tvery long\nzwei Hunde\ttwo dogs\ndrei\tthree\n", "utf-8"
+    )
+    words = {
+        "data.corpus": tmp_path / "train.tsv", "data.validation": tmp_path / "val.tsv", "data.dir": tmp_path / "data",
+        "data.context": 40, "data.batch-size": 2, "train.steps": 1, "train.eval-every": 0, "train.sample-every": 0,
+        "train.checkpoint-every": 0, "model.num-layers": 1, "model.encoder-layers": 1, "model.width": 16,
+        "model.num-heads": 1, "tokenizer.vocab-size": 300, "sample.max-tokens": 3, "sample.beam-size": 1,
+    }  # fmt: skip
+    options = [word for name, value in words.items() for word in (f"--{name}", str(value))]
+    start = ["--experiment", "translate", *options]
+    for run, more, prompt in (
+        ("a", [], "zwei Hunde"),
+        ("b", ["--sample.prompt", "mein Text"], "mein Text"),
+        ("a", [], "zwei Hunde"),  # gone on with
+    ):
+        caplog.clear()
+        assert main([*start, *more, "--run-dir", str(tmp_path / run)], ROOT / "experiments") == 0
+        out = capsys.readouterr().out
+        assert run_directory.read_experiment(tmp_path / run).sample.prompt == prompt
+        assert f'generate --prompt "{prompt}"' in out
+        (line,) = [r.getMessage() for r in caplog.records if r.name == "zerotollm.experiment"]
+        assert line == (
+            f"chosen for bible-wyc:bible-web and taken for {tmp_path / 'train.tsv'} too: sample.length_penalty 1.4 "
+            "(usual: 0.6)"
+        )
+    (tmp_path / "train.tsv").unlink()
+    assert main([*start, "--run-dir", str(tmp_path / "a")], ROOT / "experiments") == 0, (
+        "finished needs no data"
+    )
+
+
+def test_an_older_run_on_own_pairs_keeps_its_prompt(experiment, run_dir):
+    blank = replace(experiment, sample=replace(experiment.sample, prompt=""))
+    assert with_prompt(blank, run_dir) == experiment
+    decoder = replace(blank, model=replace(blank.model, architecture="decoder"))
+    assert with_prompt(decoder, run_dir.with_name("none")) == decoder
 
 
 @pytest.mark.slow

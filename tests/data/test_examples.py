@@ -1,5 +1,6 @@
 """Rows of jsonl, pairs and passages as tokens of which a part is learned."""
 
+import gzip
 import json
 
 import numpy as np
@@ -15,6 +16,8 @@ from zerotollm.data.feed import open_feed
 from zerotollm.data.pair_tokens import prepare_pairs
 from zerotollm.data.tokenizer import train_tokenizer
 from zerotollm.errors import UsageError
+from zerotollm.experiment import Experiment, translates
+from zerotollm.training.config import TrainConfig
 
 CHARACTERS = TokenizerConfig(kind="char", vocab_size=300)
 
@@ -273,13 +276,14 @@ def test_a_bad_line_is_named(data, line, objective, message):
 
 
 def test_a_label_must_be_among_those_of_the_training_examples(data, tmp_path):
-    validation = write(
-        tmp_path / "validation.jsonl", [{"text": "a", "label": "+"}, {"text": "b", "label": "?"}]
-    )
-    with pytest.raises(
-        UsageError, match=r"validation\.jsonl, line 2: the label '\?' .* of no training example"
-    ):
+    records = [{"text": f"t {i}", "label": label} for i, label in enumerate("+??!-?")]
+    validation = write(tmp_path / "validation.jsonl", records)
+    with pytest.raises(UsageError) as caught:
         open_examples(data(labels(30), validation=validation), "label")
+    line = str(caught.value)
+    assert f"these labels: '!' (1 validation example, {validation}, line 4)" in line
+    assert f"'?' (3 validation examples, {validation}, line 2)" in line
+    assert "the model learns +, -: give each of them training examples, or take these examples out" in line
     with pytest.raises(UsageError, match=r"has one label to train on, '\+'"):
         open_examples(data([{"text": f"a{i}", "label": "+"} for i in range(30)]), "label")
 
@@ -297,3 +301,22 @@ def test_a_pair_is_a_completion_after_a_line_end(tmp_path):
     parts = made.splits["train"][0].parts
     assert (parts[0].text, parts[1].text) == (" a 1\n", " b 1")
     assert (parts[0].learned, parts[1].learned, parts[1].ends) == (False, True, True)
+
+
+@pytest.mark.parametrize("name", ["10:30.jsonl", "c++/my.jsonl", "genre:mine.jsonl", "10:30/my.jsonl.gz"])
+def test_a_path_with_a_colon_or_a_plus_is_a_path(tmp_path, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    records = [c | {"text": f"text {i}", "label": str(i % 2)} for i, c in enumerate(completions(60))]
+    write(path, records)
+    if name.endswith(".gz"):
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    for objective in ("completion", "label"):
+        for corpus in (name, f"*{name[1:]}"):
+            made = open_examples(DataConfig(corpus=corpus), objective)
+            assert sum(map(len, made.splits.values())) == 60
+    one = Experiment(data=DataConfig(corpus=name), train=TrainConfig(objective="completion"))
+    assert not translates(one)
+    path.unlink()
+    assert not translates(one), "a run knows what it learned where its data is gone"

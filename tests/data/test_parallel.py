@@ -88,6 +88,34 @@ def test_tsv_plain_and_packed(tmp_path):
         opened(bad)
 
 
+def test_an_empty_line_of_a_tsv_is_dropped_and_counted(tmp_path):
+    rows = [f"eins {i}\tone {i}" for i in range(LINES)]
+    path = write(tmp_path / "pairs.tsv", [*rows[:30], "", *rows[30:], "\t", ""])
+    corpus = opened(path)
+    dropped = [kept(pairs, split)[1].get("one side is empty", 0) for split, pairs in corpus.splits.items()]
+    assert sum(dropped) == 3
+    assert sum(map(len, corpus.splits.values())) == LINES + 3
+
+
+@pytest.mark.parametrize("place", ["c++", "10:30", "a+b:c", "c++/10:30+"])
+def test_files_with_a_colon_or_a_plus_in_their_path_are_found(tmp_path, place, monkeypatch):
+    """Names are taken apart only where they do not exist as they are written."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path(place)
+    folder.mkdir(parents=True)
+    s, u, t = (
+        write(folder / f"{name}+1.txt", [f"{name} {i}" for i in range(LINES)]) for name in ("s", "u", "t:x")
+    )
+    assert sides(f"{s}:{t}") == ([s], t)
+    assert sides(f"{s}+{u}:{t}") == ([s, u], t)
+    corpus = opened(f"{s}+{u}:{t}")
+    assert {pair.source.split()[0] for pair in corpus.splits["train"]} == {"s", "u"}
+    rows = write(folder / "pairs.tsv", [f"eins {i}\tone {i}" for i in range(LINES)])
+    assert sum(map(len, opened(rows).splits.values())) == LINES
+    with pytest.raises(UsageError, match=r"no parallel corpus.*a path with : or \+ must exist"):
+        sides(f"{s}:{folder}/missing+.txt")
+
+
 def test_files_of_unequal_length_are_refused(files, tmp_path):
     source, _ = files.split(":")
     short = write(tmp_path / "short.txt", ["one"] * (LINES - 1))

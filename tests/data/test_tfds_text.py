@@ -1,5 +1,6 @@
 """TFDS data sets by name: real ones, prepared here, are read; one that cannot be had is said in one line."""
 
+import importlib.util
 import shutil
 import socket
 from pathlib import Path
@@ -9,6 +10,7 @@ import tensorflow_datasets as tfds
 
 from zerotollm.data.config import DataConfig
 from zerotollm.data.corpora import Corpus, open_corpus
+from zerotollm.data.parallel import open_parallel
 from zerotollm.data.prepared import quiet
 from zerotollm.errors import RunError, UsageError
 
@@ -108,19 +110,44 @@ def test_reads_the_default_folder_of_tfds(prepared, tmp_path, monkeypatch):
 
 def test_says_how_to_get_what_is_not_there(tmp_path):
     with pytest.raises(RunError) as caught:
-        opened("tfds:lm1b", tmp_path / "data")
+        opened("tfds:ag_news_subset", tmp_path / "data")
     message = str(caught.value)
     assert "\n" not in message
     for part in (
-        "tfds:lm1b",
+        "tfds:ag_news_subset",
         "no network",
         str(tmp_path / "data"),
         str(tmp_path / "default"),
         "--data.dir",
-        "'lm1b'",
+        "'ag_news_subset'",
     ):
         assert part in message
     assert "bible-web" in message.partition("what works now:")[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "needs"),
+    [
+        ("wiki40b/en", "Apache Beam and TensorFlow: pip install apache-beam tensorflow"),
+        ("c4/en", "Apache Beam: pip install apache-beam"),
+        ("lm1b", "TensorFlow: pip install tensorflow"),  # wanted by its own code, after the download
+        ("tiny_shakespeare", "TensorFlow: pip install tensorflow"),  # wanted on import
+        ("cnn_dailymail", "TensorFlow: pip install tensorflow"),  # lives among summaries
+    ],
+)
+def test_says_what_preparing_takes_before_it_downloads(tmp_path, monkeypatch, name, needs):
+    lacking = {"apache_beam", "tensorflow"}
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: None if n in lacking else real(n, *a))
+    with pytest.raises(RunError, match=f"preparing it takes {needs}") as caught:
+        opened(f"tfds:{name}", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["wmt14_translate/de-en", "ted_hrlr_translate/pt_to_en", "flores/neen"])
+def test_a_translation_set_is_found_wherever_it_lives(tmp_path, name):
+    with pytest.raises(RunError, match=r"\(no network: Name or service not known\)"):
+        open_parallel(DataConfig(corpus=f"tfds:{name}", dir=str(tmp_path)))
 
 
 def test_preparing_fails_in_one_line(tmp_path, monkeypatch):
@@ -129,8 +156,11 @@ def test_preparing_fails_in_one_line(tmp_path, monkeypatch):
             pass
 
     monkeypatch.setattr(socket, "create_connection", lambda *args, **kwargs: Connected())
-    with pytest.raises(RunError, match="DatasetNotFoundError: Dataset no_such_set not found") as caught:
-        opened("tfds:no_such_set", tmp_path)
+    with pytest.raises(RunError, match="BuilderConfig") as caught:
+        opened("tfds:small_texts/no_such_configuration", tmp_path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match=r"there is no data set lm1 in .* did you mean lm1b\?") as caught:
+        opened("tfds:lm1", tmp_path)
     assert "\n" not in str(caught.value)
 
 

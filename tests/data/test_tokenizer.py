@@ -1,6 +1,7 @@
 """Text comes back from its tokens exactly; a tokenizer is a function of the text and the settings."""
 
 import hashlib
+import random
 import subprocess
 import sys
 import unicodedata
@@ -244,3 +245,16 @@ def test_a_file_cut_between_two_of_its_parts_is_damaged(tmp_path):
             load_tokenizer(path)
     with pytest.raises(RunError, match="cannot read"):
         load_tokenizer(tmp_path / "absent.model")
+
+
+def test_a_vocabulary_that_takes_long_is_told(monkeypatch, caplog):
+    """Unigram learns from text without spaces far more slowly than from words."""
+    monkeypatch.setattr("zerotollm.data.tokenizer.SLOW", 5000)
+    spaced, unbroken = ("".join(random.Random(0).choices(f"acgt{space}", k=6000)) for space in ("      ", ""))
+    for kind, text, expected in (("unigram", unbroken, 1), ("unigram", spaced, 0), ("bpe", unbroken, 0)):
+        caplog.clear()
+        train_tokenizer(TokenizerConfig(kind=kind, vocab_size=300), [text])
+        assert (
+            len([r for r in caplog.records if "6,000 characters without spaces" in r.getMessage()])
+            == expected
+        )

@@ -16,7 +16,7 @@ def evaluate_judgments(run: Any, path: Path, checkpoint: str) -> dict[str, Any]:
     from rich.console import Console
     from rich.table import Table
 
-    from zerotollm.data.files import read_lines
+    from zerotollm.data.lines import read_lines
     from zerotollm.decoding.text import encode_prompt
     from zerotollm.evaluation.likelihood import judge, log_likelihoods, read_questions
 

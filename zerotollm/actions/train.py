@@ -21,6 +21,7 @@ from zerotollm.actions.out_of_memory import out_of_memory_explained, step_bytes_
 from zerotollm.actions.plan import job_for
 from zerotollm.actions.progress import Display, Pace, console_of
 from zerotollm.actions.summary import commands, rows, summarize
+from zerotollm.actions.translation import with_prompt
 from zerotollm.compute.processes import is_first, on_first, stop_requested, together
 from zerotollm.errors import RunError
 from zerotollm.experiment import Experiment, translates
@@ -39,6 +40,7 @@ def train(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
     writes there, the disk is full, a limit on memory does not suffice or the loss is no longer finite.
     """
     begun = time.monotonic()
+    experiment = with_prompt(experiment, run_dir)
     with ExitStack() as stack:
         display = stack.enter_context(Display(experiment.train.steps, console_of(is_first())))
 
@@ -118,6 +120,8 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement:
     feed = feed_of(experiment, progress=display.preparing)
     if feed.dropped:
         display.say(f"left out of {feed.corpus}: {feed.dropped}")
+    if translates(experiment) and experiment.sample.prompt:
+        display.say(f"samples translate: {experiment.sample.prompt}")
     beginning = beginning_of(experiment, feed)
     model = beginning.model
     on_first(lambda: _describe(feed, run_dir))

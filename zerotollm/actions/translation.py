@@ -1,11 +1,33 @@
-"""What evaluate and ablate share: translating a split with a trained model, and scoring it."""
+"""What train, evaluate and ablate share: what a sample translates, and a split translated and scored."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
+from zerotollm import run_directory
 from zerotollm.experiment import Experiment, translates
 
-__all__ = ["translate_split", "translates", "validation_bleu"]
+__all__ = ["translate_split", "translates", "validation_bleu", "with_prompt"]
+
+
+def with_prompt(experiment: Experiment, run_dir: Path) -> Experiment:
+    """The experiment with a text to translate for samples. Where it has none that is the run's, or else the first
+    validation source with fewer bytes than the context has tokens. Raises as opening the pairs does."""
+    if experiment.sample.prompt.strip() or not translates(experiment):
+        return experiment
+    from zerotollm.data.pairs import kept
+    from zerotollm.data.parallel import open_parallel
+
+    then = run_directory.read_experiment(run_dir) if (run_dir / run_directory.CONFIG).exists() else None
+    if then and replace(then.data, dir="") == replace(experiment.data, dir=""):
+        prompt = then.sample.prompt
+    else:
+        pairs, _ = kept(open_parallel(experiment.data).splits["validation"], "validation")
+        sources = [pair.source.strip() for pair in pairs]
+        short = (source for source in sources if len(source.encode()) < experiment.data.context)
+        prompt = next(short, min(sources, key=len, default=""))
+    return replace(experiment, sample=replace(experiment.sample, prompt=prompt))
 
 
 class Trained(Protocol):

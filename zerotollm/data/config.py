@@ -1,5 +1,7 @@
 """What is read, and how it is cut into batches. No heavy imports: the command line reads this file."""
 
+import os
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,6 +48,23 @@ class DataConfig:
     """pairs only: widths at most that batches are padded to; each is a program to compile, few waste padding"""
     document_mask: bool = False
     """attention sees only the tokens of its own document"""
+
+
+def is_tsv(corpus: str) -> bool:
+    """Whether a corpus is written as one file of source TAB target, also .gz."""
+    return re.search(r"\.tsv(\.gz)?$", corpus.lower()) is not None and (":" not in corpus or is_file(corpus))
+
+
+def is_file(name: str) -> bool:
+    """Whether a file exists as it is written: then no `:` or `+` in it separates anything."""
+    return os.path.isfile(os.path.expanduser(name))
+
+
+def names_pairs(corpus: str) -> bool:
+    """Whether a corpus is written as pairs, SOURCE:TARGET or PAIRS.tsv; never a folder, nor what ends in .jsonl."""
+    if re.search(r"\.jsonl(\.gz)?$", corpus.lower()) or os.path.isdir(os.path.expanduser(corpus)):
+        return False
+    return ":" in corpus or is_tsv(corpus)
 
 
 @dataclass(frozen=True)

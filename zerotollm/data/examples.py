@@ -3,7 +3,8 @@
 The corpus of a completion (`train.objective completion`) is written
 
 chitchat             conversations out of a package, see `chitchat.py`
-my.jsonl             a line is {"prompt": ..., "completion": ...} or {"messages": [{"role": ..., "content": ...}, ...]}
+my.jsonl             a line is {"prompt": ..., "completion": ...} or {"messages": [{"role": ..., "content": ...}, ...]};
+                     files, a folder or a glob, each also .gz
 bible-wyc:bible-web  and every other corpus of pairs, see `parallel.py`: source, line end, target
 
 and that of labels (`train.objective label`)
@@ -27,9 +28,12 @@ import numpy as np
 
 from zerotollm.data import bible, chitchat
 from zerotollm.data.chat import Part, Sentence, chat_parts, check_messages
-from zerotollm.data.config import DataConfig
+from zerotollm.data.config import DataConfig, is_file, names_pairs
 from zerotollm.data.documents import SPLITS
-from zerotollm.data.files import FEW, find_files, fractions, read_lines, split_by_hash
+from zerotollm.data.files import FEW, fractions, split_by_hash
+from zerotollm.data.find import find_files
+from zerotollm.data.lines import read_lines, read_records
+from zerotollm.data.overlap import check_overlap
 from zerotollm.data.pairs import as_sentence, kept, translation_prompt
 from zerotollm.data.parallel import check_versions, open_parallel
 from zerotollm.errors import UsageError
@@ -67,18 +71,12 @@ def open_examples(config: DataConfig, objective: str) -> Examples:
     """
     if objective == "label":
         kind, colon, versions = config.corpus.partition(":")
-        made = _passages(config, kind, versions) if colon and kind in KINDS else _own(config, _labelled)
+        named = colon and kind in KINDS and not is_file(config.corpus)
+        made = _passages(config, kind, versions) if named else _own(config, _labelled)
         return _with_labels(made)
     if config.corpus == chitchat.NAME:
         return _small_talk(config)
-    if is_jsonl(config.corpus):
-        return _own(config, _completion)
-    return _pairs(config)
-
-
-def is_jsonl(corpus: str) -> bool:
-    """Whether the corpus is written as a .jsonl file, also .gz, or a glob of such."""
-    return ":" not in corpus and corpus.lower().removesuffix(".gz").endswith(".jsonl")
+    return _pairs(config) if names_pairs(config.corpus) else _own(config, _completion)
 
 
 # --- own files
@@ -105,6 +103,11 @@ def _own(config: DataConfig, example: Callable[[str, dict[str, Any]], Example]) 
         hash_N = np.array([int.from_bytes(digest, "big") for digest in digests], np.uint64)
         chosen = split_by_hash(config, hash_N, validation, test)
         splits = {split: [rows[row] for row in row_M] for split, row_M in chosen.items()}
+    texts = {
+        split: ["\n".join(part.text for part in row.parts) for row in split_rows]
+        for split, split_rows in splits.items()
+    }
+    check_overlap(config.corpus, texts, named=bool(config.validation))
     fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()
     return Examples(config.corpus, fingerprint, splits)
 
@@ -115,26 +118,9 @@ def _described(example: Example) -> list[Any]:
 
 def _read(corpus: str, example: Callable[[str, dict[str, Any]], Example]) -> Iterator[Example]:
     """What `example(place, record)` makes of every line; what it says is wrong is said with the place."""
-    paths = find_files(corpus)
-    for name, path in paths.items():
-        if not is_jsonl(name):
-            raise UsageError(
-                f"{name} is no .jsonl file, and examples are read from such: see --help of data.corpus"
-            )
-        for number, line in enumerate(read_lines(path), 1):
-            if line.strip():
-                place = f"{path}, line {number}"
-                yield example(place, _record(place, line))
-
-
-def _record(place: str, line: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{place}: not JSON ({error.msg}, column {error.colno})") from None
-    if not isinstance(record, dict):
-        raise UsageError(f"{place}: a {type(record).__name__}, and must be an object of fields")
-    return record
+    for path in find_files(corpus, (".jsonl",)).values():
+        for place, record in read_records(path, read_lines(path)):
+            yield example(place, record)
 
 
 def _string(place: str, record: dict[str, Any], field: str) -> str:
@@ -251,11 +237,18 @@ def _with_labels(examples: Examples) -> Examples:
             if labels
             else f"{examples.name} has no training example"
         )
-    for split in SPLITS[1:]:
-        for example in examples.splits[split]:
-            if example.label not in labels:
-                raise UsageError(
-                    f"{example.id}: the label {example.label!r} of this {split} example is that of no training "
-                    f"example, where there are {', '.join(labels)}: give it training examples"
-                )
+    unseen = [
+        (label, split, [example.id for example in examples.splits[split] if example.label == label])
+        for split in SPLITS[1:]
+        for label in sorted({example.label for example in examples.splits[split]} - set(labels))
+    ]
+    if unseen:
+        held = ", ".join(
+            f"{label!r} ({len(places):,} {split} {'examples' if len(places) > 1 else 'example'}, {places[0]})"
+            for label, split, places in unseen
+        )
+        raise UsageError(
+            f"no training example has {'these labels' if len(unseen) > 1 else 'this label'}: {held}; the model learns "
+            f"{', '.join(labels)}: give each of them training examples, or take these examples out"
+        )
     return Examples(examples.name, examples.fingerprint, examples.splits, labels)

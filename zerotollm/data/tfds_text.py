@@ -1,10 +1,15 @@
 """Any text data set of TensorFlow Datasets (tfds:lm1b, tfds:wiki40b/en), read without TensorFlow."""
 
+import contextlib
 import hashlib
+import importlib.util
+import inspect
 import json
 import os
+import pkgutil
 import re
 import socket
+import sys
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +19,10 @@ from zerotollm.data.config import DataConfig
 from zerotollm.data.documents import Corpus, Document, LazyDocuments
 from zerotollm.data.files import fractions
 from zerotollm.data.pairs import Pair, ParallelCorpus
-from zerotollm.data.prepared import plain, read_example
+from zerotollm.data.prepared import plain, quiet, read_example
 from zerotollm.data.storage import data_directory
 from zerotollm.errors import RunError, UsageError
+from zerotollm.suggest import did_you_mean
 
 _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[^:/]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 
@@ -68,17 +74,16 @@ def _find(parts: re.Match, places: list[Path]) -> Path | None:
 
 
 def _prepare(name: str, parts: re.Match, places: list[Path], working: list[str]) -> Path:
-    problem = _network_problem()
+    problem = _needs(parts["name"]) or _network_problem()
     if not problem:
         import tensorflow_datasets as tfds
-        import tensorflow_datasets.text  # the older half of TFDS's text data sets registers itself on import
 
         try:
             # The bars of a download are left to be seen: it may take hours.
             builder = tfds.builder(name, data_dir=places[0], file_format="array_record")
             builder.download_and_prepare()
-        # What downloads and the code of a thousand data sets raise: network and disk (OSError), TensorFlow or
-        # Apache Beam wanted (ImportError), unknown name or wrong checksum (ValueError), unsupported version.
+        # What downloads and the code of a thousand data sets raise: network and disk (OSError), a package wanted
+        # (ImportError), unknown configuration or wrong checksum (ValueError), unsupported version.
         except (OSError, ImportError, ValueError, RuntimeError, AssertionError) as error:
             problem = (
                 f"{type(error).__name__}: {str(error).strip().splitlines()[0]}" if str(error) else repr(error)
@@ -87,11 +92,77 @@ def _prepare(name: str, parts: re.Match, places: list[Path], working: list[str])
         return found
     command = f"tfds.builder('{name}', data_dir='DIR', file_format='array_record').download_and_prepare()"
     raise RunError(
-        f"tfds:{name} could not be had: it is not prepared in {' or '.join(map(str, places))}, and not "
-        f"downloaded ({problem or 'something else was prepared'}); prepare it where there is a network "
+        f"tfds:{name} could not be had: it is not prepared in {' or '.join(map(str, places))}, and cannot be here "
+        f"({problem or 'something else was prepared'}); prepare it where that is not so "
         f'(python -c "import tensorflow_datasets as tfds; {command}"), copy DIR here, give --data.dir DIR; '
         f"what works now: {', '.join([*working, 'your own files'])}"
     )
+
+
+def _needs(name: str) -> str:
+    """Which packages TFDS wants before it can prepare a data set, and has not; empty where it has all. Downloads
+    nothing. Raises UsageError where there is no such data set."""
+    import tensorflow_datasets as tfds
+
+    try:
+        with quiet():
+            builder = _builder_class(name)
+        lacking = {package for module in _modules(builder) for package in _imports(module)}
+        if issubclass(builder, tfds.core.BeamBasedBuilder):
+            lacking.add("apache_beam")
+        lacking = {package for package in lacking if not importlib.util.find_spec(package)}
+    except tfds.core.DatasetNotFoundError:
+        raise UsageError(
+            f"there is no data set {name} in tensorflow-datasets {tfds.__version__}"
+            f"{did_you_mean(name, tfds.list_builders(with_community_datasets=False))}"
+        ) from None
+    except ImportError as error:
+        lacking = {(error.name or str(error)).partition(".")[0]}
+    if not lacking:
+        return ""
+    named = " and ".join(PACKAGES.get(package, (package, ""))[0] for package in sorted(lacking))
+    install = " ".join(PACKAGES.get(package, ("", package))[1] for package in sorted(lacking))
+    return f"preparing it takes {named}: pip install {install}"
+
+
+PACKAGES = {
+    "apache_beam": ("Apache Beam", "apache-beam"),
+    "tensorflow": ("TensorFlow", "tensorflow"),
+    "bs4": ("Beautiful Soup", "beautifulsoup4"),
+}
+"""What a module is called by people, and by pip, where that is not its own name."""
+
+
+def _builder_class(name: str) -> type:
+    """The class that prepares a data set. Half of them are registered when the package of their field is imported."""
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder_cls(name)
+    except tfds.core.DatasetNotFoundError:
+        for package in pkgutil.iter_modules(tfds.__path__, "tensorflow_datasets."):
+            if package.ispkg and not package.name.endswith((".core", ".scripts", ".testing")):
+                with contextlib.suppress(ImportError):
+                    importlib.import_module(package.name)
+        return tfds.builder_cls(name)
+
+
+def _modules(builder: type) -> list[Any]:
+    """The modules with a data set's own code."""
+    names = {base.__module__ for base in builder.__mro__}
+    return [
+        sys.modules[name] for name in names if not re.match(r"tensorflow_datasets\.core\b|builtins|abc", name)
+    ]
+
+
+def _imports(module: Any) -> list[str]:
+    """The packages that a module of TFDS imports when it first uses them."""
+    try:
+        source = inspect.getsource(module)
+    except (OSError, TypeError):
+        return []
+    found = re.findall(r"lazy_imports_utils import (\w+)|core\.lazy_imports\.([a-z]\w*)", source)
+    return [first or second for first, second in found]
 
 
 def _network_problem() -> str:
@@ -158,7 +229,7 @@ def _whole(dataset: Path) -> tuple[dict, dict]:
         info = json.loads((dataset / "dataset_info.json").read_text("utf-8"))
         features = json.loads((dataset / "features.json").read_text("utf-8"))
         shards = {split["name"]: len(split.get("shardLengths", [])) for split in info["splits"]}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RecursionError) as error:
         raise RunError(
             f"{dataset} is not a whole prepared data set ({error}); prepare or copy it again"
         ) from error

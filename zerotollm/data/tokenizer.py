@@ -12,6 +12,7 @@ SentencePiece writes a space as U+2581 and cannot tell the two apart. Here U+258
 vocabulary, and neither are U+2585 and NUL, which SentencePiece's training needs for itself.
 """
 
+import logging
 import re
 import unicodedata
 from bisect import bisect_left
@@ -37,6 +38,10 @@ CHUNK = 512
 """Characters encoded at once, at least: BPE slows down on longer texts, and unigram's sums lose precision."""
 SENTENCE = 4000
 """Characters in a training sentence, at most."""
+UNBROKEN = 64
+"""Characters; unigram goes through all the ways to cut a word, and words longer than this take longest."""
+SLOW = 500_000
+"""Characters in such words that take long enough to say so."""
 SCORE_STEPS = 64
 """Scores of unigram are multiples of 1 / so many: their sums are exact, so that every program finds the same best one.
 It changes a probability by at most 0.8 %."""
@@ -258,6 +263,12 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     if not sentences:
         raise UsageError("the training split holds no text, so there is nothing to make a tokenizer from")
     sentences, rare = _without_rare(sentences, config)
+    unbroken = sum(len(word) for text in sentences for word in text.split(" ") if len(word) > UNBROKEN)
+    if config.kind == "unigram" and unbroken > SLOW:
+        logging.getLogger(__name__).warning(
+            f"learning a unigram vocabulary from {unbroken:,} characters without spaces, which may take minutes; "
+            "--tokenizer.kind bpe takes seconds"
+        )
     model = BytesIO()
     try:
         SentencePieceTrainer.train(

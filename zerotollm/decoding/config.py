@@ -8,7 +8,8 @@ class SamplingConfig:
     """Which continuation is drawn."""
 
     prompt: str = ""
-    """text to continue, empty: start a new document; encoder-decoder: text to translate"""
+    """text to continue, empty: start a new document; encoder-decoder: text to translate, empty: in training the first
+    validation source"""
     max_tokens: int = 100
     """most tokens to add; encoder-decoder: so many more than the source has"""
     temperature: float = 0.8

@@ -4,7 +4,6 @@ Minimal pairs are those of BLiMP (arXiv:1912.00582, section 3): the model judges
 the likelier one, whole texts compared.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from zerotollm.data.lines import read_records
 from zerotollm.errors import UsageError
 from zerotollm.model.config import TransformerConfig, round_up
 from zerotollm.model.transformer import Transformer
@@ -94,25 +94,17 @@ def read_questions(path: Path, lines: Iterator[str]) -> list[Question]:
     "choices" or its number from 0. Raises UsageError, naming file and line, for whatever is neither.
     """
     found = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise UsageError(f"{path}, line {number}: not JSON ({error})") from None
+    for place, record in read_records(path, lines):
         try:
             found.append(_question(record))
         except UsageError as error:
-            raise UsageError(f"{path}, line {number}: {error}") from None
+            raise UsageError(f"{place}: {error}") from None
     if not found:
         raise UsageError(f"{path} holds no question")
     return found
 
 
-def _question(record: Any) -> Question:
-    if not isinstance(record, dict):
-        raise UsageError(f"a {type(record).__name__}, and must be an object of fields")
+def _question(record: dict[str, Any]) -> Question:
     group = str(record.get("group", record.get("UID", "")))
     good, bad = (record.get(f"sentence_{name}", record.get(name)) for name in ("good", "bad"))
     if good is not None or bad is not None:
