@@ -90,6 +90,7 @@ def _plan_on_mesh(
 
     from zerotollm.actions.devices import mesh_lines
     from zerotollm.planning.mesh import plan_on_mesh
+
     shape = parse_mesh(options.mesh, "mesh")
     job = job_for(experiment, device.accelerator)
     planned = plan_on_mesh(job, shape, device, compiled=options.compile != "no")
@@ -198,6 +199,7 @@ def _facts(
     from zerotollm.planning.fitting import TOKENS_PER_PARAMETER, compute_optimal, largest
     from zerotollm.planning.memory import compile_step, memory_by_kind, process_peak, xla_memory
     from zerotollm.planning.speed import predict
+
     memory, speed = memory_by_kind(job), predict(job, device)
     asks = options.compile == "yes" or (options.compile == "auto" and options.device == "this")
     xla = xla_memory(compile_step(job)) if asks else {}
@@ -304,7 +306,10 @@ def _table(
         f"{device.flops[precision] / 1e12:,.2f} TFLOP/s in {precision}",
     )
     size, trained = sum(groups.values()), facts["trained_parameters"]
-    row("parameters", f"{size:,}" + (f", {trained:,} of them or beside them trained" if trained != size else ""))
+    row(
+        "parameters",
+        f"{size:,}" + (f", {trained:,} of them or beside them trained" if trained != size else ""),
+    )
     for group, number in groups.items():
         row(f"  {group.replace('_', ' ')}", f"{number:,}")
     row(
