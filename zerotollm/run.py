@@ -327,14 +327,7 @@ def load(path: str | Path, step: int | str = "", mesh: Any = None) -> Run:
     step = step or default_step(experiment)
     averaged: list[checkpoints.Checkpoint] = []
     if step == "average":
-        # Not where the run was stopped in between: whether it was must not change the mean.
-        train = experiment.train
-        regular = [
-            c
-            for s, c in sorted(kept.items())
-            if not train.checkpoint_every or not s % train.checkpoint_every or s == train.steps
-        ]
-        averaged = (regular or list(kept.values()))[-train.average :]
+        averaged = checkpoints.averaged(list(kept.values()), experiment.train)
         checkpoint = averaged[-1]
     elif step == "best":
         checkpoint = checkpoints.best(list(kept.values()))

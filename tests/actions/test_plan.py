@@ -12,17 +12,20 @@ from jax.errors import JaxRuntimeError
 from zerotollm import catalog
 from zerotollm.actions import PlanOptions, ProfileOptions
 from zerotollm.actions.out_of_memory import out_of_memory_explained
-from zerotollm.actions.plan import job_for, parameters_by_group, plan
+from zerotollm.actions.plan import job_for, parameters_by_group, plan, trained_parameters
 from zerotollm.actions.profile import device_spans, occupied, profile
 from zerotollm.compute.config import Accelerator
 from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.data.feed import sentinels
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
-from zerotollm.model.config import TransformerConfig
+from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.planning.memory import compile_step, memory_by_kind, planned_peak, tree_bytes, xla_memory
 from zerotollm.planning.speed import counted
 from zerotollm.scale.devices import find
 from zerotollm.scale.flops import num_parameters
 from zerotollm.training.config import OptimizerConfig, TrainConfig
+from zerotollm.training.step import init_params, init_state
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 QUICK = PlanOptions(device="rtx2080")
@@ -36,10 +39,73 @@ TINY = Experiment(
 
 @pytest.mark.parametrize("name", catalog.names(FOLDER))
 def test_counts_the_parameters_of_every_experiment(name):
-    job = job_for(catalog.load(FOLDER, name), find("rtx2080").accelerator)
-    assert sum(parameters_by_group(job).values()) == num_parameters(job.model)
+    experiment = catalog.load(FOLDER, name)
+    job = job_for(experiment, find("rtx2080").accelerator)
+    assert sum(parameters_by_group(job).values()) == num_parameters(job.model) == trained_parameters(job)
+    assert ("classifier" in job.parameters()) == (experiment.train.objective == "label")
     pairs = job.model.architecture == "encoder-decoder"
     assert job.compute.precision == ("float32" if pairs else "float16")
+
+
+def label_file(folder: Path) -> Path:
+    rows = [{"text": f"text {number}", "label": "abc"[number % 3]} for number in range(60)]
+    (folder / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "labels.jsonl"
+
+
+def begun(experiment: Experiment, **train) -> Experiment:
+    return replace(experiment, train=replace(experiment.train, start_from="runs/base", **train))
+
+
+@pytest.mark.parametrize("architecture", ["decoder", "encoder-decoder"])
+@pytest.mark.parametrize("kind", ["label", "part", "adapters", "span_corruption"])
+def test_counts_what_is_trained_whatever_it_is(kind, architecture, tmp_path):
+    """As `train` makes it: a head of labels instead of one of tokens, and no decoder behind an encoder that labels;
+    what stays as it is; adapters; the ids that an objective needs besides."""
+    shape = replace(TINY, model=replace(TINY.model, architecture=architecture))
+    if kind == "label":
+        shape = replace(shape, data=replace(shape.data, corpus=str(label_file(tmp_path))))
+    if kind in ("label", "span_corruption"):
+        shape = replace(shape, train=replace(shape.train, objective=kind))
+    experiment = {
+        "part": begun(shape, trainable="layer_0/feed_forward|head"),
+        "adapters": begun(shape, lora_rank=2),
+    }.get(kind, shape)
+    job = job_for(experiment, find("rtx2080").accelerator)
+    model = resolve(
+        replace(TINY.model, architecture=architecture, num_classes=3 if kind == "label" else 0),
+        vocab_size=300 + sentinels(experiment.train.objective),
+        context=64,
+    )
+    state = jax.eval_shape(lambda: init_state(model, experiment.optimizer, experiment.train))
+    size = sum(x.size for x in jax.tree.leaves(init_shapes(model)))
+    assert sum(parameters_by_group(job).values()) == num_parameters(job.model) == size
+    trained = sum(x.size for x in jax.tree.leaves(state.params))
+    assert trained_parameters(job) == trained
+    assert (trained == size) == (kind in ("label", "span_corruption"))
+    memory = memory_by_kind(job)
+    assert memory["parameters"] == tree_bytes((state.params, state.frozen))
+    assert memory["gradients"] == tree_bytes(state.params)
+    assert memory["optimizer state"] == tree_bytes(state.opt_state)
+
+
+def init_shapes(model: TransformerConfig):
+    return jax.eval_shape(lambda: init_params(model, 0))
+
+
+@pytest.mark.parametrize("train", [{"trainable": "layer_3|head"}, {"lora_rank": 4}], ids=str)
+def test_memory_of_a_part_is_above_what_xla_plans_and_not_far(train):
+    shape = replace(TINY, model=replace(TINY.model, num_layers=4), optimizer=OptimizerConfig(kind="adamw"))
+    whole, part = (job_for(one, Accelerator("cpu", 0.0, "")) for one in (shape, begun(shape, **train)))
+    planned = planned_peak(xla_memory(compile_step(part)))
+    assert planned <= sum(memory_by_kind(part).values()) <= 1.6 * planned
+    assert sum(memory_by_kind(part).values()) < sum(memory_by_kind(whole).values())
+
+
+def test_a_head_of_new_labels_is_trained_whatever_else_is(tmp_path):
+    shape = replace(TINY, data=replace(TINY.data, corpus=str(label_file(tmp_path))))
+    job = job_for(begun(shape, objective="label", trainable="^embedding"), Accelerator("cpu", 0.0, ""))
+    assert trained_parameters(job) == 320 * 64 + 64 * 3
 
 
 def test_says_all_and_allocates_nothing(capsys, tmp_path):

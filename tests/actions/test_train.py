@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import time
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import zerotollm
 from zerotollm import run_directory
+from zerotollm.actions import train as train_module
 from zerotollm.actions.interrupts import StoppedError
 from zerotollm.actions.train import train
 from zerotollm.data.config import DataConfig, TokenizerConfig
@@ -25,6 +28,7 @@ from zerotollm.experiment import ADDED, Experiment
 from zerotollm.model.config import TransformerConfig
 from zerotollm.training import checkpoints
 from zerotollm.training.config import TrainConfig
+from zerotollm.training.lora import leaves
 from zerotollm.training.metrics import MetricsWriter, read_metrics
 from zerotollm.training.stream import Behind
 
@@ -195,6 +199,51 @@ def test_a_stopped_run_saves_and_goes_on_as_if_nothing_had_been(
     assert_same_run(tmp_path / "run", finished)
 
 
+def test_neither_average_nor_best_depends_on_how_often_a_run_was_stopped(experiment, tmp_path, monkeypatch):
+    """The mean is that of the newest checkpoints at multiples of `checkpoint_every` and at the end, bit for bit; a
+    checkpoint of a stop neither enters it nor takes the place of another, not even beside a best one of its own."""
+    rhythm = replace(experiment.train, average=3, keep=1, eval_every=5, checkpoint_every=4, log_every=1)
+    often = replace(experiment, train=replace(rhythm, sample_every=0))
+    train(often, tmp_path / "whole")
+    stops = 0
+    while not (tmp_path / "stopped" / "summary.json").exists():
+        newest = max(saved(tmp_path / "stopped"), default=0)
+        with monkeypatch.context() as patch, suppress(StoppedError):
+            stop_at(patch, newest + 1, signal.SIGTERM)
+            train(often, tmp_path / "stopped")
+        stops += 1
+    assert stops > 6
+    whole, stopped = saved(tmp_path / "whole"), saved(tmp_path / "stopped")
+    assert {16, 20, 24} <= whole.keys() == stopped.keys()
+    for name, array in whole[STEPS].items():
+        assert array.tobytes() == stopped[STEPS][name].tobytes(), name
+    for choice in ("average", "best"):
+        ours, theirs = (zerotollm.load(tmp_path / name, choice) for name in ("stopped", "whole"))
+        assert ours.step == theirs.step
+        for path, array in leaves(theirs.params):
+            assert np.asarray(array).tobytes() == np.asarray(dict(leaves(ours.params))[path]).tobytes(), path
+    head = next(name for name in whole[STEPS] if "params" in name and "head" in name)
+    mean = np.mean([whole[step][head].astype(np.float64) for step in (16, 20, 24)], axis=0)
+    average = zerotollm.load(tmp_path / "stopped", "average").params["head"]
+    np.testing.assert_allclose(average, mean, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("average", [1, 2])
+def test_what_the_summary_calls_the_best_is_what_load_gives(experiment, tmp_path, monkeypatch, average):
+    """Validations fall between the steps that are saved anyway, and the best of them is not the last."""
+    scores = iter([3.0, 2.0, 1.5, 1.75, 1.6])
+    measured = train_module.measured
+    monkeypatch.setattr(
+        train_module, "measured", lambda *arguments: measured(*arguments) | {"bpb": next(scores)}
+    )
+    rhythm = replace(experiment.train, eval_every=5, checkpoint_every=7, keep=1, average=average)
+    summary = train(replace(experiment, train=replace(rhythm, sample_every=0)), tmp_path / "run")
+    assert (summary["best_step"], summary["best_validation_bpb"]) == (15, 1.5)
+    run = zerotollm.load(tmp_path / "run", "best")
+    assert (run.step, run.validation_bpb) == (15, 1.5)
+    assert sorted(saved(tmp_path / "run")) == ([15, 24] if average == 1 else [15, 21, 24])
+
+
 def test_while_a_slow_save_is_under_way_a_twentieth_of_the_interval_is_trained(
     experiment, tmp_path, monkeypatch
 ):
@@ -212,7 +261,7 @@ def test_while_a_slow_save_is_under_way_a_twentieth_of_the_interval_is_trained(
 
     monkeypatch.setattr(Behind, "add", noted)
     monkeypatch.setattr(checkpoints.CheckpointWriter, "_commit", slow)
-    often = replace(experiment, train=replace(experiment.train, checkpoint_every=20))
+    often = replace(experiment, train=replace(experiment.train, eval_every=0, checkpoint_every=20))
     train(often, tmp_path / "run")
     assert at_commit == {20: 21, STEPS: STEPS}
     assert begun[-1] == STEPS

@@ -33,16 +33,18 @@ CHANGES = [
 ]
 PAIR = {"architecture": "encoder-decoder", "encoder_layers": 2}
 EVERYWHERE = PAIR | {"biases": "everywhere"}
+LABELS = {"num_classes": 5}
+KINDS = [*CHANGES, *(c | PAIR for c in CHANGES), EVERYWHERE]
 
 
-@pytest.mark.parametrize("change", [*CHANGES, *(c | PAIR for c in CHANGES), EVERYWHERE], ids=str)
+@pytest.mark.parametrize("change", [*KINDS, *(c | LABELS for c in KINDS)], ids=str)
 def test_parameters_are_those_that_exist(change):
     model = resolve(replace(BASE, **change), vocab_size=256, context=CONTEXT)
     params = jax.eval_shape(lambda: init_params(model, 0))
     assert num_parameters(model) == sum(math.prod(x.shape) for x in jax.tree.leaves(params))
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=str)
+@pytest.mark.parametrize("change", [*CHANGES, LABELS, LABELS | {"tie_embeddings": True}], ids=str)
 def test_forward_flops_are_the_matrix_products_of_the_program(change):
     model = resolve(replace(BASE, **change), vocab_size=256, context=CONTEXT)
     program = jax.make_jaxpr(
@@ -54,12 +56,17 @@ def test_forward_flops_are_the_matrix_products_of_the_program(change):
     assert train_flops(model, CONTEXT) == 3 * forward_flops(model, CONTEXT)
 
 
-def test_forward_flops_of_an_encoder_and_a_decoder():
-    model = resolve(replace(BASE, **PAIR, key_width=8), vocab_size=256, context=CONTEXT)
+@pytest.mark.parametrize("num_classes", [0, CONTEXT])
+def test_forward_flops_of_an_encoder_and_a_decoder_or_labels(num_classes):
+    """As many classes as tokens, so that the share of the head in a token is a whole number."""
+    model = resolve(
+        replace(BASE, **PAIR, key_width=8, num_classes=num_classes), vocab_size=256, context=CONTEXT
+    )
     tokens_BT = jnp.zeros((2, CONTEXT), jnp.int32)
+    arguments = [tokens_BT, tokens_BT == tokens_BT] + ([] if num_classes else [tokens_BT])
     program = jax.make_jaxpr(
         lambda params: EncoderDecoder(model).apply(
-            {"params": params}, tokens_BT, tokens_BT == tokens_BT, tokens_BT
+            {"params": params}, *arguments, method="classify" if num_classes else None
         )
     )
     jaxpr = program(jax.eval_shape(lambda: init_params(model, 0)))

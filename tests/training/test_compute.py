@@ -225,8 +225,9 @@ def test_float16_with_accumulation_equals_without():
 
 def test_an_overflow_skips_the_step_halves_the_scale_and_recovers():
     compute, model = ComputeConfig(precision="float16"), replace(MODEL, num_layers=1)
-    step = make_train_step(model, ADAMW, TRAIN, compute=compute)
-    fresh = fresh_state(model, ADAMW, TRAIN, compute)
+    train = replace(TRAIN, steps=60)
+    step = make_train_step(model, ADAMW, train, compute=compute)
+    fresh = fresh_state(model, ADAMW, train, compute)
     high = fresh.loss_scale._replace(scale=jnp.float32(2.0**40))
     before = jax.tree.map(np.array, (fresh.params, fresh.opt_state))
     state, metrics = step(fresh._replace(loss_scale=high), batch())
@@ -247,6 +248,48 @@ def test_an_overflow_skips_the_step_halves_the_scale_and_recovers():
         params=jax.tree.map(lambda x: x * jnp.inf, state.params),
     )
     assert not np.isfinite(float(step(state, batch())[1]["grad_norm"]))
+
+
+@pytest.mark.parametrize("kind", ["adamw", "lion", "muon"])
+def test_skipped_steps_hold_no_schedule_up(kind):
+    """The first update after three skipped steps is at the rate of the fourth, which is the one that is logged. Adam's
+    first update and Lion's are a sign; Muon trains the head by Adam."""
+    compute, model = ComputeConfig(precision="float16"), replace(MODEL, num_layers=1)
+    optimizer = OptimizerConfig(
+        kind=kind, learning_rate=4e-3, adam_learning_rate=4e-3, weight_decay=0.0, warmup_steps=4
+    )
+    step = make_train_step(model, optimizer, TRAIN, compute=compute)
+    state = fresh_state(model, optimizer, TRAIN, compute)
+    start = state.loss_scale.scale
+    for i in range(5):
+        high = jnp.float32(2.0**60) if i < 3 else start + 0
+        state = state._replace(loss_scale=state.loss_scale._replace(scale=high))
+        before = np.array(state.params["head"])
+        state, metrics = step(state, batch(i))
+        assert float(metrics["skipped_steps"]) == min(i + 1, 3)
+        rate = 4e-3 * min(i + 1, 4) / 4 * min(1, (8 - i) / 4)  # warmup, then decay over the second half
+        assert float(metrics["learning_rate"]) == pytest.approx(rate, rel=1e-6)
+        if i < 4:  # later ones are no signs any more
+            moved = np.abs(np.asarray(state.params["head"]) - before).max()
+            assert moved == pytest.approx(0.0 if i < 3 else rate, rel=1e-3)
+
+
+def test_sgd_moves_by_the_logged_rate_in_every_step_that_is_not_skipped():
+    compute, model = ComputeConfig(precision="float16"), replace(MODEL, num_layers=1)
+    optimizer = replace(SGD, momentum=0.0, weight_decay=0.0, warmup_steps=1, schedule="linear")
+    step = make_train_step(model, optimizer, TRAIN, compute=compute)
+    state = fresh_state(model, optimizer, TRAIN, compute)
+    for i in range(8):
+        high = jnp.float32(2.0**60 if i in (0, 2, 3, 6) else 2.0**10)
+        state = state._replace(loss_scale=state.loss_scale._replace(scale=high))
+        before = jax.tree.map(np.array, state.params)
+        state, metrics = step(state, batch(i))
+        moved = sum(
+            np.sum((np.asarray(b) - a) ** 2) for a, b in zip(*map(jax.tree.leaves, (before, state.params)))
+        )
+        expected = float(metrics["learning_rate"] * metrics["grad_norm"])
+        assert moved**0.5 == pytest.approx(expected, rel=1e-3, abs=1e-7), i
+        assert float(metrics["learning_rate"]) == pytest.approx(0.1 * min(1, (8 - i) / 7), rel=1e-5)
 
 
 def optax_difference(before, after):

@@ -13,6 +13,7 @@ from zerotollm.experiment import Experiment
 from zerotollm.model.config import resolve
 from zerotollm.scale.config import parse_mesh
 from zerotollm.scale.devices import Device, find
+from zerotollm.scale.flops import head_rows, num_parameters, train_flops
 
 HOST_BYTES = 0.5e9
 """What Python, jax and XLA hold on a CPU besides arrays, about."""
@@ -21,9 +22,9 @@ HOST_BYTES = 0.5e9
 def plan(experiment: Experiment, run_dir: Path, options: PlanOptions) -> dict[str, Any]:
     """Shows what a run needs on a device and what it brings; returns the same as a dictionary, see `_facts`.
 
-    The model is traced and, where `options.compile` says so, compiled from shapes alone; neither data nor tokenizer are
-    read, so that the vocabulary is the one asked for. Raises UsageError for a device that is not known or options
-    out of range, RunError where nothing fits.
+    The model is traced and, where `options.compile` says so, compiled from shapes alone; neither text nor tokenizer are
+    read, so that the vocabulary is the one asked for. A corpus of labels is read for their number. Raises UsageError
+    for a device that is not known or options out of range, RunError where nothing fits.
     """
     if not options.hours > 0 or options.memory_gb < 0:
         raise UsageError(
@@ -89,7 +90,6 @@ def _plan_on_mesh(
 
     from zerotollm.actions.devices import mesh_lines
     from zerotollm.planning.mesh import plan_on_mesh
-    from zerotollm.scale.flops import num_parameters, train_flops
 
     shape = parse_mesh(options.mesh, "mesh")
     job = job_for(experiment, device.accelerator)
@@ -98,7 +98,7 @@ def _plan_on_mesh(
     needed = sum(planned.memory.values())
     tokens = job.batch_size * job.context
     best, worst = planned.seconds
-    for line in mesh_lines(job.state().params, shape):
+    for line in mesh_lines(job.parameters(), shape):
         console.print(line, markup=False)
     table = Table(show_header=False, box=None, pad_edge=False)
     row = table.add_row
@@ -157,21 +157,24 @@ def _size(number: float) -> str:
 def job_for(experiment: Experiment, accelerator: Accelerator) -> Any:
     """The experiment's train step with every choice made for `accelerator`. Where that is cuDNN's attention, and
     jax has none here, it stands as chunked attention, which holds as little. With an encoder the
-    batch is that of the widest bucket."""
+    batch is that of the widest bucket. A corpus of labels is read for these, unless the model is resolved."""
     from zerotollm.compute.device import this_accelerator
+    from zerotollm.data.examples import open_examples
+    from zerotollm.data.feed import sentinels
     from zerotollm.planning.memory import Job
 
-    shape, model = experiment.data, experiment.model
-    model = resolve(
-        model, vocab_size=model.vocab_size or experiment.tokenizer.vocab_size, context=shape.context
-    )
+    shape, model, objective = experiment.data, experiment.model, experiment.train.objective
+    if objective == "label" and not model.num_classes:
+        model = replace(model, num_classes=len(open_examples(shape, objective).labels))
+    vocab_size = model.vocab_size or experiment.tokenizer.vocab_size + sentinels(objective)
+    model = resolve(model, vocab_size=vocab_size, context=shape.context)
     rows = shape.batch_size // experiment.train.micro_batches
     how = resolve_compute(
         experiment.compute,
         accelerator,
         rows=rows,
         context=shape.context,
-        vocab_size=model.vocab_size,
+        vocab_size=head_rows(model),
         masked=shape.document_mask,
         even=model.key_width in (0, model.head_width),
         pairs=model.architecture == "encoder-decoder",
@@ -196,7 +199,6 @@ def _facts(
     from zerotollm.planning.fitting import TOKENS_PER_PARAMETER, compute_optimal, largest
     from zerotollm.planning.memory import compile_step, memory_by_kind, process_peak, xla_memory
     from zerotollm.planning.speed import predict
-    from zerotollm.scale.flops import num_parameters, train_flops
 
     memory, speed = memory_by_kind(job), predict(job, device)
     asks = options.compile == "yes" or (options.compile == "auto" and options.device == "this")
@@ -209,6 +211,7 @@ def _facts(
     hours = tokens / speed.tokens_per_second / 3600
     facts = {
         "parameters": groups,
+        "trained_parameters": trained_parameters(job),
         "flops_per_token": flops,
         "compute": asdict(job.compute),
         "memory": memory,
@@ -239,14 +242,14 @@ def _facts(
 
 
 def parameters_by_group(job: Any) -> dict[str, int]:
-    """Numbers in the parameter tree, by what they are for."""
+    """Numbers in the parameter tree, by what they are for; adapters are beside it."""
     import math
 
-    import jax
+    from zerotollm.training.lora import leaves
 
     groups: Counter[str] = Counter()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(job.state().params):
-        names = [entry.key for entry in path]
+    for path, leaf in leaves(job.parameters()):
+        names = path.split("/")
         side = f"{names.pop(0)} " if names[0] in ("encoder", "decoder") else ""
         if any("norm" in name for name in names):
             group = "norms"
@@ -254,6 +257,15 @@ def parameters_by_group(job: Any) -> dict[str, int]:
             group = side + (names[1] if names[0].startswith("layer_") else names[0])
         groups[group] += math.prod(leaf.shape)
     return dict(groups)
+
+
+def trained_parameters(job: Any) -> int:
+    """Numbers that an optimizer changes: all of the model's, some of these, or adapters."""
+    import math
+
+    from zerotollm.training.lora import leaves
+
+    return sum(math.prod(leaf.shape) for _, leaf in leaves(job.state().params))
 
 
 def _changed(experiment: Experiment, fields: dict[str, Any]) -> Experiment:
@@ -293,7 +305,11 @@ def _table(
         f"{_size(device.memory_bytes)}, {device.bandwidth / 1e9:,.0f} GB/s, "
         f"{device.flops[precision] / 1e12:,.2f} TFLOP/s in {precision}",
     )
-    row("parameters", f"{sum(groups.values()):,}")
+    size, trained = sum(groups.values()), facts["trained_parameters"]
+    row(
+        "parameters",
+        f"{size:,}" + (f", {trained:,} of them or beside them trained" if trained != size else ""),
+    )
     for group, number in groups.items():
         row(f"  {group.replace('_', ' ')}", f"{number:,}")
     row(

@@ -8,6 +8,7 @@ from typing import Any
 from zerotollm import run_directory
 from zerotollm.actions.progress import clock
 from zerotollm.experiment import Experiment
+from zerotollm.training import checkpoints
 from zerotollm.training.metrics import MEASURED, read_metrics
 
 
@@ -21,7 +22,9 @@ def summarize(
     """
     lines = read_metrics(run_dir / run_directory.METRICS)
     last = next(line for line in reversed(lines) if "tokens" in line)
-    best = min((line for line in lines if "validation_bpb" in line), key=lambda line: line["validation_bpb"])
+    best = checkpoints.best(
+        checkpoints.finished(run_dir / run_directory.CHECKPOINTS)
+    )  # the one that `load` opens
     more = {"trained_parameters": trained} if trained != num_parameters else {}
     if byte != "byte":
         more["byte"] = byte
@@ -42,8 +45,8 @@ def summarize(
         "train_loss": last["loss"],
         "validation_loss": notes["validation"]["loss"],
         "validation_bpb": notes["validation"]["bpb"],
-        "best_validation_bpb": best["validation_bpb"],
-        "best_step": best["step"],
+        "best_validation_bpb": best.bpb(),
+        "best_step": best.step,
         "peak_memory_bytes": peak_memory_bytes(),
     } | more
 

@@ -28,6 +28,7 @@ from zerotollm.experiment import Experiment, translates
 from zerotollm.files import write_atomically
 from zerotollm.memory_limit import check_libraries, check_step, limits
 from zerotollm.model.config import TransformerConfig
+from zerotollm.training.config import due
 
 
 def train(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
@@ -272,9 +273,9 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
         saved = of_step(directory, run.start).path / run_directory.METRICS
         writing = MetricsWriter(path, tensorboard, run.start, saved) if is_first() else NotWritten()
         metrics = stack.enter_context(closing(writing))
-        # One more than are averaged: a run that was stopped has one at a step of its own.
-        keep = config.keep if config.average == 1 else max(config.keep, config.average + 1)
-        writer = stack.enter_context(closing(CheckpointWriter(directory, keep)))
+        keep = max(config.keep, config.average)
+        regular = partial(due, steps=steps, every=config.checkpoint_every)
+        writer = stack.enter_context(closing(CheckpointWriter(directory, keep, regular)))
         part, parts = run.placement.part
         dataset = feed.training(seed=config.seed, process_index=part, process_count=parts)
         batches = stack.enter_context(
@@ -328,11 +329,12 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
             state, values = train_step(state, batch)
             behind.add(step, values)
             stopping = step < steps and (stop_requested(step) if together() else bool(stop))
+            best = False
             if due(step, steps, config.eval_every):
                 behind.drain()
                 with pace.pause("validation"):
                     validation = validated(state)
-                best = log.validation(step, validation)
+                best = on_first(partial(log.validation, step, validation))
                 display.validation(step, words(validation, feed), best)
             else:
                 validation = None
@@ -349,7 +351,7 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
                 if is_first():
                     write_atomically(run.run_dir / run_directory.SAMPLES / f"step-{step:06}.txt", text)
                 display.sample(step, text)
-            if due(step, steps, config.checkpoint_every) or stopping:
+            if regular(step) or best or stopping:
                 behind.drain()
                 with pace.pause("save"):
                     notes = {
@@ -396,11 +398,6 @@ def words(validation: dict[str, Any], feed: Any) -> str:
         return f"loss {validation['loss']:.4f} nats per label, accuracy {validation['accuracy']:.4f}"
     old = f", {validation['old_bpb']:.4f} on {feed.old.corpus}" if feed.old else ""
     return f"loss {validation['loss']:.4f}, {validation['bpb']:.4f} bits per {feed.byte}{old}"
-
-
-def due(step: int, steps: int, every: int) -> bool:
-    """Whether what is done `every` steps (0: only at the end) is done after `step`. It is at the end."""
-    return step == steps or (every > 0 and step % every == 0)
 
 
 def times(step: int, steps: int, every: int) -> int:

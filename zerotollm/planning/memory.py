@@ -11,7 +11,10 @@ import jax.numpy as jnp
 from zerotollm.compute.config import ComputeConfig
 from zerotollm.compute.cross_entropy import rows_for
 from zerotollm.model.config import TransformerConfig
+from zerotollm.scale.flops import decoder_layers, head_rows
+from zerotollm.training.beginning import NEW
 from zerotollm.training.config import OptimizerConfig, TrainConfig
+from zerotollm.training.lora import trains_a_part, whole
 from zerotollm.training.step import init_params, init_state, make_train_step, objective_of, resolved_for
 
 CPU_SCRATCH = 1.05
@@ -48,10 +51,15 @@ class Job:
         shape = (rows or self.batch_size, self.context)
         return {name: jax.ShapeDtypeStruct(shape, kind) for name, kind in types.items()}
 
+    def parameters(self) -> Any:
+        """Shapes of all of the model's parameters."""
+        return _parameters(self.model)
+
     def state(self) -> Any:
-        """Shapes of the state of training."""
+        """Shapes of the state of training; a head of labels is one that `train.start_from` does not have."""
         init = partial(init_state, self.model, self.optimizer, self.train, compute=self.compute)
-        return jax.eval_shape(init)
+        taken_over = {name: tree for name, tree in self.parameters().items() if name != NEW}
+        return jax.eval_shape(init, given=taken_over if self.train.start_from else None)
 
     def step(self) -> Any:
         """The jitted train step."""
@@ -75,15 +83,15 @@ def memory_by_kind(job: Job) -> dict[str, int]:
     below 0, what of these is in the place of others.
     """
     how = job.how()
-    # What does not matter to a number is set to one value, so that it is traced once for many jobs.
-    some = replace(job, train=TrainConfig(), batch_size=1, compute=ComputeConfig(precision=how.precision))
-    parameters, optimizer_state, _ = _state_bytes(some)
-    losses = TrainConfig(label_smoothing=job.train.label_smoothing, z_loss=job.train.z_loss)
-    loop = how.scan_layers or job.model.num_layers > DEEP
-    window = replace(job, optimizer=OptimizerConfig(), train=losses, compute=replace(how, scan_layers=loop))
+    parameters, trained, optimizer_state, matrices = _state_bytes(_state_alone(job))
+    losses = {"label_smoothing": job.train.label_smoothing, "z_loss": job.train.z_loss}
+    # A loop hides that frozen layers keep nothing.
+    loop = how.scan_layers or (job.model.num_layers > DEEP and not trains_a_part(job.train))
+    window = replace(job, train=replace(_what_is_trained(job.train), **losses))
+    window = replace(window, optimizer=OptimizerConfig(), compute=replace(how, scan_layers=loop))
     one, two = (_residual_bytes(replace(window, batch_size=rows)) for rows in (1, 2))
     activations = (two - one) * job.micro_batch
-    tokens, V = job.micro_batch * job.context, job.model.vocab_size
+    tokens, V = job.micro_batch * job.context, head_rows(job.model)
     if how.cross_entropy == "chunked":
         held = rows_for(tokens, V) * V
         logits = held * (
@@ -98,38 +106,51 @@ def memory_by_kind(job: Job) -> dict[str, int]:
     if (
         how.remat != "none"
     ):  # one block is computed again: what it had not kept is there at once, the logits no more
-        whole = replace(window, compute=replace(window.compute, remat="none"))
-        one, two = (_residual_bytes(replace(whole, batch_size=rows)) for rows in (1, 2))
+        plain = replace(window, compute=replace(window.compute, remat="none"))
+        one, two = (_residual_bytes(replace(plain, batch_size=rows)) for rows in (1, 2))
         again = ((two - one) * job.micro_batch - activations) // (
-            job.model.num_layers + job.model.encoder_layers
+            decoder_layers(job.model) + job.model.encoder_layers
         )
         again = max(0, again - logits)
     return {
         "parameters": parameters,
-        "gradients": parameters * (2 if job.train.micro_batches > 1 else 1),
+        "gradients": trained * (2 if job.train.micro_batches > 1 else 1),
         "optimizer state": optimizer_state,
         "activations": activations - kept,
         "logits": logits,
         "workspace": 2 * tokens * widest * 4 + copied_matrices(job) + again,
         # Gradients come while activations go; where these are computed again there is less to go.
-        "shared": -min(parameters, activations - kept + logits) if how.remat == "none" else 0,
+        "shared": -min(trained, activations - kept + logits) if how.remat == "none" else 0,
     }
 
 
 def copied_matrices(job: Job) -> int:
     """Bytes of copies of the matrices in the type of products; a loop over layers stacks them in any type."""
     how = job.how()
-    some = replace(job, train=TrainConfig(), batch_size=1, compute=ComputeConfig(precision=how.precision))
-    matrices = _state_bytes(some)[2]
+    *_, matrices = _state_bytes(_state_alone(job))
     return matrices // 2 if how.precision != "float32" else matrices if how.scan_layers else 0
 
 
+def _state_alone(job: Job) -> Job:
+    """The job with one value for all that does not change the size of its state, traced once for many jobs."""
+    compute = ComputeConfig(precision=job.how().precision)
+    return replace(job, train=_what_is_trained(job.train), batch_size=1, compute=compute)
+
+
+def _what_is_trained(train: TrainConfig) -> TrainConfig:
+    """Of all that decides how a model is trained, only which of its parameters are."""
+    parts = ("start_from", "trainable", "lora_rank", "lora_targets")
+    return TrainConfig(**{name: getattr(train, name) for name in parts})
+
+
 @lru_cache(maxsize=64)
-def _state_bytes(job: Job) -> tuple[int, int, int]:
-    """Bytes of parameters, of the optimizer's state, and of the parameters that are matrices."""
+def _state_bytes(job: Job) -> tuple[int, int, int, int]:
+    """Bytes of parameters, of those of them that are trained, of the optimizer's state, and of the parameters that are
+    matrices."""
     state = job.state()
-    matrices = [leaf for leaf in jax.tree.leaves(state.params) if len(leaf.shape) == 2]
-    return tree_bytes(state.params), tree_bytes(state.opt_state), tree_bytes(matrices)
+    all_of_them = (state.params, state.frozen)
+    matrices = [leaf for leaf in jax.tree.leaves(all_of_them) if len(leaf.shape) == 2]
+    return (*map(tree_bytes, (all_of_them, state.params, state.opt_state, matrices)),)
 
 
 @lru_cache(maxsize=64)
@@ -137,11 +158,14 @@ def _residual_bytes(job: Job) -> int:
     """Bytes that the backward pass of a batch is given, parameters included."""
     objective = objective_of(job.model, job.train, masked=job.masked, compute=job.compute)
 
-    def kept(params, batch, key):
-        return jax.vjp(lambda params: objective(params, batch, key)[0], params)[1]
+    def kept(trained, frozen, batch, key):
+        def loss(trained):
+            return objective(whole(trained, frozen, job.train), batch, key)[0]
 
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    return tree_bytes(jax.eval_shape(kept, _parameters(job.model), job.batch(), key))
+        return jax.vjp(loss, trained)[1]
+
+    key, state = jax.eval_shape(lambda: jax.random.key(0)), job.state()
+    return tree_bytes(jax.eval_shape(kept, state.params, state.frozen, job.batch(), key))
 
 
 @lru_cache(maxsize=64)
@@ -151,7 +175,7 @@ def _parameters(model: TransformerConfig) -> Any:
 
 def _logit_residuals(job: Job) -> int:
     """Of them, bytes that are as large as logits: plain cross-entropy keeps exp(logits)."""
-    return job.micro_batch * job.context * job.model.vocab_size * 4
+    return job.micro_batch * job.context * head_rows(job.model) * 4
 
 
 def xla_memory(compiled: Any) -> dict[str, int]:

@@ -19,6 +19,7 @@ from zerotollm.planning.memory import Job, copied_matrices, memory_by_kind
 from zerotollm.planning.speed import predict
 from zerotollm.scale.config import MeshShape, parse_mesh
 from zerotollm.scale.devices import Device
+from zerotollm.scale.flops import decoder_layers
 from zerotollm.scale.sharding import bytes_per_device, check_divides
 from zerotollm.training.config import OptimizerConfig
 
@@ -65,7 +66,7 @@ def share(job: Job, shape: MeshShape) -> Job:
             f"data.batch_size {job.batch_size} does not go to {shape.rows} parts (mesh {shape}) in "
             f"{job.train.micro_batches} micro-batches: make it a multiple of {rows}"
         )
-    check_divides(job.state().params, shape, heads=(job.model.num_heads, job.model.num_kv_heads))
+    check_divides(job.parameters(), shape, heads=(job.model.num_heads, job.model.num_kv_heads))
     number = shape.tensor
     model = replace(
         job.model,
@@ -82,21 +83,22 @@ def memory_on_mesh(job: Job, shape: MeshShape) -> dict[str, int]:
     mine, state = share(job, shape), job.state()
     held, copied = memory_by_kind(mine), copied_matrices(mine)
     held["workspace"] -= copied - copied // shape.fsdp  # copies are split like what they copy
-    parameters = bytes_per_device(state.params, shape)
-    gathered = state.params
+    parameters = bytes_per_device((state.params, state.frozen), shape)
+    gradients = bytes_per_device(state.params, shape)
+    gathered = job.parameters()
     if not job.model.tie_embeddings and "embedding" in gathered:  # of which rows are fetched
         gathered = {name: tree for name, tree in gathered.items() if name != "embedding"}
     whole = bytes_per_device(gathered, shape._replace(fsdp=1))
     # In a loop one layer's are there at a time; else the backward pass uses again what the forward pass gathered.
-    layers = job.model.num_layers + job.model.encoder_layers if job.how().scan_layers else 1
+    layers = decoder_layers(job.model) + job.model.encoder_layers if job.how().scan_layers else 1
     width = 4 if job.how().precision == "float32" else 2
     return {
         "parameters": parameters,
-        "gradients": parameters * (2 if job.train.micro_batches > 1 else 1),
+        "gradients": gradients * (2 if job.train.micro_batches > 1 else 1),
         "optimizer state": bytes_per_device(state.opt_state, shape),
         "gathered": 0 if shape.fsdp == 1 else whole * width // 4 // layers,
         **{kind: held[kind] for kind in ("activations", "logits", "workspace")},
-        "shared": max(held["shared"], -parameters),
+        "shared": max(held["shared"], -gradients),
     }
 
 

@@ -26,6 +26,7 @@ from typing import Any
 from zerotollm.compute.processes import is_first, on_first
 from zerotollm.errors import RunError
 from zerotollm.files import cannot_write, write_atomically
+from zerotollm.training.config import TrainConfig, due
 
 AHEAD = 20
 """While a checkpoint is being saved, at most this part of the interval between two is trained beyond it."""
@@ -70,6 +71,13 @@ def best(checkpoints: list[Checkpoint]) -> Checkpoint:
     """The one with the lowest validation bits per byte; the newest where none was measured."""
     measured = [(bpb, c) for c in checkpoints if (bpb := c.bpb()) is not None]
     return min(measured, key=lambda pair: pair[0])[1] if measured else checkpoints[-1]
+
+
+def averaged(checkpoints: list[Checkpoint], train: TrainConfig) -> list[Checkpoint]:
+    """The newest `train.average` that every run with this configuration has saved, or the newest of all where there is
+    none yet. Checkpoints of a stop or of a new best do not count, so that a mean depends on neither."""
+    regular = [c for c in checkpoints if due(c.step, train.steps, train.checkpoint_every)]
+    return regular[-train.average :] or checkpoints[-1:]
 
 
 def damage(checkpoint: Checkpoint) -> str | None:
@@ -160,19 +168,21 @@ def average_params(
 
 
 class CheckpointWriter:
-    """Saves in the background, one at a time; keeps the newest `keep` and the best. Several processes save together,
-    each the parts that it has; the first of them says when a checkpoint is finished.
+    """Saves in the background, one at a time; keeps the newest `keep` of the `regular` steps, the best and the newest
+    of all. Several processes save together, each the parts that it has; the first of them says when a checkpoint is
+    finished.
 
     `save` returns when the arrays are out of the device's way, so that the next step may overwrite them. What
     fails later is raised by the next `save` or by `close`, as a RunError; no finished checkpoint is touched
     before a newer one is finished.
     """
 
-    def __init__(self, directory: Path, keep: int):
+    def __init__(self, directory: Path, keep: int, regular: Callable[[int], bool] = lambda step: True):
         import orbax.checkpoint as ocp
 
         self.directory = directory
         self.keep = keep
+        self.regular = regular
         self._orbax = ocp.StandardCheckpointer()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: tuple[int, Future] | None = None
@@ -249,7 +259,8 @@ class CheckpointWriter:
         saving.rename(self.directory / f"{step:08}")
         _sync_folder(self.directory)
         done = finished(self.directory)
-        kept = {best(done), *done[-self.keep :]}
+        regular = [checkpoint for checkpoint in done if self.regular(checkpoint.step)]
+        kept = {best(done), done[-1], *regular[-self.keep :]}
         for checkpoint in done:
             if checkpoint not in kept:
                 _remove(checkpoint.path)

@@ -86,13 +86,20 @@ class TrainConfig:
     sample_every: int = 825
     """steps between samples shown and kept; 0: only at the end"""
     checkpoint_every: int = 825
-    """steps between checkpoints; 0: only at the end. A kill costs at most so many, during a save a twentieth more"""
+    """steps between checkpoints; 0: only at the end. A kill costs at most so many, during a save a twentieth more. A
+    validation that is the best yet is saved too"""
     keep: int = 2
-    """newest checkpoints kept, besides the best one"""
+    """newest checkpoints of every checkpoint_every steps kept, besides the best one"""
     average: int = 1
-    """newest checkpoints whose mean is evaluated and writes (arXiv:1706.03762, section 6.1); 1: the best one instead"""
+    """newest checkpoints of every checkpoint_every steps whose mean is evaluated and writes (arXiv:1706.03762, section
+    6.1); 1: the best one instead"""
     log_every: int = 10
     """steps between lines in metrics.jsonl"""
     mesh: str = ""
     """devices along data (parts of the batch), fsdp (parts of the batch and of the parameters) and tensor (parts of
     heads, hidden units and vocabulary), as in data=2 fsdp=4; empty: all devices along data"""
+
+
+def due(step: int, steps: int, every: int) -> bool:
+    """Whether what is done `every` steps (0: only at the end) is done after `step`. It is at the end."""
+    return step == steps or (every > 0 and step % every == 0)

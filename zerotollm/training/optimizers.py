@@ -132,14 +132,29 @@ def learning_rate_schedule(config: OptimizerConfig, peak: float, steps: int) -> 
     return schedule
 
 
-def parameter_groups(params) -> dict:
+def at_step(opt_state: optax.OptState, step: jax.Array) -> optax.OptState:
+    """The state of an optimizer of `make_optimizer` with its schedules at `step`, however many steps were skipped."""
+
+    def is_schedule(part) -> bool:
+        return isinstance(part, optax.ScaleByScheduleState)
+
+    return jax.tree.map(
+        lambda part: optax.ScaleByScheduleState(count=step) if is_schedule(part) else part,
+        opt_state,
+        is_leaf=is_schedule,
+    )
+
+
+def parameter_groups(params, tied: bool | None = None) -> dict:
     """Which rate trains each leaf: "hidden" matrices inside the blocks, "embedding" tables, or the "rest".
 
-    A table that is also the head (there is no other) is trained at the head's rate: it starts as small, and at
-    the rate of embeddings its logits would blow up.
+    A table that is also the head, `tied`, is trained at the head's rate: it starts as small, and at the rate of
+    embeddings its logits would blow up. None: where all of a model's parameters are there, and no head among them.
     """
-    every = {entry.key for path, _ in jax.tree_util.tree_leaves_with_path(params) for entry in path}
-    tables = {"embedding", "positions"} if every & {"head", "classifier"} else {"positions"}
+    if tied is None:
+        every = {entry.key for path, _ in jax.tree_util.tree_leaves_with_path(params) for entry in path}
+        tied = not every & {"head", "classifier"}
+    tables = {"positions"} if tied else {"embedding", "positions"}
 
     def group(path, leaf) -> str:
         names = {entry.key for entry in path}
@@ -151,8 +166,11 @@ def parameter_groups(params) -> dict:
     return jax.tree_util.tree_map_with_path(group, params)
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """The optimizer for a parameter tree of `zerotollm.model`, over `steps` steps.
+def make_optimizer(
+    config: OptimizerConfig, steps: int, tied: bool | None = None
+) -> optax.GradientTransformation:
+    """The optimizer for a parameter tree of `zerotollm.model`, or a part of one, over `steps` steps. `tied`: see
+    `parameter_groups`.
 
     Weight decay is decoupled (arXiv:1711.05101). It acts on matrices; under muon on the hidden ones only, since
     a rare token's row, which gets few gradients, would decay to nothing at the rates that suit embeddings.
@@ -195,4 +213,4 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         "embedding": adamw(config.embedding_learning_rate, 0.0),
         "rest": adamw(config.adam_learning_rate, 0.0),
     }
-    return optax.chain(clip, optax.partition(groups, parameter_groups))
+    return optax.chain(clip, optax.partition(groups, partial(parameter_groups, tied=tied)))

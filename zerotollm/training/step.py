@@ -22,7 +22,7 @@ from zerotollm.randomness import stream_key
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 from zerotollm.training.lora import begin, whole
 from zerotollm.training.objectives import cross_entropy, penalized
-from zerotollm.training.optimizers import learning_rate_schedule, make_optimizer
+from zerotollm.training.optimizers import at_step, learning_rate_schedule, make_optimizer
 
 AUTO = ComputeConfig()
 Batch = dict[str, jax.Array]
@@ -73,9 +73,14 @@ def init_state(
     params = init_params(model, seed)
     new = frozenset(params) - frozenset(given or params)
     params, frozen = begin(params | (given or {}), train, stream_key(seed, "lora"), new)
-    opt_state = make_optimizer(optimizer, train.steps).init(params)
+    opt_state = make_optimizer(optimizer, train.steps, _is_tied(model)).init(params)
     scale = scaling.init_loss_scale() if _precision(compute, model) == "float16" else None
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state, scale, frozen)
+
+
+def _is_tied(model: TransformerConfig) -> bool:
+    """Whether the table of embeddings is the head too."""
+    return model.tie_embeddings and not model.num_classes
 
 
 def _precision(compute: ComputeConfig, model: TransformerConfig) -> str:
@@ -212,8 +217,9 @@ def seeded_train_step(
     z-loss compare), grad_norm, param_norm, learning_rate.
     In float16 a step whose gradients overflow changes nothing but `step` and the loss scale; metrics then also have
     loss_scale and skipped_steps, and the grad_norm of a skipped step is 0, unless the scale cannot fall any further.
+    The learning_rate is that of the step, however many were skipped before.
     """
-    tx = make_optimizer(optimizer, train.steps)
+    tx = make_optimizer(optimizer, train.steps, _is_tied(model))
     schedule = learning_rate_schedule(optimizer, optimizer.learning_rate, train.steps)
     parts = train.micro_batches
 
@@ -251,7 +257,7 @@ def seeded_train_step(
             (total, gradients), _ = jax.lax.scan(accumulate, zeros, (split, jax.random.split(key, parts)))
         divisor = weight if factor is None else state.loss_scale.scale
         gradients = jax.tree.map(lambda g: g / divisor, gradients)
-        updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+        updates, opt_state = tx.update(gradients, at_step(state.opt_state, state.step), state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {
             "loss": total / weight,
