@@ -14,6 +14,7 @@ from zerotollm.actions.chat import chat
 from zerotollm.data.chat import chat_parts, encode_parts, fit
 from zerotollm.data.config import TokenizerConfig
 from zerotollm.data.tokenizer import train_tokenizer
+from zerotollm.decoding import text
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.model.config import TransformerConfig, resolve
@@ -109,3 +110,10 @@ def test_options_out_of_range_and_models_without_a_voice_are_refused_before_any_
     pair = replace(EXPERIMENT, data=data, model=TransformerConfig(architecture="encoder-decoder"))
     with pytest.raises(UsageError, match="no model that writes a text on"):
         chat(pair, Path("nowhere"), OPTIONS)
+
+
+def test_an_answer_begins_without_a_space_however_its_pieces_are_cut(talk, monkeypatch):
+    monkeypatch.setattr(text, "stream_answer", lambda *_: iter([" ", " ", " Hello", " world"]))
+    messages, out, _ = talk("heaven")
+    assert out == "Hello world\n"
+    assert messages[-1]["content"] == "Hello world"

@@ -30,6 +30,8 @@ class Piece(NamedTuple):
     offset: int
     """characters drawn before it"""
     finish: Literal["", "stop", "length"] = ""
+    leads: bool = False
+    """whether nothing but spaces was shown before it"""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Writing:
     )
     _waiting: str = ""
     _length: int = 0
+    _leads: bool = True
 
     def take(self, token: Token) -> None:
         """Tells what the next token adds, and is `done` where the text ends."""
@@ -89,4 +92,5 @@ class Writing:
         finish = "stop" if ended or stopped else "length" if last else ""
         if finish:
             shown, self._waiting, self.done = shown + self._waiting, "", True
-        self.tell(Piece(shown, None if ended else token, offset, finish))
+        self.tell(Piece(shown, None if ended else token, offset, finish, self._leads))
+        self._leads &= not shown.strip(" ")
