@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from zerotollm.data.chat import chat_parts, encode_parts
@@ -233,6 +234,35 @@ def test_messages_that_cannot_be_are_named(served, messages, message):
 
 def test_what_asks_for_nothing_unusual_is_no_error(served):
     body = {name: values[0] for name, values in NEUTRAL.items()} | {"user": "me", "seed": -1, "prompt": "a"}
+    body |= {"reasoning_effort": "low", "store": True, "metadata": {"a": "b"}, "service_tier": "auto"}
+    body |= {"parallel_tool_calls": False, "verbosity": "low"}
     job = parse(parse_json(json.dumps(body | {"stop": None}).encode()), served, chat=False)
     assert job.texts[0].sampling.seed == 2**32 - 1
     assert job.texts[0].sampling.temperature == served.sampling.temperature
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_null_anywhere_means_not_given(served, chat):
+    """Clients in typed languages write every field that they know; OpenAI documents most of them as nullable."""
+    plain = {"prompt": "a"} if not chat else {"messages": [{"role": "user", "content": "a"}]}
+    nested = {
+        "stream_options": {"include_usage": None, "include_obfuscation": None},
+        "response_format": {"type": "text", "json_schema": None},
+        "logit_bias": {"1": None},
+    }
+    top = dict.fromkeys(["model", "n", "stop", "seed", "temperature", "logprobs", "stream", "tools", "user"])
+    if chat:
+        nested["messages"] = [{"role": "user", "content": "a", "name": None, "tool_calls": None}]
+    with_nulls = parse(parse_json(json.dumps(plain | top | nested).encode()), served, chat=chat)
+    without = parse(parse_json(json.dumps(plain).encode()), served, chat=chat)
+    assert (with_nulls.stream, with_nulls.usage) == (without.stream, without.usage) == (False, False)
+    assert np.array_equal(with_nulls.texts[0].prompt_N, without.texts[0].prompt_N)
+
+
+def test_a_number_of_5000_digits_and_a_deep_value_are_refused_in_every_field(served):
+    for depth in (200, 900, 960, 990):
+        for value in ("[" * depth + "]" * depth, '{"a":' * depth + "1" + "}" * depth, "9" * 4000, "9" * 5000):
+            for field in ("model", "temperature", "stop", "response_format", "other"):
+                with pytest.raises(RefusedError) as refused:
+                    parse(parse_json(f'{{"prompt": "a", "{field}": {value}}}'.encode()), served, chat=False)
+                assert len(str(refused.value)) < 300

@@ -26,8 +26,11 @@ MOST_TEXTS = 32
 """Of one request: prompts times `n`."""
 MOST_STOPS, LONGEST_STOP = 16, 200
 
-IGNORED = {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
-"""Say nothing about the text."""
+IGNORED = {
+    "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+    "reasoning_effort", "verbosity", "parallel_tool_calls",
+}  # fmt: skip
+"""Say nothing about the text, or nothing to a model that neither reasons nor calls tools."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "echo": (False,),
     "suffix": ("",),
@@ -37,7 +40,8 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
 }
@@ -102,19 +106,23 @@ class Job(NamedTuple):
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
-    """The JSON object of a request."""
+    """The JSON object of a request. A field that is null, at any depth, counts as not given."""
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is no JSON number")
 
     try:
-        value = json.loads(body, parse_constant=refuse)
+        value = json.loads(body, parse_constant=refuse, object_hook=_given)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         reason = "too deep" if isinstance(error, RecursionError) else error
         raise RefusedError(f"the body is not JSON: {reason}") from None
     if not isinstance(value, dict):
         raise RefusedError(f"the body is a JSON {type(value).__name__}, and must be an object")
-    return {name: field for name, field in value.items() if field is not None}
+    return value
+
+
+def _given(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def parse(body: dict[str, Any], served: Served, *, chat: bool) -> Job:
@@ -123,11 +131,11 @@ def parse(body: dict[str, Any], served: Served, *, chat: bool) -> Job:
     known = COMMON | IGNORED | NEUTRAL.keys() | set(own)
     for name, value in body.items():
         if name not in known:
-            raise RefusedError(f"unknown field {name!r}{did_you_mean(name, known)}", name)
+            raise RefusedError(f"unknown field {_shown(name)}{did_you_mean(name, known)}", name)
         if name in NEUTRAL and value not in NEUTRAL[name]:
             raise RefusedError(f"{name} is not supported here: leave it out", name, "unsupported")
     if body.get("model", served.name) not in ("", served.name):
-        message = f"the model {body['model']!r} is not here, only {served.name!r}"
+        message = f"the model {_shown(body['model'])} is not here, only {served.name!r}"
         raise RefusedError(message, "model", "model_not_found", 404)
     n = _number(body, "n", 1, 1, MOST_TEXTS, whole=True)
     most = "max_completion_tokens" if chat and "max_completion_tokens" in body else "max_tokens"
@@ -285,11 +293,9 @@ def whole(job: Job, served: Served, written: Sequence[Sequence[Piece]]) -> dict[
     """The answer to a request, of which `written` are the texts."""
     choices = []
     for index, pieces in enumerate(written):
-        text = "".join(piece.text for piece in pieces)
-        if job.chat:
-            said = {"message": {"role": "assistant", "content": text.lstrip(" "), "refusal": None}}
-        else:
-            said = {"text": text}
+        text = _shown_text(job, pieces)
+        answer = {"message": {"role": "assistant", "content": text, "refusal": None}}
+        said = answer if job.chat else {"text": text}
         choices.append(
             {"index": index, **said, "logprobs": _logprobs(job, served.tokenizer, pieces)}
             | {"finish_reason": pieces[-1].finish}
@@ -300,11 +306,9 @@ def whole(job: Job, served: Served, written: Sequence[Sequence[Piece]]) -> dict[
 
 def chunk(job: Job, served: Served, index: int, pieces: Sequence[Piece], first: bool) -> dict[str, Any]:
     """An event of a stream: what some pieces add to a text. `first`: nothing was sent of it before."""
-    text = "".join(piece.text for piece in pieces)
+    text = _shown_text(job, pieces)
     if job.chat:
-        # A word is written with the space before it, also where nothing is.
-        delta = {"content": text.lstrip(" ") if first else text}
-        said = {"delta": {"role": "assistant"} | delta if first else delta}
+        said = {"delta": {"role": "assistant", "content": text} if first else {"content": text}}
     else:
         said = {"text": text}
     choice = {"index": index, **said, "logprobs": _logprobs(job, served.tokenizer, pieces)}
@@ -312,6 +316,11 @@ def chunk(job: Job, served: Served, index: int, pieces: Sequence[Piece], first: 
     return _head(job, served, "chat.completion.chunk" if job.chat else "text_completion") | {
         "choices": [choice]
     }
+
+
+def _shown_text(job: Job, pieces: Sequence[Piece]) -> str:
+    """The text of some pieces. An answer does not begin with the space that a word is written with."""
+    return "".join(piece.text.lstrip(" ") if job.chat and piece.leads else piece.text for piece in pieces)
 
 
 def last_chunk(job: Job, served: Served, written: Sequence[Sequence[Piece]]) -> dict[str, Any]:
