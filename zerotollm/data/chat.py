@@ -5,10 +5,11 @@ A message is `Role: text` and then the token that ends a text (`stop_id` of the 
     bos User: Hello! stop Assistant: Hi. What can I do for you? stop User: ...
 
 The vocabulary of a model is kept when it is fine-tuned, so there are no new tokens for roles: they are plain text,
-which every vocabulary can write. A system message that is empty or blank says nothing, and is left out wherever
-conversations are read: in training, by `serve` and by `chat`. The token at a message's end is one that no text is ever encoded to, so that a text
+which every vocabulary can write. The token at a message's end is one that no text is ever encoded to, so that a text
 in which someone writes "Assistant:" remains that person's; and it is the one at which generation stops anyway. Every
 part is encoded on its own: a prompt has the same tokens as in training, whatever follows.
+
+A system message that is empty or blank says nothing: training, `serve` and `chat` leave it out.
 """
 
 from collections.abc import Sequence
