@@ -1,5 +1,6 @@
 """The server as its clients see it: OpenAI's own, a browser's requests, and those that mean no good."""
 
+import contextlib
 import http.client
 import json
 import socket
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from zerotollm.data.chat import chat_parts, encode_parts
+from zerotollm.serving import connection
 from zerotollm.serving.protocol import NEUTRAL, RefusedError, parse, parse_json
 
 
@@ -21,10 +23,10 @@ def client(server):
 
 
 def post(server, path, body: bytes, **headers) -> tuple[int, dict]:
-    connection = http.client.HTTPConnection(server.removeprefix("http://"), timeout=30)
+    client = http.client.HTTPConnection(server.removeprefix("http://"), timeout=30)
     headers = {"content-type": "application/json"} | {k.replace("_", "-"): v for k, v in headers.items()}
-    connection.request("POST", path, body, headers)
-    answer = connection.getresponse()
+    client.request("POST", path, body, headers)
+    answer = client.getresponse()
     return answer.status, json.loads(answer.read())
 
 
@@ -133,51 +135,86 @@ def test_a_bad_request_is_told_why_and_the_next_one_is_served(server, body, stat
 
 def test_a_long_body_of_unsaid_length_is_refused(server):
     host, port = server.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=30) as connection:
-        connection.sendall(
+    with socket.create_connection((host, int(port)), timeout=30) as client:
+        client.sendall(
             b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Transfer-Encoding: chunked\r\n\r\n" + (b"4000\r\n" + b"a" * 0x4000 + b"\r\n") * 4
         )
-        assert b" 413 " in connection.recv(200)
+        assert b" 413 " in client.recv(200)
+
+
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.mark.parametrize("asked_before", [False, True])
+@pytest.mark.parametrize("sent", [b"", HEAD], ids=["silent", "half"])
+def test_a_connection_without_a_whole_head_is_closed(server, monkeypatch, sent, asked_before):
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.3)
+    host, port = server.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as client:
+        if asked_before:
+            client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert b" 200 " in client.recv(1000)
+        client.sendall(sent)
+        while client.recv(1000):
+            pass
+
+
+def test_a_head_that_comes_drop_by_drop_is_closed_and_a_long_answer_is_not(server, monkeypatch):
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.2)
+    host, port = server.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as client:
+        client.settimeout(0.02)
+        for drop in range(3000):
+            with contextlib.suppress(TimeoutError):
+                if client.recv(1000) == b"":
+                    break
+            with contextlib.suppress(ConnectionError):
+                client.sendall(b"a" if drop else HEAD)
+        else:
+            pytest.fail("it is open after a minute")
+    status, answer = post(server, "/v1/completions", b'{"prompt": "day", "n": 32, "max_tokens": 40}')
+    assert status == 200
+    assert len(answer["choices"]) == 32
 
 
 def test_a_page_of_another_site_gets_nothing(server):
     assert post(server, "/v1/completions", b"{}", content_type="text/plain")[0] == 415
-    connection = http.client.HTTPConnection(server.removeprefix("http://"), timeout=30)
-    connection.request("GET", "/v1/models", headers={"Host": "elsewhere.example"})
-    answer = connection.getresponse()
+    client = http.client.HTTPConnection(server.removeprefix("http://"), timeout=30)
+    client.request("GET", "/v1/models", headers={"Host": "elsewhere.example"})
+    answer = client.getresponse()
     assert answer.status == 400
     assert b"tiny" not in answer.read()
 
 
 def test_a_client_that_goes_away_frees_its_rows(server):
     def requests() -> int:
-        connection = http.client.HTTPConnection(server.removeprefix("http://"), timeout=30)
-        connection.request("GET", "/health")
-        return json.loads(connection.getresponse().read())["requests"]
+        client = http.client.HTTPConnection(server.removeprefix("http://"), timeout=30)
+        client.request("GET", "/health")
+        return json.loads(client.getresponse().read())["requests"]
 
     host, port = server.removeprefix("http://").split(":")
     for stream in (True, False):
-        connections = []
+        clients = []
         for _ in range(4):
             # Many times as many texts as rows: they cannot be done before we look.
             ask = {"prompt": "day", "max_tokens": 40, "n": 30, "stream": stream, "temperature": 1}
             body = json.dumps(ask).encode()
-            connection = socket.create_connection((host, int(port)), timeout=30)
-            connection.sendall(
+            client = socket.create_connection((host, int(port)), timeout=30)
+            client.sendall(
                 b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                 b"Content-Length: %d\r\n\r\n" % len(body) + body
             )
             if stream:
-                assert b" 200 " in connection.recv(100)
-            connections.append(connection)
+                assert b" 200 " in client.recv(100)
+            clients.append(client)
         end = time.monotonic() + 20
         while requests() < 4 and time.monotonic() < end:
             time.sleep(0.02)
         assert requests() == 4
         assert post(server, "/v1/completions", b'{"prompt": "day", "n": 32}')[1]["error"]["code"] == "busy"
-        for connection in connections:
-            connection.close()
+        for client in clients:
+            client.close()
         while requests() and time.monotonic() < end:
             time.sleep(0.02)
         assert requests() == 0

@@ -94,9 +94,16 @@ async def serve_until_stopped(app: Any, desk: Any, programs: Any, listening: soc
     import uvicorn
 
     from zerotollm.serving.app import hang_up, write_for
+    from zerotollm.serving.connection import TimedProtocol
 
     config = uvicorn.Config(
-        app, log_level="error", access_log=False, lifespan="off", timeout_graceful_shutdown=2 * STOP_SECONDS
+        app,
+        http=TimedProtocol,
+        ws="none",
+        log_level="error",
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=2 * STOP_SECONDS,
     )
     server = uvicorn.Server(config)
 
