@@ -22,6 +22,7 @@ from zerotollm.training.step import init_params
 
 WORDS = ["heaven", "earth", "light", "waters", "day", "é", "光"]
 ROWS = 3
+KEY = "open-sesame"
 
 
 class Tiny(NamedTuple):
@@ -51,14 +52,14 @@ def served(tiny) -> Served:
     return Served("tiny", tiny.tokenizer, 48, SamplingConfig(max_tokens=20), 48, 0, chats=False)
 
 
-@pytest.fixture(scope="session")
-def server(tiny, served) -> Iterator[str]:
+@contextlib.contextmanager
+def running(tiny: Tiny, served: Served, api_key: str = "") -> Iterator[str]:
     """The address of a server in a thread, on a port that is free."""
     listening = listen("127.0.0.1", 0)
     loops = []
 
     async def main() -> None:
-        desk = Desk(served, request_bytes=50_000, most_waiting=130)
+        desk = Desk(served, request_bytes=50_000, most_waiting=130, api_key=api_key)
         loops.append((asyncio.get_running_loop(), asyncio.current_task()))
         await serve_until_stopped(make_app(desk, loopback=True), desk, tiny.programs, listening)
 
@@ -71,5 +72,18 @@ def server(tiny, served) -> Iterator[str]:
     yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     loop, task = loops[0]
     loop.call_soon_threadsafe(task.cancel)
-    thread.join(timeout=30)
+    thread.join(timeout=120)
     assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def server(tiny, served) -> Iterator[str]:
+    with running(tiny, served) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def locked(tiny, served) -> Iterator[str]:
+    """The address of a server whose key is KEY."""
+    with running(tiny, served, api_key=KEY) as address:
+        yield address

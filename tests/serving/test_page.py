@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.browser import WAIT_MS, chromium
+from tests.serving.conftest import KEY
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="a development requirement: requirements-dev.txt"
@@ -34,9 +35,9 @@ def opened(browser, server):
     """Opens the page with a look; at the end it must have been silent, and have asked this server alone."""
     wrong, pages = [], []
 
-    def open_page(look: str, refusals: bool = False) -> Any:
+    def open_page(look: str, refusals: bool = False, server: str = server) -> Any:
         def heard(message: Any) -> None:
-            if not (refusals and "status of 400" in message.text):  # what Chromium itself says of a refusal
+            if not (refusals and "status of 40" in message.text):  # what Chromium itself says of a refusal
                 wrong.append(message.text)
 
         context = browser.new_context(**LOOKS[look])
@@ -46,7 +47,6 @@ def opened(browser, server):
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("request", lambda r: None if r.url.startswith(server) else wrong.append(r.url))
         page.goto(server)
-        expect(page.locator("#facts")).to_have_text("context 48 tokens")
         pages.append((look, page))
         return page
 
@@ -67,6 +67,7 @@ def has_ended(page: Any) -> None:
 
 def test_a_text_is_written_on_and_its_tokens_tell_what_else_was_likely(opened):
     page = opened("light")
+    expect(page.locator("#facts")).to_have_text("context 48 tokens")
     expect(page.locator("#prompt")).to_be_focused()
     page.get_by_text("Sampling").click()
     page.get_by_label("Seed").fill("5")  # of some seeds the text has three tokens
@@ -98,6 +99,7 @@ def test_a_text_is_written_on_and_its_tokens_tell_what_else_was_likely(opened):
 
 def test_a_conversation_on_a_phone_shows_markup_as_text_and_says_what_was_dropped(opened):
     page = opened("phone", refusals=True)
+    expect(page.locator("#facts")).to_have_text("context 48 tokens")
     page.get_by_label("Chat").check()
     page.get_by_text("Sampling").click()
     page.get_by_label("Most tokens").fill("6")
@@ -118,8 +120,25 @@ def test_a_conversation_on_a_phone_shows_markup_as_text_and_says_what_was_droppe
 
 def test_an_error_is_said(opened):
     page = opened("light", refusals=True)
+    expect(page.locator("#facts")).to_have_text("context 48 tokens")
     page.locator("#prompt").fill("light " * 100)
     with page.expect_response("**/v1/completions") as answer:
         page.get_by_role("button", name="Send").click()
     assert answer.value.status == 400
     expect(page.get_by_role("alert")).to_contain_text("the context of this model holds 48")
+
+
+def test_a_server_with_a_key_asks_for_it(opened, locked):
+    page = opened("light", refusals=True, server=locked)
+    expect(page.get_by_role("alert")).to_contain_text("an API key is needed")
+    page.get_by_label("Key").fill("wrong")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert").last).to_contain_text("the API key is wrong")
+    page.get_by_label("Key").fill(KEY)
+    page.keyboard.press("Enter")
+    expect(page.locator("#facts")).to_have_text("context 48 tokens")
+    expect(page.get_by_role("alert")).to_have_count(0)
+    expect(page.get_by_label("Key")).to_be_hidden()
+    page.locator("#prompt").fill("heaven")
+    page.keyboard.press("Enter")
+    has_ended(page)

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 
+from tests.serving.conftest import KEY
 from zerotollm.data.chat import chat_parts, encode_parts
 from zerotollm.serving import connection
 from zerotollm.serving.protocol import NEUTRAL, RefusedError, parse, parse_json
@@ -176,6 +177,34 @@ def test_a_head_that_comes_drop_by_drop_is_closed_and_a_long_answer_is_not(serve
     status, answer = post(server, "/v1/completions", b'{"prompt": "day", "n": 32, "max_tokens": 40}')
     assert status == 200
     assert len(answer["choices"]) == 32
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    ["", "open-sesame", "Bearer", "Bearer ", "Bearer wrong", "Basic open-sesame", "Bearer \xfc"],
+)
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/tiny", "/v1/completions", "/v1/chat/completions"])
+def test_without_the_key_nothing_is_told(locked, path, authorization):
+    client = http.client.HTTPConnection(locked.removeprefix("http://"), timeout=30)
+    body = None if "models" in path else b"{}"
+    client.request("POST" if body else "GET", path, body, {"Authorization": authorization})
+    answer = client.getresponse()
+    error = json.loads(answer.read())["error"]
+    assert answer.status == 401
+    assert answer.getheader("WWW-Authenticate") == "Bearer"
+    assert (error["type"], error["code"]) == ("invalid_request_error", "invalid_api_key")
+
+
+def test_with_the_key_openais_client_is_served(locked):
+    openai = pytest.importorskip("openai")
+    with openai.OpenAI(base_url=f"{locked}/v1", api_key=KEY, max_retries=0) as client:
+        assert client.models.list().data[0].id == "tiny"
+        assert client.completions.create(model="tiny", prompt="day", max_tokens=2).choices[0].text
+    with (
+        openai.OpenAI(base_url=f"{locked}/v1", api_key="wrong", max_retries=0) as client,
+        pytest.raises(openai.AuthenticationError, match="the API key is wrong"),
+    ):
+        client.models.list()
 
 
 def test_a_page_of_another_site_gets_nothing(server):
