@@ -21,7 +21,7 @@ from zerotollm.serving.protocol import Served
 from zerotollm.training.step import init_params
 
 WORDS = ["heaven", "earth", "light", "waters", "day", "é", "光"]
-ROWS = 3
+ROWS, CONTEXT = 3, 48
 KEY = "open-sesame"
 
 
@@ -38,18 +38,18 @@ def tiny() -> Tiny:
     lines = [" ".join(draw.choice(WORDS, 40)) for _ in range(60)]
     tokenizer = train_tokenizer(TokenizerConfig("bpe", 290), lines)
     config = TransformerConfig(num_layers=1, width=16, num_heads=2, num_kv_heads=1, token_shift=2)
-    model = resolve(config, vocab_size=tokenizer.vocab_size, context=48)
+    model = resolve(config, vocab_size=tokenizer.vocab_size, context=CONTEXT)
     noise = np.random.default_rng(1)
     params = jax.tree.map(
         lambda x: np.asarray(noise.normal(x.ndim == 1, 0.3, x.shape), np.float32),
         jax.eval_shape(lambda: init_params(model, 0)),
     )
-    return Tiny(params, model, tokenizer, compile_programs(params, model, tokenizer, ROWS))
+    return Tiny(params, model, tokenizer, compile_programs(params, model, tokenizer, ROWS, CONTEXT))
 
 
 @pytest.fixture(scope="session")
 def served(tiny) -> Served:
-    return Served("tiny", tiny.tokenizer, 48, SamplingConfig(max_tokens=20), 48, 0, chats=False)
+    return Served("tiny", tiny.tokenizer, CONTEXT, SamplingConfig(max_tokens=20), CONTEXT, 0, chats=False)
 
 
 @contextlib.contextmanager

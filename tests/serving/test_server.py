@@ -12,6 +12,7 @@ import pytest
 
 from tests.serving.conftest import KEY
 from zerotollm.data.chat import chat_parts, encode_parts
+from zerotollm.evaluation.likelihood import log_likelihoods
 from zerotollm.serving import connection
 from zerotollm.serving.protocol import NEUTRAL, RefusedError, parse, parse_json
 
@@ -71,6 +72,75 @@ def test_token_ids_are_taken_as_they_are(client, tiny):
         for prompt in ("heaven", ids)
     )
     assert text == same
+
+
+def test_lists_of_token_ids_are_several_prompts(client, tiny):
+    ask = {"model": "tiny", "max_tokens": 8, "temperature": 0}
+    texts = ["heaven", "waters day"]
+    ids = [[1, *tiny.tokenizer.encode(text).tolist()] for text in texts]
+    assert [
+        [choice.text for choice in client.completions.create(**ask, prompt=prompt).choices]
+        for prompt in (texts, ids)
+    ] == [[client.completions.create(**ask, prompt=text).choices[0].text for text in texts]] * 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("max_tokens", [0, 1, 6])
+def test_an_echo_tells_how_likely_the_prompt_is(client, tiny, max_tokens, stream):
+    text = " light é 光 heaven day"
+    ids = [1, *tiny.tokenizer.encode(text).tolist()]
+    ask = {"model": "tiny", "max_tokens": max_tokens, "temperature": 1, "seed": 3, "logprobs": 2}
+    for prompt, first in ((text, 1), (ids, 0)):
+        answer = client.completions.create(**ask, prompt=prompt, echo=True, stream=stream)
+        if stream:
+            events = [event.choices[0] for event in answer]
+            logprobs = {
+                name: [value for event in events for value in getattr(event.logprobs, name)]
+                for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset")
+            }
+            told, finish = "".join(event.text for event in events), events[-1].finish_reason
+        else:
+            (choice,) = answer.choices
+            told, finish, logprobs = choice.text, choice.finish_reason, choice.logprobs.model_dump()
+            assert answer.usage.prompt_tokens == len(ids)
+            assert answer.usage.completion_tokens == (
+                max_tokens and len(choice.logprobs.tokens) - len(ids) + first
+            )
+        after = client.completions.create(**ask | {"max_tokens": 6}, prompt=prompt).choices[0].text
+        assert told.startswith(text)
+        assert after.startswith(told[len(text) :])
+        assert finish in ("length", "stop")
+        given = len(ids) - first
+        log_p = logprobs["token_logprobs"][:given]
+        assert len(logprobs["tokens"]) - given <= max_tokens
+        assert (log_p[0], logprobs["top_logprobs"][0]) == (None, None) or first
+        (expected,) = log_likelihoods(
+            tiny.params, tiny.model, [(np.array(ids), len(ids) - 1)], num_tokens=290, rows=1
+        )
+        assert sum(log_p[1 - first :]) == pytest.approx(expected.log_p, abs=1e-3)
+        for name, log_p, top in list(
+            zip(logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True)
+        )[1 - first :]:
+            assert log_p in top.values()
+            assert top[name] >= log_p
+            assert len(top) in (2, 3)
+        for name, at in zip(logprobs["tokens"][:given], logprobs["text_offset"], strict=False):
+            assert told[at:].startswith(name) or name.startswith("<")
+
+
+def test_the_drawn_token_is_always_among_its_own_alternatives(client):
+    ask = {"model": "tiny", "max_tokens": 30, "temperature": 5, "seed": 1}
+    (choice,) = client.completions.create(**ask, prompt="day", logprobs=1).choices
+    assert all(log_p in top.values() for log_p, top in zip(
+        choice.logprobs.token_logprobs, choice.logprobs.top_logprobs, strict=True))  # fmt: skip
+    assert 2 in [len(top) for top in choice.logprobs.top_logprobs]
+    messages = [{"role": "user", "content": "day"}]
+    for asked in (0, 2):
+        chat = client.chat.completions.create(**ask, messages=messages, logprobs=True, top_logprobs=asked)
+        for token in chat.choices[0].logprobs.content:
+            named = [top.logprob for top in token.top_logprobs]
+            assert named == sorted(named, reverse=True)
+            assert token.logprob in named if asked else not named
 
 
 def test_a_chat_is_a_completion_of_its_template(client, tiny):
@@ -266,6 +336,13 @@ def test_a_client_that_goes_away_frees_its_rows(server):
         ("prompt", [], "must be a text"),
         ("prompt", [1, 290], "below 290"),
         ("prompt", [["a"]], "must be a text"),
+        ("prompt", [[1], "a"], "must be a text"),
+        ("prompt", [[1], []], "must be a text"),
+        ("prompt", [[1, True]], "must be a text"),
+        ("prompt", [[1, 290]], "below 290"),
+        ("prompt", [[1]] * 33, "send several"),
+        ("max_tokens", 0, "from 1 to 48"),
+        ("echo", 1, "true or false"),
         ("prompt", ["a"] * 33, "send several"),
         ("stream", "yes", "true or false"),
         ("best_of", 3, "not supported"),
@@ -299,7 +376,11 @@ def test_messages_that_cannot_be_are_named(served, messages, message):
 
 
 def test_what_asks_for_nothing_unusual_is_no_error(served):
-    body = {name: values[0] for name, values in NEUTRAL.items()} | {"user": "me", "seed": -1, "prompt": "a"}
+    body = (
+        {"echo": False}
+        | {name: values[0] for name, values in NEUTRAL.items()}
+        | {"user": "me", "seed": -1, "prompt": "a"}
+    )
     body |= {"reasoning_effort": "low", "store": True, "metadata": {"a": "b"}, "service_tier": "auto"}
     body |= {"parallel_tool_calls": False, "verbosity": "low"}
     job = parse(parse_json(json.dumps(body | {"stop": None}).encode()), served, chat=False)
