@@ -11,13 +11,16 @@ import pytest
 import zerotollm.run
 from zerotollm.actions import ChatOptions
 from zerotollm.actions.chat import chat
-from zerotollm.data.chat import chat_parts, encode_parts, fit
+from zerotollm.data.chat import chat_parts, check_messages, encode_parts, fit
 from zerotollm.data.config import TokenizerConfig
 from zerotollm.data.tokenizer import train_tokenizer
+from zerotollm.decoding import text
+from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.run import Run
+from zerotollm.serving.protocol import Served, parse
 from zerotollm.training.step import init_params
 
 EXPERIMENT = Experiment()
@@ -109,3 +112,28 @@ def test_options_out_of_range_and_models_without_a_voice_are_refused_before_any_
     pair = replace(EXPERIMENT, data=data, model=TransformerConfig(architecture="encoder-decoder"))
     with pytest.raises(UsageError, match="no model that writes a text on"):
         chat(pair, Path("nowhere"), OPTIONS)
+
+
+def test_an_answer_begins_without_a_space_however_its_pieces_are_cut(talk, monkeypatch):
+    monkeypatch.setattr(text, "stream_answer", lambda *_: iter([" ", " ", " Hello", " world"]))
+    messages, out, _ = talk("heaven")
+    assert out == "Hello world\n"
+    assert messages[-1]["content"] == "Hello world"
+
+
+@pytest.mark.parametrize("content", ["", " \n"])
+def test_an_empty_system_message_is_left_out_in_training_by_serve_and_by_chat(
+    run, talk, monkeypatch, content
+):
+    turns = [{"role": "user", "content": "heaven"}, {"role": "assistant", "content": "earth"}]
+    with_system = [{"role": "system", "content": content}, *turns]
+    assert chat_parts(check_messages("line 1", with_system)) == chat_parts(turns)
+    asked = []
+    monkeypatch.setattr(text, "stream_answer", lambda *given: asked.append(given[3]) or iter(["earth"]))
+    talk("heaven", options=replace(OPTIONS, system=content))
+    served = Served("tiny", run.tokenizer, 80, SamplingConfig(), 80, 0, chats=True)
+    for messages in (with_system[:2], turns[:1], [{"role": "developer", "content": content}, turns[0]]):
+        (answer,) = parse({"messages": messages}, served, chat=True).texts
+        assert np.array_equal(answer.prompt_N, asked[0])
+    with pytest.raises(UsageError, match="message 1 has no content"):
+        check_messages("line 1", [{"role": "user", "content": content}, turns[1]])

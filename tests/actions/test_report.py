@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from tests.browser import WAIT_MS, chromium
 from zerotollm.actions import ReportOptions
 from zerotollm.actions.report import report
 from zerotollm.cli import split
@@ -18,7 +19,6 @@ from zerotollm.explain.figures.picture import Axis, Bars, Cloud, Dots, Heat, Lin
 from zerotollm.explain.page.page import Explorer, Figure, Report, Section, Table, Texts, render, tree
 
 HOSTILE = "heaven </script><img/src=x/onerror=alert(1)> &lt;b&gt; {x} $y$ @ramp"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
 class Page(HTMLParser):
@@ -166,21 +166,12 @@ def test_the_action_writes_all_of_it(report_file):
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["light", "dark", "phone"])
 def test_a_browser_draws_every_figure_without_a_complaint(report_file, mode):
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        pytest.skip(f"no browser is here: none of {', '.join(BROWSERS)}")
     phone = {"viewport": {"width": 390, "height": 800}, "is_mobile": True, "has_touch": True}
     complaints = []
-    with playwright.sync_playwright() as p:
-        # The software renderer stands in for the graphics card that the map in 3D is drawn with.
-        flags = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-        chromium = p.chromium.launch(executable_path=browser, args=flags)
+    with chromium() as browser:
         scheme = "dark" if mode == "dark" else "light"
-        context = chromium.new_context(
-            color_scheme=scheme, offline=True, **(phone if mode == "phone" else {})
-        )
-        context.set_default_timeout(60_000)
+        context = browser.new_context(color_scheme=scheme, offline=True, **(phone if mode == "phone" else {}))
+        context.set_default_timeout(WAIT_MS)
         tab = context.new_page()
         tab.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
         tab.on("pageerror", lambda error: complaints.append(str(error)))
@@ -217,5 +208,4 @@ def test_a_browser_draws_every_figure_without_a_complaint(report_file, mode):
         tab.wait_for_function(
             "([e, n]) => e.dataset.drawn === n", arg=[chosen.locator(".plot").element_handle(), number]
         )
-        chromium.close()
     assert not complaints

@@ -16,7 +16,7 @@ import pytest
 import zerotollm
 from zerotollm.actions import EvaluateOptions, ServeOptions
 from zerotollm.actions.evaluate import evaluate
-from zerotollm.actions.serve import listen, serve
+from zerotollm.actions.serve import listen, read_api_key, serve
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.tokenizer import train_tokenizer
 from zerotollm.errors import RunError, UsageError
@@ -87,6 +87,22 @@ def test_a_server_answers_and_stops_when_it_is_asked_to(run_dir, number):
 def test_options_out_of_range_are_refused_before_any_work(run_dir, changes, message):
     with pytest.raises(UsageError, match=message):
         serve(Experiment(), Path("nowhere"), replace(ServeOptions(), **changes))
+
+
+def test_other_machines_need_a_key_and_a_file_without_one_is_refused(tmp_path):
+    for host in ("0.0.0.0", "::", "192.168.1.7", ""):
+        with pytest.raises(UsageError, match=r"lets other machines ask: give --api-key-file"):
+            serve(Experiment(), Path("nowhere"), ServeOptions(host=host))
+    file = tmp_path / "key"
+    for content in (b"", b" \n", b"two words", b"two\nlines", "schlüssel".encode(), b"\xff", b"a\x00b"):
+        file.write_bytes(content)
+        with pytest.raises(UsageError, match="holds no key"):
+            read_api_key(str(file))
+    for path in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(UsageError, match="cannot be read"):
+            read_api_key(str(path))
+    file.write_text("sk-secret\n")
+    assert read_api_key(str(file)) == "sk-secret"
 
 
 def test_a_model_that_labels_texts_is_not_served():

@@ -21,7 +21,8 @@ from zerotollm.serving.protocol import Served
 from zerotollm.training.step import init_params
 
 WORDS = ["heaven", "earth", "light", "waters", "day", "é", "光"]
-ROWS = 3
+ROWS, CONTEXT = 3, 48
+KEY = "open-sesame"
 
 
 class Tiny(NamedTuple):
@@ -37,28 +38,28 @@ def tiny() -> Tiny:
     lines = [" ".join(draw.choice(WORDS, 40)) for _ in range(60)]
     tokenizer = train_tokenizer(TokenizerConfig("bpe", 290), lines)
     config = TransformerConfig(num_layers=1, width=16, num_heads=2, num_kv_heads=1, token_shift=2)
-    model = resolve(config, vocab_size=tokenizer.vocab_size, context=48)
+    model = resolve(config, vocab_size=tokenizer.vocab_size, context=CONTEXT)
     noise = np.random.default_rng(1)
     params = jax.tree.map(
         lambda x: np.asarray(noise.normal(x.ndim == 1, 0.3, x.shape), np.float32),
         jax.eval_shape(lambda: init_params(model, 0)),
     )
-    return Tiny(params, model, tokenizer, compile_programs(params, model, tokenizer, ROWS))
+    return Tiny(params, model, tokenizer, compile_programs(params, model, tokenizer, ROWS, CONTEXT))
 
 
 @pytest.fixture(scope="session")
 def served(tiny) -> Served:
-    return Served("tiny", tiny.tokenizer, 48, SamplingConfig(max_tokens=20), 48, 0, chats=False)
+    return Served("tiny", tiny.tokenizer, CONTEXT, SamplingConfig(max_tokens=20), CONTEXT, 0, chats=False)
 
 
-@pytest.fixture(scope="session")
-def server(tiny, served) -> Iterator[str]:
+@contextlib.contextmanager
+def running(tiny: Tiny, served: Served, api_key: str = "") -> Iterator[str]:
     """The address of a server in a thread, on a port that is free."""
     listening = listen("127.0.0.1", 0)
     loops = []
 
     async def main() -> None:
-        desk = Desk(served, request_bytes=50_000, most_waiting=130)
+        desk = Desk(served, request_bytes=50_000, most_waiting=130, api_key=api_key)
         loops.append((asyncio.get_running_loop(), asyncio.current_task()))
         await serve_until_stopped(make_app(desk, loopback=True), desk, tiny.programs, listening)
 
@@ -71,5 +72,18 @@ def server(tiny, served) -> Iterator[str]:
     yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     loop, task = loops[0]
     loop.call_soon_threadsafe(task.cancel)
-    thread.join(timeout=30)
+    thread.join(timeout=120)
     assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def server(tiny, served) -> Iterator[str]:
+    with running(tiny, served) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def locked(tiny, served) -> Iterator[str]:
+    """The address of a server whose key is KEY."""
+    with running(tiny, served, api_key=KEY) as address:
+        yield address

@@ -5,9 +5,12 @@ import asyncio
 import numpy as np
 import pytest
 
-from zerotollm.decoding import sample
+from tests.serving.conftest import CONTEXT, ROWS
+from zerotollm.decoding import sample, slots
 from zerotollm.decoding.config import SamplingConfig
-from zerotollm.serving.batch import num_programs, write
+from zerotollm.evaluation.likelihood import log_likelihoods
+from zerotollm.serving import batch
+from zerotollm.serving.batch import compile_programs, num_programs, write
 from zerotollm.serving.writing import Wanted, Writing
 
 SETTINGS = {
@@ -17,9 +20,9 @@ SETTINGS = {
 }
 
 
-def wanted(length: int = 5, number: int = 0, **sampling) -> Wanted:
+def wanted(length: int = 5, number: int = 0, echo: int | None = None, **sampling) -> Wanted:
     prompt_N = np.random.default_rng(length).integers(4, 290, length).astype(np.int32)
-    return Wanted(prompt_N, SamplingConfig(**({"max_tokens": 30} | sampling)), number, alternatives=2)
+    return Wanted(prompt_N, SamplingConfig(**({"max_tokens": 30} | sampling)), number, (), 2, echo)
 
 
 def written(tiny, wants, leave=()) -> list[list]:
@@ -70,6 +73,76 @@ def test_a_text_is_the_same_alone_among_others_and_from_generate(tiny, setting, 
     assert setting == "greedy" or ids(among[0]) != ids(among[1])
 
 
+@pytest.fixture(scope="module")
+def parted(tiny):
+    """The same model, which reads prompts in parts of 16 tokens."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slots, "CHUNK", 16)
+        return tiny._replace(
+            programs=compile_programs(tiny.params, tiny.model, tiny.tokenizer, ROWS, CONTEXT)
+        )
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_prompt_that_is_read_in_parts_is_gone_on_with_as_one_that_is_read_whole(parted, setting):
+    assert list(parted.programs.admit) == [16]
+    wants = [wanted(length, **SETTINGS[setting]) for length in (1, 15, 16, 17, 32, 33, 47, 48)]
+    for want, tokens in zip(wants, written(parted, wants), strict=True):
+        (expected,) = sample.generate(
+            parted.params, parted.model, [want.prompt_N], want.sampling, stop_id=1, num_tokens=290
+        )
+        assert ids(tokens) == expected[: len(tokens)].tolist()
+        assert len(tokens) == min(len(expected), CONTEXT - len(want.prompt_N) + 1)
+
+
+def test_between_two_parts_of_a_prompt_all_others_are_written_on(parted, monkeypatch):
+    calls = []
+
+    def noted(name):
+        function = getattr(batch, name)
+
+        def call(programs, state):
+            before = [w.read if w else 0 for w in state.writings]
+            written_on = sum(w is not None for w in state.written())
+            state, found = function(programs, state)
+            calls.append(
+                (name, sum(w.read - b for w, b in zip(state.writings, before, strict=True) if w), written_on)
+            )
+            return state, found
+
+        monkeypatch.setattr(batch, name, call)
+
+    noted("read")
+    noted("step")
+    written(parted, [wanted(4, max_tokens=20), wanted(48), wanted(40, temperature=0.0)])
+    assert sum(read for _, read, _ in calls) == 4 + 48 + 40
+    assert all(read <= 16 for _, read, _ in calls)
+    while calls[0][2] == 0:  # of the first part of the first prompt nobody waits
+        calls.pop(0)
+    names = [name for name, _, _ in calls]
+    assert names.count("read") == 6
+    assert "read read" not in " ".join(names)
+
+
+@pytest.mark.parametrize("first", [0, 1, 20])
+@pytest.mark.parametrize("length", [1, 2, 16, 17, 32, 40])
+def test_a_prompt_is_told_as_likely_as_the_model_holds_it(tiny, parted, first, length):
+    want = wanted(length, echo=first, max_tokens=0)
+    for programs in (tiny, parted):
+        (tokens,) = written(programs, [want])
+        assert ids(tokens) == want.prompt_N[first:].tolist()
+        assert all(token.given for token in tokens)
+        if length - first < 2:
+            continue
+        scored = [token for token in tokens if token.log_p is not None]
+        assert len(scored) == length - max(first, 1)
+        (expected,) = log_likelihoods(
+            tiny.params, tiny.model, [(want.prompt_N, len(scored))], num_tokens=290, rows=1
+        )
+        assert sum(token.log_p for token in scored) == pytest.approx(expected.log_p, abs=1e-4)
+        assert all(token.log_p <= token.likeliest[0][1] < 0 for token in scored)
+
+
 def test_alternatives_are_the_likeliest_and_a_greedy_token_is_the_first(tiny):
     (tokens,) = written(tiny, [wanted(7, temperature=0.0)])
     for token in tokens:
@@ -84,4 +157,4 @@ def test_every_prompt_that_the_context_holds_has_a_program(tiny):
     assert sum(map(len, told)) > 48
     assert all(len(tokens) <= 48 - len(want.prompt_N) + 1 for want, tokens in zip(wants, told, strict=True))
     assert list(tiny.programs.admit) == [32, 48]
-    assert num_programs(tiny.model) == 3
+    assert num_programs(tiny.model.max_length) == 3

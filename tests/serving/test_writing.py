@@ -1,11 +1,14 @@
 """Tokens become characters, up to a stop string."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zerotollm.decoding.config import SamplingConfig
+from zerotollm.serving import protocol
 from zerotollm.serving.writing import Token, Wanted, Writing, cut_at_stop
 
 
@@ -65,3 +68,20 @@ def test_a_text_ends_by_itself_or_at_its_length(max_tokens, finish):
     pieces, writing = pieces_of(b"abc", max_tokens=max_tokens)
     assert (pieces[-1].finish, writing.done) == (finish, True)
     assert "".join(piece.text for piece in pieces) == "abc"[:max_tokens]
+
+
+@settings(deadline=None)
+@given(
+    st.text(alphabet="a \n", max_size=8), st.lists(st.text(alphabet="a ", min_size=1, max_size=5), max_size=2)
+)
+def test_a_streamed_answer_is_the_whole_one_and_begins_without_a_space(text, stop):
+    pieces, writing = pieces_of(text.encode(), stop)
+    job, served = (
+        protocol.Job("id", 0, True, True, False, [writing.wanted]),
+        SimpleNamespace(name="tiny", tokenizer=Bytes()),
+    )
+    (whole,) = protocol.whole(job, served, [pieces])["choices"]
+    events = [protocol.chunk(job, served, 0, [piece], first=i == 0) for i, piece in enumerate(pieces)]
+    streamed = "".join(event["choices"][0]["delta"]["content"] for event in events)
+    plain = "".join(piece.text for piece in pieces)
+    assert streamed == whole["message"]["content"] == plain.lstrip(" ")

@@ -65,7 +65,9 @@ class ServeOptions:
     port: int = 8000
     """0: any that is free"""
     host: str = "127.0.0.1"
-    """address to listen at; the default is this machine alone. There are no passwords: whoever reaches it may ask"""
+    """address to listen at; the default is this machine alone, and any other needs an api_key_file"""
+    api_key_file: str = ""
+    """file that holds the key which requests must bring (Authorization: Bearer KEY); empty: none is asked for"""
     rows: int = 16
     """texts written at once; others wait. More are faster together, and each alone slower"""
     max_tokens: int = 0

@@ -85,7 +85,7 @@ def _answer(run: Any, messages: list[dict[str, str]], sampling: Any, shown: Any)
     sampling = replace(sampling, max_tokens=min(sampling.max_tokens, context - len(ids_N) + 1))
     pieces: list[str] = []
     for piece in stream_answer(run.params, run.model_config, run.tokenizer, ids_N, sampling):
-        piece = piece if pieces else piece.lstrip(" ")
+        piece = piece if any(pieces) else piece.lstrip(" ")
         pieces.append(piece)
         sys.stdout.write(shown(piece))
         sys.stdout.flush()

@@ -18,8 +18,8 @@ STOP_SECONDS = 3
 def serve(experiment: Experiment, run_dir: Path, options: ServeOptions) -> None:
     """Answers requests until SIGINT or SIGTERM. Everything is compiled before the first.
 
-    Raises UsageError where there is no run, where its model has an encoder and where an option is out of range, and
-    RunError where the address cannot be had.
+    Raises UsageError where there is no run, where its model has an encoder, where an option is out of range and where
+    other machines could ask without a key, and RunError where the address cannot be had.
     """
     validate(experiment)
     for name, least in {"port": 0, "rows": 1, "max_tokens": 0, "waiting": 1, "request_bytes": 1}.items():
@@ -28,6 +28,13 @@ def serve(experiment: Experiment, run_dir: Path, options: ServeOptions) -> None:
                 f"--{name.replace('_', '-')} is {getattr(options, name)}, and must be at least {least}"
             )
     refuse_unless_it_writes_on(experiment, run_dir)
+    loopback = options.host in ("localhost", "127.0.0.1", "::1")
+    if not (loopback or options.api_key_file):
+        raise UsageError(
+            f"--host {options.host} lets other machines ask: give --api-key-file FILE too, a file that holds the key "
+            "which they must bring"
+        )
+    api_key = read_api_key(options.api_key_file) if options.api_key_file else ""
     listening = listen(options.host, options.port)
 
     from rich.console import Console
@@ -55,8 +62,7 @@ def serve(experiment: Experiment, run_dir: Path, options: ServeOptions) -> None:
         created=int(time.time()),
         chats=experiment.train.objective == "completion",
     )
-    desk = Desk(served, options.request_bytes, options.waiting)
-    loopback = options.host in ("localhost", "127.0.0.1", "::1")
+    desk = Desk(served, options.request_bytes, options.waiting, api_key)
     host, port = listening.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     console.print(
@@ -74,6 +80,23 @@ def refuse_unless_it_writes_on(experiment: Experiment, run_dir: Path) -> None:
     other = experiment.model.architecture == "encoder-decoder" or experiment.train.objective == "label"
     if other:
         raise UsageError(f"{run_dir} holds no model that writes a text on: see generate")
+
+
+def read_api_key(file: str) -> str:
+    """The key in a file, without the white space around it. Raises UsageError where the file holds none."""
+    try:
+        key = Path(file).expanduser().read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise UsageError(
+            f"--api-key-file is {file}, which cannot be read: {error.strerror or error}"
+        ) from None
+    except UnicodeDecodeError:
+        key = ""
+    if not key or not key.isprintable() or " " in key:
+        raise UsageError(
+            f"{file} holds no key: write one line into it, of letters, digits and signs in ASCII"
+        )
+    return key
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -94,9 +117,16 @@ async def serve_until_stopped(app: Any, desk: Any, programs: Any, listening: soc
     import uvicorn
 
     from zerotollm.serving.app import hang_up, write_for
+    from zerotollm.serving.connection import TimedProtocol
 
     config = uvicorn.Config(
-        app, log_level="error", access_log=False, lifespan="off", timeout_graceful_shutdown=2 * STOP_SECONDS
+        app,
+        http=TimedProtocol,
+        ws="none",
+        log_level="error",
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=2 * STOP_SECONDS,
     )
     server = uvicorn.Server(config)
 

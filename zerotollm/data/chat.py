@@ -8,6 +8,8 @@ The vocabulary of a model is kept when it is fine-tuned, so there are no new tok
 which every vocabulary can write. The token at a message's end is one that no text is ever encoded to, so that a text
 in which someone writes "Assistant:" remains that person's; and it is the one at which generation stops anyway. Every
 part is encoded on its own: a prompt has the same tokens as in training, whatever follows.
+
+A system message that is empty or blank says nothing: training, `serve` and `chat` leave it out.
 """
 
 from collections.abc import Sequence
@@ -43,6 +45,8 @@ def chat_parts(messages: Sequence[dict[str, str]], *, answer: bool = False) -> t
     parts: list[Part] = []
     for message in messages:
         role, text = message["role"], as_sentence(message["content"])
+        if role == "system" and not text.strip():
+            continue
         if role == "assistant":
             parts += [Part(ROLES[role]), Sentence(text, learned=True, ends=True)]
         else:
@@ -87,7 +91,7 @@ def check_messages(place: str, messages: Any) -> list[dict[str, str]]:
             raise UsageError(
                 f"{place}: message {number} has the role {role!r}, and must have one of {', '.join(ROLES)}"
             )
-        if not isinstance(content, str) or not content.strip():
+        if not isinstance(content, str) or not (content.strip() or role == "system"):
             raise UsageError(f"{place}: message {number} has no content: a text that is not empty")
     if all(message["role"] != "assistant" for message in messages):
         raise UsageError(f"{place}: no message is of the assistant, so there is nothing to learn from")

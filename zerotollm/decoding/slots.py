@@ -1,10 +1,12 @@
 """Many texts in one batch, each as far as it is: continuous batching (Orca, OSDI 2022, section 3.2).
 
 A text has a row of the KV cache while it is written, and its token at position p lies in slot p of that row. `admit`
-reads a prompt into a row and draws the first token, `step` draws the next token of every row. What a row draws depends
-on its own text, settings and seed: each program has one shape, whoever else is there.
+reads a part of a prompt into a row and draws the token after it, `step` draws the next token of every row. What a row
+draws depends on its own text, settings and seed: each program has one shape, whoever else is there. A long prompt is
+read in parts, between which the others are written on (chunked prefill: Sarathi-Serve, arXiv:2403.02310, section 4).
 """
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,8 +18,10 @@ from zerotollm.model.config import TransformerConfig, round_up
 from zerotollm.model.layers import KVCache
 from zerotollm.model.transformer import Transformer, head_logits
 
-SHORTEST = 32
-"""Prompts are padded to this many tokens, or twice, four times, ... as many."""
+SHORTEST, CHUNK = 32, 256
+"""Parts of prompts are padded to the first of these, or twice, four times, ... as many tokens, up to the second."""
+SCORED = 64
+"""Tokens of a prompt whose logits are in memory at once."""
 ALTERNATIVES = 20
 """Likeliest tokens that are told of each draw."""
 
@@ -43,24 +47,30 @@ class Drawn(NamedTuple):
     likeliest_log_p_RA: jax.Array
 
 
-def empty_slots(model: TransformerConfig, rows: int) -> Slots:
-    """Rows without texts, for `model`, which has been through `resolve`."""
+def empty_slots(model: TransformerConfig, rows: int, context: int) -> Slots:
+    """Rows without texts, for `model`, which has been through `resolve`, and texts of at most `context` tokens."""
     return Slots(
         last_RN=jnp.zeros((rows, model.token_shift + 1), jnp.int32),
         position_R=jnp.zeros(rows, jnp.int32),
         choice=jax.tree.map(
             lambda x_1: jnp.repeat(x_1, rows, axis=0), Choice.row(0.0, 0, 1.0, 0.0, jnp.uint32(0), 0)
         ),
-        caches=_empty_caches(model, rows, round_up(model.max_length, 16)),
+        caches=_empty_caches(model, rows, round_up(context, 16)),
     )
 
 
-def prompt_widths(model: TransformerConfig) -> list[int]:
-    """The lengths to which prompts are padded, each a program: a prompt takes the first that holds it."""
-    widths, most = [], round_up(model.max_length, 16)
+def prompt_widths(context: int) -> list[int]:
+    """The lengths to which parts of prompts are padded, each a program: a part takes the first that holds it."""
+    widths, most = [], min(CHUNK, round_up(context, 16))
     while not widths or widths[-1] < most:
         widths.append(min(most, 2 * widths[-1] if widths else SHORTEST))
     return widths
+
+
+def part_length(read: int, length: int, widest: int) -> int:
+    """Tokens of the next part of a prompt of which so many are read. The first part takes what the others, all of the
+    `widest`, leave: so no padding lies behind a part that ends in the last slot."""
+    return (length - read - 1) % widest + 1
 
 
 @partial(jax.jit, static_argnames=("model", "num_tokens"), donate_argnames="slots")
@@ -68,43 +78,63 @@ def admit(
     params: Any,
     slots: Slots,
     row: jax.Array,
-    prompt_T: jax.Array,
+    tokens_M: jax.Array,
+    targets_T: jax.Array,
+    start: jax.Array,
     length: jax.Array,
     settings: tuple[Any, ...],
     alternatives: jax.Array,
+    scored: jax.Array,
     *,
     model: TransformerConfig,
     num_tokens: int,
-) -> tuple[Slots, Drawn]:
-    """Reads a prompt of `length` tokens, padded on the right to one of `prompt_widths`, into a row; the first draw.
+) -> tuple[Slots, Drawn, Drawn]:
+    """Reads a part of a prompt into a row, from position `start` on; the draw after it, and its `targets_T` told.
 
-    `settings` are the arguments of `Choice.row`; with `alternatives` the likeliest tokens are told. Ids from
-    `num_tokens` on, which only round the matrix up, are never drawn.
+    `tokens_M` are the `token_shift` tokens in front of the part, and its own `length`, padded on the right to one of
+    `prompt_widths`; `targets_T` are those that follow each. `settings` are the arguments of `Choice.row`. With
+    `alternatives` the likeliest tokens of the draw are told, and with `scored` of every target and how likely it was.
+    Ids from `num_tokens` on, which only round the matrix up, are never drawn.
     """
-    T, choice = prompt_T.shape[0], Choice.row(*settings)
-    positions_T = jnp.arange(T)
+    N, T, choice = model.token_shift, targets_T.shape[0], Choice.row(*settings)
+    positions_T = start + jnp.arange(T)
+    slots_S = jnp.arange(slots.caches[0].keys_BKSC.shape[2])
     (x_BTD, head_DV), filled = Transformer(model).apply(
         {"params": params},
-        prompt_T[None],
+        tokens_M[None, N:],
         positions_BT=positions_T[None],
-        mask_BTS=(positions_T[None] <= positions_T[:, None])[None],
-        caches=_empty_caches(model, 1, T),
+        mask_BTS=(slots_S[None] <= positions_T[:, None])[None],
+        caches=jax.tree.map(lambda all_RKSC: jax.lax.dynamic_slice_in_dim(all_RKSC, row, 1), slots.caches),
+        slot=start,
+        before_BN=tokens_M[None, :N],
         with_logits=False,
     )
+
+    def put_part(all_RKSC: jax.Array, own_BKSC: jax.Array) -> jax.Array:
+        new_BKTC = jax.lax.dynamic_slice_in_dim(own_BKSC, start, T, axis=2)
+        return jax.lax.dynamic_update_slice(all_RKSC, new_BKTC, (row, 0, start, 0))
+
     # Keys of the padding are overwritten before anything looks at them.
-    caches = jax.tree.map(
-        lambda all_RKSC, own_BKTC: jax.lax.dynamic_update_slice(all_RKSC, own_BKTC, (row, 0, 0, 0)),
-        slots.caches,
-        filled,
-    )
-    x_BTD = jax.lax.dynamic_slice_in_dim(x_BTD, length - 1, 1, axis=1)
-    logits_BV = head_logits(model, x_BTD, head_DV)[:, 0]
-    drawn = _draw(logits_BV, choice, length[None], alternatives, num_tokens)
-    longer = jnp.concatenate([jnp.zeros(model.token_shift, jnp.int32), prompt_T])
-    before_N = jax.lax.dynamic_slice_in_dim(longer, length, model.token_shift)
-    own = Slots(jnp.append(before_N, drawn.token_R)[None], length[None], choice, ())
+    caches = jax.tree.map(put_part, slots.caches, filled)
+    last_BTD = jax.lax.dynamic_slice_in_dim(x_BTD, length - 1, 1, axis=1)
+    logits_BV = head_logits(model, last_BTD, head_DV)[:, 0]
+    drawn = _draw(logits_BV, choice, (start + length)[None], alternatives, num_tokens)
+
+    def score(x_TD: jax.Array) -> Drawn:
+        def block(part: tuple[jax.Array, jax.Array]) -> Drawn:
+            logits_XV = head_logits(model, part[0][None], head_DV)[0]
+            logits_XV = jnp.where((jnp.arange(logits_XV.shape[-1]) < num_tokens)[None], logits_XV, -jnp.inf)
+            return _told(logits_XV, part[1], num_tokens)
+
+        X = math.gcd(T, SCORED)
+        blocks = jax.lax.map(block, (x_TD.reshape(-1, X, x_TD.shape[-1]), targets_T.reshape(-1, X)))
+        return jax.tree.map(lambda y: y.reshape(T, *y.shape[2:]), blocks)
+
+    told = jax.lax.cond(scored, score, lambda _: _nothing_told(targets_T, num_tokens), x_BTD[0])
+    before_N = jax.lax.dynamic_slice_in_dim(tokens_M, length, N)
+    own = Slots(jnp.append(before_N, drawn.token_R)[None], (start + length)[None], choice, ())
     put = lambda all_R, own_1: all_R.at[row].set(own_1[0])  # noqa: E731
-    return jax.tree.map(put, slots._replace(caches=()), own)._replace(caches=caches), drawn
+    return jax.tree.map(put, slots._replace(caches=()), own)._replace(caches=caches), drawn, told
 
 
 @partial(jax.jit, static_argnames=("model", "num_tokens"), donate_argnames="slots")
@@ -138,20 +168,25 @@ def step(
 
 
 def _draw(logits_RV, choice, positions_R, alternatives, num_tokens) -> Drawn:
-    R, V = logits_RV.shape
-    logits_RV = jnp.where((jnp.arange(V) < num_tokens)[None], logits_RV, -jnp.inf)
+    logits_RV = jnp.where((jnp.arange(logits_RV.shape[-1]) < num_tokens)[None], logits_RV, -jnp.inf)
     token_R = draw(logits_RV, choice, positions_R)
-    A = min(ALTERNATIVES, num_tokens)
 
     def tell(logits_RV):
-        log_p_RV = jax.nn.log_softmax(logits_RV)
-        best_RA, ids_RA = jax.lax.top_k(log_p_RV, A)
-        return jnp.take_along_axis(log_p_RV, token_R[:, None], axis=1)[:, 0], ids_RA, best_RA
+        return _told(logits_RV, token_R, num_tokens)
 
-    def nothing(logits_RV):
-        return jnp.zeros(R), jnp.zeros((R, A), jnp.int32), jnp.zeros((R, A))
+    return jax.lax.cond(alternatives, tell, lambda _: _nothing_told(token_R, num_tokens), logits_RV)
 
-    return Drawn(token_R, *jax.lax.cond(alternatives, tell, nothing, logits_RV))
+
+def _told(logits_RV, token_R, num_tokens) -> Drawn:
+    log_p_RV = jax.nn.log_softmax(logits_RV)
+    best_RA, ids_RA = jax.lax.top_k(log_p_RV, min(ALTERNATIVES, num_tokens))
+    log_p_R = jnp.take_along_axis(log_p_RV, token_R[:, None], axis=1)[:, 0]
+    return Drawn(token_R, log_p_R, ids_RA, best_RA)
+
+
+def _nothing_told(token_R, num_tokens) -> Drawn:
+    R, A = len(token_R), min(ALTERNATIVES, num_tokens)
+    return Drawn(token_R, jnp.zeros(R), jnp.zeros((R, A), jnp.int32), jnp.zeros((R, A)))
 
 
 def _empty_caches(model: TransformerConfig, rows: int, slots: int) -> tuple[KVCache, ...]:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
+from hmac import compare_digest
 from importlib.resources import files
 from typing import Any
 
@@ -29,6 +30,7 @@ BODY_SECONDS = 30.0
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 Pieces = asyncio.Queue[tuple[int, Piece] | None]
 """(number of the text, what it gained), or None where no more can come."""
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Desk:
     """most of a request"""
     most_waiting: int
     """most texts that wait for a row"""
+    api_key: str = ""
+    """what a request must bring; empty: nothing"""
     line: asyncio.Queue[Writing] = field(default_factory=asyncio.Queue)
     opened: set[Pieces] = field(default_factory=set)
     """one for each request that is being answered"""
@@ -67,9 +71,12 @@ def make_app(desk: Desk, *, loopback: bool) -> Starlette:
     routes = [
         Route("/", _answer(lambda _: HTMLResponse(page, headers=headers))),
         Route("/health", _answer(lambda _: JSONResponse({"requests": len(desk.opened)}))),
-        Route("/v1/models", _answer(lambda _: JSONResponse(_models(desk.served)))),
-        Route("/v1/models/{name:path}", _answer(partial(_model, desk.served))),
-        *(Route(path, partial(_complete, desk, chat), methods=["POST"]) for path, chat in ask.items()),
+        Route("/v1/models", _with_key(desk, _answer(lambda _: JSONResponse(_models(desk.served))))),
+        Route("/v1/models/{name:path}", _with_key(desk, _answer(partial(_model, desk.served)))),
+        *(
+            Route(path, _with_key(desk, partial(_complete, desk, chat)), methods=["POST"])
+            for path, chat in ask.items()
+        ),
     ]
     hosts = [Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))] if loopback else []
     handlers = {RefusedError: _refuse, HTTPException: _refuse_http, ClientDisconnect: _nobody}
@@ -90,11 +97,27 @@ def _policy(page: str) -> str:
     )
 
 
-def _answer(make: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
+def _answer(make: Callable[[Request], Response]) -> Endpoint:
     async def endpoint(request: Request) -> Response:
         return make(request)
 
     return endpoint
+
+
+def _with_key(desk: Desk, endpoint: Endpoint) -> Endpoint:
+    """The same for a request that brings the key; any other is refused before its body is read."""
+
+    async def guarded(request: Request) -> Response:
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        brought = key.strip() if scheme.lower() == "bearer" else ""
+        # Digests: a comparison in constant time would still tell the length.
+        digests = (sha256(text.encode()).digest() for text in (brought, desk.api_key))
+        if desk.api_key and not compare_digest(*digests):
+            message = "the API key is wrong" if brought else "an API key is needed: Authorization: Bearer KEY"
+            raise RefusedError(message, code="invalid_api_key", status=401)
+        return await endpoint(request)
+
+    return guarded
 
 
 def _models(served: Served) -> dict[str, Any]:
@@ -109,7 +132,8 @@ def _model(served: Served, request: Request) -> Response:
 
 def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, RefusedError)
-    return JSONResponse(error.body(), error.status)
+    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
+    return JSONResponse(error.body(), error.status, headers=headers)
 
 
 def _refuse_http(request: Request, error: Exception) -> Response:

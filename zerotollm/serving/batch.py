@@ -1,4 +1,7 @@
-"""Who is in the batch: texts join when a row is free and leave when they end, and nothing is compiled meanwhile."""
+"""Who is in the batch: texts join when a row is free and leave when they end, and nothing is compiled meanwhile.
+
+Prompts are read part by part, and between two parts all others are written on: nobody waits for a long prompt.
+"""
 
 import asyncio
 from collections import deque
@@ -21,10 +24,11 @@ class Programs(NamedTuple):
 
     params: Any
     empty: Callable[[], slots.Slots]
-    admit: dict[int, Callable[..., tuple[slots.Slots, slots.Drawn]]]
-    """by the width of the prompt, the least first"""
+    admit: dict[int, Callable[..., tuple[slots.Slots, slots.Drawn, slots.Drawn]]]
+    """by the width of the part of a prompt, the least first"""
     step: Callable[..., tuple[slots.Slots, slots.Drawn]]
     rows: int
+    token_shift: int
 
 
 class Batch(NamedTuple):
@@ -32,35 +36,63 @@ class Batch(NamedTuple):
 
     slots: slots.Slots
     writings: tuple[Writing | None, ...]
+    reading: tuple[int, ...] = ()
+    """rows whose prompt is not read to its end; the next is the first"""
 
     def left(self) -> "Batch":
         """Without those that are done."""
-        return self._replace(writings=tuple(w if w and not w.done else None for w in self.writings))
+        writings = tuple(w if w and not w.done else None for w in self.writings)
+        return Batch(self.slots, writings, tuple(row for row in self.reading if writings[row]))
+
+    def joined(self, newcomers: Sequence[Writing]) -> "Batch":
+        """With those, for all of which there are free rows."""
+        writings, rows = list(self.writings), [row for row, w in enumerate(self.writings) if w is None]
+        for row, writing in zip(rows, newcomers, strict=False):
+            writings[row] = writing
+        return Batch(self.slots, tuple(writings), (*self.reading, *rows[: len(newcomers)]))
+
+    def written(self) -> list[Writing | None]:
+        """By row, the texts whose prompt is read."""
+        return [None if row in self.reading else writing for row, writing in enumerate(self.writings)]
 
 
 def compile_programs(
-    params: Any, model: TransformerConfig, tokenizer: AnyTokenizer, rows: int, done: Callable[[], None] = int
+    params: Any,
+    model: TransformerConfig,
+    tokenizer: AnyTokenizer,
+    rows: int,
+    context: int,
+    done: Callable[[], None] = int,
 ) -> Programs:
-    """Programs for `rows` texts at once; `done` is called after each, of which there are `num_programs`."""
+    """Programs for `rows` texts at once, of at most `context` tokens with their prompts; `done` is called after each
+    program, of which there are `num_programs`."""
     fixed = {"model": model, "num_tokens": tokenizer.vocab_size}
-    empty = jax.jit(lambda: slots.empty_slots(model, rows)).lower().compile()
+    empty = jax.jit(lambda: slots.empty_slots(model, rows, context)).lower().compile()
     shapes = jax.eval_shape(empty)
     # Weights that lie in the file's memory would be copied in every call.
     params, admit = joined(jax.device_put(params)), {}
     lowered = slots.step.lower(params, shapes, np.zeros(rows, bool), np.bool_(False), **fixed)
     step = lowered.compile(FEW_ROWS)
     done()
-    for width in slots.prompt_widths(model):
-        prompt_T = np.zeros(width, np.int32)
-        numbers = (np.int32(0), prompt_T, np.int32(1), settings_of(None), np.bool_(False))
+    for width in slots.prompt_widths(context):
+        part = _part(np.zeros(1, np.int32), 0, 1, width, model.token_shift)
+        numbers = (np.int32(0), *part, settings_of(None), np.bool_(False), np.bool_(False))
         admit[width] = slots.admit.lower(params, shapes, *numbers, **fixed).compile()
         done()
-    return Programs(params, empty, admit, step, rows)
+    return Programs(params, empty, admit, step, rows, model.token_shift)
 
 
-def num_programs(model: TransformerConfig) -> int:
+def num_programs(context: int) -> int:
     """How many `compile_programs` compiles."""
-    return 1 + len(slots.prompt_widths(model))
+    return 1 + len(slots.prompt_widths(context))
+
+
+def _part(prompt_N: np.ndarray, start: int, length: int, width: int, token_shift: int) -> tuple[Any, ...]:
+    """Arguments of `slots.admit` for so many tokens of a prompt: before and in the part, those after each, where."""
+    longer = np.pad(prompt_N, (token_shift, width + 1))
+    tokens_M = longer[start : start + token_shift + width]
+    targets_T = longer[start + token_shift + 1 :][:width]
+    return tokens_M, targets_T, np.int32(start), np.int32(length)
 
 
 def settings_of(writing: Writing | None) -> tuple[Any, ...]:
@@ -78,49 +110,76 @@ def settings_of(writing: Writing | None) -> tuple[Any, ...]:
     )
 
 
-def advance(
-    programs: Programs, batch: Batch, newcomers: Sequence[Writing]
-) -> tuple[Batch, list[tuple[Writing, Token]]]:
-    """The first token of each newcomer, for all of which there are free rows; without any, the next of everyone.
+def read(programs: Programs, batch: Batch) -> tuple[Batch, list[tuple[Writing, Token]]]:
+    """The next parts of prompts, of one after the other, as many as are together no wider than the widest.
 
-    The old `batch` is used up. Newcomers go first: they need not wait for a step to see that they were heard.
+    Returns tokens of a prompt where its text begins with them, and the first draw after a prompt that is read to its
+    end. The old `batch` is used up.
     """
-    if newcomers:
-        state, writings, drawn = batch.slots, list(batch.writings), []
-        for writing in newcomers:
-            row = writings.index(None)
-            writings[row], prompt_N = writing, writing.wanted.prompt_N
-            width = next(width for width in programs.admit if width >= len(prompt_N))
-            state, first = programs.admit[width](
-                programs.params,
-                state,
-                np.int32(row),
-                np.pad(prompt_N, (0, width - len(prompt_N))),
-                np.int32(len(prompt_N)),
-                settings_of(writing),
-                np.bool_(writing.wanted.alternatives is not None),
-            )
-            drawn += _tokens(first, [writing])
-        return Batch(state, tuple(writings)), drawn
-    active_R = np.array([writing is not None for writing in batch.writings])
-    told = any(writing and writing.wanted.alternatives is not None for writing in batch.writings)
+    state, reading, found = batch.slots, list(batch.reading), []
+    room = widest = max(programs.admit)
+    for row in batch.reading:
+        writing = batch.writings[row]
+        prompt_N, start, asked = (
+            writing.wanted.prompt_N,
+            writing.read,
+            writing.wanted.alternatives is not None,
+        )
+        length = slots.part_length(start, len(prompt_N), widest)
+        width = next(width for width in programs.admit if width >= length)
+        room -= width
+        if room < 0:
+            break
+        echo = writing.wanted.echo
+        state, first, told = programs.admit[width](
+            programs.params,
+            state,
+            np.int32(row),
+            *_part(prompt_N, start, length, width, programs.token_shift),
+            settings_of(writing),
+            np.bool_(asked),
+            np.bool_(asked and echo is not None),
+        )
+        writing.read = start + length
+        whole = writing.read == len(prompt_N)
+        if echo is not None:
+            given = [(writing, Token(int(prompt_N[0]), None, given=True))] if start == 0 else []
+            given += _tokens(told, [writing] * (length - whole), given=True)
+            first_told = start + (start > 0)
+            found += given[max(0, echo - first_told) :]
+        reading.remove(row)
+        if whole:
+            found += _tokens(first, [writing])
+        else:
+            reading.append(row)
+    return Batch(state, batch.writings, tuple(reading)), found
+
+
+def step(programs: Programs, batch: Batch) -> tuple[Batch, list[tuple[Writing, Token]]]:
+    """The next token of every text whose prompt is read. The old `batch` is used up."""
+    writings = batch.written()
+    active_R = np.array([writing is not None for writing in writings])
+    told = any(writing and writing.wanted.alternatives is not None for writing in writings)
     state, following = programs.step(programs.params, batch.slots, active_R, np.bool_(told))
-    return Batch(state, batch.writings), _tokens(following, batch.writings)
+    return batch._replace(slots=state), _tokens(following, writings)
 
 
-def _tokens(drawn: slots.Drawn, writings: Sequence[Writing | None]) -> list[tuple[Writing, Token]]:
+def _tokens(
+    drawn: slots.Drawn, writings: Sequence[Writing | None], given: bool = False
+) -> list[tuple[Writing, Token]]:
+    """The token in each row of `drawn` and whose it is. `drawn` may have more rows."""
     told = any(writing and writing.wanted.alternatives is not None for writing in writings)
     token_R, *likely = jax.device_get(drawn if told else drawn[:1])
     found = []
     for row, writing in enumerate(writings):
         if writing is None:
             continue
-        token = Token(int(token_R[row]))
+        token = Token(int(token_R[row]), given=given)
         if (alternatives := writing.wanted.alternatives) is not None:
             log_p_R, ids_RA, log_p_RA = likely
             best = zip(ids_RA[row, :alternatives], log_p_RA[row, :alternatives], strict=True)
             likeliest = tuple((int(i), float(log_p)) for i, log_p in best)
-            token = Token(token.id, float(log_p_R[row]), likeliest)
+            token = token._replace(log_p=float(log_p_R[row]), likeliest=likeliest)
         found.append((writing, token))
     return found
 
@@ -130,10 +189,13 @@ def write_all(programs: Programs, writings: Sequence[Writing]) -> None:
     batch, waiting = Batch(programs.empty(), (None,) * programs.rows), deque(writings)
     while waiting or any(batch.writings):
         free = min(len(waiting), batch.writings.count(None))
-        batch, drawn = advance(programs, batch, [waiting.popleft() for _ in range(free)])
-        for writing, token in drawn:
-            writing.take(token)
-        batch = batch.left()
+        batch = batch.joined([waiting.popleft() for _ in range(free)])
+        for advance in (read, step):
+            if batch.reading if advance is read else any(batch.written()):
+                batch, found = advance(programs, batch)
+                for writing, token in found:
+                    writing.take(token)
+                batch = batch.left()
 
 
 async def write(programs: Programs, line: asyncio.Queue[Writing]) -> None:
@@ -145,10 +207,11 @@ async def write(programs: Programs, line: asyncio.Queue[Writing]) -> None:
             newcomers.append(await line.get())
         while not line.empty() and len(newcomers) < batch.writings.count(None):
             newcomers.append(line.get_nowait())
-        newcomers = [writing for writing in newcomers if not writing.done]
-        if newcomers or any(batch.writings):
-            batch, drawn = await asyncio.to_thread(advance, programs, batch, newcomers)
-            for writing, token in drawn:
-                if not writing.done:
-                    writing.take(token)
-        batch = batch.left()
+        batch = batch.joined([writing for writing in newcomers if not writing.done])
+        for advance in (read, step):
+            if batch.reading if advance is read else any(batch.written()):
+                batch, found = await asyncio.to_thread(advance, programs, batch)
+                for writing, token in found:
+                    if not writing.done:
+                        writing.take(token)
+                batch = batch.left()

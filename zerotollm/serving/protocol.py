@@ -19,15 +19,18 @@ from zerotollm.data.tokenizer import AnyTokenizer
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.decoding.slots import ALTERNATIVES
 from zerotollm.errors import UsageError
-from zerotollm.serving.writing import Piece, Wanted
+from zerotollm.serving.writing import Piece, Token, Wanted
 from zerotollm.suggest import did_you_mean
 
 MOST_TEXTS = 32
 """Of one request: prompts times `n`."""
 MOST_STOPS, LONGEST_STOP = 16, 200
 
-IGNORED = {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
-"""Say nothing about the text."""
+IGNORED = {
+    "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+    "reasoning_effort", "verbosity", "parallel_tool_calls",
+}  # fmt: skip
+"""Say nothing about the text, or nothing to a model that neither reasons nor calls tools."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "echo": (False,),
     "suffix": ("",),
@@ -37,7 +40,8 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
 }
@@ -102,41 +106,50 @@ class Job(NamedTuple):
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
-    """The JSON object of a request."""
+    """The JSON object of a request. A field that is null, at any depth, counts as not given."""
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is no JSON number")
 
     try:
-        value = json.loads(body, parse_constant=refuse)
+        value = json.loads(body, parse_constant=refuse, object_hook=_given)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         reason = "too deep" if isinstance(error, RecursionError) else error
         raise RefusedError(f"the body is not JSON: {reason}") from None
     if not isinstance(value, dict):
         raise RefusedError(f"the body is a JSON {type(value).__name__}, and must be an object")
-    return {name: field for name, field in value.items() if field is not None}
+    return value
+
+
+def _given(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def parse(body: dict[str, Any], served: Served, *, chat: bool) -> Job:
     """What a request asks for. Raises RefusedError, naming the field, for whatever cannot be done."""
-    own = ("messages", "top_logprobs", "max_completion_tokens") if chat else ("prompt",)
+    own = ("messages", "top_logprobs", "max_completion_tokens") if chat else ("prompt", "echo")
     known = COMMON | IGNORED | NEUTRAL.keys() | set(own)
     for name, value in body.items():
         if name not in known:
-            raise RefusedError(f"unknown field {name!r}{did_you_mean(name, known)}", name)
-        if name in NEUTRAL and value not in NEUTRAL[name]:
+            raise RefusedError(f"unknown field {_shown(name)}{did_you_mean(name, known)}", name)
+        if name in NEUTRAL.keys() - own and value not in NEUTRAL[name]:
             raise RefusedError(f"{name} is not supported here: leave it out", name, "unsupported")
     if body.get("model", served.name) not in ("", served.name):
-        message = f"the model {body['model']!r} is not here, only {served.name!r}"
+        message = f"the model {_shown(body['model'])} is not here, only {served.name!r}"
         raise RefusedError(message, "model", "model_not_found", 404)
     n = _number(body, "n", 1, 1, MOST_TEXTS, whole=True)
     most = "max_completion_tokens" if chat and "max_completion_tokens" in body else "max_tokens"
-    default = served.sampling
+    default, echo = served.sampling, not chat and _flag(body, "echo")
     sampling = replace(
         default,
         prompt="",
         max_tokens=_number(
-            body, most, min(default.max_tokens, served.most_tokens), 1, served.most_tokens, True
+            body,
+            most,
+            min(default.max_tokens, served.most_tokens),
+            0 if echo else 1,
+            served.most_tokens,
+            True,
         ),
         temperature=_number(body, "temperature", default.temperature, 0, 100),
         top_p=_number(body, "top_p", default.top_p, 0, 1),
@@ -145,7 +158,7 @@ def parse(body: dict[str, Any], served: Served, *, chat: bool) -> Job:
         seed=_number(body, "seed", secrets.randbelow(2**32), -(2**63), 2**64, True) % 2**32,
     )
     stop, alternatives = _stop(body), _alternatives(body, chat)
-    prompts = [_chat_prompt(body, served)] if chat else _prompts(body, served)
+    prompts, first = ([_chat_prompt(body, served)], 0) if chat else _prompts(body, served)
     if len(prompts) * n > MOST_TEXTS:
         message = (
             f"{len(prompts)} prompts times n = {n} is more than {MOST_TEXTS} texts: send several requests"
@@ -169,7 +182,7 @@ def parse(body: dict[str, Any], served: Served, *, chat: bool) -> Job:
         stream=_flag(body, "stream"),
         usage=_flag(options, "include_usage"),
         texts=[
-            Wanted(prompt_N, sampling, number, stop, alternatives)
+            Wanted(prompt_N, sampling, number, stop, alternatives, first if echo else None)
             for prompt_N in prompts
             for number in range(n)
         ],
@@ -221,25 +234,30 @@ def _alternatives(body: dict[str, Any], chat: bool) -> int | None:
     return _number(body, "top_logprobs", 0, 0, ALTERNATIVES, True) if told else None
 
 
-def _prompts(body: dict[str, Any], served: Served) -> list[np.ndarray]:
-    """Ids of a text, of several texts, or ids as they are given: no bos is put before these."""
+def _prompts(body: dict[str, Any], served: Served) -> tuple[list[np.ndarray], int]:
+    """Ids of each prompt, and the number of the first that the client gave: bos is put before texts, not before ids."""
     prompt, tokenizer = body.get("prompt", ""), served.tokenizer
-    if isinstance(prompt, str):
-        prompt = [prompt]
-    if not isinstance(prompt, list) or not prompt:
-        raise RefusedError("prompt must be a text, a list of texts, or token ids", "prompt")
-    if len(prompt) > MOST_TEXTS and isinstance(prompt[0], str):
+    prompts = prompt if isinstance(prompt, list) else [prompt]
+    if prompts and all(type(i) is int for i in prompts):
+        prompts = [prompts]
+    if len(prompts) > MOST_TEXTS:
         raise RefusedError(
-            f"{len(prompt)} prompts are more than {MOST_TEXTS}: send several requests", "prompt"
+            f"{len(prompts)} prompts are more than {MOST_TEXTS}: send several requests", "prompt"
         )
-    if all(isinstance(text, str) for text in prompt):
-        return [np.append(tokenizer.bos_id, _encode(text, tokenizer)).astype(np.int32) for text in prompt]
-    if all(type(i) is int and 0 <= i < tokenizer.vocab_size for i in prompt):
-        return [np.array(prompt, np.int32)]
+    if prompts and all(isinstance(text, str) for text in prompts):
+        return [np.append(tokenizer.bos_id, _encode(text, tokenizer)).astype(np.int32) for text in prompts], 1
+    if prompts and all(_are_ids(ids, tokenizer.vocab_size) for ids in prompts):
+        return [np.array(ids, np.int32) for ids in prompts], 0
     raise RefusedError(
-        f"prompt must be a text, a list of texts, or a list of token ids below {tokenizer.vocab_size}",
+        f"prompt must be a text, a list of texts, a list of token ids below {tokenizer.vocab_size}, or a list of such "
+        "lists",
         "prompt",
     )
+
+
+def _are_ids(ids: Any, vocab_size: int) -> bool:
+    whole = isinstance(ids, list) and bool(ids)
+    return whole and all(type(i) is int and 0 <= i < vocab_size for i in ids)
 
 
 def _encode(text: str, tokenizer: AnyTokenizer) -> np.ndarray:
@@ -285,11 +303,9 @@ def whole(job: Job, served: Served, written: Sequence[Sequence[Piece]]) -> dict[
     """The answer to a request, of which `written` are the texts."""
     choices = []
     for index, pieces in enumerate(written):
-        text = "".join(piece.text for piece in pieces)
-        if job.chat:
-            said = {"message": {"role": "assistant", "content": text.lstrip(" "), "refusal": None}}
-        else:
-            said = {"text": text}
+        text = _shown_text(job, pieces)
+        answer = {"message": {"role": "assistant", "content": text, "refusal": None}}
+        said = answer if job.chat else {"text": text}
         choices.append(
             {"index": index, **said, "logprobs": _logprobs(job, served.tokenizer, pieces)}
             | {"finish_reason": pieces[-1].finish}
@@ -300,11 +316,9 @@ def whole(job: Job, served: Served, written: Sequence[Sequence[Piece]]) -> dict[
 
 def chunk(job: Job, served: Served, index: int, pieces: Sequence[Piece], first: bool) -> dict[str, Any]:
     """An event of a stream: what some pieces add to a text. `first`: nothing was sent of it before."""
-    text = "".join(piece.text for piece in pieces)
+    text = _shown_text(job, pieces)
     if job.chat:
-        # A word is written with the space before it, also where nothing is.
-        delta = {"content": text.lstrip(" ") if first else text}
-        said = {"delta": {"role": "assistant"} | delta if first else delta}
+        said = {"delta": {"role": "assistant", "content": text} if first else {"content": text}}
     else:
         said = {"text": text}
     choice = {"index": index, **said, "logprobs": _logprobs(job, served.tokenizer, pieces)}
@@ -312,6 +326,11 @@ def chunk(job: Job, served: Served, index: int, pieces: Sequence[Piece], first: 
     return _head(job, served, "chat.completion.chunk" if job.chat else "text_completion") | {
         "choices": [choice]
     }
+
+
+def _shown_text(job: Job, pieces: Sequence[Piece]) -> str:
+    """The text of some pieces. An answer does not begin with the space that a word is written with."""
+    return "".join(piece.text.lstrip(" ") if job.chat and piece.leads else piece.text for piece in pieces)
 
 
 def last_chunk(job: Job, served: Served, written: Sequence[Sequence[Piece]]) -> dict[str, Any]:
@@ -323,7 +342,7 @@ def last_chunk(job: Job, served: Served, written: Sequence[Sequence[Piece]]) -> 
 def usage(job: Job, written: Sequence[Sequence[Piece]]) -> dict[str, int]:
     """Tokens read and written. A prompt counts once for all its texts."""
     prompts = {id(text.prompt_N): len(text.prompt_N) for text in job.texts}
-    read, wrote = sum(prompts.values()), sum(map(len, written))
+    read, wrote = sum(prompts.values()), sum(not piece.given for pieces in written for piece in pieces)
     return {"prompt_tokens": read, "completion_tokens": wrote, "total_tokens": read + wrote}
 
 
@@ -332,32 +351,51 @@ def _head(job: Job, served: Served, kind: str) -> dict[str, Any]:
 
 
 def _logprobs(job: Job, tokenizer: AnyTokenizer, pieces: Sequence[Piece]) -> dict[str, Any] | None:
-    """Of the tokens as drawn, those of a stop string too; but not of the one that ends a text."""
+    """Of the tokens as drawn, those of a stop string too, but not of the one that ends a text; and of an echo's.
+
+    A token is always among its own `top_logprobs`, which are one more where it is not of the likeliest.
+    """
     if job.texts[0].alternatives is None:
         return None
-    drawn = [(piece.token, piece.offset) for piece in pieces if piece.token]
+    told = [(piece.token, piece.offset) for piece in pieces if piece.token]
 
-    def entry(token_id: int, log_p: float) -> dict[str, Any]:
+    def entry(token_id: int, log_p: float | None) -> dict[str, Any]:
         spelled = list(tokenizer.token_bytes(token_id))
         return {"token": _name(tokenizer, token_id), "logprob": log_p, "bytes": spelled}
 
     if job.chat:
         content = [
-            entry(token.id, token.log_p) | {"top_logprobs": [entry(*best) for best in token.likeliest]}
-            for token, _ in drawn
+            entry(token.id, token.log_p)
+            | {"top_logprobs": [entry(*best) for best in (_with_itself(token) if token.likeliest else ())]}
+            for token, _ in told
         ]
         return {"content": content, "refusal": None}
-    best = [{} for _ in drawn]
-    for found, (token, _) in zip(best, drawn, strict=True):
-        for token_id, log_p in token.likeliest:
-            found.setdefault(_name(tokenizer, token_id), log_p)
     return {
-        "tokens": [_name(tokenizer, token.id) for token, _ in drawn],
-        "token_logprobs": [token.log_p for token, _ in drawn],
-        "top_logprobs": best,
-        "text_offset": [offset for _, offset in drawn],
-        "bytes": [list(tokenizer.token_bytes(token.id)) for token, _ in drawn],
+        "tokens": [_name(tokenizer, token.id) for token, _ in told],
+        "token_logprobs": [token.log_p for token, _ in told],
+        "top_logprobs": [
+            None if token.log_p is None else _by_name(tokenizer, _with_itself(token)) for token, _ in told
+        ],
+        "text_offset": [offset for _, offset in told],
+        "bytes": [list(tokenizer.token_bytes(token.id)) for token, _ in told],
     }
+
+
+def _with_itself(token: Token) -> tuple[tuple[int, float | None], ...]:
+    if token.id in (token_id for token_id, _ in token.likeliest):
+        return token.likeliest
+    return (*token.likeliest, (token.id, token.log_p))
+
+
+def _by_name(
+    tokenizer: AnyTokenizer, likeliest: Sequence[tuple[int, float | None]]
+) -> dict[str, float | None]:
+    """Log-probabilities by name. Of two tokens that add the same, a letter and its byte, the second has its piece."""
+    found: dict[str, float | None] = {}
+    for token_id, log_p in likeliest:
+        name = _name(tokenizer, token_id)
+        found[tokenizer.piece(token_id) if name in found else name] = log_p
+    return found
 
 
 def _name(tokenizer: AnyTokenizer, token_id: int) -> str:
