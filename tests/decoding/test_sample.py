@@ -109,6 +109,54 @@ def test_text_goes_on_past_the_context_from_its_last_half(params):
     assert full[25:38] == greedy_without_cache(params, full[13:25], 13)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_row_of_a_batch_is_the_row_alone_past_the_context_too(params, temperature):
+    """The first row has noise of its own alone and among others; its place in the window is never that of the rest."""
+    sampling = SamplingConfig(max_tokens=70, temperature=temperature, seed=5)
+    rng = np.random.default_rng(0)
+    for lengths in ([2, 24, 9], [24, 1], [11, 11, 3, 23, 24]):
+        prompts = [rng.integers(5, 60, n).astype(np.int32) for n in lengths]
+        together = draw(params, prompts, sampling)
+        assert [len(row) for row in together] == [70] * len(lengths)
+        (alone,) = draw(params, prompts[:1], sampling)
+        assert together[0].tolist() == alone.tolist()
+        # A later row keeps its noise, whoever stands before and beside it.
+        others = [
+            prompts[0],
+            *[np.array([7] * (3 * row + 1)) for row in range(1, len(lengths) - 1)],
+            prompts[-1],
+        ]
+        assert draw(params, others, sampling)[-1].tolist() == together[-1].tolist()
+
+
+def test_a_long_row_that_ends_changes_nothing_for_the_others(params):
+    """The longest row ends early: the others fill their own windows."""
+    prompts = [np.array([1, 2, 3]), np.arange(5, 28)]
+    free = draw(params, prompts, replace(GREEDY, max_tokens=60))
+    stop = int(free[1][0])
+    assert stop not in free[0]
+    drawn = draw(params, prompts, replace(GREEDY, max_tokens=60), stop_id=stop)
+    assert [row.tolist() for row in drawn] == [free[0].tolist(), []]
+
+
+def test_no_noise_is_used_twice():
+    """From logits that are all equal a token is its noise: the windows after the context share as few tokens with one
+    another as chance has it."""
+    flat = jax.tree.map(np.zeros_like, init_params(CONFIG, seed=0))
+    tokens = 1200
+    sampling = SamplingConfig(max_tokens=tokens, temperature=1.0)
+    rows = draw(flat, [np.array([1, 2]), np.arange(5, 20)], sampling)
+    for drawn in rows:
+        for lag in range(1, 40):
+            equal = int((drawn[lag:] == drawn[:-lag]).sum())
+            assert equal < 45, f"{equal} of {tokens - lag} tokens are those {lag} before: chance has it of 20"
+    assert (rows[0] == rows[1]).sum() < 45
+    # The noise is of the place in the text, the same whatever the window: as one long window has it.
+    long = replace(CONFIG, max_length=2048)
+    (whole,) = draw(flat, [np.array([1, 2])], sampling, long)
+    assert whole.tolist() == rows[0].tolist()
+
+
 def test_streaming_draws_the_same_tokens(params):
     sampling = SamplingConfig(max_tokens=40, temperature=1.0, seed=3)
     prompts = [np.array([1, 2]), np.array([5])]

@@ -69,6 +69,8 @@ class DecodeState(NamedTuple):
     """prompts, padded on the left, and what was drawn so far"""
     padding_B: jax.Array
     """slots in front of each prompt"""
+    dropped_B: jax.Array
+    """tokens of each text that lie before its prompt, and are no longer read"""
     slot: jax.Array
     """the next slot to be filled, the same for all rows"""
     logits_BV: jax.Array
@@ -99,7 +101,8 @@ def filter_logits(logits_BV: jax.Array, choice: Choice) -> jax.Array:
 def draw(logits_BV: jax.Array, choice: Choice, positions_B: jax.Array) -> jax.Array:
     """One token a row, (B,) int32. Temperature 0 takes the likeliest.
 
-    The randomness of a row depends on (seed, row, position), not on padding or on the other rows.
+    The randomness of a row depends on (seed, row, position), not on padding or on the other rows. Positions are those
+    in the whole text, also where only its end is still read: no position of a text is drawn with the same noise twice.
     """
     random_B = choice.temperature_B > 0
 
@@ -145,7 +148,13 @@ def _forward(model, params, tokens_BT, padding_B, caches, slot, before_BN=None):
 
 @partial(jax.jit, static_argnames=("model", "num_slots"))
 def prefill(
-    params: Any, prompts_BT: jax.Array, padding_B: jax.Array, *, model: TransformerConfig, num_slots: int
+    params: Any,
+    prompts_BT: jax.Array,
+    padding_B: jax.Array,
+    dropped_B: jax.Array,
+    *,
+    model: TransformerConfig,
+    num_slots: int,
 ) -> DecodeState:
     """Reads the prompts, (B, T) padded on the left by `padding_B`, into a new cache of `num_slots` slots."""
     B, T = prompts_BT.shape
@@ -154,7 +163,7 @@ def prefill(
     caches = (empty,) * model.num_layers
     logits_BV, caches = _forward(model, params, prompts_BT, padding_B, caches, 0)
     tokens_BS = jnp.zeros((B, num_slots), jnp.int32).at[:, :T].set(prompts_BT)
-    return DecodeState(tokens_BS, padding_B, jnp.int32(T), logits_BV, jnp.zeros(B, bool), caches)
+    return DecodeState(tokens_BS, padding_B, dropped_B, jnp.int32(T), logits_BV, jnp.zeros(B, bool), caches)
 
 
 def _decode(
@@ -180,7 +189,7 @@ def _decode(
 
     def one_token(state: DecodeState) -> DecodeState:
         logits_BV = jnp.where(real_V[None], state.logits_BV, -jnp.inf)
-        drawn_B = draw(logits_BV, choice, state.slot - state.padding_B)
+        drawn_B = draw(logits_BV, choice, state.dropped_B + state.slot - state.padding_B)
         drawn_B = jnp.where(state.done_B, stop_id, drawn_B)
         tokens_BS = jax.lax.dynamic_update_slice_in_dim(state.tokens_BS, drawn_B[:, None], state.slot, axis=1)
         before_BN = jax.lax.dynamic_slice_in_dim(
@@ -190,7 +199,9 @@ def _decode(
             model, params, drawn_B[:, None], state.padding_B, state.caches, state.slot, before_BN
         )
         done_B = state.done_B | (drawn_B == stop_id)
-        return DecodeState(tokens_BS, state.padding_B, state.slot + 1, logits_BV, done_B, caches)
+        return state._replace(
+            tokens_BS=tokens_BS, slot=state.slot + 1, logits_BV=logits_BV, done_B=done_B, caches=caches
+        )
 
     for slots in stages or state.tokens_BS.shape[1:]:
         more = slots - state.tokens_BS.shape[1]
@@ -227,7 +238,8 @@ def stream(
     """Yields, again and again, the new tokens of each row, at most `chunk` a time (0: as many as fit).
 
     Each prompt holds 1 to `model.max_length` ids. A row ends before its `stop_id`. Where the context is full, the
-    last half of it is read again and the text goes on from there.
+    last half of it is read again and the text goes on from there: each row at its own place, so that it writes what it
+    writes alone.
     """
     choice = Choice.of(sampling, len(prompts))
     # Weights that lie in the file's memory would be copied in every call.
@@ -241,15 +253,21 @@ def stream(
     stages = capacities(num_slots + PROMPT_MULTIPLE, cache_bytes(model, len(texts)))
     finished = np.zeros(len(texts), bool)
     left = sampling.max_tokens
-    keep = model.max_length
+    dropped = [0] * len(texts)
     while left > 0 and not finished.all():
-        windows = [text[-keep:] for text in texts]
+        for row, text in enumerate(texts):
+            if finished[row]:  # its last token stands for it, so that nobody waits for it
+                dropped[row] = len(text) - 1
+            elif len(text) - dropped[row] > model.max_length:
+                dropped[row] = len(text) - max(1, model.max_length // 2)
+        windows = [text[start:] for text, start in zip(texts, dropped, strict=True)]
         longest = max(map(len, windows))
         width = round_up(longest, PROMPT_MULTIPLE)
         prompts_BT = np.stack([np.pad(window, (width - len(window), 0)) for window in windows])
         padding_B = np.array([width - len(window) for window in windows], np.int32)
+        dropped_B = np.array(dropped, np.int32)
         first = next(slots for slots in stages if slots > width)
-        state = prefill(params, prompts_BT, padding_B, model=model, num_slots=first)
+        state = prefill(params, prompts_BT, padding_B, dropped_B, model=model, num_slots=first)
         state = state._replace(done_B=jnp.asarray(finished))
         # The token in the last position of the context is drawn but never read: hence the one more.
         last = width + min(left, model.max_length - longest + 1)
@@ -275,7 +293,6 @@ def stream(
             left -= drawn_BT.shape[1]
             slot = int(state.slot)
             yield new
-        keep = max(1, model.max_length // 2)
 
 
 def generate(
