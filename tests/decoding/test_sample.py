@@ -230,6 +230,47 @@ def test_filters_keep_the_likeliest(changes, kept):
         np.testing.assert_array_equal(row[order[:kept]], logits[order[:kept]])
 
 
+@pytest.mark.parametrize(
+    ("probabilities", "changes", "kept"),
+    [
+        ([0.25] * 4, {"top_p": 0.5}, [0, 1]),
+        ([0.25] * 4, {"top_p": 0.51}, [0, 1, 2]),
+        ([0.1, 0.2, 0.1, 0.2, 0.1, 0.3], {"top_p": 0.6}, [1, 3, 5]),
+        ([0.1, 0.2, 0.1, 0.2, 0.1, 0.3], {"top_p": 0.75}, [0, 1, 3, 5]),
+        ([0.125] * 8, {"top_p": 1e-6}, [0]),
+        ([0.125] * 8, {"top_k": 3}, [0, 1, 2]),
+        ([0.1, 0.2, 0.1, 0.2, 0.1, 0.3], {"top_k": 4}, [0, 1, 3, 5]),
+        ([0.1, 0.2, 0.1, 0.2, 0.1, 0.3], {"min_p": 0.6}, [1, 3, 5]),
+    ],
+)
+def test_ties_at_the_border_go_by_their_number(probabilities, changes, kept):
+    """Top-p keeps the smallest set that reaches p, top-k exactly k; min-p treats equals alike."""
+    filtered = sample.filter_logits(jnp.log(jnp.array([probabilities])), choice(1, **changes))
+    assert np.flatnonzero(np.isfinite(filtered[0])).tolist() == kept
+
+
+def test_top_p_keeps_the_smallest_set_of_rounded_logits():
+    """As float64 reckons it; logits in steps of 1/4 have many ties."""
+    rng = np.random.default_rng(0)
+    logits = (np.round(rng.normal(size=(200, 50)) * 8) / 4).astype(np.float32)
+    p = rng.uniform(0.05, 0.95, 200).astype(np.float32)
+    rows = choice(200)._replace(top_p_B=jnp.asarray(p))
+    kept = np.isfinite(np.asarray(sample.filter_logits(jnp.asarray(logits), rows)))
+    for row, least, mask in zip(logits.astype(np.float64), p, kept, strict=True):
+        order = np.argsort(-row, kind="stable")
+        mass = np.cumsum(np.exp(row[order]) / np.exp(row).sum())
+        assert abs(mass - least).min() > 1e-6, "rounding decides: take another seed"
+        assert set(np.flatnonzero(mask)) == set(order[: np.searchsorted(mass, least) + 1])
+
+
+@pytest.mark.parametrize("filters", [{}, {"top_p": 0.9}, {"min_p": 0.1, "top_k": 3}], ids=str)
+def test_a_temperature_near_zero_takes_the_likeliest(filters):
+    logits = jnp.array([[30.0, 31.0, 29.0, 1.0], [3e4, 2e4, 1e4, 0.0]])
+    for temperature in (0.0, 1e-45, 1e-40, 1.2e-38, 2e-38, 3e-38, 1e-36, 1e-20, 1e-9, 1e-6, 1e-4):
+        drawn = sample.draw(logits, choice(2, temperature=temperature, **filters), jnp.array([3, 4]))
+        assert drawn.tolist() == [1, 0], temperature
+
+
 def test_drawn_tokens_follow_the_probabilities():
     many = jnp.repeat(jnp.asarray(LOGITS[:1]), 4000, axis=0)
     drawn = jax.jit(sample.draw)(many, choice(4000, temperature=1.0), jnp.zeros(4000, jnp.int32))

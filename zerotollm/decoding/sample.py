@@ -25,6 +25,10 @@ PROMPT_MULTIPLE = 16
 SLOT_MULTIPLE = 1024
 """Cache slots are a multiple of this, or as many as the context has."""
 
+COLD = 1e-5
+"""A lower temperature is 0: it divides no difference between float32 logits that is more than their rounding, and
+logits over it are infinite."""
+
 
 class Choice(NamedTuple):
     """`SamplingConfig` as arrays, a number for each row: a new temperature or seed needs no new program."""
@@ -83,8 +87,9 @@ class DecodeState(NamedTuple):
 def filter_logits(logits_BV: jax.Array, choice: Choice) -> jax.Array:
     """Minus infinity at the tokens that top-k, top-p or min-p exclude. The likeliest token always stays.
 
-    Top-k (arXiv:1805.04833) keeps the k likeliest and their equals, top-p (arXiv:1904.09751) the smallest set
-    whose probability reaches p, min-p (arXiv:2407.01082) those at least min_p times as likely as the likeliest.
+    Top-k (arXiv:1805.04833) keeps the k likeliest, top-p (arXiv:1904.09751) the smallest set whose probability reaches
+    p, min-p (arXiv:2407.01082) those at least min_p times as likely as the likeliest. Among equals at the border of
+    top-k and top-p those with the least ids are kept.
     """
     vocab_size = logits_BV.shape[-1]
     sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)
@@ -95,16 +100,19 @@ def filter_logits(logits_BV: jax.Array, choice: Choice) -> jax.Array:
     kept_BV &= probabilities_BV >= choice.min_p_B[:, None] * probabilities_BV[:, :1]
     kept_BV = kept_BV.at[:, 0].set(True)
     threshold_B1 = jnp.min(jnp.where(kept_BV, sorted_BV, jnp.inf), axis=-1, keepdims=True)
-    return jnp.where(logits_BV >= threshold_B1, logits_BV, -jnp.inf)
+    equal_BV = logits_BV == threshold_B1
+    room_B1 = jnp.sum(kept_BV & (sorted_BV == threshold_B1), axis=-1, keepdims=True)
+    kept_BV = (logits_BV > threshold_B1) | (equal_BV & (jnp.cumsum(equal_BV, axis=-1) <= room_B1))
+    return jnp.where(kept_BV, logits_BV, -jnp.inf)
 
 
 def draw(logits_BV: jax.Array, choice: Choice, positions_B: jax.Array) -> jax.Array:
-    """One token a row, (B,) int32. Temperature 0 takes the likeliest.
+    """One token a row, (B,) int32. A temperature below `COLD` takes the likeliest.
 
     The randomness of a row depends on (seed, row, position), not on padding or on the other rows. Positions are those
     in the whole text, also where only its end is still read: no position of a text is drawn with the same noise twice.
     """
-    random_B = choice.temperature_B > 0
+    random_B = choice.temperature_B >= COLD
 
     def sampled(logits_BV):
         scaled_BV = logits_BV / jnp.where(random_B, choice.temperature_B, 1)[:, None]
