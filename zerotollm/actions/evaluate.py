@@ -17,7 +17,7 @@ from zerotollm.files import write_atomically
 
 def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
     """Measures one checkpoint, shows the numbers, and writes them to `evaluation-SPLIT.json`; with `judge` those of
-    `zerotollm.actions.judgments` alone.
+    `zerotollm.actions.judgments` alone, to a file of its own.
 
     Returns `split`, `checkpoint`, `step` and what `zerotollm.evaluation.loss.evaluate_batches` does; of a model that
     translates also what `zerotollm.evaluation.translation.corpus_scores` does, over all pairs of the split, and the
