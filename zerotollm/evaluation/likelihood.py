@@ -92,8 +92,9 @@ class Question(NamedTuple):
 def read_questions(path: Path, lines: Iterator[str]) -> list[Question]:
     """Of jsonl, in which a line is {"good", "bad"} or {"text", "choices", "answer"}, and maybe "group".
 
-    BLiMP's own names, "sentence_good", "sentence_bad" and "UID", will do. In "text" ___ or a longer row of _ is the gap,
-    and "answer" one of "choices" or its number from 0. Raises UsageError, naming file and line, for whatever is neither.
+    BLiMP's own names, "sentence_good", "sentence_bad" and "UID", will do. In "text" ___ or a longer row of _ is the
+    gap, and "answer" one of "choices" or its number from 0. Raises UsageError, naming file and line, for whatever is
+    neither.
     """
     found = []
     for number, line in enumerate(lines, 1):
