@@ -9,7 +9,7 @@ from zerotollm.actions.devices import reading_on_mesh
 from zerotollm.actions.fit import feed_of
 from zerotollm.actions.judgments import evaluate_judgments
 from zerotollm.actions.labels import label_report, rows
-from zerotollm.actions.translation import translate_split, translates
+from zerotollm.actions.translation import not_read, translate_split, translates
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.files import write_atomically
@@ -88,6 +88,8 @@ def _evaluate(
             scores, lines = translate_split(experiment, run, options.split, say)
         write_atomically(file, lines)
         result |= scores
+        for row in not_read(scores):
+            table.add_row(*row)
         table.add_row("BLEU", f"{scores['bleu']:.2f}, {scores['bleu_signature']}")
         table.add_row("chrF", f"{scores['chrf']:.2f}, {scores['chrf_signature']}")
         table.add_row("translations", f"{scores['pairs']:,}, in {file}")

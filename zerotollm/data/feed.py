@@ -9,8 +9,8 @@ label             a head of its own tells which of a few labels a text has
 
 import math
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from typing import Any
@@ -70,6 +70,9 @@ class Feed:
     """of `data.old`"""
     labels: tuple[str, ...] = ()
     """what `targets` number, where these are labels and not tokens; every byte is then a label"""
+    cut: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """of each split of texts to label: how many are longer than `data.context`, and how many of their tokens are not
+    read"""
 
 
 def open_feed(
@@ -288,6 +291,7 @@ def _example_feed(
         fingerprint=[len(train.tokens_N), len(train), zlib.crc32(train.tokens_N[: 2**25])],
         dropped=_dropped(prepared.dropped, plans, data.context),
         labels=prepared.labels,
+        cut={name: split.num_cut for name, split in prepared.splits.items()},
     )
 
 
