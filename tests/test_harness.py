@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ from zerotollm.evaluation.likelihood import log_likelihoods
 from zerotollm.experiment import Experiment
 from zerotollm.harness import harness_model
 from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.model.transformer import Transformer
 from zerotollm.run import Run
 from zerotollm.training.step import init_params
 
@@ -59,6 +61,45 @@ def test_likelihoods_of_continuations(run, model):
             run.tokenizer.encode(before.rstrip())
         )
         assert log_p == pytest.approx(alone(run, before + after, scored), abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def words() -> Run:
+    """Whole words are tokens, and a word with a space before it is one too."""
+    tokenizer = train_tokenizer(
+        TokenizerConfig("bpe", 300), ["the lanterns river lanterns wall lanterns"] * 200
+    )
+    config = TransformerConfig(num_layers=1, width=32, num_heads=2)
+    model = resolve(config, vocab_size=tokenizer.vocab_size, context=32)
+    return Run(Path("nowhere"), Experiment(), model, 0, init_params(model, 1), tokenizer)
+
+
+def test_a_token_over_the_border_is_of_the_continuation(words):
+    encode = lambda text: words.tokenizer.encode(text).tolist()  # noqa: E731
+    (lanterns,) = encode(" lanterns")
+    pairs = [("the lan", "terns"), ("the lan", "terns river"), ("the", " lanterns"), ("the ", "lanterns")]
+    pairs += [("the lan", "xqz"), ("the lan", "")]
+    found = [log_p for log_p, _ in harness_model(words).loglikelihood([asked(*pair) for pair in pairs])]
+    whole_N = np.array([words.tokenizer.bos_id, *encode("the lanterns river")], np.int32)
+    logits_TV = Transformer(words.model_config).apply({"params": words.params}, whole_N[None])[0]
+    log_p_TV = np.asarray(jax.nn.log_softmax(logits_TV[:, : words.tokenizer.vocab_size]), np.float64)
+    start = whole_N.tolist().index(lanterns)
+    word = log_p_TV[start - 1, lanterns]
+    rest = sum(log_p_TV[i - 1, whole_N[i]] for i in range(start, len(whole_N)))
+    assert word < -1
+    np.testing.assert_allclose(found[:4], [word, rest, word, word], rtol=1e-4)
+    # What shares no token with the context's own ids counts from where they part.
+    assert encode("the lanxqz")[: len(encode("the lan"))] == encode("the lan")
+    assert found[4] < -3 * 3
+    assert found[5] == 0.0
+
+
+def test_all_of_a_continuation_counts_where_it_is_longer_than_the_context(run, model):
+    long = "light day " * 9
+    ((paired, _),) = model.loglikelihood([asked("", long)])
+    (rolled,) = model.loglikelihood_rolling([asked(long)])
+    assert paired == pytest.approx(rolled)
+    assert paired < 2 * alone(run, long, 32)
 
 
 def test_a_long_text_is_scored_once_each_token(run, model):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from zerotollm.data.tokenizer import AnyTokenizer
 from zerotollm.errors import RunError, UsageError
 from zerotollm.evaluation.likelihood import log_likelihoods
 from zerotollm.run import Run
@@ -25,7 +26,8 @@ NEW_TOKENS = 256
 def harness_model(run: Run, rows: int = 16) -> Any:
     """The run as an `lm_eval.api.model.LM`, which scores and writes `rows` texts at once.
 
-    What the context does not hold is cut off on the left. Raises UsageError for a model that does not write texts on,
+    What the context does not hold is cut off on the left; all of what is scored counts, in several windows where it is
+    longer than the context. Raises UsageError for a model that does not write texts on,
     RunError where the harness is not installed.
     """
     if run.model_config.architecture == "encoder-decoder" or run.model_config.num_classes:
@@ -43,21 +45,8 @@ def harness_model(run: Run, rows: int = 16) -> Any:
             return self._score([_encode_pair(tokenizer, *request.args[:2]) for request in requests])
 
         def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
-            windows, owners = [], []
-            for number, request in enumerate(requests):
-                rolling = utils.get_rolling_token_windows(
-                    token_list=tokenizer.encode(request.args[0]).tolist(),
-                    prefix_token=tokenizer.bos_id,
-                    max_seq_len=context,
-                    context_len=1,
-                )
-                for before, after in map(utils.make_disjoint_window, rolling):
-                    windows.append((np.array([*before, *after], np.int32), len(after)))
-                    owners.append(number)
-            totals = [0.0] * len(requests)
-            for number, (log_p, _) in zip(owners, self._score(windows), strict=True):
-                totals[number] += log_p
-            return totals
+            ids = [tokenizer.encode(request.args[0]) for request in requests]
+            return [log_p for log_p, _ in self._score([_after_bos(tokenizer, ids_N) for ids_N in ids])]
 
         def generate_until(self, requests: Sequence[Any]) -> list[str]:
             told: list[list[str]] = [[] for _ in requests]
@@ -73,9 +62,33 @@ def harness_model(run: Run, rows: int = 16) -> Any:
             return ["".join(pieces) for pieces in told]
 
         def _score(self, texts: Sequence[tuple[np.ndarray, int]]) -> list[tuple[float, bool]]:
-            cut = [(ids_N[-context - 1 :], min(scored, context)) for ids_N, scored in texts]
-            scores = log_likelihoods(run.params, model, cut, num_tokens=tokenizer.vocab_size, rows=rows)
-            return [tuple(score) for score in scores]
+            """Of each text, (ids, how many of the last are scored): where those are more than the context holds, in
+            windows, so that every one counts."""
+            windows, owners = [], []
+            for number, (ids_N, scored) in enumerate(texts):
+                rolling = [(ids_N[:-scored], ids_N[-scored:])]
+                if scored > context:
+                    rolling = map(
+                        utils.make_disjoint_window,
+                        utils.get_rolling_token_windows(
+                            token_list=ids_N[-scored:].tolist(),
+                            prefix_token=int(ids_N[-scored - 1]),
+                            max_seq_len=context,
+                            context_len=1,
+                        ),
+                    )
+                elif not scored:
+                    continue
+                for before, after in rolling:
+                    window_N = np.array([*before, *after], np.int32)[-context - 1 :]
+                    windows.append((window_N, len(after)))
+                    owners.append(number)
+            found = [(0.0, True)] * len(texts)
+            scores = log_likelihoods(run.params, model, windows, num_tokens=tokenizer.vocab_size, rows=rows)
+            for number, score in zip(owners, scores, strict=True):
+                log_p, greedy = found[number]
+                found[number] = (log_p + score.log_p, greedy and score.greedy)
+            return found
 
         @cached_property
         def _programs(self) -> Any:
@@ -84,13 +97,27 @@ def harness_model(run: Run, rows: int = 16) -> Any:
     return RunModel()
 
 
-def _encode_pair(tokenizer: Any, before: str, after: str) -> tuple[np.ndarray, int]:
-    """(bos and the ids of both, how many are of the second). Space between them is the second's, as in training."""
+def _after_bos(tokenizer: AnyTokenizer, ids_N: np.ndarray) -> tuple[np.ndarray, int]:
+    """(bos and the ids, how many these are)."""
+    return np.append(tokenizer.bos_id, ids_N).astype(np.int32), len(ids_N)
+
+
+def _encode_pair(tokenizer: AnyTokenizer, before: str, after: str) -> tuple[np.ndarray, int]:
+    """(bos and the ids of both, how many are scored). Space between them is the second's, as in training.
+
+    Scored is all from where the ids of both part from those of the first alone: a token that spans both is the
+    second's. Where they never part, the second is encoded alone.
+    """
     kept = before.rstrip()
     after = before[len(kept) :] + after
-    known = 1 + len(tokenizer.encode(kept))
-    ids_N = np.append(tokenizer.bos_id, tokenizer.encode(kept + after)).astype(np.int32)
-    return ids_N, len(ids_N) - min(known, len(ids_N))
+    known_N, whole_N = tokenizer.encode(kept), tokenizer.encode(kept + after)
+    shorter = min(len(known_N), len(whole_N))
+    parts = np.append(known_N[:shorter] != whole_N[:shorter], True)
+    scored = len(whole_N) - int(np.argmax(parts))
+    if not scored:
+        alone_N = tokenizer.encode(after)
+        whole_N, scored = np.append(known_N, alone_N), len(alone_N)
+    return _after_bos(tokenizer, whole_N)[0], scored
 
 
 def _wanted(run: Run, before: str, options: dict[str, Any]) -> Wanted:

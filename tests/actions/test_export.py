@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import zerotollm
+from zerotollm import run_directory
 from zerotollm.actions import EvaluateOptions, ExportOptions, ImportModelOptions
 from zerotollm.actions.export import export
 from zerotollm.actions.import_model import import_model
@@ -18,8 +20,9 @@ from zerotollm.cli import main
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.tokenizer import train_tokenizer
 from zerotollm.decoding.config import SamplingConfig
-from zerotollm.errors import UsageError
+from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment, to_json
+from zerotollm.interop.folder import read_params
 from zerotollm.interop.marian import nearest
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.training.checkpoints import CheckpointWriter
@@ -119,6 +122,36 @@ def test_it_comes_back_as_a_run_that_writes_and_is_evaluated(run_dir, exported, 
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
         assert (again / name).read_bytes() == (exported / name).read_bytes()
     assert "has no final numbers" in (again / "README.md").read_text()
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_what_another_process_writes_meanwhile_is_left_alone(run_dir, exported, tmp_path, monkeypatch, ended):
+    experiment, other, real = zerotollm.load(run_dir).experiment, tmp_path / "other", read_params
+    with ExitStack() as lock:
+
+        def meanwhile(*arguments):
+            with ExitStack() as until_ended:
+                (until_ended if ended else lock).enter_context(run_directory.locked(other))
+                (other / "config.json").write_text("theirs")
+            return real(*arguments)
+
+        monkeypatch.setattr("zerotollm.interop.folder.read_params", meanwhile)
+        error, says = (UsageError, "is not empty") if ended else (RunError, "is being written by process")
+        with pytest.raises(error, match=says):
+            import_model(experiment, other, ImportModelOptions(folder=str(exported)))
+        assert (other / "config.json").read_text() == "theirs"
+
+
+def test_an_import_that_fails_leaves_nothing(run_dir, exported, tmp_path, monkeypatch):
+    def full(params):
+        raise RunError("the disk is full")
+
+    monkeypatch.setattr("zerotollm.actions.import_model._on_device", full)
+    with pytest.raises(RunError, match="is full"):
+        import_model(
+            zerotollm.load(run_dir).experiment, tmp_path / "new", ImportModelOptions(folder=str(exported))
+        )
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.slow

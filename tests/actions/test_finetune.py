@@ -18,6 +18,7 @@ from zerotollm.actions.train import train
 from zerotollm.cli import main
 from zerotollm.data.batches import Replayed
 from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.data.examples import open_examples
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment, begun_with, translates, validate
@@ -192,6 +193,25 @@ def test_evaluate_puts_the_labels_beside_a_baseline_and_draws_them(labelled, fol
     assert "Plotly.newPlot" in (folder / "labelled" / "confusion-test.html").read_text()
     assert json.loads((folder / "labelled" / "confusion-test.json").read_text()) == scores
     assert "TF-IDF" in capsys.readouterr().out
+
+
+def test_texts_that_are_cut_before_they_are_labelled_are_told(labelled, folder, tmp_path, capsys):
+    run = zerotollm.load(folder / "labelled")
+    shorter = replace(labelled, data=replace(labelled.data, context=8))
+    result = evaluate(shorter, folder / "labelled", EvaluateOptions(split="test"))["labels"]
+    examples = open_examples(labelled.data, "label").splits["test"]
+    over = [1 + len(run.tokenizer.encode(example.parts[0].text)) - 8 for example in examples]
+    over = [tokens for tokens in over if tokens > 0]
+    assert over
+    assert (result["cut_texts"], result["cut_tokens"]) == (len(over), sum(over))
+    said = f"{sum(over):,} tokens, of {len(over):,} texts that are too long"
+    assert said in capsys.readouterr().out
+    train(replace(shorter, train=replace(labelled.train, steps=1)), tmp_path / "shorter")
+    assert "cut to data.context 8: " in capsys.readouterr().out
+    longer = replace(labelled, data=replace(labelled.data, context=256))
+    whole = evaluate(longer, folder / "labelled", EvaluateOptions(split="test"))["labels"]
+    assert "cut_texts" not in whole
+    assert "not read" not in capsys.readouterr().out
 
 
 def test_what_does_not_fit_is_refused_with_its_name(base, folder, tmp_path):

@@ -128,11 +128,15 @@ def test_the_likelier_of_two_texts_is_judged(run_dir, tmp_path, capsys):
     records.append(
         {"text": "heaven and ___", "choices": ["earth", "light"], "answer": "earth", "group": "gap"}
     )
+    records.append(
+        {"sentence_good": "heaven was left by earth.", "sentence_bad": "heaven was left by earth."}
+    )
     file.write_text("".join(json.dumps(record) + "\n" for record in records))
     options = EvaluateOptions(judge=str(file))
     result = evaluate(run.experiment, run_dir, options)
-    assert result == json.loads((run_dir / "evaluation-questions.json").read_text())
-    assert "questions" in capsys.readouterr().out
+    assert result == json.loads((run_dir / "judgments-questions.json").read_text())
+    assert "1 of the questions hold the right text twice, and count as wrong" in capsys.readouterr().out
+    assert (result["groups"]["all"]["questions"], result["groups"]["all"]["equal"]) == (4, 1)
     texts = [*(text for pair in pairs for text in pair), "heaven and earth", "heaven and light"]
     ids = [[1, *run.tokenizer.encode(text).tolist()] for text in texts]
     scores = log_likelihoods(
@@ -145,5 +149,12 @@ def test_the_likelier_of_two_texts_is_judged(run_dir, tmp_path, capsys):
     groups = result["groups"]
     assert [groups[name]["right"] for name in ("light", "and", "gap")] == right
     assert groups["all"]["right"] == sum(right)
+    for split in ("validation", "test"):  # whose evaluation is another file
+        (run_dir / f"evaluation-{split}.json").write_text("kept")
+        evaluate(
+            run.experiment, run_dir, EvaluateOptions(judge=str(file.rename(tmp_path / f"{split}.jsonl")))
+        )
+        file = tmp_path / f"{split}.jsonl"
+        assert (run_dir / f"evaluation-{split}.json").read_text() == "kept"
     with pytest.raises(UsageError, match="is no file"):
         evaluate(run.experiment, run_dir, EvaluateOptions(judge="nowhere.jsonl"))

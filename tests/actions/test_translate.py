@@ -6,6 +6,7 @@ import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,9 +18,10 @@ from zerotollm.actions.evaluate import evaluate
 from zerotollm.actions.fit import compile_programs, fit
 from zerotollm.actions.interrupts import StoppedError
 from zerotollm.actions.train import train
-from zerotollm.actions.translation import translate_split, with_prompt
+from zerotollm.actions.translation import not_read, translate_split, with_prompt
 from zerotollm.cli import main
 from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.data.parallel import open_parallel
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, validate
@@ -178,6 +180,24 @@ def test_evaluate_writes_translations_beside_sources_and_references(experiment, 
     assert json.loads((tmp_path / "run" / "evaluation-test.json").read_text())["bleu"] == result["bleu"]
     assert "tok:13a" in result["bleu_signature"]
     assert result["bleu_signature"] in capsys.readouterr().out
+
+
+def test_sources_that_are_cut_before_they_are_scored_are_told(experiment, run_dir):
+    run = load(run_dir)
+    pairs = open_parallel(experiment.data).splits["test"]
+    lengths = np.array([len(run.tokenizer.encode(f" {pair.source}")) for pair in pairs])
+    shorter = SimpleNamespace(
+        params=run.params, model_config=replace(run.model_config, max_length=12), tokenizer=run.tokenizer
+    )
+    scores, _ = translate_split(experiment, shorter, "test")
+    over = lengths[lengths > 11] - 11
+    assert len(over)
+    assert (scores["cut_texts"], scores["cut_tokens"]) == (len(over), over.sum())
+    assert not_read(scores) == [
+        ("not read", f"{over.sum():,} tokens, of {len(over)} texts that are too long")
+    ]
+    scores, _ = translate_split(experiment, run, "test")
+    assert not_read(scores) == []
 
 
 @pytest.mark.slow

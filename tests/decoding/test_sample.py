@@ -109,6 +109,54 @@ def test_text_goes_on_past_the_context_from_its_last_half(params):
     assert full[25:38] == greedy_without_cache(params, full[13:25], 13)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_row_of_a_batch_is_the_row_alone_past_the_context_too(params, temperature):
+    """The first row has noise of its own alone and among others; its place in the window is never that of the rest."""
+    sampling = SamplingConfig(max_tokens=70, temperature=temperature, seed=5)
+    rng = np.random.default_rng(0)
+    for lengths in ([2, 24, 9], [24, 1], [11, 11, 3, 23, 24]):
+        prompts = [rng.integers(5, 60, n).astype(np.int32) for n in lengths]
+        together = draw(params, prompts, sampling)
+        assert [len(row) for row in together] == [70] * len(lengths)
+        (alone,) = draw(params, prompts[:1], sampling)
+        assert together[0].tolist() == alone.tolist()
+        # A later row keeps its noise, whoever stands before and beside it.
+        others = [
+            prompts[0],
+            *[np.array([7] * (3 * row + 1)) for row in range(1, len(lengths) - 1)],
+            prompts[-1],
+        ]
+        assert draw(params, others, sampling)[-1].tolist() == together[-1].tolist()
+
+
+def test_a_long_row_that_ends_changes_nothing_for_the_others(params):
+    """The longest row ends early: the others fill their own windows."""
+    prompts = [np.array([1, 2, 3]), np.arange(5, 28)]
+    free = draw(params, prompts, replace(GREEDY, max_tokens=60))
+    stop = int(free[1][0])
+    assert stop not in free[0]
+    drawn = draw(params, prompts, replace(GREEDY, max_tokens=60), stop_id=stop)
+    assert [row.tolist() for row in drawn] == [free[0].tolist(), []]
+
+
+def test_no_noise_is_used_twice():
+    """From logits that are all equal a token is its noise: the windows after the context share as few tokens with one
+    another as chance has it."""
+    flat = jax.tree.map(np.zeros_like, init_params(CONFIG, seed=0))
+    tokens = 1200
+    sampling = SamplingConfig(max_tokens=tokens, temperature=1.0)
+    rows = draw(flat, [np.array([1, 2]), np.arange(5, 20)], sampling)
+    for drawn in rows:
+        for lag in range(1, 40):
+            equal = int((drawn[lag:] == drawn[:-lag]).sum())
+            assert equal < 45, f"{equal} of {tokens - lag} tokens are those {lag} before: chance has it of 20"
+    assert (rows[0] == rows[1]).sum() < 45
+    # The noise is of the place in the text, the same whatever the window: as one long window has it.
+    long = replace(CONFIG, max_length=2048)
+    (whole,) = draw(flat, [np.array([1, 2])], sampling, long)
+    assert whole.tolist() == rows[0].tolist()
+
+
 def test_streaming_draws_the_same_tokens(params):
     sampling = SamplingConfig(max_tokens=40, temperature=1.0, seed=3)
     prompts = [np.array([1, 2]), np.array([5])]
@@ -180,6 +228,47 @@ def test_filters_keep_the_likeliest(changes, kept):
         assert np.isfinite(row[order[:kept]]).all()
         assert np.isneginf(row[order[kept:]]).all()
         np.testing.assert_array_equal(row[order[:kept]], logits[order[:kept]])
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "changes", "kept"),
+    [
+        ([0.25] * 4, {"top_p": 0.5}, [0, 1]),
+        ([0.25] * 4, {"top_p": 0.51}, [0, 1, 2]),
+        ([0.1, 0.2, 0.1, 0.2, 0.1, 0.3], {"top_p": 0.6}, [1, 3, 5]),
+        ([0.1, 0.2, 0.1, 0.2, 0.1, 0.3], {"top_p": 0.75}, [0, 1, 3, 5]),
+        ([0.125] * 8, {"top_p": 1e-6}, [0]),
+        ([0.125] * 8, {"top_k": 3}, [0, 1, 2]),
+        ([0.1, 0.2, 0.1, 0.2, 0.1, 0.3], {"top_k": 4}, [0, 1, 3, 5]),
+        ([0.1, 0.2, 0.1, 0.2, 0.1, 0.3], {"min_p": 0.6}, [1, 3, 5]),
+    ],
+)
+def test_ties_at_the_border_go_by_their_number(probabilities, changes, kept):
+    """Top-p keeps the smallest set that reaches p, top-k exactly k; min-p treats equals alike."""
+    filtered = sample.filter_logits(jnp.log(jnp.array([probabilities])), choice(1, **changes))
+    assert np.flatnonzero(np.isfinite(filtered[0])).tolist() == kept
+
+
+def test_top_p_keeps_the_smallest_set_of_rounded_logits():
+    """As float64 reckons it; logits in steps of 1/4 have many ties."""
+    rng = np.random.default_rng(0)
+    logits = (np.round(rng.normal(size=(200, 50)) * 8) / 4).astype(np.float32)
+    p = rng.uniform(0.05, 0.95, 200).astype(np.float32)
+    rows = choice(200)._replace(top_p_B=jnp.asarray(p))
+    kept = np.isfinite(np.asarray(sample.filter_logits(jnp.asarray(logits), rows)))
+    for row, least, mask in zip(logits.astype(np.float64), p, kept, strict=True):
+        order = np.argsort(-row, kind="stable")
+        mass = np.cumsum(np.exp(row[order]) / np.exp(row).sum())
+        assert abs(mass - least).min() > 1e-6, "rounding decides: take another seed"
+        assert set(np.flatnonzero(mask)) == set(order[: np.searchsorted(mass, least) + 1])
+
+
+@pytest.mark.parametrize("filters", [{}, {"top_p": 0.9}, {"min_p": 0.1, "top_k": 3}], ids=str)
+def test_a_temperature_near_zero_takes_the_likeliest(filters):
+    logits = jnp.array([[30.0, 31.0, 29.0, 1.0], [3e4, 2e4, 1e4, 0.0]])
+    for temperature in (0.0, 1e-45, 1e-40, 1.2e-38, 2e-38, 3e-38, 1e-36, 1e-20, 1e-9, 1e-6, 1e-4):
+        drawn = sample.draw(logits, choice(2, temperature=temperature, **filters), jnp.array([3, 4]))
+        assert drawn.tolist() == [1, 0], temperature
 
 
 def test_drawn_tokens_follow_the_probabilities():

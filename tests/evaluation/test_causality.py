@@ -45,3 +45,12 @@ def test_a_decoder_with_an_encoder_may_see_its_source_and_no_later_target(monkey
     everywhere = lambda segments_BT, length: jnp.ones((1, length, length), bool)  # noqa: E731
     monkeypatch.setattr(encoder_decoder, "causal_mask", everywhere)
     assert sees_the_future(model(architecture="encoder-decoder"), masked=False)
+
+
+def test_models_that_label_are_tried_too(monkeypatch):
+    """An encoder reads the whole text; a decoder must not, or its padding would have a say."""
+    assert not sees_the_future(model(architecture="encoder-decoder", num_classes=3), masked=False)
+    assert not sees_the_future(model(num_classes=3), masked=False)
+    everywhere = lambda segments_BT, length: jnp.ones((1, length, length), bool)  # noqa: E731
+    monkeypatch.setattr(transformer, "causal_mask", everywhere)
+    assert sees_the_future(model(num_classes=3), masked=False)

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
-from zerotollm.evaluation.labels import baseline_scores, label_scores
+from zerotollm.data.config import TokenizerConfig
+from zerotollm.data.tokenizer import train_tokenizer
+from zerotollm.errors import UsageError
+from zerotollm.evaluation.labels import baseline_scores, label_probabilities, label_scores
 
 
 def test_scores_by_hand():
@@ -35,3 +38,37 @@ def test_the_baseline_finds_what_words_tell():
     )
     assert scores["accuracy"] == 1.0
     assert scores["examples"] == 10
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [["😀 ☀", "😡😡 ☁"] * 9, ["天 地", "海"] * 9, ["sun moon", "sea shore"], ["a b", "c d"] * 9],
+    ids=str,
+)
+def test_the_baseline_without_words_that_recur(texts):
+    """Emoji, single characters, and texts that share no word."""
+    pytest.importorskip("sklearn", reason="a development requirement")
+    rows = [(text, "xy"[i % 2]) for i, text in enumerate(texts)]
+    scores = baseline_scores({"train": rows, "validation": rows}, "validation", ["x", "y"])
+    assert scores == {"not_computed": "no word occurs twice"}
+
+
+def test_a_text_that_the_context_does_not_hold_is_refused():
+    tokenizer = train_tokenizer(TokenizerConfig("char", 20, byte_fallback=False), ["abcdefgh"] * 20)
+    seen = []
+
+    def step(params, batch):
+        seen.append(batch["inputs"][batch["inputs"] != tokenizer.pad_id])
+        return (
+            np.full((len(batch["inputs"]), 2), 0.5),
+            np.zeros(len(batch["inputs"]), int),
+            batch["weights"].max(1),
+        )
+
+    found = label_probabilities(step, None, tokenizer, ["abc", "a" * 8], max_length=10)
+    assert found.tolist() == [[0.5, 0.5]] * 2
+    assert len(seen[0]) == (1 + 4) + (1 + 9)  # bos and a space before each
+    with pytest.raises(
+        UsageError, match="the text number 2 is 10 tokens long and the context of this model holds 9"
+    ):
+        label_probabilities(step, None, tokenizer, ["abc", "a" * 9], max_length=10)

@@ -48,12 +48,16 @@ def test_questions_are_read_as_blimp_writes_them_or_with_a_gap(tmp_path):
         '{"good": "x", "bad": "y"}',
         '{"text": "a ___ c", "choices": ["b", "d"], "answer": "d", "group": "gap"}',
         '{"text": "___", "choices": ["b", "d", "e"], "answer": 2}',
+        '{"text": "a_b ____.", "choices": ["b", "d___"], "answer": 0}',
+        '{"good": "same", "bad": "same"}',
     ]
     assert read_questions(tmp_path, iter(lines)) == [
         Question(("a b", "b a"), 0, "order"),
         Question(("x", "y"), 0, ""),
         Question(("a b c", "a d c"), 1, "gap"),
         Question(("b", "d", "e"), 2, ""),
+        Question(("a_b b.", "a_b d___."), 0, ""),
+        Question(("same", "same"), 0, ""),
     ]
 
 
@@ -62,8 +66,9 @@ def test_questions_are_read_as_blimp_writes_them_or_with_a_gap(tmp_path):
     [
         ("{", "line 2: not JSON"),
         ("[]", "line 2: a list"),
-        ('{"good": "a"}', "line 2: good and bad must be two different texts"),
-        ('{"good": "a", "bad": "a"}', "line 2: good and bad must be two"),
+        ('{"good": "a"}', "line 2: good and bad must be two texts"),
+        ('{"good": "a", "bad": ""}', "line 2: good and bad must be two texts"),
+        ('{"text": "___ a ____", "choices": ["b", "c"], "answer": 0}', "line 2: it needs good and bad"),
         ('{"text": "a"}', "line 2: it needs good and bad, or a text with one gap"),
         ('{"text": "a ___", "choices": ["b"], "answer": 0}', "line 2: choices must be two or more"),
         ('{"text": "a ___", "choices": ["b", "c"], "answer": 2}', "line 2: answer is 2"),
@@ -93,3 +98,17 @@ def test_the_likeliest_is_right_and_equals_are_not():
     assert judged["all"].chance == pytest.approx((0.5 + 0.5 + 0.25) / 3)
     # Wilson's interval of 1 in 3, as published tables give it.
     assert (round(judged["all"].low, 3), round(judged["all"].high, 3)) == (0.061, 0.792)
+
+
+def test_a_pair_of_two_equal_texts_is_wrong_and_told():
+    """Whatever rounding makes of the two, which are scored in different batches."""
+    questions = [
+        Question(("aa", "aa"), 0, "one"),
+        Question(("aa", "b"), 0, "one"),
+        Question(("b", "a"), 0, "two"),
+    ]
+    for other in (-3.0, -2.0, -2.0000002, -1.0):
+        judged = judge(questions, [[-2.0, other], [-1.0, -2.0], [-1.0, -2.0]])
+        counts = {name: (found.right, found.right_per_byte, found.equal) for name, found in judged.items()}
+        assert counts == {"one": (1, 1, 1), "two": (1, 1, 0), "all": (2, 2, 1)}
+        assert judged["all"].questions == 3

@@ -154,6 +154,28 @@ def test_an_index_that_lies(folder, index, says):
         ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types has 'sliding_attention'"),
         ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "rope_type is 'llama3'"),
         ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2}}, "rope_type is 'linear'"),
+        ({"rope_scaling": {"rope_type": None, "type": "yarn", "factor": 4.0}}, "rope_type is 'yarn'"),
+        ({"rope_parameters": {"rope_type": None, "type": "yarn"}}, "rope_parameters.rope_type is 'yarn'"),
+        ({"rope_parameters": {"rope_theta": 10000.0, "factor": 2.0}}, "rope_parameters.factor is 2.0"),
+        ({"rope_scaling": {"factor": 2.0}}, "rope_scaling.factor is 2.0"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling.rope_type is 'dynamic'"),
+        (
+            {"rope_scaling": {"rope_type": "default", "mrope_section": [1, 1]}},
+            "rope_scaling.mrope_section is [1, 1]",
+        ),
+        ({"rope_scaling": {"rope_type": "default", "type": "yarn"}}, "rope_scaling.rope_type is 'yarn'"),
+        ({"rope_scaling": {"rope_theta": 500.0}}, "rope_theta is both 500.0 and 10000.0"),
+        ({"rope_theta": 500.0}, "rope_theta is both 500.0 and 10000.0"),
+        (
+            {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}},
+            "rope_parameters.full_attention is {",
+        ),
+        ({"rope_parameters": "yarn"}, "rope_parameters is 'yarn', and must be an object"),
+        ({"rope_type": "yarn"}, "rope_type is 'yarn'"),
+        ({"rope_ratio": 2.0}, "rope_ratio is 2.0"),
+        ({"rope_interleaved": True}, "rope_interleaved is True"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+        ({"rope_parameters": {"rope_theta": "big"}}, "rope_theta is 'big', and must be a number"),
         ({"quantization_config": {"bits": 4}}, "quantization_config is"),
         ({"num_key_value_heads": 3}, "describes no model: model.num_kv_heads 3 does not divide"),
         ({"eos_token_id": "absent"}, "eos_token_id is missing"),
@@ -167,6 +189,44 @@ def test_a_config_that_we_cannot_follow(folder, changes, says):
     message = refused(folder)
     assert says in message
     assert "config.json" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "theta"),
+    [
+        ({"rope_parameters": None, "rope_theta": "absent"}, 10000.0),
+        (
+            {
+                "rope_parameters": "absent",
+                "rope_theta": 500.0,
+                "rope_scaling": None,
+                "rope_interleaved": False,
+            },
+            500.0,
+        ),
+        ({"rope_scaling": {"type": "default", "rope_type": "default", "factor": 1.0}}, 10000.0),
+        (
+            {"rope_parameters": {"rope_theta": 500.0, "partial_rotary_factor": 1.0}, "rope_theta": "absent"},
+            500.0,
+        ),
+    ],
+    ids=str,
+)
+def test_plain_rotary_positions_in_every_spelling(folder, changes, theta):
+    edit(folder / "config.json", **changes)
+    assert read_model(folder)[2].rope_theta == theta
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_null_is_as_many_key_value_heads_as_heads(folder, kind):
+    """As transformers takes it; where the field is absent, that is the family's default."""
+    edit(folder / "config.json", model_type=kind, num_key_value_heads=None, head_dim=None)
+    model = read_model(folder)[2]
+    assert (model.num_kv_heads, model.head_width) == (2, 8)
+    from transformers import AutoConfig
+
+    fields = {"num_attention_heads": 2, "hidden_size": 16, "num_key_value_heads": None}
+    assert AutoConfig.for_model(kind, **fields).num_key_value_heads == 2
 
 
 def test_files_that_are_not_there_or_no_json(folder, tmp_path):

@@ -195,7 +195,7 @@ class _Work:
 
     def _train(self, job: Job, programs: Any, seeds: tuple[int, ...], size: dict[str, int]) -> None:
         from zerotollm.actions.fit import DivergedError, compile_programs, fit
-        from zerotollm.actions.translation import translates, validation_bleu
+        from zerotollm.actions.translation import not_read, translates, validation_scores
 
         begun, fitted = time.monotonic(), []
         with _running(self.bar, job, seeds, programs.experiment.train.steps, self.pace) as progress:
@@ -214,8 +214,10 @@ class _Work:
             numbers = size | _measured(run, seconds)
             result = found(run.validation) if run else "diverged"
             if run and translates(programs.experiment):
-                numbers["validation_bleu"] = validation_bleu(programs, run.params)
-                result += f", BLEU {numbers['validation_bleu']:.2f}"
+                scores = validation_scores(programs, run.params)
+                numbers["validation_bleu"] = scores["bleu"]
+                result += f", BLEU {scores['bleu']:.2f}"
+                result += "".join(f", not read: {tokens}" for _, tokens in not_read(scores))
             self._write(job, seed, "trained" if run else "diverged", numbers)
             unit = "labels" if run and "accuracy" in run.validation else "tokens"
             speed = f", {run.tokens_per_second:,.0f} {unit}/s" if run else ""

@@ -9,7 +9,7 @@ from zerotollm.actions.devices import reading_on_mesh
 from zerotollm.actions.fit import feed_of
 from zerotollm.actions.judgments import evaluate_judgments
 from zerotollm.actions.labels import label_report, rows
-from zerotollm.actions.translation import translate_split, translates
+from zerotollm.actions.translation import not_read, translate_split, translates
 from zerotollm.errors import RunError
 from zerotollm.experiment import Experiment
 from zerotollm.files import write_atomically
@@ -17,7 +17,7 @@ from zerotollm.files import write_atomically
 
 def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
     """Measures one checkpoint, shows the numbers, and writes them to `evaluation-SPLIT.json`; with `judge` those of
-    `zerotollm.actions.judgments` alone.
+    `zerotollm.actions.judgments` alone, to a file of its own.
 
     Returns `split`, `checkpoint`, `step` and what `zerotollm.evaluation.loss.evaluate_batches` does; of a model that
     translates also what `zerotollm.evaluation.translation.corpus_scores` does, over all pairs of the split, and the
@@ -87,6 +87,8 @@ def _evaluate(
             scores, lines = translate_split(experiment, run, options.split, say)
         write_atomically(file, lines)
         result |= scores
+        for row in not_read(scores):
+            table.add_row(*row)
         table.add_row("BLEU", f"{scores['bleu']:.2f}, {scores['bleu_signature']}")
         table.add_row("chrF", f"{scores['chrf']:.2f}, {scores['chrf_signature']}")
         table.add_row("translations", f"{scores['pairs']:,}, in {file}")

@@ -34,8 +34,8 @@ def import_model(experiment: Experiment, run_dir: Path, options: ImportModelOpti
         )
     if run_dir == Path("runs") / experiment.name:
         raise UsageError(f"{run_dir} is where {experiment.name} itself is trained: give another --run-dir")
-    if run_dir.exists() and any(run_dir.iterdir()):
-        raise UsageError(f"{run_dir} exists already and is not empty: give another --run-dir")
+    if run_dir.is_dir():
+        _refuse_what_holds(run_dir)
     folder = Path(options.folder)
     family, file, model = read_model(folder)
     tokenizer = read_tokenizer(folder, file, model)
@@ -49,8 +49,9 @@ def import_model(experiment: Experiment, run_dir: Path, options: ImportModelOpti
     )
     validate(imported)
     params = read_params(folder, family, model)
-    try:
-        with run_directory.locked(run_dir):
+    with run_directory.locked(run_dir):
+        _refuse_what_holds(run_dir)  # another process may have written there meanwhile
+        try:
             tokenizer.save(run_dir / run_directory.TOKENIZER)
             environment = json.dumps(run_directory.environment(), indent=2)
             write_atomically(run_dir / run_directory.ENVIRONMENT, environment)
@@ -59,12 +60,17 @@ def import_model(experiment: Experiment, run_dir: Path, options: ImportModelOpti
                 writer.save({"params": _on_device(params)}, 0, notes)
             # Last: a directory without it is no run.
             write_atomically(run_dir / run_directory.CONFIG, to_json(imported))
-    except BaseException:
-        shutil.rmtree(run_dir, ignore_errors=True)
-        raise
+        except BaseException:
+            shutil.rmtree(run_dir, ignore_errors=True)
+            raise
     run = load(run_dir)
     Console().print(f"{family.name} from {folder}: {run!r}", highlight=False, soft_wrap=True)
     return run
+
+
+def _refuse_what_holds(run_dir: Path) -> None:
+    if any(path.name != run_directory.LOCK for path in run_dir.iterdir()):
+        raise UsageError(f"{run_dir} exists already and is not empty: give another --run-dir")
 
 
 def _on_device(params: Any) -> Any:

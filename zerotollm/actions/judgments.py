@@ -9,7 +9,7 @@ from zerotollm.files import write_atomically
 
 
 def evaluate_judgments(run: Any, path: Path, checkpoint: str) -> dict[str, Any]:
-    """Shows accuracies with intervals, writes them to `evaluation-FILE.json` in the run directory and returns them.
+    """Shows accuracies with intervals, writes them to `judgments-FILE.json` in the run directory and returns them.
 
     Raises UsageError, naming the line, where the file is not what `read_questions` takes or a text does not fit.
     """
@@ -52,7 +52,12 @@ def evaluate_judgments(run: Any, path: Path, checkpoint: str) -> dict[str, Any]:
             f"{found.questions:,}",
         )
     console.print(table, highlight=False)
+    if judged["all"].equal:
+        console.print(
+            f"{judged['all'].equal:,} of the questions hold the right text twice, and count as wrong",
+            highlight=False,
+        )
     result = {"judge": str(path), "checkpoint": checkpoint, "step": run.step}
     result |= {"groups": {group: found._asdict() for group, found in judged.items()}}
-    write_atomically(run.path / f"evaluation-{path.stem}.json", json.dumps(result, indent=2) + "\n")
+    write_atomically(run.path / f"judgments-{path.stem}.json", json.dumps(result, indent=2) + "\n")
     return result

@@ -5,6 +5,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from zerotollm.actions.translation import not_read
 from zerotollm.experiment import Experiment
 from zerotollm.files import write_atomically
 
@@ -12,7 +13,9 @@ Scores = dict[str, Any]
 
 
 def label_report(experiment: Experiment, run: Any, feed: Any, split: str, run_dir: Path) -> Scores:
-    """Scores of the split, those of the `baseline` and the share of the most frequent training label, `most_frequent`.
+    """Scores of the split, those of the `baseline`, the share of the most frequent training label, `most_frequent`, and
+    where texts are longer than the model reads, how many are (`cut_texts`) and how many of their tokens are not read
+    (`cut_tokens`).
 
     Writes confusion-SPLIT.json, .png and .html.
     """
@@ -32,6 +35,8 @@ def label_report(experiment: Experiment, run: Any, feed: Any, split: str, run_di
     }
     most = Counter(label for _, label in splits["train"]).most_common(1)[0][0]
     scores["most_frequent"] = sum(label == most for _, label in splits[split]) / len(splits[split])
+    if any(feed.cut.get(split, ())):
+        scores["cut_texts"], scores["cut_tokens"] = feed.cut[split]
     scores["baseline"] = baseline_scores(splits, split, run.labels)
     path = run_dir / f"confusion-{split}"
     title = f"{experiment.data.corpus}, {split}: accuracy {scores['accuracy']:.3f}, macro F1 {scores['macro_f1']:.3f}"
@@ -50,11 +55,12 @@ def rows(scores: Scores, run_dir: Path, split: str) -> list[tuple[str, str]]:
 
     return [
         ("labels", f"{both(scores)}, over {scores['examples']:,} texts"),
+        *not_read(scores),
         (
             "baseline",
             f"{both(baseline)}: TF-IDF and logistic regression"
-            if baseline
-            else "not computed: pip install scikit-learn",
+            if "accuracy" in baseline
+            else f"not computed: {baseline['not_computed']}",
         ),
         ("always the most frequent", f"accuracy {scores['most_frequent']:.4f}"),
         *(

@@ -123,6 +123,11 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement:
         display.say(f"left out of {feed.corpus}: {feed.dropped}")
     if translates(experiment) and experiment.sample.prompt:
         display.say(f"samples translate: {experiment.sample.prompt}")
+    texts, tokens = (sum(counts) for counts in zip((0, 0), *feed.cut.values(), strict=True))
+    if texts:
+        display.say(
+            f"cut to data.context {shape.context}: {texts:,} texts, {tokens:,} tokens of them are not read"
+        )
     beginning = beginning_of(experiment, feed)
     model = beginning.model
     on_first(lambda: _describe(feed, run_dir))

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from zerotollm import run_directory
 from zerotollm.experiment import Experiment, translates
 
-__all__ = ["translate_split", "translates", "validation_bleu", "with_prompt"]
+__all__ = ["not_read", "translate_split", "translates", "validation_scores", "with_prompt"]
 
 
 def with_prompt(experiment: Experiment, run_dir: Path) -> Experiment:
@@ -43,8 +43,9 @@ def translate_split(
 ) -> tuple[dict[str, Any], str]:
     """Translates every pair of the split that has two sides, whatever its length, and scores all of them.
 
-    Returns what `zerotollm.evaluation.translation.corpus_scores` does, `pairs` and `beam_size`; and the lines of a
-    table, tab-separated: id, source, reference, translation and score.
+    Returns what `zerotollm.evaluation.translation.corpus_scores` does, `pairs`, `beam_size` and, where sources are
+    longer than the model reads, how many are (`cut_texts`) and how many of their tokens are not read (`cut_tokens`);
+    and the lines of a table, tab-separated: id, source, reference, translation and score.
     """
     from zerotollm.data.pairs import kept
     from zerotollm.data.parallel import open_parallel
@@ -52,6 +53,7 @@ def translate_split(
     from zerotollm.evaluation.translation import corpus_scores
 
     pairs, _ = kept(open_parallel(experiment.data).splits[split], split)
+    cut: list[int] = []
     found = translate_texts(
         run.params,
         run.model_config,
@@ -59,6 +61,7 @@ def translate_split(
         [pair.source for pair in pairs],
         experiment.sample,
         lambda number: say(f"{number:,} of {len(pairs):,} translated"),
+        lambda texts, tokens: cut.extend((texts, tokens)),
     )
     best = [translations[0] for translations in found]
     lines = ["id\tsource\treference\ttranslation\tscore"]
@@ -68,12 +71,24 @@ def translate_split(
     scores = corpus_scores([text for text, _ in best], [pair.target for pair in pairs])
     greedy = experiment.model.architecture == "decoder"
     scores |= {"pairs": len(pairs), "beam_size": 1 if greedy else experiment.sample.beam_size}
+    if cut:
+        scores["cut_texts"], scores["cut_tokens"] = cut
     return scores, "\n".join(lines) + "\n"
 
 
-def validation_bleu(programs: Any, params: Any) -> float:
-    """BLEU of the validation split with parameters trained by `zerotollm.actions.fit.fit`."""
+def validation_scores(programs: Any, params: Any) -> dict[str, Any]:
+    """`translate_split` of the validation split, scores alone, with parameters trained by
+    `zerotollm.actions.fit.fit`."""
     from types import SimpleNamespace
 
     run = SimpleNamespace(params=params, model_config=programs.model, tokenizer=programs.feed.tokenizer)
-    return translate_split(programs.experiment, run, "validation")[0]["bleu"]
+    return translate_split(programs.experiment, run, "validation")[0]
+
+
+def not_read(scores: dict[str, Any]) -> list[tuple[str, str]]:
+    """A row that says what was cut of texts that are longer than the model reads, where that is anything."""
+    if not scores.get("cut_texts"):
+        return []
+    return [
+        ("not read", f"{scores['cut_tokens']:,} tokens, of {scores['cut_texts']:,} texts that are too long")
+    ]

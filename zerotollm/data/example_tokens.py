@@ -61,10 +61,20 @@ class TokenizedExamples:
         return len(self.starts_E)
 
     @cached_property
+    def _whole_lengths(self) -> np.ndarray:
+        return np.diff(np.append(self.starts_E, len(self.tokens_N))) - 1
+
+    @cached_property
     def side_lengths(self) -> np.ndarray:
         """Tokens of each example's inputs; int64 [examples, 1]."""
-        lengths_E = np.diff(np.append(self.starts_E, len(self.tokens_N))) - 1
+        lengths_E = self._whole_lengths
         return (np.minimum(lengths_E, self.longest) if self.longest else lengths_E)[:, None]
+
+    @cached_property
+    def num_cut(self) -> tuple[int, int]:
+        """Examples that are cut, and their tokens that are cut off."""
+        over_E = self._whole_lengths - self.side_lengths[:, 0]
+        return int((over_E > 0).sum()), int(over_E.sum())
 
     @cached_property
     def num_learned(self) -> np.ndarray:

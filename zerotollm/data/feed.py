@@ -74,6 +74,9 @@ class Feed:
     """of each split that loses text: share of its bytes that the tokens do not give back, and `num_bytes` has not"""
     byte: str = "byte"
     """what `num_bytes` counts, in words"""
+    cut: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """of each split of texts to label: how many are longer than `data.context`, and how many of their tokens are not
+    read"""
 
 
 def open_feed(
@@ -278,6 +281,7 @@ def _example_feed(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer, o
         labels=prepared.labels,
         lost=lost,
         byte=KEPT if lost else "byte",
+        cut={name: split.num_cut for name, split in prepared.splits.items()},
     )
 
 

@@ -25,6 +25,10 @@ PROMPT_MULTIPLE = 16
 SLOT_MULTIPLE = 1024
 """Cache slots are a multiple of this, or as many as the context has."""
 
+COLD = 1e-5
+"""A lower temperature is 0: it divides no difference between float32 logits that is more than their rounding, and
+logits over it are infinite."""
+
 
 class Choice(NamedTuple):
     """`SamplingConfig` as arrays, a number for each row: a new temperature or seed needs no new program."""
@@ -69,6 +73,8 @@ class DecodeState(NamedTuple):
     """prompts, padded on the left, and what was drawn so far"""
     padding_B: jax.Array
     """slots in front of each prompt"""
+    dropped_B: jax.Array
+    """tokens of each text that lie before its prompt, and are no longer read"""
     slot: jax.Array
     """the next slot to be filled, the same for all rows"""
     logits_BV: jax.Array
@@ -81,8 +87,9 @@ class DecodeState(NamedTuple):
 def filter_logits(logits_BV: jax.Array, choice: Choice) -> jax.Array:
     """Minus infinity at the tokens that top-k, top-p or min-p exclude. The likeliest token always stays.
 
-    Top-k (arXiv:1805.04833) keeps the k likeliest and their equals, top-p (arXiv:1904.09751) the smallest set
-    whose probability reaches p, min-p (arXiv:2407.01082) those at least min_p times as likely as the likeliest.
+    Top-k (arXiv:1805.04833) keeps the k likeliest, top-p (arXiv:1904.09751) the smallest set whose probability reaches
+    p, min-p (arXiv:2407.01082) those at least min_p times as likely as the likeliest. Among equals at the border of
+    top-k and top-p those with the least ids are kept.
     """
     vocab_size = logits_BV.shape[-1]
     sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)
@@ -93,15 +100,19 @@ def filter_logits(logits_BV: jax.Array, choice: Choice) -> jax.Array:
     kept_BV &= probabilities_BV >= choice.min_p_B[:, None] * probabilities_BV[:, :1]
     kept_BV = kept_BV.at[:, 0].set(True)
     threshold_B1 = jnp.min(jnp.where(kept_BV, sorted_BV, jnp.inf), axis=-1, keepdims=True)
-    return jnp.where(logits_BV >= threshold_B1, logits_BV, -jnp.inf)
+    equal_BV = logits_BV == threshold_B1
+    room_B1 = jnp.sum(kept_BV & (sorted_BV == threshold_B1), axis=-1, keepdims=True)
+    kept_BV = (logits_BV > threshold_B1) | (equal_BV & (jnp.cumsum(equal_BV, axis=-1) <= room_B1))
+    return jnp.where(kept_BV, logits_BV, -jnp.inf)
 
 
 def draw(logits_BV: jax.Array, choice: Choice, positions_B: jax.Array) -> jax.Array:
-    """One token a row, (B,) int32. Temperature 0 takes the likeliest.
+    """One token a row, (B,) int32. A temperature below `COLD` takes the likeliest.
 
-    The randomness of a row depends on (seed, row, position), not on padding or on the other rows.
+    The randomness of a row depends on (seed, row, position), not on padding or on the other rows. Positions are those
+    in the whole text, also where only its end is still read: no position of a text is drawn with the same noise twice.
     """
-    random_B = choice.temperature_B > 0
+    random_B = choice.temperature_B >= COLD
 
     def sampled(logits_BV):
         scaled_BV = logits_BV / jnp.where(random_B, choice.temperature_B, 1)[:, None]
@@ -145,7 +156,13 @@ def _forward(model, params, tokens_BT, padding_B, caches, slot, before_BN=None):
 
 @partial(jax.jit, static_argnames=("model", "num_slots"))
 def prefill(
-    params: Any, prompts_BT: jax.Array, padding_B: jax.Array, *, model: TransformerConfig, num_slots: int
+    params: Any,
+    prompts_BT: jax.Array,
+    padding_B: jax.Array,
+    dropped_B: jax.Array,
+    *,
+    model: TransformerConfig,
+    num_slots: int,
 ) -> DecodeState:
     """Reads the prompts, (B, T) padded on the left by `padding_B`, into a new cache of `num_slots` slots."""
     B, T = prompts_BT.shape
@@ -154,7 +171,7 @@ def prefill(
     caches = (empty,) * model.num_layers
     logits_BV, caches = _forward(model, params, prompts_BT, padding_B, caches, 0)
     tokens_BS = jnp.zeros((B, num_slots), jnp.int32).at[:, :T].set(prompts_BT)
-    return DecodeState(tokens_BS, padding_B, jnp.int32(T), logits_BV, jnp.zeros(B, bool), caches)
+    return DecodeState(tokens_BS, padding_B, dropped_B, jnp.int32(T), logits_BV, jnp.zeros(B, bool), caches)
 
 
 def _decode(
@@ -180,7 +197,7 @@ def _decode(
 
     def one_token(state: DecodeState) -> DecodeState:
         logits_BV = jnp.where(real_V[None], state.logits_BV, -jnp.inf)
-        drawn_B = draw(logits_BV, choice, state.slot - state.padding_B)
+        drawn_B = draw(logits_BV, choice, state.dropped_B + state.slot - state.padding_B)
         drawn_B = jnp.where(state.done_B, stop_id, drawn_B)
         tokens_BS = jax.lax.dynamic_update_slice_in_dim(state.tokens_BS, drawn_B[:, None], state.slot, axis=1)
         before_BN = jax.lax.dynamic_slice_in_dim(
@@ -190,7 +207,9 @@ def _decode(
             model, params, drawn_B[:, None], state.padding_B, state.caches, state.slot, before_BN
         )
         done_B = state.done_B | (drawn_B == stop_id)
-        return DecodeState(tokens_BS, state.padding_B, state.slot + 1, logits_BV, done_B, caches)
+        return state._replace(
+            tokens_BS=tokens_BS, slot=state.slot + 1, logits_BV=logits_BV, done_B=done_B, caches=caches
+        )
 
     for slots in stages or state.tokens_BS.shape[1:]:
         more = slots - state.tokens_BS.shape[1]
@@ -227,7 +246,8 @@ def stream(
     """Yields, again and again, the new tokens of each row, at most `chunk` a time (0: as many as fit).
 
     Each prompt holds 1 to `model.max_length` ids. A row ends before its `stop_id`. Where the context is full, the
-    last half of it is read again and the text goes on from there.
+    last half of it is read again and the text goes on from there: each row at its own place, so that it writes what it
+    writes alone.
     """
     choice = Choice.of(sampling, len(prompts))
     # Weights that lie in the file's memory would be copied in every call.
@@ -241,15 +261,21 @@ def stream(
     stages = capacities(num_slots + PROMPT_MULTIPLE, cache_bytes(model, len(texts)))
     finished = np.zeros(len(texts), bool)
     left = sampling.max_tokens
-    keep = model.max_length
+    dropped = [0] * len(texts)
     while left > 0 and not finished.all():
-        windows = [text[-keep:] for text in texts]
+        for row, text in enumerate(texts):
+            if finished[row]:  # its last token stands for it, so that nobody waits for it
+                dropped[row] = len(text) - 1
+            elif len(text) - dropped[row] > model.max_length:
+                dropped[row] = len(text) - max(1, model.max_length // 2)
+        windows = [text[start:] for text, start in zip(texts, dropped, strict=True)]
         longest = max(map(len, windows))
         width = round_up(longest, PROMPT_MULTIPLE)
         prompts_BT = np.stack([np.pad(window, (width - len(window), 0)) for window in windows])
         padding_B = np.array([width - len(window) for window in windows], np.int32)
+        dropped_B = np.array(dropped, np.int32)
         first = next(slots for slots in stages if slots > width)
-        state = prefill(params, prompts_BT, padding_B, model=model, num_slots=first)
+        state = prefill(params, prompts_BT, padding_B, dropped_B, model=model, num_slots=first)
         state = state._replace(done_B=jnp.asarray(finished))
         # The token in the last position of the context is drawn but never read: hence the one more.
         last = width + min(left, model.max_length - longest + 1)
@@ -275,7 +301,6 @@ def stream(
             left -= drawn_BT.shape[1]
             slot = int(state.slot)
             yield new
-        keep = max(1, model.max_length // 2)
 
 
 def generate(

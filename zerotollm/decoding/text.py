@@ -49,10 +49,14 @@ def sample_text(
     *,
     translates: bool = False,
 ) -> str:
-    """`sampling.prompt` and its continuation, or what it is translated to, as training shows it."""
-    if translates or model.architecture == "encoder-decoder":
-        return translate_text(params, model, tokenizer, sampling) if sampling.prompt.strip() else ""
-    return generate_texts(params, model, tokenizer, [sampling.prompt], sampling)[0]
+    """`sampling.prompt` and its continuation, or what it is translated to, as training shows it: where the context does
+    not hold the prompt, that is said in its place, since no sample may cost a training."""
+    try:
+        if translates or model.architecture == "encoder-decoder":
+            return translate_text(params, model, tokenizer, sampling) if sampling.prompt.strip() else ""
+        return generate_texts(params, model, tokenizer, [sampling.prompt], sampling)[0]
+    except UsageError as error:
+        return f"no sample: {error}"
 
 
 def stream_text(

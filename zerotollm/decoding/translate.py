@@ -37,13 +37,16 @@ def translate_texts(
     texts: Sequence[str],
     sampling: SamplingConfig,
     done: Callable[[int], None] = lambda number: None,
+    cut: Callable[[int, int], None] | None = None,
 ) -> list[list[Translation]]:
     """The `sampling.n_best` best translations of every text, best first, found in a beam of `sampling.beam_size`.
 
-    A translation has at most `sampling.max_tokens` tokens more than its source, whose tokens beyond the model's
-    `max_length` are cut off. A decoder alone, which has learned to write the target after the source, takes the
-    likeliest token each time, at most `sampling.max_tokens` of them. `done` is told how many texts are translated.
-    Raises UsageError for an empty text.
+    A translation has at most `sampling.max_tokens` tokens more than its source. A decoder alone, which has learned to
+    write the target after the source, takes the likeliest token each time, at most `sampling.max_tokens` of them and as
+    many as the context holds after the source.
+    `done` is told how many texts are translated. Raises UsageError for an empty text, and for one that the model's
+    `max_length` does not hold; with `cut` such texts are cut, and it is told how many they are and how many of their
+    tokens are not read.
     """
     for number, text in enumerate(texts):
         if not text.strip():
@@ -51,13 +54,15 @@ def translate_texts(
                 f"there is nothing to translate in text {number + 1}: give one, as in --prompt TEXT"
             )
     if model.architecture == "decoder":
-        return _continued(params, model, tokenizer, texts, sampling, done)
+        return _continued(params, model, tokenizer, texts, sampling, done, cut)
     beam = sampling.beam_size
     if not 1 <= sampling.n_best <= beam:
         raise UsageError(f"n_best is {sampling.n_best}, and must be from 1 to beam_size {beam}")
     eos = tokenizer.eos_id
     encoded = tokenizer.encode_batch([as_sentence(text) for text in texts])
-    sources = [np.append(ids[: model.max_length - 1], eos).astype(np.int32) for ids in encoded]
+    room = model.max_length - 1
+    _refuse_or_tell([len(ids) for ids in encoded], room, cut)
+    sources = [np.append(ids[:room], eos).astype(np.int32) for ids in encoded]
     results: list[list[Translation]] = [[] for _ in texts]
     finished = 0
     for group, rows, width in _groups([len(source) for source in sources], beam, sampling.max_tokens):
@@ -98,22 +103,23 @@ def _continued(
     texts: Sequence[str],
     sampling: SamplingConfig,
     done: Callable[[int], None],
+    cut: Callable[[int, int], None] | None,
 ) -> list[list[Translation]]:
     """What a decoder writes after each source, greedily; the score is not reckoned."""
     encoded = tokenizer.encode_batch([translation_prompt(text) for text in texts])
-    room = max(1, model.max_length - sampling.max_tokens)
-    # Cut in front of the line end, which says that the target begins.
+    # Beside bos, the line end, which says that the target begins, and the target, if need be in half of the context.
+    target = min(sampling.max_tokens, model.max_length // 2)
+    room = max(1, model.max_length - target - 2)
+    _refuse_or_tell([len(ids) - 1 for ids in encoded], room, cut, target)
     prompts = [
-        np.concatenate([[tokenizer.bos_id], ids[: max(0, room - 2)], ids[-1:]]).astype(np.int32)
-        if len(ids) + 1 > room
-        else np.append(tokenizer.bos_id, ids).astype(np.int32)
-        for ids in encoded
+        np.concatenate([[tokenizer.bos_id], ids[:-1][:room], ids[-1:]]).astype(np.int32) for ids in encoded
     ]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     results: list[list[Translation]] = [[] for _ in texts]
-    greedy = replace(sampling, temperature=0.0)
     for start in range(0, len(order), ROWS):
         group = order[start : start + ROWS]
+        most = model.max_length + 1 - len(prompts[group[0]])
+        greedy = replace(sampling, temperature=0.0, max_tokens=min(sampling.max_tokens, most))
         rows = [*group, *[group[-1]] * (ROWS - len(group) if len(order) > ROWS else 0)]
         drawn = sample.generate(
             params,
@@ -124,9 +130,28 @@ def _continued(
             num_tokens=tokenizer.vocab_size,
         )
         for i, ids in zip(group, drawn, strict=False):
+            ids = ids[: model.max_length + 1 - len(prompts[i])]  # while the source is read
             results[i] = [Translation(tokenizer.decode(ids).strip(), float("nan"))]
         done(start + len(group))
     return results
+
+
+def _refuse_or_tell(
+    lengths: list[int], room: int, cut: Callable[[int, int], None] | None, more: int = 0
+) -> None:
+    """What becomes of texts with more tokens than the `room` that a context leaves, `more` of which are written."""
+    over = [length - room for length in lengths if length > room]
+    if over and not cut:
+        beside = f" beside a translation of {more:,}" if more else ""
+        which = (
+            f" number {next(n for n, x in enumerate(lengths, 1) if x > room):,}" if len(lengths) > 1 else ""
+        )
+        raise UsageError(
+            f"the text to translate{which} is {room + over[0]:,} tokens long and the context of this model holds "
+            f"{room:,}{beside}: shorten it"
+        )
+    if over:
+        cut(len(over), sum(over))
 
 
 def _groups(lengths: list[int], beam: int, extra: int) -> list[tuple[list[int], int, int]]:

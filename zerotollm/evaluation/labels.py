@@ -7,6 +7,7 @@ import numpy as np
 
 from zerotollm.data.pairs import as_sentence
 from zerotollm.data.tokenizer import AnyTokenizer
+from zerotollm.errors import UsageError
 
 ROWS = 32
 """Texts at once."""
@@ -32,11 +33,16 @@ def predict_batches(
 def label_probabilities(
     step: LabelStep, params: Any, tokenizer: AnyTokenizer, texts: Sequence[str], *, max_length: int
 ) -> np.ndarray:
-    """Probabilities [N, K] of every label of each text, whose tokens beyond `max_length` are cut off."""
-    ids = [
-        np.append(tokenizer.bos_id, encoded)[:max_length]
-        for encoded in tokenizer.encode_batch([as_sentence(text) for text in texts])
-    ]
+    """Probabilities [N, K] of every label of each text. Raises UsageError for one of more than `max_length` tokens."""
+    encoded = tokenizer.encode_batch([as_sentence(text) for text in texts])
+    ids = [np.append(tokenizer.bos_id, ids_N) for ids_N in encoded]
+    for number, ids_N in enumerate(ids, 1):
+        if len(ids_N) > max_length:
+            which = f" number {number:,}" if len(ids) > 1 else ""
+            raise UsageError(
+                f"the text{which} is {len(ids_N) - 1:,} tokens long and the context of this model holds "
+                f"{max_length - 1:,}: shorten it"
+            )
 
     def batch(part: list[np.ndarray]) -> dict[str, np.ndarray]:
         width = min(max_length, -(-max(map(len, part)) // 64) * 64)
@@ -82,17 +88,21 @@ def label_scores(true_N: np.ndarray, found_N: np.ndarray, labels: Sequence[str])
 
 def baseline_scores(
     splits: Mapping[str, Sequence[tuple[str, str]]], split: str, labels: Sequence[str]
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
     """`label_scores` on a split of (text, label) of logistic regression on TF-IDF of words and pairs of words, trained
-    on the training split, its strength chosen on validation, and `strength`; None without scikit-learn."""
+    on the training split, its strength chosen on validation, and `strength`; where it cannot be computed, the reason
+    alone as `not_computed`."""
     try:
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
     except ImportError:
-        return None
+        return {"not_computed": "pip install scikit-learn"}
     number = {label: k for k, label in enumerate(labels)}
     features = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
-    x = {"train": features.fit_transform([text for text, _ in splits["train"]])}
+    try:
+        x = {"train": features.fit_transform([text for text, _ in splits["train"]])}
+    except ValueError:  # no words at all, or none that two texts share
+        return {"not_computed": "no word occurs twice"}
     for name in {"validation", split} - {"train"}:
         x[name] = features.transform([text for text, _ in splits[name]])
     y = {name: np.array([number[label] for _, label in splits[name]]) for name in x}

@@ -4,6 +4,7 @@ Minimal pairs are those of BLiMP (arXiv:1912.00582, section 3): the model judges
 the likelier one, whole texts compared.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,8 @@ from zerotollm.model.transformer import Transformer
 
 WIDTH_MULTIPLE = 64
 """Texts are padded to a multiple of this, so that few lengths are ever compiled."""
-GAP = "___"
+GAP = re.compile("_{3,}")
+"""Three underscores or more: all of them are filled."""
 
 
 class Likelihood(NamedTuple):
@@ -90,8 +92,9 @@ class Question(NamedTuple):
 def read_questions(path: Path, lines: Iterator[str]) -> list[Question]:
     """Of jsonl, in which a line is {"good", "bad"} or {"text", "choices", "answer"}, and maybe "group".
 
-    BLiMP's own names, "sentence_good", "sentence_bad" and "UID", will do. In "text" ___ is the gap, and "answer" one of
-    "choices" or its number from 0. Raises UsageError, naming file and line, for whatever is neither.
+    BLiMP's own names, "sentence_good", "sentence_bad" and "UID", will do. In "text" ___ or a longer row of _ is the
+    gap, and "answer" one of "choices" or its number from 0. Raises UsageError, naming file and line, for whatever is
+    neither.
     """
     found = []
     for place, record in read_records(path, lines):
@@ -108,19 +111,20 @@ def _question(record: dict[str, Any]) -> Question:
     group = str(record.get("group", record.get("UID", "")))
     good, bad = (record.get(f"sentence_{name}", record.get(name)) for name in ("good", "bad"))
     if good is not None or bad is not None:
-        if not (isinstance(good, str) and isinstance(bad, str) and good and bad and good != bad):
-            raise UsageError("good and bad must be two different texts")
+        if not (isinstance(good, str) and isinstance(bad, str) and good and bad):
+            raise UsageError("good and bad must be two texts")
         return Question((good, bad), 0, group)
     text, choices, answer = (record.get(name) for name in ("text", "choices", "answer"))
-    if not isinstance(text, str) or text.count(GAP) != 1:
-        raise UsageError(f"it needs good and bad, or a text with one gap, {GAP}, choices and an answer")
+    if not isinstance(text, str) or len(GAP.findall(text)) != 1:
+        raise UsageError("it needs good and bad, or a text with one gap, ___, choices and an answer")
     whole = isinstance(choices, list) and all(isinstance(choice, str) for choice in choices)
     if not whole or len(set(choices)) != len(choices) or len(choices) < 2:
         raise UsageError("choices must be two or more different texts")
     right = choices.index(answer) if answer in choices else answer
     if type(right) is not int or not 0 <= right < len(choices):
         raise UsageError(f"answer is {answer!r}, and must be one of choices, or its number from 0")
-    return Question(tuple(text.replace(GAP, choice) for choice in choices), right, group)
+    before, after = GAP.split(text)
+    return Question(tuple(before + choice + after for choice in choices), right, group)
 
 
 class Judged(NamedTuple):
@@ -136,6 +140,8 @@ class Judged(NamedTuple):
     low: float
     """95 % interval of right / questions (Wilson 1927)"""
     high: float
+    equal: int
+    """questions whose right text is a wrong one too, as in seven pairs of BLiMP: they count as wrong"""
 
 
 def judge(questions: Sequence[Question], log_p: Sequence[Sequence[float]]) -> dict[str, Judged]:
@@ -151,8 +157,11 @@ def judge(questions: Sequence[Question], log_p: Sequence[Sequence[float]]) -> di
 
 
 def _judged(questions: Sequence[Question], log_p: Sequence[Sequence[float]]) -> Judged:
-    right = right_per_byte = 0
+    right = right_per_byte = equal = 0
     for question, scores in zip(questions, log_p, strict=True):
+        if question.texts.count(question.texts[question.right]) > 1:  # scores may differ by rounding
+            equal += 1
+            continue
         per_byte = [score / len(text.encode()) for score, text in zip(scores, question.texts, strict=True)]
         right += _best(scores) == question.right
         right_per_byte += _best(per_byte) == question.right
@@ -161,7 +170,7 @@ def _judged(questions: Sequence[Question], log_p: Sequence[Sequence[float]]) -> 
     center, half = share + z * z / (2 * n), z * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
     scale = 1 + z * z / n
     chance = sum(1 / len(question.texts) for question in questions) / n
-    return Judged(n, right, right_per_byte, chance, (center - half) / scale, (center + half) / scale)
+    return Judged(n, right, right_per_byte, chance, (center - half) / scale, (center + half) / scale, equal)
 
 
 def _best(scores: Sequence[float]) -> int:

@@ -26,6 +26,15 @@ INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 TYPES = ("F32", "F16", "BF16", "F64")
 """Of numbers in safetensors that are read; all become float32."""
+ROPE = ("rope_theta", "rope_parameters", "rope_scaling")
+PLAIN = {
+    "rope_type": ("default", None),
+    "type": ("default", None),
+    "factor": (1.0, None),
+    "partial_rotary_factor": (1.0, None),
+}
+"""What may be said of rotary positions that are plain, besides their theta; fields of other names only as null or
+false."""
 SHOWN = 3
 """Names of tensors in a message."""
 
@@ -83,14 +92,28 @@ class ConfigFile:
             )
 
     def rope_theta(self) -> float:
-        """Of plain rotary positions; the ways to stretch them are refused."""
-        rope = self.fields.get("rope_parameters") or self.fields.get("rope_scaling") or {}
-        inside = replace(
-            self, fields=self.fields | rope | {"rope_type": rope.get("rope_type", rope.get("type"))}
-        )
-        inside.allow("rope_type", None, ("default", None))
-        inside.allow("partial_rotary_factor", 1.0, (1.0, None))
-        return float(inside.number("rope_theta", 10000.0))
+        """Of plain rotary positions. All else that a file may say of them could stretch them, and is refused."""
+        others = {name: value for name, value in self.fields.items() if name not in ROPE}
+        said = {
+            "": {name: value for name, value in others.items() if name.startswith("rope_") or name in PLAIN}
+        }
+        thetas = [self.fields.get("rope_theta")]
+        for where in ("rope_parameters", "rope_scaling"):
+            inside = self.fields.get(where) or {}
+            if not isinstance(inside, dict):
+                raise UsageError(f"{self.path}: {where} is {inside!r}, and must be an object of fields")
+            thetas.append(inside.get("rope_theta"))
+            said[f"{where}."] = {name: value for name, value in inside.items() if name != "rope_theta"}
+        for where, fields in said.items():
+            for name, value in fields.items():
+                shown = where + ("rope_type" if name == "type" else name)
+                replace(self, fields={shown: value}).allow(shown, None, PLAIN.get(name, (None, False)))
+        given = {
+            replace(self, fields={"rope_theta": x}).number("rope_theta") for x in thetas if x is not None
+        }
+        if len(given) > 1:
+            raise UsageError(f"{self.path}: rope_theta is both {' and '.join(map(str, sorted(given)))}")
+        return float(*given or [10000.0])
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -76,11 +76,14 @@ def write_config(model: TransformerConfig) -> dict[str, Any]:
 
 
 def read_config(file: Any, *, kv_heads: int = 0, head_dim: int = 0, **fields: Any) -> TransformerConfig:
-    """Ours, resolved, from a `ConfigFile`; `fields` are what a family adds. Zeros: derived where the file is silent."""
+    """Ours, resolved, from a `ConfigFile`; `fields` are what a family adds. Zeros: derived where the file is silent,
+    as they are where it says null."""
     file.allow("hidden_act", "silu", ("silu", "swish"))
     file.allow("pretraining_tp", 1, (1, None))
     heads, vocab_size = file.count("num_attention_heads"), file.count("vocab_size")
     length = file.count("max_position_embeddings", 2048)
+    kv_heads = 0 if "num_key_value_heads" in file.fields else kv_heads
+    head_dim = 0 if "head_dim" in file.fields else head_dim
     return resolve(
         TransformerConfig(
             vocab_size=vocab_size,
