@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from zerotollm.actions.ablate import Pace, ablate, found
 from zerotollm.actions.compare import compare
 from zerotollm.actions.suite_table import FUTURE, make_rows, markdown, short_markdown
 from zerotollm.data.config import DataConfig, TokenizerConfig
-from zerotollm.errors import UsageError
+from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.model import transformer
 from zerotollm.model.config import TransformerConfig
@@ -140,6 +141,75 @@ def test_runs_of_another_experiment_are_refused(base, tmp_path, monkeypatch):
         UsageError, match=r"model.qk_norm True \(now False\), train.steps 8 \(now 9\).*--run-dir"
     ):
         ablate(suite(other), tmp_path, TINY)
+
+
+def test_runs_of_another_text_are_refused(base, tmp_path, monkeypatch):
+    """Of the same name; `b` is then not compared with a base that read something else."""
+    fake_fit(monkeypatch, lambda programs, seed: 1.0)
+    text = Path(base.data.corpus)
+    before = text.read_text()
+    ablate(suite(base, a={"model.qk_norm": False}), tmp_path / "runs", TINY)
+    try:
+        text.write_text(before + "\n\nsalt salt salt")
+        for again in ({"a": {"model.qk_norm": False}}, {"b": {"model.norm": "layer"}}):
+            with pytest.raises(UsageError, match=r"was trained on another text of .*--run-dir"):
+                ablate(suite(base, **again), tmp_path / "runs", TINY)
+        assert not (tmp_path / "runs" / "tiny" / "b").exists()
+        ablate(suite(base), tmp_path / "other", TINY)
+    finally:
+        text.write_text(before)
+    ablate(suite(base, b={"model.norm": "layer"}), tmp_path / "runs", TINY)
+    # A record that was copied here from another folder.
+    strange = tmp_path / "other" / "tiny" / "base" / "seed-0.json"
+    (tmp_path / "runs" / "tiny" / "base" / "seed-7.json").write_bytes(strange.read_bytes())
+    with pytest.raises(UsageError, match=r"was trained on another text of "):
+        compare(base, tmp_path / "runs" / "tiny", CompareOptions())
+
+
+def test_a_text_that_changes_while_the_suite_runs_ends_it(base, tmp_path, monkeypatch):
+    text = Path(base.data.corpus)
+    before = text.read_text()
+
+    def edit(programs, seed):
+        text.write_text(before + "\n\nrope rope rope")
+        return 1.0
+
+    fake_fit(monkeypatch, edit)
+    try:
+        with pytest.raises(RunError, match=r"^a: the text of .* has changed since the suite began"):
+            ablate(suite(base, a={"model.qk_norm": False}), tmp_path, TINY)
+    finally:
+        text.write_text(before)
+    assert not (tmp_path / "tiny" / "a").exists()
+
+
+def test_records_of_before_have_no_fingerprints_and_are_still_compared(base, tmp_path, monkeypatch):
+    fake_fit(monkeypatch, lambda programs, seed: 1.0)
+    ablate(suite(base), tmp_path, TINY)
+    for path in tmp_path.rglob("seed-*.json"):
+        record = json.loads(path.read_text())
+        assert record.pop("text")[0] > 0
+        assert record.pop("start", "") is None  # it began from nothing
+        path.write_text(json.dumps(record))
+    asked = fake_fit(monkeypatch, lambda programs, seed: 1.0)
+    rows = ablate(suite(base, a={"model.qk_norm": False}), tmp_path, TINY)
+    assert [row["shared"]["trained"] for row in rows] == [2, 2]
+    assert [seed for _, seed in asked] == [0, 1]
+
+
+def test_runs_that_began_with_other_parameters_are_refused(base, tmp_path, monkeypatch):
+    """`train.start_from` names the same folder, whose run was trained anew."""
+    from zerotollm.actions.train import train
+
+    fake_fit(monkeypatch, lambda programs, seed: 1.0)
+    start = tmp_path / "start"
+    train(changed(base, {"train.steps": 1}), start)
+    begun = changed(base, {"train.start_from": str(start)})
+    ablate(suite(begun), tmp_path / "runs", TINY)
+    shutil.rmtree(start)
+    train(changed(base, {"train.steps": 1, "train.seed": 5}), start)
+    with pytest.raises(UsageError, match=r"was trained from other parameters of .*start.*--run-dir"):
+        ablate(suite(begun), tmp_path / "runs", TINY)
 
 
 def test_foreign_folders_are_refused(base, tmp_path):
