@@ -19,7 +19,7 @@ from scipy import stats
 from zerotollm.actions import AblateOptions, CompareOptions, fit
 from zerotollm.actions.ablate import Pace, ablate, found
 from zerotollm.actions.compare import compare
-from zerotollm.actions.suite_table import FUTURE, make_rows, markdown, short_markdown
+from zerotollm.actions.suite_table import FUTURE, best_rate, make_rows, markdown, short_markdown
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
@@ -290,6 +290,32 @@ def test_a_run_that_diverges_is_a_result(base, tmp_path, monkeypatch):
     assert rows[1]["shared"]["verdict"] == "diverged (2 of 2)"
     assert rows[1]["shared"]["bpb"] is None
     assert rows[0]["shared"]["trained"] == 2
+
+
+def test_a_run_whose_last_step_diverges_is_a_result(base, tmp_path):
+    """All training losses are finite, as each is of the parameters before its step; those after it are not."""
+    wild = {"optimizer.kind": "sgd", "optimizer.learning_rate": 1e38, "optimizer.weight_decay": 0.0}
+    one = changed(base, {"train.steps": 1, "optimizer.warmup_steps": 0, "optimizer.kind": "adamw"})
+    rows = ablate(suite(one, wild=wild), tmp_path, replace(TINY, seeds=1))
+    assert rows[1]["shared"]["verdict"] == "diverged (1 of 1)"
+    assert json.loads((tmp_path / "tiny" / "wild" / "seed-0.json").read_text())["validation_loss"] is None
+
+
+def test_a_loss_too_large_for_a_perplexity_is_still_a_row():
+    rows = make_rows([record("base", "base", validation_loss=1e6)])
+    assert rows[0]["shared"]["perplexity"] is None
+    assert rows[0]["shared"]["loss"] == 1e6
+
+
+def test_the_best_rate_of_labels_is_the_one_with_the_fewest_wrong():
+    """Bits per label would choose 0.5; the table compares wrong labels, of which 2 has fewer."""
+    measured = {0.5: (0.7, 1.0), 1.0: (0.75, 1.5), 2.0: (0.8, 2.0)}
+    tried = [
+        record("base", "base", rate=rate, validation_accuracy=accuracy, validation_bpb=bits)
+        for rate, (accuracy, bits) in measured.items()
+    ]
+    assert best_rate(tried) == 2.0
+    assert best_rate([run | {"validation_accuracy": None} for run in tried]) == 0.5
 
 
 def test_tuning_takes_the_best_rate_of_each_for_all_seeds(base, tmp_path, monkeypatch):

@@ -16,6 +16,8 @@ Row = dict[str, Any]
 FUTURE = "too good to be true: sees the future"
 BITS, WRONG = "bits per byte", "share of wrong labels"
 """What runs are compared by."""
+LARGEST = 700.0
+"""Nats a token of which the exponential is still a number of double precision."""
 
 
 def make_rows(records: Iterable[Record]) -> list[Row]:
@@ -33,12 +35,13 @@ def make_rows(records: Iterable[Record]) -> list[Row]:
 
 
 def best_rate(runs: Sequence[Record]) -> float | None:
-    """The factor of the rates that was best for the lowest seed; None where only one was tried, or none worked."""
+    """The factor of the rates that was best for the lowest seed, by what the table compares; None where only one was
+    tried, or none worked."""
     if len({run["rate"] for run in runs}) < 2:
         return None
     seed = min(run["seed"] for run in runs)
     tried = [run for run in runs if run["seed"] == seed and run["validation_bpb"] is not None]
-    return min(tried, key=lambda run: (run["validation_bpb"], run["rate"]))["rate"] if tried else None
+    return min(tried, key=lambda run: (_value(run), run["rate"]))["rate"] if tried else None
 
 
 def _row(runs: list[Record], base: list[Record]) -> Row:
@@ -83,7 +86,7 @@ def _compared(runs: list[Record], base: list[Record]) -> Row:
         "bpb": mean(bits) if bits else None,
         "deviation": standard_deviation(values),
         "loss": mean(losses) if losses else None,
-        "perplexity": mean([math.exp(loss) for loss in losses]) if losses else None,
+        "perplexity": mean([math.exp(loss) for loss in losses]) if losses and max(losses) < LARGEST else None,
         "bleu": mean(bleus) if bleus else None,
         "accuracy": mean(accuracies) if accuracies else None,
         "pairs": 0,
