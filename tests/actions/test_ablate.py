@@ -19,7 +19,15 @@ from scipy import stats
 from zerotollm.actions import AblateOptions, CompareOptions, fit
 from zerotollm.actions.ablate import Pace, ablate, found
 from zerotollm.actions.compare import compare
-from zerotollm.actions.suite_table import FUTURE, best_rate, make_rows, markdown, short_markdown
+from zerotollm.actions.suite_table import (
+    BITS,
+    FUTURE,
+    MARGINS,
+    best_rate,
+    make_rows,
+    markdown,
+    short_markdown,
+)
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
@@ -107,7 +115,7 @@ def test_a_record_says_everything(base, tmp_path, monkeypatch):
     assert "command" not in record["environment"]
     assert record["environment"]["versions"]["jax"]
     assert row["parameters"] > first["parameters"]
-    assert row["shared"]["verdict"] == "no difference shown"
+    assert row["shared"]["verdict"] == "no difference that matters"  # the numbers are the same
 
 
 def test_what_is_finished_is_not_run_again(base, tmp_path, monkeypatch):
@@ -250,7 +258,7 @@ def test_tables_and_figures_come_from_the_runs_alone_byte_for_byte(base, tmp_pat
         assert "| +0.0100 [+0.0100, +0.0100] | worse |" in text
         assert "old" not in text
         assert text.startswith("Before.\n\n<!-- table tiny -->\n| group |")
-        assert text.endswith("|\n<!-- end -->\n\nAfter.\n")
+        assert text.endswith(" bits per byte on.\n<!-- end -->\n\nAfter.\n")
     page.write_text("no place\n")
     with pytest.raises(UsageError, match=r"PAGE\.md has no lines <!-- table tiny -->"):
         compare(Experiment(), tmp_path / "tiny", CompareOptions(into=str(page)))
@@ -342,7 +350,7 @@ def test_tuning_takes_the_best_rate_of_each_for_all_seeds(base, tmp_path, monkey
     assert by_name["slow"]["tuned"]["verdict"] == "better"
     assert by_name["slow"]["tuned"]["difference"] == pytest.approx(-0.05)
     assert all(row["tuned"]["trained"] == 2 for row in rows)
-    shared, tuned = short_markdown(rows).split("\n\n")
+    shared, tuned, _ = short_markdown(rows).split("\n\n")
     assert "best rates" not in shared
     assert [line.split(" | ")[:2] for line in tuned.splitlines()[2:]] == [
         ["| base", "x 1"],
@@ -409,7 +417,48 @@ def test_translations_are_compared_by_bleu_too():
     assert (difference["low"], difference["high"]) == pytest.approx(tuple(expected))
     assert difference["verdict"] == "better"  # of BLEU more is
     line = next(line for line in short_markdown(rows).splitlines() if "| other" in line)
-    assert line.endswith("| 27.00 | +6.00 [+3.52, +8.48] |")
+    assert line.endswith("| 27.00 | +6.00 [+3.52, +8.48] | better |")
+
+
+def test_verdicts_of_a_suite_are_corrected_and_say_by_how_much():
+    """A hundred rows of noise, one of them as far from the base as its own interval calls worse."""
+    noise = np.random.default_rng(1).normal(0, 0.02, (100, 3))
+    records = [record("base", "base", seed, validation_bpb=1.0) for seed in range(3)]
+    records += [
+        record(f"v{row:02}", "group", seed, validation_bpb=1.0 + value)
+        for row, values in enumerate(noise)
+        for seed, value in enumerate(values)
+    ]
+    records += [record("much", "group", seed, validation_bpb=1.1 + 0.0001 * seed) for seed in range(3)]
+    records += [record("same", "group", seed, validation_bpb=1.0 + 1e-6 * seed) for seed in range(3)]
+    rows = make_rows(records)
+    alone = [
+        r["shared"]["verdict"]
+        for v in range(100)
+        for r in make_rows([*records[:3], *records[3 + 3 * v :][:3]])[1:]
+    ]
+    assert {"better", "worse"} & set(alone)
+    found = {row["variant"]: row["shared"]["verdict"] for row in rows}
+    assert (found.pop("base"), found.pop("much"), found.pop("same")) == (
+        "the base", "worse", "no difference that matters",
+    )  # fmt: skip
+    assert set(found.values()) == {"no difference shown"}
+    note = "verdicts are corrected for all rows (Holm). A difference matters from 0.002 bits per byte on."
+    assert note in markdown(rows)
+    assert note in short_markdown(rows)
+    wide = {row["variant"]: row["shared"]["verdict"] for row in make_rows(records, MARGINS | {BITS: 0.5})}
+    assert set(wide.values()) == {"the base", "no difference that matters"}
+
+
+def test_a_run_that_diverged_has_no_verdict_and_does_not_count():
+    values = {"base": (1.0, 1.1, 1.2), "worse": (1.010, 1.112, 1.214), "gone": (1.0, 1.2, 1.1)}
+    records = [record(n, "g", s, validation_bpb=v) for n, row in values.items() for s, v in enumerate(row)]
+    records.append(record("gone", "g", 3, validation_bpb=None, outcome="diverged"))
+    base, gone, worse = (row["shared"] for row in make_rows(records))
+    assert base["verdict"] == "the base"
+    assert gone["verdict"] == "diverged (1 of 4)"
+    assert gone["difference"] == pytest.approx(0.0)
+    assert worse["p_value"] == pytest.approx(stats.ttest_1samp([0.010, 0.012, 0.014], 0).pvalue)
 
 
 def test_rows_are_in_order_of_group_and_name_after_the_base():
