@@ -113,12 +113,17 @@ def _model_rows(base: Experiment) -> Rows:
             feed_forward("relu2", "arXiv:2109.08668"),
         ],
         "attention": [
-            ("one-head", {"model.num_heads": 1}, VASWANI + "3.2.2", "one head as wide as all were"),
+            (
+                "one-head",
+                {"model.num_heads": 1},
+                VASWANI + "3.2.2",
+                "one head as wide as all were; the blocks of Muon stay as they are, and are no longer one head each",
+            ),
             (
                 "more-heads",
                 {"model.num_heads": 2 * model.num_heads},
                 VASWANI + "3.2.2",
-                "twice the heads, half as wide",
+                "twice the heads, half as wide; the blocks of Muon stay as they are, and are no longer one head each",
             ),
             (
                 "one-kv-head",

@@ -1,6 +1,7 @@
 """The variants of `ablations`: each builds, differs from the base where it says, and can be named."""
 
 import math
+from functools import partial
 
 import jax
 import pytest
@@ -11,7 +12,7 @@ from zerotollm.experiment import differences, validate
 from zerotollm.model.config import resolve
 from zerotollm.scale.flops import num_parameters
 from zerotollm.suite import BASE, changed, make_suite, select
-from zerotollm.training.step import init_state
+from zerotollm.training.step import init_params, init_state
 
 # Every variant and all fields that it changes.
 CHANGES = {
@@ -142,3 +143,14 @@ def test_a_variant_that_is_the_base_is_left_out_and_one_that_cannot_run_is_named
     with pytest.raises(UsageError, match="the variant more-heads cannot run"):
         make_suite(narrow, variants, "more-heads")
     make_suite(narrow, variants, "norm")
+
+
+@pytest.mark.parametrize("size", BUDGETS)
+@pytest.mark.parametrize("name", ["one-head", "more-heads"])
+def test_other_heads_leave_muon_as_it_is(size, name):
+    """Its blocks follow from `optimizer` and the shapes of the matrices alone, which are the base's."""
+    base, variant = budget(experiment(), size), named(size)[name].experiment
+    assert variant.optimizer == base.optimizer
+    params = [jax.eval_shape(partial(init_params, resolved(value), 0)) for value in (base, variant)]
+    kernels = [[leaf.shape for leaf in jax.tree.leaves(tree) if leaf.ndim == 2] for tree in params]
+    assert kernels[0] == kernels[1]

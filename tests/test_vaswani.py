@@ -127,11 +127,11 @@ def test_the_table_stands_beside_the_papers_and_says_what_holds():
     text = published_markdown(make_rows(records))
     assert "| base | - | 7.78 (2) | 4.92 | 20.5 | 25.8 | 1.6 | 65 |" in text
     assert "Of 4 variants" in text
-    assert "1 differ in the same direction here, shown by an interval over seeds (A-heads-eighth)" in text
-    assert "1 do without such an interval (B-keys-half)" in text
+    assert "1 are shown to differ in the same direction here (A-heads-eighth)" in text
+    assert "1 do so without being shown to (B-keys-half)" in text
     assert (
-        "2 do not (C-layers-third, C-layers-two-thirds), 1 of these shown by an interval (C-layers-third)."
-        in text
+        "2 do not (C-layers-third, C-layers-two-thirds), 1 of these are shown to differ in the other direction "
+        "(C-layers-third). A 95 % interval" in text
     )
     assert page_markdown(make_rows(records)) + "\n" == text
     own = make_rows([record(rows[BASE], 0, 2.0, 1.0) | {"published": None}])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +19,17 @@ from scipy import stats
 from zerotollm.actions import AblateOptions, CompareOptions, fit
 from zerotollm.actions.ablate import Pace, ablate, found
 from zerotollm.actions.compare import compare
-from zerotollm.actions.suite_table import FUTURE, make_rows, markdown, short_markdown
+from zerotollm.actions.suite_table import (
+    BITS,
+    FUTURE,
+    MARGINS,
+    best_rate,
+    make_rows,
+    markdown,
+    short_markdown,
+)
 from zerotollm.data.config import DataConfig, TokenizerConfig
-from zerotollm.errors import UsageError
+from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.model import transformer
 from zerotollm.model.config import TransformerConfig
@@ -106,7 +115,7 @@ def test_a_record_says_everything(base, tmp_path, monkeypatch):
     assert "command" not in record["environment"]
     assert record["environment"]["versions"]["jax"]
     assert row["parameters"] > first["parameters"]
-    assert row["shared"]["verdict"] == "no difference shown"
+    assert row["shared"]["verdict"] == "no difference that matters"  # the numbers are the same
 
 
 def test_what_is_finished_is_not_run_again(base, tmp_path, monkeypatch):
@@ -140,6 +149,75 @@ def test_runs_of_another_experiment_are_refused(base, tmp_path, monkeypatch):
         UsageError, match=r"model.qk_norm True \(now False\), train.steps 8 \(now 9\).*--run-dir"
     ):
         ablate(suite(other), tmp_path, TINY)
+
+
+def test_runs_of_another_text_are_refused(base, tmp_path, monkeypatch):
+    """Of the same name; `b` is then not compared with a base that read something else."""
+    fake_fit(monkeypatch, lambda programs, seed: 1.0)
+    text = Path(base.data.corpus)
+    before = text.read_text()
+    ablate(suite(base, a={"model.qk_norm": False}), tmp_path / "runs", TINY)
+    try:
+        text.write_text(before + "\n\nsalt salt salt")
+        for again in ({"a": {"model.qk_norm": False}}, {"b": {"model.norm": "layer"}}):
+            with pytest.raises(UsageError, match=r"was trained on another text of .*--run-dir"):
+                ablate(suite(base, **again), tmp_path / "runs", TINY)
+        assert not (tmp_path / "runs" / "tiny" / "b").exists()
+        ablate(suite(base), tmp_path / "other", TINY)
+    finally:
+        text.write_text(before)
+    ablate(suite(base, b={"model.norm": "layer"}), tmp_path / "runs", TINY)
+    # A record that was copied here from another folder.
+    strange = tmp_path / "other" / "tiny" / "base" / "seed-0.json"
+    (tmp_path / "runs" / "tiny" / "base" / "seed-7.json").write_bytes(strange.read_bytes())
+    with pytest.raises(UsageError, match=r"was trained on another text of "):
+        compare(base, tmp_path / "runs" / "tiny", CompareOptions())
+
+
+def test_a_text_that_changes_while_the_suite_runs_ends_it(base, tmp_path, monkeypatch):
+    text = Path(base.data.corpus)
+    before = text.read_text()
+
+    def edit(programs, seed):
+        text.write_text(before + "\n\nrope rope rope")
+        return 1.0
+
+    fake_fit(monkeypatch, edit)
+    try:
+        with pytest.raises(RunError, match=r"^a: the text of .* has changed since the suite began"):
+            ablate(suite(base, a={"model.qk_norm": False}), tmp_path, TINY)
+    finally:
+        text.write_text(before)
+    assert not (tmp_path / "tiny" / "a").exists()
+
+
+def test_records_of_before_have_no_fingerprints_and_are_still_compared(base, tmp_path, monkeypatch):
+    fake_fit(monkeypatch, lambda programs, seed: 1.0)
+    ablate(suite(base), tmp_path, TINY)
+    for path in tmp_path.rglob("seed-*.json"):
+        record = json.loads(path.read_text())
+        assert record.pop("text")[0] > 0
+        assert record.pop("start", "") is None  # it began from nothing
+        path.write_text(json.dumps(record))
+    asked = fake_fit(monkeypatch, lambda programs, seed: 1.0)
+    rows = ablate(suite(base, a={"model.qk_norm": False}), tmp_path, TINY)
+    assert [row["shared"]["trained"] for row in rows] == [2, 2]
+    assert [seed for _, seed in asked] == [0, 1]
+
+
+def test_runs_that_began_with_other_parameters_are_refused(base, tmp_path, monkeypatch):
+    """`train.start_from` names the same folder, whose run was trained anew."""
+    from zerotollm.actions.train import train
+
+    fake_fit(monkeypatch, lambda programs, seed: 1.0)
+    start = tmp_path / "start"
+    train(changed(base, {"train.steps": 1}), start)
+    begun = changed(base, {"train.start_from": str(start)})
+    ablate(suite(begun), tmp_path / "runs", TINY)
+    shutil.rmtree(start)
+    train(changed(base, {"train.steps": 1, "train.seed": 5}), start)
+    with pytest.raises(UsageError, match=r"was trained from other parameters of .*start.*--run-dir"):
+        ablate(suite(begun), tmp_path / "runs", TINY)
 
 
 def test_foreign_folders_are_refused(base, tmp_path):
@@ -180,7 +258,7 @@ def test_tables_and_figures_come_from_the_runs_alone_byte_for_byte(base, tmp_pat
         assert "| +0.0100 [+0.0100, +0.0100] | worse |" in text
         assert "old" not in text
         assert text.startswith("Before.\n\n<!-- table tiny -->\n| group |")
-        assert text.endswith("|\n<!-- end -->\n\nAfter.\n")
+        assert text.endswith(" bits per byte on.\n<!-- end -->\n\nAfter.\n")
     page.write_text("no place\n")
     with pytest.raises(UsageError, match=r"PAGE\.md has no lines <!-- table tiny -->"):
         compare(Experiment(), tmp_path / "tiny", CompareOptions(into=str(page)))
@@ -222,6 +300,32 @@ def test_a_run_that_diverges_is_a_result(base, tmp_path, monkeypatch):
     assert rows[0]["shared"]["trained"] == 2
 
 
+def test_a_run_whose_last_step_diverges_is_a_result(base, tmp_path):
+    """All training losses are finite, as each is of the parameters before its step; those after it are not."""
+    wild = {"optimizer.kind": "sgd", "optimizer.learning_rate": 1e38, "optimizer.weight_decay": 0.0}
+    one = changed(base, {"train.steps": 1, "optimizer.warmup_steps": 0, "optimizer.kind": "adamw"})
+    rows = ablate(suite(one, wild=wild), tmp_path, replace(TINY, seeds=1))
+    assert rows[1]["shared"]["verdict"] == "diverged (1 of 1)"
+    assert json.loads((tmp_path / "tiny" / "wild" / "seed-0.json").read_text())["validation_loss"] is None
+
+
+def test_a_loss_too_large_for_a_perplexity_is_still_a_row():
+    rows = make_rows([record("base", "base", validation_loss=1e6)])
+    assert rows[0]["shared"]["perplexity"] is None
+    assert rows[0]["shared"]["loss"] == 1e6
+
+
+def test_the_best_rate_of_labels_is_the_one_with_the_fewest_wrong():
+    """Bits per label would choose 0.5; the table compares wrong labels, of which 2 has fewer."""
+    measured = {0.5: (0.7, 1.0), 1.0: (0.75, 1.5), 2.0: (0.8, 2.0)}
+    tried = [
+        record("base", "base", rate=rate, validation_accuracy=accuracy, validation_bpb=bits)
+        for rate, (accuracy, bits) in measured.items()
+    ]
+    assert best_rate(tried) == 2.0
+    assert best_rate([run | {"validation_accuracy": None} for run in tried]) == 0.5
+
+
 def test_tuning_takes_the_best_rate_of_each_for_all_seeds(base, tmp_path, monkeypatch):
     """The base is best at its rate, `fast` at twice it, `slow` at half, where it beats the base."""
     best = {"rms": 0.008, "layer": 0.016}
@@ -246,7 +350,7 @@ def test_tuning_takes_the_best_rate_of_each_for_all_seeds(base, tmp_path, monkey
     assert by_name["slow"]["tuned"]["verdict"] == "better"
     assert by_name["slow"]["tuned"]["difference"] == pytest.approx(-0.05)
     assert all(row["tuned"]["trained"] == 2 for row in rows)
-    shared, tuned = short_markdown(rows).split("\n\n")
+    shared, tuned, _ = short_markdown(rows).split("\n\n")
     assert "best rates" not in shared
     assert [line.split(" | ")[:2] for line in tuned.splitlines()[2:]] == [
         ["| base", "x 1"],
@@ -313,7 +417,48 @@ def test_translations_are_compared_by_bleu_too():
     assert (difference["low"], difference["high"]) == pytest.approx(tuple(expected))
     assert difference["verdict"] == "better"  # of BLEU more is
     line = next(line for line in short_markdown(rows).splitlines() if "| other" in line)
-    assert line.endswith("| 27.00 | +6.00 [+3.52, +8.48] |")
+    assert line.endswith("| 27.00 | +6.00 [+3.52, +8.48] | better |")
+
+
+def test_verdicts_of_a_suite_are_corrected_and_say_by_how_much():
+    """A hundred rows of noise, one of them as far from the base as its own interval calls worse."""
+    noise = np.random.default_rng(1).normal(0, 0.02, (100, 3))
+    records = [record("base", "base", seed, validation_bpb=1.0) for seed in range(3)]
+    records += [
+        record(f"v{row:02}", "group", seed, validation_bpb=1.0 + value)
+        for row, values in enumerate(noise)
+        for seed, value in enumerate(values)
+    ]
+    records += [record("much", "group", seed, validation_bpb=1.1 + 0.0001 * seed) for seed in range(3)]
+    records += [record("same", "group", seed, validation_bpb=1.0 + 1e-6 * seed) for seed in range(3)]
+    rows = make_rows(records)
+    alone = [
+        r["shared"]["verdict"]
+        for v in range(100)
+        for r in make_rows([*records[:3], *records[3 + 3 * v :][:3]])[1:]
+    ]
+    assert {"better", "worse"} & set(alone)
+    found = {row["variant"]: row["shared"]["verdict"] for row in rows}
+    assert (found.pop("base"), found.pop("much"), found.pop("same")) == (
+        "the base", "worse", "no difference that matters",
+    )  # fmt: skip
+    assert set(found.values()) == {"no difference shown"}
+    note = "verdicts are corrected for all rows (Holm). A difference matters from 0.002 bits per byte on."
+    assert note in markdown(rows)
+    assert note in short_markdown(rows)
+    wide = {row["variant"]: row["shared"]["verdict"] for row in make_rows(records, MARGINS | {BITS: 0.5})}
+    assert set(wide.values()) == {"the base", "no difference that matters"}
+
+
+def test_a_run_that_diverged_has_no_verdict_and_does_not_count():
+    values = {"base": (1.0, 1.1, 1.2), "worse": (1.010, 1.112, 1.214), "gone": (1.0, 1.2, 1.1)}
+    records = [record(n, "g", s, validation_bpb=v) for n, row in values.items() for s, v in enumerate(row)]
+    records.append(record("gone", "g", 3, validation_bpb=None, outcome="diverged"))
+    base, gone, worse = (row["shared"] for row in make_rows(records))
+    assert base["verdict"] == "the base"
+    assert gone["verdict"] == "diverged (1 of 4)"
+    assert gone["difference"] == pytest.approx(0.0)
+    assert worse["p_value"] == pytest.approx(stats.ttest_1samp([0.010, 0.012, 0.014], 0).pvalue)
 
 
 def test_rows_are_in_order_of_group_and_name_after_the_base():

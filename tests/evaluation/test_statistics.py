@@ -9,14 +9,21 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from zerotollm.evaluation.statistics import (
+    Comparison,
+    compare_all,
     equivalence_p_value,
     holm,
     mean,
     outcome,
-    paired_difference,
     standard_deviation,
     student_p_value,
 )
+
+
+def paired_difference(base: list[float], variant: list[float], margin: float = 0.0) -> Comparison:
+    """One comparison alone; nothing is smaller than a margin of 0."""
+    return compare_all([[right - left for left, right in zip(base, variant, strict=True)]], margin)[0]
+
 
 PAIRS = st.lists(st.tuples(st.floats(0.5, 3.0), st.floats(0.5, 3.0)), min_size=2, max_size=8)
 
@@ -65,9 +72,54 @@ def test_equal_runs_show_no_difference():
 def test_pairs_must_be_pairs():
     with pytest.raises(ValueError, match="no pair"):
         paired_difference([], [])
-    with pytest.raises(ValueError, match="shorter"):
-        paired_difference([1.0, 2.0], [1.0])
     assert math.isnan(paired_difference([math.nan, 1.0], [1.0, 1.0]).difference)
+
+
+def test_verdicts_are_corrected_for_all_rows():
+    """By scipy's p-values and Holm's steps: 0.03 alone is shown, and not beside a row that shows nothing."""
+    sure, likely, nothing = [0.1, 0.11, 0.12], [0.01, 0.016, 0.013], [-0.3, 0.2, 0.14]
+    p = [stats.ttest_1samp(row, 0.0).pvalue for row in (sure, likely, nothing)]
+    assert p[0] < p[1] < 0.05 / 2 < p[2]
+    found = compare_all([nothing, sure, likely, [0.5]], 0.001)
+    assert [c.verdict for c in found] == ["no difference shown", "worse", "worse", "one seed"]
+    assert [c.p_value for c in found] == pytest.approx([p[2], 3 * p[0], 2 * p[1], 1.0])
+    rows = [nothing, likely, [-x for x in sure], *[nothing] * 4]
+    found = compare_all(rows, 0.001)
+    assert [c.verdict for c in found[:3]] == ["no difference shown", "no difference shown", "better"]
+    # Intervals are of a row alone.
+    assert (found[1].low, found[1].high) == pytest.approx(
+        tuple(stats.ttest_1samp(likely, 0).confidence_interval())
+    )
+
+
+def test_a_difference_may_be_sure_and_too_small_to_matter():
+    tiny, loose = [2e-5, 2.1e-5, 2.2e-5], [0.003, -0.003, 0.0001]
+    found = compare_all([tiny, loose], 0.002)
+    assert [c.verdict for c in found] == ["no difference that matters", "no difference shown"]
+    lower = stats.ttest_1samp(tiny, -0.002, alternative="greater").pvalue
+    upper = stats.ttest_1samp(tiny, 0.002, alternative="less").pvalue
+    assert found[0].equivalence_p_value == pytest.approx(2 * max(lower, upper))
+    assert compare_all([tiny], 2e-5)[0].verdict == "worse"
+    # Shown to be within the margin alone, but not for 50 rows.
+    near = [0.0008, 0.0003, 0.0005]
+    assert compare_all([near], 0.002)[0].verdict == "no difference that matters"
+    assert compare_all([near] + [loose] * 49, 0.002)[0].verdict == "no difference shown"
+
+
+@pytest.mark.parametrize(
+    ("true", "wrong"),
+    [
+        (0.0, {"better", "worse"}),
+        (0.002, {"no difference that matters"}),
+        (-0.002, {"no difference that matters"}),
+    ],
+)
+def test_suites_of_noise_show_nothing(true, wrong):
+    """Of 1,000 suites of 45 rows and 3 seeds, 5 % may show anything at all that is not there; three standard errors."""
+    noise = np.random.default_rng(0).normal(true, 0.001, (1000, 45, 3))
+    shown = [any(c.verdict in wrong for c in compare_all(rows.tolist(), 0.002)) for rows in noise]
+    assert np.mean(shown) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 1000)
+    assert sum(shown[:100]) <= 5
 
 
 @given(st.lists(st.floats(-1.0, 1.0), min_size=2, max_size=8))

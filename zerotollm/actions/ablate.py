@@ -1,9 +1,9 @@
 """ablate: train the variants of a suite beside its base, seed by seed, and say which differences are shown."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,23 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from zerotollm import run_directory
 from zerotollm.actions import AblateOptions
-from zerotollm.actions.beginning import beginning_of
+from zerotollm.actions.beginning import Beginning, beginning_of
 from zerotollm.actions.compare import WIDTH, write_results
 from zerotollm.actions.progress import clock
 from zerotollm.actions.suite_runs import (
     RATES,
     Outcome,
+    Sources,
     check_folder,
     finished,
     read_runs,
+    reads,
     run_experiment,
     write_run,
 )
 from zerotollm.actions.suite_table import FUTURE, Row, best_rate, make_rows, terminal_table
 from zerotollm.allocator import reuse_memory
-from zerotollm.errors import UsageError
+from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.model.config import resolve
 from zerotollm.scale.flops import num_parameters, train_flops
@@ -55,11 +57,13 @@ def ablate(suite: Suite, run_dir: Path, options: AblateOptions) -> list[Row]:
         ]
         console = Console()
         console = console if console.is_terminal else Console(width=WIDTH, soft_wrap=True)
-        if sum(left):
-            prepare_all(variants)
+        sources: dict[Hashable, Sources] = {}
+        if sum(left) or any("text" in record for record in read_runs(folder)):
+            sources = prepare_all(variants)
+            read_runs(folder, sources)
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]} left"))
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-            work = _Work(folder, suite.base, options, _environment(), bar, Pace(sum(left)))
+            work = _Work(folder, suite.base, options, _environment(), sources, bar, Pace(sum(left)))
             for variant, cost in zip(variants, left, strict=True):
                 trained = [work.do(job) for job in jobs(folder, variant, seeds, options)]
                 work.pace.skip_to(cost)
@@ -107,26 +111,41 @@ def planned(folder: Path, variant: Variant, seeds: Sequence[int], options: Ablat
     return [job for job in found if not (job.rate == 1 and job is not found[0])]
 
 
-def prepare_all(variants: Sequence[Variant]) -> None:
-    """Makes every tokenizer and all tokens, so that what a text does not allow is said before hours of work."""
+def prepare_all(variants: Sequence[Variant]) -> dict[Hashable, Sources]:
+    """Makes every tokenizer and all tokens, so that what a text does not allow is said before hours of work.
+
+    Returns fingerprints of what each variant reads, by `reads`.
+    """
     from zerotollm.actions.fit import feed_of
     from zerotollm.run import cache_compiled_programs
 
     cache_compiled_programs(variants[0].experiment.data)
-    done = set()
+    sources: dict[Hashable, Sources] = {}
     for variant in variants:
-        data, tokenizer = variant.experiment.data, variant.experiment.tokenizer
-        key = (replace(data, context=1, batch_size=1, document_mask=False), tokenizer)
-        if key not in done:
-            done.add(key)
+        key = reads(variant.experiment)
+        if key not in sources:
             try:
-                feed_of(variant.experiment)
+                feed = feed_of(variant.experiment)
+                sources[key] = sources_of(feed, beginning_of(variant.experiment, feed))
             except UsageError as error:
                 if variant.name == BASE:
                     raise
                 raise UsageError(
                     f"the variant {variant.name}: {error}; or choose others with --only"
                 ) from None
+    return sources
+
+
+def sources_of(feed: Any, beginning: Beginning) -> Sources:
+    """Fingerprints of a `zerotollm.data.feed.Feed`, the size of its validation text included, and of the run that
+    training begins with."""
+    from zerotollm.training.beginning import fingerprint
+
+    validation = [feed.evaluation_tokens, feed.num_bytes["validation"]]
+    return {
+        "text": [*feed.fingerprint, *validation],
+        "start": fingerprint(beginning.run and beginning.run.params),
+    }
 
 
 # --- doing it
@@ -166,6 +185,8 @@ class _Work:
     base: Experiment
     options: AblateOptions
     environment: dict[str, Any]
+    sources: dict[Hashable, Sources]
+    """as they were before the first run"""
     bar: Progress
     pace: Pace
 
@@ -179,8 +200,16 @@ class _Work:
         begun = time.monotonic()
         experiment = run_experiment(job.variant, job.missing[0], job.rate)
         shape = experiment.data
-        model = beginning_of(experiment, feed_of(experiment)).model
+        feed = feed_of(experiment)
+        beginning = beginning_of(experiment, feed)
+        model, sources = beginning.model, sources_of(feed, beginning)
+        if sources != self.sources[reads(experiment)]:
+            raise RunError(
+                f"{job.variant.name}: the text of {shape.corpus}, or train.start_from, has changed since the suite "
+                "began: bring it back, or choose another --run-dir"
+            )
         size = {"parameters": num_parameters(model), "flops_per_token": train_flops(model, shape.context)}
+        size |= sources
         if sees_the_future(model, masked=shape.document_mask):
             for seed in job.missing:
                 self._write(job, seed, "sees the future", size | _measured(None, 0.0))

@@ -87,7 +87,9 @@ def write_results(folder: Path, console: "Console") -> list[Row]:
 
     rows = make_rows(read_runs(folder))
     write_atomically(folder / TABLE, markdown(rows))
-    write_atomically(folder / TABLE_JSON, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(
+        folder / TABLE_JSON, json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    )
     write_atomically(folder / FIGURE_HTML, html(rows))
     write_atomically(folder / FIGURE_PNG, png(rows))
     console.print(terminal_table(rows))

@@ -180,7 +180,7 @@ def fit(
 
     A seed decides initialization, data order and dropout, exactly as `train.seed` does in `train`.
     `progress(step)` is called after every step, and a step or two before the device has done it. Raises
-    DivergedError where a loss is no longer finite.
+    DivergedError where a loss, that of validation too, is no longer finite.
     """
     import jax
     import numpy as np
@@ -226,6 +226,8 @@ def fit(
             map(programs.placement.place_whole, feed.evaluation("validation")),
             num_bytes=feed.num_bytes["validation"],
         )
+        # The last step's loss is of the parameters before it.
+        _check(validation["loss"], train.steps)
         size = (programs.trained_parameters, programs.step_bytes)
         fitted.append(Fitted(number, params, losses_SN[lane].tolist(), validation, seconds, speed, *size))
     return fitted

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from zerotollm.actions.suite_table import Row
+from zerotollm.actions.suite_table import Row, verdict_note
 from zerotollm.suite import BASE
 
 CLEAR = 0.01
@@ -47,8 +47,9 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def conclusion(rows: Sequence[Row]) -> str:
-    """One sentence: which of the paper's differences to its base in perplexity have the same direction here, and for
-    which of them our seeds show it. Ours are differences in bits per byte, of which perplexity is an exponential."""
+    """Two sentences: which of the paper's differences to its base in perplexity have the same direction here, and for
+    which of them our seeds show it; and what that means. Ours are differences in bits per byte, of which perplexity is
+    an exponential."""
     by_name = {row["variant"]: row for row in rows}
     base = by_name.get(BASE)
     if base is None or base["shared"]["loss"] is None:
@@ -73,14 +74,12 @@ def conclusion(rows: Sequence[Row]) -> str:
             "No variant was trained of which the paper's perplexity differs from its base's by more than 1 %."
         )
     parts = [f"Of {total} variants whose perplexity differs from the base's by more than 1 % in the paper"]
-    parts.append(
-        f"{len(shown)} differ in the same direction here, shown by an interval over seeds{_names(shown)}"
-    )
-    parts.append(f"{len(same)} do without such an interval{_names(same)}")
+    parts.append(f"{len(shown)} are shown to differ in the same direction here{_names(shown)}")
+    parts.append(f"{len(same)} do so without being shown to{_names(same)}")
     parts.append(f"{len(other)} do not{_names(other)}")
     if contrary:
-        parts.append(f"{len(contrary)} of these shown by an interval{_names(contrary)}")
-    return ", ".join(parts) + "."
+        parts.append(f"{len(contrary)} of these are shown to differ in the other direction{_names(contrary)}")
+    return f"{', '.join(parts)}. {verdict_note(rows)}".rstrip()
 
 
 def _names(names: Sequence[str]) -> str:

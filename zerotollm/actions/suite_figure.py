@@ -5,7 +5,7 @@ from io import BytesIO
 
 from zerotollm.actions.suite_table import FUTURE, Row, footer, interval, measure
 
-COLORS = {"better": "#1a7f5a", "worse": "#c0392b"}
+COLORS = {"better": "#1a7f5a", "worse": "#c0392b", "no difference that matters": "#2563eb"}
 OTHER = "#6b7280"
 BAND = "#f4f5f7"
 
@@ -85,7 +85,9 @@ def png(rows: Sequence[Row]) -> bytes:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.set_xlabel(
-        f"{measure(rows)}; left of 0 is better than the base; bars are 95 % intervals", fontsize=9
+        f"{measure(rows)}; left of 0 is better than the base. Bars: 95 % intervals, each of its row alone.\n"
+        "Verdicts, corrected for all rows: green better, red worse, blue no difference that matters, gray none shown",
+        fontsize=9,
     )
     axes.set_title(title(rows), fontsize=11, loc="left")
     out = BytesIO()

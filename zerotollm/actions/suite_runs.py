@@ -10,6 +10,7 @@ Tables and figures are made from these files alone. No heavy imports.
 
 import json
 import re
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +29,9 @@ RATES = (0.5, 1.0, 2.0)
 RATE_FIELDS = ("learning_rate", "adam_learning_rate", "embedding_learning_rate")
 
 Record = dict[str, Any]
+Sources = Mapping[str, Any]
+"""Fingerprints of what a run read: `text`, and `start` of the parameters of `train.start_from`; earlier records have
+neither."""
 Outcome = Literal["trained", "diverged", "sees the future"]
 
 
@@ -101,6 +105,24 @@ def finished(folder: Path, variant: Variant, seed: int, rate: float = 1.0) -> Re
     return record
 
 
+def reads(experiment: Experiment) -> Hashable:
+    """What decides the fingerprints of an experiment: runs that agree in it read the same, unless a file changed."""
+    data = replace(experiment.data, dir="", batch_size=1, document_mask=False)
+    train = experiment.train
+    return data, experiment.tokenizer, experiment.model.architecture, train.objective, train.start_from
+
+
+def check_sources(path: Path, record: Record, sources: Sources) -> None:
+    """Raises UsageError where a run read another text, or began with other parameters, than `sources` says."""
+    experiment = record["experiment"]
+    for key, what in (
+        ("text", f"on another text of {experiment['data']['corpus']}: bring that text back"),
+        ("start", f"from other parameters of {experiment['train']['start_from']}: bring that run back"),
+    ):
+        if record[key] != sources[key]:
+            raise UsageError(f"{path} was trained {what}, or choose another --run-dir")
+
+
 def read_run(path: Path) -> Record:
     """One record. Raises UsageError where the file is not one."""
     try:
@@ -114,11 +136,20 @@ def read_run(path: Path) -> Record:
     return record
 
 
-def read_runs(folder: Path) -> list[Record]:
-    """All finished runs of one budget, in the order of their paths. Raises UsageError as `check_folder` does."""
+def read_runs(folder: Path, sources: Mapping[Hashable, Sources] | None = None) -> list[Record]:
+    """All finished runs of one budget, in the order of their paths.
+
+    Raises UsageError as `check_folder` does, and where runs that agree in `reads` read different texts, or another one
+    than `sources` has now.
+    """
     check_folder(folder)
-    paths = [*folder.glob("*/seed-*.json"), *folder.glob("*/rate-*/seed-*.json")]
-    return [read_run(path) for path in sorted(paths)]
+    paths = sorted([*folder.glob("*/seed-*.json"), *folder.glob("*/rate-*/seed-*.json")])
+    records, known = [read_run(path) for path in paths], dict(sources or {})
+    for path, record in zip(paths, records, strict=True):
+        if "text" in record:
+            key = reads(from_json(json.dumps(record["experiment"]), str(path)))
+            check_sources(path, record, known.setdefault(key, record))
+    return records
 
 
 def check_folder(folder: Path) -> None:

@@ -1,12 +1,12 @@
 """The results of a suite as rows, as Markdown and as a table on the terminal: a pure function of its runs."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from zerotollm.actions.suite_runs import Record
-from zerotollm.evaluation.statistics import mean, paired_difference, standard_deviation
+from zerotollm.evaluation.statistics import compare_all, mean, standard_deviation
 from zerotollm.suite import BASE
 
 if TYPE_CHECKING:
@@ -16,29 +16,40 @@ Row = dict[str, Any]
 FUTURE = "too good to be true: sees the future"
 BITS, WRONG = "bits per byte", "share of wrong labels"
 """What runs are compared by."""
+MARGINS = {BITS: 0.002, WRONG: 0.005, "BLEU": 0.5}
+"""Differences that are too small to matter: bits per byte, half a label of a hundred, half a point of BLEU."""
+LARGEST = 700.0
+"""Nats a token of which the exponential is still a number of double precision."""
 
 
-def make_rows(records: Iterable[Record]) -> list[Row]:
+def make_rows(records: Iterable[Record], margins: Mapping[str, float] = MARGINS) -> list[Row]:
     """One row a variant, the base first, then by group and name; what `table.json` holds.
 
     `shared` compares runs at the rates as they stand; `tuned`, None where nothing was tuned, those at the rates
-    that were best for the first seed, of the variant and of the base alike.
+    that were best for the first seed, of the variant and of the base alike. Verdicts of each, and of BLEU, are
+    corrected for all rows, with the `margins` of what is compared (`zerotollm.evaluation.statistics.compare_all`).
     """
     by_variant: dict[str, list[Record]] = {}
     for record in records:
         by_variant.setdefault(record["variant"], []).append(record)
     base = by_variant.get(BASE, [])
     ordered = sorted(by_variant.items(), key=lambda item: (item[0] != BASE, item[1][0]["group"], item[0]))
-    return [_row(runs, base) for _, runs in ordered]
+    rows = [_row(runs, base) for _, runs in ordered]
+    for compared in ([row["shared"] for row in rows], [row["tuned"] for row in rows if row["tuned"]]):
+        _judge(compared, margins[measure(rows)])
+        bleu = [c["bleu_difference"] for c in compared if "bleu_difference" in c]
+        _judge(bleu, margins["BLEU"], more_is_better=True)
+    return rows
 
 
 def best_rate(runs: Sequence[Record]) -> float | None:
-    """The factor of the rates that was best for the lowest seed; None where only one was tried, or none worked."""
+    """The factor of the rates that was best for the lowest seed, by what the table compares; None where only one was
+    tried, or none worked."""
     if len({run["rate"] for run in runs}) < 2:
         return None
     seed = min(run["seed"] for run in runs)
     tried = [run for run in runs if run["seed"] == seed and run["validation_bpb"] is not None]
-    return min(tried, key=lambda run: (run["validation_bpb"], run["rate"]))["rate"] if tried else None
+    return min(tried, key=lambda run: (_value(run), run["rate"]))["rate"] if tried else None
 
 
 def _row(runs: list[Record], base: list[Record]) -> Row:
@@ -83,23 +94,19 @@ def _compared(runs: list[Record], base: list[Record]) -> Row:
         "bpb": mean(bits) if bits else None,
         "deviation": standard_deviation(values),
         "loss": mean(losses) if losses else None,
-        "perplexity": mean([math.exp(loss) for loss in losses]) if losses else None,
+        "perplexity": mean([math.exp(loss) for loss in losses]) if losses and max(losses) < LARGEST else None,
         "bleu": mean(bleus) if bleus else None,
         "accuracy": mean(accuracies) if accuracies else None,
-        "pairs": 0,
-        "difference": None,
-        "low": None,
-        "high": None,
-        "verdict": "",
+        **_difference(of_seed, base_of_seed),
     }
     if runs and runs[0]["variant"] == BASE:
-        return result | {"verdict": "the base"}
-    seeds = [seed for seed in of_seed if seed in base_of_seed]
-    if seeds:
-        comparison = paired_difference([base_of_seed[s] for s in seeds], [of_seed[s] for s in seeds])
-        result |= asdict(comparison)
+        return result | {"differences": [], "verdict": "the base"}
     if bleus:
-        result["bleu_difference"] = _bleu_difference(trained, base_trained)
+        ours, others = (
+            {run["seed"]: run["validation_bleu"] for run in some if run.get("validation_bleu") is not None}
+            for some in (trained, base_trained)
+        )
+        result["bleu_difference"] = _difference(ours, others)
     diverged = sum(run["outcome"] == "diverged" for run in runs)
     if any(run["outcome"] == "sees the future" for run in runs):
         result["verdict"] = FUTURE
@@ -108,22 +115,32 @@ def _compared(runs: list[Record], base: list[Record]) -> Row:
     return result
 
 
+def _difference(ours: dict[int, float], others: dict[int, float]) -> Row:
+    """Ours less the others', over the seeds that both have, before `_judge`."""
+    undecided = dict.fromkeys(("difference", "low", "high", "p_value", "equivalence_p_value", "margin"))
+    differences = [value - others[seed] for seed, value in ours.items() if seed in others]
+    return {"differences": differences, "pairs": 0, **undecided, "verdict": ""}
+
+
+def _judge(compared: Sequence[Row], margin: float, *, more_is_better: bool = False) -> None:
+    """Completes rows of `_difference`, with verdicts corrected for all of them; a verdict that is there stays, and
+    its row does not count."""
+    paired = [row for row in compared if row["differences"]]
+    open_rows = [row for row in paired if not row["verdict"]]
+    turned = {"better": "worse", "worse": "better"} if more_is_better else {}
+    for row, found in zip(
+        open_rows, compare_all([row["differences"] for row in open_rows], margin), strict=True
+    ):
+        row.update(asdict(found), margin=margin, verdict=turned.get(found.verdict, found.verdict))
+    for row in paired:
+        if row["difference"] is None:
+            row.update(asdict(compare_all([row["differences"]], margin)[0]), verdict=row["verdict"])
+
+
 def _value(run: Record) -> float:
     """What runs are compared by, less being better: of a model that gives labels, the share of wrong ones."""
     accuracy = run.get("validation_accuracy")
     return run["validation_bpb"] if accuracy is None else 1.0 - accuracy
-
-
-def _bleu_difference(runs: list[Record], base: list[Record]) -> Row | None:
-    """Of translations, over the seeds that both sides have."""
-    ours, others = ({run["seed"]: run.get("validation_bleu") for run in some} for some in (runs, base))
-    seeds = [seed for seed in ours if ours[seed] is not None and others.get(seed) is not None]
-    if not seeds:
-        return None
-    comparison = asdict(paired_difference([others[s] for s in seeds], [ours[s] for s in seeds]))
-    # Of BLEU more is better; the verdict takes less to be.
-    turned = {"better": "worse", "worse": "better"}
-    return comparison | {"verdict": turned.get(comparison["verdict"], comparison["verdict"])}
 
 
 # --- as text
@@ -166,24 +183,29 @@ def measure(rows: Sequence[Row]) -> str:
 
 
 def _bleu_cells(comparison: Row) -> list[str]:
-    bleu, difference = comparison["bleu"], comparison.get("bleu_difference")
+    bleu, compared = comparison["bleu"], comparison.get("bleu_difference")
     if bleu is None:
-        return ["-", "-"]
-    low = (
-        f" [{difference['low']:+.2f}, {difference['high']:+.2f}]"
-        if difference and difference["low"] is not None
-        else ""
-    )
-    return [f"{bleu:.2f}", f"{difference['difference']:+.2f}{low}" if difference else "-"]
+        return ["-", "-", "-"]
+    if not compared or compared["difference"] is None:
+        return [f"{bleu:.2f}", "-", "-"]
+    low = "" if compared["low"] is None else f" [{compared['low']:+.2f}, {compared['high']:+.2f}]"
+    return [f"{bleu:.2f}", f"{compared['difference']:+.2f}{low}", compared["verdict"]]
 
 
 def headings(rows: Sequence[Row]) -> list[str]:
     """What stands over the columns of `cells`."""
     names = ["group", "variant", "change", "parameters", "FLOPs per token", "tokens/s"]
-    compared = [f"{measure(rows)} (runs)", "difference [95 %]", "verdict"]
-    names += compared + (["BLEU", "difference of BLEU"] if _translated(rows) else [])
+    compared = _compared_headings(rows)
+    names += compared + (BLEU_HEADINGS if _translated(rows) else [])
     names += ["trained", "memory of a step", "time of a run"] if shows_parts(rows) else []
     return names + (["best rates", *(f"tuned {name}" for name in compared)] if _tuned(rows) else [])
+
+
+BLEU_HEADINGS = ["BLEU", "difference of BLEU [95 %]", "verdict by BLEU"]
+
+
+def _compared_headings(rows: Sequence[Row]) -> list[str]:
+    return [f"{measure(rows)} (runs)", "difference [95 %]", "verdict"]
 
 
 def _translated(rows: Sequence[Row]) -> bool:
@@ -213,18 +235,30 @@ def interval(comparison: Row) -> str:
 
 def footer(rows: Sequence[Row]) -> str:
     """How to read the table."""
-    intervals = sum(row["shared"]["low"] is not None for row in rows)
     words = (
         f"Validation, {measure(rows)}: mean ± sample standard deviation over seeds; difference to the base over the "
-        "same seeds, with Student's 95 % interval: better or worse only where all of it is on one side of 0. FLOPs are "
-        "those of a training step."
+        "same seeds. FLOPs are those of a training step."
     )
-    if intervals:
+    if note := verdict_note(rows):
         words += (
-            f" Of {intervals} such intervals about {intervals * 0.05:.1f} miss the truth by chance, so a verdict "
-            "close to 0 is a reason to look again, with more seeds."
+            f" {note} The probability that any row is falsely called better or worse is at most 5 %, and so is the "
+            "probability that any row without a difference that matters truly has one (two one-sided t tests)."
         )
     return words
+
+
+def verdict_note(rows: Sequence[Row]) -> str:
+    """What intervals and verdicts are, in short; empty where nothing was tested."""
+    tested = [row["shared"] for row in rows if row["shared"]["margin"] and row["shared"]["pairs"] > 1]
+    if not tested:
+        return ""
+    margins = f"{tested[0]['margin']:g} {'of all labels' if measure(rows) == WRONG else measure(rows)}"
+    if _translated(rows):
+        margins += f", {MARGINS['BLEU']:g} BLEU"
+    return (
+        "A 95 % interval (Student) is of its row alone; verdicts are corrected for all rows (Holm). "
+        f"A difference matters from {margins} on."
+    )
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -241,9 +275,9 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def short_markdown(rows: Sequence[Row]) -> str:
     """The rows without sizes, speeds and notes, for a page about more than this suite; below them, at their best rates,
-    those that were tuned."""
-    heads = ["group", "variant", f"{measure(rows)} (runs)", "difference [95 %]", "verdict"]
-    heads += ["BLEU", "difference of BLEU"] if _translated(rows) else []
+    those that were tuned, and what verdicts mean."""
+    heads = ["group", "variant", *_compared_headings(rows)]
+    heads += BLEU_HEADINGS if _translated(rows) else []
     lines = [heads, ["---"] * len(heads)]
     for row in rows:
         bleu = _bleu_cells(row["shared"]) if _translated(rows) else []
@@ -254,10 +288,10 @@ def short_markdown(rows: Sequence[Row]) -> str:
         if row["tuned"]
     ]
     if tuned:
-        heads = ["tuned", "best rates", f"{measure(rows)} (runs)", "difference [95 %]", "verdict"]
+        heads = ["tuned", "best rates", *_compared_headings(rows)]
         tuned = [heads, ["---"] * len(heads), *tuned]
     tables = ["\n".join("| " + " | ".join(line) + " |" for line in part) for part in (lines, tuned) if part]
-    return "\n\n".join(tables)
+    return "\n\n".join(tables + ([note] if (note := verdict_note(rows)) else []))
 
 
 def terminal_table(rows: Sequence[Row]) -> "Table":

@@ -7,7 +7,7 @@ from typing import Literal
 
 CONFIDENCE = 0.95
 
-Verdict = Literal["better", "worse", "no difference shown", "one seed"]
+Verdict = Literal["better", "worse", "no difference that matters", "no difference shown", "one seed"]
 Outcome = Literal["shown", "opposite shown", "not shown"]
 """What an interval of a difference says: all of it above 0, all of it below 0, or neither."""
 
@@ -21,10 +21,13 @@ class Comparison:
     difference: float
     """mean of variant - base"""
     low: float | None
-    """where the interval begins; None with one pair, which says nothing of the noise"""
+    """lower end of this comparison's own 95 % interval; None with one pair, which says nothing of the noise"""
     high: float | None
+    p_value: float
+    """of no difference, adjusted for all comparisons made together"""
+    equivalence_p_value: float
+    """of a difference as large as the margin, adjusted likewise"""
     verdict: Verdict
-    """better or worse only where the whole interval is below or above 0"""
 
 
 def mean(values: Sequence[float]) -> float:
@@ -40,24 +43,41 @@ def standard_deviation(values: Sequence[float]) -> float | None:
     return math.sqrt(math.fsum((value - center) ** 2 for value in values) / (len(values) - 1))
 
 
-def paired_difference(base: Sequence[float], variant: Sequence[float]) -> Comparison:
-    """Mean of variant - base over pairs in the same order, with Student's 95 % interval (Student 1908).
+def compare_all(rows: Sequence[Sequence[float]], margin: float) -> list[Comparison]:
+    """Return a comparison for each row of differences (variant - base, one a seed), with verdicts corrected for all.
 
-    Pairs share a seed, so what the seed does to both drops out. The interval assumes that differences are
-    normal. Raises ValueError where there is no pair or the lengths differ.
+    What a seed does to both drops out of its difference; differences are assumed to be normal. An interval is Student's
+    95 % interval of its row alone (Student 1908). The probability that any row is falsely called better or worse is at
+    most 5 % (Holm 1979), and so is the probability that any row with "no difference that matters" truly differs by
+    `margin` or more (two one-sided tests, Schuirmann 1987, and Holm). This verdict goes before the other two, as a sure
+    difference may be too small to matter. Rows of one pair are not tested. Raises ValueError where a row is empty.
     """
-    differences = [right - left for left, right in zip(base, variant, strict=True)]
-    if not differences:
+    if not all(rows):
         raise ValueError("no pair to compare")
-    pairs, center, deviation = len(differences), mean(differences), standard_deviation(differences)
-    if deviation is None:
-        return Comparison(pairs, center, None, None, "one seed")
     from scipy.special import stdtrit
 
-    half = float(stdtrit(pairs - 1, (1 + CONFIDENCE) / 2)) * deviation / math.sqrt(pairs)
-    low, high = center - half, center + half
-    verdict: Verdict = "better" if high < 0 else "worse" if low > 0 else "no difference shown"
-    return Comparison(pairs, center, low, high, verdict)
+    tested = [row for row in rows if len(row) > 1]
+    adjusted = zip(
+        holm([student_p_value(row) for row in tested]),
+        holm([equivalence_p_value(row, margin) for row in tested]),
+        strict=True,
+    )
+    compared = []
+    for row in rows:
+        pairs, center, deviation = len(row), mean(row), standard_deviation(row)
+        if deviation is None:
+            compared.append(Comparison(pairs, center, None, None, 1.0, 1.0, "one seed"))
+            continue
+        half = float(stdtrit(pairs - 1, (1 + CONFIDENCE) / 2)) * deviation / math.sqrt(pairs)
+        p_value, equivalence = next(adjusted)
+        verdict: Verdict = "no difference that matters"
+        if equivalence > 1 - CONFIDENCE:
+            side = outcome(center, p_value)
+            verdict = {"shown": "worse", "opposite shown": "better", "not shown": "no difference shown"}[side]
+        compared.append(
+            Comparison(pairs, center, center - half, center + half, p_value, equivalence, verdict)
+        )
+    return compared
 
 
 def student_p_value(differences: Sequence[float]) -> float:
