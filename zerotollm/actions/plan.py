@@ -31,9 +31,8 @@ def plan(experiment: Experiment, run_dir: Path, options: PlanOptions) -> dict[st
         )
     device = None if options.device == "this" else find(options.device)
     # Imported here: nobody should wait for jax to hear that a device is not known.
-    from rich.console import Console
-
     from zerotollm.compute.device import this_accelerator
+    from zerotollm.console import Console
     from zerotollm.planning.fitting import cheapest_change
     from zerotollm.scale.measure import measure_this, trouble_here
 

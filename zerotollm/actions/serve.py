@@ -30,9 +30,9 @@ def serve(experiment: Experiment, run_dir: Path, options: ServeOptions) -> None:
     refuse_unless_it_writes_on(experiment, run_dir)
     listening = listen(options.host, options.port)
 
-    from rich.console import Console
     from rich.progress import Progress
 
+    from zerotollm.console import Console
     from zerotollm.run import cache_compiled_programs, load
     from zerotollm.serving import batch
     from zerotollm.serving.app import Desk, make_app

@@ -34,9 +34,9 @@ def train(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
 
     Killed at any moment and started again, it ends with the same parameters and metrics, bit for bit, as if it had
     never been killed (on a CPU, with one version of jax). A kill costs at most `checkpoint_every` steps, or where it
-    meets a save under way a twentieth more, for no step is begun beyond that. SIGTERM or Ctrl-C saves and raises
-    StoppedError. Raises UsageError where the directory belongs to another experiment, RunError where another process
-    writes there, the disk is full, a limit on memory does not suffice or the loss is no longer finite.
+    meets a save under way a twentieth more, for no step is begun beyond that. SIGTERM, Ctrl-C or a closed terminal
+    saves and raises StoppedError. Raises UsageError where the directory belongs to another experiment, RunError where
+    another process writes there, the disk is full, a limit on memory does not suffice or the loss is no longer finite.
     """
     begun = time.monotonic()
     with ExitStack() as stack:
@@ -262,7 +262,7 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
     state, notes = run.state, run.notes
 
     with ExitStack() as stack:
-        stop = [] if together() else stack.enter_context(stop_requests())
+        stop = [] if together() else stack.enter_context(stop_requests(hangup=True))
         path, tensorboard = run.run_dir / run_directory.METRICS, run.run_dir / run_directory.TENSORBOARD
         directory = run.run_dir / run_directory.CHECKPOINTS
         saved = of_step(directory, run.start).path / run_directory.METRICS
