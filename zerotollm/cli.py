@@ -19,7 +19,7 @@ from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment, begun_with, describe_type, differences, field_types, validate
 from zerotollm.gpu import prepare_gpu
 from zerotollm.output import printable
-from zerotollm.run_directory import CONFIG, read_experiment
+from zerotollm.run_directory import CONFIG, located, read_experiment
 from zerotollm.scale.config import parse_distributed
 from zerotollm.shell import launch, option, with_value
 from zerotollm.suggest import did_you_mean, meant_option
@@ -316,4 +316,4 @@ def as_trained(run_dir: Path, overrides: Iterable[tuple[str, str]], training: st
     for name, then, now in differences(trained, asked):
         if not name.startswith(RUN_MAY_CHANGE):
             raise UsageError(f"{run_dir} was trained with {name} {then}, not {now}: leave {option(name)} out")
-    return asked
+    return located(run_dir, asked)

@@ -18,7 +18,8 @@ class Console(rich.console.Console):
         super().__init__(**{"markup": False, "emoji": False, "highlight": False} | options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        return super().render_str(printable(text), **options)
+        # Rich takes a tab for one column wide, and wraps cells too late.
+        return super().render_str(printable(text).expandtabs(), **options)
 
 
 class Lines:

@@ -19,7 +19,7 @@ USUAL = {
     "data.validation": "val val_file val_data validation_file eval_file dev",
     "data.validation_fraction": "val_split val_fraction validation_split test_size",
     "data.context": "block_size seq_len seq_length sequence_length max_seq_len max_seq_length context_length "
-    "context_size context_window ctx n_ctx window max_length max_len model_max_length",
+    "context_size context_window ctx n_ctx window max_len model_max_length",
     "data.batch_size": "batch bs batchsize global_batch_size train_batch_size per_device_train_batch_size",
     "train.micro_batches": "gradient_accumulation_steps gradient_accumulation grad_accum grad_accum_steps "
     "accumulate_grad_batches accumulation_steps micro_batch_size accumulate",
@@ -35,8 +35,7 @@ USUAL = {
     "model.tie_embeddings": "tie_weights tie_word_embeddings weight_tying",
     "model.biases": "bias use_bias",
     "model.norm_epsilon": "rms_norm_eps layer_norm_eps",
-    "train.steps": "max_steps max_iters iters num_steps n_steps num_iterations total_steps train_steps updates "
-    "iterations",
+    "train.steps": "max_steps max_iters iters num_steps n_steps num_iterations total_steps train_steps updates",
     "train.eval_every": "eval_interval eval_steps eval_freq val_every val_interval evaluate_every",
     "train.log_every": "log_interval logging_steps log_freq",
     "train.checkpoint_every": "save_steps save_every save_interval save_freq checkpoint_interval ckpt_every "
@@ -81,7 +80,7 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     """
     names = list(allowed)
     # What groups have in common makes no two fields alike: their own names decide.
-    near = [_own(word)] + get_close_matches(_own(word), map(_own, names), 1, 0.7)
+    near = [_own(word), *get_close_matches(_own(word), map(_own, names), 1, 0.7)]
     alike = next((same for own in near if (same := [name for name in names if _own(name) == own])), [])
     best = get_close_matches(word, alike, 1, 0.0) if "." in word else alike
     return f"; did you mean {best[0]}?" if best else ""
@@ -96,8 +95,10 @@ def meant_option(word: str, allowed: Iterable[str]) -> str:
             if own in words.split():
                 return f"; {sentence}"
         for ours, words in USUAL.items():
-            if own in words.split() and (near := did_you_mean(ours, names)):
-                return near
+            if own in words.split():
+                # An option of the action itself has no group.
+                of_action = "--" + _own(ours)
+                return did_you_mean(of_action if of_action in names else ours, names)
     return did_you_mean(word, names)
 
 

@@ -13,6 +13,7 @@ from zerotollm.experiment import Experiment
 from zerotollm.model.config import resolve
 from zerotollm.scale.config import parse_mesh
 from zerotollm.scale.devices import Device, find
+from zerotollm.shell import launch, typed_again, with_value
 
 HOST_BYTES = 0.5e9
 """What Python, jax and XLA hold on a CPU besides arrays, about."""
@@ -263,11 +264,13 @@ def _changed(experiment: Experiment, fields: dict[str, Any]) -> Experiment:
 
 
 def _options(fields: dict[str, Any]) -> str:
-    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in fields.items())
+    return " ".join(with_value(*pair) for pair in fields.items())
 
 
 def _command(experiment: Experiment, fields: dict[str, Any]) -> str:
-    return f"python launch.py --experiment {experiment.name} {_options(fields)}"
+    """To train so: what was typed, without what it says of the plan."""
+    words = [("experiment", experiment.name), *fields.items()]
+    return typed_again(fields, without=("plan", *PlanOptions.__dataclass_fields__)) or launch(*words)
 
 
 def _table(

@@ -48,6 +48,7 @@ def train(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
             return run_directory.read_summary(run_dir)
 
         summary = on_first(claimed)
+        experiment = run_directory.located(run_dir, experiment)
         if summary is None:
             check_libraries()
             with out_of_memory_explained(experiment, run_dir), computing_on_mesh(experiment) as placement:
@@ -102,6 +103,7 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement:
     import jax
 
     from zerotollm.compute.device import options_to_run_once, this_accelerator
+    from zerotollm.data.feed import EXAMPLES
     from zerotollm.run import cache_compiled_programs
     from zerotollm.scale.measure import trouble_here
     from zerotollm.scale.sharding import check_divides, place_tree, placed_shapes, shardings
@@ -115,12 +117,16 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement:
     if trouble:
         display.say(trouble)
     display.say(f"data: {shape.corpus}")
+    if not experiment.train.start_from and (shape.old or experiment.train.objective in EXAMPLES):
+        display.say(
+            "without --init-from it trains from nothing; --init-from runs/base begins with what base learned"
+        )
     feed = feed_of(experiment, progress=display.preparing)
     if feed.dropped:
         display.say(f"left out of {feed.corpus}: {feed.dropped}")
     beginning = beginning_of(experiment, feed)
     model = beginning.model
-    on_first(lambda: _describe(feed, run_dir))
+    on_first(lambda: _describe(experiment, feed, run_dir))
 
     quick = options_to_run_once()
     mesh = placement.mesh
@@ -224,12 +230,13 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement:
     )
 
 
-def _describe(feed: Any, run_dir: Path) -> None:
+def _describe(experiment: Experiment, feed: Any, run_dir: Path) -> None:
     """Writes what belongs to the run besides what is trained."""
     feed.tokenizer.save(run_dir / run_directory.TOKENIZER)
     if feed.labels:
         write_atomically(run_dir / run_directory.LABELS, json.dumps(feed.labels, ensure_ascii=False) + "\n")
-    write_atomically(run_dir / run_directory.ENVIRONMENT, json.dumps(run_directory.environment(), indent=2))
+    known = run_directory.environment() | run_directory.note_of_start(run_dir, experiment)
+    write_atomically(run_dir / run_directory.ENVIRONMENT, json.dumps(known, indent=2))
 
 
 def when_compiled(programs: dict[tuple[int, ...], Future[Any]]) -> Callable[[], Callable[..., Any]]:
