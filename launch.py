@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 from zerotollm.cli import main
+from zerotollm.output import protect_output
 
 if __name__ == "__main__":
+    protect_output()
     # numpy's matrices are small here, and its threads wait by spinning, beside XLA's. To be said before numpy is there.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     sys.exit(main(sys.argv[1:], experiments=Path(__file__).resolve().parent / "experiments"))

@@ -1,5 +1,7 @@
 """Question: which of the choices in `base` help, and by how much?
 
+Group: many runs: ablations and scaling laws
+
 Command: python launch.py --experiment ablations --budget small --seeds 3
 
 Time: 66 seconds a run at the least, the middle one 105, beside other work on 2 CPU cores (AMD EPYC); 45 variants and

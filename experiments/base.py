@@ -1,5 +1,7 @@
 """Question: how good a model of English can two CPU cores train from nothing in a few minutes?
 
+Group: from raw text
+
 Command: python launch.py --experiment base
 
 Time: 7:55 to 8:24 on 2 slow CPU cores (AMD EPYC, AVX2), from an empty cache to the last sample

@@ -1,5 +1,7 @@
 """Question: what does `base` lose as exactly the Qwen3 architecture, which other software can load?
 
+Group: from raw text
+
 Command: python launch.py --experiment base_qwen3
 
 Time: 7:42 on 2 CPU cores (Intel Xeon, AVX-512), from an empty cache to the last sample

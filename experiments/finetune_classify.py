@@ -1,5 +1,7 @@
 """Question: which kind of book is a passage from, and does a pretrained model tell it better than counting words?
 
+Group: fine-tuning, from a model that was trained
+
 Command: python launch.py --experiment finetune_classify --train.start-from runs/base
 
 Time: 4:26 on 2 CPU cores that others used too (AMD EPYC)

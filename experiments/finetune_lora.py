@@ -1,5 +1,7 @@
 """Question: what of full fine-tuning do adapters or the last layers alone give, and what do they cost?
 
+Group: fine-tuning, from a model that was trained
+
 Command: python launch.py --experiment finetune_lora --train.start-from runs/base
 
 Time: 36 to 81 seconds a run in the small budget (100 steps) on 2 CPU cores that others used too (AMD EPYC)

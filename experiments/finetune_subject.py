@@ -1,5 +1,7 @@
 """Question: what does a model of one text gain when it learns another, and what does it forget?
 
+Group: fine-tuning, from a model that was trained
+
 Command: python launch.py --experiment finetune_subject --train.start-from runs/base
 
 Time: 2:04 on one core of an AMD EPYC, beside another run (`taskset -c 1 python launch.py ...`)

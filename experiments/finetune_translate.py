@@ -1,5 +1,7 @@
 """Question: does a decoder that knows the target language translate as well as an encoder-decoder made for it?
 
+Group: fine-tuning, from a model that was trained
+
 Command: python launch.py --experiment finetune_translate --train.start-from runs/base
 
 Time: 7 minutes on one core of an AMD EPYC, beside another run

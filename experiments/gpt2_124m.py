@@ -1,5 +1,7 @@
 """Question: can I pretrain a model of GPT-2 small's shape with my own GPU?
 
+Group: for a GPU of your own
+
 Command: python launch.py --experiment gpt2_124m
 
 Time: not yet measured; `plan --device rtx2080` predicts it

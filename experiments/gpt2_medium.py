@@ -1,5 +1,7 @@
 """Question: does a model of GPT-2 medium's shape, 350 million parameters, fit into 8 GB?
 
+Group: for a GPU of your own
+
 Command: python launch.py --experiment gpt2_medium plan --device rtx2080
 
 Time: not yet measured; the plan predicts it

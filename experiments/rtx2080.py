@@ -1,5 +1,7 @@
 """Question: what is the best model of English that 24 hours of an RTX 2080 can train?
 
+Group: for a GPU of your own
+
 Command: python launch.py --experiment rtx2080
 
 Time: not yet measured; `plan --device rtx2080` predicts about 23 hours, a factor of 2 either way

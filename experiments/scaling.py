@@ -1,5 +1,7 @@
 """Question: do small models tell how good a larger one will be, before it is trained?
 
+Group: many runs: ablations and scaling laws
+
 Command: python launch.py --experiment scaling
 
 Time: 50 minutes on one core of an AMD EPYC, beside another run (`taskset -c 1 python launch.py ...`), 12 of them for

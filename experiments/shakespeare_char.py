@@ -1,5 +1,7 @@
 """Question: how fast can a model of single characters reach what a plain GPT reaches on tiny Shakespeare?
 
+Group: from raw text
+
 Command: python launch.py --experiment shakespeare_char --data.corpus input.txt
 
 Time: 11 to 15 seconds to the loss and 15 to 19 to exit on 2 CPU cores (AMD EPYC), compilation included; a plain

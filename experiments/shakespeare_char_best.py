@@ -1,5 +1,7 @@
 """Question: how low does the loss on tiny Shakespeare go on two CPU cores, given a longer context and time?
 
+Group: from raw text
+
 Command: python launch.py --experiment shakespeare_char_best --data.corpus input.txt
 
 Time: 5:34 on 2 CPU cores (Intel Xeon, AVX-512); with --train.steps 8000 --model.dropout 0.1 46 minutes on slower ones

@@ -1,5 +1,7 @@
 """Question: can two CPU cores learn to turn Wycliffe's English of 1395 into English of today?
 
+Group: translation
+
 Command: python launch.py --experiment translate
 
 Time: 57 minutes on one core of an AMD EPYC, beside another run (`taskset -c 0 python launch.py ...`)

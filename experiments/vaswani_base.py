@@ -1,5 +1,7 @@
 """Question: what does the Transformer of "Attention Is All You Need" do, exactly as the paper has it?
 
+Group: translation
+
 Command: python launch.py --experiment vaswani_base
 
 Time: not yet measured; the paper took 12 hours on 8 P100 GPUs

@@ -1,5 +1,7 @@
 """Question: how much does the larger model of "Attention Is All You Need" gain?
 
+Group: translation
+
 Command: python launch.py --experiment vaswani_big
 
 Time: not yet measured; the paper took 3.5 days on 8 P100 GPUs

@@ -1,5 +1,7 @@
 """Question: which conclusions of Table 3 of "Attention Is All You Need" hold at the scale of your machine?
 
+Group: many runs: ablations and scaling laws
+
 Command: python launch.py --experiment vaswani_table3 --budget small
 
 Time: 2 to 11 minutes a run on one core of an AMD EPYC beside another run, 97 for one seed of every row but `big`, which

@@ -16,8 +16,21 @@ MODULES = {
 
 # Lowest first. A module imports from layers below its own and from its own package, never from one beside it.
 LAYERS = [
-    {"zerotollm.errors", "zerotollm.suggest", "zerotollm.allocator", "zerotollm.gpu"},
-    {"zerotollm.files", "zerotollm.memory_limit", "zerotollm.randomness", "zerotollm.compute"},
+    {
+        "zerotollm.errors",
+        "zerotollm.suggest",
+        "zerotollm.allocator",
+        "zerotollm.gpu",
+        "zerotollm.output",
+        "zerotollm.shell",
+    },
+    {
+        "zerotollm.console",
+        "zerotollm.files",
+        "zerotollm.memory_limit",
+        "zerotollm.randomness",
+        "zerotollm.compute",
+    },
     {"zerotollm.model", "zerotollm.data"},
     {
         "zerotollm.training",
@@ -34,6 +47,7 @@ LAYERS = [
     {"zerotollm"},
     {"zerotollm.actions", "experiments"},
     {"zerotollm.catalog"},
+    {"zerotollm.usage"},
     {"zerotollm.cli"},
     {"launch"},
 ]
@@ -98,6 +112,14 @@ def test_config_modules_are_light(module):
             else other in sys.stdlib_module_names
         )
         assert light, f"{module} imports {other}: the command line would wait for it"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_there_is_one_console(module):
+    others = {"rich.console.Console", "rich.print", "rich.get_console"} & imported(MODULES[module])
+    assert not others, (
+        f"{module} imports {others}: take zerotollm.console.Console, which shows texts as they are"
+    )
 
 
 def test_an_experiment_needs_only_configs():

@@ -4,16 +4,22 @@ import ast
 import os
 import subprocess
 import sys
-from dataclasses import replace
+import tomllib
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from zerotollm.actions import ACTIONS, AblateOptions, EvaluateOptions
-from zerotollm.cli import Command, main, split
+from zerotollm import __version__, catalog
+from zerotollm.actions import ACTIONS, AblateOptions, EvaluateOptions, GenerateOptions
+from zerotollm.catalog import GROUPS
+from zerotollm.cli import VALUES, Command, main, split
 from zerotollm.errors import RunError
-from zerotollm.experiment import Experiment, differences, to_json
+from zerotollm.experiment import Experiment, differences, field_types, to_json
+from zerotollm.shell import option
+from zerotollm.suggest import ELSEWHERE, USUAL
+from zerotollm.usage import MOST_CHANGED
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = ROOT / "experiments"
@@ -39,6 +45,10 @@ def base() -> Experiment:
 
 def launch(*words: str) -> int:
     return main(words, EXPERIMENTS)
+
+
+def sampling(experiment: Experiment, **changes: object) -> GenerateOptions:
+    return replace(GenerateOptions(**asdict(experiment.sample)), **changes)
 
 
 # --- what is understood
@@ -97,7 +107,7 @@ def test_options_of_an_action(calls, tmp_path, base):
     assert launch(*where, "evaluate", "--split", "test") == 0
     assert launch(*where, "bench-data") == 0
     assert calls == [
-        ("generate", base, tmp_path, replace(base.sample, prompt="In the beginning", top_k=5)),
+        ("generate", base, tmp_path, sampling(base, prompt="In the beginning", top_k=5)),
         ("evaluate", base, tmp_path, EvaluateOptions(split="test")),
         ("bench-data", base, tmp_path),
     ]
@@ -160,6 +170,122 @@ def test_a_damaged_config_is_refused(calls, tmp_path, base, capsys):
     assert "config.json" in capsys.readouterr().err
 
 
+# --- what people type
+
+
+@pytest.mark.parametrize(
+    ("short", "long"),
+    [
+        ("base", "--experiment base"),
+        ("base train", "--experiment base train"),
+        ("train base", "--experiment base train"),
+        ("base --train.steps 9 plan", "--experiment base plan --train.steps 9"),
+        ("--experiment= base", "--experiment base"),
+        ("base --train.steps 1e3", "base --train.steps 1000"),
+        ("base --train.steps 1k", "base --train.steps 1000"),
+        ("base --train.steps 1.5K --data.batch-size 4", "base --train.steps 1500 --data.batch-size 4"),
+        ("base --train.steps 2.5e3", "base --train.steps 2500"),
+        ("base --train.steps 1,000", "base --train.steps 1_000"),
+        ("base --train.steps 2M", "base --train.steps 2000000"),
+        ("base --init-from=~/x --run-dir=~/y", "base --init-from=HOME/x --run-dir=HOME/y"),
+        (
+            "base report --run-dir=~/x --with=~/x,~/y ~/z",
+            "base report --run-dir HOME/x --with HOME/x,HOME/y HOME/z",
+        ),
+    ],
+)
+def test_short_forms(short, long, calls, tmp_path, base, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("x", "y", "z"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(to_json(base))
+    assert launch(*short.split()) == 0
+    assert launch(*long.replace("HOME", str(tmp_path)).split()) == 0
+    assert calls[0] == calls[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        (["generate", "In the beginning"], {"prompt": "In the beginning"}),
+        (["generate", "in/the/beginning"], {"prompt": "in/the/beginning"}),
+        (["generate", "base"], {"prompt": "base"}),
+        (["generate", "--checkpoint", "last"], {"checkpoint": "last"}),
+        (["generate", "--max-tokens", "1k"], {"max_tokens": 1000}),
+    ],
+)
+def test_generate_takes_a_text(words, options, calls, tmp_path, base):
+    (tmp_path / "config.json").write_text(to_json(base))
+    assert launch(*words, "--run-dir", str(tmp_path)) == 0
+    assert calls == [("generate", base, tmp_path, sampling(base, **options))]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("list", "  base "),
+        ("help", "usage: python launch.py EXPERIMENT"),
+        ("help base", "Expected: 1.176 bits per byte"),
+        ("help generate", "--temperature FLOAT"),
+        ("train --help", "--train.steps INT"),
+        ("base train --help", "--train.steps INT"),
+        ("generate --help", "--checkpoint {best,last,average}"),
+        ("--help all", "--optimizer.beta2 FLOAT"),
+        ("help all", "--optimizer.beta2 FLOAT"),
+        ("base help all", "--optimizer.beta2 FLOAT"),
+        ("--version", "ZeroToLLM 0.1.0"),
+        ("version", "ZeroToLLM 0.1.0"),
+    ],
+)
+def test_what_is_shown(words, says, capsys):
+    if words == "base help all":  # `help` is a word of its own only where it stands first
+        words = "base --help all"
+    assert launch(*words.split()) == 0
+    out, error = capsys.readouterr()
+    assert says in out
+    assert error == ""
+
+
+def test_help_shows_twenty_fields(capsys):
+    assert len(MOST_CHANGED) == len(set(MOST_CHANGED)) == 20
+    for words in ("--help", "base --help", "train --help"):
+        assert launch(*words.split()) == 0
+        out = capsys.readouterr().out
+        fields = out.partition("\nfields that people change")[2]
+        shown = {line.split()[0] for line in fields.splitlines() if line.startswith("  --")}
+        assert shown == {option(name) for name in MOST_CHANGED} - {"--train.start-from"} | {"--init-from"}
+
+
+def test_list_is_one_line_an_experiment_by_group(capsys):
+    assert launch("list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    heads = [line for line in lines if not line.startswith(" ")]
+    assert heads == list(GROUPS)
+    names = [line.split()[0] for line in lines if line.startswith(" ")]
+    assert sorted(names) == catalog.names(EXPERIMENTS)
+    assert names[0] == "base"
+
+
+def test_the_version_is_that_of_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert __version__ == project["version"]
+
+
+def test_usual_names_are_no_names_of_ours_and_mean_what_there_is():
+    fields = [*field_types(Experiment), *VALUES]
+    own = {name.rpartition(".")[2] for name in fields}
+    assert USUAL.keys() <= set(fields)
+    every = [word for words in (*USUAL.values(), *ELSEWHERE) for word in words.split()]
+    assert [word for word in every if word in own - {"dir"}] == []
+    assert len(every) == len(set(every))
+
+
+@pytest.mark.parametrize("name", ["num-experts", "num-experts-per-token", "moe", "mixture", "zzz"])
+def test_what_is_near_nothing_gets_no_suggestion(name, calls, capsys):
+    assert launch("base", f"--model.{name}", "4") == 2
+    assert "did you mean" not in capsys.readouterr().err
+
+
 # --- what is refused: one line on stderr that says what was wrong, what is allowed and the nearest match
 
 
@@ -197,7 +323,50 @@ def test_a_damaged_config_is_refused(calls, tmp_path, base, capsys):
         ("--experiment ablations --only", ["--only needs a value"]),
         ("--experiment ablations --only norm trian", ["'trian' is no variant"]),
         ("--experiment ablations --budget huge", ["'huge'", "one of tiny, small, full"]),
-        ("--experiment= base", ["'base'", "unknown action"]),
+        ("bse", ["unknown action or experiment 'bse'", "did you mean base?"]),
+        ("base trian", ["unknown action 'trian'", "did you mean train?"]),
+        ("base --debugg", ["unknown option --debugg", "did you mean --debug?"]),
+        ("base --verbose", ["unknown option --verbose", "--debug shows"]),
+        ("base --fp16 --lr 1e-3", ["unknown option --fp16", "did you mean --compute.precision?"]),
+        ("base --experiment", ["--experiment needs a value"]),
+        ("base plan --fit", ["--fit needs a value: --fit True"]),
+        ("base --lr 3e-4", ["did you mean --optimizer.learning-rate?"]),
+        ("base --optimizer.lr 3e-4", ["did you mean --optimizer.learning-rate?"]),
+        ("base --seed 1", ["did you mean --train.seed?"]),
+        ("base --device cuda", ["JAX_PLATFORMS=cpu", "--train.mesh"]),
+        ("base --epochs 3", ["--train.steps"]),
+        ("base --batch 8", ["did you mean --data.batch-size?"]),
+        ("base --batch_size 8", ["did you mean --data.batch-size?"]),
+        ("base --block_size 8", ["did you mean --data.context?"]),
+        ("base --model.d_model 64", ["did you mean --model.width?"]),
+        ("base --n_embd 64", ["did you mean --model.width?"]),
+        ("base --max_iters 9", ["did you mean --train.steps?"]),
+        ("base --out_dir x", ["did you mean --run-dir?"]),
+        ("base --config base", ["did you mean --experiment?"]),
+        ("base --resume x", ["goes on where it stopped"]),
+        ("base --smaple.seed 1", ["did you mean --sample.seed?"]),
+        ("base --model.stpes 1", ["did you mean --train.steps?"]),
+        ("base generate --max-new-tokens 5 --run-dir RUN", ["did you mean --max-tokens?"]),
+        ("base generate --temp 1 --run-dir RUN", ["did you mean --temperature?"]),
+        ("serve runs/base", ["unexpected word 'runs/base'", "did you mean --run-dir runs/base?"]),
+        (
+            "runs/base serve",
+            ["unknown action or experiment 'runs/base'", "did you mean --run-dir runs/base?"],
+        ),
+        ("generate RUN", ["is a run directory", "did you mean --run-dir"]),
+        ("base generate a b", ["'b'", "quotes"]),
+        ("base shakespeare_char", ["unknown action 'shakespeare_char'"]),
+        ("base generate --checkpoint newest --run-dir RUN", ["one of best, last, average"]),
+        ("base generate --run-dir nowhere", ["python launch.py base --run-dir nowhere"]),
+        ("generate --run-dir nowhere", ["python launch.py EXPERIMENT --run-dir nowhere"]),
+        (
+            "shakespeare_char chat --run-dir nowhere",
+            ["shakespeare_char --run-dir nowhere --data.corpus FILE"],
+        ),
+        ("base --train.steps 1.0005k", ["'1.0005k'", "a whole number"]),
+        ("base --train.steps 1e", ["a whole number"]),
+        ("finetune_lora", ["add --init-from RUN", "--init-from runs/base"]),
+        ("base --train.lora-rank 8", ["--init-from runs/base"]),
     ],
 )
 def test_wrong_usage(words, says, calls, capsys, tmp_path, base):
@@ -272,11 +441,11 @@ def test_a_file_that_is_no_experiment_is_refused(own_folder, capsys):
 # --- help
 
 
-def test_help_shows_every_field_with_its_type_and_value(capsys):
-    assert launch("--experiment", "base", "--help") == 0
+def test_help_all_shows_every_field_with_its_type_and_value(capsys):
+    assert launch("--experiment", "base", "--help", "all") == 0
     text = capsys.readouterr().out
-    for option in ("--data.corpus STR", "--train.steps INT", "--model.qk-norm {True,False}", "rms,layer"):
-        assert option in text
+    for shown in ("--data.corpus STR", "--train.steps INT", "--model.qk-norm {True,False}", "rms,layer"):
+        assert shown in text
     assert "bible-web" in text
     assert "tokens in a window" in text
 

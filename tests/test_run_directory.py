@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 
 from zerotollm import run_directory
 from zerotollm.errors import RunError, UsageError
-from zerotollm.experiment import Experiment
+from zerotollm.experiment import Experiment, to_json
 from zerotollm.files import write_atomically
 
 
@@ -23,7 +24,7 @@ def test_claiming_twice_with_the_same_experiment_is_fine(tmp_path):
 
 def test_another_experiment_is_refused_by_the_fields_that_differ(tmp_path):
     run_directory.claim(tmp_path, Experiment())
-    (tmp_path / run_directory.ENVIRONMENT).write_text("{}")
+    (tmp_path / run_directory.CHECKPOINTS / "00000100").mkdir(parents=True)
     other = Experiment()
     other = replace(other, model=replace(other.model, width=512), train=replace(other.train, seed=3))
     with pytest.raises(UsageError, match=r"model\.width 192 \(now 512\), train\.seed 0 \(now 3\)") as caught:
@@ -41,6 +42,120 @@ def test_a_command_that_failed_before_it_began_takes_no_name_away(tmp_path):
         run_directory.claim(tmp_path, Experiment())
 
 
+def test_a_run_without_a_checkpoint_is_new(tmp_path):
+    """What a process that was killed early has left must not become part of another run, but is no run either."""
+    run_directory.claim(tmp_path, Experiment(name="first"))
+    begun = (run_directory.TOKENIZER, run_directory.METRICS, run_directory.LABELS, run_directory.BENCH)
+    for name in begun:
+        (tmp_path / name).write_text("old")
+    (tmp_path / run_directory.CHECKPOINTS / ".00000100.saving").mkdir(parents=True)
+    (tmp_path / run_directory.SAMPLES).mkdir()
+    run_directory.claim(tmp_path, Experiment(name="first"))
+    assert (tmp_path / run_directory.METRICS).exists()
+    run_directory.claim(tmp_path, Experiment(name="second"))
+    assert run_directory.read_experiment(tmp_path).name == "second"
+    assert {path.name for path in tmp_path.iterdir()} == {run_directory.CONFIG, run_directory.BENCH}
+    (tmp_path / "points").mkdir()  # of a scaling law, which has no checkpoints
+    with pytest.raises(UsageError, match="name 'second'"):
+        run_directory.claim(tmp_path, Experiment(name="third"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "again"),
+    [
+        ("base --train.steps 9", "base --train.steps 9 --run-dir runs/a-2"),
+        ("base --run-dir=runs/a train", "base train --run-dir runs/a-2"),
+        ("base --run_dir runs/a --name 'a b'", "base --name 'a b' --run-dir runs/a-2"),
+        ("base --train.mesh data=2 fsdp=2", "base --train.mesh data=2 fsdp=2 --run-dir runs/a-2"),
+    ],
+)
+def test_a_refusal_says_the_command_for_another_directory(typed, again, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["/a/launch.py", *shlex.split(typed)])
+    run_dir = Path("runs/a")
+    (run_dir / run_directory.CHECKPOINTS / "00000100").mkdir(parents=True)
+    with pytest.raises(UsageError, match="is no run directory") as caught:
+        run_directory.claim(run_dir, Experiment())
+    commands = [str(caught.value).rpartition("a new run: python launch.py ")[2]]
+    (run_dir / run_directory.CONFIG).write_text(to_json(Experiment()))
+    with pytest.raises(UsageError, match="belongs to a run") as caught:
+        run_directory.claim(run_dir, Experiment(name="other"))
+    commands.append(str(caught.value).rpartition("a new run: python launch.py ")[2])
+    for command in commands:
+        assert shlex.split(command) == shlex.split(again)
+    Path("runs/a-2").mkdir()
+    with pytest.raises(UsageError, match="runs/a-3"):
+        run_directory.claim(run_dir, Experiment(name="other"))
+
+
+def test_more_steps_for_a_finished_run_say_how_to_train_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["launch.py", "base", "--train.steps", "900"])
+    run_dir, base = Path("runs/base"), Experiment()
+    longer = replace(base, train=replace(base.train, steps=900))
+    (run_dir / run_directory.CHECKPOINTS / "00001650").mkdir(parents=True)
+    (run_dir / run_directory.CONFIG).write_text(to_json(base))
+    with pytest.raises(UsageError) as caught:
+        run_directory.claim(run_dir, longer)
+    assert "--init-from" not in str(caught.value)  # it can still be finished
+    (run_dir / run_directory.SUMMARY).write_text("{}")
+    with pytest.raises(UsageError) as caught:
+        run_directory.claim(run_dir, longer)
+    command = "python launch.py base --train.steps 900 --init-from runs/base --run-dir runs/base-2"
+    assert command in str(caught.value)
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_the_run_that_another_one_began_with_is_found(noted, tmp_path, monkeypatch):
+    """From any working directory, moved together, moved alone where it was noted, and never one that is not a run."""
+    here = tmp_path / "here"
+    start, run_dir = here / "runs" / "start", here / "runs" / "deep" / "lora"
+    for path in (start, run_dir):
+        path.mkdir(parents=True)
+        (path / run_directory.CONFIG).write_text("{}")
+    base = Experiment()
+    experiment = replace(base, train=replace(base.train, start_from="runs/start"))
+    (run_dir / run_directory.CONFIG).write_text(to_json(experiment))
+    monkeypatch.chdir(here)
+    # As it is written, where that is the place.
+    assert run_directory.located(run_dir, experiment) == experiment
+    assert run_directory.located(Path("runs/deep/lora"), experiment) == experiment
+    if noted:
+        note = run_directory.note_of_start(run_dir, experiment)
+        (run_dir / run_directory.ENVIRONMENT).write_text(json.dumps(note))
+    monkeypatch.chdir("/")
+    assert run_directory.starts(run_dir, "runs/start") == [str(start)]
+    assert run_directory.starts(run_dir, "runs/start", f"{here}/runs/../runs/start") == [
+        f"{here}/runs/../runs/start"
+    ]
+    moved = tmp_path / "moved"
+    here.rename(moved)
+    run_dir, start = moved / "runs/deep/lora", moved / "runs/start"
+    assert run_directory.starts(run_dir, "runs/start") == [str(start)]
+    moved.rename(here)
+    alone = tmp_path / "alone"
+    (here / "runs" / "deep" / "lora").rename(alone)
+    assert run_directory.starts(alone, "runs/start") == ([str(here / "runs/start")] if noted else [])
+    assert run_directory.located(alone, base) == base
+
+
+def test_a_run_goes_on_where_its_start_is_spelled_in_another_way(tmp_path, monkeypatch):
+    start, run_dir, base = tmp_path / "start", tmp_path / "run", Experiment()
+    for path in (start, run_dir / run_directory.CHECKPOINTS / "00000100"):
+        path.mkdir(parents=True)
+    (start / run_directory.CONFIG).write_text("{}")
+
+    def begun_with(path: object) -> Experiment:
+        return replace(base, train=replace(base.train, start_from=str(path)))
+
+    monkeypatch.chdir(tmp_path)
+    (run_dir / run_directory.CONFIG).write_text(to_json(begun_with("start")))
+    monkeypatch.chdir("/")
+    run_directory.claim(run_dir, begun_with(start))
+    with pytest.raises(UsageError, match="start_from 'start' "):
+        run_directory.claim(run_dir, begun_with(tmp_path / "other"))
+
+
 def test_moved_data_is_the_same_experiment(tmp_path):
     run_directory.claim(tmp_path, Experiment())
     moved = Experiment()
@@ -49,7 +164,7 @@ def test_moved_data_is_the_same_experiment(tmp_path):
 
 def test_a_run_may_go_on_in_less_memory_but_not_in_another_precision(tmp_path):
     run_directory.claim(tmp_path, Experiment())
-    (tmp_path / run_directory.ENVIRONMENT).write_text("{}")
+    (tmp_path / run_directory.CHECKPOINTS / "00000100").mkdir(parents=True)
     asked = Experiment()
     run_directory.claim(tmp_path, replace(asked, compute=replace(asked.compute, remat="full")))
     with pytest.raises(UsageError, match=r"compute\.precision"):

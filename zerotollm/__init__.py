@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from zerotollm.run import Run, load
 
 __all__ = ["Run", "load"]
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

@@ -12,14 +12,28 @@ from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.suggest import did_you_mean
 
+GROUPS = (
+    "from raw text",
+    "fine-tuning, from a model that was trained",
+    "translation",
+    "many runs: ablations and scaling laws",
+    "for a GPU of your own",
+)
+"""Groups of experiments, in the order in which they are listed; others follow."""
+
 
 class About(NamedTuple):
     """What an experiment's docstring says, each part after its label: `Question: ...`, `Command: ...`."""
 
     question: str = ""
+    group: str = ""
     command: str = ""
     time: str = ""
     expected: str = ""
+
+    def short_time(self) -> str:
+        """The time without the device and the conditions."""
+        return re.split(r" on | at | in | to the |[,;(]", self.time)[0].strip()
 
 
 def names(folder: Path) -> list[str]:

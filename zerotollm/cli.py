@@ -1,11 +1,13 @@
 """From the words of a command line to one action on one experiment. No heavy imports: `--help` is quick."""
 
 import os
+import re
 import sys
 from collections import deque
-from collections.abc import Iterable, Sequence
-from contextlib import redirect_stderr, suppress
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, make_dataclass, replace
+from decimal import Decimal
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
@@ -24,41 +26,23 @@ from zerotollm.experiment import (
     validate,
 )
 from zerotollm.gpu import prepare_gpu
-from zerotollm.run_directory import CONFIG, read_experiment
+from zerotollm.output import printable
+from zerotollm.run_directory import CONFIG, located, read_experiment
 from zerotollm.scale.config import parse_distributed
-from zerotollm.suggest import did_you_mean
+from zerotollm.shell import launch, option, with_value
+from zerotollm.suggest import did_you_mean, meant_option
 from zerotollm.suite import changed, make_suite
 
-USAGE = """\
-usage: python launch.py --list
-       python launch.py --experiment NAME [ACTION] [--FIELD VALUE ...] [--run-dir DIR] [--debug]
-
-Trains a language model from text and measures it. An experiment is a set of typed fields, and each can
-be given another value, as in --train.steps 200.
-
-  --list                      every experiment, its question and its cost
-  --experiment NAME           which experiment: a file in experiments/
-  --experiment NAME --help    every field with its type, unit and value
-  --run-dir DIR               where results are kept; default: runs/NAME
-  --distributed auto          one of several processes, as Slurm or MPI says; or by hand:
-                              --distributed coordinator=HOST:PORT process=0 of=4
-  --debug                     show the traceback of an error
-
-actions:
-{actions}
-
-for example:
-  python launch.py --experiment base
-  python launch.py --experiment base --train.steps 200 --model.num-layers 4
-  python launch.py --experiment base generate --prompt "In the beginning"
-"""
-
-SWITCHES = ("list", "help", "debug")
+SWITCHES = ("list", "help", "version", "debug")
 VALUES = ("experiment", "run_dir", "distributed")
 ALSO = {"init_from": "train.start_from", "with": "beside"}
 """Fields and options by another name: none can be called `with` in Python."""
 LISTS = ("only", "beside", "train.mesh", "mesh", "distributed")
 """Options that take several words."""
+PATHS = ("run_dir", "train.start_from", "beside", "folder", "into", "judge", "out", "api_key_file")
+"""Options whose `~` is the home folder, which a shell replaces only where a word begins. Data expands its own."""
+ONLY_SHOWN = ("generate", "chat", "plan", "bench-data")
+"""Actions that leave no file: where their output is lost, all is."""
 TOGETHER = ("train", "evaluate", "generate")
 """Actions that several processes do together."""
 RUN_MAY_CHANGE = ("sample.", "data.dir", "compute.", "train.mesh")
@@ -79,10 +63,15 @@ class Command:
     run_dir: str = ""
     action: str = ""
     """empty: the experiment's own, see `zerotollm.catalog.default_action`"""
-    options: tuple[tuple[str, str], ...] = ()
-    """everything else, as (name, value): fields of the experiment and options of the action"""
+    options: tuple[tuple[str, str | None], ...] = ()
+    """everything else, as (name, value): fields of the experiment and options of the action; None: no value was
+    given"""
     distributed: str = ""
     """which of several processes this is, see `zerotollm.scale.config.parse_distributed`"""
+
+    def asks_for_help(self) -> bool:
+        """Whether something is to be shown and nothing done."""
+        return bool(self.switches & {"list", "help", "version"}) or self == Command()
 
 
 def main(arguments: Sequence[str], experiments: Path) -> int:
@@ -92,18 +81,21 @@ def main(arguments: Sequence[str], experiments: Path) -> int:
     the exception passes through.
     """
     try:
-        run(split(arguments), experiments)
+        command = split(arguments, catalog.names(experiments))
+        run(command, experiments)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output, `head` perhaps, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except (UsageError, RunError, OSError, KeyboardInterrupt, MemoryError, RuntimeError) as error:
         if "--debug" in arguments or (isinstance(error, RuntimeError) and NO_THREAD not in str(error)):
             raise
         line, code = explain(error)
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {printable(line)}", file=sys.stderr)
         return code
-    return 0
+    lost = getattr(sys.stdout, "lost", None)
+    if lost is None or not (command.asks_for_help() or command.action in ONLY_SHOWN):
+        return 0
+    if not isinstance(lost, BrokenPipeError):  # whoever read the output, `head` perhaps, has seen enough
+        print(f"error: standard output: {getattr(lost, 'strerror', lost)}", file=sys.stderr)
+    return 1
 
 
 def explain(error: BaseException) -> tuple[str, int]:
@@ -122,12 +114,12 @@ def explain(error: BaseException) -> tuple[str, int]:
     return " ".join(message.split()), getattr(error, "exit_code", 1)
 
 
-def split(arguments: Iterable[str]) -> Command:
+def split(arguments: Iterable[str], experiments: Collection[str] = ()) -> Command:
     """Takes a command line apart, in whatever order it is written. Raises UsageError where it cannot.
 
     A switch stands alone; every other option has exactly one value, `--name value` or `--name=value`, and a list
-    goes on to the next option or action; the one word left over is the action, and a second one its text, if it takes
-    any.
+    goes on to the next option or action. Of the words left over one may name an experiment of `experiments`, one is
+    the action, and one more its text, if it takes any. `list`, `help` and `version` as the first are switches.
     """
     switches, values, words, options = set(), {}, [], []
     rest = deque(arguments)
@@ -136,47 +128,77 @@ def split(arguments: Iterable[str]) -> Command:
         name, equals, value = word.partition("=")
         name = "help" if name == "-h" else name.removeprefix("--").replace("-", "_")
         name = ALSO.get(name, name)
-        if not word.startswith("-"):
+        if not word.startswith("-") or word == "-":
             words.append(word)
         elif name in SWITCHES and not equals:
             switches.add(name)
         else:
             if not equals:
-                value = rest.popleft() if rest else None
-            if value is None or (value.startswith("--") and not equals):
-                raise UsageError(
-                    f"{word} needs a value: {word} VALUE, or {word}=VALUE where it begins with --"
-                )
-            while name in LISTS and rest and not rest[0].startswith("-") and rest[0] not in ACTIONS:
+                value = rest.popleft() if rest and not rest[0].startswith("--") else None
+            while value is not None and name in LISTS and rest and not rest[0].startswith("-"):
+                if rest[0] in ACTIONS:
+                    break
                 value += f" {rest.popleft()}"
-            if name in VALUES:
-                values[name] = value
-            else:
+            if value is not None and name in PATHS:
+                value = re.sub(r"(^|[\s,])(~[^\s,/]*)", lambda m: m[1] + os.path.expanduser(m[2]), value)
+            if name not in VALUES:
                 options.append((name, value))
+            elif value is None:
+                raise UsageError(needs_a_value(name))
+            else:
+                values[name] = value
+    if words and words[0] in SWITCHES:
+        switches.add(words.pop(0))
+    if "help" in switches and "all" in words:
+        words.remove("all")
+        switches.add("all")
+    if not values.get("experiment"):
+        # An action may stand first, unless the word after it is the action's text.
+        place = 1 if words[1:] and words[0] in ACTIONS and not ACTIONS[words[0]].word else 0
+        if words[place:] and words[place] in experiments and words[place] not in ACTIONS:
+            values["experiment"] = words.pop(place)
     action = words[0] if words else ""
     if words and action not in ACTIONS:
-        raise UsageError(
-            f"unknown action {action!r}: one of {', '.join(ACTIONS)}{did_you_mean(action, ACTIONS)}"
-        )
-    if len(words) > 1 and ACTIONS[action].word:
+        what = "action" if values.get("experiment") else "action or experiment"
+        near = meant_run(action) or did_you_mean(action, [*ACTIONS, *experiments])
+        raise UsageError(f"unknown {what} {action!r}: one of {', '.join(ACTIONS)}{near}")
+    if words[1:] and ACTIONS[action].word not in ("", *dict(options)):
+        if not values.get("run_dir") and (Path(words[1]) / CONFIG).exists():
+            raise UsageError(f"{words[1]!r} after {action!r} is a run directory{meant_run(words[1])}")
         options.append((ACTIONS[action].word, words.pop(1)))
-    if len(words) > 1:
-        raise UsageError(
-            f"unexpected word {words[1]!r} after {action!r}: put a text of several words in quotes"
-        )
+    if words[1:]:
+        near = meant_run(words[1]) or ": put a text of several words in quotes"
+        raise UsageError(f"unexpected word {words[1]!r} after {action!r}{near}")
     return Command(frozenset(switches), action=action, options=tuple(options), **values)
+
+
+def meant_run(word: str) -> str:
+    """`; did you mean --run-dir WORD?`, where the word looks like a folder."""
+    looks = word.isprintable() and "/" in word and not re.search(r"\s", word)
+    return f"; did you mean {with_value('run_dir', word)}?" if looks or Path(word).is_dir() else ""
+
+
+def needs_a_value(name: str, kind: type = str) -> str:
+    example = "True" if kind is bool else "VALUE"
+    return f"{option(name)} needs a value: {option(name)} {example}, or {option(name)}=VALUE where it begins with --"
 
 
 def run(command: Command, experiments: Path) -> None:
     """Does what the command says. Raises UsageError, RunError or OSError."""
-    if "list" in command.switches:
-        show_list(experiments)
-    elif "help" in command.switches and command.experiment:
-        show_fields(command, experiments)
-    elif "help" in command.switches or command == Command():
-        show_usage()
-    else:
+    if not command.asks_for_help():
         act(command, experiments)
+        return
+    # Imported here: no action needs it.
+    from zerotollm import usage
+
+    if "version" in command.switches:
+        usage.show_version()
+    elif "list" in command.switches:
+        usage.show_list(experiments)
+    elif command.experiment or command.action or "all" in command.switches:
+        usage.show_fields(experiments, command.experiment, command.action, "all" in command.switches)
+    else:
+        usage.show_usage()
 
 
 def act(command: Command, experiments: Path) -> None:
@@ -189,10 +211,12 @@ def act(command: Command, experiments: Path) -> None:
         raise UsageError(f"--distributed is for {', '.join(TOGETHER)}: start {chosen} in one process")
     fields = field_types(Experiment)
     own = field_types(type(action.options(Experiment()))) if action.options else {}
-    for given, _ in command.options:
+    for given, value in command.options:
         if given not in fields and given not in own:
-            near = did_you_mean(given, map(option, [*own, *fields, *VALUES, *SWITCHES]))
-            raise UsageError(f"unknown option {option(given)}: --help shows all there are{near}")
+            near = meant_option(given, map(option, [*own, *fields, *ALSO, *VALUES, *SWITCHES]))
+            raise UsageError(f"unknown option {option(given)}: --help all shows all there are{near}")
+        if value is None:
+            raise UsageError(needs_a_value(given, (own | fields)[given]))
     overrides = [pair for pair in command.options if pair[0] in fields]
     own_options = [pair for pair in command.options if pair[0] not in fields]
 
@@ -222,7 +246,10 @@ def act(command: Command, experiments: Path) -> None:
         experiment = on_own_pairs(named, experiment, dict(overrides))
     run_dir = Path(command.run_dir or Path("runs") / experiment.name)
     if action.reads_run:
-        experiment = as_trained(run_dir, overrides)
+        training = [("run_dir", command.run_dir)] if command.run_dir else []
+        if not experiment.data.corpus:
+            training.append(("data.corpus", "FILE"))
+        experiment = as_trained(run_dir, overrides, launch(command.experiment or "EXPERIMENT", *training))
     validate(experiment)
 
     name = chosen.replace("-", "_")
@@ -256,17 +283,13 @@ def join_others(command: Command, experiments: Path) -> None:
     )
 
 
-def option(name: str) -> str:
-    """How a field is spelled on the command line: `train.batch_size` is `--train.batch-size`."""
-    return "--" + name.replace("_", "-")
-
-
 def override(default: T, options: Iterable[tuple[str, str]]) -> T:
     """The dataclass with some fields given as text. Raises UsageError where a text is no value of it."""
     import tyro
 
     types = field_types(type(default))
     for name, value in options:
+        value = whole_number(value) if types[name] is int else value
         # A parser of this field alone: one of all of them takes as long to make for each.
         given = make_dataclass("Given", [("value", types[name])])
         try:
@@ -280,58 +303,27 @@ def override(default: T, options: Iterable[tuple[str, str]]) -> T:
     return default
 
 
-def as_trained(run_dir: Path, overrides: Iterable[tuple[str, str]]) -> Experiment:
-    """The experiment that a run directory holds. Overrides need not be repeated, nor can they change."""
+def whole_number(text: str) -> str:
+    """`1e3`, `1k`, `1.5M`, `2B` and `1,000` as digits alone; any other text as it is."""
+    match = re.fullmatch(r"(-?\d+(?:,\d{3})*(?:\.\d+)?)(?:[eE]\+?(\d{1,2}))?([kKmMgGbB]?)", text)
+    if not match:
+        return text
+    power = int(match[2] or 0) + {"": 0, "k": 3, "m": 6}.get(match[3].lower(), 9)
+    number = Decimal(match[1].replace(",", "")).scaleb(power)
+    return str(int(number)) if number == int(number) else text
+
+
+def as_trained(run_dir: Path, overrides: Iterable[tuple[str, str]], training: str) -> Experiment:
+    """The experiment that a run directory holds. Overrides need not be repeated, nor can they change. `training`: the
+    command that makes the run."""
     if not run_dir.exists():
-        raise UsageError(f"{run_dir} does not exist: train first, or name a run directory with --run-dir DIR")
+        raise UsageError(
+            f"{run_dir} does not exist: train first with {training}, or name a run directory with --run-dir DIR"
+        )
     trained = read_experiment(run_dir)
     # A run is read on one device, wherever it was trained, unless another mesh is asked for now.
     asked = override(replace(trained, train=replace(trained.train, mesh="")), overrides)
     for name, then, now in differences(trained, asked):
         if not name.startswith(RUN_MAY_CHANGE):
             raise UsageError(f"{run_dir} was trained with {name} {then}, not {now}: leave {option(name)} out")
-    return asked
-
-
-def show_usage() -> None:
-    width = max(map(len, ACTIONS))
-    print(
-        USAGE.format(actions="\n".join(f"  {name:{width}}  {a.summary}" for name, a in ACTIONS.items())),
-        end="",
-    )
-
-
-def show_list(experiments: Path) -> None:
-    """A table of all experiments."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Column, Table
-
-    table = Table(
-        Column("experiment", no_wrap=True), Column("question", ratio=2), box=SIMPLE_HEAD, expand=True
-    )
-    table.add_column("time", ratio=1)
-    table.add_column("expected", ratio=1)
-    for name in catalog.names(experiments):
-        about = catalog.about(catalog.docstring(experiments, name))
-        table.add_row(name, about.question, about.time, about.expected)
-    Console().print(table)
-
-
-def show_fields(command: Command, experiments: Path) -> None:
-    """Everything that can be given another value: the experiment's fields, or the options of an action."""
-    import tyro
-
-    experiment = catalog.load(experiments, command.experiment)
-    about = ACTIONS[command.action or "train"]
-    value = about.options(experiment) if about.options else experiment
-    action = f" {command.action}" if command.action not in ("", "train") else ""
-    with suppress(SystemExit):
-        tyro.cli(
-            type(value),
-            default=value,
-            args=["--help"],
-            prog=f"python launch.py --experiment {command.experiment}{action}",
-            description=about.summary if action else catalog.docstring(experiments, command.experiment),
-            config=(tyro.conf.FlagConversionOff,),
-        )
+    return located(run_dir, asked)

@@ -307,7 +307,8 @@ def validate(experiment: Experiment) -> None:
     for name in ("trainable", "lora_rank"):
         if getattr(train, name) and not train.start_from:
             raise UsageError(
-                f"train.{name} leaves parameters as they are, which must have learned something: set train.start_from"
+                f"train.{name} trains a part of what another run has learned: add --init-from RUN, for example "
+                "--init-from runs/base"
             )
     for name in ("trainable", "lora_targets"):
         try:

@@ -12,6 +12,7 @@ from zerotollm.data.config import DataConfig
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment, translates
 from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.shell import launch
 
 
 @dataclass(frozen=True, repr=False)
@@ -311,8 +312,9 @@ def load(path: str | Path, step: int | str = "", mesh: Any = None) -> Run:
     `zerotollm.scale.sharding.make_mesh`) each device holds its part of the parameters. Raises UsageError
     where there is no run, no checkpoint yet or no such step; RunError where the checkpoint is damaged.
     """
-    path = Path(path)
-    experiment = run_directory.read_experiment(path)
+    path = Path(path).expanduser()
+    written = run_directory.read_experiment(path)
+    experiment = run_directory.located(path, written)
 
     from zerotollm.data.feed import sentinels
     from zerotollm.data.tokenizer import load_tokenizer
@@ -323,7 +325,9 @@ def load(path: str | Path, step: int | str = "", mesh: Any = None) -> Run:
     directory = path / run_directory.CHECKPOINTS
     kept = {c.step: c for c in checkpoints.finished(directory)}
     if not kept:
-        raise UsageError(f"{path} has no checkpoint yet: train it, or wait for its first one")
+        raise UsageError(
+            f"{path} has no checkpoint yet: train it with {launch(('run_dir', path))}, or wait for its first one"
+        )
     step = step or default_step(experiment)
     averaged: list[checkpoints.Checkpoint] = []
     if step == "average":
@@ -346,7 +350,7 @@ def load(path: str | Path, step: int | str = "", mesh: Any = None) -> Run:
     params = (from_many if averaged else from_one)(where)
     config, labels = experiment.model, run_directory.read_labels(path)
     if trains_a_part(experiment.train):
-        config, params = _whole(path, experiment, params, checkpoint, labels, mesh)
+        config, params, experiment = _whole(path, written, params, checkpoint, labels, mesh)
     return Run(
         path=path,
         experiment=experiment,
@@ -366,23 +370,31 @@ def load(path: str | Path, step: int | str = "", mesh: Any = None) -> Run:
 
 def _whole(
     path: Path, experiment: Experiment, trained: Any, checkpoint: Any, labels: Any, mesh: Any
-) -> tuple[Any, Any]:
-    """(model, all parameters) of a run that trained but a part of those of another one, or adapters."""
+) -> tuple[TransformerConfig, Any, Experiment]:
+    """(model, all parameters, experiment with the place of the other run) of a run that trained but a part of those of
+    another one, or adapters. Where several places may be meant, it is the one with the same parameters."""
     from zerotollm.scale.sharding import place_tree
     from zerotollm.training.beginning import fingerprint, given_params
     from zerotollm.training.lora import divided, whole
 
     train = experiment.train
-    try:
-        start = load(train.start_from)
-    except UsageError as error:
-        raise UsageError(f"{path} holds only what it trained beside {train.start_from}: {error}") from None
-    model = replace(start.model_config, dropout=experiment.model.dropout, num_classes=len(labels))
-    given = given_params(start.params, model, train.start_from, same_labels=start.labels == labels)
-    _, frozen = divided(given, train.trainable)
-    if checkpoint.manifest()["notes"]["frozen"] != fingerprint(frozen):
-        raise RunError(f"{train.start_from} has changed since {path} was begun with it: bring it back")
-    return model, whole(trained, place_tree(frozen, mesh) if mesh else frozen, train)
+    failed: UsageError | RunError | None = None
+    for place in run_directory.starts(path, train.start_from) or [train.start_from]:
+        try:
+            start = load(place)
+            model = replace(start.model_config, dropout=experiment.model.dropout, num_classes=len(labels))
+            given = given_params(start.params, model, place, same_labels=start.labels == labels)
+        except UsageError as error:
+            failed = failed or UsageError(
+                f"{path} holds only what it trained beside {train.start_from}: {error}"
+            )
+            continue
+        _, frozen = divided(given, train.trainable)
+        if checkpoint.manifest()["notes"]["frozen"] == fingerprint(frozen):
+            params = whole(trained, place_tree(frozen, mesh) if mesh else frozen, train)
+            return model, params, replace(experiment, train=replace(train, start_from=place))
+        failed = RunError(f"{train.start_from} has changed since {path} was begun with it: bring it back")
+    raise failed
 
 
 def cache_compiled_programs(data: DataConfig) -> None:

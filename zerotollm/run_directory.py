@@ -17,10 +17,12 @@ No heavy imports.
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from typing import Any
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment, differences, from_json, to_json
 from zerotollm.files import cannot_write, write_atomically
+from zerotollm.shell import another, typed_again
 
 CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
@@ -40,6 +43,9 @@ SAMPLES = "samples"
 SUMMARY = "summary.json"
 BENCH = "bench.json"
 LOCK = ".lock"
+BEGUN = {CONFIG, ENVIRONMENT, TOKENIZER, LABELS, CHECKPOINTS, METRICS, TENSORBOARD, SAMPLES}
+"""What training has made before its first checkpoint."""
+START = "train.start_from"
 
 MAY_MOVE = (
     "data.dir",
@@ -98,28 +104,83 @@ def locked(run_dir: Path) -> Iterator[None]:
 
 
 def claim(run_dir: Path, experiment: Experiment) -> None:
-    """Writes config.json into a new run directory, or checks that the one there is the same experiment. One that holds
-    nothing else is new too: a command that failed before it began, over a wrong path perhaps, takes no name away.
+    """Writes config.json into a new run directory, or checks that the one there is the same experiment. One without a
+    checkpoint is new too, and what was begun there is removed: a command that failed, over a wrong path perhaps, takes
+    no name away.
 
     Raises UsageError where the directory belongs to another experiment, naming the fields that differ, or
-    where it holds files that are no run.
+    where it holds files that are no run; with the command for another directory, where one was typed.
     """
-    held = [p.name for p in run_dir.iterdir() if not p.name.startswith(".") and p.name != BENCH]
+    held = {p.name for p in run_dir.iterdir() if not p.name.startswith(".") and p.name != BENCH}
+    elsewhere = typed_again({"run_dir": another(run_dir)}) or "choose another --run-dir"
     if CONFIG in held:
-        differing = [d for d in differences(read_experiment(run_dir), experiment) if d[0] not in MAY_MOVE]
+        differing = [
+            (name, was, now)
+            for name, was, now in differences(read_experiment(run_dir), experiment)
+            if name not in MAY_MOVE
+            and not (name == START and str(now) in starts(run_dir, str(was), str(now)))
+        ]
         if not differing:
             return
-        if len(held) > 1:
+        if held - BEGUN or any((run_dir / CHECKPOINTS).glob("[0-9]*")):
             fields = ", ".join(f"{name} {was!r} (now {now!r})" for name, was, now in differing)
             raise UsageError(
-                f"{run_dir} belongs to a run with {fields}: give the same values to go on with it, "
-                "or another --run-dir to start a new run"
+                f"{run_dir} belongs to a run with {fields}: give the same values to go on with it"
+                f"{_further(run_dir, differing)}, or start a new run: {elsewhere}"
             )
+        for name in held - {CONFIG}:
+            shutil.rmtree(run_dir / name) if (run_dir / name).is_dir() else (run_dir / name).unlink()
     elif held:
         raise UsageError(
-            f"{run_dir} is no run directory: it holds {held[0]} and no {CONFIG}; choose another --run-dir"
+            f"{run_dir} is no run directory: it holds {min(held)} and no {CONFIG}; start a new run: {elsewhere}"
         )
     write_atomically(run_dir / CONFIG, to_json(experiment))
+
+
+def _further(run_dir: Path, differing: Sequence[tuple[str, Any, Any]]) -> str:
+    """How a finished run is trained for more steps, where nothing else is asked of it."""
+    if [name for name, _, _ in differing] != ["train.steps"] or not (run_dir / SUMMARY).exists():
+        return ""
+    changes = {"init_from": run_dir, "run_dir": another(run_dir)}
+    more = typed_again(changes, without=("train.start_from",))
+    return f", or train on from its parameters, with a new schedule: {more or '--init-from ' + str(run_dir)}"
+
+
+def starts(run_dir: Path, start: str, also: str = "") -> list[str]:
+    """Where the run is that the one in `run_dir` began with, `start` as its config.json has it: the places that hold a
+    run, the likeliest first. Of two runs that were moved together, of one that was moved alone, and from whatever
+    working directory. A path `also` that is one of the places is returned as it is.
+
+    Training notes the place in environment.json. Without that, every folder above the run directory may be the one
+    from which it was trained.
+    """
+    noted = {}
+    with suppress(OSError, ValueError):
+        noted = json.loads((run_dir / ENVIRONMENT).read_text(encoding="utf-8")).get(START) or {}
+    written = Path(start).expanduser()
+    known = noted.get("written") == start  # config.json may have been edited
+    places = [run_dir.resolve() / noted["from_here"], Path(noted["path"])] if known else []
+    places += [written, *(parent / written for parent in run_dir.resolve().parents)]
+    spelled = {path.resolve(): str(path) for path in (Path(also), written) if str(path) != "."}
+    found = dict.fromkeys(place.resolve() for place in places if (place / CONFIG).is_file())
+    return [spelled.get(place, str(place)) for place in found]
+
+
+def located(run_dir: Path, experiment: Experiment) -> Experiment:
+    """The experiment of a run directory with `train.start_from` as it is found from here."""
+    start = experiment.train.start_from
+    found = starts(run_dir, start) if start else []
+    return replace(experiment, train=replace(experiment.train, start_from=found[0])) if found else experiment
+
+
+def note_of_start(run_dir: Path, experiment: Experiment) -> dict[str, Any]:
+    """What environment.json says for `starts`."""
+    if not experiment.train.start_from:
+        return {}
+    path = Path(experiment.train.start_from).expanduser().resolve()
+    written = read_experiment(run_dir).train.start_from
+    here = os.path.relpath(path, run_dir.resolve())
+    return {START: {"written": written, "path": str(path), "from_here": here}}
 
 
 def read_experiment(run_dir: Path) -> Experiment:

@@ -147,6 +147,31 @@ def test_what_adapters_were_trained_beside_must_not_have_changed(adapted, sea, f
         zerotollm.load(moved)
 
 
+def test_adapters_open_from_anywhere_and_know_their_base_by_its_parameters(
+    base, adapted, sea, folder, tmp_path, monkeypatch
+):
+    """Relative to a working directory in which they were trained, moved together with the base, and in another
+    directory that holds another run of the base's name."""
+    here = tmp_path / "here"
+    shutil.copytree(folder / "base", here / "runs" / "start")
+    monkeypatch.chdir(here)
+    relative = replace(adapted, train=replace(adapted.train, start_from="runs/start"))
+    trained = train(relative, Path("runs/lora"))
+    expected = flat(zerotollm.load("runs/lora").params)
+    (here / "runs" / "lora" / "summary.json").unlink()
+    monkeypatch.chdir(tmp_path)
+    assert train(relative, here / "runs" / "lora")["validation_bpb"] == trained["validation_bpb"]  # goes on
+    here.rename(tmp_path / "moved")
+    shutil.copytree(folder / "sea", tmp_path / "runs" / "start")
+    evaluated = ["--run-dir", str(tmp_path / "moved/runs/lora"), "evaluate"]
+    assert main(evaluated, EXPERIMENTS) == 0
+    for note in ("with", "without"):
+        run = zerotollm.load(tmp_path / "moved" / "runs" / "lora")
+        assert run.experiment.train.start_from == str(tmp_path / "moved/runs/start"), note
+        assert all(flat(run.params)[path].tobytes() == x.tobytes() for path, x in expected.items())
+        (tmp_path / "moved/runs/lora/environment.json").unlink(missing_ok=True)
+
+
 @pytest.mark.slow
 def test_adapters_are_stacked_on_a_run_of_adapters(adapted, folder):
     second = replace(adapted, train=replace(adapted.train, start_from=str(folder / "adapted"), steps=2))
@@ -273,9 +298,9 @@ def test_options_that_need_a_start_or_an_old_text_say_so(base):
     for fields, message in (
         (
             {"train": replace(base.train, lora_rank=2)},
-            r"train\.lora_rank leaves parameters .* set train\.start_from",
+            r"train\.lora_rank trains a part .* add --init-from RUN",
         ),
-        ({"train": replace(base.train, trainable="head")}, r"train\.trainable leaves parameters"),
+        ({"train": replace(base.train, trainable="head")}, r"train\.trainable trains a part"),
         (
             {"train": replace(base.train, start_from="x", trainable="(")},
             r"train\.trainable is no regular expression",

@@ -1,9 +1,10 @@
 """The verbs of the command line, one file each. Nothing is imported before it is asked for."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
+from zerotollm.decoding.config import SamplingConfig
 from zerotollm.experiment import Experiment
 
 
@@ -19,6 +20,14 @@ class EvaluateOptions:
     judge: str = ""
     """a .jsonl instead of a split: each line a good and a bad text, or a text with a gap ___, choices and answer; how
     often the likeliest is right"""
+
+
+@dataclass(frozen=True)
+class GenerateOptions(SamplingConfig):
+    """Which continuation is drawn, and by which parameters."""
+
+    checkpoint: Literal["best", "last", "average"] = "best"
+    """as of evaluate"""
 
 
 @dataclass(frozen=True)
@@ -212,7 +221,10 @@ ACTIONS: dict[str, Action] = {
         functions=("ladder", "next_size"),
     ),
     "generate": Action(
-        "continue or translate a text with the trained model", lambda experiment: experiment.sample, True
+        "continue or translate a text with the trained model",
+        lambda experiment: GenerateOptions(**asdict(experiment.sample), checkpoint=_checkpoint(experiment)),
+        True,
+        word="prompt",
     ),
     "evaluate": Action(
         "loss and bits per byte over a whole split, of translations BLEU and chrF too",

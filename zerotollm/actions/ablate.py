@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from zerotollm import run_directory
@@ -28,6 +27,7 @@ from zerotollm.actions.suite_runs import (
 )
 from zerotollm.actions.suite_table import FUTURE, Row, best_rate, make_rows, terminal_table
 from zerotollm.allocator import reuse_memory
+from zerotollm.console import Console
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.model.config import resolve

@@ -62,7 +62,7 @@ def bench(experiment: Experiment, run_dir: Path, options: BenchOptions) -> dict[
         without_dropout = replace(experiment.model, dropout=0.0)  # the twin has none to pay for
         experiment = replace(experiment, model=without_dropout)
     # Imported here: nobody should wait to hear that an option is out of range.
-    from rich.console import Console
+    from zerotollm.console import Console
 
     console = Console()
     load, cores = os.getloadavg()[0], usable_cores()

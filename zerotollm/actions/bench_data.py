@@ -28,10 +28,10 @@ def bench_data(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
             "bench-data measures the text of decoders, and this experiment has an encoder too: take base perhaps"
         )
     # Imported here: the command line reads the name of this action without waiting.
-    from rich.console import Console
     from rich.table import Table
     from sentencepiece import SentencePieceProcessor
 
+    from zerotollm.console import Console
     from zerotollm.data.batches import training_batches
     from zerotollm.data.corpora import open_corpus
     from zerotollm.data.tokens import prepare

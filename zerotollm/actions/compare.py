@@ -21,7 +21,7 @@ from zerotollm.experiment import Experiment
 from zerotollm.files import write_atomically
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from zerotollm.console import Console
 
 WIDTH = 180
 """Columns of the table where the output is no terminal."""
@@ -33,7 +33,7 @@ def compare(experiment: Experiment, run_dir: Path, options: CompareOptions) -> d
     The same runs give the same files, byte for byte, with the same versions of the packages that draw. Raises
     UsageError where there are no runs, or `options.into` has no place for their table.
     """
-    from rich.console import Console
+    from zerotollm.console import Console
 
     if any(run_dir.glob("*/seed-*.json")):
         folders = [run_dir]

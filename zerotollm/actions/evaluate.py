@@ -33,9 +33,9 @@ def _evaluate(
     experiment: Experiment, run_dir: Path, options: EvaluateOptions, placement: Any
 ) -> dict[str, Any]:
     # Imported here: the command line asks this package for its options only.
-    from rich.console import Console
     from rich.table import Table
 
+    from zerotollm.console import Console
     from zerotollm.evaluation.loss import evaluate_batches
     from zerotollm.run import cache_compiled_programs, load
     from zerotollm.training.step import make_eval_step

@@ -24,11 +24,10 @@ def explain(experiment: Experiment, run_dir: Path, options: ExplainOptions) -> d
             'explain takes a text to look at: explain "In the beginning God created the heavens"'
         )
     # Imported here: the command line asks this package for its options only.
-    from rich.console import Console
-
     from zerotollm.actions.compare import read_page, with_table
     from zerotollm.actions.explain_markdown import questions_markdown
     from zerotollm.actions.explain_tables import study_tables, text_tables
+    from zerotollm.console import Console
     from zerotollm.explain.explanation import numbers
     from zerotollm.run import cache_compiled_programs, load
 
@@ -40,26 +39,30 @@ def explain(experiment: Experiment, run_dir: Path, options: ExplainOptions) -> d
     console = Console()
 
     def show(title: str, shown: list[Any]) -> None:
-        console.print(f"\n[bold]{title}[/bold]", highlight=False)
+        console.print(f"\n{title}", style="bold")
         above = ""
         for item in shown:
             # A line above a table belongs to it.
-            console.print(
-                *([] if above.endswith(":") else [""]), item, sep="\n", markup=False, highlight=False
-            )
+            console.print(*([] if above.endswith(":") else [""]), item, sep="\n")
             above = item if isinstance(item, str) else ""
 
+    def keep(result: dict[str, Any]) -> None:
+        text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
+        write_atomically(run_dir / NAME, text + "\n")
+
     explanation = run.explain(options.text)
+    result = {"step": run.step, "text": options.text, "explanation": numbers(explanation)}
+    keep(result)
     for question in text_tables(explanation):
         show(*question)
-    result = {"step": run.step, "text": options.text, "explanation": numbers(explanation)}
     if options.whole_run:
         study = run.study(options.text)
-        for question in study_tables(study):
-            show(*question)
         result["study"] = numbers(study)
-    write_atomically(run_dir / NAME, json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        keep(result)
     if options.into:
         table = questions_markdown(json.loads(json.dumps(result)))
         write_atomically(page, with_table(read_page(page), "questions", table, page))
+    if options.whole_run:
+        for question in study_tables(study):
+            show(*question)
     return result

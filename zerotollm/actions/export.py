@@ -15,9 +15,8 @@ def export(experiment: Experiment, run_dir: Path, options: ExportOptions) -> Pat
     """
     if not options.out:
         raise UsageError("give --out: the folder to be written")
-    from rich.console import Console
-
     from zerotollm import run_directory
+    from zerotollm.console import Console
     from zerotollm.interop.card import model_card
     from zerotollm.interop.huggingface import family_of, write_folder
     from zerotollm.run import load

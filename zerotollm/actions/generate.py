@@ -1,23 +1,25 @@
 """generate: continue a text with the trained model, on the terminal as it is drawn."""
 
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
+from zerotollm.actions import GenerateOptions
 from zerotollm.actions.devices import reading_on_mesh
-from zerotollm.actions.progress import printable
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.experiment import Experiment, validate
+from zerotollm.output import printable
 
 
-def generate(experiment: Experiment, run_dir: Path, options: SamplingConfig) -> str:
+def generate(experiment: Experiment, run_dir: Path, options: GenerateOptions) -> str:
     """Writes the prompt and its continuation to standard output as they come, and returns them; of a model that labels
     texts, the probability of each label of the prompt.
 
-    Uses the checkpoint with the lowest validation loss. Raises UsageError where there is none, where an
+    Raises UsageError where there is none, where an
     option is out of range, and where the prompt is longer than the model's context.
     """
-    validate(replace(experiment, sample=options))
+    sampling = {name: getattr(options, name) for name in SamplingConfig.__dataclass_fields__}
+    validate(replace(experiment, sample=SamplingConfig(**sampling)))
     # Imported here: nobody should wait for jax to hear that an option is out of range.
     from zerotollm.run import cache_compiled_programs, load
 
@@ -26,13 +28,13 @@ def generate(experiment: Experiment, run_dir: Path, options: SamplingConfig) -> 
     shown = printable if sys.stdout.isatty() else str
     pieces = []
     with reading_on_mesh(experiment) as placement:
-        run = load(run_dir, mesh=placement.mesh)
+        run = load(run_dir, options.checkpoint, placement.mesh)
         if run.labels:
             (found,) = run.classify([options.prompt])
             text = "\n".join(f"{probability:.4f}\t{label}" for label, probability in found.items())
             sys.stdout.write(f"{shown(text)}\n")
             return text
-        for piece in run.stream(**asdict(options)):
+        for piece in run.stream(**sampling):
             pieces.append(piece)
             sys.stdout.write(shown(piece))
             sys.stdout.flush()

@@ -22,8 +22,7 @@ def import_model(experiment: Experiment, run_dir: Path, options: ImportModelOpti
     the model's. Raises UsageError, naming file, field or tensor, where we have no such model, where the folder does not
     hold what its config.json says, and where the run directory holds something.
     """
-    from rich.console import Console
-
+    from zerotollm.console import Console
     from zerotollm.interop.folder import read_model, read_params, read_tokenizer
     from zerotollm.run import load
     from zerotollm.training.checkpoints import CheckpointWriter

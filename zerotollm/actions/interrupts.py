@@ -17,8 +17,9 @@ class StoppedError(RunError):
 
 
 @contextmanager
-def stop_requests() -> Iterator[list[int]]:
-    """A list to which SIGTERM and the first Ctrl-C are added; a second Ctrl-C interrupts at once, as ever.
+def stop_requests(hangup: bool = False) -> Iterator[list[int]]:
+    """A list to which SIGTERM and the first Ctrl-C are added; a second Ctrl-C interrupts at once, as ever. With
+    `hangup` also SIGHUP, which comes when the terminal is closed, unless it is ignored as `nohup` has it.
 
     Outside the main thread, where Python allows no handlers, the list stays empty.
     """
@@ -32,7 +33,10 @@ def stop_requests() -> Iterator[list[int]]:
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if hangup and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield received
     finally:

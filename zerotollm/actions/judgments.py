@@ -13,9 +13,9 @@ def evaluate_judgments(run: Any, path: Path, checkpoint: str) -> dict[str, Any]:
 
     Raises UsageError, naming the line, where the file is not what `read_questions` takes or a text does not fit.
     """
-    from rich.console import Console
     from rich.table import Table
 
+    from zerotollm.console import Console
     from zerotollm.data.lines import read_lines
     from zerotollm.decoding.text import encode_prompt
     from zerotollm.evaluation.likelihood import judge, log_likelihoods, read_questions
@@ -51,13 +51,12 @@ def evaluate_judgments(run: Any, path: Path, checkpoint: str) -> dict[str, Any]:
             f"{100 * found.chance:.1f} %",
             f"{found.questions:,}",
         )
-    console.print(table, highlight=False)
-    if judged["all"].equal:
-        console.print(
-            f"{judged['all'].equal:,} of the questions hold the right text twice, and count as wrong",
-            highlight=False,
-        )
     result = {"judge": str(path), "checkpoint": checkpoint, "step": run.step}
     result |= {"groups": {group: found._asdict() for group, found in judged.items()}}
     write_atomically(run.path / f"judgments-{path.stem}.json", json.dumps(result, indent=2) + "\n")
+    console.print(table)
+    if judged["all"].equal:
+        console.print(
+            f"{judged['all'].equal:,} of the questions hold the right text twice, and count as wrong"
+        )
     return result

@@ -14,6 +14,7 @@ from zerotollm.model.config import resolve
 from zerotollm.scale.config import parse_mesh
 from zerotollm.scale.devices import Device, find
 from zerotollm.scale.flops import head_rows, num_parameters, train_flops
+from zerotollm.shell import launch, typed_again, with_value
 
 HOST_BYTES = 0.5e9
 """What Python, jax and XLA hold on a CPU besides arrays, about."""
@@ -32,9 +33,8 @@ def plan(experiment: Experiment, run_dir: Path, options: PlanOptions) -> dict[st
         )
     device = None if options.device == "this" else find(options.device)
     # Imported here: nobody should wait for jax to hear that a device is not known.
-    from rich.console import Console
-
     from zerotollm.compute.device import this_accelerator
+    from zerotollm.console import Console
     from zerotollm.planning.fitting import cheapest_change
     from zerotollm.scale.measure import measure_this, trouble_here
 
@@ -276,11 +276,13 @@ def _changed(experiment: Experiment, fields: dict[str, Any]) -> Experiment:
 
 
 def _options(fields: dict[str, Any]) -> str:
-    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in fields.items())
+    return " ".join(with_value(*pair) for pair in fields.items())
 
 
 def _command(experiment: Experiment, fields: dict[str, Any]) -> str:
-    return f"python launch.py --experiment {experiment.name} {_options(fields)}"
+    """To train so: what was typed, without what it says of the plan."""
+    words = [("experiment", experiment.name), *fields.items()]
+    return typed_again(fields, without=("plan", *PlanOptions.__dataclass_fields__)) or launch(*words)
 
 
 def _table(

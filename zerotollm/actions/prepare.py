@@ -19,8 +19,7 @@ def prepare(experiment: Experiment, run_dir: Path, options: PrepareOptions) -> d
     if options.shards < 1:
         raise UsageError(f"--shards is {options.shards}: take at least 1")
     # Imported here: the command line reads the name of this action without waiting.
-    from rich.console import Console
-
+    from zerotollm.console import Console
     from zerotollm.data.feed import EXAMPLES
     from zerotollm.data.sharded_tokens import prepare_in_shards
 

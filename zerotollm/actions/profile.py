@@ -26,7 +26,8 @@ def profile(experiment: Experiment, run_dir: Path, options: ProfileOptions) -> d
     facts, measurements = ours(experiment, decodes=False)
     # Imported here: jax must not start before `ours` has prepared memory.
     import jax
-    from rich.console import Console
+
+    from zerotollm.console import Console
 
     folder = run_dir / TRACE
     folder.mkdir(parents=True, exist_ok=True)

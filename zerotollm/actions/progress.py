@@ -5,9 +5,10 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+
+from zerotollm.console import Console, Lines
 
 PLAIN_LINES = 10
 """Progress lines of a whole run where the output is no terminal, besides one for each validation."""
@@ -70,11 +71,6 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
-def printable(text: str) -> str:
-    """A model may write any byte; a terminal must not obey them."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
 def console_of(first: bool) -> Console:
     """The terminal, or of several processes, where this is not the first, nothing."""
     return Console(quiet=not first)
@@ -100,8 +96,8 @@ class Display:
             self._bar.stop()
 
     def say(self, text: str, style: str | None = None) -> None:
-        """Text above the bar; without control characters where the output is no terminal."""
-        self.console.print(printable(text), style=style, markup=False, highlight=False, soft_wrap=True)
+        """Text above the bar, as it is written but for control characters."""
+        self.console.print(Lines(text), style=style, soft_wrap=True)
 
     def preparing(self, done: int, of: int) -> None:
         """So many parts of the text are tokens, here or in other processes."""
@@ -134,7 +130,7 @@ class Display:
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("loss {task.fields[loss]}"),
-                TextColumn("{task.fields[validation]}"),
+                TextColumn("{task.fields[validation]}", markup=False),  # may name a file
                 TextColumn("{task.fields[rate]} tokens/s"),
                 TextColumn("{task.fields[left]} left"),
             )

@@ -25,8 +25,7 @@ def report(experiment: Experiment, run_dir: Path, options: ReportOptions) -> Pat
 
     Raises UsageError where there is no checkpoint, or a run of `options.beside` is none.
     """
-    from rich.console import Console
-
+    from zerotollm.console import Console
     from zerotollm.explain.page.answers import answer_sections
     from zerotollm.explain.page.page import Report, Section, render, tree
     from zerotollm.run import cache_compiled_programs, load

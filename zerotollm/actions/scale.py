@@ -42,9 +42,8 @@ def scale(
     it belongs to other experiments, or the ladder is too short to fit, and RunError where a loss is not finite.
     """
     # Imported here: what the command line asks of this file should not wait for them.
-    from rich.console import Console
-
     from zerotollm.actions.progress import clock
+    from zerotollm.console import Console
     from zerotollm.run import cache_compiled_programs
     from zerotollm.scale.figure import interactive, picture
     from zerotollm.scale.report import law_json, law_lines, outcome_line, prediction_line, run_line, table

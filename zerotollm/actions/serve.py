@@ -37,9 +37,9 @@ def serve(experiment: Experiment, run_dir: Path, options: ServeOptions) -> None:
     api_key = read_api_key(options.api_key_file) if options.api_key_file else ""
     listening = listen(options.host, options.port)
 
-    from rich.console import Console
     from rich.progress import Progress
 
+    from zerotollm.console import Console
     from zerotollm.run import cache_compiled_programs, load
     from zerotollm.serving import batch
     from zerotollm.serving.app import Desk, make_app

@@ -8,6 +8,7 @@ from typing import Any
 from zerotollm import run_directory
 from zerotollm.actions.progress import clock
 from zerotollm.experiment import Experiment
+from zerotollm.shell import launch, quoted
 from zerotollm.training import checkpoints
 from zerotollm.training.metrics import MEASURED, read_metrics
 
@@ -88,12 +89,17 @@ def rows(summary: dict[str, Any]) -> dict[str, str]:
 
 
 def commands(experiment: Experiment, run_dir: Path) -> list[tuple[str, str]]:
-    """Three things worth trying with a finished run: (purpose, command)."""
-    launch = f"python launch.py --experiment {experiment.name}"
-    if run_dir != Path("runs") / experiment.name:
-        launch += f" --run-dir {run_dir}"
-    return [
-        ("let it write", f'{launch} generate --prompt "{experiment.sample.prompt or "In the beginning"}"'),
-        ("the held-out test documents", f"{launch} evaluate --split test"),
-        ("look inside", f"python -i -c \"import zerotollm; run = zerotollm.load('{run_dir}')\""),
+    """What is worth trying with a finished run, as (purpose, command): each runs when it is pasted."""
+    run, text = ("run_dir", run_dir), experiment.sample.prompt or "In the beginning"
+    labels = experiment.train.objective == "label"
+    writes_on = experiment.model.architecture == "decoder" and not labels
+    python = f"import zerotollm; run = zerotollm.load({str(run_dir)!r})"
+    shown = [
+        ("how it reads and predicts a text", not labels, launch(run, "explain", ("text", text))),
+        ("all of that and its training, as one page", not labels, launch(run, "report")),
+        ("a page to talk to it", writes_on, launch(run, "serve")),
+        ("tell a label" if labels else "let it write", True, launch(run, "generate", ("prompt", text))),
+        ("the held-out test documents", True, launch(run, "evaluate", ("split", "test"))),
+        ("look inside", True, f"python -i -c {quoted(python)}"),
     ]
+    return [(purpose, command) for purpose, possible, command in shown if possible]

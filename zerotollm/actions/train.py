@@ -36,9 +36,9 @@ def train(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
 
     Killed at any moment and started again, it ends with the same parameters and metrics, bit for bit, as if it had
     never been killed (on a CPU, with one version of jax). A kill costs at most `checkpoint_every` steps, or where it
-    meets a save under way a twentieth more, for no step is begun beyond that. SIGTERM or Ctrl-C saves and raises
-    StoppedError. Raises UsageError where the directory belongs to another experiment, RunError where another process
-    writes there, the disk is full, a limit on memory does not suffice or the loss is no longer finite.
+    meets a save under way a twentieth more, for no step is begun beyond that. SIGTERM, Ctrl-C or a closed terminal
+    saves and raises StoppedError. Raises UsageError where the directory belongs to another experiment, RunError where
+    another process writes there, the disk is full, a limit on memory does not suffice or the loss is no longer finite.
     """
     begun = time.monotonic()
     experiment = with_prompt(experiment, run_dir)
@@ -51,6 +51,7 @@ def train(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
             return run_directory.read_summary(run_dir)
 
         summary = on_first(claimed)
+        experiment = run_directory.located(run_dir, experiment)
         if summary is None:
             check_libraries()
             with out_of_memory_explained(experiment, run_dir), computing_on_mesh(experiment) as placement:
@@ -105,6 +106,7 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement:
     import jax
 
     from zerotollm.compute.device import options_to_run_once, this_accelerator
+    from zerotollm.data.feed import EXAMPLES
     from zerotollm.run import cache_compiled_programs
     from zerotollm.scale.measure import trouble_here
     from zerotollm.scale.sharding import check_divides, place_tree, placed_shapes, shardings
@@ -118,6 +120,10 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement:
     if trouble:
         display.say(trouble)
     display.say(f"data: {shape.corpus}")
+    if not experiment.train.start_from and (shape.old or experiment.train.objective in EXAMPLES):
+        display.say(
+            "without --init-from it trains from nothing; --init-from runs/base begins with what base learned"
+        )
     feed = feed_of(experiment, progress=display.preparing)
     if feed.dropped:
         display.say(f"left out of {feed.corpus}: {feed.dropped}")
@@ -130,7 +136,7 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement:
         )
     beginning = beginning_of(experiment, feed)
     model = beginning.model
-    on_first(lambda: _describe(feed, run_dir))
+    on_first(lambda: _describe(experiment, feed, run_dir))
 
     quick = options_to_run_once()
     mesh = placement.mesh
@@ -234,12 +240,13 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement:
     )
 
 
-def _describe(feed: Any, run_dir: Path) -> None:
+def _describe(experiment: Experiment, feed: Any, run_dir: Path) -> None:
     """Writes what belongs to the run besides what is trained."""
     feed.tokenizer.save(run_dir / run_directory.TOKENIZER)
     if feed.labels:
         write_atomically(run_dir / run_directory.LABELS, json.dumps(feed.labels, ensure_ascii=False) + "\n")
-    write_atomically(run_dir / run_directory.ENVIRONMENT, json.dumps(run_directory.environment(), indent=2))
+    known = run_directory.environment() | run_directory.note_of_start(run_dir, experiment)
+    write_atomically(run_dir / run_directory.ENVIRONMENT, json.dumps(known, indent=2))
 
 
 def when_compiled(programs: dict[tuple[int, ...], Future[Any]]) -> Callable[[], Callable[..., Any]]:
@@ -272,7 +279,7 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
     state, notes = run.state, run.notes
 
     with ExitStack() as stack:
-        stop = [] if together() else stack.enter_context(stop_requests())
+        stop = [] if together() else stack.enter_context(stop_requests(hangup=True))
         path, tensorboard = run.run_dir / run_directory.METRICS, run.run_dir / run_directory.TENSORBOARD
         directory = run.run_dir / run_directory.CHECKPOINTS
         saved = of_step(directory, run.start).path / run_directory.METRICS

@@ -1,5 +1,6 @@
 """What devices can do, from their makers' papers, and the trouble that keeps jax from one. No heavy imports."""
 
+import re
 from dataclasses import dataclass, field
 
 from zerotollm.compute.config import Accelerator
@@ -121,13 +122,22 @@ TABLE = {
 
 
 def find(name: str) -> Device:
-    """The device of that name. Raises UsageError for another name."""
-    if name not in TABLE:
-        near = did_you_mean(name.lower().replace(" ", "").replace("-", ""), TABLE)
-        raise UsageError(
-            f"unknown device {name!r}: this, which measures the one here, or one of {', '.join(TABLE)}{near}"
-        )
-    return TABLE[name]
+    """The device of that name, as the table or its maker writes it, with or without its series: `RTX 2080`, `2080`.
+    Raises UsageError for another name."""
+    plain = _plain(name)
+    for device in TABLE.values():
+        spelled = {_plain(device.name), _plain(device.accelerator.kind)}
+        if plain in spelled | {re.sub("^(rtx|apple)", "", one) for one in spelled}:
+            return device
+    near = did_you_mean(plain, TABLE)
+    raise UsageError(
+        f"unknown device {name!r}: this, which measures the one here, or one of {', '.join(TABLE)}{near}"
+    )
+
+
+def _plain(name: str) -> str:
+    """In small letters and digits alone, without the maker's and the family's names."""
+    return re.sub("^(nvidia|geforce|tesla)+", "", re.sub("[^a-z0-9]", "", name.lower()))
 
 
 CUDA_DRIVERS = {12: 525, 13: 580}

@@ -1,0 +1,88 @@
+"""What is shown: as it is written, on any terminal, and at no run's cost."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.table import Table
+
+from tests.test_launch_end_to_end import ROOT, TINY
+from zerotollm.console import Console, Lines
+from zerotollm.output import printable
+
+LAUNCH = f"{sys.executable} {ROOT / 'launch.py'}"
+
+
+def shell(line: str, folder: Path) -> subprocess.CompletedProcess:
+    """`line` by bash, with LAUNCH for the command and every step of a pipe counted."""
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line.replace("LAUNCH", LAUNCH)], cwd=folder, capture_output=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "says"),
+    [
+        ("PYTHONIOENCODING=ascii LAUNCH --list", 0, b""),
+        ("PYTHONIOENCODING=ascii LAUNCH base --data.corpus /nö.txt", 2, b"error: /n\\xf6.txt"),
+        ("PYTHONIOENCODING=latin-1 LAUNCH base generate خانه --run-dir خانه", 2, b"\\u062e"),
+        ("LAUNCH --list >&-", 0, b""),
+        ("LAUNCH --list > /dev/full", 1, b"error: standard output: No space left on device"),
+        ("LAUNCH bse > /dev/full 2> /dev/full", 2, b""),
+        ("LAUNCH bse >&- 2>&-", 2, b""),
+        ("LAUNCH bse <&- >&-", 2, b"unknown"),
+    ],
+)
+def test_no_stream_makes_a_traceback(line, code, says, tmp_path):
+    done = shell(line, tmp_path)
+    assert (done.returncode, done.stderr.count(b"\n")) == (code, 1 if says else 0), done.stderr.decode()
+    assert says in done.stderr
+
+
+@pytest.mark.parametrize("output", ["> /dev/full 2>&1", ">&- 2>&-", "2>&1 | head -n 1"])
+def test_a_run_outlives_its_output(output, tmp_path):
+    (tmp_path / "own.txt").write_text("خانه بزرگ و کتاب خوب است\n" * 200, encoding="utf-8")
+    done = shell(
+        f"PYTHONIOENCODING=ascii ZEROTOLLM_DATA={tmp_path} LAUNCH --experiment base --data.corpus own.txt "
+        f"--data.documents paragraph --run-dir run {' '.join(TINY)} --train.steps 3 {output}",
+        tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "summary.json").exists()
+    assert (tmp_path / "run" / "checkpoints" / "00000003").is_dir()
+
+
+WRITTEN = [
+    "[spam] and [/quote], [bold]not bold[/bold]",
+    "a :smile: in words",
+    "a tab\tand \u200c joiners \u200d, \u00a0 no-break, \u3000 wide, \u00ad soft",
+    "1e-4 'quoted' https://x.y",
+    "\ue000 private, \U0001f469\u200d\U0001f467 family",
+]
+
+
+@pytest.mark.parametrize("text", WRITTEN)
+@pytest.mark.parametrize("terminal", [False, True])
+def test_text_is_shown_as_it_is_written(text, terminal):
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=100)
+    console.print(Lines(text), soft_wrap=True)
+    assert out.getvalue() == text + "\n"
+    table = Table(text, box=None)
+    table.add_row(text)
+    console.print(table, text)
+    shown = out.getvalue().replace("\x1b[1m", "").replace("\x1b[0m", "")
+    assert shown.count(text.rpartition("\t")[2]) == 4
+
+
+def test_a_terminal_obeys_no_text():
+    dangerous = "\x1b[2J\x07\x08\r\x9b\x00\x7f"
+    assert printable(dangerous + "\t\n") == "\ufffd[2J" + "\ufffd" * 6 + "\t\n"
+    out = io.StringIO()
+    table = Table(box=None)
+    table.add_row(dangerous)
+    Console(file=out, force_terminal=True).print(table, dangerous, Lines(dangerous))
+    assert not any(c in out.getvalue() for c in "\x07\x08\r\x9b\x00\x7f")
+    assert "\x1b[2J" not in out.getvalue()
