@@ -53,6 +53,7 @@ def explain(experiment: Experiment, run_dir: Path, options: ExplainOptions) -> d
     for question in text_tables(explanation):
         show(*question)
     result = {"step": run.step, "text": options.text, "explanation": numbers(explanation)}
+    study = None
     if options.whole_run:
         study = run.study(options.text)
         for question in study_tables(study):
@@ -60,6 +61,6 @@ def explain(experiment: Experiment, run_dir: Path, options: ExplainOptions) -> d
         result["study"] = numbers(study)
     write_atomically(run_dir / NAME, json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     if options.into:
-        table = questions_markdown(json.loads(json.dumps(result)))
+        table = questions_markdown(run.step, explanation, study)
         write_atomically(page, with_table(read_page(page), "questions", table, page))
     return result
