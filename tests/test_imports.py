@@ -31,6 +31,7 @@ LAYERS = [
         "zerotollm.randomness",
         "zerotollm.compute",
     },
+    {"zerotollm.evaluation.statistics"},  # arithmetic alone, for all that compares
     {"zerotollm.model", "zerotollm.data"},
     {
         "zerotollm.training",
@@ -75,6 +76,8 @@ HEAVY = {
 
 def part(module: str) -> str:
     """What a module counts as: its package below zerotollm, or itself."""
+    if module in RANK:
+        return module
     names = module.split(".")
     return ".".join(names[:2]) if names[0] == "zerotollm" else names[0]
 

@@ -14,6 +14,9 @@ from zerotollm.experiment import Experiment, translates
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.shell import launch
 
+FRESH = 5
+"""Models that learned nothing which a trained one is compared with: as few as an interval can be made of."""
+
 
 @dataclass(frozen=True, repr=False)
 class Run:
@@ -114,8 +117,10 @@ class Run:
             material=material,
             merges=self._merges(material),
             temperature=options.temperature,
+            sampled=lambda logits_V: self._sampled(options, logits_V),
             draw=lambda logits_V, before: self._draw(options, logits_V, before),
             translate=lambda source: self.generate(source, **(sampling | {"n_best": 1})),
+            fresh=self._fresh,
         )
 
     def study(self, text: str = "", samples: int = 8, tokens: int = 100) -> Any:
@@ -141,10 +146,20 @@ class Run:
             samples=[] if pair else self._samples(samples, tokens),
             text=text,
             write=self._written if pair and translates(self.experiment) else None,
+            fresh=self._fresh,
         )
 
     def _written(self, sources: Sequence[str]) -> list[str]:
         return [found[0].text for found in self.translate(sources, n_best=1)]
+
+    def _fresh(self) -> Iterator[Any]:
+        """Parameters of models that have learned nothing, the first as training began where it began with these."""
+        import jax
+
+        from zerotollm.training.step import init_params
+
+        init = jax.jit(init_params, static_argnums=0)
+        return (init(self.model_config, self.experiment.train.seed + k) for k in range(FRESH))
 
     def checkpoints(self) -> Iterator[tuple[int, Any]]:
         """(step, params) of what can be had of the run's history, the oldest first, ending with this run's own."""
@@ -179,7 +194,8 @@ class Run:
             return None
         held_out = prepared.splits["validation"]
         known = {"the genre": self._genres(held_out)} if labels else {}
-        return Material(prepared.splits["train"].tokens_N, held_out.tokens_N, known)
+        bos = held_out.special.bos if self.experiment.data.document_mask else None
+        return Material(prepared.splits["train"].tokens_N, held_out.tokens_N, known, document_bos=bos)
 
     def _pair_material(self, known: Any) -> Any:
         """`material` of an encoder-decoder: whatever it learned from, its held-out batches are of pairs."""
@@ -241,7 +257,8 @@ class Run:
         return np.repeat(label_D, lengths_D)
 
     def _samples(self, count: int, tokens: int) -> list[Any]:
-        """Ids of new documents that the model begins and writes on, each with a seed of its own."""
+        """Ids of new documents that the model begins and writes on, each with a seed of its own, by the probabilities
+        that it is scored with."""
         import numpy as np
 
         from zerotollm.decoding import sample
@@ -250,10 +267,32 @@ class Run:
             self.params,
             self.model_config,
             [np.array([self.tokenizer.bos_id], np.int32)] * count,
-            self._sampling({"max_tokens": min(tokens, self.model_config.max_length - 1)}),
+            self._sampling(
+                {
+                    "max_tokens": min(tokens, self.model_config.max_length - 1),
+                    "temperature": 1.0,
+                    "top_k": 0,
+                    "top_p": 1.0,
+                    "min_p": 0.0,
+                }
+            ),
             stop_id=self.model_config.vocab_size,  # never drawn: texts of one length compare
             num_tokens=self.tokenizer.vocab_size,
         )
+
+    def _sampled(self, options: Any, logits_V: Any) -> Any:
+        """The probabilities that `generate` draws with."""
+        import jax
+        import numpy as np
+
+        from zerotollm.decoding import sample
+
+        if not options.temperature:
+            return np.eye(len(logits_V))[np.argmax(logits_V)]
+        scaled_BV = np.asarray(logits_V / options.temperature, np.float32)[None]
+        if options.top_k > 0 or options.top_p < 1 or options.min_p > 0:
+            scaled_BV = sample.filter_logits(scaled_BV, sample.Choice.of(options))
+        return np.asarray(jax.nn.softmax(scaled_BV)[0], np.float64)
 
     def _draw(self, options: Any, logits_V: Any, before: int) -> int:
         """The token that `generate` would draw first."""

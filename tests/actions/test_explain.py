@@ -12,10 +12,13 @@ from zerotollm.actions import ExplainOptions
 from zerotollm.actions.explain import explain
 from zerotollm.actions.explain_markdown import questions_markdown
 from zerotollm.cli import split
+from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import UsageError
-from zerotollm.explain.explanation import Explanation, numbers
+from zerotollm.explain.explanation import Explanation, Study, explain_text, numbers
+from zerotollm.explain.learning import BAND_NAMES, PART_NAMES, Learning
 from zerotollm.explain.page.answers import answer_sections
 from zerotollm.explain.page.page import Report, render
+from zerotollm.explain.statistics import UNKNOWN, Estimate
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +63,7 @@ def test_the_action_shows_it_and_keeps_the_numbers(run_dir, run, capsys):
 
 
 def test_the_numbers_of_the_questions_go_into_a_page(run_dir, run, explanation, tmp_path):
-    result = {"step": 4, "text": "heaven and earth", "explanation": numbers(explanation)}
-    table = questions_markdown(json.loads(json.dumps(result)))
+    table = questions_markdown(4, explanation)
     assert table.startswith("| question | numbers (step 4) |")
     assert len(table.splitlines()) == 2 + 5  # what the whole run answers is left out
     assert f"{explanation.embedding.geometry.participation}" in table
@@ -70,6 +72,61 @@ def test_the_numbers_of_the_questions_go_into_a_page(run_dir, run, explanation, 
     options = ExplainOptions(text="heaven and earth", into=str(page))
     with pytest.raises(UsageError, match="no lines <!-- table questions -->"):
         explain(run.experiment, run_dir, options)
+
+
+def test_the_table_is_made_of_hundreds_of_heads_and_checkpoints(explanation):
+    """`explain.json` leaves arrays of more than 64 numbers out; the table needs some of them."""
+
+    def many(estimate: Estimate) -> Estimate:
+        return Estimate(*(np.full((12, 12), float(np.ravel(x)[0])) for x in estimate))
+
+    big = replace(
+        explanation, ablation=replace(explanation.ablation, rise_LH=many(explanation.ablation.rise_LH))
+    )
+    assert "of 144 heads" in questions_markdown(4, big)
+    assert not numbers(big)["ablation"]["rise_LH"]
+    band_YG = Estimate(*(np.linspace(9, 1, 100)[:, None] * np.ones(4),) * 3)
+    learning = Learning(np.arange(100), band_YG, BAND_NAMES, band_YG, PART_NAMES, band_YG, UNKNOWN)
+    assert "from step 0 to 99, nats: the 10 most frequent tokens 9.00 to 1.00" in questions_markdown(
+        99, big, Study(learning=learning)
+    )
+
+
+def test_documents_are_kept_apart_where_training_kept_them_apart(run):
+    assert run.material().document_bos is None
+    masked = replace(run.experiment, data=replace(run.experiment.data, document_mask=True))
+    apart = replace(run, experiment=masked)
+    material = apart.material()
+    assert material.document_bos == run.tokenizer.bos_id
+    # Windows of the middle of a document would be the same either way.
+    starts = np.flatnonzero(material.train_N == material.document_bos)
+    short = material._replace(held_out_N=material.train_N[starts[1] - 20 : starts[1] + 45])
+    found = [
+        explain_text(run.params, run.model_config, run.tokenizer, "heaven", material=m)
+        for m in (short, short._replace(document_bos=None))
+    ]
+    for name in ("layers", "calibration", "positions", "heads", "ablation"):
+        one, other = (json.dumps(numbers(getattr(answers, name))) for answers in found)
+        assert one != other, name
+
+
+def test_probabilities_of_the_sampler_are_those_it_draws_with(run):
+    logits_V = np.log(np.array([0.5, 0.3, 0.15, 0.05]))
+    for changes, expected in (
+        ({"temperature": 1.0}, [0.5, 0.3, 0.15, 0.05]),
+        ({"temperature": 1.0, "top_k": 2}, [0.625, 0.375, 0, 0]),
+        ({"temperature": 0.5, "min_p": 0.2}, [25 / 34, 9 / 34, 0, 0]),
+        ({"temperature": 0.0}, [1, 0, 0, 0]),
+    ):
+        found = run._sampled(run._sampling(changes), logits_V)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_samples_are_drawn_as_they_are_scored(run, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("zerotollm.decoding.sample.generate", lambda *args, **_: drawn.append(args[3]) or [])
+    replace(run, experiment=replace(run.experiment, sample=SamplingConfig(top_k=3, top_p=0.5)))._samples(2, 8)
+    assert (drawn[0].temperature, drawn[0].top_k, drawn[0].top_p, drawn[0].min_p) == (1.0, 0, 1.0, 0.0)
 
 
 def test_without_the_text_it_was_trained_with_less_is_said(run, tmp_path):

@@ -4,11 +4,16 @@ import numpy as np
 import pytest
 
 from zerotollm.explain.generation import (
+    Generation,
+    Measures,
+    TextMeasures,
     distinct_ngrams,
+    document_beginnings,
     explain_generation,
     longest_copied,
     repetition_rate,
 )
+from zerotollm.explain.statistics import Estimate
 
 DRAW = np.random.default_rng(0)
 TRAIN = DRAW.integers(0, 300, 20_000).astype(np.uint16)
@@ -48,6 +53,47 @@ def test_texts_of_the_model_beside_real_ones(params, model, tokenizer, tokens):
     assert found.own.repetition.low > found.real.repetition.high
     assert "round in circles" in found.sentence()
     assert "nothing shows that later parts" in found.sentence()  # this model has learned nothing
+    assert "it copies less than real text repeats" in found.sentence()  # these stretches are training text
+    same = explain_generation(params, model, tokenizer, real_BT[:4], real_BT[4:], tokens)
+    for word in ("copies more or less", "repeats itself more or less"):
+        assert f"that it {word}" in same.sentence()
     assert len(found.samples) == len(found.nearest) == 8
     with pytest.raises(ValueError, match="samples of 30 tokens"):
         explain_generation(params, model, tokenizer, circles_BT[:, :30], real_BT, tokens)
+
+
+def test_real_texts_begin_documents_as_samples_do():
+    tokens_N = np.array([1, 5, 6, 7, 8, 1, 9, 5, 6, 1, 4, 4, 4, 4, 1, 2])
+    np.testing.assert_array_equal(document_beginnings(tokens_N, 1, 3, 9), [[5, 6, 7], [9, 5, 6], [4, 4, 4]])
+    np.testing.assert_array_equal(document_beginnings(tokens_N, 1, 3, 2), [[5, 6, 7], [4, 4, 4]])
+    assert document_beginnings(tokens_N, 3, 3, 9).shape == (0, 3)
+
+
+HANGS = Estimate(0.2, 0.1, 0.3)
+
+
+def of(difference: Measures, hangs: Estimate = HANGS) -> str:
+    """The sentence of a generation with these differences."""
+    zero = Estimate(0.0, -1.0, 1.0)
+    measures = TextMeasures((), zero, zero, (1.0, 1.0, 1.0), zero, zero)
+    return Generation((), (), (), measures, measures, difference, hangs).sentence()
+
+
+@pytest.mark.parametrize(
+    ("difference", "said"),
+    [
+        (Estimate(2.0, 1.0, 3.0), ("copies more than", "goes round", "surprises it more", "hang together, more")),
+        (Estimate(-2.0, -3.0, -1.0), ("copies less than", "itself less than", "surprises it less", "together, less")),
+        (
+            Estimate(2.0, -0.1, 4.0),
+            ("more or less than real text repeats is not shown", "itself more or less is not shown",
+             "a difference is not shown", "whether more or less"),
+        ),
+    ],
+)  # fmt: skip
+def test_every_verdict_has_three_outcomes(difference, said):
+    sentence = of(Measures(*[difference] * 4))
+    for words in said:
+        assert words in sentence
+    assert "nothing shows" in of(Measures(*[difference] * 4), Estimate(0.2, -0.1, 0.5))
+    assert "worse than those of other texts" in of(Measures(*[difference] * 4), Estimate(-0.2, -0.3, -0.1))

@@ -1,5 +1,7 @@
 """A previous-token head and an induction head, built by hand, are found and are shown to matter."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,13 +9,23 @@ import pytest
 
 from zerotollm.explain.ablation import ablate_heads
 from zerotollm.explain.attention import (
+    NAMED,
     attention_maps,
     even_attention,
     explain_heads,
     head_statistics,
     repeated_random,
+    window_statistics,
 )
-from zerotollm.explain.forward import even_windows, look_inside, without_heads
+from zerotollm.explain.forward import (
+    even_windows,
+    look_inside,
+    look_into_windows,
+    row_length,
+    score_windows,
+    without_heads,
+)
+from zerotollm.explain.statistics import Estimate, mean_estimate
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.transformer import Transformer
 
@@ -80,7 +92,7 @@ def test_heads_built_by_hand_are_named(heads):
     assert heads.score_PLH.value[4, 1, 0] > 0.9
     assert "1 previous token, 1 induction" in heads.sentence()
     assert heads.repetition_gain.low > 1
-    assert "predicted better" in heads.sentence()
+    assert "predicted better the second time" in heads.sentence()
     assert heads.profile_LHT[0, 0, 1] > 0.99
 
 
@@ -95,11 +107,68 @@ def test_a_model_that_learned_nothing_has_no_heads_to_name(params, model, tokeni
     windows_BW = even_windows(tokens, 31, 8)
     found = explain_heads(params, model, tokenizer, windows_BW, ids)
     assert found.named() == {}
-    assert "none has a role" in found.sentence()
-    assert "does not help" in found.sentence()
+    assert "none is shown to have a role" in found.sentence()
+    assert "helps prediction is not shown" in found.sentence()
     assert found.score_PLH.value.shape == (5, 2, 2)
     nothing = ablate_heads(params, model, windows_BW)
     assert "None of 4 heads is shown to matter" in nothing.sentence()
+
+
+@pytest.mark.parametrize(
+    ("gain", "said"),
+    [
+        (Estimate(0.55, 0.09, 1.01), "predicted better the second time, by 0.55 [0.09, 1.01]"),
+        (Estimate(-0.55, -1.01, -0.09), "predicted worse the second time"),
+        (Estimate(0.05, -0.4, 0.5), "helps prediction is not shown (gain 0.05 [-0.4, 0.5]"),
+        (Estimate(0.002, 0.001, 0.003), "helps prediction is not shown"),  # fresh parameters give as much
+    ],
+)
+def test_what_repetition_does_is_told_from_the_interval(heads, gain, said):
+    assert said in replace(heads, repetition_gain=gain).sentence()
+
+
+def test_of_many_heads_chance_names_none(heads):
+    """144 heads without a role whose shares are noise about the threshold: names are corrected for their number."""
+    draw = np.random.default_rng(0)
+    named = 0
+    for _ in range(40):
+        score = mean_estimate(draw.normal(NAMED, 0.05, (8, 5, 12, 12)), looked_at=5 * 144)
+        named += bool(
+            replace(heads, score_PLH=score, even_P=np.zeros(5), entropy_LH=np.ones((12, 12))).named()
+        )
+    assert named <= 6  # 2 are expected, half of those above
+
+
+def test_attention_stays_in_the_document_where_training_kept_it_there(params, model, tokenizer, tokens):
+    """As `Transformer` itself with the segments that training gives it, not as without them."""
+    windows_BW = even_windows(tokens, 31, 4)
+    windows_BW[:, [7, 19]] = tokenizer.bos_id
+    segments_BT = np.cumsum(windows_BW[:, :-1] == tokenizer.bos_id, axis=1, dtype=np.int32)
+    logits_BTV = jax.jit(Transformer(model).apply)({"params": params}, windows_BW[:, :-1], segments_BT)
+    logs_BTV = np.asarray(jax.nn.log_softmax(logits_BTV[..., : model.vocab_size]))
+    nats_BT = -np.take_along_axis(logs_BTV, windows_BW[:, 1:, None], -1)[..., 0]
+    masked = score_windows(params, windows_BW, model=model, document_bos=tokenizer.bos_id)
+    np.testing.assert_allclose(masked.nats_BT, nats_BT, atol=1e-4)
+    assert abs(score_windows(params, windows_BW, model=model).nats_BT - nats_BT).max() > 1e-3
+    (first, *_) = look_into_windows(params, windows_BW, model=model, document_bos=tokenizer.bos_id)
+    assert not first.weights()[:, :, 19:, :19].any()
+    # A head that gives all to the beginning of its document looks at the first token; an even one evenly in it.
+    T = windows_BW.shape[1] - 1
+    start_T = np.where(np.arange(T) >= 19, 19, np.where(np.arange(T) >= 7, 7, 0))
+    weights = np.eye(T, dtype=np.float32)[start_T][None, None]
+    found = window_statistics(weights, windows_BW[0, :-1], np.zeros(T, bool), tokenizer.bos_id)
+    assert found.first_LH[0, 0] == 1
+    assert found.first_LH[1, 0] == pytest.approx(np.mean(1 / (np.arange(1, T) - start_T[1:] + 1)))
+
+
+def test_texts_are_padded_to_the_next_power_of_two(model):
+    """An import with a context of 32,768 must not pay for all of it: attention weights grow with the square."""
+    long = replace(model, max_length=32_768)
+    assert [row_length(n, long) for n in (1, 512, 513, 1024, 1025, 20_000, 32_768)] == [
+        512, 512, 1024, 1024, 2048, 32_768, 32_768,
+    ]  # fmt: skip
+    assert row_length(600, replace(model, max_length=700)) == 700
+    assert row_length(5, model) == model.max_length == 32
 
 
 def test_a_head_taken_out_writes_nothing(params, model, tokens):

@@ -10,6 +10,7 @@ from zerotollm.explain.learning import (
     explain_learning,
     frequency_bands,
     grouped_means,
+    measure_learning,
     word_parts,
 )
 from zerotollm.explain.words import shown, token_counts
@@ -55,8 +56,8 @@ def test_no_learning_is_claimed_where_nothing_changed(params, model, tokenizer, 
         == found.loss_Y.value[1]
         == pytest.approx(score_windows(params, windows_BW, model=model).nats_BT.mean(), rel=1e-5)
     )
-    assert "shows no learning" in found.sentence()
-    assert "induction does not appear" in found.sentence()
+    assert found.sentence().count("were learned is not shown") == 2
+    assert "is shown at none of the checkpoints" in found.sentence()
     assert found.induction_attention_YLH.shape == (2, model.num_layers, model.num_heads)
 
 
@@ -71,4 +72,21 @@ def test_what_is_learned_is_said(params, model, tokenizer, tokens, counts):
     found = explain_learning([(0, params), (9, knows)], model, tokenizer, windows_BW, counts)
     assert found.band_YG.high[1, 0] < found.band_YG.low[0, 0]
     assert found.band_YG.value[1, 1] > found.band_YG.value[0, 1]
-    assert "only the 10 most frequent tokens were learned" in found.sentence()
+    assert found.fell_G.low[0] > 0 > found.fell_G.high[1]
+    assert "the 10 most frequent tokens were learned, half of the way by step 9" in found.sentence()
+    assert "ranks 11 to 100 became worse" in found.sentence()
+
+
+def test_a_fall_is_told_from_its_own_interval(params, model, tokenizer, tokens, counts):
+    """Windows differ by a nat, and each becomes better by a tenth: intervals overlap, and the fall is certain."""
+    windows_BW = even_windows(tokens, 31, 12)
+    draw = np.random.default_rng(0)
+    before_BT = draw.normal(3, 1, (12, 1)) + draw.normal(0, 0.05, (12, 31))
+    after_BT = before_BT - 0.1 + draw.normal(0, 0.05, (12, 31))
+    found = measure_learning([(0, before_BT), (9, after_BT)], tokenizer, windows_BW, counts)
+    assert found.band_YG.low[0, 0] < found.band_YG.high[1, 0]
+    assert "the 10 most frequent tokens were learned" in found.sentence()
+    noise = measure_learning(
+        [(0, before_BT), (9, before_BT + draw.normal(0, 0.05, (12, 31)))], tokenizer, windows_BW, counts
+    )
+    assert noise.sentence().count("were learned is not shown") == 2

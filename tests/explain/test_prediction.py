@@ -7,6 +7,7 @@ import pytest
 from zerotollm.explain.calibration import calibration, loss_by_position
 from zerotollm.explain.forward import Scores, even_windows, look_inside, score_windows
 from zerotollm.explain.prediction import predict
+from zerotollm.explain.statistics import mean_estimate
 from zerotollm.model.transformer import Transformer
 
 SAID = "And the king of Jordan went"
@@ -43,7 +44,9 @@ def test_logits_are_the_sums_that_are_shown(params, model, tokenizer, seen):
     found = predict(params, model, tokenizer, SAID, temperature=0.5, draw=draw, seen=seen)
     logits_V = np.asarray(seen.logits_BTV)[0, -1, : tokenizer.vocab_size]
     np.testing.assert_allclose(found.products_KD.sum(1), logits_V[found.best_K], rtol=1e-3, atol=1e-6)
-    np.testing.assert_allclose(found.probabilities_V, jax.nn.softmax(logits_V / 0.5), rtol=1e-4)
+    # The model's own probabilities; the sampler's, at its temperature, stand beside them.
+    np.testing.assert_allclose(found.probabilities_V, jax.nn.softmax(logits_V), rtol=1e-4)
+    np.testing.assert_allclose(found.sampled_V, jax.nn.softmax(logits_V / 0.5), rtol=1e-4)
     assert found.drawn == found.best_K[0]
     assert asked == [len(found.tokens_T)]
     # The last place of the stream is what the model reads, so the lens ends at the model's own prediction.
@@ -63,6 +66,22 @@ def test_a_text_longer_than_the_context_is_cut_and_says_so(params, model, tokeni
     assert len(found.tokens_T) == model.max_length
 
 
+def test_the_models_probability_is_told_and_the_samplers_beside_it(params, model, tokenizer, seen):
+    """Two likely tokens at odds of 2 to 1 are at 4 to 1 where the temperature is 0.5."""
+    logits_BTV = np.full(seen.logits_BTV.shape, -100.0, np.float32)
+    logits_BTV[0, -1, 300:302] = np.log([2, 1])
+    odds = seen._replace(logits_BTV=logits_BTV)
+    found = predict(params, model, tokenizer, SAID, temperature=0.5, seen=odds)
+    assert "with probability 0.67 (the sampler, at temperature 0.5, draws it with 0.80)" in found.sentence()
+    assert found.entropy == pytest.approx(np.log2(3) - 2 / 3)
+    alone = predict(params, model, tokenizer, SAID, seen=odds)
+    assert "with probability 0.67: its logit" in alone.sentence()
+    excluded = predict(
+        params, model, tokenizer, SAID, sampled=lambda _: np.eye(tokenizer.vocab_size)[300], seen=odds
+    )
+    assert "draws it with 1.00" in excluded.sentence()
+
+
 def stated_and_right(power, size, seed):
     """Probabilities that are exact at power 1; at 0.5 a root, which states more than the truth."""
     draw = np.random.default_rng(seed)
@@ -76,6 +95,28 @@ def test_miscalibration_is_found_and_measured(power, verdict):
     found = calibration(stated_N, right_N)
     assert verdict in found.sentence()
     assert found.error == pytest.approx(abs(truth_N - stated_N).mean(), abs=0.02)
+
+
+def test_too_sure_here_and_not_sure_enough_there_has_no_direction():
+    """Right 60 % of the time where it says 90 %, and 60 % where it says 30 %: wrong, and on average right."""
+    draw = np.random.default_rng(0)
+    stated_N = np.tile([0.9, 0.3], 1000)
+    found = calibration(stated_N, draw.random(2000) < 0.6)
+    assert found.p_value < 0.05
+    assert "whether it is too sure or not sure enough is not shown" in found.sentence()
+
+
+def test_the_direction_is_of_windows_and_small_errors_do_not_matter():
+    """The interval is one over windows, which differ as wholes: one a token would be far too narrow."""
+    draw = np.random.default_rng(1)
+    stated_BT = np.full((8, 500), 0.5)
+    right_BT = draw.random((8, 500)) < np.linspace(0.1, 0.8, 8)[:, None]
+    found = calibration(stated_BT, right_BT)
+    np.testing.assert_allclose(found.excess, mean_estimate((stated_BT - right_BT).mean(1)), rtol=1e-6)
+    assert "is not shown" in found.sentence()
+    fine = calibration(np.full(100_000, 0.5), draw.random(100_000) < 0.51)
+    assert fine.p_value < 0.05
+    assert "too small to matter" in fine.sentence()
 
 
 def test_exact_probabilities_are_seldom_blamed():
@@ -92,6 +133,9 @@ def test_loss_by_position_shows_a_fall_only_where_there_is_one():
     assert "no difference" in none.sentence()
     falling = loss_by_position(Scores(flat_BT - np.linspace(0, 1, 64), *[None] * 2))
     assert "falls" in falling.sentence()
+    assert "worse" in loss_by_position(Scores(flat_BT + np.linspace(0, 1, 64), *[None] * 2)).sentence()
+    steady = loss_by_position(Scores(flat_BT * 0 + np.linspace(0, 0.004, 64), *[None] * 2))
+    assert "no difference in loss of more than 0.01" in steady.sentence()
     assert falling.gain.value == pytest.approx(0.69, abs=0.1)
 
 

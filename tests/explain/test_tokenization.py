@@ -1,6 +1,7 @@
 """Merges done again are SentencePiece's own, and counts are counts."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from zerotollm.data.pretrained_tokenizer import pretrained_tokenizer
 from zerotollm.data.tokenizer import SPACE, train_tokenizer
 from zerotollm.explain.embeddings import explain_embeddings
 from zerotollm.explain.merges import count_words, merge_order, remembered, replay, steps_of
+from zerotollm.explain.statistics import Estimate
 from zerotollm.explain.tokenization import compare_tokenizers, explain_tokens, zipf_slope
 from zerotollm.explain.words import KINDS, kind_of, kinds_of, sentence_ends, token_counts
 
@@ -51,6 +53,27 @@ def test_the_answer_counts(tokenizer, tokens, text):
     assert found.strangers[-1].bytes_of_it == 4
     assert found.compression_R[-1] == pytest.approx(len(text.encode()) / len(tokenizer.encode(text)))
     assert found.vocabulary_R[-1] == tokenizer.vocab_size
+
+
+def test_how_often_a_text_was_seen_is_counted(tokenizer, text):
+    found = explain_tokens(tokenizer, "Jordan", strangers=("Jordan", "unflabberable"), training=text)
+    assert [stranger.count for stranger in found.strangers] == [text.count("Jordan"), 0]
+    assert text.count("Jordan") > 5
+    assert [s.count for s in explain_tokens(tokenizer, "Jordan").strangers] == [-1] * 4
+
+
+@pytest.mark.parametrize(
+    ("order", "said"),
+    [
+        (Estimate(-0.97, -0.98, -0.96), "almost exactly in the order"),
+        (Estimate(-0.4, -0.6, -0.1), "frequent pairs were merged before rarer ones"),
+        (Estimate(0.4, 0.1, 0.6), "against the order of their counts"),
+        (Estimate(-0.1, -0.4, 0.3), "that merges follow the counts is not shown"),
+    ],
+)
+def test_whether_merges_follow_counts_is_told_from_the_interval(tokenizer, text, order, said):
+    found = explain_tokens(tokenizer, "Jordan", words=count_words(text))
+    assert said in replace(found, order=order).sentence()
 
 
 def test_without_counts_nothing_is_said_of_frequency(tokenizer):

@@ -55,12 +55,13 @@ def explain(experiment: Experiment, run_dir: Path, options: ExplainOptions) -> d
     keep(result)
     for question in text_tables(explanation):
         show(*question)
+    study = None
     if options.whole_run:
         study = run.study(options.text)
         result["study"] = numbers(study)
         keep(result)
     if options.into:
-        table = questions_markdown(json.loads(json.dumps(result)))
+        table = questions_markdown(run.step, explanation, study)
         write_atomically(page, with_table(read_page(page), "questions", table, page))
     if options.whole_run:
         for question in study_tables(study):

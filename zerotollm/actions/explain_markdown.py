@@ -1,129 +1,127 @@
-"""The questions with each answer's numbers, as a Markdown table: a pure function of explain.json."""
+"""The questions with each answer's numbers, as a Markdown table: a pure function of the answers."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from zerotollm.explain.ablation import MATTERS
 from zerotollm.explain.statistics import Estimate
 
+if TYPE_CHECKING:
+    from zerotollm.explain.ablation import Ablation
+    from zerotollm.explain.attention import Heads
+    from zerotollm.explain.calibration import Calibration, LossByPosition
+    from zerotollm.explain.embeddings import Embeddings
+    from zerotollm.explain.explanation import Explanation, Study
+    from zerotollm.explain.generation import Generation
+    from zerotollm.explain.layers import Layers
+    from zerotollm.explain.learning import Learning
+    from zerotollm.explain.meaning import Meaning
+    from zerotollm.explain.tokenization import Tokenization
 
-def questions_markdown(result: Mapping[str, Any]) -> str:
-    """A row for each question that was answered; intervals are 95 % ones."""
-    text, run = result["explanation"], result.get("study", {})
+
+def questions_markdown(step: int, text: "Explanation", run: "Study | None" = None) -> str:
+    """A row for each question that was answered; intervals are 95 % ones.
+
+    Of the answers themselves, not of `explain.json`, which leaves long arrays out.
+    """
+    layers = text.layers if run is None else run.layers or text.layers
     rows = (
-        ("Why is the text split this way?", _tokens(text)),
-        ("How many dimensions has an embedding?", _embedding(text)),
-        ("Are vectors closer when tokens are used together?", _meaning(run)),
-        ("Embedding and layers: why two?", _layers(run or text)),
-        ("How is the next token predicted?", _prediction(text)),
-        ("How does attention stay focused?", _attention(text)),
-        ("Meaningful or only grammatical?", _generation(run)),
-        ("What did it learn, when?", _learning(run)),
+        ("Why is the text split this way?", _tokens(text.tokens)),
+        ("How many dimensions has an embedding?", _embedding(text.embedding)),
+        ("Are vectors closer when tokens are used together?", run and run.meaning and _meaning(run.meaning)),
+        ("Embedding and layers: why two?", layers and _layers(layers)),
+        (
+            "How is the next token predicted?",
+            text.calibration and text.positions and _prediction(text.calibration, text.positions),
+        ),
+        (
+            "How does attention stay focused?",
+            text.ablation and text.heads and _attention(text.ablation, text.heads),
+        ),
+        ("Meaningful or only grammatical?", run and run.generation and _generation(run.generation)),
+        ("What did it learn, when?", run and run.learning and _learning(run.learning)),
     )
     lines = [f"| {question} | {answer} |" for question, answer in rows if answer]
-    step = f"step {result['step']:,}"
-    return "\n".join([f"| question | numbers ({step}) |", "|---|---|", *lines])
+    return "\n".join([f"| question | numbers (step {step:,}) |", "|---|---|", *lines])
 
 
-def _estimate(numbers: Mapping[str, Any] | None, scale: float = 1.0) -> str:
-    """An Estimate that went through JSON."""
-    return str(Estimate(*(scale * numbers[key] for key in ("value", "low", "high"))))
+def _at(estimate: Estimate, *place: int) -> Estimate:
+    return Estimate(*(float(x[place]) for x in estimate))
 
 
-def _at(numbers: Mapping[str, Any], place: int) -> dict[str, Any]:
-    return {key: values[place] for key, values in numbers.items()}
-
-
-def _tokens(text: Mapping[str, Any]) -> str:
-    tokens = text["tokens"]
-    pieces = len(tokens["pieces"])
-    said = f"{tokens['num_bytes']} bytes are {pieces} tokens"
-    if tokens["order"].get("value") is not None:
-        said += (
-            f"; counts of merged pairs against the order of merging: Spearman {tokens['order']['value']:.4f}"
-        )
+def _tokens(tokens: "Tokenization") -> str:
+    said = f"{tokens.num_bytes} bytes are {len(tokens.pieces)} tokens"
+    if np.isfinite(tokens.order.value):
+        said += f"; counts of merged pairs against the order of merging: Spearman {tokens.order.value:.4f}"
     return said
 
 
-def _embedding(text: Mapping[str, Any]) -> str:
-    geometry = text["embedding"]["geometry"]
+def _embedding(embedding: "Embeddings") -> str:
+    geometry = embedding.geometry
     return (
-        f"as if {_estimate(geometry['participation'])} dimensions were equally used; the first 3 components hold "
-        f"{_estimate(geometry['first_three'], 100)} % of the variance, of random vectors' "
-        f"{100 * geometry['chance_three']:.1f} %"
+        f"as if {geometry.participation} dimensions were equally used; the first 3 components hold "
+        f"{Estimate(*(100 * x for x in geometry.first_three))} % of the variance, of random vectors' "
+        f"{100 * geometry.chance_three:.1f} %"
     )
 
 
-def _meaning(run: Mapping[str, Any]) -> str:
-    if "meaning" not in run:
-        return ""
-    found = run["meaning"]
+def _meaning(found: "Meaning") -> str:
     return (
-        f"cosine with shared contexts {_estimate(found['contexts'][-1])}, with standing in the same sentence "
-        f"{_estimate(found['together'][-1])} (Spearman); at step {found['steps_Y'][0]} "
-        f"{found['contexts'][0]['value']:.2f} and {found['together'][0]['value']:.2f}"
+        f"cosine with shared contexts {found.contexts[-1]}, with standing in the same sentence {found.together[-1]} "
+        f"(Spearman); at step {found.steps_Y[0]} {found.contexts[0].value:.2f} and {found.together[0].value:.2f}"
     )
 
 
-def _layers(answers: Mapping[str, Any]) -> str:
-    if "layers" not in answers:
-        return ""
-    found = answers["layers"]
+def _layers(found: "Layers") -> str:
     return (
-        f"cosine of a token at two places {_estimate(_at(found['self_similarity_M'], 0))} in the embedding, "
-        f"{_estimate(_at(found['self_similarity_M'], -1))} after the last layer, where "
-        f"{100 * found['context_M'][-1]:.0f} % of the variance is context"
+        f"cosine of a token at two places {_at(found.self_similarity_M, 0)} in the embedding, "
+        f"{_at(found.self_similarity_M, -1)} after the last layer, {found.own_similarity[-1]:.2f} above that of "
+        f"any two tokens (fresh parameters {found.fresh_similarity:.2f}); there {100 * found.context_M[-1]:.0f} % of "
+        f"the variance is context (fresh {100 * found.fresh_context:.0f} %)"
     )
 
 
-def _prediction(text: Mapping[str, Any]) -> str:
-    if "calibration" not in text:
-        return ""
-    found, gain = text["calibration"], text["positions"]["gain"]
+def _prediction(found: "Calibration", positions: "LossByPosition") -> str:
     return (
-        f"{100 * found['mean_confidence']:.1f} % sure and {100 * found['mean_accuracy']:.1f} % right of its likeliest "
-        f"token, calibration error {found['error']:.3f} (chance {found['chance_error']:.3f}); the end of a window is "
-        f"predicted better than its beginning by {_estimate(gain)} nats"
+        f"{100 * found.mean_confidence:.1f} % sure and {100 * found.mean_accuracy:.1f} % right of its likeliest "
+        f"token, calibration error {found.error:.3f} (chance {found.chance_error:.3f}); loss at the beginning of a "
+        f"{positions.of} minus that at its end: {positions.gain} nats"
     )
 
 
-def _attention(text: Mapping[str, Any]) -> str:
-    if "ablation" not in text:
-        return ""
-    from zerotollm.explain.ablation import MATTERS
-
-    rises = text["ablation"]["rise_LH"]
-    lows = [low for row in rises["low"] for low in row]
-    gain = text["heads"].get("repetition_gain")
-    repeating = f"; repeating random tokens saves {_estimate(gain)} nats" if gain else ""
+def _attention(ablation: "Ablation", heads: "Heads") -> str:
+    rise_LH, gain = ablation.rise_LH, heads.repetition_gain
+    repeating = "" if gain is None else f"; gain by repeating random tokens {gain} nats"
     return (
-        f"taken out alone, {sum(x > MATTERS for x in lows)} of {len(lows)} heads surely raise the loss by more than "
-        f"{MATTERS} nats{repeating}"
+        f"taken out alone, {(rise_LH.low > MATTERS).sum()} of {rise_LH.low.size} heads surely raise the loss by more "
+        f"than {MATTERS} nats{repeating}"
     )
 
 
-def _generation(run: Mapping[str, Any]) -> str:
-    if "generation" not in run:
-        return ""
-    own, real = run["generation"]["own"], run["generation"]["real"]
+def _generation(found: "Generation") -> str:
     of_what = (
         "a translation is better predicted from its own source"
-        if run["generation"].get("sources")
+        if found.sources
         else "the second half of a text is better predicted after its own first half"
     )
-    return (
-        f"longest copied span {_estimate(own['longest_copy'])} tokens, of real text {_estimate(real['longest_copy'])}; "
-        f"bits per byte {_estimate(own['bits_per_byte'])} and {_estimate(real['bits_per_byte'])}; {of_what} by "
-        f"{_estimate(own['coherence'])} and {_estimate(real['coherence'])} nats"
+    texts = (
+        f"{name} {getattr(found.own, field)}{unit}, of real text {getattr(found.real, field)} (difference "
+        f"{getattr(found.difference, field)})"
+        for name, field, unit in (
+            ("longest copied span", "longest_copy", " tokens"),
+            ("bits per byte", "bits_per_byte", ""),
+            (f"{of_what} by", "coherence", " nats"),
+        )
     )
+    return "; ".join(texts)
 
 
-def _learning(run: Mapping[str, Any]) -> str:
-    if "learning" not in run:
-        return ""
-    found = run["learning"]
-    (first, *_, last), names = found["band_YG"]["value"], found["band_names"]
-    steps = found["steps_Y"]
+def _learning(found: "Learning") -> str:
+    value, names = found.band_YG.value, found.band_names
     went = [
-        f"{names[g]} {first[g]:.2f} to {last[g]:.2f}" for g in (0, len(names) - 1) if first[g] is not None
+        f"{names[g]} {value[0, g]:.2f} to {value[-1, g]:.2f}"
+        for g in (0, len(names) - 1)
+        if value[0, g] == value[0, g]
     ]
-    return f"loss from step {steps[0]} to {steps[-1]:,}, nats: {', '.join(went)}"
+    return f"loss from step {found.steps_Y[0]} to {found.steps_Y[-1]:,}, nats: {', '.join(went)}"

@@ -151,9 +151,10 @@ def _tokens(tokens: Any) -> Shown:
         ]
         last = [(("… " if len(steps) > 2 else "") + ", ".join(steps[-2:])) or "-"] if merged else []
         _row(table, repr(piece.text), piece.id, f"{piece.count:,}" if piece.count >= 0 else "-", *last)
-    strange = _table("never seen", "becomes", ">bytes among them")
+    strange = _table("such a text", ">in the training text", "becomes", ">bytes among them")
     for stranger in tokens.strangers:
-        _row(strange, stranger.text, _list(stranger.pieces), stranger.bytes_of_it)
+        count = f"{stranger.count:,}" if stranger.count >= 0 else "-"
+        _row(strange, stranger.text, count, _list(stranger.pieces), stranger.bytes_of_it)
     return [table, strange]
 
 
@@ -191,19 +192,20 @@ def _layers(layers: Any) -> Shown:
 
 
 def _prediction(found: Any) -> Shown:
-    p = f"p at temperature {found.temperature:g}"
-    best = _table("next token", ">logit", f">{p}", "largest products, state x head (#feature)")
+    sampler = f">sampler's, at temperature {found.temperature:g}"
+    best = _table("next token", ">logit", ">p", sampler, "largest products, state x head (#feature)")
+
+    def numbers(i: int) -> tuple[str, str, str]:
+        return f"{found.logits_V[i]:.2f}", f"{found.probabilities_V[i]:.3f}", f"{found.sampled_V[i]:.3f}"
+
     for k, piece in enumerate(found.best_pieces):
         products = found.products_KD[k]
         top = np.argsort(-np.abs(products))[:3]
         sums = " ".join(f"{products[d]:+.2f} (#{d})" for d in top)
-        i = found.best_K[k]
-        drawn = "  <- drawn" if i == found.drawn else ""
-        shown = f"{found.logits_V[i]:.2f}", f"{found.probabilities_V[i]:.3f}"
-        _row(best, repr(piece) + drawn, *shown, f"{sums} …")
+        drawn = "  <- drawn" if found.best_K[k] == found.drawn else ""
+        _row(best, repr(piece) + drawn, *numbers(found.best_K[k]), f"{sums} …")
     if found.drawn is not None and found.drawn not in found.best_K:
-        shown = f"{found.logits_V[found.drawn]:.2f}", f"{found.probabilities_V[found.drawn]:.3f}"
-        _row(best, f"{found.drawn_piece!r}  <- drawn", *shown, "")
+        _row(best, f"{found.drawn_piece!r}  <- drawn", *numbers(found.drawn), "")
     lens = _table(
         "read out after", "likeliest next token", f">p of {found.best_pieces[0]!r}", ">nats per token"
     )
@@ -288,7 +290,7 @@ def _meaning(found: Any) -> Shown:
 
 
 def _generation(found: Any) -> Shown:
-    measures = _table("measure", ">its own texts", ">real ones")
+    measures = _table("measure", ">its own texts", ">real ones", ">own - real")
     for name, field, digits in (
         ("longest copied span, tokens", "longest_copy", 1),
         ("4-grams that came before", "repetition", 3),
@@ -296,10 +298,11 @@ def _generation(found: Any) -> Shown:
         ("its source helps, nats" if found.sources else "halves belong together, nats", "coherence", 3),
     ):
         own, real = getattr(found.own, field), getattr(found.real, field)
-        _row(measures, name, _with_interval(own, digits), _with_interval(real, digits))
+        less = getattr(found.difference, field)
+        _row(measures, name, *(_with_interval(estimate, digits) for estimate in (own, real, less)))
     for n in range(3):
         values = found.own.distinct[n], found.real.distinct[n]
-        _row(measures, f"distinct {n + 1}-grams", *(f"{value:.2f}" for value in values))
+        _row(measures, f"distinct {n + 1}-grams", *(f"{value:.2f}" for value in values), "")
     shown = [measures]
     for number, (text, copied, near) in enumerate(
         zip(found.samples[:3], found.own.copied, found.nearest, strict=False)

@@ -114,9 +114,9 @@ def _training(run: "Run") -> "Section":
         sentence = f"From step {first} to {last:,} the training loss went from {before:.3f} to {after:.3f} nats a token"
         if held_out:
             step, best = min(held_out, key=lambda point: point[1])
-            when = "the last measurement" if step == held_out[-1][0] else "later ones were worse"
+            when = "the last measurement" if step == held_out[-1][0] else "later ones are higher"
             sentence += (
-                f"; on held-out text it was best after step {step:,}, {best:.4f} bits per byte ({when})"
+                f"; on held-out text the lowest is after step {step:,}, {best:.4f} bits per byte ({when})"
             )
         sentences.append(sentence + ".")
     else:
@@ -169,7 +169,8 @@ def _beside(
         if mine is not None and theirs is not None and same:
             word = "fewer" if mine < theirs else "more"
             sentences.append(
-                f"{own} needs {abs(mine - theirs):.4f} bits per byte {word} than {name}: one run of each, no interval."
+                f"{own} needs {abs(mine - theirs):.4f} bits per byte {word} than {name}: one run of each, so no "
+                "interval, and no difference is shown."
             )
     changed = [
         (name, field, str(theirs), str(own_value))

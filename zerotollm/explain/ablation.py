@@ -46,7 +46,9 @@ class Ablation(Answer):
         )
 
 
-def ablate_heads(params: Any, model: TransformerConfig, windows_BW: np.ndarray) -> Ablation:
+def ablate_heads(
+    params: Any, model: TransformerConfig, windows_BW: np.ndarray, document_bos: int | None = None
+) -> Ablation:
     """Takes every head of a decoder out in turn, by its rows of the `output` matrix (Michel et al. 2019,
     arXiv:1905.10650, section 3.2), in windows of T + 1 tokens.
 
@@ -56,7 +58,7 @@ def ablate_heads(params: Any, model: TransformerConfig, windows_BW: np.ndarray) 
     L, H, (B, W) = model.num_layers, model.num_heads, windows_BW.shape
     base_B, rise_BLH = np.empty(B), np.empty((B, L, H))
     start = 0
-    for row in rows_of(windows_BW, model):
+    for row in rows_of(windows_BW, model, document_bos):
 
         def nats(x_BTD: Any, row: Row = row) -> np.ndarray:
             reading = read(params, x_BTD, row.targets_1S, model=model)

@@ -16,8 +16,8 @@ import numpy as np
 
 from zerotollm.data.tokenizer import Tokenizer
 from zerotollm.explain.answer import Answer
-from zerotollm.explain.forward import LONGEST, look_inside, look_into_windows
-from zerotollm.explain.statistics import Estimate, mean_estimate
+from zerotollm.explain.forward import LONGEST, look_into_windows
+from zerotollm.explain.statistics import NEGLIGIBLE, Estimate, mean_estimate, verdict
 from zerotollm.explain.words import KINDS, kinds_of
 from zerotollm.model.config import TransformerConfig
 
@@ -58,7 +58,8 @@ class Heads(Answer):
 
     roles: tuple[str, ...]
     score_PLH: Estimate
-    """mean attention, with Student's intervals over windows (of induction: over random sequences)"""
+    """mean attention, with Student's intervals over windows (of induction: over random sequences); all P x L x H hold
+    together"""
     even_P: np.ndarray
     """the same of a head that looks evenly at all it may see"""
     entropy_LH: np.ndarray
@@ -77,7 +78,7 @@ class Heads(Answer):
     """"encoder", "decoder" or "cross" of a model that has all three"""
 
     def named(self) -> dict[tuple[int, int], str]:
-        """(layer, head), from 0, -> its role, for the heads whose attention is surely (95 %) above both thresholds."""
+        """(layer, head), from 0, -> its role, where its attention is above both thresholds: 95 % for all together."""
         needed_P = np.maximum(NAMED, TIMES_EVEN * self.even_P)
         sure_PLH = self.score_PLH.low > needed_P[:, None, None]
         # Induction first: such a head may also look at the first token where there is nothing to repeat.
@@ -87,16 +88,16 @@ class Heads(Answer):
     def sentence(self) -> str:
         named, total = self.named(), self.entropy_LH.size
         counts = {role: sum(r == role for r in named.values()) for role in self.roles}
-        found = (
-            ", ".join(f"{n} {role}" for role, n in counts.items() if n) or "none has a role that can be named"
-        )
+        found = ", ".join(f"{n} {role}" for role, n in counts.items() if n) or "none is shown to have a role"
         own, even = np.exp(self.entropy_LH.mean()), np.exp(self.even_entropy)
         gain, copies = self.repetition_gain, ""
         if gain is not None:
-            copies = (
-                f"; random tokens repeated are predicted better by {gain} nats"
-                if gain.low > 0.1
-                else f"; repeating random tokens does not help prediction (gain {gain} nats)"
+            copies = verdict(
+                gain,
+                f"; random tokens are predicted better the second time, by {gain} nats",
+                f"; random tokens are predicted worse the second time (gain {gain} nats)",
+                f"; that repeating random tokens helps prediction is not shown (gain {gain} nats)",
+                NEGLIGIBLE,
             )
         return (
             f"Of {total} {NAMES[self.where]}: {found}; attention is as open as over {own:.0f} tokens alike, "
@@ -104,11 +105,16 @@ class Heads(Answer):
         )
 
 
-def head_statistics(weights_LHTS: jax.Array, tokens_T: jax.Array, marks_T: jax.Array) -> HeadStatistics:
-    """Statistics of attention weights on one window; `marks_T` is True at punctuation. Needs T >= 2."""
+def head_statistics(
+    weights_LHTS: jax.Array, tokens_T: jax.Array, marks_T: jax.Array, start_T: jax.Array | None = None
+) -> HeadStatistics:
+    """Statistics of attention weights on one window; `marks_T` is True at punctuation, `start_T` is where the text that
+    each query may see begins: the first token of its document, by default 0. Needs T >= 2."""
     T = tokens_T.shape[0]
+    start_T = jnp.zeros(T, int) if start_T is None else start_T
     t_T = jnp.arange(T)
-    earlier_TS = t_T[None] < t_T[:, None]
+    earlier_TS = (t_T[None] < t_T[:, None]) & (t_T[None] >= start_T[:, None])
+    first_TS = t_T[None] == start_T[:, None]
     same_TS = earlier_TS & (tokens_T[:, None] == tokens_T[None])
     queries_LHTS = weights_LHTS[:, :, 1:]
 
@@ -122,27 +128,33 @@ def head_statistics(weights_LHTS: jax.Array, tokens_T: jax.Array, marks_T: jax.A
     return HeadStatistics(
         jnp.diagonal(weights_LHTS, offset=-1, axis1=2, axis2=3).mean(-1),
         mean((queries_LHTS * same_TS[None, None, 1:]).sum(-1)),
-        mean(queries_LHTS[..., 0]),
+        mean((queries_LHTS * first_TS[None, None, 1:]).sum(-1)),
         mean((queries_LHTS * marks_T[None, None, None]).sum(-1)),
         mean(-(queries_LHTS * log_weights).sum(-1)),
         by_distance.sum(2) / (T - t_T)[None, None],
     )
 
 
-def even_attention(T: int) -> np.ndarray:
-    """What a head that sees all of its past alike gives, (1, 1, T, T)."""
-    mask_TS = np.tril(np.ones((T, T), np.float32))
+def even_attention(T: int, start_T: np.ndarray | int = 0) -> np.ndarray:
+    """What a head that sees all of its past alike gives, (1, 1, T, T); `start_T` as in `head_statistics`."""
+    mask_TS = np.tril(np.ones((T, T), np.float32)) * (np.arange(T)[None] >= np.reshape(start_T, (-1, 1)))
     return (mask_TS / mask_TS.sum(-1, keepdims=True))[None, None]
 
 
 _one_layer = jax.jit(head_statistics)
 
 
-def window_statistics(weights_LHTS: np.ndarray, tokens_T: np.ndarray, marks_T: np.ndarray) -> HeadStatistics:
+def window_statistics(
+    weights_LHTS: np.ndarray, tokens_T: np.ndarray, marks_T: np.ndarray, document_bos: int | None = None
+) -> HeadStatistics:
     """`head_statistics` layer by layer, and of even attention as the last: (L + 1, H) each."""
     _, H, T, _ = weights_LHTS.shape
-    even_HTS = np.broadcast_to(even_attention(T)[0], (H, T, T))
-    each = [_one_layer(weights_HTS[None], tokens_T, marks_T) for weights_HTS in (*weights_LHTS, even_HTS)]
+    begins_T = np.zeros(T, bool) if document_bos is None else tokens_T == document_bos
+    start_T = np.maximum.accumulate(np.where(begins_T, np.arange(T), 0))
+    even_HTS = np.broadcast_to(even_attention(T, start_T)[0], (H, T, T))
+    each = [
+        _one_layer(weights_HTS[None], tokens_T, marks_T, start_T) for weights_HTS in (*weights_LHTS, even_HTS)
+    ]
     return HeadStatistics(*(np.concatenate(arrays) for arrays in zip(*each, strict=True)))
 
 
@@ -183,18 +195,22 @@ def explain_heads(
     tokens_BT: np.ndarray,
     ids_N: np.ndarray,
     weights: Iterable[np.ndarray] | None = None,
+    document_bos: int | None = None,
     seed: int = 0,
 ) -> Heads:
     """What every head looks at in windows of held-out text, and in random tokens out of `ids_N` that are repeated.
 
-    `weights`, (L, H, T, T) of each window, where they are there already.
+    `weights`, (L, H, T, T) of each window, where they are there already. `document_bos` as in `forward.rows_of`.
     """
     mark_V = np.append(kinds_of(tokenizer) == KINDS.index("punctuation"), np.zeros(model.vocab_size, bool))
     if weights is None:
-        weights = (look_inside(params, model, tokens_T).weights_LBHTS[:, 0] for tokens_T in tokens_BT)
+        # A window has one token more than is looked at: the last is only predicted.
+        windows_BW = np.pad(tokens_BT, ((0, 0), (0, 1)))
+        seen_ = look_into_windows(params, windows_BW, model=model, document_bos=document_bos)
+        weights = (window.weights() for window in seen_)
     # One window after the other: attention weights are the largest thing here.
     seen = [
-        window_statistics(weights_LHTS, tokens_T, mark_V[tokens_T])
+        window_statistics(weights_LHTS, tokens_T, mark_V[tokens_T], document_bos)
         for weights_LHTS, tokens_T in zip(weights, tokens_BT, strict=True)
     ]
     all_ = HeadStatistics(*(np.stack(arrays) for arrays in zip(*seen, strict=True)))
@@ -203,10 +219,13 @@ def explain_heads(
     induction_BLH, first_B, second_B = repetition(params, model, tokenizer, ids_N, seed)
     n = max(2, min(REPEATED, (min(model.max_length, LONGEST) - 1) // 2))
     measured = (*stats[:4], induction_BLH)
+    looked_at = sum(score_BLH[0].size for score_BLH in measured)
     later_N = np.arange(n + 1, 2 * n + 1)
     return Heads(
         roles=ROLES,
-        score_PLH=Estimate(*map(np.stack, zip(*map(mean_estimate, measured), strict=True))),
+        score_PLH=Estimate(
+            *map(np.stack, zip(*(mean_estimate(x, looked_at) for x in measured), strict=True))
+        ),
         even_P=np.array([*map(float, even[:4]), np.mean(1 / (1 + later_N))]),
         entropy_LH=stats.entropy_LH.mean(0),
         even_entropy=float(even.entropy_LH),

@@ -6,7 +6,15 @@ import numpy as np
 
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.forward import Scores
-from zerotollm.explain.statistics import CONFIDENCE, DRAWS, Estimate, mean_estimate, share_estimate
+from zerotollm.explain.statistics import (
+    CONFIDENCE,
+    DRAWS,
+    NEGLIGIBLE,
+    Estimate,
+    mean_estimate,
+    share_estimate,
+    verdict,
+)
 
 BINS = 10
 EARLY = 8
@@ -35,6 +43,8 @@ class Calibration(Answer):
     """share of such draws with at least this error"""
     mean_confidence: float
     mean_accuracy: float
+    excess: Estimate
+    """by which it is surer than it is right, over windows"""
 
     def sentence(self) -> str:
         sure, right = f"{100 * self.mean_confidence:.1f} %", f"{100 * self.mean_accuracy:.1f} %"
@@ -43,20 +53,35 @@ class Calibration(Answer):
             f"the calibration error is {self.error:.3f}"
         )
         if self.p_value > 1 - CONFIDENCE:
-            return f"{facts}, no more than chance gives exact probabilities ({self.chance_error:.3f})."
-        direction = "too sure" if self.mean_confidence > self.mean_accuracy else "not sure enough"
-        size = "small, yet not chance" if self.error < SMALL_ERROR else f"it is {direction}"
-        return f"{facts} where chance gives {self.chance_error:.3f} (p = {self.p_value:.3f}): {size}."
+            return f"{facts}, not shown to be more than chance gives exact probabilities ({self.chance_error:.3f})."
+        facts += f" where chance gives {self.chance_error:.3f} (p = {self.p_value:.3f})"
+        if self.error < SMALL_ERROR:
+            return f"{facts}: too small to matter."
+        direction = verdict(
+            self.excess,
+            "it is too sure",
+            "it is not sure enough",
+            "whether it is too sure or not sure enough is not shown",
+        )
+        return f"{facts}: {direction}, by {self.excess}."
 
 
 def calibration(
-    confidence_N: np.ndarray, correct_N: np.ndarray, bins: int = BINS, draws: int = DRAWS, seed: int = 0
+    confidence_N: np.ndarray,
+    correct_N: np.ndarray,
+    window_N: np.ndarray | None = None,
+    bins: int = BINS,
+    draws: int = DRAWS,
+    seed: int = 0,
 ) -> Calibration:
     """Reliability of predictions (Guo et al. 2017) with a test against exact probabilities.
 
     The test draws what would have been right if the stated probabilities were (consistency resampling: Bröcker and
-    Smith 2007). It takes tokens as independent.
+    Smith 2007): given the text before it, each token is then an independent draw. `window_N` is the window of each
+    prediction; without it the rows of (B, T) are windows, and single numbers each their own.
     """
+    if window_N is None:
+        window_N = np.arange(len(confidence_N)).repeat(np.size(confidence_N) // len(confidence_N))
     confidence_N = np.asarray(confidence_N, np.float64).ravel()
     correct_N = np.asarray(correct_N, np.float64).ravel()
     edges = np.linspace(0, 1, bins + 1)
@@ -70,6 +95,8 @@ def calibration(
     random = np.random.default_rng(seed)
     by_chance = np.array([error(random.random(len(bin_N)) < confidence_N) for _ in range(draws)])
     observed = error(correct_N)
+    size_B = np.bincount(window_N)
+    excess_B = np.bincount(window_N, confidence_N - correct_N)[size_B > 0] / size_B[size_B > 0]
     with np.errstate(invalid="ignore"):
         confidence_X = sure_X / count_X
     return Calibration(
@@ -82,6 +109,7 @@ def calibration(
         p_value=float((1 + (by_chance >= observed).sum()) / (1 + draws)),
         mean_confidence=float(confidence_N.mean()),
         mean_accuracy=float(correct_N.mean()),
+        excess=mean_estimate(excess_B),
     )
 
 
@@ -104,18 +132,15 @@ class LossByPosition(Answer):
     def sentence(self) -> str:
         early = f"places {self.early[0] + 1} to {self.early[1]}"
         late = f"places {self.first_Y[-1] + 1} to {self.last_Y[-1] + 1}"
-        if self.gain.low <= 0 <= self.gain.high:
-            return f"From {early} to {late} of a {self.of} no difference in loss is shown: {self.gain} nats."
-        falls = self.gain.value > 0
-        return (
-            f"From {early} to {late} of a {self.of} the loss {'falls' if falls else 'rises'}, by "
-            f"{self.gain if falls else _turned(self.gain)} nats: "
-            f"{'with more context it predicts better' if falls else 'more context does not help'}."
+        where, turned = f"From {early} to {late} of a {self.of}", Estimate(*(-x for x in self.gain))
+        return verdict(
+            self.gain,
+            f"{where} the loss falls, by {self.gain} nats: with more context it predicts better.",
+            f"{where} the loss rises, by {Estimate(turned.value, turned.high, turned.low)} nats: with more context it "
+            "predicts worse.",
+            f"{where} no difference in loss of more than {NEGLIGIBLE} nats is shown: {self.gain} nats.",
+            NEGLIGIBLE,
         )
-
-
-def _turned(gain: Estimate) -> Estimate:
-    return Estimate(-gain.value, -gain.high, -gain.low)
 
 
 def loss_by_position(scores: Scores, of: str = "window") -> LossByPosition:

@@ -24,7 +24,12 @@ from zerotollm.explain.forward import (
     look_into_windows,
     text_tokens,
 )
-from zerotollm.explain.generation import Generation, explain_generation, explain_translations
+from zerotollm.explain.generation import (
+    Generation,
+    document_beginnings,
+    explain_generation,
+    explain_translations,
+)
 from zerotollm.explain.layers import Layers, explain_layers
 from zerotollm.explain.learning import Learning, explain_learning, usual_ids
 from zerotollm.explain.meaning import Meaning, count_usage, explain_meaning
@@ -65,6 +70,8 @@ class Material(NamedTuple):
     """name -> (N,) whole numbers, -1 for none: what is known of each held-out token besides"""
     pairs: tuple[Pair, ...] = ()
     """of an encoder-decoder: held-out sources with their targets"""
+    document_bos: int | None = None
+    """the id with which a document begins, where attention stays inside a document (`data.document_mask`)"""
 
 
 @dataclass(frozen=True)
@@ -139,21 +146,25 @@ def explain_text(
     material: Material | None = None,
     merges: Merges | None = None,
     temperature: float = 1.0,
+    sampled: Callable[[np.ndarray], np.ndarray] | None = None,
     draw: Callable[[np.ndarray, int], int] | None = None,
     translate: Callable[[str], str] | None = None,
+    fresh: Callable[[], Iterable[Any]] = tuple,
 ) -> Explanation:
     """Every answer that one text can have.
 
-    `merges` are those of the training text, where they are counted already. `draw` as in `prediction.predict`;
-    `translate` is what an encoder-decoder makes of the text, so that the two can be aligned.
+    `merges` are those of the training text, where they are counted already. `sampled` and `draw` as in
+    `prediction.predict`; `translate` is what an encoder-decoder makes of the text, so that the two can be aligned.
+    `fresh()` gives parameters of models that learned nothing, one after the other.
 
     Without `material` nothing is said of frequencies or of held-out text.
     """
     train_N = None if material is None else material.train_N[:READ]
     counts_V = None if train_N is None else token_counts(train_N, tokenizer.vocab_size)
-    if train_N is not None and merges is None and tokenizer.kind == "bpe":
-        merges = replay(tokenizer, count_words(tokenizer.decode(train_N)))
-    tokens = explain_tokens(tokenizer, text, counts_V=counts_V, merges=merges)
+    training = None if train_N is None else tokenizer.decode(train_N)
+    if training is not None and merges is None and tokenizer.kind == "bpe":
+        merges = replay(tokenizer, count_words(training))
+    tokens = explain_tokens(tokenizer, text, counts_V=counts_V, merges=merges, training=training)
     ids_T, _ = text_tokens(tokenizer, text, model.max_length)
     embedding = explain_embeddings(np.asarray(params["embedding"]), tokenizer, counts_V, ids_T.tolist())
     if model.architecture != "decoder":
@@ -161,20 +172,24 @@ def explain_text(
         first = Explanation(text, tokens, embedding, **text_answers(params, model, tokenizer, text, written))
         if material is None or not material.pairs:
             return dataclasses.replace(first, left_out=_without(NO_TEXT))
-        found = held_out_answers(params, model, tokenizer, material.pairs)
+        found = held_out_answers(params, model, tokenizer, material.pairs, fresh())
         return dataclasses.replace(first, **found)
 
     seen = look_inside(params, model, ids_T)
-    prediction = predict(params, model, tokenizer, text, temperature=temperature, draw=draw, seen=seen)
+    prediction = predict(
+        params, model, tokenizer, text, temperature=temperature, sampled=sampled, draw=draw, seen=seen
+    )
     attention = attention_maps(seen.weights_LBHTS[:, 0], prediction.pieces)
     first = Explanation(text, tokens, embedding, prediction=prediction, attention=attention)
     if material is None or len(material.held_out_N) < 4:
         return dataclasses.replace(first, left_out=_without(NO_TEXT))
     windows_BW = held_out_windows(model, material, SCORED)
+    document_bos = material.document_bos
     each, residual = [], []
 
     def seen_by_heads() -> Iterator[np.ndarray]:
-        for b, window in enumerate(look_into_windows(params, windows_BW, model=model)):
+        seen = look_into_windows(params, windows_BW, model=model, document_bos=document_bos)
+        for b, window in enumerate(seen):
             each.append(window.scores)
             if b % 2 == 0:
                 residual.append(window.residual())
@@ -182,15 +197,22 @@ def explain_text(
                 yield window.weights()
 
     usual_N = usual_ids(tokenizer, counts_V)
-    heads = explain_heads(params, model, tokenizer, windows_BW[::4, :-1], usual_N, seen_by_heads())
+    heads = explain_heads(
+        params, model, tokenizer, windows_BW[::4, :-1], usual_N, seen_by_heads(), document_bos
+    )
     scores = joined(each)
     return dataclasses.replace(
         first,
-        layers=explain_layers(np.stack(residual, axis=1), windows_BW[::2], sentence_ends(tokenizer)),
+        layers=explain_layers(
+            np.stack(residual, axis=1),
+            windows_BW[::2],
+            sentence_ends(tokenizer),
+            fresh=(streams_of(other, model, windows_BW[::2], document_bos) for other in fresh()),
+        ),
         calibration=calibration(scores.confidence_BT, scores.correct_BT),
         positions=loss_by_position(scores),
         heads=heads,
-        ablation=ablate_heads(params, model, windows_BW[::2, : ABLATED + 1]),
+        ablation=ablate_heads(params, model, windows_BW[::2, : ABLATED + 1], document_bos),
     )
 
 
@@ -203,16 +225,12 @@ def held_out_windows(model: TransformerConfig, material: Material, count: int) -
     return even_windows(material.held_out_N, min(model.max_length, LONGEST), count)
 
 
-def layers_of(
-    params: Any,
-    model: TransformerConfig,
-    tokenizer: Tokenizer,
-    windows_BW: np.ndarray,
-    labels: Mapping[str, np.ndarray] = MappingProxyType({}),
-) -> Layers:
-    """`layers.explain_layers` of a model's own vectors on windows of T + 1 tokens; labels are (B, T)."""
-    residual = [window.residual() for window in look_into_windows(params, windows_BW, model=model)]
-    return explain_layers(np.stack(residual, axis=1), windows_BW, sentence_ends(tokenizer), labels)
+def streams_of(
+    params: Any, model: TransformerConfig, windows_BW: np.ndarray, document_bos: int | None = None
+) -> np.ndarray:
+    """The residual stream of a decoder on B windows of T + 1 tokens, (M, B, T, D)."""
+    seen = look_into_windows(params, windows_BW, model=model, document_bos=document_bos)
+    return np.stack([window.residual() for window in seen], axis=1)
 
 
 def explain_run(
@@ -224,12 +242,14 @@ def explain_run(
     samples: Sequence[np.ndarray] = (),
     text: str = "",
     write: Callable[[Sequence[str]], list[str]] | None = None,
+    fresh: Callable[[], Iterable[Any]] = tuple,
 ) -> Study:
     """The answers that take checkpoints, samples and the whole training text. Takes a minute or so.
 
     `checkpoints()` gives (step, params), the oldest first, as often as it is called. `samples` are ids of texts that
-    the last of them wrote; all are cut to the length of the shortest. `text` is cut by the tokenizers to compare.
-    `write` gives what an encoder-decoder makes of sources, where these are whole texts.
+    the last of them wrote, drawn at temperature 1; all are cut to the length of the shortest. `text` is cut by the
+    tokenizers to compare. `write` gives what an encoder-decoder makes of sources, where these are whole texts. `fresh`
+    as in `explain_text`.
     """
     train_N = material.train_N[:READ]
     counts_V = token_counts(train_N, tokenizer.vocab_size)
@@ -253,25 +273,37 @@ def explain_run(
         generation = explain_translations(params, model, tokenizer, pairs, written, material.train_N)
         return Study(meaning, generation, learned, tokenizers=tokenizers)
     windows_BW = held_out_windows(model, material, SCORED)
-    learning = explain_learning(checkpoints(), model, tokenizer, windows_BW, counts_V)
+    document_bos = material.document_bos
+    learning = explain_learning(checkpoints(), model, tokenizer, windows_BW, counts_V, document_bos)
     *_, (_, params) = checkpoints()
     labels = {
         name: even_windows(label_N, windows_BW.shape[1] - 1, SCORED)[:, :-1]
         for name, label_N in material.labels.items()
     }
-    layers = layers_of(params, model, tokenizer, windows_BW, labels)
+    layers = explain_layers(
+        streams_of(params, model, windows_BW, document_bos),
+        windows_BW,
+        sentence_ends(tokenizer),
+        labels,
+        fresh=(streams_of(other, model, windows_BW, document_bos) for other in fresh()),
+    )
     T = min((len(sample) for sample in samples), default=0)
     T = min(T, model.max_length - 1, len(material.held_out_N) - 1)
-    if len(samples) < 2 or T < 8:
-        why = f"it takes 2 samples of 8 tokens, and there are {len(samples)}, the shortest of {T}"
+    real_BT = document_beginnings(material.held_out_N, tokenizer.bos_id, T, len(samples))
+    if min(len(samples), len(real_BT)) < 2 or T < 8:
+        why = (
+            f"it takes 2 samples and 2 held-out documents of 8 tokens, and there are {len(samples)} and "
+            f"{len(real_BT)} of {T}"
+        )
         return Study(meaning, None, learning, layers, tokenizers, (("generation", why),))
     generation = explain_generation(
         params,
         model,
         tokenizer,
         np.stack([np.asarray(sample)[:T] for sample in samples]),
-        even_windows(material.held_out_N, T, len(samples))[:, :T],
+        real_BT,
         material.train_N,
+        document_bos,
     )
     return Study(meaning, generation, learning, layers, tokenizers)
 

@@ -170,9 +170,9 @@ def head_matrix(params: Any, model: TransformerConfig) -> jax.Array:
 
 
 def row_length(tokens: int, model: TransformerConfig) -> int:
-    """The length to which texts of so many tokens are padded: the same for nearly all, so that one program is."""
-    short = min(model.max_length, LONGEST)
-    return short if tokens <= short else model.max_length
+    """The length to which texts of so many tokens are padded: the same for nearly all, so that one program is, and for
+    longer ones the next power of two, since attention weights grow with the square."""
+    return min(model.max_length, max(LONGEST, 1 << (tokens - 1).bit_length()))
 
 
 def go_through(
@@ -238,22 +238,34 @@ class Row(NamedTuple):
         return np.asarray(x_1S)[0, : self.count * T].reshape(self.count, T)
 
 
-def rows_of(windows_BW: np.ndarray, model: TransformerConfig) -> Iterator[Row]:
-    """Puts windows in rows, as many in each as fit; they do not see each other."""
+def rows_of(
+    windows_BW: np.ndarray, model: TransformerConfig, document_bos: int | None = None
+) -> Iterator[Row]:
+    """Puts windows in rows, as many in each as fit; they do not see each other.
+
+    `document_bos` is the id with which a document begins, where the model was trained with `data.document_mask`:
+    documents then do not see each other either.
+    """
     T = windows_BW.shape[1] - 1
     S = row_length(T, model)
     together = S // T
-    segments_1S = (np.arange(S) // T)[None].astype(np.int32)
     for start in range(0, len(windows_BW), together):
         some = windows_BW[start : start + together].astype(np.int32)
         padding = (0, S - some[:, :-1].size)
         tokens_1S, targets_1S = (np.pad(x.ravel(), padding)[None] for x in (some[:, :-1], some[:, 1:]))
+        first_1S = (np.arange(S) % T == 0)[None]
+        if document_bos is not None:
+            first_1S = first_1S | (tokens_1S == document_bos)
+        segments_1S = np.cumsum(first_1S, axis=1, dtype=np.int32) - 1
         yield Row(tokens_1S, targets_1S, segments_1S, len(some))
 
 
-def score_windows(params: Any, windows_BW: np.ndarray, *, model: TransformerConfig) -> Scores:
-    """Every prediction of a decoder in windows of T + 1 tokens."""
-    return joined(window.scores for window in look_into_windows(params, windows_BW, model=model))
+def score_windows(
+    params: Any, windows_BW: np.ndarray, *, model: TransformerConfig, document_bos: int | None = None
+) -> Scores:
+    """Every prediction of a decoder in windows of T + 1 tokens; `document_bos` as in `rows_of`."""
+    seen = look_into_windows(params, windows_BW, model=model, document_bos=document_bos)
+    return joined(window.scores for window in seen)
 
 
 def joined(parts: Iterable[Scores]) -> Scores:
@@ -285,10 +297,12 @@ class Window(NamedTuple):
         return np.stack([np.asarray(x)[0, :, self.place, self.place] for x in self.passed.weights])
 
 
-def look_into_windows(params: Any, windows_BW: np.ndarray, *, model: TransformerConfig) -> Iterator[Window]:
+def look_into_windows(
+    params: Any, windows_BW: np.ndarray, *, model: TransformerConfig, document_bos: int | None = None
+) -> Iterator[Window]:
     """Windows of T + 1 tokens, one after the other: attention weights are the largest thing here."""
     T = windows_BW.shape[1] - 1
-    for row in rows_of(windows_BW, model):
+    for row in rows_of(windows_BW, model, document_bos):
         embedded_1SD, passed = _inside(params, row.tokens_1S, row.segments_1S, model=model)
         scores = scored(row, read(params, passed.x_BTD, row.targets_1S, model=model), T)
         for b in range(row.count):

@@ -1,12 +1,13 @@
 """Does it generate meaningful output or only grammatical output?
 
 No number is meaning. What can be counted is whether a text is copied, whether it goes round in circles, and whether
-what comes later depends on what came before; each for the model's own texts beside held-out real ones.
+what comes later depends on what came before; each for the model's own texts beside held-out real ones. Both begin a
+document, have the same length, and are drawn and scored at temperature 1.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,11 +15,19 @@ from zerotollm.data.tokenizer import Tokenizer
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.forward import score_windows
 from zerotollm.explain.pairs import Pair, score_pair, text_pair
-from zerotollm.explain.statistics import Estimate, mean_estimate
+from zerotollm.explain.statistics import (
+    NEGLIGIBLE,
+    Estimate,
+    difference_estimate,
+    mean_estimate,
+    verdict,
+)
 from zerotollm.model.config import TransformerConfig
 
 NGRAM = 4
 """Tokens in a row whose return counts as repetition (Welleck et al. 2020, arXiv:1908.04319, section 6)."""
+VERDICTS = 5
+"""Intervals that the sentence decides by: four differences, and whether anything hangs together at all."""
 
 
 @dataclass(frozen=True)
@@ -32,28 +41,37 @@ class Copied:
     """where it stands in the training tokens"""
 
 
-@dataclass(frozen=True)
-class TextMeasures:
-    """Of B texts of one kind."""
+class Measures(NamedTuple):
+    """A number of each of B texts, (B,), or an `Estimate`."""
 
-    copied: tuple[Copied, ...]
-    longest_copy: Estimate
-    """tokens, mean over texts"""
-    repetition: Estimate
+    longest_copy: Any
+    """tokens of the longest span that stands in the training text"""
+    repetition: Any
     """share of runs of `NGRAM` tokens that came before in the same text"""
-    distinct: tuple[float, float, float]
-    """distinct runs of 1, 2 and 3 tokens over all such runs of all texts (Li et al. 2016, arXiv:1510.03055)"""
-    bits_per_byte: Estimate
-    """that the model itself needs for them"""
-    coherence: Estimate
+    bits_per_byte: Any
+    """that the model itself needs"""
+    coherence: Any
     """nats per token by which the second half is better predicted after its own first half than after another's; of
     a translation, by which it is better predicted from its own source than from another"""
 
 
 @dataclass(frozen=True)
+class TextMeasures:
+    """Of B texts of one kind, means with intervals over texts; see `Measures`."""
+
+    copied: tuple[Copied, ...]
+    longest_copy: Estimate
+    repetition: Estimate
+    distinct: tuple[float, float, float]
+    """distinct runs of 1, 2 and 3 tokens over all such runs of all texts (Li et al. 2016, arXiv:1510.03055)"""
+    bits_per_byte: Estimate
+    coherence: Estimate
+
+
+@dataclass(frozen=True)
 class Generation(Answer):
-    """The model's own texts beside as many held-out real ones of the same length in tokens; of an encoder-decoder its
-    own translations beside the real ones."""
+    """The model's own texts beside held-out real ones of the same length in tokens; of an encoder-decoder its own
+    translations beside the real ones."""
 
     samples: tuple[str, ...]
     copied: tuple[str, ...]
@@ -62,46 +80,75 @@ class Generation(Answer):
     """the training text around each sample's longest copied span"""
     own: TextMeasures
     real: TextMeasures
+    difference: Measures
+    """own - real, Estimates that hold together with `hangs`; of translations paired by source"""
+    hangs: Estimate
+    """coherence of its own texts; of translations that of the real ones, since it chose its own by that"""
     sources: tuple[str, ...] = ()
     """what was translated"""
 
     def sentence(self) -> str:
-        own, real = self.own, self.real
-        copy = _compared(
-            own.longest_copy, real.longest_copy, "it copies more than real text repeats", "it copies no more"
+        own, real, less = self.own, self.real, self.difference
+        copy = verdict(
+            less.longest_copy,
+            "it copies more than real text repeats",
+            "it copies less than real text repeats",
+            "that it copies more or less than real text repeats is not shown",
         )
-        again = _compared(
-            own.repetition, real.repetition, "it goes round in circles", "it repeats itself no more"
+        again = verdict(
+            less.repetition,
+            "it goes round in circles",
+            "it repeats itself less than real text",
+            "that it repeats itself more or less is not shown",
+        )
+        costs = verdict(
+            less.bits_per_byte,
+            "its own text surprises it more",
+            "its own text surprises it less",
+            "a difference is not shown",
         )
         if self.sources:
-            # Of its own translations, which it chose by that, the same would show nothing.
-            verdict = (
-                "it heeds the source" if real.coherence.low > 0 else "it is not shown to heed the source"
+            heeds = verdict(
+                self.hangs,
+                "it heeds the source",
+                "another source would serve better",
+                "it is not shown to heed the source",
+                NEGLIGIBLE,
             )
             thread = (
-                f"a real translation is {real.coherence} nats a token likelier from its source than from another: "
-                f"{verdict}"
+                f"a real translation is {self.hangs} nats a token likelier from its source than from another: "
+                f"{heeds}"
             )
-        elif own.coherence.low <= 0:
-            thread = (
-                f"nothing shows that later parts of its texts depend on earlier ones ({own.coherence} nats)"
-            )
-        elif own.coherence.high < real.coherence.low:
-            thread = "its texts hang together less than real ones"
-        elif own.coherence.low > real.coherence.high:
-            thread = "its texts hang together more, by its own measure, than real ones"
         else:
-            thread = "its texts are shown to hang together neither more nor less than real ones"
+            compared = verdict(
+                less.coherence,
+                "more, by its own measure, than those of real ones",
+                "less than those of real ones",
+                "whether more or less than those of real ones is not shown",
+                NEGLIGIBLE,
+            )
+            thread = verdict(
+                self.hangs,
+                f"the halves of its texts hang together, {compared}",
+                f"the halves of its texts fit each other worse than those of other texts ({self.hangs} nats)",
+                f"nothing shows that later parts of its texts depend on earlier ones ({self.hangs} nats)",
+                NEGLIGIBLE,
+            )
         return (
             f"The longest span copied from the training text is {own.longest_copy.value:.1f} tokens on average, in "
             f"real held-out text {real.longest_copy.value:.1f}: {copy}; {100 * own.repetition.value:.1f} % of its "
             f"{NGRAM}-grams came before, in real text {100 * real.repetition.value:.1f} %: {again}; its own text costs "
-            f"it {own.bits_per_byte.value:.2f} bits per byte, real text {real.bits_per_byte.value:.2f}; {thread}."
+            f"it {own.bits_per_byte.value:.2f} bits per byte, real text {real.bits_per_byte.value:.2f}: "
+            f"{costs}; {thread}."
         )
 
 
-def _compared(own: Estimate, real: Estimate, above: str, otherwise: str) -> str:
-    return above if own.low > real.high else otherwise
+def document_beginnings(tokens_N: np.ndarray, bos_id: int, length: int, count: int) -> np.ndarray:
+    """The first `length` tokens after the bos of at most `count` documents, evenly spread: (B, length)."""
+    first_D = np.flatnonzero(np.asarray(tokens_N) == bos_id) + 1
+    first_D = first_D[first_D + length <= len(tokens_N)]
+    chosen = first_D[np.linspace(0, len(first_D) - 1, min(count, len(first_D))).astype(int)]
+    return np.asarray(tokens_N)[chosen[:, None] + np.arange(length)].astype(np.int32)
 
 
 def explain_generation(
@@ -111,8 +158,9 @@ def explain_generation(
     samples_BT: np.ndarray,
     real_BT: np.ndarray,
     train_N: np.ndarray,
+    document_bos: int | None = None,
 ) -> Generation:
-    """Measures B samples of T tokens, without bos, and as many stretches of real text of the same length.
+    """Measures B samples of T tokens, without bos, and stretches of real text of the same length.
 
     Lengths must be the same, since longer texts have longer copies and more repetition. Raises ValueError where they
     are not.
@@ -120,48 +168,82 @@ def explain_generation(
     if samples_BT.shape[1] != real_BT.shape[1]:
         raise ValueError(f"samples of {samples_BT.shape[1]} tokens and real texts of {real_BT.shape[1]}")
     own, real = (
-        _measure(params, model, tokenizer, np.asarray(x_BT), train_N) for x_BT in (samples_BT, real_BT)
+        _measure(params, model, tokenizer, np.asarray(x_BT), train_N, document_bos)
+        for x_BT in (samples_BT, real_BT)
     )
-    nearest = [
-        tokenizer.decode(train_N[max(0, c.source - 10) : c.source + c.length + 10]) for c in own.copied
-    ]
-    spans = [x_T[c.start : c.start + c.length] for x_T, c in zip(samples_BT, own.copied, strict=True)]
-    return Generation(
-        tuple(tokenizer.decode(x_T) for x_T in samples_BT),
-        tuple(tokenizer.decode(span) for span in spans),
-        tuple(nearest),
+    less = (difference_estimate(mine, theirs, VERDICTS) for mine, theirs in zip(own[1], real[1], strict=True))
+    return _answer(
+        tokenizer,
+        list(samples_BT),
+        train_N,
         own,
         real,
+        Measures(*less),
+        mean_estimate(own[1].coherence, VERDICTS),
     )
 
 
-def _measure(params, model, tokenizer, texts_BT, train_N) -> TextMeasures:
+def _answer(
+    tokenizer: Tokenizer,
+    texts: Sequence[np.ndarray],
+    train_N: np.ndarray,
+    own: tuple[TextMeasures, Measures],
+    real: tuple[TextMeasures, Measures],
+    difference: Measures,
+    hangs: Estimate,
+    **more: tuple[str, ...],
+) -> Generation:
+    copied = own[0].copied
+    nearest = (train_N[max(0, c.source - 10) : c.source + c.length + 10] for c in copied)
+    spans = (x_T[c.start : c.start + c.length] for x_T, c in zip(texts, copied, strict=True))
+    parts = {
+        "samples": tuple(tokenizer.decode(x_T) for x_T in texts),
+        "copied": tuple(tokenizer.decode(span) for span in spans),
+        "nearest": tuple(tokenizer.decode(x_N) for x_N in nearest),
+    }
+    return Generation(own=own[0], real=real[0], difference=difference, hangs=hangs, **(parts | more))
+
+
+def _measure(
+    params: Any,
+    model: TransformerConfig,
+    tokenizer: Tokenizer,
+    texts_BT: np.ndarray,
+    train_N: np.ndarray,
+    document_bos: int | None,
+) -> tuple[TextMeasures, Measures]:
     B, T = texts_BT.shape
     copied = longest_copied(list(texts_BT), train_N)
     bos_B1 = np.full((B, 1), tokenizer.bos_id)
-    nats_BT = score_windows(
-        params, np.concatenate([bos_B1, texts_BT], axis=1).astype(np.int32), model=model
-    ).nats_BT
     half = T // 2
-    swapped_BT = np.concatenate([bos_B1, np.roll(texts_BT[:, :half], 1, axis=0), texts_BT[:, half:]], axis=1)
-    swapped = score_windows(params, swapped_BT.astype(np.int32), model=model).nats_BT
+    swapped_BT = np.concatenate([np.roll(texts_BT[:, :half], 1, axis=0), texts_BT[:, half:]], axis=1)
+    nats_BT, swapped = (
+        score_windows(
+            params,
+            np.concatenate([bos_B1, x_BT], axis=1).astype(np.int32),
+            model=model,
+            document_bos=document_bos,
+        ).nats_BT
+        for x_BT in (texts_BT, swapped_BT)
+    )
     # The token at the seam only shows that there is a seam.
     coherence_B = (swapped[:, half + 1 :] - nats_BT[:, half + 1 :]).mean(1)
     return _measured(texts_BT, tokenizer, copied, nats_BT.sum(1), coherence_B)
 
 
-def _measured(texts, tokenizer, copied, nats_B, coherence_B) -> TextMeasures:
+def _measured(texts, tokenizer, copied, nats_B, coherence_B) -> tuple[TextMeasures, Measures]:
     # What a tokenizer has lost is no byte that was predicted.
     known = [x_T[x_T != tokenizer.unk_id] if tokenizer.unk_id is not None else x_T for x_T in texts]
     sizes_B = np.array([max(1, len(tokenizer.decode(x_T).encode())) for x_T in known])
-    return TextMeasures(
-        tuple(copied),
-        mean_estimate(np.array([c.length for c in copied])),
-        mean_estimate(np.array([repetition_rate(x_T) for x_T in texts])),
-        tuple(distinct_ngrams(texts, n) for n in (1, 2, 3)),
-        mean_estimate(nats_B / np.log(2) / sizes_B),
-        mean_estimate(coherence_B),
+    values = Measures(
+        np.array([c.length for c in copied]),
+        np.array([repetition_rate(x_T) for x_T in texts]),
+        nats_B / np.log(2) / sizes_B,
+        coherence_B,
     )
+    distinct = tuple(distinct_ngrams(texts, n) for n in (1, 2, 3))
+    means = {name: mean_estimate(value_B) for name, value_B in values._asdict().items()}
+    return TextMeasures(copied=tuple(copied), distinct=distinct, **means), values
 
 
 def explain_translations(
@@ -181,7 +263,7 @@ def explain_translations(
         own.append(mine_T[:T])
         real.append(pair.target_T[:-1][:T])
 
-    def measure(texts: list[np.ndarray]) -> TextMeasures:
+    def measure(texts: list[np.ndarray]) -> tuple[TextMeasures, Measures]:
         nats, gains = [], []
         for number, x_T in enumerate(texts):
             other = pairs[(number + 1) % len(pairs)]
@@ -194,16 +276,18 @@ def explain_translations(
         copied = longest_copied(texts, train_N)
         return _measured(texts, tokenizer, copied, np.array(nats), np.array(gains))
 
-    mine = measure(own)
-    spans = [x_T[c.start : c.start + c.length] for x_T, c in zip(own, mine.copied, strict=True)]
-    nearest = [train_N[max(0, c.source - 10) : c.source + c.length + 10] for c in mine.copied]
-    return Generation(
-        tuple(written),
-        tuple(tokenizer.decode(span) for span in spans),
-        tuple(tokenizer.decode(x_N) for x_N in nearest),
+    mine, theirs = measure(own), measure(real)
+    less = (mean_estimate(a_B - b_B, VERDICTS) for a_B, b_B in zip(mine[1], theirs[1], strict=True))
+    return _answer(
+        tokenizer,
+        own,
+        train_N,
         mine,
-        measure(real),
-        tuple(tokenizer.decode(pair.source_S[:-1]) for pair in pairs),
+        theirs,
+        Measures(*less),
+        mean_estimate(theirs[1].coherence, VERDICTS),
+        samples=tuple(written),
+        sources=tuple(tokenizer.decode(pair.source_S[:-1]) for pair in pairs),
     )
 
 

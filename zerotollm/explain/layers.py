@@ -4,19 +4,22 @@ The embedding gives a token one vector. The layers after it give a vector for ea
 much these differ, and what can be read from them, is measured layer by layer.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from zerotollm.explain.answer import Answer
-from zerotollm.explain.statistics import Estimate, mean_estimate
+from zerotollm.explain.statistics import UNKNOWN, Estimate, beyond_null, mean_estimate, verdict
 
 CLASSES = 10
 """Next tokens that a probe tells apart, the most frequent."""
 PARTS = 4
 """Parts of a window that a probe tells apart."""
 RIDGE = 0.01
+CONTROLS = 8
+"""Control tasks, of which the mean is taken: one draw of labels is luck."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +32,46 @@ class Probe:
     """on windows that it was not fitted on; Student's intervals over these"""
     control_M: np.ndarray
     """accuracy where every token has one label drawn by lot: what it can learn by heart (Hewitt and Liang 2019,
-    arXiv:1909.03368)"""
-    gain_M: Estimate
-    """accuracy above that at the embedding, on the same windows"""
+    arXiv:1909.03368); mean of `CONTROLS` draws"""
+    selectivity_M: Estimate
+    """accuracy above the control's (the same, section 2.2), over windows and draws; all intervals hold together"""
     majority: float
     """of always saying the most frequent class"""
+    fresh_selectivity: float = float("nan")
+    """the highest of any place of a model with fresh parameters, mean over such models"""
+    learned: Estimate = UNKNOWN
+    """the highest selectivity above that of fresh parameters"""
+
+    def place(self) -> int:
+        """The place of the stream with the highest selectivity."""
+        return int(self.selectivity_M.value.argmax())
 
     def best(self) -> int | None:
-        """The place with the best accuracy that is surely above the majority, or None."""
-        sure_M = self.accuracy_M.low > self.majority
-        return int(np.where(sure_M, self.accuracy_M.value, -1).argmax()) if sure_M.any() else None
+        """The same if the selectivity there is surely above 0, or None."""
+        return self.place() if self.selectivity_M.low[self.place()] > 0 else None
+
+    def sentence(self) -> str:
+        """Where the task is read best, and whether training put it there."""
+        m = self.place()
+        accuracy, selectivity = (
+            Estimate(*(float(x[m]) for x in e)) for e in (self.accuracy_M, self.selectivity_M)
+        )
+        where = f"after layer {m}" if m else "from the embedding"
+        facts = f"{self.task} right {accuracy} {where} (guessing {self.majority:.2f}, control {self.control_M[m]:.2f})"
+        if self.best() is None:
+            beside = (
+                "labels drawn by lot are read even better"
+                if selectivity.high < 0
+                else "more than a control is not shown"
+            )
+            return f"{facts}: {beside} (selectivity {selectivity})"
+        against = verdict(
+            self.learned,
+            f"more than fresh parameters give, by {self.learned}",
+            f"less than fresh parameters give, by {-self.learned.value:.3g}",
+            "that training adds to it is not shown",
+        )
+        return f"{facts}: selectivity {selectivity}, with fresh parameters {self.fresh_selectivity:.2f}: {against}"
 
 
 @dataclass(frozen=True)
@@ -57,38 +90,43 @@ class Layers(Answer):
     tokens: int
     where: str = ""
     """"encoder" or "decoder" of a model that has both"""
+    fresh: int = 0
+    """models with fresh parameters that were looked at on the same windows"""
+    fresh_similarity: float = float("nan")
+    """their mean of `own_similarity` after the last layer"""
+    fresh_context: float = float("nan")
+    """their mean of `context_M` after the last layer"""
+    learned: Estimate = UNKNOWN
+    """`own_similarity` after the last layer minus that of fresh parameters: below 0, context tells more apart"""
+
+    @property
+    def own_similarity(self) -> np.ndarray:
+        """Cosine of the same token at two places above that of any two tokens, (M,): anisotropy is no
+        context (Ethayarajh 2019, section 4.1)."""
+        return self.self_similarity_M.value - self.any_similarity_M
 
     def sentence(self) -> str:
         first, last = (Estimate(*(float(x[m]) for x in self.self_similarity_M)) for m in (0, -1))
         L = len(self.context_M) - 1
         one = "one vector, wherever it stands" if first.low > 0.999 else f"already several vectors ({first})"
-        if last.high < first.low:
-            many = (
-                f"after layer {L} its vectors at two places have a cosine of {last} and "
-                f"{100 * self.context_M[-1]:.0f} % of all variance is context"
+        many = (
+            f"after layer {L} its vectors at two places have a cosine of {last}, {self.own_similarity[-1]:.2f} above "
+            f"that of any two tokens, and {100 * self.context_M[-1]:.0f} % of all variance is context"
+        )
+        if self.fresh:
+            many += (
+                f"; with fresh parameters these are {self.fresh_similarity:.2f} and {100 * self.fresh_context:.0f} %: "
+            ) + verdict(
+                self.learned,
+                f"training made a token's places more alike, by {self.learned}",
+                f"training made context tell a token's places apart, by {self.learned}",
+                f"that training made context tell them apart is not shown ({self.learned})",
             )
         else:
-            many = f"after layer {L} nothing shows that context tells its vectors apart (cosine {last})"
-        read = []
-        for probe in self.probes:
-            m = probe.best()
-            if m is None:
-                read.append(f"{probe.task} can be read nowhere better than by guessing {probe.majority:.2f}")
-            else:
-                where = "from the embedding" if m == 0 else f"after layer {m}"
-                found = Estimate(*(float(x[m]) for x in probe.accuracy_M))
-                better = probe.gain_M.low[m] > 0
-                before = (
-                    ""
-                    if m == 0
-                    else f", {'more' if better else 'not shown to be more'} than from the embedding"
-                )
-                read.append(
-                    f"{probe.task} is best read {where}: {found}{before}, guessing {probe.majority:.2f}, control "
-                    f"{probe.control_M[m]:.2f}"
-                )
+            many += "; how much of it was learned is not shown, since no fresh parameters were looked at"
         start = f"The {self.where}: in" if self.where else "In"
-        return f"{start} the embedding a token is {one}; {many}. By linear probes {'; '.join(read)}."
+        probes = f" Linear probes read {'; '.join(p.sentence() for p in self.probes)}." if self.probes else ""
+        return f"{start} the embedding a token is {one}; {many}.{probes}"
 
 
 def explain_layers(
@@ -96,11 +134,13 @@ def explain_layers(
     windows_BW: np.ndarray,
     ends_V: np.ndarray,
     labels: Mapping[str, np.ndarray] | None = None,
+    fresh: Iterable[np.ndarray] = (),
     seed: int = 0,
 ) -> Layers:
     """Measures the vectors of B windows of T + 1 tokens; `ends_V` is True for tokens that end a sentence.
 
-    `labels`, name -> (B, T) of whole numbers, are further things to probe for; -1 is no label.
+    `labels`, name -> (B, T) of whole numbers, are further things to probe for; -1 is no label. `fresh` are the vectors,
+    (M, B, T, D), of models with fresh parameters on the same windows.
     """
     M, B, T, D = residual_MBTD.shape
     ids_BT, next_BT = windows_BW[:, :T], windows_BW[:, 1 : T + 1]
@@ -116,6 +156,7 @@ def explain_layers(
         np.repeat(np.arange(B), T),
         np.cumsum(ends_N),
         tasks,
+        fresh=(x_MBTD.reshape(M, B * T, D) for x_MBTD in fresh),
         seed=seed,
     )
 
@@ -127,35 +168,66 @@ def explain_vectors(
     sentence_N: np.ndarray,
     labels: Mapping[str, np.ndarray],
     where: str = "",
+    fresh: Iterable[np.ndarray] = (),
     seed: int = 0,
 ) -> Layers:
     """Measures N vectors: the token of each, the number of the window and of the sentence in which it stands, and what
-    to probe for, name -> N whole numbers, -1 for none."""
+    to probe for, name -> N whole numbers, -1 for none. `fresh` are the same of models with fresh parameters."""
     vectors_MND = np.asarray(vectors_MND, np.float32)
     own, any_, inside, context = zip(
         *(_similarities(x_ND, ids_N, sentence_N) for x_ND in vectors_MND), strict=True
     )
     tasks = {name: np.asarray(label).ravel() for name, label in labels.items()}
     classes = {name: len(np.unique(label_N[label_N >= 0])) for name, label_N in tasks.items()}
-    return Layers(
+    # Something to tell apart, and windows both to fit on and to try it on.
+    tasks = {
+        name: label_N
+        for name, label_N in tasks.items()
+        if classes[name] > 1 and len(np.unique(window_N[label_N >= 0] % 2)) > 1
+    }
+    looked_at = len(vectors_MND) * max(len(tasks), 1)
+    probes = [
+        probe(
+            name if "token" not in name else f"{name} (of {classes[name]})",
+            vectors_MND, label_N, ids_N, window_N, looked_at, seed,
+        )
+        for name, label_N in tasks.items()
+    ]  # fmt: skip
+    found = Layers(
         Estimate(*map(np.array, zip(*own, strict=True))),
         np.array(any_),
         Estimate(*map(np.array, zip(*inside, strict=True))),
         np.array(context),
-        tuple(
-            probe(
-                name if "token" not in name else f"{name} (of {classes[name]})",
-                vectors_MND,
-                label_N,
-                ids_N,
-                window_N,
-                seed,
-            )
-            for name, label_N in tasks.items()
-            if classes[name] > 1
-        ),
+        tuple(probes),
         len(ids_N),
         where,
+    )
+    # Of each model with fresh parameters three kinds of numbers, and no more than one model at a time.
+    similar_K, context_K, selective_KP = [], [], []
+    for x_MND in fresh:
+        last, any_two, _, share = _similarities(x_MND[-1], ids_N, sentence_N)
+        similar_K.append(last.value - any_two)
+        context_K.append(share)
+        read = [_read_out(x_MND, label_N, ids_N, window_N, seed) for label_N in tasks.values()]
+        selective_KP.append([(r.right_MB - r.control_MB).mean(1).max() for r in read])
+    if not similar_K:
+        return found
+    questions = 1 + len(tasks)
+    against = [
+        replace(
+            p,
+            fresh_selectivity=float(np.mean(null_K)),
+            learned=beyond_null(float(p.selectivity_M.value.max()), np.array(null_K), questions),
+        )
+        for p, null_K in zip(probes, zip(*selective_KP, strict=True), strict=True)
+    ]
+    return replace(
+        found,
+        probes=tuple(against),
+        fresh=len(similar_K),
+        fresh_similarity=float(np.mean(similar_K)),
+        fresh_context=float(np.mean(context_K)),
+        learned=beyond_null(float(found.own_similarity[-1]), np.array(similar_K), questions),
     )
 
 
@@ -214,44 +286,77 @@ def _similarities(x_ND, ids_N, sentence_N) -> tuple[Estimate, float, Estimate, f
     return mean_estimate(alone), float(any_two), of_sentence, share
 
 
+class ReadOut(NamedTuple):
+    """How often a probe was right on the windows that it was not fitted on, at M places of the stream."""
+
+    right_MB: np.ndarray
+    """share of each window"""
+    control_MB: np.ndarray
+    """the same of the control tasks, their mean"""
+    control_MC: np.ndarray
+    """of each control task, over all windows"""
+    majority: float
+
+
 def probe(
     task: str,
     vectors_MND: np.ndarray,
     label_N: np.ndarray,
     ids_N: np.ndarray,
     window_N: np.ndarray,
+    looked_at: int = 1,
     seed: int = 0,
 ) -> Probe:
     """Fits a linear read-out on the even windows and tries it on the odd ones, at every place of the stream.
 
-    It is ridge regression on one-hot labels: no steps, no rate, one solution. The control gives each token a label
+    It is ridge regression on one-hot labels: no steps, no rate, one solution. A control gives each token a label
     drawn from the task's own labels, so that only who knows the token by heart can know it.
     """
+    found = _read_out(vectors_MND, label_N, ids_N, window_N, seed)
+    # Two things vary: the windows, and which labels were drawn.
+    over_windows = mean_estimate((found.right_MB - found.control_MB).T, looked_at)
+    over_draws = mean_estimate(found.control_MC.T, looked_at)
+    half_M = np.hypot(over_windows.high - over_windows.value, over_draws.high - over_draws.value)
+    selective_M = over_windows.value
+    return Probe(
+        task,
+        len(np.unique(label_N[label_N >= 0])),
+        mean_estimate(found.right_MB.T),
+        found.control_MC.mean(1),
+        Estimate(selective_M, selective_M - half_M, selective_M + half_M),
+        found.majority,
+    )
+
+
+def _read_out(
+    vectors_MND: np.ndarray, label_N: np.ndarray, ids_N: np.ndarray, window_N: np.ndarray, seed: int
+) -> ReadOut:
     used_N = label_N >= 0
     classes, label = np.unique(label_N[used_N], return_inverse=True)
     ids, window = ids_N[used_N], window_N[used_N]
     random = np.random.default_rng(seed)
     _, type_ = np.unique(ids, return_inverse=True)
-    control = label[random.integers(0, len(label), type_.max() + 1)][type_]
+    tasks_CN = np.stack(
+        [label, *(label[random.integers(0, len(label), type_.max() + 1)][type_] for _ in range(CONTROLS))]
+    )
     fit, test = window % 2 == 0, window % 2 == 1
-    accuracies, controls = [], []
-    for x_ND in vectors_MND:
+    targets = np.eye(len(classes))[tasks_CN[:, fit].T].reshape(fit.sum(), -1)
+    windows, place = np.unique(window[test], return_inverse=True)
+    size_B = np.bincount(place)
+    right_MCB = np.empty((len(vectors_MND), len(tasks_CN), len(windows)))
+    for right_CB, x_ND in zip(right_MCB, vectors_MND, strict=True):
         x = x_ND[used_N].astype(np.float64)
         x = (x - x[fit].mean(0)) / np.maximum(x[fit].std(0), 1e-6)
         x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
         gram = x[fit].T @ x[fit] / fit.sum() + RIDGE * np.eye(x.shape[1])
-        targets = np.concatenate([np.eye(len(classes))[y[fit]] for y in (label, control)], axis=1)
         guesses = x[test] @ np.linalg.solve(gram, x[fit].T @ targets / fit.sum())
-        right = guesses[:, : len(classes)].argmax(1) == label[test]
-        accuracies.append([right[window[test] == w].mean() for w in np.unique(window[test])])
-        controls.append((guesses[:, len(classes) :].argmax(1) == control[test]).mean())
-    right_MB = np.array(accuracies)
+        said_NC = guesses.reshape(test.sum(), len(tasks_CN), len(classes)).argmax(-1)
+        for right_B, said_N, true_N in zip(right_CB, said_NC.T, tasks_CN[:, test], strict=True):
+            right_B[:] = np.bincount(place, said_N == true_N) / size_B
     majority = np.bincount(label[fit], minlength=len(classes)).argmax()
-    return Probe(
-        task,
-        len(classes),
-        mean_estimate(right_MB.T),
-        np.array(controls),
-        mean_estimate((right_MB - right_MB[:1]).T),
+    return ReadOut(
+        right_MCB[:, 0],
+        right_MCB[:, 1:].mean(1),
+        (right_MCB[:, 1:] * size_B).sum(2) / size_B.sum(),
         float((label[test] == majority).mean()),
     )

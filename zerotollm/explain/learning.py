@@ -10,7 +10,14 @@ from zerotollm.data.tokenizer import Tokenizer
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.attention import repetition
 from zerotollm.explain.forward import score_windows
-from zerotollm.explain.statistics import Estimate, bootstrap, mean_estimate
+from zerotollm.explain.statistics import (
+    NEGLIGIBLE,
+    Estimate,
+    bootstrap,
+    mean_estimate,
+    student_quantile,
+    verdict,
+)
 from zerotollm.explain.words import KINDS, kinds_of
 from zerotollm.model.config import TransformerConfig
 
@@ -18,8 +25,6 @@ BANDS = (10, 100, 1000)
 """Ranks that divide tokens into bands by their frequency in the training text."""
 BAND_NAMES = ("the 10 most frequent tokens", "ranks 11 to 100", "ranks 101 to 1,000", "rarer tokens")
 PART_NAMES = ("starts of words", "second tokens of words", "later tokens of words", "other tokens")
-INDUCTION = 0.1
-"""Nats a repetition must save for induction to be said to be there."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,12 @@ class Learning(Answer):
     part_names: tuple[str, ...]
     part_YG: Estimate
     """by place in the word"""
+    fell_G: Estimate
+    """by which the loss of each band is lower at the last checkpoint than at the first, paired by windows; intervals
+    hold together"""
     induction_Y: Estimate | None = None
-    """nats by which random tokens are better predicted the second time; None of an encoder-decoder"""
+    """nats by which random tokens are better predicted the second time, intervals hold together; None of an
+    encoder-decoder"""
     induction_attention_YLH: np.ndarray | None = None
     """what each head gives to the token after the earlier occurrence"""
 
@@ -57,32 +66,30 @@ class Learning(Answer):
             f"{self.band_names[g]} from {self.band_YG.value[0, g]:.2f} to {self.band_YG.value[-1, g]:.2f}"
             for g in (often, rare)
         ]
-        learned = [self.band_YG.high[-1, g] < self.band_YG.low[0, g] for g in (often, rare)]
-        if not any(learned):
-            order = "which shows no learning"
-        else:
-            progress_YG = self.progress()
-            half = [
-                int(self.steps_Y[int((progress_YG[:, g] >= 0.5).argmax())]) if ok else None
-                for g, ok in zip((often, rare), learned, strict=True)
-            ]
-            if None in half:
-                order = f"and only {self.band_names[often if learned[0] else rare]} were learned"
-            elif half[0] == half[1]:
-                order = f"each half of the way by step {half[0]}"
-            else:
-                order = f"half of the way by steps {half[0]} and {half[1]}"
+        progress_YG, learned = self.progress(), []
+        for g in dict.fromkeys((often, rare)):
+            name = self.band_names[g]
+            half = self.steps_Y[int((progress_YG[:, g] >= 0.5).argmax())]
+            learned.append(
+                verdict(
+                    Estimate(*(float(x[g]) for x in self.fell_G)),
+                    f"{name} were learned, half of the way by step {half}",
+                    f"{name} became worse",
+                    f"that {name} were learned is not shown",
+                    NEGLIGIBLE,
+                )
+            )
         copies = ""
         if self.induction_Y is not None:
-            there = np.flatnonzero(self.induction_Y.low > INDUCTION)
+            there = np.flatnonzero(self.induction_Y.low > NEGLIGIBLE)
             copies = (
-                f"; repeating random tokens helps from step {self.steps_Y[there[0]]} on"
+                f"; that repeating random tokens helps is first shown at step {self.steps_Y[there[0]]}"
                 if len(there)
-                else "; induction does not appear in any of the checkpoints"
+                else "; that repeating random tokens helps is shown at none of the checkpoints"
             )
         return (
-            f"From step {self.steps_Y[0]} to {self.steps_Y[-1]} the loss went, in nats, for {fell[0]}, for {fell[1]}, "
-            f"{order}{copies}."
+            f"From step {self.steps_Y[0]} to {self.steps_Y[-1]} the loss went, in nats, for {fell[0]}, for {fell[1]}: "
+            f"{'; '.join(learned)}{copies}."
         )
 
 
@@ -92,6 +99,7 @@ def explain_learning(
     tokenizer: Tokenizer,
     windows_BW: np.ndarray,
     counts_V: np.ndarray,
+    document_bos: int | None = None,
     seed: int = 0,
 ) -> Learning:
     """Evaluates (step, params) pairs, the oldest first, on the same windows; each is let go before the next is asked
@@ -106,12 +114,13 @@ def explain_learning(
     def losses() -> Iterator[tuple[int, np.ndarray]]:
         for step, params in checkpoints:
             induction_BLH, first_B, second_B = repetition(params, model, tokenizer, ids_N, seed)
-            gains.append(mean_estimate(first_B - second_B))
+            gains.append(first_B - second_B)
             attention.append(induction_BLH.mean(0))
-            yield step, score_windows(params, windows_BW, model=model).nats_BT
+            yield step, score_windows(params, windows_BW, model=model, document_bos=document_bos).nats_BT
 
     found = measure_learning(losses(), tokenizer, windows_BW, counts_V)
-    return replace(found, induction_Y=_stacked(gains), induction_attention_YLH=np.stack(attention))
+    gain_Y = mean_estimate(np.stack(gains, axis=1), looked_at=len(gains))
+    return replace(found, induction_Y=gain_Y, induction_attention_YLH=np.stack(attention))
 
 
 def measure_learning(
@@ -125,15 +134,19 @@ def measure_learning(
     band_BT = band_V[np.minimum(windows_BW[:, 1:], len(counts_V))]
     part_BT = word_parts(tokenizer, windows_BW)
     steps, means, bands, parts = [], [], [], []
+    first_BT = last_BT = np.zeros(0)
     for step, nats_BT in losses:
         none_BT = np.isnan(nats_BT)
-        known_BT = np.nan_to_num(nats_BT)
+        known_BT = last_BT = np.nan_to_num(nats_BT)
+        first_BT = known_BT if not steps else first_BT
         steps.append(step)
         means.append(mean_estimate(np.nanmean(nats_BT, axis=1)))
         bands.append(grouped_means(known_BT, np.where(none_BT, -1, band_BT), len(BAND_NAMES)))
         parts.append(grouped_means(known_BT, np.where(none_BT, -1, part_BT), len(PART_NAMES)))
     loss, band, part = (_stacked(estimates) for estimates in (means, bands, parts))
-    return Learning(np.array(steps), loss, BAND_NAMES, band, PART_NAMES, part)
+    # The sentence tells of two bands.
+    fell_G = grouped_means(first_BT - last_BT, np.where(none_BT, -1, band_BT), len(BAND_NAMES), looked_at=2)
+    return Learning(np.array(steps), loss, BAND_NAMES, band, PART_NAMES, part, fell_G)
 
 
 def _stacked(estimates: list[Estimate]) -> Estimate:
@@ -167,8 +180,12 @@ def word_parts(tokenizer: Tokenizer, windows_BW: np.ndarray) -> np.ndarray:
     return np.array([3, 0, 1, 2])[np.minimum(since_BW[:, 1:], 3)]
 
 
-def grouped_means(nats_BT: np.ndarray, group_BT: np.ndarray, groups: int) -> Estimate:
-    """Mean loss of each group of tokens, (G,), with bootstrap intervals over windows; nan where a group is empty."""
+def grouped_means(nats_BT: np.ndarray, group_BT: np.ndarray, groups: int, looked_at: int = 0) -> Estimate:
+    """Mean loss of each group of tokens, (G,), with bootstrap intervals over windows; nan where a group is empty.
+
+    With `looked_at` comparisons the intervals are Student's with the bootstrap's deviation, and hold together: so far
+    out in the tails, percentiles of `DRAWS` samples are few.
+    """
     one_hot_BTG = group_BT[..., None] == np.arange(groups)
     sums_BG, sizes_BG = (nats_BT[..., None] * one_hot_BTG).sum(1), one_hot_BTG.sum(1)
 
@@ -177,8 +194,13 @@ def grouped_means(nats_BT: np.ndarray, group_BT: np.ndarray, groups: int) -> Est
             return (weights_B @ sums_BG) / (weights_B @ sizes_BG)
 
     drawn = bootstrap(means, len(nats_BT))
-    with np.errstate(all="ignore"):
-        low_G, high_G = np.nanquantile(np.where(sizes_BG.sum(0) > 0, drawn, 0.0), [0.025, 0.975], axis=0)
     whole_G = means(np.ones(len(nats_BT)))
+    drawn = np.where(sizes_BG.sum(0) > 0, drawn, 0.0)
+    with np.errstate(all="ignore"):
+        if looked_at:
+            half_G = student_quantile(max(len(nats_BT) - 1, 1), looked_at) * np.nanstd(drawn, axis=0, ddof=1)
+            low_G, high_G = whole_G - half_G, whole_G + half_G
+        else:
+            low_G, high_G = np.nanquantile(drawn, [0.025, 0.975], axis=0)
     empty_G = np.isnan(whole_G)
     return Estimate(whole_G, np.where(empty_G, np.nan, low_G), np.where(empty_G, np.nan, high_G))

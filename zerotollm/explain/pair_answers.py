@@ -84,13 +84,18 @@ def text_answers(
 
 
 def held_out_answers(
-    params: Any, model: TransformerConfig, tokenizer: Tokenizer, pairs: Sequence[Pair]
+    params: Any,
+    model: TransformerConfig,
+    tokenizer: Tokenizer,
+    pairs: Sequence[Pair],
+    fresh: Iterable[Any] = (),
 ) -> dict[str, Any]:
-    """What is measured on held-out pairs: fields of an `Explanation`."""
+    """What is measured on held-out pairs: fields of an `Explanation`. `fresh` are parameters that learned nothing."""
     pairs = even_pairs(pairs, PAIRS)
     step = max(1, len(pairs) // ABLATED)
     embedding_VD = np.asarray(params["embedding"])
-    scores, residual, losses = [], {"encoder": [], "decoder": []}, []
+    scores, losses = [], []
+    residual: dict[str, list[np.ndarray]] = {"encoder": [], "decoder": []}
     roles: dict[str, list[tuple[RoleScores, RoleScores]]] = {side: [] for side in ROLES}
     mark_V = marks(tokenizer, model)
     for number, pair in enumerate(pairs):
@@ -109,11 +114,20 @@ def held_out_answers(
     # Places are compared within targets that reach as far: the longer half of them.
     T = int(np.median([len(score.nats_T) for score in scores]))
     whole_BT = nats_BT[~np.isnan(nats_BT[:, :T]).any(1), :T]
+    fresh_residual = [_streams(params_, model, tokenizer, pairs) for params_ in fresh]
+    sides = {
+        side: [
+            np.concatenate(x, axis=1)
+            for x in (residual[side], *(streams[side] for streams in fresh_residual))
+        ]
+        for side in residual
+    }
+    number_N = np.repeat(np.arange(len(pairs)), [len(score.nats_T) for score in scores])
     answers = {
-        "calibration": calibration(confidence_N, correct_N),
+        "calibration": calibration(confidence_N, correct_N, number_N),
         "positions": loss_by_position(Scores(whole_BT, whole_BT, whole_BT), "target") if T > 1 else None,
-        "encoder_layers": _layers([pair.source_S for pair in pairs], residual["encoder"], True),
-        "layers": _layers([pair.target_T for pair in pairs], residual["decoder"], False, tokenizer.bos_id),
+        "encoder_layers": _layers([pair.source_S for pair in pairs], sides["encoder"], True),
+        "layers": _layers([pair.target_T for pair in pairs], sides["decoder"], False, tokenizer.bos_id),
     }
     loss = float(np.mean([whole for whole, _ in losses]))
     count = sum(len(pair.target_T) for pair in pairs[::step])
@@ -184,7 +198,8 @@ def role_scores(weights_LHTS: np.ndarray, at: dict[str, np.ndarray]) -> RoleScor
 
 
 def _heads(side: str, seen: Sequence[tuple[RoleScores, RoleScores]]) -> Heads:
-    scores = mean_estimate(np.stack([own.score_PLH for own, _ in seen]))
+    score_BPLH = np.stack([own.score_PLH for own, _ in seen])
+    scores = mean_estimate(score_BPLH, looked_at=score_BPLH[0].size)
     even = [even for _, even in seen]
     return Heads(
         roles=ROLES[side],
@@ -196,10 +211,23 @@ def _heads(side: str, seen: Sequence[tuple[RoleScores, RoleScores]]) -> Heads:
     )
 
 
+def _streams(
+    params: Any, model: TransformerConfig, tokenizer: Tokenizer, pairs: Sequence[Pair]
+) -> dict[str, list[np.ndarray]]:
+    """The residual stream of each pair, (M, S or T, D), of "encoder" and "decoder"."""
+    embedding_VD, streams = np.asarray(params["embedding"]), {"encoder": [], "decoder": []}
+    for pair in pairs:
+        inside = look_into_pair(params, model, pair, tokenizer.bos_id)
+        for side, residual in streams.items():
+            residual.append(inside.residual(side, embedding_VD))
+    return streams
+
+
 def _layers(
-    texts: Sequence[np.ndarray], residual: Sequence[np.ndarray], encoder: bool, bos_id: int = 0
+    texts: Sequence[np.ndarray], streams: Sequence[np.ndarray], encoder: bool, bos_id: int = 0
 ) -> Layers:
-    """Vectors of sources, or of what of the targets is written when the next token is predicted."""
+    """Vectors of sources, or of what of the targets is written when the next token is predicted: `streams` are the
+    model's own, (M, N, D), and after it those of models with fresh parameters."""
     ids = texts if encoder else [np.append(bos_id, text_T[:-1]) for text_T in texts]
     number_N = np.repeat(np.arange(len(texts)), [len(text_T) for text_T in texts])
     following = [np.append(text_T[1:], -1) for text_T in texts] if encoder else texts
@@ -211,12 +239,13 @@ def _layers(
     part_N = np.concatenate([part_labels(len(text_T)) for text_T in texts])
     labels |= {f"the place in the sentence (of {PARTS} parts)": part_N}
     return explain_vectors(
-        np.concatenate(residual, axis=1),
+        streams[0],
         np.concatenate(ids),
         number_N,
         number_N,
         labels,
         "encoder" if encoder else "decoder",
+        fresh=streams[1:],
     )
 
 

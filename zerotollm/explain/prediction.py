@@ -31,14 +31,17 @@ class Prediction(Answer):
     cut: bool
     """whether the text was longer than the model's context, and its beginning was left out"""
     temperature: float
+    """of the sampler, which divides the logits; 1: as the model says"""
     hidden_D: np.ndarray
     """the last state, which the head reads"""
     logits_V: np.ndarray
     """hidden x head, soft cap included; of ids that exist"""
     probabilities_V: np.ndarray
-    """softmax(logits / temperature)"""
+    """softmax(logits): the model's own"""
+    sampled_V: np.ndarray
+    """the sampler's: of logits / temperature, and without what it excludes"""
     entropy: float
-    """of the probabilities, bits"""
+    """of the model's probabilities, bits"""
     best_K: np.ndarray
     """ids, the likeliest first"""
     best_pieces: tuple[str, ...]
@@ -71,7 +74,9 @@ class Prediction(Answer):
 
     def sentence(self) -> str:
         best = self.best_K[0]
-        p = self.probabilities_V[best]
+        p, drawn = self.probabilities_V[best], self.sampled_V[best]
+        beside = f" (the sampler, at temperature {self.temperature:g}, draws it with {drawn:.2f})"
+        sampler = "" if np.isclose(p, drawn, atol=0.005) else beside
         last_M = self.lens_best_MT[:, -1]
         settled = next(m for m in range(len(last_M)) if (last_M[m:] == last_M[-1]).all())
         lens = (
@@ -82,10 +87,10 @@ class Prediction(Answer):
         largest = np.abs(self.products_KD[0])
         few = int(np.searchsorted(np.cumsum(np.sort(largest)[::-1]), largest.sum() / 2)) + 1
         return (
-            f"After {self.pieces[-1]!r} the likeliest token is {self.best_pieces[0]!r} with probability {p:.2f}: "
-            f"its logit {self.logits_V[best]:.2f} is the sum of {len(largest)} products, half of whose size comes "
-            f"from {few}; the choice is as open as one of {2**self.entropy:.0f} equal ones ({self.entropy:.1f} bits), "
-            f"and {lens}."
+            f"After {self.pieces[-1]!r} the likeliest token is {self.best_pieces[0]!r} with probability {p:.2f}"
+            f"{sampler}: its logit {self.logits_V[best]:.2f} is the sum of {len(largest)} products, half of whose size "
+            f"comes from {few}; the choice is as open as one of {2**self.entropy:.0f} equal ones "
+            f"({self.entropy:.1f} bits), and {lens}."
         )
 
 
@@ -96,19 +101,21 @@ def predict(
     text: str,
     *,
     temperature: float = 1.0,
+    sampled: Callable[[np.ndarray], np.ndarray] | None = None,
     draw: Callable[[np.ndarray, int], int] | None = None,
     seen: Activations | None = None,
 ) -> Prediction:
     """Follows the prediction of the token after a text; an empty one is the start of a document.
 
     The read-out of every layer by the model's own final norm and head is the logit lens (nostalgebraist 2020; its
-    limits: Belrose et al. 2023, arXiv:2303.08112). `draw(logits_V, tokens before)` is a sampler. `seen` are the
+    limits: Belrose et al. 2023, arXiv:2303.08112). `draw(logits_V, tokens before)` is a sampler, and
+    `sampled(logits_V)` are the probabilities it draws with, by default those of the temperature alone. `seen` are the
     activations of these tokens, where they are there already. Temperature 0 is taken for the limit: the likeliest.
     """
     tokens_T, cut = text_tokens(tokenizer, text, model.max_length)
     seen = look_inside(params, model, tokens_T) if seen is None else seen
     return predict_tokens(
-        params, model, tokenizer, tokens_T, seen, cut=cut, temperature=temperature, draw=draw
+        params, model, tokenizer, tokens_T, seen, cut=cut, temperature=temperature, sampled=sampled, draw=draw
     )
 
 
@@ -121,12 +128,13 @@ def predict_tokens(
     *,
     cut: bool = False,
     temperature: float = 1.0,
+    sampled: Callable[[np.ndarray], np.ndarray] | None = None,
     draw: Callable[[np.ndarray, int], int] | None = None,
 ) -> Prediction:
     """The same of tokens that a decoder, with an encoder or without, has been seen to read."""
     real = tokenizer.vocab_size
     logits_V = np.asarray(seen.logits_BTV[0, -1, :real], np.float64)
-    probabilities_V = _softmax(logits_V / max(temperature, 1e-6))
+    probabilities_V = _softmax(logits_V)
     best_K = np.argsort(-logits_V, kind="stable")[:BEST]
     T = len(tokens_T)
     lens_best_MT, lens_best_p_MT, lens_p_MT, lens_nats_MT = _lens(
@@ -143,6 +151,7 @@ def predict_tokens(
         hidden_D=hidden_D,
         logits_V=logits_V,
         probabilities_V=probabilities_V,
+        sampled_V=sampled(logits_V) if sampled else _softmax(logits_V / max(temperature, 1e-6)),
         entropy=float(-np.sum(probabilities_V * np.log2(np.maximum(probabilities_V, 1e-300)))),
         best_K=best_K,
         best_pieces=tuple(shown(tokenizer, i) for i in best_K),

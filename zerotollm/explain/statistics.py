@@ -9,6 +9,8 @@ import numpy as np
 from zerotollm.evaluation.statistics import Outcome
 
 CONFIDENCE = 0.95
+NEGLIGIBLE = 0.01
+"""Nats a token below which a difference is not told as an effect, however surely it is not 0."""
 DRAWS = 200
 """Bootstrap samples and permutations, where nothing else is said: p-values come in steps of 1/201."""
 
@@ -24,26 +26,74 @@ class Estimate(NamedTuple):
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
 
+UNKNOWN = Estimate(math.nan, -math.inf, math.inf)
+"""What nobody measured."""
+
+
 def mean_estimate(values_N: np.ndarray, looked_at: int = 1) -> Estimate:
     """Return the mean over the first axis with Student's interval (Student 1908); of arrays, an Estimate of arrays.
 
     Values must be independent: give one a window or a text, not one a token. A single value has an endless interval.
     With `looked_at` comparisons, all their intervals together hold the truth with 95 % (Bonferroni).
     """
-    from scipy.special import stdtrit
-
     values_N = np.asarray(values_N, np.float64)
     N = len(values_N)
     center = values_N.mean(0)
     if N < 2:
         return Estimate(center, center - math.inf, center + math.inf)
-    half = stdtrit(N - 1, 1 - (1 - CONFIDENCE) / (2 * looked_at)) * values_N.std(0, ddof=1) / math.sqrt(N)
+    half = student_quantile(N - 1, looked_at) * values_N.std(0, ddof=1) / math.sqrt(N)
     return Estimate(center, center - half, center + half)
 
 
-def outcome_of(difference: Estimate) -> Outcome:
-    """Return what the interval of a difference says: shown (all above 0), opposite shown (all below 0), not shown."""
-    return "shown" if difference.low > 0 else "opposite shown" if difference.high < 0 else "not shown"
+def student_quantile(freedom: float, looked_at: int) -> float:
+    """Student's t that two-sided intervals at `CONFIDENCE` reach to, Bonferroni over `looked_at`."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 1 - (1 - CONFIDENCE) / (2 * looked_at)))
+
+
+def difference_estimate(a_N: np.ndarray, b_M: np.ndarray, looked_at: int = 1) -> Estimate:
+    """Return mean(a) - mean(b) of independent samples with Welch's interval (Welch 1947); `looked_at` as above."""
+    a_N, b_M = np.asarray(a_N, np.float64), np.asarray(b_M, np.float64)
+    center = float(a_N.mean() - b_M.mean())
+    if min(len(a_N), len(b_M)) < 2:
+        return Estimate(center, -math.inf, math.inf)
+    of_a, of_b = a_N.var(ddof=1) / len(a_N), b_M.var(ddof=1) / len(b_M)
+    if of_a + of_b == 0:
+        return Estimate(center, center, center)
+    freedom = (of_a + of_b) ** 2 / (of_a**2 / (len(a_N) - 1) + of_b**2 / (len(b_M) - 1))
+    half = student_quantile(freedom, looked_at) * math.sqrt(of_a + of_b)
+    return Estimate(center, center - half, center + half)
+
+
+def beyond_null(value: float, null_K: np.ndarray, looked_at: int = 1) -> Estimate:
+    """Return a value minus the mean of K draws of a null model, with Student's prediction interval.
+
+    The interval holds 0 with 95 % where the value is one more draw of the null model. Fewer than two draws give an
+    endless one. Values that are all equal show nothing but equality.
+    """
+    null_K = np.asarray(null_K, np.float64)
+    K = len(null_K)
+    if K < 2:
+        return Estimate(value - float(null_K.mean()) if K else math.nan, -math.inf, math.inf)
+    difference = float(value - null_K.mean())
+    half = student_quantile(K - 1, looked_at) * float(null_K.std(ddof=1)) * math.sqrt(1 + 1 / K)
+    return Estimate(difference, difference - half, difference + half)
+
+
+def outcome_of(difference: Estimate, margin: float = 0.0) -> Outcome:
+    """Return what the interval of a difference says: shown (all above the margin), opposite shown (all below minus
+    the margin), not shown."""
+    if difference.low > margin:
+        return "shown"
+    return "opposite shown" if difference.high < -margin else "not shown"
+
+
+def verdict(difference: Estimate, shown: str, opposite: str, otherwise: str, margin: float = 0.0) -> str:
+    """Return the text of the outcome of a difference."""
+    return {"shown": shown, "opposite shown": opposite, "not shown": otherwise}[
+        outcome_of(difference, margin)
+    ]
 
 
 def share_estimate(hits: np.ndarray | int, trials: np.ndarray | int) -> Estimate:
@@ -141,5 +191,6 @@ def monotone(values: Sequence[float]) -> Estimate:
     if N < 4:
         return Estimate(math.nan, -1.0, 1.0)
     rho = float(np.corrcoef(ranks(np.asarray(values)), np.arange(N))[0, 1])
-    z, half = math.atanh(max(min(rho, 1 - 1e-12), -1 + 1e-12)), 1.96 / math.sqrt(N - 3)
+    # Of ranks the variance is 1.06 times as large (Fieller, Hartley and Pearson 1957).
+    z, half = math.atanh(max(min(rho, 1 - 1e-12), -1 + 1e-12)), 1.96 * math.sqrt(1.06 / (N - 3))
     return Estimate(rho, math.tanh(z - half), math.tanh(z + half))

@@ -12,11 +12,11 @@ from zerotollm.data.tokenizer import Tokenizer, train_tokenizer
 from zerotollm.errors import UsageError
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.merges import Merge, Merges, merge_order, replay, steps_of
-from zerotollm.explain.statistics import Estimate, monotone
+from zerotollm.explain.statistics import Estimate, monotone, verdict
 from zerotollm.explain.words import kind_of, shown
 
 STRANGERS = ("unflabberable", "здравствуй", "語", "🦔")
-"""A word that nobody wrote, two other scripts and an emoji."""
+"""A made-up word, two other scripts and an emoji: the training text is asked how often it has each."""
 SMALLEST = 4 + 256 + 2
 """Special tokens, bytes, space and line end: no vocabulary with bytes is smaller."""
 ZIPF_RANKS = (10, 1000)
@@ -35,12 +35,14 @@ class Piece(NamedTuple):
 
 
 class Stranger(NamedTuple):
-    """A text the tokenizer never met, or hardly."""
+    """A text that training texts seldom have."""
 
     text: str
     pieces: tuple[str, ...]
     bytes_of_it: int
     """tokens that stand for a single byte"""
+    count: int = -1
+    """in the training text; -1 where nobody looked"""
 
 
 @dataclass(frozen=True)
@@ -82,15 +84,18 @@ class Tokenization(Answer):
             return f"{cut}: {how[self.kind]}{fallback}."
         if not len(self.count_R):
             return f"{cut}, by {sum(len(p.merges) for p in self.pieces)} merges whose pairs nobody counted{fallback}."
-        verdict = (
+        follows = (
             "yes, by frequency: pairs were merged almost exactly in the order of their counts"
             if self.order.high < -0.95
-            else "pairs were merged roughly in the order of their counts"
-            if self.order.high < -0.5
-            else "the order of merges does not follow the counts"
+            else verdict(
+                self.order,
+                "no: pairs were merged against the order of their counts",
+                "frequent pairs were merged before rarer ones, though not in strict order",
+                "that merges follow the counts is not shown",
+            )
         )
         return (
-            f"{cut}; {verdict} (Spearman {self.order.value:.4f}, from {self.count_R[0]:,} times for the first "
+            f"{cut}; {follows} (Spearman {self.order.value:.4f}, from {self.count_R[0]:,} times for the first "
             f"pair to {self.count_R[-1]:,} for the last){fallback}."
         )
 
@@ -103,12 +108,14 @@ def explain_tokens(
     counts_V: np.ndarray | None = None,
     strangers: Sequence[str] = STRANGERS,
     merges: Merges | None = None,
+    training: str | None = None,
 ) -> Tokenization:
     """Cuts a text and says by which merges (BPE: Sennrich et al. 2016, arXiv:1508.07909; unigram: Kudo 2018,
     arXiv:1804.10959).
 
     `words` are those of the training text (`merges.count_words`), on which the merges are counted unless `merges`
-    holds that already; `counts_V` its tokens. Without them the split is explained and frequencies are not.
+    holds that already; `counts_V` its tokens; `training` is the text, in which `strangers` are looked for. Without
+    them the split is explained and frequencies are not.
     """
     if merges is None and words is not None and tokenizer.kind == "bpe":
         merges = replay(tokenizer, words)
@@ -129,7 +136,9 @@ def explain_tokens(
             for i in ids
         ),
         num_bytes=len(text.encode()),
-        strangers=tuple(_stranger(tokenizer, stranger) for stranger in strangers),
+        strangers=tuple(
+            _stranger(tokenizer, text, -1 if training is None else training.count(text)) for text in strangers
+        ),
         counts_V=counts_V,
         count_R=merges.count_R if counted else np.zeros(0, int),
         order=monotone(merges.count_R) if counted else Estimate(np.nan, -1, 1),
@@ -139,10 +148,10 @@ def explain_tokens(
     )
 
 
-def _stranger(tokenizer: Tokenizer, text: str) -> Stranger:
+def _stranger(tokenizer: Tokenizer, text: str, count: int) -> Stranger:
     ids = tokenizer.encode(text)
     as_bytes = sum(kind_of(tokenizer, int(i)) == "byte" for i in ids)
-    return Stranger(text, tuple(shown(tokenizer, i) for i in ids), as_bytes)
+    return Stranger(text, tuple(shown(tokenizer, i) for i in ids), as_bytes, count)
 
 
 def zipf_slope(counts_V: np.ndarray) -> Estimate:

@@ -71,8 +71,10 @@ def prediction(found: "Prediction") -> Picture:
     names = tuple(visible(piece) for piece in found.best_pieces)
     p = found.probabilities_V[found.best_K]
     logits = found.logits_V[found.best_K]
+    sampler = f"the sampler's at temperature {found.temperature:g}"
     hover = tuple(
-        f"{n}: logit {z:.3f}, probability {v:.4f}" for n, z, v in zip(names, logits, p, strict=True)
+        f"{n}: logit {z:.3f}, probability {v:.4f}, {sampler} {d:.4f}"
+        for n, z, v, d in zip(names, logits, p, found.sampled_V[found.best_K], strict=True)
     )
     best = Bars(p, range(len(names)), across=True, hover=hover, text=tuple(f"{v:.3f}" for v in p))
     title = f"After {visible(found.pieces[-1])}: the likeliest tokens"
@@ -80,7 +82,7 @@ def prediction(found: "Prediction") -> Picture:
         Panel(
             title,
             (best,),
-            Axis(f"probability at temperature {found.temperature:g}"),
+            Axis("probability"),
             Axis(names=names, down=True),
         ),
         _products(found),

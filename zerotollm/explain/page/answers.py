@@ -155,9 +155,16 @@ def _merges(found: Explanation) -> Table:
 
 def _strangers(found: Explanation) -> Table:
     rows = tuple(
-        (s.text, " ".join(map(visible, s.pieces)), str(s.bytes_of_it)) for s in found.tokens.strangers
+        (
+            s.text,
+            f"{s.count:,}" if s.count >= 0 else "-",
+            " ".join(map(visible, s.pieces)),
+            str(s.bytes_of_it),
+        )
+        for s in found.tokens.strangers
     )
-    return Table(("text", "becomes", "bytes among them"), rows, "What it has never seen")
+    head = ("text", "in the training text", "becomes", "bytes among them")
+    return Table(head, rows, "Words, scripts and signs that a training text may not have")
 
 
 def _cuts(study: Study) -> tuple[Block, ...]:
