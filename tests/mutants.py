@@ -44,7 +44,7 @@ NEAREST = {
     "compute/loss_scale": "training/test_compute.py",
     "decoding/sample": "decoding/test_sample.py",
     "decoding/beam": "decoding/test_beam.py",
-    "decoding/text": "serving/test_writing.py",
+    "decoding/text": "decoding/test_text.py",
     "decoding/slots": "serving/test_batch.py",
     "evaluation/loss": "evaluation/test_loss.py",
     "evaluation/likelihood": "evaluation/test_likelihood.py",
