@@ -21,6 +21,8 @@ import numpy as np
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.corpora import data_directory, open_corpus
 from zerotollm.data.documents import Corpus
+from zerotollm.data.pretrained_tokenizer import FORMAT as PRETRAINED
+from zerotollm.data.pretrained_tokenizer import PretrainedTokenizer
 from zerotollm.data.storage import build_once
 from zerotollm.data.tokenizer import (
     OWN_IDS,
@@ -112,7 +114,9 @@ def settings(tokenizer: TokenizerConfig | AnyTokenizer) -> Any:
     if isinstance(tokenizer, TokenizerConfig):
         # What a tokenizer's training does since it was last changed, for one kind alone.
         return asdict(tokenizer) | ({"score_steps": SCORE_STEPS} if tokenizer.kind == "unigram" else {})
-    return hashlib.sha256(tokenizer.model).hexdigest()
+    # What an imported one makes of a text since that was last changed, for them alone.
+    changed = PRETRAINED if isinstance(tokenizer, PretrainedTokenizer) else b""
+    return hashlib.sha256(tokenizer.model + changed).hexdigest()
 
 
 def tokenizer_for(tokenizer: TokenizerConfig | AnyTokenizer, texts: Iterable[str]) -> AnyTokenizer:
