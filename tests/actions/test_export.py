@@ -121,6 +121,7 @@ def test_it_comes_back_as_a_run_that_writes_and_is_evaluated(run_dir, exported, 
     again = export(back.experiment, tmp_path / "back", ExportOptions(out=str(tmp_path / "again")))
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
         assert (again / name).read_bytes() == (exported / name).read_bytes()
+    assert json.loads((again / "tokenizer_config.json").read_text())["split_special_tokens"]
     assert "has no final numbers" in (again / "README.md").read_text()
 
 

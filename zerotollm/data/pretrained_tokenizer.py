@@ -1,14 +1,16 @@
 """A tokenizer that came with a checkpoint: a `tokenizer.json` of the `tokenizers` library behind the interface of ours.
 
 It is kept as one JSON object: that file as it came, and the ids of its special tokens, which stand beside it there.
-In a text special tokens are never met: what looks like one is encoded as any other text.
+In a text special tokens are never met: what looks like one is encoded as any other text. For that they are spelled
+with a character that the text does not hold while it is encoded: to the library a special token is also a piece of the
+vocabulary, which text may be cut into.
 """
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,10 @@ from zerotollm.files import write_atomically
 
 SPACE = "\u2581"
 """What SentencePiece, and who learnt from it, writes for a space."""
+FORMAT = b"2"
+"""To be raised with every change to the ids of a text."""
+MARKS = range(0x10FFFF, 0xDFFF, -1)
+"""Characters, the last of Unicode first: these stand for nothing."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,8 +77,13 @@ class PretrainedTokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """`encode` of every text, on all cores."""
         refuse_surrogates(texts)
-        encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(one.ids, np.int32) for one in encoded]
+        mark = next(mark for mark in map(chr, MARKS) if not any(mark in text for text in texts))
+        encoded = self._encoder(mark).encode_batch_fast(list(texts), add_special_tokens=False)
+        ids = [np.array(one.ids, np.int32) for one in encoded]
+        if not _reads_bytes(self._parts["tokenizer"]["model"]):
+            return ids
+        run = [self._tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in mark.encode()]
+        return ids if None in run else [_without(ids_N, run) for ids_N in ids]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of any ids. Special tokens have none; bytes that are not UTF-8 become U+FFFD. A tokenizer that
@@ -105,17 +116,34 @@ class PretrainedTokenizer:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        from tokenizers import Tokenizer
+        return _library(self._parts["tokenizer"])
 
-        tokenizer = Tokenizer.from_str(json.dumps(self._parts["tokenizer"]))
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        tokenizer.encode_special_tokens = True
-        return tokenizer
+    @cached_property
+    def _encoder(self) -> Callable[[str], Any]:
+        """Of the library, for special tokens that are spelled with a character."""
+        return lru_cache(maxsize=2)(
+            lambda mark: _library(_respelled(self._parts["tokenizer"], self._control, mark))
+        )
+
+    @cached_property
+    def _control(self) -> frozenset[int]:
+        """Ids that no text is: what is called special, and the ids of `model` where they are no single characters."""
+        tokenizer = self._parts["tokenizer"]
+        pieces = {token_id: piece for piece, token_id in _vocabulary(tokenizer["model"]).items()}
+        added = {token["id"]: token.get("special") for token in tokenizer.get("added_tokens") or []}
+        named = {self.bos_id, self.eos_id, _unknown(tokenizer["model"])}
+        return frozenset(
+            {token_id for token_id, special in added.items() if special}
+            | {token_id for token_id in named if token_id in added or len(pieces.get(token_id, "")) > 1}
+            | ({self.pad_id} & added.keys())
+        )
 
     @cached_property
     def _meanings(self) -> list[bytes]:
-        return _meanings(self._parts["tokenizer"], self._tokenizer.get_vocab(), self.vocab_size)
+        meanings = _meanings(self._parts["tokenizer"], self._tokenizer.get_vocab(), self.vocab_size)
+        for token_id in self._control & {self.pad_id, self.bos_id, self.eos_id}:
+            meanings[token_id] = b""
+        return meanings
 
 
 def pretrained_tokenizer(
@@ -132,10 +160,9 @@ def pretrained_tokenizer(
         "tokenizer": tokenizer,
     }
     made = PretrainedTokenizer(json.dumps(parts, ensure_ascii=False).encode())
-    from tokenizers import Tokenizer
-
     try:
-        vocabulary = Tokenizer.from_str(json.dumps(tokenizer)).get_vocab()
+        vocabulary = made._tokenizer.get_vocab()
+        made.encode("")
     except Exception as error:  # noqa: BLE001  the library raises nothing more special
         raise UsageError(f"{source} is no tokenizer that can be used here: {error}") from None
     try:
@@ -143,6 +170,77 @@ def pretrained_tokenizer(
     except UsageError as error:
         raise UsageError(f"{source} is no tokenizer that can be used here: {error}") from None
     return made
+
+
+def _library(tokenizer: Mapping[str, Any]) -> Any:
+    """A `tokenizers.Tokenizer` that meets no special token in a text and gives every text all its ids."""
+    from tokenizers import Tokenizer
+
+    made = Tokenizer.from_str(json.dumps(tokenizer))
+    made.no_truncation()
+    made.no_padding()
+    made.encode_special_tokens = True
+    return made
+
+
+def _vocabulary(model: Mapping[str, Any]) -> dict[str, int]:
+    """Piece to id, of a model as tokenizer.json has it."""
+    vocabulary = model["vocab"]
+    if isinstance(vocabulary, list):  # Unigram: pieces and their scores
+        return {piece: token_id for token_id, (piece, _) in enumerate(vocabulary)}
+    return vocabulary
+
+
+def _unknown(model: Mapping[str, Any]) -> int | None:
+    """The id of what is in no vocabulary."""
+    return model["unk_id"] if "unk_id" in model else _vocabulary(model).get(model.get("unk_token") or "")
+
+
+def _reads_bytes(model: Mapping[str, Any]) -> bool:
+    """Whether a text that looks like the piece of a byte, <0x41>, would be that byte. No pair is merged into one."""
+    return bool(model.get("byte_fallback")) and (
+        isinstance(model["vocab"], list) or bool(model.get("ignore_merges"))
+    )
+
+
+def _respelled(tokenizer: Mapping[str, Any], control: frozenset[int], mark: str) -> dict[str, Any]:
+    """The same tokenizer.json with `control` spelled otherwise, each with `mark`, and without what merges into them."""
+    model = dict(tokenizer["model"])
+    names = {piece: f"{mark}{i}{mark}" for piece, i in _vocabulary(model).items() if i in control}
+    if isinstance(model["vocab"], list):
+        model["vocab"] = [[names.get(piece, piece), score] for piece, score in model["vocab"]]
+    else:
+        model["vocab"] = {names.get(piece, piece): i for piece, i in model["vocab"].items()}
+    if "unk_token" in model:
+        model["unk_token"] = names.get(model["unk_token"], model["unk_token"])
+    if "merges" in model:
+        prefix = model.get("continuing_subword_prefix") or ""
+        pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+        model["merges"] = [
+            [left, right]
+            for left, right in pairs
+            if not {left, right, left + right.removeprefix(prefix)} & names.keys()
+        ]
+    plain = {"special": True, "normalized": False, "single_word": False, "lstrip": False, "rstrip": False}
+    added = [
+        token | plain | {"content": f"{mark}{token['id']}{mark}"} if token["id"] in control else token
+        for token in tokenizer.get("added_tokens") or []
+    ]
+    normalizer = tokenizer.get("normalizer")
+    if _reads_bytes(model):  # what stands in between is cut out of the ids again
+        apart = {"type": "Replace", "pattern": {"Regex": "<(?=0x[0-9A-F]{2}>)"}, "content": f"<{mark}"}
+        normalizer = {"type": "Sequence", "normalizers": [*([normalizer] if normalizer else []), apart]}
+    changed = {"model": model, "added_tokens": added, "normalizer": normalizer, "post_processor": None}
+    return dict(tokenizer) | changed
+
+
+def _without(ids_N: np.ndarray, run: Sequence[int]) -> np.ndarray:
+    """The ids without the places where all of `run` stands."""
+    if len(ids_N) < len(run):
+        return ids_N
+    windows = np.lib.stride_tricks.sliding_window_view(ids_N, len(run))
+    starts = np.flatnonzero((windows == np.array(run)).all(axis=1))
+    return np.delete(ids_N, (starts[:, None] + np.arange(len(run))).ravel())
 
 
 def refuse_surrogates(texts: Iterable[str]) -> None:

@@ -21,6 +21,8 @@ import numpy as np
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.corpora import data_directory, open_corpus
 from zerotollm.data.documents import Corpus
+from zerotollm.data.pretrained_tokenizer import FORMAT as PRETRAINED
+from zerotollm.data.pretrained_tokenizer import PretrainedTokenizer
 from zerotollm.data.storage import build_once
 from zerotollm.data.tokenizer import (
     OWN_IDS,
@@ -123,9 +125,12 @@ def settings(tokenizer: TokenizerConfig | AnyTokenizer) -> Any:
     # For some kinds alone: so all others keep what was prepared before it was added.
     counted = {"bytes": "given back"} if may_lose(tokenizer) else {}
     if isinstance(tokenizer, TokenizerConfig):
+        # What a tokenizer's training does since it was last changed, for one kind alone.
         steps = {"score_steps": SCORE_STEPS} if tokenizer.kind == "unigram" else {}
         return asdict(tokenizer) | steps | counted
-    digest = hashlib.sha256(tokenizer.model).hexdigest()
+    # What an imported one makes of a text since that was last changed, for them alone.
+    changed = PRETRAINED if isinstance(tokenizer, PretrainedTokenizer) else b""
+    digest = hashlib.sha256(tokenizer.model + changed).hexdigest()
     return {"model": digest} | counted if counted else digest
 
 

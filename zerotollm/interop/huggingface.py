@@ -109,11 +109,11 @@ def tokenizer_files(model: TransformerConfig, tokenizer: AnyTokenizer) -> dict[s
         "bos_token": tokenizer.piece(tokenizer.bos_id),
         "eos_token": tokenizer.piece(tokenizer.eos_id if pair else tokenizer.stop_id),
         "pad_token": tokenizer.piece(tokenizer.pad_id),
+        "split_special_tokens": True,  # with us no text holds a special token, whatever it looks like
     }
     if not isinstance(tokenizer, Tokenizer):
         return {"tokenizer.json": _json(tokenizer.tokenizer_json), "tokenizer_config.json": _json(about)}
-    # With us no text holds a special token, whatever it looks like.
-    about |= {"unk_token": tokenizer.piece(tokenizer.unk_id), "split_special_tokens": True}
+    about["unk_token"] = tokenizer.piece(tokenizer.unk_id)
     return {
         "tokenizer.json": _json(tokenizer_json(tokenizer, sentences=pair)),
         "tokenizer_config.json": _json(about),
