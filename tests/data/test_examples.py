@@ -104,8 +104,8 @@ def test_the_bytes_that_are_counted_are_those_that_are_learned(texts, spaces, lo
     texts += [f"{spaces}return x{spaces}"]
     turns = [{"role": role, "content": text} for text in texts for role in ("user", "assistant")]
     records = [{"prompt": "a", "completion": text} for text in texts] + [{"messages": turns}]
-    file = write(folder / "my.jsonl", records)
-    data = DataConfig(corpus=file, validation=file, dir=str(folder / "data"))
+    held_out = write(folder / "held.jsonl", [{"prompt": "held", "completion": "out"}])
+    data = DataConfig(write(folder / "my.jsonl", records), validation=held_out, dir=str(folder / "data"))
     split = prepare_examples(data, tokenizer, "completion").splits["train"]
     ends = [*split.starts_E[1:], len(split.tokens_N)]
     sentences = [0] * len(texts) + [len(texts)]
@@ -126,11 +126,10 @@ def test_the_bytes_that_are_counted_are_those_that_are_learned(texts, spaces, lo
 def test_the_bytes_of_pairs_are_those_of_the_targets(lines, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bytes")
     (folder / "a.tsv").write_text("".join(f"source\t {line} \n" for line in lines), encoding="utf-8")
-    data = DataConfig(
-        corpus=str(folder / "a.tsv"), validation=str(folder / "a.tsv"), dir=str(folder / "data")
-    )
-    pairs = prepare_pairs(data, ANY_BYTES).splits["validation"]
-    examples = prepare_examples(data, ANY_BYTES, "completion").splits["validation"]
+    (folder / "held.tsv").write_text("held\tout\n")
+    data = DataConfig(str(folder / "a.tsv"), validation=str(folder / "held.tsv"), dir=str(folder / "data"))
+    pairs = prepare_pairs(data, ANY_BYTES).splits["train"]
+    examples = prepare_examples(data, ANY_BYTES, "completion").splits["train"]
     expected = [len(line.strip().encode()) for line in lines]
     assert pairs.target_bytes_N.tolist() == examples.bytes_E.tolist() == expected
     starts = [*pairs.targets.document_starts_D, len(pairs.targets.tokens_N)]

@@ -9,6 +9,7 @@ import pytest
 
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.feed import Feed, open_feed
+from zerotollm.data.pretrained_tokenizer import pretrained_tokenizer
 from zerotollm.data.sharded_tokens import prepare_in_shards
 from zerotollm.data.tokens import prepare
 from zerotollm.errors import UsageError
@@ -93,6 +94,25 @@ def test_a_text_that_is_lost_whole_is_refused(data):
         feed.evaluation("test")
     with pytest.raises(UsageError, match=r"has no test documents: see data\.test_fraction"):
         open_feed(data("the sea" * 9), CHARACTERS).evaluation("test")
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_an_imported_tokenizer_loses_characters_too(data, special):
+    """Whether its unk is a special token or a word like others."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    pieces = ["<unk>", "</s>", "\u2581", *"theasndriv"]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    other = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
+    other.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    other.decoder = decoders.Metaspace(prepend_scheme="never")
+    other.add_special_tokens(["</s>", *(["<unk>"] if special else [])])
+    made = pretrained_tokenizer(
+        json.loads(other.to_str()), bos_id=1, eos_id=1, pad_id=None, source="the test"
+    )
+    feed = open_feed(data("the sea an" * 5 + "\u5929\u5730" * 10), made)
+    assert feed.num_bytes["validation"] == 50
+    assert feed.lost == {"validation": pytest.approx(60 / 110)}
 
 
 def test_lost_bytes_are_the_same_prepared_in_shards(tmp_path):
