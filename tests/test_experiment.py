@@ -17,6 +17,7 @@ from zerotollm.experiment import (
     field_types,
     flatten,
     from_json,
+    on_own_pairs,
     to_json,
     validate,
 )
@@ -238,3 +239,34 @@ def test_suggestions_ignore_case_hyphens_and_a_missing_group():
     assert "model.num_layers" in did_you_mean("num-layer", fields)
     assert "model.num_layers" in did_you_mean("Model.NUM-LAYERS", fields)
     assert did_you_mean("zzz", fields) == ""
+
+
+def test_numbers_chosen_for_other_pairs_are_told_unless_they_are_given(caplog):
+    """A prompt in the language of other pairs goes; what else was chosen for them stays, and is told."""
+    base = Experiment()
+    named = replace(
+        base,
+        data=replace(base.data, corpus="bible-a:bible-b"),
+        model=replace(base.model, architecture="encoder-decoder"),
+        sample=replace(base.sample, prompt="In the bigynnyng", length_penalty=1.4),
+    )
+    own = replace(named, data=replace(named.data, corpus="mine.tsv"))
+
+    def told() -> str:
+        lines = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return "".join(lines)
+
+    assert on_own_pairs(named, own, {"data.corpus"}) == replace(own, sample=replace(own.sample, prompt=""))
+    line = told()
+    assert line.startswith("chosen for bible-a:bible-b and taken for mine.tsv too: train.steps ")
+    assert "tokenizer.vocab_size 4096 (usual: 8,000 for two languages)" in line
+    assert line.endswith("sample.length_penalty 1.4 (usual: 0.6)")
+    begun = replace(own, train=replace(own.train, start_from="runs/a"))
+    assert on_own_pairs(named, begun, {"sample.prompt", "sample.length_penalty"}) == begun
+    assert "vocab_size" not in (line := told())
+    assert "train.steps" in line
+    assert on_own_pairs(named, named, set()) == named
+    text = replace(base, data=replace(base.data, corpus="mine.txt"))
+    assert on_own_pairs(base, text, {"data.corpus"}) == text
+    assert not told()

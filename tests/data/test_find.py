@@ -59,7 +59,7 @@ def test_a_linked_file_is_read_once_under_its_own_name(folder, caplog):
     assert by_folder_and_glob(folder) == ["a.txt", "deep/b.txt"]
     caplog.clear()
     assert list(find_files(f"{folder}/")) == ["a.txt", "deep/b.txt"]
-    assert "2 further names of a file (links)" in told(caplog)
+    assert "2 by further links" in told(caplog)
     assert list(find_files(f"{folder}/0*.txt")) == [f"{folder}/0.txt"], "the only name that matches"
 
 
@@ -77,7 +77,7 @@ def test_what_is_left_out_is_told_in_one_line(folder, caplog):
     assert list(find_files(str(folder))) == ["a.txt", "deep/b.txt"]
     line = told(caplog)
     assert line.startswith(f"left out of {folder}: ")
-    for part in ("2 .parquet", "1 .csv", "1 .zst", "1 hidden", "1 links to nothing", "1 without a suffix"):
+    for part in ("2 .parquet", "1 .csv", "1 .zst", "1 hidden", "1 by links to nothing", "1 without a suffix"):
         assert part in line
     assert len(find_files(f"{folder}/*")) == 1
     assert "2 .parquet" in told(caplog)
@@ -105,8 +105,8 @@ def test_what_this_program_wrote_is_no_text(folder, caplog):
     (mine / "c.txt").write_text("text c")
     assert list(find_files(str(folder))) == ["a.txt", "deep/b.txt", "mine/c.txt"]
     line = told(caplog)
-    assert "copied (written by this program)" in line
-    assert "1 more folders" in line
+    assert "copied (a run or a model)" in line
+    assert "1 more of such" in line
     assert by_folder_and_glob(folder) == ["a.txt", "deep/b.txt", "mine/c.txt"]
     assert list(find_files(str(copied))) == ["metrics.jsonl"], "a folder that is named is meant"
 

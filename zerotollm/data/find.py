@@ -16,7 +16,7 @@ from zerotollm.errors import UsageError
 
 SUFFIXES = (".txt", ".md", ".jsonl")
 NAMED = 3
-"""Folders that are named in the line; of more, their number."""
+"""Folders named in the line; of more only the number is given."""
 
 
 @dataclass
@@ -30,7 +30,7 @@ class _LeftOut:
 
     def __str__(self) -> str:
         more = len(self.folders) - NAMED
-        folders = [*self.folders[:NAMED], *([f"{more} more folders"] if more > 0 else [])]
+        folders = [*self.folders[:NAMED], *([f"{more} more of such"] if more > 0 else [])]
         return ", ".join(folders + [f"{number:,} {kind}" for kind, number in sorted(self.files.items())])
 
 
@@ -38,7 +38,7 @@ def find_files(corpus: str, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, P
     """{name: path} in the order of the names, which are relative to the folder, so that it may be moved.
 
     What exists as it is written is that file or folder, all else is a glob. Links are followed, and of several names of
-    a file the one without links is taken. Folders that this program wrote are no text. Logs a line on what is left out.
+    a file the one without links is taken. Runs and models below a folder are no text. Logs a line on what is left out.
     Raises UsageError where nothing is found.
     """
     path = Path(corpus).expanduser()
@@ -97,9 +97,9 @@ def _read_once(
             suffix = "".join(Path(name).suffixes[-2 if name.lower().endswith(".gz") else -1 :])
             left_out.files[suffix or "without a suffix"] += 1
         elif not os.path.isfile(path):
-            left_out.files["links to nothing" if os.path.islink(path) else "that are no files"] += 1
+            left_out.files["by links to nothing" if os.path.islink(path) else "that are no files"] += 1
         elif places[name] in seen:
-            left_out.files["further names of a file (links)"] += 1
+            left_out.files["by further links"] += 1
         else:
             seen.add(places[name])
             found[name] = Path(path)
@@ -107,7 +107,7 @@ def _read_once(
 
 
 def _below(top: str, left_out: _LeftOut) -> Iterator[str]:
-    """Every path below a folder that is no folder, links followed; not what is hidden, nor what this program wrote."""
+    """Every path below a folder that is no folder, links followed; not what is hidden, nor runs and models."""
     waiting: list[tuple[str, tuple[str, ...]]] = [(top, ())]
     while waiting:
         folder, above = waiting.pop()
@@ -125,14 +125,14 @@ def _below(top: str, left_out: _LeftOut) -> Iterator[str]:
                 left_out.files["hidden"] += 1
             elif not os.path.isdir(path):
                 yield path
-            elif _is_ours(path):
-                left_out.folders.append(f"{os.path.relpath(path, top)} (written by this program)")
+            elif _is_run_or_model(path):
+                left_out.folders.append(f"{os.path.relpath(path, top)} (a run or a model)")
             else:
                 waiting.append((path, (*above, real)))
 
 
-def _is_ours(folder: str) -> bool:
-    """Whether this program wrote a folder: a run, a suite of runs, or a model that was exported."""
+def _is_run_or_model(folder: str) -> bool:
+    """Whether a folder is a run or a suite of runs that this program wrote, or holds a model of any library."""
     try:
         if re.fullmatch(r"\d+\n", Path(folder, ".lock").read_text("utf-8")):
             return True
