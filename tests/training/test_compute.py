@@ -285,7 +285,8 @@ def test_sgd_moves_by_the_logged_rate_in_every_step_that_is_not_skipped():
         before = jax.tree.map(np.array, state.params)
         state, metrics = step(state, batch(i))
         moved = sum(
-            np.sum((np.asarray(b) - a) ** 2) for a, b in zip(*map(jax.tree.leaves, (before, state.params)))
+            np.sum((np.asarray(b) - a) ** 2)
+            for a, b in zip(*map(jax.tree.leaves, (before, state.params)), strict=True)
         )
         expected = float(metrics["learning_rate"] * metrics["grad_norm"])
         assert moved**0.5 == pytest.approx(expected, rel=1e-3, abs=1e-7), i

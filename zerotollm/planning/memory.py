@@ -83,7 +83,7 @@ def memory_by_kind(job: Job) -> dict[str, int]:
     below 0, what of these is in the place of others.
     """
     how = job.how()
-    parameters, trained, optimizer_state, matrices = _state_bytes(_state_alone(job))
+    parameters, trained, optimizer_state, _ = _state_bytes(_state_alone(job))
     losses = {"label_smoothing": job.train.label_smoothing, "z_loss": job.train.z_loss}
     # A loop hides that frozen layers keep nothing.
     loop = how.scan_layers or (job.model.num_layers > DEEP and not trains_a_part(job.train))

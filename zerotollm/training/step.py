@@ -301,7 +301,7 @@ def make_eval_step(
             compute=how,
             pad_id=pad_id,
         )
-        if how.cross_entropy == "chunked":
+        if how.cross_entropy == "chunked" and not model.num_classes:  # of labels there are few logits
             penalty = Penalty(soft_cap=model.logit_soft_cap)
             _, nats = chunked_cross_entropy(
                 *forward(with_logits=False), batch["targets"], batch["weights"], penalty
