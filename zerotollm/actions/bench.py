@@ -53,6 +53,12 @@ def bench(experiment: Experiment, run_dir: Path, options: BenchOptions) -> dict[
         )
     against_torch = options.against == "torch"
     if against_torch:
+        train = experiment.train
+        if train.objective == "label" or train.trainable or train.lora_rank:
+            raise UsageError(
+                "PyTorch's side trains all parameters to predict tokens, and this experiment labels, or trains a part: "
+                "leave --against out"
+            )
         if translates(experiment):
             experiment = replace(experiment, model=marian.nearest(experiment.model))
             marian.check_twin(experiment.model)

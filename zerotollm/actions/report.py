@@ -203,7 +203,10 @@ def _made(run: "Run", summary: Mapping[str, Any] | None) -> "Section":
 
     blocks, sentences = [], []
     if summary:
-        flops = train_flops(run.model_config, run.experiment.data.context) * summary["tokens"]
+        # Of every token that was read, though a part of them be learned, or a label alone.
+        shape = run.experiment.data
+        read = summary["steps"] * shape.batch_size * shape.context
+        flops = train_flops(run.model_config, shape.context) * read
         speed = flops / summary["step_seconds"]
         sentences.append(
             f"It took {summary['seconds']:,.0f} seconds and {flops:.3g} floating-point operations in matrix products, "
