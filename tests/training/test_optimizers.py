@@ -150,8 +150,9 @@ def test_a_table_trained_alone_has_the_rate_that_it_has_among_others(tied):
     ones = np.ones((4, 16), np.float32)
     batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "weights": ones}
     batch["segments"] = ones.astype(np.int32)
-    state, _ = make_train_step(model, optimizer, train)(state, batch)
+    state, metrics = make_train_step(model, optimizer, train)(state, batch)
     moved = np.abs(np.asarray(state.params["own"]["embedding"]) - before).max()
+    assert moved == pytest.approx(float(metrics["learning_rate"]), rel=1e-3), "what is logged is applied"
     assert moved == pytest.approx(RATES["rest" if tied else "embedding"], rel=1e-3)
 
 

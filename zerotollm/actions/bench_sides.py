@@ -124,9 +124,11 @@ def ours(experiment: Experiment, *, decodes: bool = True, shared: bool = False) 
     import numpy as np
 
     from zerotollm.actions.fit import feed_of
-    from zerotollm.compute.device import options_to_run_once
+    from zerotollm.actions.plan import job_for
+    from zerotollm.compute.device import options_to_run_once, this_accelerator
     from zerotollm.decoding import sample
     from zerotollm.planning.memory import xla_memory
+    from zerotollm.planning.speed import flops_per_token
     from zerotollm.run_directory import environment
     from zerotollm.scale.measure import PRODUCT
     from zerotollm.training.lora import whole
@@ -178,6 +180,7 @@ def ours(experiment: Experiment, *, decodes: bool = True, shared: bool = False) 
         "product": PRODUCT[jax.default_backend()],
         "model": model,
         "parameters": num_parameters(model),
+        "flops_per_token": flops_per_token(job_for(replace(experiment, model=model), this_accelerator())),
         "compile_seconds": compile_seconds,
         "peak_memory_bytes": memory.get("peak_bytes_in_use") or peak_memory_bytes(),
         "xla_memory_bytes": xla_memory(compiled),

@@ -169,6 +169,18 @@ def parameter_groups(params, tied: bool | None = None) -> dict:
     return jax.tree_util.tree_map_with_path(group, params)
 
 
+def peak_rate(config: OptimizerConfig, params, tied: bool | None = None) -> float:
+    """The peak rate that a step is said to have: that of hidden matrices or, under muon where none of these is trained,
+    of the rest, or else of embeddings. Arguments as of `parameter_groups`."""
+    rates = {
+        "hidden": config.learning_rate,
+        "rest": config.adam_learning_rate,
+        "embedding": config.embedding_learning_rate,
+    }
+    trained = set(jax.tree.leaves(parameter_groups(params, tied)))
+    return next(rates[group] for group in rates if group in trained or config.kind != "muon")
+
+
 def make_optimizer(
     config: OptimizerConfig, steps: int, tied: bool | None = None
 ) -> optax.GradientTransformation:
