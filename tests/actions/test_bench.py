@@ -5,17 +5,20 @@ import multiprocessing
 from dataclasses import replace
 from importlib.util import find_spec
 
+import jax
 import pytest
 
 from experiments.base import experiment as base
 from zerotollm.actions import BenchOptions, bench_sides
 from zerotollm.actions.bench import bench
+from zerotollm.actions.fit import feed_of
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.interop import qwen3
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.training.config import OptimizerConfig, TrainConfig
+from zerotollm.training.step import init_params
 
 QUICK = BenchOptions(rounds=2, seconds=0.01)
 RATES = {"train", "decode 1", "decode 16", "decode 64"}
@@ -41,6 +44,33 @@ def tiny(tmp_path) -> Experiment:
 def positive(value) -> bool:
     """Whether every number in nested dicts is above 0."""
     return all(map(positive, value.values())) if isinstance(value, dict) else value > 0
+
+
+@pytest.mark.parametrize("kind", ["labels", "adapters"])
+def test_what_is_measured_is_what_is_trained(tiny, tmp_path, kind):
+    """A head of labels, not of tokens; beside adapters the whole model writes."""
+    if kind == "labels":
+        rows = [{"text": f"line {n} of the sea", "label": "abc"[n % 3]} for n in range(60)]
+        (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        data = replace(tiny.data, corpus=str(tmp_path / "labels.jsonl"), documents="auto", context=32)
+        experiment = replace(tiny, data=data, train=replace(tiny.train, objective="label"))
+    else:
+        begun = tmp_path / "begun"
+        begun.mkdir()
+        feed_of(tiny).tokenizer.save(begun / "tokenizer.model")
+        experiment = replace(tiny, train=replace(tiny.train, start_from=str(begun), lora_rank=2))
+    experiment = replace(experiment, optimizer=OptimizerConfig(kind="sgd"))
+    try:
+        facts, measurements = bench_sides.ours(experiment)
+    finally:  # it turned the cache off, for this process
+        jax.config.update("jax_enable_compilation_cache", True)
+    params = jax.eval_shape(lambda: init_params(facts["model"], 0))
+    assert facts["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert ("classifier" in params) == (kind == "labels")
+    assert {"train", "product"} <= set(measurements)
+    assert ("decode 1" in measurements) == (kind == "adapters")
+    with pytest.raises(UsageError, match="labels, or trains a part"):
+        bench(experiment, tmp_path / "run", replace(QUICK, against="torch"))
 
 
 def test_measures_shows_and_writes(tiny, tmp_path, capsys):

@@ -1,18 +1,22 @@
 """Training in memory: the run of `train`, and several seeds at once as if one at a time."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
-from zerotollm.actions.fit import Programs, compile_programs, fit
+from zerotollm.actions import fit as fit_module
+from zerotollm.actions.beginning import step_options
+from zerotollm.actions.fit import Programs, compile_programs, feed_of, fit
 from zerotollm.actions.train import train
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.errors import RunError
 from zerotollm.experiment import Experiment
 from zerotollm.model.config import TransformerConfig
 from zerotollm.run import load
+from zerotollm.training import step as step_module
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 
 
@@ -59,6 +63,24 @@ def test_seeds_at_once_are_seeds_one_at_a_time(tiny, single):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), one.params, other.params)
         assert one.validation["loss"] == pytest.approx(other.validation["loss"], abs=1e-5)
     assert alone[0].losses != alone[1].losses
+
+
+def test_padding_is_what_the_tokenizer_pads_with(tiny, monkeypatch):
+    """Of a tokenizer that was imported it is seldom 0; `train` makes its steps with the same options."""
+    feed = replace(feed_of(tiny), tokenizer=SimpleNamespace(pad_id=7))
+    assert step_options(tiny, feed)["pad_id"] == 7
+    monkeypatch.setattr(fit_module, "feed_of", lambda experiment: feed)
+    seen = []
+    for name in ("seeded_train_step", "make_eval_step"):
+        make = getattr(step_module, name)
+
+        def noted(*arguments, make=make, **how):
+            seen.append(how["pad_id"])
+            return make(*arguments, **how)
+
+        monkeypatch.setattr(step_module, name, noted)
+    compile_programs(tiny)
+    assert seen == [7, 7]
 
 
 def test_a_loss_that_is_not_finite_stops_it(single):

@@ -21,9 +21,9 @@ from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.planning.memory import compile_step, memory_by_kind, planned_peak, tree_bytes, xla_memory
-from zerotollm.planning.speed import counted
+from zerotollm.planning.speed import counted, flops_per_token
 from zerotollm.scale.devices import find
-from zerotollm.scale.flops import num_parameters
+from zerotollm.scale.flops import forward_flops, num_parameters
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 from zerotollm.training.step import init_params, init_state
 
@@ -87,6 +87,22 @@ def test_counts_what_is_trained_whatever_it_is(kind, architecture, tmp_path):
     assert memory["parameters"] == tree_bytes((state.params, state.frozen))
     assert memory["gradients"] == tree_bytes(state.params)
     assert memory["optimizer state"] == tree_bytes(state.opt_state)
+
+
+@pytest.mark.parametrize("part", ["", "head", "layer_0", "layer_0/feed_forward/down"])
+def test_flops_are_those_of_what_is_trained(part):
+    """The forward pass, as much again for what gradients pass through, and for the matrices that have one."""
+    job = job_for(begun(TINY, trainable=part), Accelerator("cpu", 0.0, ""))
+    forward, head = forward_flops(job.model, job.context), 2 * job.model.width * job.model.vocab_size
+    down = 2 * job.model.ff_width * job.model.width
+    expected = {
+        "": 3 * forward,
+        "head": forward + head,
+        "layer_0": 3 * forward - head,  # the head passes a gradient on and has none
+        "layer_0/feed_forward/down": forward + head + down,
+    }
+    assert flops_per_token(job) == pytest.approx(expected[part], rel=0.01)
+    assert counted(job).flops == pytest.approx(flops_per_token(job) * job.batch_size * job.context, rel=0.01)
 
 
 def init_shapes(model: TransformerConfig):

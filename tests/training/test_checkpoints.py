@@ -18,6 +18,7 @@ import pytest
 from zerotollm.errors import RunError
 from zerotollm.training import checkpoints
 from zerotollm.training.checkpoints import CheckpointWriter
+from zerotollm.training.config import TrainConfig
 
 
 class State(NamedTuple):
@@ -172,6 +173,34 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     with pytest.raises(RunError, match="cannot write"):
         writer.save(make_state(1), 1, {})
     writer.close()
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_the_average_is_the_mean_of_however_many(tmp_path, number):
+    save_all(tmp_path, dict.fromkeys(range(1, number + 1)), keep=number)
+    found = checkpoints.average_params(checkpoints.finished(tmp_path))
+    for name in ("w", "b"):
+        states = [make_state(step).params["layer"][name] for step in range(1, number + 1)]
+        np.testing.assert_allclose(found["layer"][name], np.mean(states, axis=0), rtol=1e-5, atol=1e-6)
+
+
+def test_a_stop_enters_no_average_and_takes_no_place(tmp_path):
+    def made(*steps: int) -> list[checkpoints.Checkpoint]:
+        return [checkpoints.of_step(tmp_path, step) for step in steps]
+
+    def averaged(found, every: int, average: int) -> list[int]:
+        train = TrainConfig(steps=22, checkpoint_every=every, average=average)
+        return [c.step for c in checkpoints.averaged(found, train)]
+
+    assert averaged(made(5, 7, 10, 13, 15), 5, 2) == [10, 15]
+    assert averaged(made(5, 20, 22), 5, 2) == [20, 22], "the end counts"
+    assert averaged(made(3, 8, 22), 0, 3) == [22], "only the end is saved where nothing stops it"
+    assert averaged(made(3, 4), 5, 2) == [4]
+    writer = CheckpointWriter(tmp_path, keep=2, regular=lambda step: step % 5 == 0)
+    for step in (5, 7, 10, 13, 14):
+        writer.save(make_state(step), step, {"validation": {"bpb": 1.0 if step == 7 else 2.0}})
+    writer.close()
+    assert steps(tmp_path) == [5, 7, 10, 14], "two of every five, the best, the newest"
 
 
 def test_the_manifest_is_plain_json(tmp_path):

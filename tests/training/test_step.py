@@ -1,7 +1,7 @@
 """The train step: accumulation, schedules, Muon, and losses that should never change by accident."""
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,9 @@ import numpy as np
 import optax
 import pytest
 
+from zerotollm.compute.config import ComputeConfig
 from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.training import step as step_module
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 from zerotollm.training.objectives import cross_entropy
 from zerotollm.training.optimizers import (
@@ -18,7 +20,13 @@ from zerotollm.training.optimizers import (
     orthogonalize,
     parameter_groups,
 )
-from zerotollm.training.step import init_state, make_eval_step, make_train_step
+from zerotollm.training.step import (
+    init_params,
+    init_state,
+    make_eval_step,
+    make_train_step,
+    objective_of,
+)
 
 MODEL = resolve(TransformerConfig(num_layers=1, width=32, num_heads=2), vocab_size=64, context=16)
 TRAIN = TrainConfig(steps=60, seed=3)
@@ -96,6 +104,60 @@ def test_dropout_differs_by_step_and_repeats_by_seed():
 
     assert len(set(losses())) == 3
     assert losses() == losses()
+
+
+def test_each_micro_batch_drops_other_numbers(monkeypatch):
+    """A gradient that is the mask of its part: where all have the same mask, it is all or nothing."""
+
+    def masked_sum(model, train, **how):
+        def objective(params, part, key):
+            mask = jax.random.bernoulli(key, 0.5, params["embedding"].shape)
+            return jnp.sum(params["embedding"] * mask), jnp.float32(0)
+
+        return objective
+
+    monkeypatch.setattr(step_module, "objective_of", masked_sum)
+    optimizer = OptimizerConfig(
+        kind="sgd", learning_rate=1.0, weight_decay=0.0, momentum=0.0, warmup_steps=1, schedule="linear"
+    )
+    train = replace(TRAIN, micro_batches=4)
+    state = init_state(MODEL, optimizer, train)
+    before = np.array(state.params["embedding"])
+    after = make_train_step(MODEL, optimizer, train)(state, batch())[0].params["embedding"]
+    shares = np.round((before - np.asarray(after)) * batch()["weights"].sum()).astype(int)
+    counts = np.bincount(shares.ravel(), minlength=5) / shares.size
+    np.testing.assert_allclose(counts, [1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16], atol=0.05)
+
+
+@pytest.mark.parametrize("num_classes", [0, 3])
+@pytest.mark.parametrize("cross_entropy", ["plain", "chunked"])
+@pytest.mark.parametrize("pad_id", [0, 7])
+def test_padding_of_a_source_is_not_seen(pad_id, cross_entropy, num_classes):
+    """Whichever id pads, in training and in evaluation: a loss is that of the source without it."""
+    pair = resolve(
+        replace(MODEL, architecture="encoder-decoder", num_classes=num_classes), vocab_size=64, context=16
+    )
+    params = jax.jit(partial(init_params, pair, 0))()
+    name = "inputs" if num_classes else "sources"
+    padded = batch() | {"sources": batch(1)["inputs"]}
+    padded[name] = padded[name].copy()
+    padded[name][padded[name] == pad_id] = 8
+    padded[name][:, 10:] = pad_id
+    short = padded | {name: padded[name][:, :10]}
+    if num_classes:
+        for this in (padded, short):
+            width = this[name].shape[1]
+            this["targets"], this["weights"] = (
+                this["targets"][:, :width] % 3,
+                np.eye(16, dtype=np.float32)[:8, :width],
+            )
+    how = {"compute": ComputeConfig(cross_entropy=cross_entropy), "pad_id": pad_id}
+    evaluate, objective = make_eval_step(pair, **how), jax.jit(objective_of(pair, TRAIN, **how))
+    long, own = (
+        (evaluate(params, this), objective(params, this, jax.random.key(0))) for this in (padded, short)
+    )
+    assert ("correct" in long[0]) == bool(num_classes)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), long, own)
 
 
 def test_evaluation_counts_only_weighted_tokens():

@@ -1,4 +1,5 @@
-"""What train and fit share: the model of an experiment, and the parameters that it begins with."""
+"""What train and fit share: the model of an experiment, how its steps are computed, and the parameters that it begins
+with."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +19,15 @@ class Beginning:
     """zerotollm.run.Run that `train.start_from` names, None where there is none"""
     params: Any = None
     """what is taken over of it; heads that are new are missing"""
+
+
+def step_options(experiment: Experiment, feed: Any) -> dict[str, Any]:
+    """What every step of an experiment, of training and of evaluation, is made with besides its model."""
+    return {
+        "masked": experiment.data.document_mask,
+        "compute": experiment.compute,
+        "pad_id": feed.tokenizer.pad_id,
+    }
 
 
 def beginning_of(experiment: Experiment, feed: Any) -> Beginning:

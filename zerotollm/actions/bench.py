@@ -29,7 +29,6 @@ from zerotollm.experiment import Experiment
 from zerotollm.files import write_atomically
 from zerotollm.interop import marian
 from zerotollm.interop.qwen3 import check_installed, check_twin
-from zerotollm.scale.flops import train_flops
 
 BUSY = 0.25
 """Load average over cores from which on the machine is called busy."""
@@ -53,6 +52,12 @@ def bench(experiment: Experiment, run_dir: Path, options: BenchOptions) -> dict[
         )
     against_torch = options.against == "torch"
     if against_torch:
+        train = experiment.train
+        if train.objective == "label" or train.trainable or train.lora_rank:
+            raise UsageError(
+                "PyTorch's side trains all parameters to predict tokens, and this experiment labels, or trains a part: "
+                "leave --against out"
+            )
         if translates(experiment):
             experiment = replace(experiment, model=marian.nearest(experiment.model))
             marian.check_twin(experiment.model)
@@ -161,7 +166,7 @@ def _result(experiment: Experiment, facts: dict[str, Any], rounds: list[Any]) ->
     steps = [seconds for r in rounds for seconds in r["ours", "train"]]
     rates = {name: median(values) for name, values in _rates(experiment, rounds, "ours").items()}
     peak = 2 * facts["product"] ** 3 / min(seconds for r in rounds for seconds in r["ours", "product"])
-    flops = train_flops(facts["model"], experiment.data.context)
+    flops = facts["flops_per_token"]
     return {
         "environment": facts["environment"],
         "parameters": facts["parameters"],

@@ -5,7 +5,6 @@ seconds and returns how long each step, or each text, took; it goes on until tha
 and measures what it is told to, and idles in between.
 """
 
-import math
 import os
 import signal
 import time
@@ -22,6 +21,7 @@ from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.gpu import prepare_gpu
 from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.scale.flops import head_rows, num_parameters
 
 Measurements = dict[str, Callable[[float], list[float]]]
 Side = tuple[dict[str, Any], Measurements]
@@ -95,8 +95,9 @@ def translates(experiment: Experiment) -> bool:
 
 
 def decode_rows(experiment: Experiment) -> tuple[int, ...]:
-    """How many texts are drawn at once, in turn."""
-    return () if translates(experiment) else DECODE_ROWS
+    """How many texts are drawn at once, in turn; none by a model that labels."""
+    writes = not translates(experiment) and experiment.train.objective != "label"
+    return DECODE_ROWS if writes else ()
 
 
 def decode_lengths(context: int) -> tuple[int, int]:
@@ -123,22 +124,27 @@ def ours(experiment: Experiment, *, decodes: bool = True, shared: bool = False) 
     import numpy as np
 
     from zerotollm.actions.fit import feed_of
-    from zerotollm.compute.device import options_to_run_once
+    from zerotollm.actions.plan import job_for
+    from zerotollm.compute.device import options_to_run_once, this_accelerator
     from zerotollm.decoding import sample
     from zerotollm.planning.memory import xla_memory
+    from zerotollm.planning.speed import flops_per_token
     from zerotollm.run_directory import environment
     from zerotollm.scale.measure import PRODUCT
+    from zerotollm.training.lora import whole
     from zerotollm.training.step import init_state, make_train_step, resolved_for
 
     jax.config.update("jax_enable_compilation_cache", False)
-    vocab_size = feed_of(experiment).vocab_size
-    model = resolve(experiment.model, vocab_size=vocab_size, context=shape.context)
+    feed, train = feed_of(experiment), experiment.train
+    vocab_size = feed.vocab_size
+    model = replace(experiment.model, num_classes=len(feed.labels))
+    model = resolve(model, vocab_size=vocab_size, context=shape.context)
     init = partial(init_state, model, experiment.optimizer, experiment.train, compute=experiment.compute)
     state = jax.jit(init, compiler_options=options_to_run_once())()
     batches = [
         {
             "inputs": jnp.asarray(tokens[:, :-1], jnp.int32),
-            "targets": jnp.asarray(tokens[:, 1:], jnp.int32),
+            "targets": jnp.asarray(tokens[:, 1:] % head_rows(model), jnp.int32),
             # A source without padding, whatever its tokens are.
             "sources": jnp.asarray(tokens[:, :0:-1] % (vocab_size - 1) + 1, jnp.int32),
             "segments": jnp.zeros((shape.batch_size, shape.context), jnp.int32),
@@ -173,13 +179,14 @@ def ours(experiment: Experiment, *, decodes: bool = True, shared: bool = False) 
         "precision": precision,
         "product": PRODUCT[jax.default_backend()],
         "model": model,
-        "parameters": sum(math.prod(x.shape) for x in jax.tree.leaves(state.params)),
+        "parameters": num_parameters(model),
+        "flops_per_token": flops_per_token(job_for(replace(experiment, model=model), this_accelerator())),
         "compile_seconds": compile_seconds,
         "peak_memory_bytes": memory.get("peak_bytes_in_use") or peak_memory_bytes(),
         "xla_memory_bytes": xla_memory(compiled),
     }
 
-    params = jax.tree.map(jnp.copy, state.params)
+    params = jax.tree.map(jnp.copy, whole(state.params, state.frozen, train))
     greedy = replace(experiment.sample, prompt="", temperature=0.0)
     prompt, new = decode_lengths(shape.context)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from zerotollm.actions import EvaluateOptions
+from zerotollm.actions.beginning import step_options
 from zerotollm.actions.devices import reading_on_mesh
 from zerotollm.actions.fit import feed_of
 from zerotollm.actions.judgments import evaluate_judgments
@@ -55,12 +56,7 @@ def _evaluate(
     batches = map(placement.place_whole, feed.evaluation(options.split))
     console = Console()
     measured = evaluate_batches(
-        make_eval_step(
-            run.model_config,
-            masked=shape.document_mask,
-            compute=experiment.compute,
-            pad_id=run.tokenizer.pad_id,
-        ),
+        make_eval_step(run.model_config, **step_options(experiment, feed)),
         run.params,
         batches,
         num_bytes=feed.num_bytes[options.split],

@@ -102,7 +102,7 @@ def compile_programs(experiment: Experiment, lanes: int = 0) -> Programs:
     import jax
     import jax.numpy as jnp
 
-    from zerotollm.actions.beginning import beginning_of
+    from zerotollm.actions.beginning import beginning_of, step_options
     from zerotollm.actions.devices import by_shape, check_rows, compilers, reading_on_mesh
     from zerotollm.compute.device import options_to_run_once
     from zerotollm.planning.memory import planned_peak, xla_memory
@@ -110,7 +110,7 @@ def compile_programs(experiment: Experiment, lanes: int = 0) -> Programs:
     from zerotollm.training.lora import whole
     from zerotollm.training.step import init_params, init_state, make_eval_step, seeded_train_step
 
-    shape, train = experiment.data, experiment.train
+    train = experiment.train
     feed = feed_of(experiment)
     if lanes and len(feed.training_shapes) > 1:
         raise UsageError("--together trains on batches of one shape, and pairs come in several: leave it out")
@@ -119,7 +119,7 @@ def compile_programs(experiment: Experiment, lanes: int = 0) -> Programs:
     init = partial(
         init_state, model, experiment.optimizer, train, compute=experiment.compute, given=beginning.params
     )
-    how = {"masked": shape.document_mask, "compute": experiment.compute}
+    how = step_options(experiment, feed)
     step = seeded_train_step(model, experiment.optimizer, train, **how)
     if lanes:
         init, step = jax.vmap(init), jax.vmap(step)

@@ -13,7 +13,7 @@ from zerotollm.experiment import Experiment
 from zerotollm.model.config import resolve
 from zerotollm.scale.config import parse_mesh
 from zerotollm.scale.devices import Device, find
-from zerotollm.scale.flops import head_rows, num_parameters, train_flops
+from zerotollm.scale.flops import head_rows, num_parameters
 from zerotollm.shell import launch, typed_again, with_value
 
 HOST_BYTES = 0.5e9
@@ -90,6 +90,7 @@ def _plan_on_mesh(
 
     from zerotollm.actions.devices import mesh_lines
     from zerotollm.planning.mesh import plan_on_mesh
+    from zerotollm.planning.speed import flops_per_token
 
     shape = parse_mesh(options.mesh, "mesh")
     job = job_for(experiment, device.accelerator)
@@ -146,7 +147,7 @@ def _plan_on_mesh(
         "compute_seconds": planned.compute_seconds,
         "sending_seconds": planned.sending_seconds,
         "efficiency": planned.efficiency,
-        "flops_per_token": train_flops(job.model, job.context),
+        "flops_per_token": flops_per_token(job),
     }
 
 
@@ -198,7 +199,7 @@ def _facts(
     """Bytes, seconds and FLOPs: all that the table shows."""
     from zerotollm.planning.fitting import TOKENS_PER_PARAMETER, compute_optimal, largest
     from zerotollm.planning.memory import compile_step, memory_by_kind, process_peak, xla_memory
-    from zerotollm.planning.speed import predict
+    from zerotollm.planning.speed import flops_per_token, predict
 
     memory, speed = memory_by_kind(job), predict(job, device)
     asks = options.compile == "yes" or (options.compile == "auto" and options.device == "this")
@@ -207,7 +208,7 @@ def _facts(
     needed = process_peak(xla, device.accelerator.platform) if xla else by_kind
     groups = parameters_by_group(job)
     tokens = experiment.train.steps * job.batch_size * job.context
-    flops = train_flops(job.model, job.context)
+    flops = flops_per_token(job)
     hours = tokens / speed.tokens_per_second / 3600
     facts = {
         "parameters": groups,

@@ -200,12 +200,16 @@ def _made(run: "Run", summary: Mapping[str, Any] | None) -> "Section":
     import json
 
     from zerotollm.actions import summary as final
+    from zerotollm.actions.plan import job_for
+    from zerotollm.compute.device import this_accelerator
     from zerotollm.explain.page.page import Section, Table
-    from zerotollm.scale.flops import train_flops
+    from zerotollm.planning.speed import flops_per_token
 
     blocks, sentences = [], []
     if summary:
-        flops = train_flops(run.model_config, run.experiment.data.context) * summary["tokens"]
+        # Of every token that was read, though a part of them be learned, or a label alone.
+        job = job_for(replace(run.experiment, model=run.model_config), this_accelerator())
+        flops = flops_per_token(job) * summary["steps"] * job.batch_size * job.context
         speed = flops / summary["step_seconds"]
         sentences.append(
             f"It took {summary['seconds']:,.0f} seconds and {flops:.3g} floating-point operations in matrix products, "

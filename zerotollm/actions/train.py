@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from zerotollm import run_directory
-from zerotollm.actions.beginning import beginning_of
+from zerotollm.actions.beginning import beginning_of, step_options
 from zerotollm.actions.devices import by_shape, compilers, computing_on_mesh, mesh_lines
 from zerotollm.actions.fit import feed_of
 from zerotollm.actions.interrupts import StoppedError, stop_requests
@@ -149,11 +149,7 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement:
     make_state = jax.jit(init, compiler_options=quick, out_shardings=state_shardings)
     for line in mesh_lines(abstract_params, placement.shape):
         display.say(line)
-    how = {
-        "masked": shape.document_mask,
-        "compute": experiment.compute,
-        "pad_id": feed.tokenizer.pad_id,
-    }
+    how = step_options(experiment, feed)
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     out_shardings = (state_shardings, everywhere)
     if limits():

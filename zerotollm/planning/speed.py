@@ -11,7 +11,10 @@ from typing import NamedTuple
 
 from zerotollm.planning.memory import DEEP, Job
 from zerotollm.scale.devices import Device
+from zerotollm.scale.flops import train_flops
 from zerotollm.scale.program import Counts, count
+from zerotollm.training.config import OptimizerConfig
+from zerotollm.training.lora import trains_a_part
 
 
 class Factors(NamedTuple):
@@ -61,6 +64,16 @@ def predict(job: Job, device: Device, factors: Factors | None = None) -> Speed:
     seconds = products + passes
     tokens = job.batch_size * job.context
     return Speed(seconds, tokens / seconds, products, passes, counts.flops / rate)
+
+
+def flops_per_token(job: Job) -> int:
+    """Floating-point operations of the matrix products of a step, forward and backward, per token. Of a part of the
+    parameters, or adapters, they are counted in the program: what is frozen has no gradient."""
+    if not trains_a_part(job.train):
+        return train_flops(job.model, job.context)
+    plain = replace(job.compute, attention="plain", cross_entropy="plain", remat="none", scan_layers=False)
+    step = counted(replace(job, optimizer=OptimizerConfig(kind="sgd"), compute=plain))
+    return step.flops // (job.batch_size * job.context)
 
 
 @lru_cache(maxsize=64)

@@ -14,7 +14,8 @@ from zerotollm.training.config import OptimizerConfig
 from zerotollm.training.moments import moments_in
 
 # Each row (a, b, c) maps every singular value s of X to a s + b s^3 + c s^5, pushing it towards 1: the optimal
-# sequence for singular values down to 1e-3 (Polar Express, arXiv:2505.16932, with its safety factor).
+# sequence for singular values down to 1e-3 (Polar Express, arXiv:2505.16932). The paper divides them by 1.01, 1.01^3
+# and 1.01^5 besides, its safety factor against the rounding of bfloat16; float32 needs none.
 POLAR_EXPRESS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
@@ -28,7 +29,9 @@ def orthogonalize(matrix_XY: jax.Array, iterations: int) -> jax.Array:
     """Approximately U V^T of the singular value decomposition U S V^T, by matrix products alone.
 
     Newton-Schulz iteration (Jordan 2024) with the coefficients of Polar Express (arXiv:2505.16932). Leading axes
-    are batched. Returns an array of the same shape whose singular values lie near 1; zeros stay zeros.
+    are batched. Returns an array of the same shape whose singular values lie the nearer to 1 the more iterations: at
+    most 1.99, 1.97, 1.87, 1.56 and 1.12 after 1 to 5, and at least 0.008, 0.034, 0.13, 0.44 and 0.88 where they were
+    0.001 of the norm. Zeros stay zeros.
     """
     wide = matrix_XY.shape[-2] <= matrix_XY.shape[-1]
     x = matrix_XY if wide else matrix_XY.mT  # the smaller Gram matrix
@@ -164,6 +167,18 @@ def parameter_groups(params, tied: bool | None = None) -> dict:
         return "hidden" if leaf.ndim == 2 and in_blocks else "rest"
 
     return jax.tree_util.tree_map_with_path(group, params)
+
+
+def peak_rate(config: OptimizerConfig, params, tied: bool | None = None) -> float:
+    """The peak rate that a step is said to have: that of hidden matrices or, under muon where none of these is trained,
+    of the rest, or else of embeddings. Arguments as of `parameter_groups`."""
+    rates = {
+        "hidden": config.learning_rate,
+        "rest": config.adam_learning_rate,
+        "embedding": config.embedding_learning_rate,
+    }
+    trained = set(jax.tree.leaves(parameter_groups(params, tied)))
+    return next(rates[group] for group in rates if group in trained or config.kind != "muon")
 
 
 def make_optimizer(

@@ -22,7 +22,7 @@ from zerotollm.randomness import stream_key
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 from zerotollm.training.lora import begin, whole
 from zerotollm.training.objectives import cross_entropy, penalized
-from zerotollm.training.optimizers import at_step, learning_rate_schedule, make_optimizer
+from zerotollm.training.optimizers import at_step, learning_rate_schedule, make_optimizer, peak_rate
 
 AUTO = ComputeConfig()
 Batch = dict[str, jax.Array]
@@ -217,10 +217,9 @@ def seeded_train_step(
     z-loss compare), grad_norm, param_norm, learning_rate.
     In float16 a step whose gradients overflow changes nothing but `step` and the loss scale; metrics then also have
     loss_scale and skipped_steps, and the grad_norm of a skipped step is 0, unless the scale cannot fall any further.
-    The learning_rate is that of the step, however many were skipped before.
+    The learning_rate is that of the step, however many were skipped before; see `peak_rate`.
     """
     tx = make_optimizer(optimizer, train.steps, _is_tied(model))
-    schedule = learning_rate_schedule(optimizer, optimizer.learning_rate, train.steps)
     parts = train.micro_batches
 
     objective = objective_of(model, train, masked=masked, compute=compute, pad_id=pad_id)
@@ -235,6 +234,8 @@ def seeded_train_step(
         return total, gradients
 
     def train_step(state: TrainState, batch: Batch, seed: int | jax.Array) -> tuple[TrainState, Metrics]:
+        peak = peak_rate(optimizer, state.params, _is_tied(model))
+        schedule = learning_rate_schedule(optimizer, peak, train.steps)
         key = stream_key(seed, "dropout", state.step)
         adapter_key = stream_key(seed, "lora dropout", state.step)
         weight = jnp.maximum(jnp.sum(batch["weights"]), 1.0)
@@ -301,7 +302,7 @@ def make_eval_step(
             compute=how,
             pad_id=pad_id,
         )
-        if how.cross_entropy == "chunked":
+        if how.cross_entropy == "chunked" and not model.num_classes:  # of labels there are few logits
             penalty = Penalty(soft_cap=model.logit_soft_cap)
             _, nats = chunked_cross_entropy(
                 *forward(with_logits=False), batch["targets"], batch["weights"], penalty
