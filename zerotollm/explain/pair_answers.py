@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from zerotollm.data.tokenizer import Tokenizer
-from zerotollm.explain.ablation import Ablation
+from zerotollm.explain.ablation import ablation
 from zerotollm.explain.alignment import aligned
 from zerotollm.explain.attention import Heads, attention_maps
 from zerotollm.explain.calibration import calibration, loss_by_position
@@ -120,7 +120,7 @@ def held_out_answers(
     for side, prefix in (("encoder", "encoder_"), ("decoder", ""), ("cross", "cross_")):
         answers[f"{prefix}heads"] = _heads(side, roles[side])
         rise_BLH = np.stack([without[side] - whole for whole, without in losses])
-        answers[f"{prefix}ablation"] = Ablation(loss, mean_estimate(rise_BLH), count, side)
+        answers[f"{prefix}ablation"] = ablation(loss, count, side, rise_BLH)
     return answers
 
 
