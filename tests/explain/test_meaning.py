@@ -61,9 +61,18 @@ def closest(x_ND, asked):
 
 
 def test_independent_vectors_have_no_neighbours():
-    """Of 100 tables, at most 5 have any of 70 tokens said to be close; by random directions most tokens are."""
-    said = sum(closest(x, 70).max() > closest_by_chance(x, 70) for x in map(independent, range(100)))
+    """Of 100 tables, at most 5 have any of 70 tokens said to be close; by random directions most tokens are. Where one
+    is put beside another, it is said."""
+    said, planted = 0, 0
+    for seed in range(100):
+        x_ND = independent(seed)
+        bound = closest_by_chance(x_ND, 70)
+        said += (closest(x_ND, 70) > bound).any()
+        x_ND[0] = x_ND[200] + 0.002 * np.random.default_rng(seed).standard_normal(x_ND.shape[1])
+        planted += closest(x_ND, 70)[0] > closest_by_chance(x_ND, 70)
+    print(f"nothing shown in {100 - said}, planted shown in {planted}")
     assert said <= 5
+    assert planted >= 95
     isotropic = stats.norm.ppf(1 - 0.05 / (300 * 70)) / np.sqrt(32)
     assert (closest(independent(0), 70) > isotropic).mean() > 0.5
 
@@ -122,9 +131,13 @@ def test_noise_is_seldom_taken_for_meaning(usage, tokenizer):
 
 
 def test_a_verdict_on_meaning_is_corrected_for_both_questions_and_names_only_what_is_shown(usage):
-    """Of 100 tables of noise, at most 5 are said to mean anything."""
-    shape = (int(usage.ids_N.max()) + 1, 30)
-    tables = [(seed, np.random.default_rng(seed).standard_normal(shape)) for seed in range(100)]
+    """Of 100 tables of noise, at most 5 are said to mean anything; of tables made of contexts, at least 95."""
+    V = int(usage.ids_N.max()) + 1
+    tables = [(seed, np.random.default_rng(seed).standard_normal((V, 30))) for seed in range(100)]
+    made = embedding_like(usage.contexts_NN, usage.ids_N, V, 0.0)
+    for seed in range(100, 200):
+        noise_VD = np.random.default_rng(seed).standard_normal(made.shape)
+        tables.append((seed, made + 0.5 * noise_VD / made.shape[1] ** 0.5))
     found = explain_meaning(tables, usage, draws=99)
     said = [
         "neither is shown to be more than chance"
@@ -138,9 +151,11 @@ def test_a_verdict_on_meaning_is_corrected_for_both_questions_and_names_only_wha
                 for name in ("p_together_Y", "p_contexts_Y", "steps_Y")
             },
         ).sentence()
-        for seed in range(100)
+        for seed in range(200)
     ]
-    assert sum(said) <= 5
+    print(f"nothing shown in {100 - sum(said[:100])}, planted shown in {sum(said[100:])}")
+    assert sum(said[:100]) <= 5
+    assert sum(said[100:]) >= 95
     # Vectors that turn away from each other where words meet: contexts are not shown, though they are "more".
     away = replace(
         found,

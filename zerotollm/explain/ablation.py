@@ -1,5 +1,6 @@
 """Does a head matter? The loss without it, and with its mean output in its place."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -45,7 +46,7 @@ class Ablation(Answer):
     where: str = ""
     """as in `attention.Heads`"""
     mean_rise_LH: Estimate | None = None
-    """under mean ablation; None of an encoder-decoder"""
+    """under mean ablation"""
     mean_p_LH: np.ndarray | None = None
 
     def shown(self, mean: bool = False) -> Shown:
@@ -115,16 +116,21 @@ def ablate_heads(params: Any, model: TransformerConfig, windows_BW: np.ndarray) 
     upper estimate of what the head is worth. One at a time, heads that stand in for each other all seem worthless.
     """
     L, H, (B, W) = model.num_layers, model.num_heads, windows_BW.shape
-    params, model = _biased(params, model)
+    params, model = with_output_biases(params, model)
     base_B, rise_BALH = np.empty(B), np.empty((B, 2, L, H))
 
-    def all_rows() -> Any:
+    def all_rows() -> Iterator[tuple[Row, Passed]]:
         for row in rows_of(windows_BW, model):
             _, x_BTD = enter(params, row.tokens_1S, row.segments_1S, model=model)
             yield row, go_through(params, x_BTD, row.segments_1S, model=model)
 
-    # (L, H, D): what each head writes, in the mean over all tokens.
-    mean_LHD = sum(_written(params, model, row, whole, W - 1) for row, whole in all_rows()) / (B * (W - 1))
+    mean_LHD = np.zeros((L, H, model.width))
+    for row, whole in all_rows():
+        for i, (x_1SD, weights_1HTS) in enumerate(zip(whole.entered, whole.weights, strict=True)):
+            weights_1HTS = weights_1HTS[:, :, : row.count * (W - 1)]
+            mean_LHD[i] += written(params[f"layer_{i}"], "attention", x_1SD, weights_1HTS, model) / (
+                B * (W - 1)
+            )
     start = 0
     for row, whole in all_rows():
 
@@ -138,12 +144,12 @@ def ablate_heads(params: Any, model: TransformerConfig, windows_BW: np.ndarray) 
         for i, h in np.ndindex(L, H):
             kept_LH = np.ones((L, H), np.float32)
             kept_LH[i, h] = 0
-            layer = params[f"layer_{i}"]
-            for a, added_D in enumerate((jnp.zeros(model.width), mean_LHD[i, h])):
-                attention = layer["attention"] | {"output_bias": layer["attention"]["output_bias"] + added_D}
+            for a, added_D in enumerate((np.zeros(model.width), mean_LHD[i, h])):
+                layer = writing(params[f"layer_{i}"], "attention", added_D)
+                # What enters layer i is as it was.
                 without = go_through(
-                    params | {f"layer_{i}": layer | {"attention": attention}},
-                    whole.entered[i],  # what enters layer i is as it was
+                    params | {f"layer_{i}": layer},
+                    whole.entered[i],
                     row.segments_1S,
                     model=model,
                     first=i,
@@ -153,30 +159,39 @@ def ablate_heads(params: Any, model: TransformerConfig, windows_BW: np.ndarray) 
     return ablation(float(base_B.mean()), B * (W - 1), "", rise_BALH[:, 0], rise_BALH[:, 1])
 
 
-def _biased(params: Any, model: TransformerConfig) -> tuple[Any, TransformerConfig]:
-    """The same decoder with a bias behind every attention's `output`, of zeros where there was none."""
+def with_output_biases(params: Any, model: TransformerConfig) -> tuple[Any, TransformerConfig]:
+    """The same model with a bias behind every attention's `output`, of zeros where there was none."""
     if "output" in BIASED[model.biases]:
         return params, model
-    model = replace(model, biases="all" if "gate" in BIASED[model.biases] else "attention")
-    layers = {}
-    for name in (f"layer_{i}" for i in range(model.num_layers)):
-        own = params[name]["attention"]
-        zeros = {f"{n}_bias": jnp.zeros(own[n].shape[1]) for n in BIASED["attention"]}
-        layers[name] = params[name] | {"attention": zeros | own}
-    return params | layers, model
+
+    def biased(tree: Any) -> Any:
+        if not isinstance(tree, Mapping):
+            return tree
+        tree = {name: biased(value) for name, value in tree.items()}
+        names = BIASED["attention"] if set(BIASED["attention"]) <= tree.keys() else ()
+        return {f"{name}_bias": jnp.zeros(tree[name].shape[1]) for name in names} | tree
+
+    biases = "all" if "gate" in BIASED[model.biases] else "attention"
+    return biased(params), replace(model, biases=biases)
 
 
-def _written(params: Any, model: TransformerConfig, row: Row, whole: Passed, tokens: int) -> np.ndarray:
-    """Sums over the tokens of a row of what each head writes to the residual stream, (L, H, D)."""
-    H, C, T = model.num_heads, model.head_width, row.count * tokens
-    written = []
-    for i, (x_1SD, weights_1HTS) in enumerate(zip(whole.entered, whole.weights, strict=True)):
-        layer = params[f"layer_{i}"]
-        if model.norm_position == "pre":
-            x_1SD = Norm(model).apply({"params": layer["attention_norm"]}, x_1SD)
-        own = layer["attention"]
-        values_SKC = (x_1SD[0] @ own["value"] + own["value_bias"][None]).reshape(x_1SD.shape[1], -1, C)
-        values_SHC = jnp.repeat(values_SKC, H // values_SKC.shape[1], axis=1)
-        mixed_HC = jnp.einsum("hts,shc->hc", weights_1HTS[0, :, :T], values_SHC)
-        written.append(jnp.einsum("hc,hcd->hd", mixed_HC, own["output"].reshape(H, C, -1)))
-    return np.stack([np.asarray(x_HD, np.float64) for x_HD in written])
+def written(
+    layer: Any, name: str, x_1SD: Any, weights_1HTS: Any, model: TransformerConfig, *, memory: bool = False
+) -> np.ndarray:
+    """Return the sum over T tokens of what each head of a layer's attention writes to the residual stream, (H, D).
+
+    `x_1SD` enters the layer, or is the encoder's output, which has no norm in front (`memory`).
+    """
+    own, H, C = layer[name], model.num_heads, model.head_width
+    if model.norm_position == "pre" and not memory:
+        x_1SD = Norm(model).apply({"params": layer[f"{name}_norm"]}, x_1SD)
+    values_SKC = (x_1SD[0] @ own["value"] + own["value_bias"][None]).reshape(x_1SD.shape[1], -1, C)
+    values_SHC = jnp.repeat(values_SKC, H // values_SKC.shape[1], axis=1)
+    mixed_HC = jnp.einsum("hts,shc->hc", weights_1HTS[0], values_SHC)
+    return np.asarray(jnp.einsum("hc,hcd->hd", mixed_HC, own["output"].reshape(H, C, -1)), np.float64)
+
+
+def writing(layer: Any, name: str, added_D: np.ndarray) -> Any:
+    """The layer with a vector added to all that its attention writes; see `with_output_biases`."""
+    bias_D = layer[name]["output_bias"]
+    return layer | {name: layer[name] | {"output_bias": bias_D + jnp.asarray(added_D, bias_D.dtype)}}
