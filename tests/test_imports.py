@@ -18,6 +18,7 @@ MODULES = {
 LAYERS = [
     {"zerotollm.errors", "zerotollm.suggest", "zerotollm.allocator", "zerotollm.gpu"},
     {"zerotollm.files", "zerotollm.memory_limit", "zerotollm.randomness", "zerotollm.compute"},
+    {"zerotollm.evaluation.statistics"},  # arithmetic alone, for all that compares
     {"zerotollm.model", "zerotollm.data"},
     {
         "zerotollm.training",
@@ -61,6 +62,8 @@ HEAVY = {
 
 def part(module: str) -> str:
     """What a module counts as: its package below zerotollm, or itself."""
+    if module in RANK:
+        return module
     names = module.split(".")
     return ".".join(names[:2]) if names[0] == "zerotollm" else names[0]
 
