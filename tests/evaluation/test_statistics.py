@@ -118,8 +118,22 @@ def test_suites_of_noise_show_nothing(true, wrong):
     """Of 1,000 suites of 45 rows and 3 seeds, 5 % may show anything at all that is not there; three standard errors."""
     noise = np.random.default_rng(0).normal(true, 0.001, (1000, 45, 3))
     shown = [any(c.verdict in wrong for c in compare_all(rows.tolist(), 0.002)) for rows in noise]
+    print(f"nothing shown in {100 - sum(shown[:100])}")
     assert np.mean(shown) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 1000)
     assert sum(shown[:100]) <= 5
+
+
+def test_planted_differences_are_shown():
+    """Of 100 suites, in a row far from the base, and in one very close to it."""
+    far = close = 0
+    for seed in range(100):
+        rows = np.random.default_rng(seed).normal(0, 0.001, (45, 3))
+        rows[7] += 0.2
+        far += compare_all(rows.tolist(), 0.002)[7].verdict == "worse"
+        rows[7] *= 1e-5 / 0.2
+        close += compare_all(rows.tolist(), 0.002)[7].verdict == "no difference that matters"
+    print(f"planted shown in {far} and {close}")
+    assert min(far, close) >= 95
 
 
 @given(st.lists(st.floats(-1.0, 1.0), min_size=2, max_size=8))

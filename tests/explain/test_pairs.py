@@ -1,24 +1,30 @@
 """Encoder-decoders: the model itself is seen, planted heads of all three kinds are named, and chance names none."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
 
+from zerotollm.explain.ablation import with_output_biases
 from zerotollm.explain.alignment import align
 from zerotollm.explain.explanation import Material, explain_text
 from zerotollm.explain.generation import explain_translations
 from zerotollm.explain.pair_answers import ROLES, _heads, learning, marks, places, role_scores
 from zerotollm.explain.pairs import (
     Pair,
+    ablated_losses,
     decoder_activations,
     even_pairs,
     look_into_pair,
+    mean_written,
     padded,
     pair_scores,
     score_pair,
     text_pair,
 )
 from zerotollm.explain.words import token_counts
+from zerotollm.model import layers
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.encoder_decoder import EncoderDecoder
 
@@ -142,8 +148,6 @@ def test_a_planted_role_is_named_and_even_attention_has_none(side, tokenizer, tr
 
 def test_a_head_that_matters_is_found(translator, tokenizer, pairs):
     """All that the decoder learns of the source goes through one head of cross attention."""
-    from zerotollm.explain.pairs import ablated_losses
-
     model, params = translator
     inside = look_into_pair(params, model, pairs[0], tokenizer.bos_id)
     whole, without = ablated_losses(inside, params, model)
@@ -164,6 +168,53 @@ def test_a_head_that_matters_is_found(translator, tokenizer, pairs):
     deaf_whole, deaf_without = ablated_losses(deaf, silent, model)
     np.testing.assert_allclose(deaf_without["encoder"], deaf_whole, atol=1e-6)
     assert abs(without["encoder"] - whole).max() > 1e-7
+
+
+@pytest.mark.parametrize("biases", ["everywhere", "none"])
+def test_a_mean_ablation_of_pairs_is_the_models_own(translator, tokenizer, pairs, monkeypatch, biases):
+    """By another way: what attention mixes for a head is replaced in the model's own module, pair by pair."""
+    model = replace(translator[0], biases=biases)
+    row, draw = np.zeros((1, 4), np.int32), np.random.default_rng(0)
+    params = EncoderDecoder(model).init(jax.random.key(1), row, row > -1, row)["params"]
+    params = jax.tree.map(lambda x: x + 0.1 * draw.standard_normal(x.shape, np.float32), params)
+    places = {
+        "encoder": (0, 1),
+        "decoder": (2,),
+        "cross": (3,),
+    }  # in the order in which attention is computed
+
+    def run(pair, change) -> tuple[float, list]:
+        """The loss of one pair that is not padded, and what was mixed at each place, where `change` turns it."""
+        mixes = []
+
+        def mixed(weights_BHTS, v_BKSC):
+            mixes.append(change(len(mixes), mix_values(weights_BHTS, v_BKSC)))
+            return mixes[-1]
+
+        monkeypatch.setattr(layers, "mix_values", mixed)
+        inputs_T = np.append(tokenizer.bos_id, pair.target_T[:-1])
+        source_BS = pair.source_S[None]
+        apply = EncoderDecoder(model).apply
+        log_p_BTV = jax.nn.log_softmax(apply({"params": params}, source_BS, source_BS > -1, inputs_T[None]))
+        return -np.take_along_axis(np.asarray(log_p_BTV)[0], pair.target_T[:, None], -1).mean(), mixes
+
+    mix_values = layers.mix_values
+    two = pairs[:2]
+    whole = [run(pair, lambda place, x: x) for pair in two]
+    assert [len(mixes) for _, mixes in whole] == [4, 4]
+    biased, biased_model = with_output_biases(params, model)
+    monkeypatch.setattr(layers, "mix_values", mix_values)
+    insides = [look_into_pair(biased, biased_model, pair, tokenizer.bos_id) for pair in two]
+    means = mean_written(insides, biased, biased_model)
+    found = [ablated_losses(inside, biased, biased_model, means) for inside in insides]
+    for side, at in places.items():
+        for i, h in np.ndindex(len(at), 2):
+            together = np.concatenate([np.asarray(mixes[at[i]])[0, h] for _, mixes in whole])
+            for pair, (loss, _), (own, losses) in zip(two, whole, found, strict=True):
+                value, place = together.mean(0), at[i]
+                expected, _ = run(pair, lambda n, x: x.at[:, h].set(value) if n == place else x)  # noqa: B023
+                assert losses[side][i, h] == pytest.approx(expected, abs=2e-5)
+                assert own == pytest.approx(loss, abs=2e-5)
 
 
 def test_rows_are_padded_and_pairs_spread(pairs):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from zerotollm.data.tokenizer import Tokenizer
+from zerotollm.evaluation.statistics import holm
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.statistics import (
     CONFIDENCE,
@@ -71,16 +72,15 @@ class Meaning(Answer):
             f"over {len(self.pieces):,} frequent words the cosine of two embeddings goes with their shared contexts by "
             f"{contexts} and with standing in the same sentence by {together} (Spearman)"
         )
-        alpha = 1 - CONFIDENCE
-        shown_ = [
-            p <= alpha and (e.low > 0 or e.high < 0)
-            for p, e in ((self.p_contexts_Y[-1], contexts), (self.p_together_Y[-1], together))
-        ]
-        if not any(shown_):
-            verdict = "neither is more than chance"
-        elif difference.low > 0:
+        p_values = holm([float(self.p_contexts_Y[-1]), float(self.p_together_Y[-1])])
+        of_contexts, of_sentences = (
+            p <= 1 - CONFIDENCE and e.low > 0 for p, e in zip(p_values, (contexts, together), strict=True)
+        )
+        if not (of_contexts or of_sentences):
+            verdict = "neither is shown to be more than chance"
+        elif of_contexts and difference.low > 0:
             verdict = "what counts is shared contexts, more than meeting in a sentence"
-        elif difference.high < 0:
+        elif of_sentences and difference.high < 0:
             verdict = "what counts is meeting in a sentence, more than shared contexts"
         else:
             verdict = "which of the two counts more is not shown"

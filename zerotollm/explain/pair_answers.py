@@ -4,13 +4,13 @@ What a decoder is asked and this is not: induction. It is seen on random tokens 
 to these.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from zerotollm.data.tokenizer import Tokenizer
-from zerotollm.explain.ablation import Ablation
+from zerotollm.explain.ablation import ablation, with_output_biases
 from zerotollm.explain.alignment import aligned
 from zerotollm.explain.attention import Heads, attention_maps
 from zerotollm.explain.calibration import calibration, loss_by_position
@@ -24,6 +24,7 @@ from zerotollm.explain.pairs import (
     decoder_activations,
     even_pairs,
     look_into_pair,
+    mean_written,
     padded,
     pair_scores,
     score_pair,
@@ -94,19 +95,17 @@ def held_out_answers(
     pairs = even_pairs(pairs, PAIRS)
     step = max(1, len(pairs) // ABLATED)
     embedding_VD = np.asarray(params["embedding"])
-    scores, losses = [], []
+    scores = []
     residual: dict[str, list[np.ndarray]] = {"encoder": [], "decoder": []}
     roles: dict[str, list[tuple[RoleScores, RoleScores]]] = {side: [] for side in ROLES}
     mark_V = marks(tokenizer, model)
-    for number, pair in enumerate(pairs):
+    for pair in pairs:
         inside = look_into_pair(params, model, pair, tokenizer.bos_id)
         scores.append(pair_scores(inside, inside.decoder.x_BTD, params, model))
         for side, streams in residual.items():
             streams.append(inside.residual(side, embedding_VD))
         for side in ROLES:
             roles[side].append(pair_roles(inside, side, mark_V))
-        if number % step == 0:
-            losses.append(ablated_losses(inside, params, model))
     confidence_N, correct_N = (
         np.concatenate([getattr(s, name) for s in scores]) for name in ("confidence_T", "correct_T")
     )
@@ -129,12 +128,25 @@ def held_out_answers(
         "encoder_layers": _layers([pair.source_S for pair in pairs], sides["encoder"], True),
         "layers": _layers([pair.target_T for pair in pairs], sides["decoder"], False, tokenizer.bos_id),
     }
-    loss = float(np.mean([whole for whole, _ in losses]))
+    biased, biased_model = with_output_biases(params, model)
+
+    def insides() -> Iterator[Inside]:
+        return (look_into_pair(biased, biased_model, pair, tokenizer.bos_id) for pair in pairs[::step])
+
+    means = mean_written(insides(), biased, biased_model)
+    losses = [
+        (
+            *ablated_losses(inside, biased, biased_model),
+            ablated_losses(inside, biased, biased_model, means)[1],
+        )
+        for inside in insides()
+    ]
+    loss = float(np.mean([whole for whole, _, _ in losses]))
     count = sum(len(pair.target_T) for pair in pairs[::step])
     for side, prefix in (("encoder", "encoder_"), ("decoder", ""), ("cross", "cross_")):
         answers[f"{prefix}heads"] = _heads(side, roles[side])
-        rise_BLH = np.stack([without[side] - whole for whole, without in losses])
-        answers[f"{prefix}ablation"] = Ablation(loss, mean_estimate(rise_BLH), count, side)
+        zero_BLH, mean_BLH = (np.stack([run[k][side] - run[0] for run in losses]) for k in (1, 2))
+        answers[f"{prefix}ablation"] = ablation(loss, count, side, zero_BLH, mean_BLH)
     return answers
 
 

@@ -4,7 +4,7 @@ Three kinds of attention are seen: the encoder's, of the source to itself; the d
 is written already; and cross attention, from the target to the source.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ import numpy as np
 
 from zerotollm.data.pairs import as_sentence
 from zerotollm.data.tokenizer import Tokenizer
+from zerotollm.explain.ablation import writing, written
 from zerotollm.explain.forward import Activations, Passed, block, read, row_length
 from zerotollm.model.config import TransformerConfig
 from zerotollm.model.encoder_decoder import EncoderDecoder
@@ -217,30 +218,72 @@ def padded(rows: Sequence[np.ndarray], fill: float) -> np.ndarray:
     return out_BT
 
 
+STACKS = {
+    "encoder": ("encoder", "attention"),
+    "decoder": ("decoder", "attention"),
+    "cross": ("decoder", "cross_attention"),
+}
+"""Where the parameters of each kind of attention are."""
+
+
 def ablated_losses(
-    inside: Inside, params: Any, model: TransformerConfig
+    inside: Inside, params: Any, model: TransformerConfig, means: Mapping[str, np.ndarray] | None = None
 ) -> tuple[float, dict[str, np.ndarray]]:
-    """The mean loss of a pair, and the same without each head of "encoder", "decoder" and "cross", (L, H) each."""
+    """The mean loss of a pair, and the same without each head of "encoder", "decoder" and "cross", (L, H) each.
+
+    In place of what a head writes comes nothing or, of `means` (L, H, D), a vector: the parameters are then those of
+    `zerotollm.explain.ablation.with_output_biases`.
+    """
 
     def loss(passed: Passed) -> float:
         return float(pair_scores(inside, passed.x_BTD, params, model).nats_T.mean())
 
     mask_BS = (np.arange(inside.sources_BS.shape[1]) < len(inside.pair.source_S))[None]
     losses = {}
-    for side, field in (("encoder", 0), ("decoder", 1), ("cross", 2)):
+    for field, (side, (stack, name)) in enumerate(STACKS.items()):
         everything = all_heads(model)
         losses[side] = np.empty(everything[field].shape)
         for i, h in np.ndindex(losses[side].shape):
             kept = all_heads(model)
             kept[field][i, h] = 0
+            changed = params
+            if means:
+                layer = writing(params[stack][f"layer_{i}"], name, means[side][i, h])
+                changed = params | {stack: params[stack] | {f"layer_{i}": layer}}
             encoded_BSD, first = inside.encoded_BSD, i
             if side == "encoder":
                 _, encoded_BSD = encode(
-                    params, inside.encoder.entered[i], mask_BS, kept, model=model, first=i
+                    changed, inside.encoder.entered[i], mask_BS, kept, model=model, first=i
                 )
                 first = 0
             x_BTD = inside.decoder.entered[first]
             losses[side][i, h] = loss(
-                decode(params, x_BTD, encoded_BSD, mask_BS, kept, model=model, first=first)
+                decode(changed, x_BTD, encoded_BSD, mask_BS, kept, model=model, first=first)
             )
     return loss(inside.decoder), losses
+
+
+def mean_written(insides: Iterable[Inside], params: Any, model: TransformerConfig) -> dict[str, np.ndarray]:
+    """What each head writes to the residual stream, in the mean over all tokens of the pairs, by side (L, H, D)."""
+    sums = {side: 0.0 for side in STACKS}
+    tokens = dict.fromkeys(STACKS, 0)
+    for inside in insides:
+        for side, (stack, name) in STACKS.items():
+            passed = inside.encoder if side == "encoder" else inside.decoder
+            weights_L = passed.cross if side == "cross" else passed.weights
+            queries = len(inside.pair.source_S if side == "encoder" else inside.pair.target_T)
+            tokens[side] += queries
+            sums[side] = sums[side] + np.stack(
+                [
+                    written(
+                        params[stack][f"layer_{i}"],
+                        name,
+                        inside.encoded_BSD if side == "cross" else passed.entered[i],
+                        weights_1HTS[:, :, :queries],
+                        model,
+                        memory=side == "cross",
+                    )
+                    for i, weights_1HTS in enumerate(weights_L)
+                ]
+            )
+    return {side: sums[side] / tokens[side] for side in STACKS}

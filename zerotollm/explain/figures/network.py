@@ -272,15 +272,18 @@ def heads(found: "Heads") -> Picture:
 
 
 def ablation(found: "Ablation") -> Picture:
-    """How much the loss rises without each head."""
-    rise = Estimate(*(np.asarray(x) for x in found.rise_LH))
-    names = tuple(f"{i + 1}.{h + 1}" for i, h in np.ndindex(rise.value.shape))
-    value, low, high = (x.ravel() for x in rise)
-    hover = tuple(
-        f"without head {n} the loss of {found.loss:.3f} rises by {v:+.4f} [{a:+.4f}, {b:+.4f}] nats"
-        for n, v, a, b in zip(names, value, low, high, strict=True)
-    )
-    bars = Bars(range(len(names)), value, low=low, high=high, hover=hover)
-    axes = Axis("head, as layer.head", names=names), Axis("nats per token")
-    title = f"Without each of the {NAMES[found.where]}: rise of the loss"
-    return Picture("Does a head matter?", (Panel(title, (bars,), *axes),), found.sentence())
+    """How much the loss rises without each head, and with its mean output in its place."""
+    names = tuple(f"{i + 1}.{h + 1}" for i, h in np.ndindex(found.rise_LH.value.shape))
+    panels = []
+    for how, rise in (("without", found.rise_LH), ("with the mean of", found.mean_rise_LH)):
+        if rise is None:
+            continue
+        value, low, high = (np.asarray(x).ravel() for x in rise)
+        hover = tuple(
+            f"{how} head {n} the loss of {found.loss:.3f} rises by {v:+.4f} [{a:+.4f}, {b:+.4f}] nats"
+            for n, v, a, b in zip(names, value, low, high, strict=True)
+        )
+        bars = Bars(range(len(names)), value, low=low, high=high, hover=hover)
+        title = f"{how.capitalize()} each of the {NAMES[found.where]}: rise of the loss"
+        panels.append(Panel(title, (bars,), Axis("head, as layer.head", names=names), Axis("nats per token")))
+    return Picture("Does a head matter?", tuple(panels), found.sentence())

@@ -148,12 +148,12 @@ def embeddings(found: "Embeddings") -> Picture:
         hover = tuple(
             f"{visible(n.piece)} and {p}: cosine {c:.3f}" for p, c in zip(names, n.cosine_K, strict=True)
         )
-        limit = ("none of as many random vectors is closer",) * 2
+        limit = ("with shuffled principal components no token asked for is closer, with 95 %",) * 2
         marks = (
             Bars(n.cosine_K, range(len(names)), across=True, hover=hover),
             Line([n.chance, n.chance], [-0.5, len(names) - 0.5], color=6, dashed=True, hover=limit),
         )
-        axes = Axis("cosine; dotted: no random vector is closer", span=(0, 1)), Axis(names=names, down=True)
+        axes = Axis("cosine; dotted: as close as by chance", span=(0, 1)), Axis(names=names, down=True)
         panels.append(Panel("Nearest neighbours", marks, *axes, height=320, choice=visible(n.piece)))
     return Picture("The embedding", tuple(panels), found.sentence())
 
