@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from zerotollm.compute.config import ComputeConfig
 from zerotollm.compute.cross_entropy import rows_for
-from zerotollm.decoding.slots import SCORED, prompt_widths
+from zerotollm.decoding.slots import CHUNK, SCORED
 from zerotollm.decoding.stages import cache_bytes
 from zerotollm.model.config import TransformerConfig, round_up
 from zerotollm.training.config import OptimizerConfig, TrainConfig
@@ -126,7 +126,7 @@ def serving_memory(model: TransformerConfig, rows: int, context: int) -> dict[st
     attention scores of a part of a prompt or of a step, whichever is more, and logits.
     """
     slots, V = round_up(context, 16), model.vocab_size
-    queries = max(rows, max(prompt_widths(context)))
+    queries = max(rows, min(slots, CHUNK))
     return {
         "parameters": 2 * tree_bytes(_parameters(model)),
         "KV cache": slots * cache_bytes(model, rows),
