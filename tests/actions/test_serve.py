@@ -16,6 +16,7 @@ import pytest
 import zerotollm
 from zerotollm.actions import EvaluateOptions, ServeOptions
 from zerotollm.actions.evaluate import evaluate
+from zerotollm.actions.plan import HOST_BYTES
 from zerotollm.actions.serve import listen, read_api_key, serve
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.tokenizer import train_tokenizer
@@ -23,6 +24,9 @@ from zerotollm.errors import RunError, UsageError
 from zerotollm.evaluation.likelihood import log_likelihoods
 from zerotollm.experiment import Experiment, to_json
 from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.planning.memory import serving_memory
+from zerotollm.scale import measure
+from zerotollm.serving import batch
 from zerotollm.training.checkpoints import CheckpointWriter
 from zerotollm.training.config import TrainConfig
 from zerotollm.training.step import init_params
@@ -61,13 +65,19 @@ def test_a_server_answers_and_stops_when_it_is_asked_to(run_dir, number):
     command = [sys.executable, str(ROOT / "launch.py"), "--run-dir", str(run_dir), "serve", "--port", "0"]
     environment = os.environ | {"ZEROTOLLM_DATA": str(run_dir.parent / "data")}
     with subprocess.Popen(
-        [*command, "--rows", "2"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "--rows", "2", "--context", "16"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as server:
         address = re.search(r"http://(\S+) is a page", server.stdout.readline())[1]
         connection = HTTPConnection(address, timeout=60)
         body = json.dumps({"prompt": "light", "max_tokens": 5, "seed": 3, "temperature": 0.8})
         connection.request("POST", "/v1/completions", body, {"content-type": "application/json"})
         (choice,) = json.loads(connection.getresponse().read())["choices"]
+        connection.request("GET", "/v1/models")
+        assert json.loads(connection.getresponse().read())["data"][0]["context_length"] == 16
         connection.request("GET", "/")
         page = connection.getresponse()
         assert b"What the model considered" in page.read()
@@ -103,6 +113,27 @@ def test_other_machines_need_a_key_and_a_file_without_one_is_refused(tmp_path):
             read_api_key(str(path))
     file.write_text("sk-secret\n")
     assert read_api_key(str(file)) == "sk-secret"
+
+
+def test_a_context_that_does_not_fit_is_refused_in_one_line_with_numbers(run_dir, monkeypatch):
+    run = zerotollm.load(run_dir)
+    monkeypatch.setattr(batch, "compile_programs", lambda *_: pytest.fail("work was begun"))
+    with pytest.raises(UsageError, match="--context is 33, and the context of this model is 32"):
+        serve(run.experiment, run_dir, ServeOptions(port=0, context=33))
+    sizes = [serving_memory(run.model_config, 1000, context) for context in (16, 32)]
+    room = sum(sizes[0].values())
+    monkeypatch.setattr(measure, "memory_here", lambda: HOST_BYTES + room)
+    with pytest.raises(UsageError) as refused:
+        serve(run.experiment, run_dir, ServeOptions(port=0, rows=1000))
+    total, cache = sum(sizes[1].values()) / 1e9, sizes[1]["KV cache"] / 1e9
+    assert str(refused.value) == (
+        f"1000 texts of 32 tokens at once take {total:.2f} GB (parameters 0.00, KV cache {cache:.2f}, workspace "
+        f"{sizes[1]['workspace'] / 1e9:.2f}), and there is room for {room / 1e9:.2f} GB: give --context 16, or fewer "
+        "--rows than 1000"
+    )
+    monkeypatch.setattr(measure, "memory_here", lambda: HOST_BYTES + room - 1)
+    with pytest.raises(UsageError, match=r"GB: give fewer --rows than 1000$"):
+        serve(run.experiment, run_dir, ServeOptions(port=0, rows=1000))
 
 
 def test_a_model_that_labels_texts_is_not_served():

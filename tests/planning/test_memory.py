@@ -1,17 +1,31 @@
 """Memory by kind against XLA's own account of the compiled step, and changes that make a step fit."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
+import jax
+import numpy as np
 import pytest
 
 from zerotollm.compute.config import ComputeConfig
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.planning.fitting import WIDTHS, cheapest_change, compute_optimal, largest, sized
-from zerotollm.planning.memory import Job, compile_step, memory_by_kind, planned_peak, tree_bytes, xla_memory
+from zerotollm.planning.memory import (
+    Job,
+    compile_step,
+    largest_context,
+    memory_by_kind,
+    planned_peak,
+    serving_memory,
+    tree_bytes,
+    xla_memory,
+)
 from zerotollm.planning.speed import counted, predict
 from zerotollm.scale.devices import find
 from zerotollm.scale.flops import num_parameters, train_flops
+from zerotollm.serving.batch import compile_programs
 from zerotollm.training.config import OptimizerConfig, TrainConfig
+from zerotollm.training.step import init_params
 
 MODEL = resolve(TransformerConfig(num_layers=4, width=64, num_heads=2), vocab_size=512, context=128)
 PLAIN = ComputeConfig(precision="float32", attention="plain", cross_entropy="plain")
@@ -99,3 +113,23 @@ def test_the_largest_model_fits_and_the_next_does_not():
     assert found.width > MODEL.width
     assert 8 * num_parameters(found) < room
     assert largest(JOB, 1e5) is None
+
+
+@pytest.mark.parametrize(("rows", "context", "vocab"), [(8, 8192, 300), (64, 128, 300), (4, 1024, 8000)])
+def test_what_a_server_takes_is_about_what_xla_plans_for_its_programs(rows, context, vocab):
+    """An import of few parameters and a long context took 2.6 GB idle, and 15.4 GB for one prompt."""
+    config = TransformerConfig(num_layers=2, width=64, num_heads=4, num_kv_heads=2)
+    model = resolve(config, vocab_size=vocab, context=context)
+    shapes = jax.eval_shape(lambda: init_params(model, 0))
+    params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    programs = compile_programs(params, model, SimpleNamespace(vocab_size=vocab), rows, context)
+    planned = max(planned_peak(xla_memory(p)) for p in (programs.step, *programs.admit.values()))
+    planned += tree_bytes(params)  # as they were loaded
+    needed = serving_memory(model, rows, context)
+    assert needed["KV cache"] == 4 * rows * context * 2 * 2 * (16 + 16)
+    assert 0.9 < sum(needed.values()) / planned < 1.25
+    for room in (sum(needed.values()), sum(needed.values()) - 1):
+        largest = largest_context(model, rows, room)
+        assert sum(serving_memory(model, rows, largest).values()) <= room
+        assert largest == context - 16 * (room < sum(needed.values()))
+    assert largest_context(model, rows, 0) == 0

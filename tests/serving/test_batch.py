@@ -25,15 +25,12 @@ def wanted(length: int = 5, number: int = 0, echo: int | None = None, **sampling
     return Wanted(prompt_N, SamplingConfig(**({"max_tokens": 30} | sampling)), number, (), 2, echo)
 
 
-def written(tiny, wants, leave=()) -> list[list]:
+def written(tiny, wants, leave=(), context=CONTEXT) -> list[list]:
     """The tokens of each text, all asked for at once; those in `leave` are given up after two tokens."""
 
     async def run():
         line, told = asyncio.Queue(), [[] for _ in wants]
-        writings = [
-            Writing(w, tiny.tokenizer, tiny.model.max_length, t.append)
-            for w, t in zip(wants, told, strict=True)
-        ]
+        writings = [Writing(w, tiny.tokenizer, context, t.append) for w, t in zip(wants, told, strict=True)]
         for writing in writings:
             line.put_nowait(writing)
         task = asyncio.create_task(write(tiny.programs, line))
@@ -85,7 +82,7 @@ def parted(tiny):
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_prompt_that_is_read_in_parts_is_gone_on_with_as_one_that_is_read_whole(parted, setting):
-    assert list(parted.programs.admit) == [16]
+    assert (list(parted.programs.admit), parted.programs.chunk) == ([32, 48], 16)
     wants = [wanted(length, **SETTINGS[setting]) for length in (1, 15, 16, 17, 32, 33, 47, 48)]
     for want, tokens in zip(wants, written(parted, wants), strict=True):
         (expected,) = sample.generate(
@@ -93,6 +90,14 @@ def test_a_prompt_that_is_read_in_parts_is_gone_on_with_as_one_that_is_read_whol
         )
         assert ids(tokens) == expected[: len(tokens)].tolist()
         assert len(tokens) == min(len(expected), CONTEXT - len(want.prompt_N) + 1)
+
+
+def test_a_shorter_context_than_the_models_writes_the_same_until_it_is_full(tiny):
+    programs = compile_programs(tiny.params, tiny.model, tiny.tokenizer, ROWS, 20)
+    wants = [wanted(length, **SETTINGS["sampled"]) for length in (1, 19, 20)]
+    short = written(tiny._replace(programs=programs), wants, context=20)
+    for want, tokens, whole in zip(wants, short, written(tiny, wants), strict=True):
+        assert ids(tokens) == ids(whole)[: 20 - len(want.prompt_N) + 1]
 
 
 def test_between_two_parts_of_a_prompt_all_others_are_written_on(parted, monkeypatch):

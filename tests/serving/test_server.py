@@ -13,7 +13,7 @@ import pytest
 from tests.serving.conftest import KEY
 from zerotollm.data.chat import chat_parts, encode_parts
 from zerotollm.evaluation.likelihood import log_likelihoods
-from zerotollm.serving import connection
+from zerotollm.serving import batch, connection
 from zerotollm.serving.protocol import NEUTRAL, RefusedError, parse, parse_json
 
 
@@ -286,7 +286,15 @@ def test_a_page_of_another_site_gets_nothing(server):
     assert b"tiny" not in answer.read()
 
 
-def test_a_client_that_goes_away_frees_its_rows(server):
+def test_a_client_that_goes_away_frees_its_rows(server, monkeypatch):
+    step, go = batch.step, threading.Event()
+
+    def held(*given):  # no text ends before we have looked
+        assert go.wait(120)
+        return step(*given)
+
+    monkeypatch.setattr(batch, "step", held)
+
     def requests() -> int:
         client = http.client.HTTPConnection(server.removeprefix("http://"), timeout=30)
         client.request("GET", "/health")
@@ -295,8 +303,8 @@ def test_a_client_that_goes_away_frees_its_rows(server):
     host, port = server.removeprefix("http://").split(":")
     for stream in (True, False):
         clients = []
+        go.clear()
         for _ in range(4):
-            # Many times as many texts as rows: they cannot be done before we look.
             ask = {"prompt": "day", "max_tokens": 40, "n": 30, "stream": stream, "temperature": 1}
             body = json.dumps(ask).encode()
             client = socket.create_connection((host, int(port)), timeout=30)
@@ -307,13 +315,14 @@ def test_a_client_that_goes_away_frees_its_rows(server):
             if stream:
                 assert b" 200 " in client.recv(100)
             clients.append(client)
-        end = time.monotonic() + 20
+        end = time.monotonic() + 120
         while requests() < 4 and time.monotonic() < end:
             time.sleep(0.02)
         assert requests() == 4
         assert post(server, "/v1/completions", b'{"prompt": "day", "n": 32}')[1]["error"]["code"] == "busy"
         for client in clients:
             client.close()
+        go.set()
         while requests() and time.monotonic() < end:
             time.sleep(0.02)
         assert requests() == 0

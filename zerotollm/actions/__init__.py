@@ -79,6 +79,8 @@ class ServeOptions:
     """file that holds the key which requests must bring (Authorization: Bearer KEY); empty: none is asked for"""
     rows: int = 16
     """texts written at once; others wait. More are faster together, and each alone slower"""
+    context: int = 0
+    """most tokens of a text with its prompt, for which memory is held in every row; 0: the model's context"""
     max_tokens: int = 0
     """most tokens that a request may ask for; 0: as many as the context holds"""
     waiting: int = 256

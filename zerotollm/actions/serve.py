@@ -8,8 +8,10 @@ from typing import Any
 
 from zerotollm.actions import ServeOptions
 from zerotollm.actions.interrupts import stop_requests
+from zerotollm.actions.plan import HOST_BYTES
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment, validate
+from zerotollm.model.config import TransformerConfig
 
 STOP_SECONDS = 3
 """Texts that are being written when the server is asked to stop may take so long to end."""
@@ -18,11 +20,13 @@ STOP_SECONDS = 3
 def serve(experiment: Experiment, run_dir: Path, options: ServeOptions) -> None:
     """Answers requests until SIGINT or SIGTERM. Everything is compiled before the first.
 
-    Raises UsageError where there is no run, where its model has an encoder, where an option is out of range and where
-    other machines could ask without a key, and RunError where the address cannot be had.
+    Raises UsageError where there is no run, where its model has an encoder, where an option is out of range, where
+    other machines could ask without a key and where memory does not suffice. Raises RunError where the address cannot
+    be had.
     """
     validate(experiment)
-    for name, least in {"port": 0, "rows": 1, "max_tokens": 0, "waiting": 1, "request_bytes": 1}.items():
+    least_of = {"port": 0, "rows": 1, "context": 0, "max_tokens": 0, "waiting": 1, "request_bytes": 1}
+    for name, least in least_of.items():
         if getattr(options, name) < least:
             raise UsageError(
                 f"--{name.replace('_', '-')} is {getattr(options, name)}, and must be at least {least}"
@@ -48,17 +52,19 @@ def serve(experiment: Experiment, run_dir: Path, options: ServeOptions) -> None:
     cache_compiled_programs(experiment.data)
     run, console = load(run_dir, options.checkpoint), Console()
     model = run.model_config
+    context = options.context or model.max_length
+    refuse_unless_it_fits(model, options.rows, context)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("compiling", total=batch.num_programs(model))
+        task = progress.add_task("compiling", total=batch.num_programs(context))
         programs = batch.compile_programs(
-            run.params, model, run.tokenizer, options.rows, lambda: progress.advance(task)
+            run.params, model, run.tokenizer, options.rows, context, lambda: progress.advance(task)
         )
     served = Served(
         name=experiment.name,
         tokenizer=run.tokenizer,
-        context=model.max_length,
+        context=context,
         sampling=experiment.sample,
-        most_tokens=min(options.max_tokens or model.max_length, model.max_length),
+        most_tokens=min(options.max_tokens or context, context),
         created=int(time.time()),
         chats=experiment.train.objective == "completion",
     )
@@ -80,6 +86,26 @@ def refuse_unless_it_writes_on(experiment: Experiment, run_dir: Path) -> None:
     other = experiment.model.architecture == "encoder-decoder" or experiment.train.objective == "label"
     if other:
         raise UsageError(f"{run_dir} holds no model that writes a text on: see generate")
+
+
+def refuse_unless_it_fits(model: TransformerConfig, rows: int, context: int) -> None:
+    """Raises UsageError where the model holds no such context, and where the memory of the device does not."""
+    from zerotollm.planning.memory import largest_context, serving_memory
+    from zerotollm.scale.measure import memory_here
+
+    if context > model.max_length:
+        raise UsageError(f"--context is {context:,}, and the context of this model is {model.max_length:,}")
+    room = memory_here() - HOST_BYTES
+    needed = serving_memory(model, rows, context)
+    if sum(needed.values()) <= room:
+        return
+    parts = ", ".join(f"{kind} {size / 1e9:.2f}" for kind, size in needed.items())
+    largest = largest_context(model, rows, room)
+    advice = f"--context {largest}, or fewer --rows than {rows}" if largest else f"fewer --rows than {rows}"
+    raise UsageError(
+        f"{rows} texts of {context:,} tokens at once take {sum(needed.values()) / 1e9:.2f} GB ({parts}), and there is "
+        f"room for {max(0, room) / 1e9:.2f} GB: give {advice}"
+    )
 
 
 def read_api_key(file: str) -> str:

@@ -19,7 +19,8 @@ from zerotollm.model.layers import KVCache
 from zerotollm.model.transformer import Transformer, head_logits
 
 SHORTEST, CHUNK = 32, 256
-"""Parts of prompts are padded to the first of these, or twice, four times, ... as many tokens, up to the second."""
+"""Parts of prompts are padded to the first of these, or twice, four times, ... as many tokens, up to the second; those
+behind the first part have all as many as the second."""
 SCORED = 64
 """Tokens of a prompt whose logits are in memory at once."""
 ALTERNATIVES = 20
@@ -59,21 +60,21 @@ def empty_slots(model: TransformerConfig, rows: int, context: int) -> Slots:
     )
 
 
-def prompt_widths(context: int) -> list[int]:
-    """The lengths to which parts of prompts are padded, each a program: a part takes the first that holds it."""
-    widths, most = [], min(CHUNK, round_up(context, 16))
-    while not widths or widths[-1] < most:
-        widths.append(min(most, 2 * widths[-1] if widths else SHORTEST))
-    return widths
+def reaches(context: int) -> list[int]:
+    """How many slots a part of a prompt may look at, each a program: a part takes the first in which it ends."""
+    found, most = [], round_up(context, 16)
+    while not found or found[-1] < most:
+        found.append(min(most, 2 * found[-1] if found else SHORTEST))
+    return found
 
 
-def part_length(read: int, length: int, widest: int) -> int:
-    """Tokens of the next part of a prompt of which so many are read. The first part takes what the others, all of the
-    `widest`, leave: so no padding lies behind a part that ends in the last slot."""
-    return (length - read - 1) % widest + 1
+def part_length(read: int, length: int, chunk: int) -> int:
+    """Tokens of the next part of a prompt of which so many are read. The first part takes what the others, all of
+    `chunk` tokens, leave: so no padding lies behind a part that ends in the last slot."""
+    return (length - read - 1) % chunk + 1
 
 
-@partial(jax.jit, static_argnames=("model", "num_tokens"), donate_argnames="slots")
+@partial(jax.jit, static_argnames=("reach", "model", "num_tokens"), donate_argnames="slots")
 def admit(
     params: Any,
     slots: Slots,
@@ -86,25 +87,31 @@ def admit(
     alternatives: jax.Array,
     scored: jax.Array,
     *,
+    reach: int,
     model: TransformerConfig,
     num_tokens: int,
 ) -> tuple[Slots, Drawn, Drawn]:
     """Reads a part of a prompt into a row, from position `start` on; the draw after it, and its `targets_T` told.
 
-    `tokens_M` are the `token_shift` tokens in front of the part, and its own `length`, padded on the right to one of
-    `prompt_widths`; `targets_T` are those that follow each. `settings` are the arguments of `Choice.row`. With
-    `alternatives` the likeliest tokens of the draw are told, and with `scored` of every target and how likely it was.
-    Ids from `num_tokens` on, which only round the matrix up, are never drawn.
+    `tokens_M` are the `token_shift` tokens in front of the part, and its own `length`, padded on the right;
+    `targets_T` are those that follow each. The part ends in the first `reach` slots, and looks at no others.
+    `settings` are the arguments of `Choice.row`. With `alternatives` the likeliest tokens of the draw are told, with
+    `scored` those of every target. Ids from `num_tokens` on, which only round the matrix up, are never drawn.
     """
     N, T, choice = model.token_shift, targets_T.shape[0], Choice.row(*settings)
     positions_T = start + jnp.arange(T)
-    slots_S = jnp.arange(slots.caches[0].keys_BKSC.shape[2])
+    slots_S = jnp.arange(reach)
+
+    def own(all_RKSC: jax.Array) -> jax.Array:
+        sizes = (1, all_RKSC.shape[1], reach, all_RKSC.shape[3])
+        return jax.lax.dynamic_slice(all_RKSC, (row, 0, 0, 0), sizes)
+
     (x_BTD, head_DV), filled = Transformer(model).apply(
         {"params": params},
         tokens_M[None, N:],
         positions_BT=positions_T[None],
         mask_BTS=(slots_S[None] <= positions_T[:, None])[None],
-        caches=jax.tree.map(lambda all_RKSC: jax.lax.dynamic_slice_in_dim(all_RKSC, row, 1), slots.caches),
+        caches=jax.tree.map(own, slots.caches),
         slot=start,
         before_BN=tokens_M[None, :N],
         with_logits=False,
@@ -132,9 +139,9 @@ def admit(
 
     told = jax.lax.cond(scored, score, lambda _: _nothing_told(targets_T, num_tokens), x_BTD[0])
     before_N = jax.lax.dynamic_slice_in_dim(tokens_M, length, N)
-    own = Slots(jnp.append(before_N, drawn.token_R)[None], (start + length)[None], choice, ())
+    state = Slots(jnp.append(before_N, drawn.token_R)[None], (start + length)[None], choice, ())
     put = lambda all_R, own_1: all_R.at[row].set(own_1[0])  # noqa: E731
-    return jax.tree.map(put, slots._replace(caches=()), own)._replace(caches=caches), drawn, told
+    return jax.tree.map(put, slots._replace(caches=()), state)._replace(caches=caches), drawn, told
 
 
 @partial(jax.jit, static_argnames=("model", "num_tokens"), donate_argnames="slots")

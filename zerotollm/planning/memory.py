@@ -1,6 +1,7 @@
-"""What a train step holds in memory, by kind, without allocating it: traced shapes, and XLA's own account."""
+"""What a train step or a server holds in memory, by kind, without allocating it: traced shapes, and XLA's account."""
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -10,7 +11,9 @@ import jax.numpy as jnp
 
 from zerotollm.compute.config import ComputeConfig
 from zerotollm.compute.cross_entropy import rows_for
-from zerotollm.model.config import TransformerConfig
+from zerotollm.decoding.slots import CHUNK, SCORED
+from zerotollm.decoding.stages import cache_bytes
+from zerotollm.model.config import TransformerConfig, round_up
 from zerotollm.scale.flops import decoder_layers, head_rows
 from zerotollm.training.beginning import NEW
 from zerotollm.training.config import OptimizerConfig, TrainConfig
@@ -122,6 +125,28 @@ def memory_by_kind(job: Job) -> dict[str, int]:
         # Gradients come while activations go; where these are computed again there is less to go.
         "shared": -min(trained, activations - kept + logits) if how.remat == "none" else 0,
     }
+
+
+def serving_memory(model: TransformerConfig, rows: int, context: int) -> dict[str, int]:
+    """Bytes while `rows` texts of at most `context` tokens are written at once (`zerotollm.decoding.slots`).
+
+    `parameters` are there twice, as loaded and with matrices joined. `workspace` is an estimate: three times the
+    attention scores of a part of a prompt or of a step, whichever is more, and logits.
+    """
+    slots, V = round_up(context, 16), model.vocab_size
+    queries = max(rows, min(slots, CHUNK))
+    return {
+        "parameters": 2 * tree_bytes(_parameters(model)),
+        "KV cache": slots * cache_bytes(model, rows),
+        "workspace": 3 * 4 * queries * model.num_heads * slots + 4 * (SCORED + rows) * V,
+    }
+
+
+def largest_context(model: TransformerConfig, rows: int, room: float) -> int:
+    """The most tokens of a text, a multiple of 16 up to the model's, whose `serving_memory` fits; 0: none."""
+    contexts = range(16, model.max_length + 1, 16)
+    fitting = bisect_right(contexts, room, key=lambda c: sum(serving_memory(model, rows, c).values()))
+    return contexts[fitting - 1] if fitting else 0
 
 
 def copied_matrices(job: Job) -> int:

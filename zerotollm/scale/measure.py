@@ -32,11 +32,10 @@ def measure_this(precision: str, seconds: float = 1.5) -> Device:
     # In place: a new array would be faulted in page by page, three times as slow, which training avoids too.
     in_place = jax.jit(lambda x: x + 1, donate_argnums=0)
     bandwidth = 2 * written / _fastest(in_place, copied, seconds)
-    limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
     watts = 0.0
     return Device(
         "this",
-        limit or host_memory_bytes(),
+        memory_here(),
         bandwidth,
         {precision: rate},
         watts,
@@ -56,6 +55,13 @@ def _fastest(call: Any, value: Any, seconds: float) -> float:
         value = jax.block_until_ready(call(value))
         taken.append(time.perf_counter() - begun)
     return min(taken)
+
+
+def memory_here() -> float:
+    """Bytes for arrays on the first device: what its allocator may take, or on a CPU the memory of the machine."""
+    import jax
+
+    return (jax.devices()[0].memory_stats() or {}).get("bytes_limit") or host_memory_bytes()
 
 
 def host_memory_bytes() -> int:

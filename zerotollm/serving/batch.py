@@ -25,9 +25,11 @@ class Programs(NamedTuple):
     params: Any
     empty: Callable[[], slots.Slots]
     admit: dict[int, Callable[..., tuple[slots.Slots, slots.Drawn, slots.Drawn]]]
-    """by the width of the part of a prompt, the least first"""
+    """by the reach of the part of a prompt, the least first"""
     step: Callable[..., tuple[slots.Slots, slots.Drawn]]
     rows: int
+    chunk: int
+    """most tokens of a part"""
     token_shift: int
 
 
@@ -74,17 +76,18 @@ def compile_programs(
     lowered = slots.step.lower(params, shapes, np.zeros(rows, bool), np.bool_(False), **fixed)
     step = lowered.compile(FEW_ROWS)
     done()
-    for width in slots.prompt_widths(context):
-        part = _part(np.zeros(1, np.int32), 0, 1, width, model.token_shift)
+    reaches = slots.reaches(context)
+    for reach in reaches:
+        part = _part(np.zeros(1, np.int32), 0, 1, min(reach, slots.CHUNK), model.token_shift)
         numbers = (np.int32(0), *part, settings_of(None), np.bool_(False), np.bool_(False))
-        admit[width] = slots.admit.lower(params, shapes, *numbers, **fixed).compile()
+        admit[reach] = slots.admit.lower(params, shapes, *numbers, reach=reach, **fixed).compile()
         done()
-    return Programs(params, empty, admit, step, rows, model.token_shift)
+    return Programs(params, empty, admit, step, rows, min(reaches[-1], slots.CHUNK), model.token_shift)
 
 
 def num_programs(context: int) -> int:
     """How many `compile_programs` compiles."""
-    return 1 + len(slots.prompt_widths(context))
+    return 1 + len(slots.reaches(context))
 
 
 def _part(prompt_N: np.ndarray, start: int, length: int, width: int, token_shift: int) -> tuple[Any, ...]:
@@ -111,13 +114,13 @@ def settings_of(writing: Writing | None) -> tuple[Any, ...]:
 
 
 def read(programs: Programs, batch: Batch) -> tuple[Batch, list[tuple[Writing, Token]]]:
-    """The next parts of prompts, of one after the other, as many as are together no wider than the widest.
+    """The next parts of prompts, of one after the other, together with padding at most `programs.chunk` tokens.
 
     Returns tokens of a prompt where its text begins with them, and the first draw after a prompt that is read to its
     end. The old `batch` is used up.
     """
     state, reading, found = batch.slots, list(batch.reading), []
-    room = widest = max(programs.admit)
+    room = programs.chunk
     for row in batch.reading:
         writing = batch.writings[row]
         prompt_N, start, asked = (
@@ -125,13 +128,14 @@ def read(programs: Programs, batch: Batch) -> tuple[Batch, list[tuple[Writing, T
             writing.read,
             writing.wanted.alternatives is not None,
         )
-        length = slots.part_length(start, len(prompt_N), widest)
-        width = next(width for width in programs.admit if width >= length)
+        length = slots.part_length(start, len(prompt_N), programs.chunk)
+        reach = next(reach for reach in programs.admit if reach >= start + length)
+        width = min(reach, programs.chunk)
         room -= width
         if room < 0:
             break
         echo = writing.wanted.echo
-        state, first, told = programs.admit[width](
+        state, first, told = programs.admit[reach](
             programs.params,
             state,
             np.int32(row),
