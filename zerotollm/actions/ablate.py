@@ -57,7 +57,11 @@ def ablate(suite: Suite, run_dir: Path, options: AblateOptions) -> list[Row]:
         console = console if console.is_terminal else Console(width=WIDTH, soft_wrap=True)
         if sum(left):
             prepare_all(variants)
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]} left"))
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[left]} left"),
+        )
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
             work = _Work(folder, suite.base, options, _environment(), bar, Pace(sum(left)))
             for variant, cost in zip(variants, left, strict=True):
