@@ -2,6 +2,7 @@
 
 import ast
 import os
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from zerotollm import __version__, catalog
+from zerotollm import __version__, catalog, run_directory
 from zerotollm.actions import ACTIONS, AblateOptions, EvaluateOptions, GenerateOptions
 from zerotollm.catalog import GROUPS
 from zerotollm.cli import VALUES, Command, main, split
@@ -244,6 +245,33 @@ def test_what_is_shown(words, says, capsys):
     out, error = capsys.readouterr()
     assert says in out
     assert error == ""
+
+
+def test_the_examples_of_help_run_one_after_the_other(capsys, monkeypatch, tmp_path):
+    """Training claims its run directory and leaves a checkpoint; other actions need what it left."""
+    monkeypatch.chdir(tmp_path)
+    done = []
+
+    def trained(experiment, run_dir):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        run_directory.claim(run_dir, experiment)
+        (run_dir / run_directory.CHECKPOINTS / "00000001").mkdir(parents=True)
+        done.append("train")
+
+    def read(name):
+        return SimpleNamespace(**{name: lambda experiment, run_dir, *_: done.append(name)})
+
+    monkeypatch.setitem(sys.modules, "zerotollm.actions.train", SimpleNamespace(train=trained))
+    for name in ("generate", "explain"):
+        monkeypatch.setitem(sys.modules, f"zerotollm.actions.{name}", read(name))
+    launch("--help")
+    examples = capsys.readouterr().out.partition("for example:\n")[2].partition("\n\n")[0].splitlines()
+    assert len(examples) == 4
+    for example in examples:
+        words = shlex.split(example)
+        assert words[:2] == ["python", "launch.py"]
+        assert launch(*words[2:]) == 0, capsys.readouterr().err
+    assert done == ["train", "generate", "explain", "train"]
 
 
 def test_help_shows_twenty_fields(capsys):

@@ -1,15 +1,19 @@
 """What is shown: as it is written, on any terminal, and at no run's cost."""
 
 import io
+import json
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 
 import pytest
 from rich.table import Table
 
 from tests.test_launch_end_to_end import ROOT, TINY
+from zerotollm.actions import labels, suite_figure
 from zerotollm.console import Console, Lines
+from zerotollm.explain.figures.markup import plain
 from zerotollm.output import printable
 
 LAUNCH = f"{sys.executable} {ROOT / 'launch.py'}"
@@ -86,3 +90,60 @@ def test_a_terminal_obeys_no_text():
     Console(file=out, force_terminal=True).print(table, dangerous, Lines(dangerous))
     assert not any(c in out.getvalue() for c in "\x07\x08\r\x9b\x00\x7f")
     assert "\x1b[2J" not in out.getvalue()
+
+
+HOSTILE = [
+    r"$\frac{$",
+    "a $b$ c",
+    r"\$x$",
+    "_hidden",
+    "<b>bold</b> &lt;",
+    "[/spam]",
+    "2020-01-01",
+    "7",
+    "tab\there",
+]
+
+
+def test_matplotlib_draws_text_as_it_is_written():
+    from matplotlib.text import Text
+
+    for text in HOSTILE:
+        shown, is_mathematics = Text(text=plain(text))._preprocess_math(plain(text))
+        assert not is_mathematics
+        assert shown.lstrip("\u200b") == text.expandtabs()
+        assert not shown.startswith("_")
+
+
+def test_figures_of_labels_show_them_as_they_are_written():
+    count = len(HOSTILE)
+    scores = {"confusion": [[1] * count] * count, "labels": HOSTILE}
+    assert labels.png(scores, HOSTILE[0]).startswith(b"\x89PNG")
+    data, layout = plotly_json(labels.html(scores, HOSTILE[4]))
+    assert [unescape(name) for name in data[0]["x"]] == HOSTILE
+    assert [unescape(name) for name in data[0]["y"]] == HOSTILE
+    assert unescape(layout["title"]["text"]) == HOSTILE[4]
+    assert "<b>" not in data[0]["x"][4]
+    assert layout["xaxis"]["type"] == layout["yaxis"]["type"] == "category"
+
+
+def test_figures_of_suites_show_names_as_they_are_written():
+    shared = {"difference": 0.1, "low": 0.0, "high": 0.2, "verdict": "worse", "measure": "bits per byte"}
+    rows = [
+        {"group": g, "variant": v, "sentence": v, "paper": g, "shared": shared}
+        for g, v in zip(HOSTILE, reversed(HOSTILE), strict=True)
+    ]
+    assert suite_figure.png(rows).startswith(b"\x89PNG")
+    data, _ = plotly_json(suite_figure.html(rows))
+    groups, variants = data[0]["y"]
+    assert sorted(map(unescape, groups)) == sorted(HOSTILE)
+    assert sorted(map(unescape, variants)) == sorted(HOSTILE)
+    assert not any("<b>bold" in text for text in data[0]["text"])
+
+
+def plotly_json(page: str) -> tuple[list, dict]:
+    """Data and layout of the one figure on a page."""
+    call = page.rpartition("Plotly.newPlot(")[2].partition("[")[2]
+    data, end = json.JSONDecoder().raw_decode("[" + call)
+    layout, _ = json.JSONDecoder().raw_decode(call[end - 1 :].lstrip(", \n"))
+    return data, layout

@@ -28,8 +28,26 @@ def test_the_reference_card():
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("rtx-2080", "rtx2080"), ("RTX 2080 Ti", "rtx2080ti"), ("h10", "h100")]
+    ("written", "name"),
+    [
+        ("RTX 2080", "rtx2080"),
+        ("2080", "rtx2080"),
+        ("rtx-2080", "rtx2080"),
+        ("2080 Ti", "rtx2080ti"),
+        ("NVIDIA GeForce RTX 3090", "rtx3090"),
+        ("Tesla T4", "t4"),
+        ("NVIDIA A100", "a100"),
+        ("A100 SXM 80 GB", "a100"),
+        ("Apple M2", "apple-m2"),
+        ("m2", "apple-m2"),
+        ("CPU", "cpu"),
+    ],
 )
+def test_a_device_is_found_as_people_write_it(written, name):
+    assert find(written).name == name
+
+
+@pytest.mark.parametrize(("name", "near"), [("RTX 2070 Ti", "rtx2080ti"), ("h10", "h100")])
 def test_an_unknown_device_is_one_line_with_the_nearest(name, near):
     with pytest.raises(UsageError, match=f"did you mean {near}") as caught:
         find(name)

@@ -61,7 +61,11 @@ def ablate(suite: Suite, run_dir: Path, options: AblateOptions) -> list[Row]:
         if sum(left) or any("text" in record for record in read_runs(folder)):
             sources = prepare_all(variants)
             read_runs(folder, sources)
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]} left"))
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[left]} left"),
+        )
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
             work = _Work(folder, suite.base, options, _environment(), sources, bar, Pace(sum(left)))
             for variant, cost in zip(variants, left, strict=True):

@@ -7,6 +7,7 @@ from typing import Any
 
 from zerotollm.actions.translation import not_read
 from zerotollm.experiment import Experiment
+from zerotollm.explain.figures.markup import literal, plain
 from zerotollm.files import write_atomically
 
 Scores = dict[str, Any]
@@ -78,6 +79,7 @@ def png(scores: Scores, title: str) -> bytes:
     from matplotlib.figure import Figure
 
     counts, labels = np.array(scores["confusion"]), scores["labels"]
+    names = [plain(label) for label in labels]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 2.5 + 0.6 * len(labels)
     figure = Figure(figsize=(size + 1, size), dpi=130, layout="constrained")
@@ -88,11 +90,11 @@ def png(scores: Scores, title: str) -> bytes:
         if count:
             color = "white" if shares[row, column] > 0.5 else "#111827"
             axes.text(column, row, f"{count:,}", ha="center", va="center", fontsize=8, color=color)
-    axes.set_xticks(range(len(labels)), labels, rotation=40, ha="right", fontsize=9)
-    axes.set_yticks(range(len(labels)), labels, fontsize=9)
+    axes.set_xticks(range(len(labels)), names, rotation=40, ha="right", fontsize=9)
+    axes.set_yticks(range(len(labels)), names, fontsize=9)
     axes.set_xlabel("as it was found", fontsize=9)
     axes.set_ylabel("as it is", fontsize=9)
-    axes.set_title(title.replace(": ", "\n"), fontsize=10, loc="left")
+    axes.set_title(plain(title.replace(": ", "\n")), fontsize=10, loc="left")
     out = BytesIO()
     canvas.print_png(out, metadata={"Software": None})
     return out.getvalue()
@@ -103,7 +105,7 @@ def html(scores: Scores, title: str) -> str:
     import numpy as np
     import plotly.graph_objects as go
 
-    counts, labels = np.array(scores["confusion"]), scores["labels"]
+    counts, labels = np.array(scores["confusion"]), [literal(label) for label in scores["labels"]]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure = go.Figure(
         go.Heatmap(
@@ -119,11 +121,12 @@ def html(scores: Scores, title: str) -> str:
         )
     )
     figure.update_layout(
-        title=title,
+        title=literal(title),
         template="plotly_white",
         height=200 + 60 * len(labels),
-        xaxis={"title": "as it was found"},
-        yaxis={"title": "as it is", "autorange": "reversed"},
+        # Labels such as 1 or 2020-01-01 are names too.
+        xaxis={"title": "as it was found", "type": "category"},
+        yaxis={"title": "as it is", "type": "category", "autorange": "reversed"},
     )
     body = figure.to_html(full_html=False, include_plotlyjs=True, div_id="confusion")
     return (

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from io import BytesIO
 
 from zerotollm.actions.suite_table import FUTURE, Row, footer, interval, measure
+from zerotollm.explain.figures.markup import literal, plain
 
 COLORS = {"better": "#1a7f5a", "worse": "#c0392b", "no difference that matters": "#2563eb"}
 OTHER = "#6b7280"
@@ -67,7 +68,7 @@ def png(rows: Sequence[Row]) -> bytes:
         axes.text(
             -edge * 0.99,
             first - 0.32,
-            group,
+            plain(group),
             va="top",
             ha="left",
             fontsize=8,
@@ -78,7 +79,7 @@ def png(rows: Sequence[Row]) -> bytes:
     axes.axvline(0.0, color="#111827", lw=1, zorder=1)
     axes.set_xlim(-edge, edge)
     axes.set_ylim(max(1, len(dots)) - 0.5, -0.5)
-    axes.set_yticks(range(len(dots)), [row["variant"] for row in dots], fontsize=9)
+    axes.set_yticks(range(len(dots)), [plain(row["variant"]) for row in dots], fontsize=9)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#e5e7eb", lw=0.8, zorder=0)
     axes.set_axisbelow(True)
@@ -114,7 +115,7 @@ def html(rows: Sequence[Row]) -> str:
         comparisons = [row["shared"] for row in chosen]
         figure.add_scatter(
             x=[c["difference"] for c in comparisons],
-            y=[[row["group"] for row in chosen], [row["variant"] for row in chosen]],
+            y=[[literal(row[name]) for row in chosen] for name in ("group", "variant")],
             error_x={
                 "array": [
                     (c["high"] if c["high"] is not None else c["difference"]) - c["difference"]
@@ -127,7 +128,8 @@ def html(rows: Sequence[Row]) -> str:
             marker={"size": 9, "color": COLORS.get(verdict, OTHER)},
             name=verdict,
             text=[
-                f"<b>{row['variant']}</b>: {row['sentence']}<br>{row['paper']}<br>{label(row)}"
+                f"<b>{literal(row['variant'])}</b>: {literal(row['sentence'])}<br>{literal(row['paper'])}<br>"
+                f"{label(row)}"
                 for row in chosen
             ],
             hovertemplate="%{text}<extra></extra>",

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from zerotollm.explain.figures.markup import plain
 from zerotollm.explain.figures.palette import LIGHT, Palette
 from zerotollm.explain.figures.picture import Axis, Bars, Cloud, Dots, Heat, Line, Mark, Panel, Picture
 
@@ -29,21 +30,16 @@ def png(picture: Picture, palette: Palette = LIGHT) -> bytes:
         axes = figure.add_subplot(rows, columns, number, **({"projection": "3d"} if space else {}))
         _panel(axes, panel, palette)
     more = f" (the first {MOST} of {len(picture.panels)})" if len(picture.panels) > MOST else ""
-    figure.suptitle(_plain(picture.title + more), x=0.01, ha="left", fontsize=12, color=palette.ink)
+    figure.suptitle(plain(picture.title + more), x=0.01, ha="left", fontsize=12, color=palette.ink)
     out = BytesIO()
     canvas.print_png(out, metadata={"Software": None})
     return out.getvalue()
 
 
-def _plain(text: str) -> str:
-    """Matplotlib reads mathematics between dollar signs, and has no characters for everything."""
-    return "".join(c if ord(c) < 0x2E80 else "\N{WHITE SQUARE}" for c in text).replace("$", r"\$")
-
-
 def _panel(axes: Any, panel: Panel, palette: Palette) -> None:
     axes.set_facecolor(palette.paper)
     title = f"{panel.title}: {panel.choice}" if panel.choice else panel.title
-    axes.set_title(_plain(title), loc="left", fontsize=9, color=palette.ink)
+    axes.set_title(plain(title), loc="left", fontsize=9, color=palette.ink)
     for mark in panel.marks:
         _mark(axes, mark, palette)
     if any(isinstance(mark, Cloud) for mark in panel.marks):
@@ -68,12 +64,12 @@ def _panel(axes: Any, panel: Panel, palette: Palette) -> None:
 
 
 def _axis(axis: Axis, side: Any, limit: Any, scale: Any, palette: Palette) -> None:
-    side.set_label_text(_plain(axis.label), fontsize=8, color=palette.ink)
+    side.set_label_text(plain(axis.label), fontsize=8, color=palette.ink)
     if axis.log:
         scale("log")
     span = axis.span
     if axis.names:
-        side.set_ticks(range(len(axis.names)), [_plain(name) for name in axis.names])
+        side.set_ticks(range(len(axis.names)), [plain(name) for name in axis.names])
         span = span or (-0.5, len(axis.names) - 0.5)
     if span:
         limit(*(reversed(span) if axis.down else span))
@@ -94,17 +90,17 @@ def _mark(axes: Any, mark: Mark, palette: Palette) -> None:
         case Line():
             color = palette.series[mark.color]
             style = {"ls": ":" if mark.dashed else "-", "marker": "o" if mark.dots else None, "ms": 4}
-            axes.plot(mark.x, mark.y, color=color, lw=1.8, label=_plain(mark.name) or None, **style)
+            axes.plot(mark.x, mark.y, color=color, lw=1.8, label=plain(mark.name) or None, **style)
             if mark.low is not None:
                 axes.fill_between(mark.x, mark.low, mark.high, color=color, alpha=0.18, lw=0)
         case Dots():
             color = palette.series[mark.color]
             around = {"xerr" if mark.across else "yerr": _errors(mark)}
-            style = {"fmt": "o", "ms": mark.size * 0.6, "color": color, "label": _plain(mark.name) or None}
+            style = {"fmt": "o", "ms": mark.size * 0.6, "color": color, "label": plain(mark.name) or None}
             axes.errorbar(mark.x, mark.y, **around, **style)
             for x, y, text in zip(mark.x, mark.y, mark.text, strict=False):
                 axes.annotate(
-                    _plain(text),
+                    plain(text),
                     (x, y),
                     fontsize=7,
                     color=palette.ink,
@@ -113,7 +109,7 @@ def _mark(axes: Any, mark: Mark, palette: Palette) -> None:
                 )
         case Bars():
             color, error = palette.series[mark.color], _errors(mark)
-            style = {"color": color, "label": _plain(mark.name) or None, "ecolor": palette.ink}
+            style = {"color": color, "label": plain(mark.name) or None, "ecolor": palette.ink}
             if mark.across:
                 axes.barh(mark.y, mark.x, xerr=error, height=0.7, **style)
             else:
@@ -128,19 +124,19 @@ def _mark(axes: Any, mark: Mark, palette: Palette) -> None:
                 mark.z_YX, cmap=ramp, vmin=low, vmax=high, aspect="auto", interpolation="nearest"
             )
             bar = axes.figure.colorbar(drawn, ax=axes, fraction=0.05, pad=0.02)
-            bar.set_label(_plain(mark.label), fontsize=7, color=palette.ink)
+            bar.set_label(plain(mark.label), fontsize=7, color=palette.ink)
             bar.ax.tick_params(labelsize=7, colors=palette.soft, length=0)
             bar.outline.set_visible(False)
             for y, row in enumerate(mark.text):
                 for x, text in enumerate(row):
                     dark = (mark.z_YX[y, x] - low) / max(high - low, 1e-9) > 0.6
                     ink = palette.paper if dark and not mark.diverging else palette.ink
-                    axes.text(x, y, _plain(text), ha="center", va="center", fontsize=6, color=ink)
+                    axes.text(x, y, plain(text), ha="center", va="center", fontsize=6, color=ink)
         case Cloud():
             axes.scatter(
                 *mark.xyz_N3.T,
                 s=6,
                 color=palette.series[mark.color],
-                label=_plain(mark.name),
+                label=plain(mark.name),
                 depthshade=True,
             )

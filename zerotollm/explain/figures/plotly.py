@@ -9,15 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from zerotollm.explain.figures.markup import literal
 from zerotollm.explain.figures.palette import LIGHT, Palette
 from zerotollm.explain.figures.picture import Axis, Bars, Cloud, Dots, Heat, Line, Mark, Panel, Picture
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
-
-
-def literal(text: str) -> str:
-    """Text as plotly shows it and not as its markup: it reads tags and entities in labels and hover texts."""
-    return escape(str(text), quote=False).replace("\n", "<br>")
 
 
 def panel_json(panel: Panel, short: bool = False) -> dict[str, Any]:
