@@ -139,11 +139,11 @@ class Generation(Answer):
             "" if np.isfinite(less.longest_copy.value) else "Real texts are from the middle of documents. "
         )
         return (
-            f"{middle}The longest span copied from the training text is {own.longest_copy.value:.1f} tokens on average, "
-            f"in real held-out text {real.longest_copy.value:.1f}: {copy}; {100 * own.repetition.value:.1f} % of its "
-            f"{NGRAM}-grams came before, in real text {100 * real.repetition.value:.1f} %: {again}; its own "
-            f"text costs it {own.bits_per_byte.value:.2f} bits per byte, real text "
-            f"{real.bits_per_byte.value:.2f}: {costs}; {thread}."
+            f"{middle}The longest span copied from the training text is {own.longest_copy.value:.1f} tokens on "
+            f"average, in real held-out text {real.longest_copy.value:.1f}: {copy}; "
+            f"{100 * own.repetition.value:.1f} % of its {NGRAM}-grams came before, in real text "
+            f"{100 * real.repetition.value:.1f} %: {again}; its own text costs it {own.bits_per_byte.value:.2f} bits per "
+            f"byte, real text {real.bits_per_byte.value:.2f}: {costs}; {thread}."
         )
 
 
