@@ -142,8 +142,8 @@ class Generation(Answer):
             f"{middle}The longest span copied from the training text is {own.longest_copy.value:.1f} tokens on "
             f"average, in real held-out text {real.longest_copy.value:.1f}: {copy}; "
             f"{100 * own.repetition.value:.1f} % of its {NGRAM}-grams came before, in real text "
-            f"{100 * real.repetition.value:.1f} %: {again}; its own text costs it {own.bits_per_byte.value:.2f} bits per "
-            f"byte, real text {real.bits_per_byte.value:.2f}: {costs}; {thread}."
+            f"{100 * real.repetition.value:.1f} %: {again}; its own text costs it {own.bits_per_byte.value:.2f} bits "
+            f"per byte, real text {real.bits_per_byte.value:.2f}: {costs}; {thread}."
         )
 
 
