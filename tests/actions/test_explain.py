@@ -98,9 +98,10 @@ def test_documents_are_kept_apart_where_training_kept_them_apart(run):
     apart = replace(run, experiment=masked)
     material = apart.material()
     assert material.document_bos == run.tokenizer.bos_id
-    # Windows of the middle of a document would be the same either way.
-    starts = np.flatnonzero(material.train_N == material.document_bos)
-    short = material._replace(held_out_N=material.train_N[starts[1] - 20 : starts[1] + 45])
+    # Windows of the middle of a document would be the same either way, so that one begins in each.
+    held_out_N = np.array(material.held_out_N[:132])
+    held_out_N[16::33] = material.document_bos
+    short = material._replace(held_out_N=held_out_N)
     found = [
         explain_text(run.params, run.model_config, run.tokenizer, "heaven", material=m)
         for m in (short, short._replace(document_bos=None))

@@ -55,6 +55,9 @@ def test_texts_of_the_model_beside_real_ones(params, model, tokenizer, tokens):
     assert "nothing shows that later parts" in found.sentence()  # this model has learned nothing
     assert "it copies less than real text repeats" in found.sentence()  # these stretches are training text
     same = explain_generation(params, model, tokenizer, real_BT[:4], real_BT[4:], tokens)
+    apart = explain_generation(params, model, tokenizer, circles_BT, real_BT, tokens, alike=False).sentence()
+    assert apart.startswith("Real texts are from the middle of documents.")
+    assert "that it repeats itself more or less is not shown" in apart
     for word in ("copies more or less", "repeats itself more or less"):
         assert f"that it {word}" in same.sentence()
     assert len(found.samples) == len(found.nearest) == 8

@@ -54,6 +54,16 @@ def test_context_counts_only_beyond_that_of_fresh_parameters():
     assert not any(probe.learned.low > 0 for probe in same.probes)
 
 
+def test_a_narrower_cone_alone_is_no_context():
+    """All vectors moved far in one direction: the corrected cosine falls, and no more of the variance is context."""
+    (own,) = fresh_streams(0.3, 1, seed=1)
+    own = own + np.float32(10) * (np.arange(3) == 2)[:, None, None, None]
+    found = explain_layers(own, WINDOWS, ENDS, fresh=fresh_streams(0.3, 5))
+    assert found.learned.high < 0
+    assert found.outcome() == "not shown"
+    assert "that training made context tell them apart is not shown" in found.sentence()
+
+
 def test_a_cone_is_no_context():
     """All vectors have a cosine of 0.99 with all others: that those of one token have too shows nothing."""
     cone = stream(DRAW.standard_normal((B, T, D)) + 10)

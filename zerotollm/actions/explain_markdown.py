@@ -105,9 +105,13 @@ def _generation(found: "Generation") -> str:
         if found.sources
         else "the second half of a text is better predicted after its own first half"
     )
+
+    def less(field: str) -> str:
+        difference = getattr(found.difference, field)
+        return f" (difference {difference})" if np.isfinite(difference.value) else ""
+
     texts = (
-        f"{name} {getattr(found.own, field)}{unit}, of real text {getattr(found.real, field)} (difference "
-        f"{getattr(found.difference, field)})"
+        f"{name} {getattr(found.own, field)}{unit}, of real text {getattr(found.real, field)}{less(field)}"
         for name, field, unit in (
             ("longest copied span", "longest_copy", " tokens"),
             ("bits per byte", "bits_per_byte", ""),

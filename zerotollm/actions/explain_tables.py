@@ -130,7 +130,9 @@ def _row(table: "Table", *cells: Any) -> None:
 
 
 def _with_interval(estimate: Estimate, digits: int = 2) -> str:
-    return "{0:.{3}f} [{1:.{3}f}, {2:.{3}f}]".format(*estimate, digits)
+    return (
+        "{0:.{3}f} [{1:.{3}f}, {2:.{3}f}]".format(*estimate, digits) if np.isfinite(estimate.value) else "-"
+    )
 
 
 def _list(pieces: Sequence[str], most: int = 6) -> str:

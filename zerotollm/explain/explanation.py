@@ -290,11 +290,11 @@ def explain_run(
     T = min((len(sample) for sample in samples), default=0)
     T = min(T, model.max_length - 1, len(material.held_out_N) - 1)
     real_BT = document_beginnings(material.held_out_N, tokenizer.bos_id, T, len(samples))
-    if min(len(samples), len(real_BT)) < 2 or T < 8:
-        why = (
-            f"it takes 2 samples and 2 held-out documents of 8 tokens, and there are {len(samples)} and "
-            f"{len(real_BT)} of {T}"
-        )
+    alike = len(real_BT) > 1
+    if not alike:  # the held-out text is one document, which may begin in the middle of a file
+        real_BT = even_windows(material.held_out_N, T, len(samples))[:, :T]
+    if len(samples) < 2 or T < 8:
+        why = f"it takes 2 samples of 8 tokens, and there are {len(samples)}, the shortest of {T}"
         return Study(meaning, None, learning, layers, tokenizers, (("generation", why),))
     generation = explain_generation(
         params,
@@ -304,6 +304,7 @@ def explain_run(
         real_BT,
         material.train_N,
         document_bos,
+        alike,
     )
     return Study(meaning, generation, learning, layers, tokenizers)
 

@@ -17,6 +17,7 @@ from zerotollm.explain.forward import score_windows
 from zerotollm.explain.pairs import Pair, score_pair, text_pair
 from zerotollm.explain.statistics import (
     NEGLIGIBLE,
+    UNKNOWN,
     Estimate,
     difference_estimate,
     mean_estimate,
@@ -134,12 +135,15 @@ class Generation(Answer):
                 f"nothing shows that later parts of its texts depend on earlier ones ({self.hangs} nats)",
                 NEGLIGIBLE,
             )
+        middle = (
+            "" if np.isfinite(less.longest_copy.value) else "Real texts are from the middle of documents. "
+        )
         return (
-            f"The longest span copied from the training text is {own.longest_copy.value:.1f} tokens on average, in "
-            f"real held-out text {real.longest_copy.value:.1f}: {copy}; {100 * own.repetition.value:.1f} % of its "
-            f"{NGRAM}-grams came before, in real text {100 * real.repetition.value:.1f} %: {again}; its own text costs "
-            f"it {own.bits_per_byte.value:.2f} bits per byte, real text {real.bits_per_byte.value:.2f}: "
-            f"{costs}; {thread}."
+            f"{middle}The longest span copied from the training text is {own.longest_copy.value:.1f} tokens on "
+            f"average, in real held-out text {real.longest_copy.value:.1f}: {copy}; "
+            f"{100 * own.repetition.value:.1f} % of its {NGRAM}-grams came before, in real text "
+            f"{100 * real.repetition.value:.1f} %: {again}; its own text costs it {own.bits_per_byte.value:.2f} bits "
+            f"per byte, real text {real.bits_per_byte.value:.2f}: {costs}; {thread}."
         )
 
 
@@ -159,8 +163,11 @@ def explain_generation(
     real_BT: np.ndarray,
     train_N: np.ndarray,
     document_bos: int | None = None,
+    alike: bool = True,
 ) -> Generation:
     """Measures B samples of T tokens, without bos, and stretches of real text of the same length.
+
+    Where the two are not `alike`, since real texts do not begin documents as samples do, no difference is taken.
 
     Lengths must be the same, since longer texts have longer copies and more repetition. Raises ValueError where they
     are not.
@@ -171,7 +178,10 @@ def explain_generation(
         _measure(params, model, tokenizer, np.asarray(x_BT), train_N, document_bos)
         for x_BT in (samples_BT, real_BT)
     )
-    less = (difference_estimate(mine, theirs, VERDICTS) for mine, theirs in zip(own[1], real[1], strict=True))
+    less = (
+        difference_estimate(mine, theirs, VERDICTS) if alike else UNKNOWN
+        for mine, theirs in zip(own[1], real[1], strict=True)
+    )  # fmt: skip
     return _answer(
         tokenizer,
         list(samples_BT),

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from zerotollm.evaluation.statistics import Outcome
 from zerotollm.explain.answer import Answer
-from zerotollm.explain.statistics import UNKNOWN, Estimate, beyond_null, mean_estimate, verdict
+from zerotollm.explain.statistics import UNKNOWN, Estimate, beyond_null, mean_estimate, outcome_of, verdict
 
 CLASSES = 10
 """Next tokens that a probe tells apart, the most frequent."""
@@ -98,12 +99,21 @@ class Layers(Answer):
     """their mean of `context_M` after the last layer"""
     learned: Estimate = UNKNOWN
     """`own_similarity` after the last layer minus that of fresh parameters: below 0, context tells more apart"""
+    learned_context: Estimate = UNKNOWN
+    """the same of `context_M`: above 0, context tells more apart"""
 
     @property
     def own_similarity(self) -> np.ndarray:
         """Cosine of the same token at two places above that of any two tokens, (M,): anisotropy is no
         context (Ethayarajh 2019, section 4.1)."""
         return self.self_similarity_M.value - self.any_similarity_M
+
+    def outcome(self) -> Outcome:
+        """Whether training made context tell the places of a token apart: only where both measures say so, since in a
+        narrower cone the first is smaller whatever context does."""
+        apart = outcome_of(self.learned_context)
+        turned = {"shown": "opposite shown", "opposite shown": "shown", "not shown": "not shown"}
+        return apart if apart == turned[outcome_of(self.learned)] else "not shown"
 
     def sentence(self) -> str:
         first, last = (Estimate(*(float(x[m]) for x in self.self_similarity_M)) for m in (0, -1))
@@ -116,12 +126,11 @@ class Layers(Answer):
         if self.fresh:
             many += (
                 f"; with fresh parameters these are {self.fresh_similarity:.2f} and {100 * self.fresh_context:.0f} %: "
-            ) + verdict(
-                self.learned,
-                f"training made a token's places more alike, by {self.learned}",
-                f"training made context tell a token's places apart, by {self.learned}",
-                f"that training made context tell them apart is not shown ({self.learned})",
-            )
+            ) + {
+                "shown": "training made context tell a token's places apart, by {} and {}",
+                "opposite shown": "training made a token's places more alike, by {} and {}",
+                "not shown": "that training made context tell them apart is not shown ({} and {})",
+            }[self.outcome()].format(self.learned, self.learned_context)
         else:
             many += "; how much of it was learned is not shown, since no fresh parameters were looked at"
         start = f"The {self.where}: in" if self.where else "In"
@@ -212,7 +221,7 @@ def explain_vectors(
         selective_KP.append([(r.right_MB - r.control_MB).mean(1).max() for r in read])
     if not similar_K:
         return found
-    questions = 1 + len(tasks)
+    questions = 2 + len(tasks)
     against = [
         replace(
             p,
@@ -228,6 +237,7 @@ def explain_vectors(
         fresh_similarity=float(np.mean(similar_K)),
         fresh_context=float(np.mean(context_K)),
         learned=beyond_null(float(found.own_similarity[-1]), np.array(similar_K), questions),
+        learned_context=beyond_null(float(found.context_M[-1]), np.array(context_K), questions),
     )
 
 

@@ -1,0 +1,241 @@
+"""Models that have learned nothing get no effects, and what is planted is found: 100 draws of each.
+
+The table of docs/statistics.md is what this prints:
+
+    python -m pytest -n0 -s -m slow tests/explain/test_null_models.py
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from zerotollm.explain.alignment import distance_moved, monotony
+from zerotollm.explain.attention import Heads, explain_heads
+from zerotollm.explain.calibration import calibration, loss_by_position
+from zerotollm.explain.explanation import streams_of
+from zerotollm.explain.forward import Scores, even_windows, score_windows
+from zerotollm.explain.generation import Measures, explain_generation
+from zerotollm.explain.layers import Layers, explain_layers
+from zerotollm.explain.learning import measure_learning
+from zerotollm.explain.statistics import NEGLIGIBLE, Estimate, monotone, outcome_of
+from zerotollm.explain.words import sentence_ends, token_counts
+from zerotollm.model.config import resolve
+from zerotollm.model.transformer import Transformer
+
+pytestmark = pytest.mark.slow
+
+DRAWS = 100
+ENOUGH = 95
+FRESH = 5
+B, T = 32, 31
+
+
+@pytest.fixture(scope="module")
+def wide(model):
+    """The tiny model with a context in which several windows are looked at together."""
+    return resolve(replace(model, max_length=0), vocab_size=model.vocab_size, context=128)
+
+
+@pytest.fixture(scope="module")
+def fresh(wide):
+    init = jax.jit(lambda seed: Transformer(wide).init(jax.random.key(seed), np.zeros((1, 4), np.int32)))
+    return [init(seed)["params"] for seed in range(DRAWS)]
+
+
+@pytest.fixture(scope="module")
+def windows(tokens):
+    return even_windows(tokens, T, B)
+
+
+@pytest.fixture(scope="module")
+def streams(fresh, wide, windows):
+    return [streams_of(params, wide, windows) for params in fresh]
+
+
+def count(question: str, null: Callable[[int], bool], planted: Callable[[int], bool]) -> None:
+    """Print a row of the table: draws of the null model with nothing shown, and of the planted one that are shown."""
+    nothing, found = sum(not null(k) for k in range(DRAWS)), sum(planted(k) for k in range(DRAWS))
+    print(f"\n| {question} | {nothing} | {found} |")
+    assert nothing >= ENOUGH
+    assert found >= ENOUGH
+
+
+def shown(estimate: Estimate, margin: float = 0.0) -> bool:
+    """Whether a claim is made, or its opposite."""
+    return outcome_of(estimate, margin) != "not shown"
+
+
+def learned(found: Layers) -> bool:
+    """Whether anything is said to come of training."""
+    return found.outcome() != "not shown" or any(
+        p.best() is not None and shown(p.learned) for p in found.probes
+    )
+
+
+def test_layers(streams, windows, tokenizer):
+    ends_V = sentence_ends(tokenizer)
+
+    def beside(own: np.ndarray, k: int) -> Layers:
+        others = (streams[(k + 1 + i) % DRAWS] for i in range(FRESH))
+        return explain_layers(own, windows, ends_V, fresh=others, seed=k)
+
+    def with_context(k: int) -> bool:
+        own = streams[k].copy()
+        own[-1] += own[-1].std() * np.random.default_rng(k).standard_normal(own[-1].shape)
+        return beside(own, k).outcome() == "shown"
+
+    count(
+        "layers: fresh parameters; noise planted as context",
+        lambda k: learned(beside(streams[k], k)),
+        with_context,
+    )
+
+
+def test_probes(streams, windows, tokenizer):
+    ends_V = sentence_ends(tokenizer)
+
+    def probed(own: np.ndarray, label_BT: np.ndarray, k: int) -> bool:
+        others = (streams[(k + 1 + i) % DRAWS] for i in range(FRESH))
+        found = explain_layers(own, windows, ends_V, {"planted": label_BT}, fresh=others, seed=k).probes[-1]
+        return found.best() is not None and shown(found.learned)
+
+    def labels(k: int) -> np.ndarray:
+        return np.random.default_rng(k).integers(0, 3, (B, T))
+
+    def written(k: int) -> np.ndarray:
+        own = streams[k].copy()
+        own[-1, ..., :3] += 6 * own[-1].std() * np.eye(3)[labels(k)]
+        return own
+
+    count(
+        "probes: shuffled labels; labels written into the vectors",
+        lambda k: probed(streams[k], labels(k), k),
+        lambda k: probed(written(k), labels(k), k),
+    )
+
+
+def test_heads(fresh, wide, windows, tokenizer, tokens):
+    ids_N = np.unique(tokens)
+    every = [
+        explain_heads(params, wide, tokenizer, windows[::4, :-1], ids_N, seed=k)
+        for k, params in enumerate(fresh)
+    ]
+
+    def planted(found: Heads) -> bool:
+        """One head of four gives half of its attention to the token before."""
+        score = Estimate(*(x.copy() for x in found.score_PLH))
+        for x in score:
+            x[0, 0, 0] += 0.5
+        gain = Estimate(*(x + 0.5 for x in found.repetition_gain))
+        with_one = replace(found, score_PLH=score, repetition_gain=gain)
+        return with_one.named() == {(0, 0): "previous token"} and gain.low > NEGLIGIBLE
+
+    count(
+        "heads and induction: fresh parameters; a head and a gain of 0.5 nats planted",
+        lambda k: bool(every[k].named()) or shown(every[k].repetition_gain, NEGLIGIBLE),
+        lambda k: planted(every[k]),
+    )
+
+
+def test_positions_and_calibration(fresh, wide, windows):
+    every = [score_windows(params, windows, model=wide) for params in fresh]
+
+    def blamed(scores: Scores) -> bool:
+        found = calibration(scores.confidence_BT, scores.correct_BT)
+        return "not shown" not in found.sentence() and "too small" not in found.sentence()
+
+    def exact(k: int, power: float) -> Scores:
+        draw = np.random.default_rng(k)
+        truth_BT = draw.random((B, 100))
+        return Scores(truth_BT, truth_BT**power, draw.random((B, 100)) < truth_BT)
+
+    fall_T = np.linspace(0, 0.5, T)
+    count(
+        "loss by position: fresh parameters; a fall of 0.5 nats planted",
+        lambda k: shown(loss_by_position(every[k]).gain, NEGLIGIBLE),
+        lambda k: (
+            loss_by_position(every[k]._replace(nats_BT=every[k].nats_BT - fall_T)).gain.low > NEGLIGIBLE
+        ),
+    )
+    count(
+        "calibration: fresh parameters; roots of exact probabilities",
+        lambda k: blamed(every[k]),
+        lambda k: blamed(exact(k, 0.5)),
+    )
+    count(
+        "calibration: exact probabilities; squares of them",
+        lambda k: blamed(exact(k, 1.0)),
+        lambda k: blamed(exact(k, 2.0)),
+    )
+
+
+def test_generation(fresh, wide, tokenizer, tokens):
+    """Two samples of one text against each other; planted are circles."""
+
+    def texts(k: int) -> Iterator[np.ndarray]:
+        starts = np.random.default_rng(k).choice(len(tokens) - T, 16, replace=False)
+        rows = tokens[starts[:, None] + np.arange(T)]
+        return iter((rows[:8], rows[8:]))
+
+    def measured(k: int, circles: bool) -> tuple[Measures, Estimate]:
+        own, real = texts(k)
+        own = np.tile(own[:, :4], 8)[:, :T] if circles else own
+        found = explain_generation(fresh[k], wide, tokenizer, own, real, tokens[:800])
+        return found.difference, found.hangs
+
+    def claims(k: int) -> bool:
+        difference, hangs = measured(k, False)
+        margins = (0.0, 0.0, 0.0, NEGLIGIBLE)
+        # Coherence is compared only where there is any.
+        together = shown(hangs, NEGLIGIBLE)
+        return together or any(shown(e, m) for e, m in zip(difference[:3], margins[:3], strict=True))
+
+    count(
+        "generation: the same texts as own and as real; circles planted",
+        claims,
+        lambda k: measured(k, True)[0].repetition.low > 0,
+    )
+
+
+def test_learning(windows, tokenizer, tokens):
+    counts_V = token_counts(tokens, tokenizer.vocab_size)
+
+    def fell(k: int, by: float) -> Estimate:
+        draw = np.random.default_rng(k)
+        before_BT = draw.normal(5, 1, (B, 1)) + draw.normal(0, 0.2, (B, T))
+        after_BT = before_BT - by + draw.normal(0, 0.2, (B, T))
+        fell_G = measure_learning([(0, before_BT), (9, after_BT)], tokenizer, windows, counts_V).fell_G
+        return Estimate(*(x[~np.isnan(x)] for x in fell_G))
+
+    count(
+        "learning: noise between checkpoints; a fall of 0.3 nats planted",
+        lambda k: any(
+            shown(Estimate(*e), NEGLIGIBLE) for e in zip(*(x[[0, -1]] for x in fell(k, 0)), strict=True)
+        ),
+        lambda k: all(fell(k, 0.3).low[[0, -1]] > NEGLIGIBLE),
+    )
+
+
+def test_order_of_merges_and_of_translations():
+    count(
+        "merges: counts in any order; falling counts with noise",
+        lambda k: shown(monotone(np.random.default_rng(k).permutation(300))),
+        lambda k: shown(monotone(np.arange(300, 0, -1) + np.random.default_rng(k).normal(0, 50, 300))),
+    )
+
+    def moves(weights_TS: np.ndarray) -> bool:
+        order, p = monotony(weights_TS)
+        return p <= 0.05 and abs(order) >= 0.5 and abs(distance_moved(weights_TS)) >= 0.25
+
+    def noise(k: int) -> np.ndarray:
+        return np.random.default_rng(k).dirichlet(np.ones(15), 12)
+
+    near_TS = np.exp(-40 * np.square(np.arange(12)[:, None] / 12 - np.arange(15)[None] / 15))
+    count(
+        "alignment: attention by lot; a diagonal planted in it",
+        lambda k: moves(noise(k)),
+        lambda k: moves(noise(k) + near_TS),
+    )
