@@ -91,11 +91,12 @@ def _prediction(found: "Calibration", positions: "LossByPosition") -> str:
 
 
 def _attention(ablation: "Ablation", heads: "Heads") -> str:
-    rise_LH, gain = ablation.rise_LH, heads.repetition_gain
+    gain, count = heads.repetition_gain, ablation.rise_LH.value.size
     repeating = "" if gain is None else f"; gain by repeating random tokens {gain} nats"
     return (
-        f"taken out alone, {(rise_LH.low > MATTERS).sum()} of {rise_LH.low.size} heads surely raise the loss by more "
-        f"than {MATTERS} nats{repeating}"
+        f"taken out alone, {ablation.shown().matters_LH.sum()} of {count} heads are shown to raise the loss by more "
+        f"than {MATTERS} nats, {ablation.shown(mean=True).matters_LH.sum()} with their mean output in their place "
+        f"(Holm){repeating}"
     )
 
 

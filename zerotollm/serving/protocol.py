@@ -2,8 +2,8 @@
 
 What is not known here is refused by name, never ignored, but for fields that say nothing about the text. Fields of
 `SamplingConfig` that OpenAI has no word for (top_k, min_p) may be given too, and what is left out is as in the run's
-`sample`. A seed means the same text as `generate --seed`. With `echo` and `logprobs` a prompt is scored: each of its
-tokens that the client gave is told, so bos is where it came as an id, and not where it was put before a text.
+`sample`. A seed means the same text as `generate --seed`. With `echo` and `logprobs` a prompt is scored: each token
+that the client gave is told, so bos is where it came as an id, and is not where it was put before a text.
 """
 
 import json
