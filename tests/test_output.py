@@ -19,6 +19,19 @@ from zerotollm.output import printable
 LAUNCH = f"{sys.executable} {ROOT / 'launch.py'}"
 
 
+def test_standard_streams_that_were_closed_are_not_taken_by_files(tmp_path):
+    """Else the next file that is opened would be descriptor 1 or 2, and hold what C code logs."""
+    code = (
+        "from zerotollm.output import protect_output; protect_output(); import os, sys\n"
+        "file = open('x', 'w'); sys.stdin.read(); print('lost'); os.write(2, b'lost'); file.write(str(file.fileno()))"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    done = shell(f"PYTHONPATH={ROOT} {sys.executable} {script} <&- >&- 2>&-", tmp_path)
+    assert done.returncode == 0
+    assert int((tmp_path / "x").read_text()) > 2
+
+
 def shell(line: str, folder: Path) -> subprocess.CompletedProcess:
     """`line` by bash, with LAUNCH for the command and every step of a pipe counted."""
     return subprocess.run(
@@ -56,6 +69,19 @@ def test_a_run_outlives_its_output(output, tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "summary.json").exists()
     assert (tmp_path / "run" / "checkpoints" / "00000003").is_dir()
+
+
+def test_a_terminal_that_is_closed_costs_no_steps(tmp_path):
+    """SIGHUP ends a run saved; under nohup, where it is ignored, nothing is changed."""
+    code = (
+        "import os, signal\n"
+        "from zerotollm.actions.interrupts import stop_requests\n"
+        "with stop_requests(hangup=True) as stop: os.kill(os.getpid(), signal.SIGHUP); print(stop)\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "with stop_requests(hangup=True) as stop: os.kill(os.getpid(), signal.SIGHUP); print(stop)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[1]\n[]\n"
 
 
 WRITTEN = [
