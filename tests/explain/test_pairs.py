@@ -105,9 +105,9 @@ def test_every_question_is_answered_and_chance_is_not_taken_for_a_role(explanati
     for name in ("ablation", "encoder_ablation", "cross_ablation"):
         assert getattr(explanation, name).rise_LH.value.shape[1] == 2
     assert said["encoder_layers"].startswith("The encoder: in the embedding a token is one vector")
-    for layers in (explanation.encoder_layers, explanation.layers):
-        assert layers.fresh == 2
-        assert layers.learned == layers.learned_context == (0, 0, 0)  # the model is what it is compared with
+    for side in (explanation.encoder_layers, explanation.layers):
+        assert side.fresh == 2
+        assert side.learned == side.learned_context == (0, 0, 0)  # the model is what it is compared with
         assert "that training made context tell them apart is not shown" in layers.sentence()
     assert "of the encoder" in said["encoder_heads"]
     assert "of cross attention" in said["cross_ablation"]
