@@ -76,6 +76,7 @@ def test_a_terminal_that_is_closed_costs_no_steps(tmp_path):
     code = (
         "import os, signal\n"
         "from zerotollm.actions.interrupts import stop_requests\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # the tests themselves may run under nohup
         "with stop_requests(hangup=True) as stop: os.kill(os.getpid(), signal.SIGHUP); print(stop)\n"
         "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
         "with stop_requests(hangup=True) as stop: os.kill(os.getpid(), signal.SIGHUP); print(stop)\n"
@@ -154,7 +155,16 @@ def test_figures_of_labels_show_them_as_they_are_written():
 
 
 def test_figures_of_suites_show_names_as_they_are_written():
-    shared = {"difference": 0.1, "low": 0.0, "high": 0.2, "verdict": "worse", "measure": "bits per byte"}
+    shared = {
+        "difference": 0.1,
+        "low": 0.0,
+        "high": 0.2,
+        "verdict": "worse",
+        "measure": "bits per byte",
+        "margin": 0.002,
+        "bleu": None,
+        "pairs": 3,
+    }
     rows = [
         {"group": g, "variant": v, "sentence": v, "paper": g, "shared": shared}
         for g, v in zip(HOSTILE, reversed(HOSTILE), strict=True)

@@ -14,6 +14,7 @@ from zerotollm.actions.explain_markdown import questions_markdown
 from zerotollm.cli import split
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import UsageError
+from zerotollm.explain.ablation import ablation
 from zerotollm.explain.explanation import Explanation, Study, explain_text, numbers
 from zerotollm.explain.learning import BAND_NAMES, PART_NAMES, Learning
 from zerotollm.explain.page.answers import answer_sections
@@ -77,12 +78,8 @@ def test_the_numbers_of_the_questions_go_into_a_page(run_dir, run, explanation, 
 def test_the_table_is_made_of_hundreds_of_heads_and_checkpoints(explanation):
     """`explain.json` leaves arrays of more than 64 numbers out; the table needs some of them."""
 
-    def many(estimate: Estimate) -> Estimate:
-        return Estimate(*(np.full((12, 12), float(np.ravel(x)[0])) for x in estimate))
-
-    big = replace(
-        explanation, ablation=replace(explanation.ablation, rise_LH=many(explanation.ablation.rise_LH))
-    )
+    noise_BLH = np.random.default_rng(0).normal(size=(4, 12, 12))
+    big = replace(explanation, ablation=ablation(1.0, 128, "", noise_BLH, noise_BLH))
     assert "of 144 heads" in questions_markdown(4, big)
     assert not numbers(big)["ablation"]["rise_LH"]
     band_YG = Estimate(*(np.linspace(9, 1, 100)[:, None] * np.ones(4),) * 3)

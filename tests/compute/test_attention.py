@@ -24,7 +24,7 @@ def arrays(seed, B, H, K, T, S):
 
 
 def close(ours, plain):
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5), ours, plain)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5, atol=5e-5), ours, plain)
 
 
 def value_and_gradients(attention, q, k, v, upstream):

@@ -108,7 +108,7 @@ def test_every_question_is_answered_and_chance_is_not_taken_for_a_role(explanati
     for side in (explanation.encoder_layers, explanation.layers):
         assert side.fresh == 2
         assert side.learned == side.learned_context == (0, 0, 0)  # the model is what it is compared with
-        assert "that training made context tell them apart is not shown" in layers.sentence()
+        assert "that training made context tell them apart is not shown" in side.sentence()
     assert "of the encoder" in said["encoder_heads"]
     assert "of cross attention" in said["cross_ablation"]
     assert explanation.heads.repetition_gain is None

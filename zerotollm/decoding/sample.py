@@ -251,7 +251,7 @@ def stream(
     """
     choice = Choice.of(sampling, len(prompts))
     # Weights that lie in the file's memory would be copied in every call.
-    params = joined(jax.device_put(params))
+    params = joined(jax.tree.map(jnp.asarray, params))
     texts = [np.asarray(prompt, np.int32) for prompt in prompts]
     if not all(0 < len(text) <= model.max_length for text in texts):
         raise ValueError(f"prompts need 1 to {model.max_length} tokens: {[len(text) for text in texts]}")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from zerotollm.compute.device import FEW_ROWS
@@ -72,7 +73,7 @@ def compile_programs(
     empty = jax.jit(lambda: slots.empty_slots(model, rows, context)).lower().compile()
     shapes = jax.eval_shape(empty)
     # Weights that lie in the file's memory would be copied in every call.
-    params, admit = joined(jax.device_put(params)), {}
+    params, admit = joined(jax.tree.map(jnp.asarray, params)), {}
     lowered = slots.step.lower(params, shapes, np.zeros(rows, bool), np.bool_(False), **fixed)
     step = lowered.compile(FEW_ROWS)
     done()
