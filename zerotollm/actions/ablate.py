@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclass, replacees import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +199,10 @@ class _Work:
         if not job.missing:
             return False
         from zerotollm.actions.fit import compile_programs, feed_of
+        from zerotollm.actions.plan import job_for
+        from zerotollm.compute.device import this_accelerator
         from zerotollm.evaluation.causality import sees_the_future
+        from zerotollm.planning.speed import flops_per_token
 
         begun = time.monotonic()
         experiment = run_experiment(job.variant, job.missing[0], job.rate)
@@ -212,8 +215,8 @@ class _Work:
                 f"{job.variant.name}: the text of {shape.corpus}, or train.start_from, has changed since the suite "
                 "began: bring it back, or choose another --run-dir"
             )
-        size = {"parameters": num_parameters(model), "flops_per_token": train_flops(model, shape.context)}
-        size |= sources
+        planned = job_for(replace(experiment, model=model), this_accelerator())
+        size = {"parameters": num_parameters(model), "flops_per_token": flops_per_token(planned)} | sources
         if sees_the_future(model, masked=shape.document_mask):
             for seed in job.missing:
                 self._write(job, seed, "sees the future", size | _measured(None, 0.0))
