@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclass, replacees import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
