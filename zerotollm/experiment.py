@@ -197,7 +197,11 @@ def _is_a(value: Any, annotation: Any) -> bool:
         return value in get_args(annotation)
     if annotation is float:
         # `isfinite` raises for a whole number that no float holds.
-        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+        return (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and abs(value) <= sys.float_info.max
+        )
     return type(value) is annotation
 
 
