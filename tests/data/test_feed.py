@@ -178,7 +178,7 @@ def test_the_line_says_that_all_examples_are_too_long(examples, train, validatio
     assert str(caught.value) == f"{line.format(files)} longer than 16 tokens: raise data.context"
     feed = open_feed(examples([4] * 9, [4, 40]), CHARACTERS, objective="completion")
     assert feed.dropped == "1: longer than 16 tokens"
-    with pytest.raises(UsageError, match="has no test examples: name files for it as data.test"):
+    with pytest.raises(UsageError, match=r"has no test examples: name files for it as data\.test$"):
         feed.evaluation("test")
 
 
