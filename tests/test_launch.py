@@ -509,3 +509,24 @@ def timed(*words: str) -> float:
     subprocess.run([sys.executable, "launch.py", *words], cwd=ROOT, check=True, capture_output=True)
     end = os.times()
     return end.children_user + end.children_system - begin.children_user - begin.children_system
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["base", "--list=3"], "error: --list takes no value: write it without '=3'"),
+        (["base", "--help="], "error: --help takes no value: write it without '='"),
+        (["base", "-x"], "unknown option -x:"),
+        (["base", "--run-dir", ""], "--run-dir needs a value"),
+        (["generate", "--run-dir="], "--run-dir needs a value"),
+    ],
+)
+def test_a_value_too_many_or_too_few_is_said(words, says, calls, capsys):
+    assert launch(*words) == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [[""], ["base", "base"]])
+def test_no_suggestion_is_what_was_typed(words, calls, capsys):
+    assert launch(*words) == 2
+    assert "did you mean" not in capsys.readouterr().err
