@@ -530,3 +530,12 @@ def test_a_value_too_many_or_too_few_is_said(words, says, calls, capsys):
 def test_no_suggestion_is_what_was_typed(words, calls, capsys):
     assert launch(*words) == 2
     assert "did you mean" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e400"])
+@pytest.mark.parametrize(
+    "words", ["plan --hours", "plan --memory-gb", "bench --seconds", "train --sample.top-p"]
+)
+def test_an_option_that_is_no_finite_number_is_refused(words, value, calls, capsys):
+    assert launch("base", *words.split(), value) == 2
+    assert f"{words.split()[1]} is '{value}', and must be a number" in capsys.readouterr().err

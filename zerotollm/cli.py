@@ -1,5 +1,6 @@
 """From the words of a command line to one action on one experiment. No heavy imports: `--help` is quick."""
 
+import math
 import os
 import re
 import sys
@@ -302,6 +303,8 @@ def override(default: T, options: Iterable[tuple[str, str]]) -> T:
         try:
             with redirect_stderr(StringIO()):  # tyro draws a box around its message; ours is one line
                 read = tyro.cli(given, args=[f"--value={value}"], config=(tyro.conf.FlagConversionOff,))
+            if isinstance(read.value, float) and not math.isfinite(read.value):
+                raise SystemExit
             default = changed(default, {name: read.value})
         except SystemExit:
             allowed = describe_type(types[name])
