@@ -509,3 +509,33 @@ def timed(*words: str) -> float:
     subprocess.run([sys.executable, "launch.py", *words], cwd=ROOT, check=True, capture_output=True)
     end = os.times()
     return end.children_user + end.children_system - begin.children_user - begin.children_system
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["base", "--list=3"], "error: --list takes no value: write it without '=3'"),
+        (["base", "--help="], "error: --help takes no value: write it without '='"),
+        (["base", "-x"], "unknown option -x:"),
+        (["base", "--run-dir", ""], "--run-dir needs a value"),
+        (["generate", "--run-dir="], "--run-dir needs a value"),
+    ],
+)
+def test_a_value_too_many_or_too_few_is_said(words, says, calls, capsys):
+    assert launch(*words) == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [[""], ["base", "base"]])
+def test_no_suggestion_is_what_was_typed(words, calls, capsys):
+    assert launch(*words) == 2
+    assert "did you mean" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e400"])
+@pytest.mark.parametrize(
+    "words", ["plan --hours", "plan --memory-gb", "bench --seconds", "train --sample.top-p"]
+)
+def test_an_option_that_is_no_finite_number_is_refused(words, value, calls, capsys):
+    assert launch("base", *words.split(), value) == 2
+    assert f"{words.split()[1]} is '{value}', and must be a number" in capsys.readouterr().err

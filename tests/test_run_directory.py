@@ -241,3 +241,25 @@ def test_a_disk_too_full_for_the_lock_is_said_with_its_place(tmp_path):
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert "RunError: cannot write" in done.stderr.splitlines()[-1]
     assert ".lock" in done.stderr.splitlines()[-1]
+
+
+DAMAGED = ["", "{", "[" * 100_000, "9" * 5000, "null", '"text"', "\x00"]
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
+def test_a_damaged_file_is_said_in_one_line_with_what_to_do(tmp_path, content):
+    for name, read in (
+        (run_directory.SUMMARY, run_directory.read_summary),
+        (run_directory.LABELS, run_directory.read_labels),
+        (run_directory.ENVIRONMENT, run_directory.read_environment),
+    ):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(RunError, match=f"{name} is damaged.*: (delete|bring) it"):
+            read(tmp_path)
+    assert run_directory.starts(tmp_path, "runs/none") == []
+
+
+@pytest.mark.parametrize("noted", [[], 3, {"written": "runs/none"}, {"written": "runs/none", "path": 1}])
+def test_a_damaged_note_of_where_training_began_is_no_note(tmp_path, noted):
+    (tmp_path / run_directory.ENVIRONMENT).write_text(json.dumps({"train.start_from": noted}))
+    assert run_directory.starts(tmp_path, "runs/none") == []

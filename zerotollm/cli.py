@@ -1,5 +1,6 @@
 """From the words of a command line to one action on one experiment. No heavy imports: `--help` is quick."""
 
+import math
 import os
 import re
 import sys
@@ -130,7 +131,9 @@ def split(arguments: Iterable[str], experiments: Collection[str] = ()) -> Comman
         name = ALSO.get(name, name)
         if not word.startswith("-") or word == "-":
             words.append(word)
-        elif name in SWITCHES and not equals:
+        elif name in SWITCHES:
+            if equals:
+                raise UsageError(f"{option(name)} takes no value: write it without {'=' + value!r}")
             switches.add(name)
         else:
             if not equals:
@@ -143,7 +146,9 @@ def split(arguments: Iterable[str], experiments: Collection[str] = ()) -> Comman
                 value = re.sub(r"(^|[\s,])(~[^\s,/]*)", lambda m: m[1] + os.path.expanduser(m[2]), value)
             if name not in VALUES:
                 options.append((name, value))
-            elif value is None:
+            elif value is None or (
+                name == "run_dir" and not value
+            ):  # "$RUN" where RUN is not set is not the default
                 raise UsageError(needs_a_value(name))
             else:
                 values[name] = value
@@ -160,7 +165,9 @@ def split(arguments: Iterable[str], experiments: Collection[str] = ()) -> Comman
     action = words[0] if words else ""
     if words and action not in ACTIONS:
         what = "action" if values.get("experiment") else "action or experiment"
-        near = meant_run(action) or did_you_mean(action, [*ACTIONS, *experiments])
+        near = meant_run(action) or did_you_mean(
+            action, ACTIONS if values.get("experiment") else [*ACTIONS, *experiments]
+        )
         raise UsageError(f"unknown {what} {action!r}: one of {', '.join(ACTIONS)}{near}")
     if words[1:] and ACTIONS[action].word not in ("", *dict(options)):
         if not values.get("run_dir") and (Path(words[1]) / CONFIG).exists():
@@ -175,7 +182,7 @@ def split(arguments: Iterable[str], experiments: Collection[str] = ()) -> Comman
 def meant_run(word: str) -> str:
     """`; did you mean --run-dir WORD?`, where the word looks like a folder."""
     looks = word.isprintable() and "/" in word and not re.search(r"\s", word)
-    return f"; did you mean {with_value('run_dir', word)}?" if looks or Path(word).is_dir() else ""
+    return f"; did you mean {with_value('run_dir', word)}?" if looks or (word and Path(word).is_dir()) else ""
 
 
 def needs_a_value(name: str, kind: type = str) -> str:
@@ -214,7 +221,8 @@ def act(command: Command, experiments: Path) -> None:
     for given, value in command.options:
         if given not in fields and given not in own:
             near = meant_option(given, map(option, [*own, *fields, *ALSO, *VALUES, *SWITCHES]))
-            raise UsageError(f"unknown option {option(given)}: --help all shows all there are{near}")
+            typed = option(given).replace("---", "-")  # of one dash
+            raise UsageError(f"unknown option {typed}: --help all shows all there are{near}")
         if value is None:
             raise UsageError(needs_a_value(given, (own | fields)[given]))
     overrides = [pair for pair in command.options if pair[0] in fields]
@@ -295,6 +303,8 @@ def override(default: T, options: Iterable[tuple[str, str]]) -> T:
         try:
             with redirect_stderr(StringIO()):  # tyro draws a box around its message; ours is one line
                 read = tyro.cli(given, args=[f"--value={value}"], config=(tyro.conf.FlagConversionOff,))
+            if isinstance(read.value, float) and not math.isfinite(read.value):
+                raise SystemExit
             default = changed(default, {name: read.value})
         except SystemExit:
             allowed = describe_type(types[name])

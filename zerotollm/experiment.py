@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import re
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -195,7 +196,12 @@ def _is_a(value: Any, annotation: Any) -> bool:
     if get_origin(annotation) is Literal:
         return value in get_args(annotation)
     if annotation is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        # `isfinite` raises for a whole number that no float holds.
+        return (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and abs(value) <= sys.float_info.max
+        )
     return type(value) is annotation
 
 
@@ -254,11 +260,15 @@ def validate(experiment: Experiment) -> None:
     for name, value in flatten(experiment).items():
         if not _is_a(value, types[name]):
             raise UsageError(_wrong_value(name, value, types[name]))
-        if types[name] not in (int, float) or name.startswith("model."):
+        if types[name] not in (int, float):
+            continue
+        most = _AT_MOST.get(name, 2**31 - 1 if types[name] is int else math.inf)
+        if value > most:  # of an int32, where nothing else is said
+            raise UsageError(f"{name} is {value}, and must be at most {most}")
+        if name.startswith("model."):
             continue
         rules = {
             f"at least {_AT_LEAST.get(name, 0)}": value >= _AT_LEAST.get(name, 0),
-            f"at most {_AT_MOST.get(name)}": value <= _AT_MOST.get(name, value),
             "above 0": value > 0 or name not in _ABOVE_ZERO,
             "below 1": value < 1 or name not in _BELOW_ONE,
         }

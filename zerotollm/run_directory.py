@@ -25,7 +25,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment, differences, from_json, to_json
@@ -46,6 +46,10 @@ LOCK = ".lock"
 BEGUN = {CONFIG, ENVIRONMENT, TOKENIZER, LABELS, CHECKPOINTS, METRICS, TENSORBOARD, SAMPLES}
 """What training has made before its first checkpoint."""
 START = "train.start_from"
+NOTED = ("written", "path", "from_here")
+"""What environment.json says of it."""
+
+T = TypeVar("T")
 
 MAY_MOVE = (
     "data.dir",
@@ -155,9 +159,11 @@ def starts(run_dir: Path, start: str, also: str = "") -> list[str]:
     from which it was trained.
     """
     noted = {}
-    with suppress(OSError, ValueError):
-        noted = json.loads((run_dir / ENVIRONMENT).read_text(encoding="utf-8")).get(START) or {}
+    with suppress(RunError):  # a hint alone
+        noted = (read_environment(run_dir) or {}).get(START) or {}
     written = Path(start).expanduser()
+    if not isinstance(noted, dict) or any(not isinstance(noted.get(key), str) for key in NOTED):
+        noted = {}
     known = noted.get("written") == start  # config.json may have been edited
     places = [run_dir.resolve() / noted["from_here"], Path(noted["path"])] if known else []
     places += [written, *(parent / written for parent in run_dir.resolve().parents)]
@@ -180,7 +186,7 @@ def note_of_start(run_dir: Path, experiment: Experiment) -> dict[str, Any]:
     path = Path(experiment.train.start_from).expanduser().resolve()
     written = read_experiment(run_dir).train.start_from
     here = os.path.relpath(path, run_dir.resolve())
-    return {START: {"written": written, "path": str(path), "from_here": here}}
+    return {START: dict(zip(NOTED, (written, str(path), here), strict=True))}
 
 
 def read_experiment(run_dir: Path) -> Experiment:
@@ -212,13 +218,33 @@ def is_transformers(config: str) -> bool:
 def read_labels(run_dir: Path) -> tuple[str, ...]:
     """The names of a run's labels, in the order of their numbers; none where it does not label texts."""
     path = run_dir / LABELS
-    return tuple(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else ()
+    return tuple(_read_json(path, list, "bring it back from a copy")) if path.exists() else ()
 
 
 def read_summary(run_dir: Path) -> dict[str, Any] | None:
     """The final numbers, or None while the run is not finished."""
     path = run_dir / SUMMARY
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    advice = "delete it, and run the training again, which then writes it anew"
+    return _read_json(path, dict, advice) if path.exists() else None
+
+
+def read_environment(run_dir: Path) -> dict[str, Any] | None:
+    """What environment.json says, or None where it is not there."""
+    path = run_dir / ENVIRONMENT
+    return _read_json(path, dict, "delete it: nothing depends on it") if path.exists() else None
+
+
+def _read_json(path: Path, kind: type[T], advice: str) -> T:
+    """What a file of a run holds. Raises RunError, with the advice, where that is no JSON of this kind."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, kind):
+        raise RunError(f"{path} is damaged, and is no JSON as it was written: {advice}")
+    return value
 
 
 def environment() -> dict[str, Any]:

@@ -183,6 +183,7 @@ def test_a_budget_that_nothing_fits():
     [
         (replace(QUICK, device="rtx2090"), "did you mean"),
         (replace(QUICK, hours=0.0), "hours is 0.0"),
+        (replace(QUICK, hours=1e300), "at most 1,000,000,000"),
         (replace(QUICK, memory_gb=-1.0), "memory_gb -1"),
     ],
 )

@@ -113,6 +113,8 @@ def test_other_machines_need_a_key_and_a_file_without_one_is_refused(tmp_path):
             read_api_key(str(path))
     file.write_text("sk-secret\n")
     assert read_api_key(str(file)) == "sk-secret"
+    with pytest.raises(UsageError, match="holds no key"):
+        read_api_key("/dev/zero")
 
 
 def test_a_context_that_does_not_fit_is_refused_in_one_line_with_numbers(run_dir, monkeypatch):

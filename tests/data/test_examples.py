@@ -242,7 +242,16 @@ def test_passages_of_the_bible_are_cut_from_the_chapters_of_each_split():
         ('{"prompt": "a"}', "completion", r"line 31: 'completion' is missing.*fields: prompt"),
         ('{"prompt": "", "completion": "b"}', "completion", r"line 31: 'prompt' is empty"),
         ('{"prompt": "a", "completion": 3}', "completion", r"line 31: 'completion' is 3"),
-        ('{"prompt": "a", "completion": "\\ud800"}', "completion", r"line 31: half of a surrogate pair"),
+        (
+            '{"prompt": "a", "completion": "\\ud800"}',
+            "completion",
+            r"line 31, field 'completion': half of a surr",
+        ),
+        (
+            '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "\\udc00"}]}',
+            "completion",
+            r"line 31, message 2: half of a surrogate pair",
+        ),
         ('{"messages": []}', "completion", r"line 31: messages must be a list"),
         (
             '{"messages": [{"role": {}, "content": "a"}]}',

@@ -174,11 +174,19 @@ def test_the_line_says_that_all_examples_are_too_long(examples, train, validatio
     data = examples(train, validation)
     with pytest.raises(UsageError) as caught:
         open_feed(data, CHARACTERS, objective="completion")
-    assert str(caught.value) == f"{line.format(data.corpus)} longer than 16 tokens: raise data.context"
+    files = data.validation if "validation" in line else data.corpus
+    assert str(caught.value) == f"{line.format(files)} longer than 16 tokens: raise data.context"
     feed = open_feed(examples([4] * 9, [4, 40]), CHARACTERS, objective="completion")
     assert feed.dropped == "1: longer than 16 tokens"
-    with pytest.raises(UsageError, match="has no test examples"):
+    with pytest.raises(UsageError, match=r"has no test examples: name files for it as data\.test$"):
         feed.evaluation("test")
+
+
+def test_the_line_says_which_file_has_no_example(examples):
+    data = examples([4] * 9, [])
+    with pytest.raises(UsageError) as caught:
+        open_feed(data, CHARACTERS, objective="completion")
+    assert str(caught.value) == f"{data.validation} has no validation examples: give more text"
 
 
 @pytest.mark.parametrize("objective", ["likelihood", "completion"])

@@ -135,3 +135,11 @@ def test_examples_are_read_from_the_jsonl_of_a_folder(folder, caplog):
     made = open_examples(DataConfig(corpus=str(folder)), "completion")
     assert sum(map(len, made.splits.values())) == 40
     assert told(caplog) == f"left out of {folder}: 2 .txt"
+
+
+def test_a_pipe_or_a_device_is_refused_and_not_waited_for(folder):
+    os.mkfifo(folder / "pipe.txt")
+    (folder / "device.txt").symlink_to("/dev/null")
+    for name in ("pipe.txt", "device.txt"):
+        with pytest.raises(UsageError, match=f"{name} is a pipe or a device"):
+            find_files(str(folder / name))

@@ -296,6 +296,17 @@ def test_a_model_that_no_family_knows_is_refused_with_its_fields(changes):
         assert f"model.{name} is " in str(caught.value) or name == "architecture"
 
 
+def test_a_model_that_tells_labels_is_refused():
+    with pytest.raises(UsageError, match="a head that tells labels"):
+        family_of(
+            resolve(
+                TransformerConfig(num_layers=1, width=16, num_heads=2, num_classes=3),
+                vocab_size=64,
+                context=16,
+            )
+        )
+
+
 def test_a_folder_with_something_in_it_is_left_alone(folder):
     before = sorted(path.name for path in folder.iterdir())
     family, file, model = read_model(folder)

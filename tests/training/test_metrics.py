@@ -53,3 +53,25 @@ def test_tensorboard_reads_the_same_numbers(tmp_path):
 def test_crc32c_is_the_one_of_rfc_3720():
     assert tensorboard.crc32c(b"123456789") == 0xE3069283
     assert tensorboard.crc32c(bytes(32)) == 0x8A9136AA  # RFC 3720, appendix B.4
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[" * 100_000,
+        '{"step": ' + "9" * 5000 + "}",
+        '{"step": true}',
+        '{"step": 2, "validation_bpb": "1.5"}',
+        '{"step": 2, "loss": NaN}',
+        '{"step": 2, "loss": null}',
+        '{"step": 2, "timing": 3}',
+    ],
+    ids=range(7),
+)
+def test_a_damaged_line_ends_the_reading_and_training_goes_on(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1, "validation_bpb": 1.5}}\n{line}\n')
+    assert read_metrics(path) == [{"step": 1, "validation_bpb": 1.5}]
+    writer = MetricsWriter(path, tmp_path / "tensorboard", step=5)
+    assert writer.best_bpb == 1.5
+    writer.close()

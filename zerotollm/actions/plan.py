@@ -16,6 +16,9 @@ from zerotollm.scale.devices import Device, find
 from zerotollm.scale.flops import head_rows, num_parameters
 from zerotollm.shell import launch, typed_again, with_value
 
+MOST_HOURS = 10**9
+"""100,000 years."""
+
 HOST_BYTES = 0.5e9
 """What Python, jax and XLA hold on a CPU besides arrays, about."""
 
@@ -27,9 +30,10 @@ def plan(experiment: Experiment, run_dir: Path, options: PlanOptions) -> dict[st
     read, so that the vocabulary is the one asked for. A corpus of labels is read for their number. Raises UsageError
     for a device that is not known or options out of range, RunError where nothing fits.
     """
-    if not options.hours > 0 or options.memory_gb < 0:
+    if not 0 < options.hours <= MOST_HOURS or options.memory_gb < 0:
         raise UsageError(
-            f"hours is {options.hours} and memory_gb {options.memory_gb}: take above 0 hours, and at least 0 GB"
+            f"hours is {options.hours} and memory_gb {options.memory_gb}: take above 0 hours, at most {MOST_HOURS:,}, "
+            "and at least 0 GB"
         )
     device = None if options.device == "this" else find(options.device)
     # Imported here: nobody should wait for jax to hear that a device is not known.

@@ -223,9 +223,8 @@ def _made(run: "Run", summary: Mapping[str, Any] | None) -> "Section":
     fields = flatten(run.experiment).items()
     rows = tuple((name, str(value), "changed" if name in plain else "") for name, value in fields)
     blocks.append(Table(("field", "value", "against the defaults"), rows, "Configuration", folded=True))
-    path = run.path / run_directory.ENVIRONMENT
-    if path.exists():
-        known = json.loads(path.read_text(encoding="utf-8"))
+    known = run_directory.read_environment(run.path)
+    if known:
         rows = tuple((name, json.dumps(value, ensure_ascii=False)) for name, value in known.items())
         blocks.append(Table(("what", "value"), rows, "Environment", folded=True))
     return Section(

@@ -138,7 +138,7 @@ def read_point(run_dir: Path, run: Experiment) -> dict[str, Any] | None:
         record = json.loads(path.read_text(encoding="utf-8"))
         as_point(record), record["text"]
         was = from_json(json.dumps(record["experiment"]), str(path))
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise UsageError(f"{path} is no point of a ladder: delete it, or choose another --run-dir") from None
     differing = [d for d in differences(was, run) if d[0] not in run_directory.MAY_MOVE]
     if differing:

@@ -16,6 +16,9 @@ from zerotollm.model.config import TransformerConfig
 STOP_SECONDS = 3
 """Texts that are being written when the server is asked to stop may take so long to end."""
 
+MOST_KEY = 65_536
+"""Bytes of a key that are read."""
+
 
 def serve(experiment: Experiment, run_dir: Path, options: ServeOptions) -> None:
     """Answers requests until SIGINT or SIGTERM. Everything is compiled before the first.
@@ -111,7 +114,8 @@ def refuse_unless_it_fits(model: TransformerConfig, rows: int, context: int) -> 
 def read_api_key(file: str) -> str:
     """The key in a file, without the white space around it. Raises UsageError where the file holds none."""
     try:
-        key = Path(file).expanduser().read_text(encoding="ascii").strip()
+        with Path(file).expanduser().open("rb") as opened:
+            key = opened.read(MOST_KEY).decode("ascii").strip()  # a device would be read without end
     except OSError as error:
         raise UsageError(
             f"--api-key-file is {file}, which cannot be read: {error.strerror or error}"

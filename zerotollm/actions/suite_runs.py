@@ -127,7 +127,7 @@ def read_run(path: Path) -> Record:
     """One record. Raises UsageError where the file is not one."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+    except (OSError, ValueError, RecursionError):
         record = None
     if not isinstance(record, dict) or record.get("format") != FORMAT or "variant" not in record:
         raise UsageError(

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from zerotollm.data.lines import check_encodable
 from zerotollm.data.pairs import as_sentence
 from zerotollm.data.tokenizer import AnyTokenizer
 from zerotollm.errors import UsageError
@@ -93,6 +94,7 @@ def check_messages(place: str, messages: Any) -> list[dict[str, str]]:
             )
         if not isinstance(content, str) or not (content.strip() or role == "system"):
             raise UsageError(f"{place}: message {number} has no content: a text that is not empty")
+        check_encodable(f"{place}, message {number}", content)
     if all(message["role"] != "assistant" for message in messages):
         raise UsageError(f"{place}: no message is of the assistant, so there is nothing to learn from")
     return messages

@@ -32,7 +32,7 @@ from zerotollm.data.config import DataConfig, is_file, names_pairs
 from zerotollm.data.documents import SPLITS
 from zerotollm.data.files import FEW, fractions, split_by_hash
 from zerotollm.data.find import find_files
-from zerotollm.data.lines import read_lines, read_records
+from zerotollm.data.lines import check_encodable, read_lines, read_records
 from zerotollm.data.overlap import check_overlap
 from zerotollm.data.pairs import as_sentence, kept, translation_prompt
 from zerotollm.data.parallel import check_versions, open_parallel
@@ -130,12 +130,7 @@ def _string(place: str, record: dict[str, Any], field: str) -> str:
         raise UsageError(
             f"{place}: {field!r} is {held}, and must be a text; fields: {', '.join(record) or 'none'}"
         )
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UsageError(
-            f"{place}: half of a surrogate pair (\\ud800 to \\udfff) in {field!r} is not text"
-        ) from None
+    check_encodable(f"{place}, field {field!r}", text)
     return text
 
 

@@ -371,20 +371,24 @@ def _check_left(
     if any(map(len, plans[split].members)):
         return
     too_long, other = plans[split].too_long, sum(dropped[split].values())
-    advice = "give more text" if split == "train" else f"raise data.{split}_fraction"
+    files = {"train": data.corpus, "validation": data.validation, "test": data.test}[split]
+    advice = "give more text" if files else f"raise data.{split}_fraction"
+    if data.validation and not files:
+        advice = "name files for it as data.test"
+    corpus = files or data.corpus
     if not too_long + other:
-        raise UsageError(f"{data.corpus} has no {split} {kind}: {advice}")
+        raise UsageError(f"{corpus} has no {split} {kind}: {advice}")
     if not other:
         which = (
-            f"all {too_long:,} {split} {kind} of {data.corpus} are"
+            f"all {too_long:,} {split} {kind} of {corpus} are"
             if too_long > 1
-            else f"the only one of the {split} {kind} of {data.corpus} is"
+            else f"the only one of the {split} {kind} of {corpus} is"
         )
         raise UsageError(f"{which} {_too_long(data.context)}: raise data.context")
     reasons = _dropped(_reasons({split: dropped[split]}, {split: plans[split]}, data.context), {})
     advice = "look at the files" + (", or raise data.context" if too_long else "")
     raise UsageError(
-        f"none of the {too_long + other:,} {split} {kind} of {data.corpus} is left ({reasons}): {advice}"
+        f"none of the {too_long + other:,} {split} {kind} of {corpus} is left ({reasons}): {advice}"
     )
 
 

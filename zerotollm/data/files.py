@@ -30,7 +30,7 @@ import numpy as np
 from zerotollm.data.config import DataConfig
 from zerotollm.data.documents import Corpus, Document, LazyDocuments
 from zerotollm.data.find import find_files, has_suffix
-from zerotollm.data.lines import binary_lines, decoded, ends_in_cr, read_json, unix_ends
+from zerotollm.data.lines import binary_lines, check_encodable, decoded, ends_in_cr, read_json, unix_ends
 from zerotollm.data.overlap import log_overlap
 from zerotollm.errors import UsageError
 from zerotollm.files import Stamp, changed, check_unchanged, stamp, stamps
@@ -160,12 +160,7 @@ def _json_text(path: Path, line: int, content: str) -> str:
             else f"a {type(record).__name__}"
         )
         raise UsageError(f"{path}, line {line}: no text (a string in a field 'text') but {held}")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UsageError(
-            f"{path}, line {line}: half of a surrogate pair (\\ud800 to \\udfff) is not text"
-        ) from error
+    check_encodable(f"{path}, line {line}", text)
     return text.replace("\r\n", "\n")
 
 

@@ -51,6 +51,10 @@ def find_files(corpus: str, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, P
         if not found:
             raise UsageError(f"folder {corpus} holds no text; {readable}{_besides(left_out)}")
     elif os.path.exists(path):
+        if not os.path.isfile(path):  # a pipe or a device would be waited for, or read without end
+            raise UsageError(
+                f"{corpus} is a pipe or a device, and text is read several times: write it into a file first"
+            )
         if not has_suffix(path.name, suffixes):
             raise UsageError(f"{corpus} has a suffix that is not read; {readable}")
         return {path.name: path}

@@ -71,6 +71,14 @@ def decoded(path: Path, start: int, content: bytes) -> str:
     return text.removeprefix("\ufeff") if start == 0 else text
 
 
+def check_encodable(place: str, text: str) -> None:
+    """Raises UsageError, beginning with `place`, for a text that UTF-8 cannot hold: JSON may spell such a one."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UsageError(f"{place}: half of a surrogate pair (\\ud800 to \\udfff) is not text") from None
+
+
 def read_lines(path: Path) -> Iterator[str]:
     """The lines of a text file without their ends. Raises UsageError, naming the place, where it is no UTF-8 text."""
     start = 0

@@ -70,7 +70,7 @@ def _read_summary(path: Path) -> tuple[str, dict[str, int], str]:
     try:
         summary = json.loads(path.read_text("utf-8"))
         return summary["dataset"], summary["counts"], summary["fingerprint"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(
             f"prepared data in {path.parent} is damaged; delete that folder and run again"
         ) from error

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zerotollm.data.lines import read_records
+from zerotollm.data.lines import check_encodable, read_records
 from zerotollm.errors import UsageError
 from zerotollm.model.config import TransformerConfig, round_up
 from zerotollm.model.transformer import Transformer
@@ -102,6 +102,8 @@ def read_questions(path: Path, lines: Iterator[str]) -> list[Question]:
             found.append(_question(record))
         except UsageError as error:
             raise UsageError(f"{place}: {error}") from None
+        for text in found[-1].texts:
+            check_encodable(place, text)
     if not found:
         raise UsageError(f"{path} holds no question")
     return found

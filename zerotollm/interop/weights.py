@@ -61,8 +61,9 @@ def norm(theirs: str, at: Sequence[str], model: TransformerConfig) -> list[Weigh
 
 
 def unlike(model: TransformerConfig, needed: Mapping[str, Any]) -> list[str]:
-    """The fields of `model` that differ from what is needed (a value, or a tuple of several), as obstacles."""
-    found = []
+    """The fields of `model` that differ from what is needed (a value, or a tuple of several), as obstacles. No family
+    has a head for labels."""
+    found = ["a head that tells labels"] if model.num_classes else []
     for name, value in needed.items():
         allowed = value if isinstance(value, tuple) else (value,)
         if getattr(model, name) not in allowed:

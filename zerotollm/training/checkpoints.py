@@ -44,9 +44,10 @@ class Checkpoint:
     def manifest(self) -> dict[str, Any] | None:
         """What was written beside the arrays, or None where it cannot be read."""
         try:
-            return json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            read = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
             return None
+        return read if isinstance(read, dict) else None
 
     def bpb(self) -> float | None:
         """Validation bits per byte at that step; None where none was measured."""

@@ -10,6 +10,7 @@ as one that never was.
 import json
 import math
 import os
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -27,12 +28,22 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 read = json.loads(line)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 break
-            if not isinstance(read, dict) or not isinstance(read.get("step"), int):
+            if not _is_ours(read):
                 break
             lines.append(read)
     return lines
+
+
+def _is_ours(line: Any) -> bool:
+    """Whether it has a step, all else are finite numbers, and `timing` of numbers."""
+    if not isinstance(line, dict) or type(line.get("step")) is not int:
+        return False
+    values = {"timing": {"time": 0.0}} | line
+    timing = values.pop("timing")
+    numbers = [*values.values(), timing.get("time")] if isinstance(timing, dict) else [None]
+    return all(type(x) in (int, float) and abs(x) <= sys.float_info.max for x in numbers)
 
 
 class MetricsWriter:
@@ -110,7 +121,7 @@ def _event(line: dict[str, Any]) -> bytes:
         if name not in ("step", "tokens", "timing"):
             group, _, rest = name.rpartition("validation_")
             curves[f"{'validation' if group or name != rest else 'train'}/{rest}"] = float(value)
-    return tensorboard.scalars(curves, line["step"], float(line["timing"]["time"]))
+    return tensorboard.scalars(curves, line["step"], float(line.get("timing", {"time": 0.0})["time"]))
 
 
 MEASURED = ("loss", "bpb", "accuracy", "old_bpb", "lost")
