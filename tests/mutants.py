@@ -59,6 +59,9 @@ NEAREST = {
     "data/sharded_tokens": "data/test_sharded_tokens.py",
     "data/tokens": "data/test_tokens.py",
     "data/tokenizer": "data/test_tokenizer.py",
+    "data/lines": "data/test_lines.py",
+    "data/find": "data/test_find.py",
+    "data/overlap": "data/test_overlap.py",
 }
 """The test file that stands nearest to each file of the package whose bugs are planted."""
 
@@ -133,6 +136,8 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
             yield ast.Constant(value + 1)
         case ast.IfExp():
             yield ast.IfExp(node.test, node.orelse, node.body)
+        case ast.Call(func=ast.Name(id="min" | "max")):
+            return
         case ast.Call(args=[left, right, *rest]) if not any(isinstance(a, ast.Starred) for a in node.args):
             yield ast.Call(node.func, [right, left, *rest], node.keywords)
         case ast.Call(keywords=[first, *rest]) if first.arg is not None:
