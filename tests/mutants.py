@@ -136,8 +136,8 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
             yield ast.Constant(value + 1)
         case ast.IfExp():
             yield ast.IfExp(node.test, node.orelse, node.body)
-        case ast.Call(func=ast.Name(id="min" | "max")):
-            return
+        case ast.Call(func=ast.Name(id="min" | "max") | ast.Attribute(attr="minimum" | "maximum")):
+            return  # the order of their arguments is no matter
         case ast.Call(args=[left, right, *rest]) if not any(isinstance(a, ast.Starred) for a in node.args):
             yield ast.Call(node.func, [right, left, *rest], node.keywords)
         case ast.Call(keywords=[first, *rest]) if first.arg is not None:
@@ -177,6 +177,8 @@ def inside_functions(tree: ast.AST) -> Iterator[tuple[Way, ast.AST]]:
         if isinstance(
             node, ast.Raise | ast.JoinedStr | ast.Assert | ast.arguments | ast.Import | ast.ImportFrom
         ):
+            return
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             return
         if isinstance(node, ast.FunctionDef):
             inside = True

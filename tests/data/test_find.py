@@ -135,3 +135,33 @@ def test_examples_are_read_from_the_jsonl_of_a_folder(folder, caplog):
     made = open_examples(DataConfig(corpus=str(folder)), "completion")
     assert sum(map(len, made.splits.values())) == 40
     assert told(caplog) == f"left out of {folder}: 2 .txt"
+
+
+@pytest.mark.parametrize(("number", "rest"), [(3, ""), (4, "1 more of such"), (6, "3 more of such")])
+def test_three_folders_are_named_and_the_others_counted(folder, caplog, number, rest):
+    for i in range(number):
+        (folder / f"model{i}").mkdir()
+        (folder / f"model{i}" / "config.json").write_text('{"model_type": "gpt2"}')
+    assert list(find_files(str(folder))) == ["a.txt", "deep/b.txt"]
+    named = [f"model{i} (a run or a model)" for i in range(3)]
+    assert told(caplog) == f"left out of {folder}: {', '.join(named + [rest] * bool(rest))}"
+
+
+def test_a_suffix_of_a_packed_file_is_told_whole(folder, caplog):
+    for name in ("a.tar.gz", "b.TXT.GZ", "c.v2.csv"):
+        (folder / name).write_bytes(b"")
+    assert list(find_files(str(folder))) == ["a.txt", "b.TXT.GZ", "deep/b.txt"]
+    assert told(caplog) == f"left out of {folder}: 1 .csv, 1 .tar.gz"
+
+
+def test_a_folder_that_may_not_be_read_is_told(folder, caplog, monkeypatch):
+    listed = os.listdir
+
+    def listdir(path):
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    assert list(find_files(str(folder))) == ["a.txt"]
+    assert told(caplog) == f"left out of {folder}: deep (Permission denied)"

@@ -54,3 +54,22 @@ def test_models_that_label_are_tried_too(monkeypatch):
     everywhere = lambda segments_BT, length: jnp.ones((1, length, length), bool)  # noqa: E731
     monkeypatch.setattr(transformer, "causal_mask", everywhere)
     assert sees_the_future(model(num_classes=3), masked=False)
+
+
+def test_a_look_ahead_into_the_next_document_alone_is_found(monkeypatch):
+    def leaking(segments_BT, length):
+        past = jnp.tril(jnp.ones((length, length), bool))[None]
+        return past if segments_BT is None else past | (segments_BT[:, :, None] != segments_BT[:, None, :])
+
+    monkeypatch.setattr(transformer, "causal_mask", leaking)
+    assert not sees_the_future(model(), masked=False)
+    assert sees_the_future(model(), masked=True)
+
+
+@pytest.mark.parametrize("place", [0, 4, 10])
+def test_a_single_position_that_looks_ahead_is_found(place, monkeypatch):
+    one = lambda segments_BT, length: (  # noqa: E731
+        jnp.tril(jnp.ones((length, length), bool)).at[place, place + 1].set(True)[None]
+    )
+    monkeypatch.setattr(transformer, "causal_mask", one)
+    assert sees_the_future(model(), masked=False)
