@@ -288,3 +288,12 @@ def test_many_characters_take_at_most_half_of_the_vocabulary():
     tokenizer = train_tokenizer(TokenizerConfig("bpe", 300), [" ".join(words)])
     pieces = {tokenizer.piece(i) for i in range(4 + 256, 300)}
     assert len(pieces & set(letters)) == (300 - 4 - 256 - 2) // 2
+
+
+@pytest.mark.parametrize(("length", "told"), [(64, False), (65, True)])
+def test_words_of_as_many_letters_as_are_usual_are_not_told(monkeypatch, caplog, length, told):
+    monkeypatch.setattr("zerotollm.data.tokenizer.SLOW", 5000)
+    draw = random.Random(0)
+    text = " ".join("".join(draw.choices("acgt", k=length)) for _ in range(100))
+    train_tokenizer(TokenizerConfig("unigram", 300), [text])
+    assert bool(caplog.records) == told

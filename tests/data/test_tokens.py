@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -245,3 +246,24 @@ def test_bytes_given_back_are_never_more_than_the_text_has():
     lengths = np.array([0, 1, 3])
     ids = [np.array([1, 2]), np.array([0, 1]), np.array([2, 2])]
     assert tokens.given_back(["abcd", "ab", "abc"], ids, lengths).tolist() == [4, 1, 3]
+
+
+def test_what_is_tokenized_at_once_is_bounded(data, monkeypatch):
+    monkeypatch.setattr(tokens, "GROUP", 640)
+    assert [len(group) for group in tokens._groups(["x" * 320] * 5)] == [2, 2, 1]
+    prepared, corpus, read = prepare(data, SETTINGS), open_corpus(data), []
+
+    def encode_batch(texts):
+        read.append(sum(map(len, texts)))
+        return prepared.tokenizer.encode_batch(texts)
+
+    tokenizer = SimpleNamespace(encode_batch=encode_batch, vocab_size=300)
+    tokens.expected_bytes(corpus, tokenizer)
+    assert 0 < max(read) <= 640
+
+
+def test_the_room_of_a_few_documents_is_exact_but_for_their_bos(data):
+    prepared, corpus = prepare(data, SETTINGS), open_corpus(data)
+    documents = sum(map(len, corpus.splits.values()))
+    written = sum(2 * len(split.tokens_N) for split in prepared.splits.values()) + 8 * documents
+    assert tokens.expected_bytes(corpus, prepared.tokenizer) == written - 2 * documents
