@@ -67,8 +67,8 @@ NEAREST = {
 
 EQUIVALENT: dict[str, str] = {
     "data/sharded_tokens: 1 -> 2": "`made += 1`: it is asked only whether any shard was made.",
-    "data/overlap: 0 -> 1": "`held, size = [], 0`: a block of training text ends one character sooner, between the same parts of texts.",
-    "data/denoising: length - tokens -> length + tokens": "the tokens that are left are never fewer than the spans, so `min` takes the other side.",
+    "data/overlap: 0 -> 1": "`held, size = [], 0`: a block of texts ends one character sooner.",
+    "data/denoising: length - tokens -> length + tokens": "never fewer tokens are left than there are spans.",
     "data/tokenizer: True -> False": "`deterministic=True` fixes the order of map fields, and the message has none.",
     "evaluation/statistics: distance < 0 -> distance <= 0": "a distance of 0 is answered before.",
 }

@@ -75,9 +75,10 @@ def test_a_single_position_that_looks_ahead_is_found(place, monkeypatch):
     assert sees_the_future(model(), masked=False)
 
 
-def test_a_vocabulary_of_two_tokens_is_enough(monkeypatch):
-    """Every token must differ between the two texts."""
-    config = TransformerConfig(num_layers=1, width=32, num_heads=2)
+@pytest.mark.parametrize("width", [32, 512])
+def test_a_vocabulary_of_two_tokens_is_enough(width, monkeypatch):
+    """Every token must differ between the two texts, and wide blocks must not fade beside large embeddings."""
+    config = TransformerConfig(num_layers=1, width=width, num_heads=2)
     small = resolve(config, vocab_size=2, context=16)
     assert not sees_the_future(small, masked=False)
     everywhere = lambda segments_BT, length: jnp.ones((1, length, length), bool)  # noqa: E731
