@@ -66,19 +66,19 @@ def test_a_look_ahead_into_the_next_document_alone_is_found(monkeypatch):
     assert sees_the_future(model(), masked=True)
 
 
-@pytest.mark.parametrize("place", [0, 4, 10])
+@pytest.mark.parametrize("place", [0, 6, 9])
 def test_a_single_position_that_looks_ahead_is_found(place, monkeypatch):
+    """Also without a norm of queries and keys: attention must not be so sharp that it misses the later token."""
     one = lambda segments_BT, length: (  # noqa: E731
         jnp.tril(jnp.ones((length, length), bool)).at[place, place + 1].set(True)[None]
     )
     monkeypatch.setattr(transformer, "causal_mask", one)
-    assert sees_the_future(model(), masked=False)
+    assert sees_the_future(model(qk_norm=False), masked=False)
 
 
-@pytest.mark.parametrize("width", [32, 512])
-def test_a_vocabulary_of_two_tokens_is_enough(width, monkeypatch):
-    """Every token must differ between the two texts, and wide blocks must not fade beside large embeddings."""
-    config = TransformerConfig(num_layers=1, width=width, num_heads=2)
+def test_a_vocabulary_of_two_tokens_is_enough(monkeypatch):
+    """Every token must differ between the two texts."""
+    config = TransformerConfig(num_layers=1, width=32, num_heads=2)
     small = resolve(config, vocab_size=2, context=16)
     assert not sees_the_future(small, masked=False)
     everywhere = lambda segments_BT, length: jnp.ones((1, length, length), bool)  # noqa: E731
