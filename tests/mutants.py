@@ -70,6 +70,8 @@ EQUIVALENT: dict[str, str] = {
     "data/overlap: 0 -> 1": "`held, size = [], 0`: a block of texts ends one character sooner.",
     "data/denoising: length - tokens -> length + tokens": "never fewer tokens are left than there are spans.",
     "data/tokenizer: True -> False": "`deterministic=True` fixes the order of map fields, and the message has none.",
+    "evaluation/causality: np.where(np.arange(length) < length // 2, 1, 2) -> "
+    "np.where(1, np.arange(length) < length // 2, 2)": "the two documents get other numbers, which are only compared.",
     "evaluation/statistics: distance < 0 -> distance <= 0": "a distance of 0 is answered before.",
 }
 """Planted changes that change no result, by `Mutant.name`, each with its reason."""

@@ -165,3 +165,21 @@ def test_a_folder_that_may_not_be_read_is_told(folder, caplog, monkeypatch):
     monkeypatch.setattr(os, "listdir", listdir)
     assert list(find_files(str(folder))) == ["a.txt"]
     assert told(caplog) == f"left out of {folder}: deep (Permission denied)"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("**/b.txt", ["deep/b.txt", "deep/er/b.txt"]),
+        ("**/deep/*.txt", ["deep/b.txt"]),
+        ("**/er/**", ["deep/er/b.txt", "deep/er/c.md"]),
+        ("**/*.md", ["deep/er/c.md"]),
+        ("d*/**/*.txt", ["deep/b.txt", "deep/er/b.txt"]),
+        ("*/*.txt", ["deep/b.txt"]),
+    ],
+)
+def test_two_stars_stand_for_any_folders_and_one_for_one_name(folder, pattern, names):
+    (folder / "deep" / "er").mkdir()
+    (folder / "deep" / "er" / "b.txt").write_text("text")
+    (folder / "deep" / "er" / "c.md").write_text("text")
+    assert list(find_files(f"{folder}/{pattern}")) == [f"{folder}/{name}" for name in names]
