@@ -202,3 +202,14 @@ def test_a_uniform_model_has_the_bits_per_byte_of_arithmetic(kind, corpus):
     )
     assert smaller.num_bytes == feed.num_bytes
     assert smaller.evaluation_tokens == feed.evaluation_tokens
+
+
+def test_two_tokens_are_enough():
+    random, text = np.random.default_rng(0), np.array([100, 101], np.int32)
+    source, target = prefix_lm(2).corrupt(random, text)
+    assert (source.tolist(), target.tolist()) == ([100], [101])
+    source, target = span_corruption(FIRST, 2).corrupt(random, text)
+    assert (source.tolist(), target.tolist()) == ([100, FIRST], [FIRST, 101])
+    with pytest.raises(UsageError, match=r"data.context is 1, and .* need 2 tokens"):
+        prefix_lm(1)
+    assert all(spans <= length - tokens for length in range(2, 2000) for tokens, spans in [hidden(length)])

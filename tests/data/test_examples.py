@@ -328,3 +328,28 @@ def test_a_path_with_a_colon_or_a_plus_is_a_path(tmp_path, name, monkeypatch):
     assert not translates(one)
     path.unlink()
     assert not translates(one), "a run knows what it learned where its data is gone"
+
+
+def test_bytes_that_are_lost_of_what_is_learned_are_counted(data):
+    """Three UTF-8 bytes of a character that is not in the vocabulary; those of a prompt are not learned."""
+    records = [{"prompt": "天天", "completion": f"ab天 {i % 7}"} for i in range(60)]
+    prepared = prepare_examples(data(records), ASCII_NFKC, "completion")
+    sizes = {split: len(examples) for split, examples in prepared.splits.items()}
+    assert sum(sizes.values()) == 60
+    assert prepared.lost == {split: 3 * size for split, size in sizes.items()}
+    for examples in prepared.splits.values():
+        assert examples.bytes_E.tolist() == [4] * len(examples)
+        # a, b, unk, the space, the digit, and what ends them
+        assert examples.num_learned.tolist() == [6] * len(examples)
+
+
+def test_a_labelled_text_of_exactly_the_context_is_not_cut(data):
+    records = [{"text": "a" * (2 + i % 3), "label": "+-"[i % 2]} for i in range(60)]
+    prepared = prepare_examples(data(records, context=4), ASCII_NFKC, "label")
+    train = prepared.splits["train"]
+    whole = np.diff(np.append(train.starts_E, len(train.tokens_N))) - 1  # bos, a space and 2 to 4 letters
+    assert set(whole.tolist()) == {4, 5, 6}
+    assert train.num_cut == ((whole > 4).sum(), (whole - 4).sum())
+    assert set(train.side_lengths[:, 0].tolist()) == {4}
+    assert train.no_longer_than(4).tolist() == list(range(len(train)))
+    assert len(train.no_longer_than(3)) == 0

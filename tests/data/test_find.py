@@ -143,3 +143,51 @@ def test_a_pipe_or_a_device_is_refused_and_not_waited_for(folder):
     for name in ("pipe.txt", "device.txt"):
         with pytest.raises(UsageError, match=f"{name} is a pipe or a device"):
             find_files(str(folder / name))
+
+
+@pytest.mark.parametrize(("number", "rest"), [(3, ""), (4, "1 more of such"), (6, "3 more of such")])
+def test_three_folders_are_named_and_the_others_counted(folder, caplog, number, rest):
+    for i in range(number):
+        (folder / f"model{i}").mkdir()
+        (folder / f"model{i}" / "config.json").write_text('{"model_type": "gpt2"}')
+    assert list(find_files(str(folder))) == ["a.txt", "deep/b.txt"]
+    named = [f"model{i} (a run or a model)" for i in range(3)]
+    assert told(caplog) == f"left out of {folder}: {', '.join(named + [rest] * bool(rest))}"
+
+
+def test_a_suffix_of_a_packed_file_is_told_whole(folder, caplog):
+    for name in ("a.tar.gz", "b.TXT.GZ", "c.v2.csv"):
+        (folder / name).write_bytes(b"")
+    assert list(find_files(str(folder))) == ["a.txt", "b.TXT.GZ", "deep/b.txt"]
+    assert told(caplog) == f"left out of {folder}: 1 .csv, 1 .tar.gz"
+
+
+def test_a_folder_that_may_not_be_read_is_told(folder, caplog, monkeypatch):
+    listed = os.listdir
+
+    def listdir(path):
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    assert list(find_files(str(folder))) == ["a.txt"]
+    assert told(caplog) == f"left out of {folder}: deep (Permission denied)"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("**/b.txt", ["deep/b.txt", "deep/er/b.txt"]),
+        ("**/deep/*.txt", ["deep/b.txt"]),
+        ("**/er/**", ["deep/er/b.txt", "deep/er/c.md"]),
+        ("**/*.md", ["deep/er/c.md"]),
+        ("d*/**/*.txt", ["deep/b.txt", "deep/er/b.txt"]),
+        ("*/*.txt", ["deep/b.txt"]),
+    ],
+)
+def test_two_stars_stand_for_any_folders_and_one_for_one_name(folder, pattern, names):
+    (folder / "deep" / "er").mkdir()
+    (folder / "deep" / "er" / "b.txt").write_text("text")
+    (folder / "deep" / "er" / "c.md").write_text("text")
+    assert list(find_files(f"{folder}/{pattern}")) == [f"{folder}/{name}" for name in names]

@@ -9,7 +9,7 @@ import pytest
 from zerotollm.data.config import DataConfig
 from zerotollm.data.corpora import open_corpus
 from zerotollm.data.examples import open_examples
-from zerotollm.data.lines import read_lines
+from zerotollm.data.lines import read_lines, read_records
 from zerotollm.data.parallel import open_parallel
 from zerotollm.errors import UsageError
 from zerotollm.evaluation.likelihood import read_questions
@@ -119,3 +119,39 @@ def test_text_with_lone_carriage_returns_is_prepared_anew(tmp_path):
     texts = [[d.text for s in c.splits.values() for d in s] for c in (mac, unix)]
     assert texts[0] == texts[1]
     assert mac.fingerprint != unix.fingerprint
+
+
+def test_a_byte_order_mark_is_taken_off_the_beginning_of_a_file_alone(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("\ufeffa\n\ufeffb\n", "utf-8")
+    assert list(read_lines(path)) == ["a", "\ufeffb"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_bytes_that_are_no_text_are_named_by_their_place_in_the_file(tmp_path, end):
+    path = tmp_path / "a.txt"
+    path.write_bytes(end.join(["ab", "cd", ""]).encode() + b"e\xff" + end.encode())
+    with pytest.raises(UsageError, match=rf"byte {4 + 2 * len(end) + 1} \(counted from 0\) is 0xff"):
+        list(read_lines(path))
+    path.write_bytes(end.join(["ab", "c\0", ""]).encode())
+    with pytest.raises(UsageError, match="NUL byte in line 2 "):
+        list(read_lines(path))
+
+
+def test_a_gzip_file_that_was_cut_is_refused(tmp_path):
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(b"ab\n" * 99)[:-9])
+    with pytest.raises(UsageError, match="not a whole gzip file"):
+        list(read_lines(path))
+    with pytest.raises(UsageError, match="cannot read"):
+        list(read_lines(tmp_path / "absent.txt"))
+
+
+def test_records_have_their_line_numbers_and_are_objects(tmp_path):
+    path = tmp_path / "a.jsonl"
+    assert list(read_records(path, ['{"a": 1}', " ", "{}"])) == [
+        (f"{path}, line 1", {"a": 1}),
+        (f"{path}, line 3", {}),
+    ]
+    with pytest.raises(UsageError, match="line 2: a int, and must be an object"):
+        list(read_records(path, ["{}", "3"]))

@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from zerotollm.data import overlap
 from zerotollm.data.config import DataConfig
 from zerotollm.data.corpora import open_corpus
 from zerotollm.data.examples import open_examples
@@ -130,3 +131,38 @@ def test_near_duplicates_of_plain_text_are_told(tmp_path, caplog):
     corpus = open_corpus(DataConfig(corpus=path))
     number = len(corpus.splits["validation"])
     assert f"{number} of {number} validation passages (100.0 %)" in told(caplog)
+
+
+def test_training_text_is_hashed_in_blocks_of_bounded_size(monkeypatch):
+    """Many short texts are joined and a long one is cut, neither of which changes what is found."""
+    texts = [prose() for _ in range(60)]
+    sizes, hashes = [], overlap._hashes
+
+    def recording(text):
+        sizes.append(len(text))
+        return hashes(text)
+
+    monkeypatch.setattr(overlap, "BLOCK", 2000)
+    monkeypatch.setattr(overlap, "_hashes", recording)
+    assert near_duplicates([*texts, "a b " * 2500], texts[:10]) == (10, 10)
+    blocks = sizes[10:]
+    assert max(blocks) < 2 * 2000
+    assert sum(blocks) >= 300 * 60 + 10_000 - 20
+    assert len(blocks) <= 2 + sum(blocks) // 2000
+
+
+def test_a_large_split_is_read_evenly(monkeypatch, caplog):
+    """Of each text as many characters as make the limit of them all; what is told is of those read."""
+    monkeypatch.setattr(overlap, "TEXTS", 5)
+    monkeypatch.setattr(overlap, "HELD_OUT", 500)
+    read = []
+
+    def text(value):
+        read.append(value)
+        return value
+
+    splits = {"train": [prose() for _ in range(3)], "validation": [prose() for _ in range(20)], "test": []}
+    overlap.log_overlap("c", splits | {"train": splits["validation"]}, text)
+    assert [value for value in read if value in splits["validation"]][:5] == splits["validation"][::4]
+    assert "5 of 5 validation passages (100.0 %) are near-duplicates" in told(caplog)
+    assert [len(part) for part in overlap._spread(splits["validation"], str, 500)] == [100] * 5

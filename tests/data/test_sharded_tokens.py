@@ -206,3 +206,20 @@ def test_killed_in_the_middle_it_goes_on_without_what_is_finished(large, tmp_pat
     assert again.returncode == 0, out
     assert contents(data) == contents(large)
     assert out.count(" documents; ") == wanted - done
+
+
+@pytest.mark.parametrize("cut", [3, 8])
+def test_a_shard_whose_starts_were_cut_is_made_anew(whole, tmp_path, monkeypatch, cut):
+    """Also in the middle of a number."""
+    data = elsewhere(whole, tmp_path)
+    with monkeypatch.context() as context:
+        context.setattr(sharded_tokens, "_join", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare_in_shards(data, SETTINGS, shards=3)
+    (path,) = Path(data.dir, "tokens").glob(".*-shards/train-00001-of-00003/part.starts")
+    path.write_bytes(path.read_bytes()[:-cut])
+    lines = []
+    prepare_in_shards(data, SETTINGS, shards=3, say=lines.append)
+    assert contents(data) == contents(whole)
+    assert lines[0] == "train-00001-of-00003 is damaged and made anew"
+    assert len(lines) == 2

@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from zerotollm.data.config import TokenizerConfig
-from zerotollm.data.tokenizer import CHUNK, SPACE, Tokenizer, load_tokenizer, train_tokenizer
+from zerotollm.data.tokenizer import CHUNK, SPACE, Tokenizer, load_tokenizer, may_lose, train_tokenizer
 from zerotollm.errors import RunError, UsageError
 
 KINDS = ["bpe", "unigram", "char"]
@@ -258,3 +258,42 @@ def test_a_vocabulary_that_takes_long_is_told(monkeypatch, caplog):
             len([r for r in caplog.records if "6,000 characters without spaces" in r.getMessage()])
             == expected
         )
+
+
+@pytest.mark.parametrize("byte_fallback", [True, False])
+@pytest.mark.parametrize("normalization", ["identity", "nfc"])
+def test_a_tokenizer_that_may_lose_text_says_so(byte_fallback, normalization):
+    """Before it is trained and after."""
+    expected = not byte_fallback or normalization == "nfc"
+    assert may_lose(TokenizerConfig("bpe", 400, byte_fallback, normalization)) == expected
+    assert may_lose(trained("bpe", normalization, byte_fallback)) == expected
+
+
+@pytest.mark.parametrize(("letters", "kept"), [(9, 9), (10, 9)])
+def test_every_character_has_a_token_in_a_quarter_of_the_vocabulary(letters, kept):
+    """Of 300 ids 38 are neither special nor a byte nor white space; beyond 9 characters the rarest are cut."""
+    draw = random.Random(0)
+    common, rare = "abcdefghijklmnopq"[: letters - 1], "z"
+    words = ["".join(draw.choices(common, k=draw.randint(1, 6))) for _ in range(4000)]
+    tokenizer = train_tokenizer(TokenizerConfig("bpe", 300), [" ".join([*words, rare])])
+    pieces = {tokenizer.piece(i) for i in range(4 + 256, 300)}
+    assert len(pieces & {*common, rare}) == kept
+    assert (rare in pieces) == (kept == letters)
+
+
+def test_many_characters_take_at_most_half_of_the_vocabulary():
+    draw = random.Random(0)
+    letters = [chr(0x4E00 + i) for i in range(60)]
+    words = ["".join(draw.choices(letters, k=2)) for _ in range(300)] * 20
+    tokenizer = train_tokenizer(TokenizerConfig("bpe", 300), [" ".join(words)])
+    pieces = {tokenizer.piece(i) for i in range(4 + 256, 300)}
+    assert len(pieces & set(letters)) == (300 - 4 - 256 - 2) // 2
+
+
+@pytest.mark.parametrize(("length", "told"), [(64, False), (65, True)])
+def test_words_of_as_many_letters_as_are_usual_are_not_told(monkeypatch, caplog, length, told):
+    monkeypatch.setattr("zerotollm.data.tokenizer.SLOW", 5000)
+    draw = random.Random(0)
+    text = " ".join("".join(draw.choices("acgt", k=length)) for _ in range(100))
+    train_tokenizer(TokenizerConfig("unigram", 300), [text])
+    assert bool(caplog.records) == told

@@ -1,10 +1,13 @@
 """Prepared tokens are the corpus, are made once for equal text and settings, and survive damage."""
 
+import re
 import resource
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -209,3 +212,58 @@ def test_a_vocabulary_that_does_not_suit_the_text_leaves_nothing(data):
     with pytest.raises(UsageError, match="at most"):
         prepare(data, TokenizerConfig(vocab_size=50_000))
     assert [path.name for path in Path(data.dir, "tokens").iterdir() if path.is_dir()] == []
+
+
+def test_a_folder_is_named_after_the_corpus_and_by_what_made_it(tmp_path):
+    data = DataConfig(dir=str(tmp_path))
+    name = lambda corpus, *described: tokens.token_folder(data, corpus, list(described)).name  # noqa: E731
+    assert re.fullmatch(r"My-text-v2.txt-[0-9a-f]{16}", name("a folder/My text: v2.txt", 1))
+    assert name("天", 1).startswith("corpus-")
+    assert name("x" * 99, 1).count("x") == 40
+    assert name("a", 1, 2) != name("a", 2, 1)
+    assert name("a", {"b": 1, "c": 2}) == name("a", {"c": 2, "b": 1})
+
+
+def test_settings_tell_what_changes_tokens_or_their_bytes():
+    unigram, bpe = (tokens.settings(TokenizerConfig(kind, 300)) for kind in ("unigram", "bpe"))
+    assert unigram == asdict(TokenizerConfig("unigram", 300)) | {"score_steps": 64}
+    assert bpe == asdict(TokenizerConfig("bpe", 300))
+    lossy = TokenizerConfig("char", 300, byte_fallback=False)
+    assert tokens.settings(lossy) == asdict(lossy) | {"bytes": "given back"}
+
+
+def test_the_room_of_long_documents_is_told_from_their_beginnings(data, monkeypatch):
+    prepared, corpus = prepare(data, SETTINGS), open_corpus(data)
+    files = [path for path in prepared_folder(data).iterdir() if path.suffix in (".tokens", ".starts")]
+    written = sum(path.stat().st_size for path in files)
+    for characters in (20, 4000):
+        monkeypatch.setattr(tokens, "GROUP", tokens.SAMPLED * characters)
+        expected = tokens.expected_bytes(corpus, prepared.tokenizer)
+        assert expected == pytest.approx(written, rel=0.25), characters
+
+
+def test_bytes_given_back_are_never_more_than_the_text_has():
+    lengths = np.array([0, 1, 3])
+    ids = [np.array([1, 2]), np.array([0, 1]), np.array([2, 2])]
+    assert tokens.given_back(["abcd", "ab", "abc"], ids, lengths).tolist() == [4, 1, 3]
+
+
+def test_what_is_tokenized_at_once_is_bounded(data, monkeypatch):
+    monkeypatch.setattr(tokens, "GROUP", 640)
+    assert [len(group) for group in tokens._groups(["x" * 320] * 5)] == [2, 2, 1]
+    prepared, corpus, read = prepare(data, SETTINGS), open_corpus(data), []
+
+    def encode_batch(texts):
+        read.append(sum(map(len, texts)))
+        return prepared.tokenizer.encode_batch(texts)
+
+    tokenizer = SimpleNamespace(encode_batch=encode_batch, vocab_size=300)
+    tokens.expected_bytes(corpus, tokenizer)
+    assert 0 < max(read) <= 640
+
+
+def test_the_room_of_a_few_documents_is_exact_but_for_their_bos(data):
+    prepared, corpus = prepare(data, SETTINGS), open_corpus(data)
+    documents = sum(map(len, corpus.splits.values()))
+    written = sum(2 * len(split.tokens_N) for split in prepared.splits.values()) + 8 * documents
+    assert tokens.expected_bytes(corpus, prepared.tokenizer) == written - 2 * documents

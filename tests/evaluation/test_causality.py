@@ -54,3 +54,33 @@ def test_models_that_label_are_tried_too(monkeypatch):
     everywhere = lambda segments_BT, length: jnp.ones((1, length, length), bool)  # noqa: E731
     monkeypatch.setattr(transformer, "causal_mask", everywhere)
     assert sees_the_future(model(num_classes=3), masked=False)
+
+
+def test_a_look_ahead_into_the_next_document_alone_is_found(monkeypatch):
+    def leaking(segments_BT, length):
+        past = jnp.tril(jnp.ones((length, length), bool))[None]
+        return past if segments_BT is None else past | (segments_BT[:, :, None] != segments_BT[:, None, :])
+
+    monkeypatch.setattr(transformer, "causal_mask", leaking)
+    assert not sees_the_future(model(), masked=False)
+    assert sees_the_future(model(), masked=True)
+
+
+@pytest.mark.parametrize("place", [0, 6, 9])
+def test_a_single_position_that_looks_ahead_is_found(place, monkeypatch):
+    """Also without a norm of queries and keys: attention must not be so sharp that it misses the later token."""
+    one = lambda segments_BT, length: (  # noqa: E731
+        jnp.tril(jnp.ones((length, length), bool)).at[place, place + 1].set(True)[None]
+    )
+    monkeypatch.setattr(transformer, "causal_mask", one)
+    assert sees_the_future(model(qk_norm=False), masked=False)
+
+
+def test_a_vocabulary_of_two_tokens_is_enough(monkeypatch):
+    """Every token must differ between the two texts."""
+    config = TransformerConfig(num_layers=1, width=32, num_heads=2)
+    small = resolve(config, vocab_size=2, context=16)
+    assert not sees_the_future(small, masked=False)
+    everywhere = lambda segments_BT, length: jnp.ones((1, length, length), bool)  # noqa: E731
+    monkeypatch.setattr(transformer, "causal_mask", everywhere)
+    assert sees_the_future(small, masked=False)

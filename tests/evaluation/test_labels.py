@@ -72,3 +72,38 @@ def test_a_text_that_the_context_does_not_hold_is_refused():
         UsageError, match="the text number 2 is 10 tokens long and the context of this model holds 9"
     ):
         label_probabilities(step, None, tokenizer, ["abc", "a" * 9], max_length=10)
+
+
+def test_mistakes_of_the_baseline_are_in_the_row_of_the_true_label():
+    pytest.importorskip("sklearn", reason="a development requirement")
+    train = [("sun", "x"), ("sea", "y")] * 5
+    told = [("sun", "x")] * 3 + [("sea", "x")] + [("sea", "y")] * 2
+    scores = baseline_scores({"train": train, "validation": train, "test": told}, "test", ["x", "y"])
+    assert scores["confusion"] == [[3, 1], [0, 2]]
+    assert scores["strength"] == 1.0, "the first of those that are best on validation"
+
+
+def test_the_baseline_reads_pairs_of_words_and_words_of_two_texts():
+    pytest.importorskip("sklearn", reason="a development requirement")
+    train = [("red then blue", "x"), ("blue then red", "y")] * 2
+    scores = baseline_scores({"train": train, "validation": train}, "validation", ["x", "y"])
+    assert scores["accuracy"] == 1.0, "the same words in another order"
+    train = [("sun", "x"), ("sea", "y")] * 2
+    assert baseline_scores({"train": train, "validation": train}, "validation", ["x", "y"])["accuracy"] == 1.0
+
+
+def test_probabilities_of_texts_are_in_their_order_over_all_batches():
+    tokenizer = train_tokenizer(TokenizerConfig("char", 20, byte_fallback=False), ["abcdefgh"] * 20)
+    shapes = []
+
+    def step(params, batch):
+        shapes.append(batch["inputs"].shape)
+        last = batch["weights"].argmax(1)  # the label is asked for at the last token
+        assert (batch["weights"].sum(1) <= 1).all()
+        ids = np.take_along_axis(batch["inputs"], last[:, None], 1)
+        return ids.astype(float), np.zeros(len(ids), int), batch["weights"].max(1)
+
+    texts = ["abcdefgh"[i % 8] * (1 + i) for i in range(70)]
+    found = label_probabilities(step, None, tokenizer, texts, max_length=200)
+    assert found[:, 0].tolist() == [tokenizer.encode(text)[-1] for text in texts]
+    assert shapes == [(32, 64), (32, 128), (32, 128)], "the longest has 72 tokens"

@@ -8,7 +8,7 @@ import pytest
 
 from zerotollm.data.tokens import TokenizedSplit
 from zerotollm.errors import UsageError
-from zerotollm.evaluation.loss import evaluate_split
+from zerotollm.evaluation.loss import IN_FLIGHT, evaluate_batches, evaluate_split
 
 NATS_V = np.linspace(0.5, 3.0, 32)
 """What a model without any context pays for each token."""
@@ -45,3 +45,41 @@ def test_a_split_without_text_has_no_loss():
     empty = TokenizedSplit(np.zeros(0, np.uint16), np.zeros(0, np.int64), num_bytes=0)
     with pytest.raises(UsageError):
         evaluate_split(eval_step, None, empty, context=8, batch_size=4)
+
+
+def test_the_accuracy_of_labels_is_by_weight_and_absent_without_labels():
+    batches = [{"weights": 3, "correct": 1}, {"weights": 1, "correct": 1}]
+
+    def step(params, batch):
+        return {"nats": 2.0 * batch["weights"], "tokens": batch["weights"], "correct": batch["correct"]}
+
+    scores = evaluate_batches(step, None, batches, num_bytes=4)
+    assert scores == {
+        "loss": 2.0,
+        "bpb": pytest.approx(2 / math.log(2)),
+        "tokens": 4,
+        "bytes": 4,
+        "accuracy": 0.5,
+    }
+    assert "accuracy" not in evaluate_split(eval_step, None, split_of(9), context=8, batch_size=1)
+
+
+def test_the_device_always_has_batches_to_do_and_never_many():
+    """`IN_FLIGHT` wait while the next is made; reading the oldest is what blocks."""
+    waiting, seen = set(), []
+
+    class Sum:
+        def __init__(self, number):
+            self.number = number
+            waiting.add(number)
+
+        def __float__(self):
+            if self.number in waiting:
+                assert self.number == min(waiting), "the oldest is read first"
+                seen.append(len(waiting))
+                waiting.remove(self.number)
+            return 1.0
+
+    step = lambda params, number: {"nats": Sum(number), "tokens": 1.0}  # noqa: E731
+    assert evaluate_batches(step, None, range(20), num_bytes=1)["tokens"] == 20
+    assert seen == [IN_FLIGHT + 1] * (20 - IN_FLIGHT) + list(range(IN_FLIGHT, 0, -1))

@@ -165,3 +165,9 @@ def test_an_outcome_has_three_values():
     assert outcome(0.1, 0.04) == "shown"
     assert outcome(-0.1, 0.04) == "opposite shown"
     assert outcome(0.1, 0.06) == "not shown"
+
+
+def test_the_borders_of_an_outcome():
+    """5 % itself is shown; a difference of exactly 0 has no side."""
+    assert outcome(0.1, 1 - 0.95) == "shown"
+    assert outcome(0.0, 0.0) == "not shown"
