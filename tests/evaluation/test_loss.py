@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from zerotollm.data.tokens import TokenizedSplit
-from zerotollm.errors import UsageError
+from zerotollm.errors import DivergedError, UsageError
 from zerotollm.evaluation.loss import evaluate_split
 
 NATS_V = np.linspace(0.5, 3.0, 32)
@@ -45,3 +45,14 @@ def test_a_split_without_text_has_no_loss():
     empty = TokenizedSplit(np.zeros(0, np.uint16), np.zeros(0, np.int64), num_bytes=0)
     with pytest.raises(UsageError):
         evaluate_split(eval_step, None, empty, context=8, batch_size=4)
+
+
+@pytest.mark.parametrize("nats", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_an_error_and_no_result(nats):
+    """JSON has no such number; nor is it to be called the best of a run."""
+
+    def broken(params, batch):
+        return {"nats": jnp.float32(nats), "tokens": batch["weights"].sum()}
+
+    with pytest.raises(DivergedError, match=f"over 98 held-out tokens is {nats}"):
+        evaluate_split(broken, None, split_of(99), context=8, batch_size=4)
