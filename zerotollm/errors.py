@@ -11,3 +11,7 @@ class RunError(Exception):
     """Work that was well asked for failed (disk, data, numbers). The message says what, where, and what to do."""
 
     exit_code = 1
+
+
+class DivergedError(RunError):
+    """The loss is no longer a finite number."""

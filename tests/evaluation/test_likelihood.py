@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from zerotollm.errors import UsageError
+from zerotollm.errors import DivergedError, UsageError
 from zerotollm.evaluation.likelihood import Question, judge, log_likelihoods, read_questions
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.transformer import Transformer
@@ -39,6 +39,14 @@ def test_likelihoods_are_those_of_the_forward_pass_whatever_else_is_scored():
     assert log_likelihoods(params, model, [(np.array([5, best], np.int32), 1)], num_tokens=40, rows=3)[
         0
     ].greedy
+
+
+def test_a_model_that_has_diverged_judges_nothing():
+    """The highest of numbers that are none is the first: it would be right in every minimal pair."""
+    model = resolve(TransformerConfig(num_layers=1, width=16, num_heads=2), vocab_size=40, context=12)
+    params = jax.tree.map(lambda x: np.full(x.shape, np.nan, np.float32), init_params(model, 0))
+    with pytest.raises(DivergedError, match="no finite numbers"):
+        log_likelihoods(params, model, [(np.array([1, 5], np.int32), 1)], num_tokens=40, rows=2)
 
 
 def test_questions_are_read_as_blimp_writes_them_or_with_a_gap(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from zerotollm.data.tokens import TokenizedSplit
-from zerotollm.errors import UsageError
+from zerotollm.errors import DivergedError, UsageError
 from zerotollm.evaluation.loss import IN_FLIGHT, evaluate_batches, evaluate_split
 
 NATS_V = np.linspace(0.5, 3.0, 32)
@@ -83,3 +83,14 @@ def test_the_device_always_has_batches_to_do_and_never_many():
     step = lambda params, number: {"nats": Sum(number), "tokens": 1.0}  # noqa: E731
     assert evaluate_batches(step, None, range(20), num_bytes=1)["tokens"] == 20
     assert seen == [IN_FLIGHT + 1] * (20 - IN_FLIGHT) + list(range(IN_FLIGHT, 0, -1))
+
+
+@pytest.mark.parametrize("nats", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_an_error_and_no_result(nats):
+    """JSON has no such number; nor is it to be called the best of a run."""
+
+    def broken(params, batch):
+        return {"nats": jnp.float32(nats), "tokens": batch["weights"].sum()}
+
+    with pytest.raises(DivergedError, match=f"over 98 held-out tokens is {nats}"):
+        evaluate_split(broken, None, split_of(99), context=8, batch_size=4)

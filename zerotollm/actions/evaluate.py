@@ -88,6 +88,8 @@ def _evaluate(
         table.add_row("BLEU", f"{scores['bleu']:.2f}, {scores['bleu_signature']}")
         table.add_row("chrF", f"{scores['chrf']:.2f}, {scores['chrf_signature']}")
         table.add_row("translations", f"{scores['pairs']:,}, in {file}")
-    write_atomically(run_dir / f"evaluation-{options.split}.json", json.dumps(result, indent=2) + "\n")
+    write_atomically(
+        run_dir / f"evaluation-{options.split}.json", json.dumps(result, indent=2, allow_nan=False) + "\n"
+    )
     console.print(table, highlight=False, soft_wrap=True)
     return result

@@ -12,13 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from zerotollm import run_directory
-from zerotollm.errors import RunError, UsageError
+from zerotollm.errors import DivergedError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.model.config import TransformerConfig
-
-
-class DivergedError(RunError):
-    """The loss is no longer a finite number."""
 
 
 @dataclass(frozen=True)
@@ -226,8 +222,6 @@ def fit(
             map(programs.placement.place_whole, feed.evaluation("validation")),
             num_bytes=feed.num_bytes["validation"],
         )
-        # The last step's loss is of the parameters before it.
-        _check(validation["loss"], train.steps)
         size = (programs.trained_parameters, programs.step_bytes)
         fitted.append(Fitted(number, params, losses_SN[lane].tolist(), validation, seconds, speed, *size))
     return fitted

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zerotollm.data.lines import check_encodable, read_records
-from zerotollm.errors import UsageError
+from zerotollm.errors import DivergedError, UsageError
 from zerotollm.model.config import TransformerConfig, round_up
 from zerotollm.model.transformer import Transformer
 
@@ -57,7 +57,7 @@ def log_likelihoods(
     """Of each text, (ids, how many of the last are scored). Ids are 2 to `model.max_length` + 1, the first is given.
 
     Probabilities are over the `num_tokens` ids that are tokens. Texts of like length are scored `rows` at once;
-    `done` is told how many have been.
+    `done` is told how many have been. Raises DivergedError where one is not finite, as no such text is the likelier.
     """
     found: list[Likelihood] = [Likelihood(0.0, True)] * len(texts)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i][0]))
@@ -74,6 +74,8 @@ def log_likelihoods(
             weights_BT[row, T - scored : T] = 1
         scores = _score(params, inputs_BT, targets_BT, weights_BT, model=model, num_tokens=num_tokens)
         log_p_B, greedy_B = jax.device_get(scores)
+        if not np.isfinite(log_p_B[: len(group)]).all():
+            raise DivergedError("the model's probabilities are no finite numbers: its training has diverged")
         for row, i in enumerate(group):
             found[i] = Likelihood(float(log_p_B[row]), bool(greedy_B[row]))
         done(start + len(group))

@@ -8,6 +8,7 @@ from typing import Any
 from zerotollm.data.batches import evaluation_batches
 from zerotollm.data.feed import evaluation_rows
 from zerotollm.data.tokens import TokenizedSplit
+from zerotollm.errors import DivergedError
 
 __all__ = ["IN_FLIGHT", "evaluate_batches", "evaluate_split", "evaluation_rows"]
 
@@ -40,7 +41,7 @@ def evaluate_batches(
     `eval_step(params, batch)` gives `nats` (summed over the batch) and `tokens` (sum of its weights), and of labels
     `correct` (summed weights of those found). Returns `loss` (nats per token), `bpb` (bits per byte of the UTF-8 text:
     total nats / ln 2 / bytes), `tokens` and `bytes`, and of labels `accuracy`. Deterministic: batches come in one
-    order, and sums are exact (`math.fsum`).
+    order, and sums are exact (`math.fsum`). Raises DivergedError where the loss is not finite.
     """
     nats: list[float] = []
     tokens: list[float] = []
@@ -62,6 +63,11 @@ def evaluate_batches(
         read()
     total = math.fsum(nats)
     count = round(math.fsum(tokens))
+    if not math.isfinite(total):
+        raise DivergedError(
+            f"the loss over {count:,} held-out tokens is {total}, no finite number: the model has diverged, or its "
+            "activations overflow. Train with a lower optimizer.learning_rate, or take another compute.precision"
+        )
     return {
         "loss": total / count,
         "bpb": total / math.log(2) / num_bytes,
