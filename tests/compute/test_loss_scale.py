@@ -12,7 +12,7 @@ from zerotollm.compute import loss_scale
 from zerotollm.compute.config import ComputeConfig
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.training.config import OptimizerConfig, TrainConfig
-from zerotollm.training.step import init_state, make_train_step
+from zerotollm.training.step import init_state, seeded_train_step
 
 MODEL = resolve(TransformerConfig(num_layers=1, width=32, num_heads=2), vocab_size=64, context=16)
 TRAIN = TrainConfig(steps=8, seed=3, z_loss=1e-3, label_smoothing=0.1)
@@ -35,6 +35,11 @@ QUICK = {"xla_backend_optimization_level": 0}
 """Of a compiler whose programs run once."""
 
 
+def train_step(model, optimizer, train, compute):
+    step = seeded_train_step(model, optimizer, train, compute=compute)
+    return jax.jit(lambda state, batch: step(state, batch, train.seed), compiler_options=QUICK)
+
+
 def fresh_state(model, optimizer, train, compute):
     init = partial(init_state, model, optimizer, train, compute=compute)
     return jax.jit(init, compiler_options=QUICK)()
@@ -46,7 +51,7 @@ def test_float16_with_accumulation_equals_without():
     seen = []
     for parts in (1, 4):
         train = replace(TRAIN, micro_batches=parts)
-        step = make_train_step(MODEL, SGD, train, compute=compute)
+        step = train_step(MODEL, SGD, train, compute)
         _, metrics = step(fresh_state(MODEL, SGD, train, compute), batch())
         seen.append(jax.tree.map(float, metrics))
     assert seen[0]["loss"] == pytest.approx(seen[1]["loss"], rel=2e-3)
@@ -57,7 +62,7 @@ def test_float16_with_accumulation_equals_without():
 def test_an_overflow_skips_the_step_halves_the_scale_and_recovers():
     compute = ComputeConfig(precision="float16")
     train = replace(TRAIN, steps=60)
-    step = make_train_step(MODEL, ADAMW, train, compute=compute)
+    step = train_step(MODEL, ADAMW, train, compute)
     fresh = fresh_state(MODEL, ADAMW, train, compute)
     high = fresh.loss_scale._replace(scale=jnp.float32(2.0**40))
     before = jax.tree.map(np.array, (fresh.params, fresh.opt_state))
@@ -89,7 +94,7 @@ def test_skipped_steps_hold_no_schedule_up(kind):
     optimizer = OptimizerConfig(
         kind=kind, learning_rate=4e-3, adam_learning_rate=4e-3, weight_decay=0.0, warmup_steps=4
     )
-    step = make_train_step(MODEL, optimizer, TRAIN, compute=compute)
+    step = train_step(MODEL, optimizer, TRAIN, compute)
     state = fresh_state(MODEL, optimizer, TRAIN, compute)
     start = state.loss_scale.scale
     for i in range(5):
@@ -108,7 +113,7 @@ def test_skipped_steps_hold_no_schedule_up(kind):
 def test_sgd_moves_by_the_logged_rate_in_every_step_that_is_not_skipped():
     compute = ComputeConfig(precision="float16")
     optimizer = replace(SGD, momentum=0.0, weight_decay=0.0, warmup_steps=1, schedule="linear")
-    step = make_train_step(MODEL, optimizer, TRAIN, compute=compute)
+    step = train_step(MODEL, optimizer, TRAIN, compute)
     state = fresh_state(MODEL, optimizer, TRAIN, compute)
     for i in range(8):
         high = jnp.float32(2.0**60 if i in (0, 2, 3, 6) else 2.0**10)

@@ -175,6 +175,27 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     writer.close()
 
 
+@pytest.mark.parametrize("missing", [0, 1])
+def test_room_for_the_state_and_a_mebibyte_is_room_enough(tmp_path, monkeypatch, missing):
+    size = sum(x.nbytes for x in jax.tree.leaves(make_state(1)))
+    room = SimpleNamespace(free=size + 2**20 - missing)
+    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: room)
+    beside = tmp_path / "metrics.jsonl"
+    beside.write_text("lines")
+    writer = CheckpointWriter(tmp_path / "checkpoints", keep=2)
+    with closing(writer):
+        if not missing:
+            writer.save(make_state(1), 1, {}, beside=beside)
+            writer.wait()
+            assert not writer.busy()
+            (made,) = checkpoints.finished(writer.directory)
+            assert (made.path / "metrics.jsonl").read_text() == "lines"
+            return
+        with pytest.raises(RunError, match="No space left on device"):
+            writer.save(make_state(1), 1, {}, beside=beside)
+    assert list(writer.directory.iterdir()) == [], "what was begun is taken away"
+
+
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_the_average_is_the_mean_of_however_many(tmp_path, number):
     save_all(tmp_path, dict.fromkeys(range(1, number + 1)), keep=number)
