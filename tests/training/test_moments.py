@@ -2,9 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
 from zerotollm.training.config import OptimizerConfig
+from zerotollm.training.moments import moments_in
 from zerotollm.training.optimizers import make_optimizer
 
 
@@ -29,3 +32,29 @@ def test_moments_in_16_bits_hardly_change_updates(kind, moments):
         )
     kept = {leaf.dtype.name for leaf in jax.tree.leaves(state) if leaf.ndim}
     assert kept == {moments}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_of_adams_second_moment_the_root_is_kept_and_a_count_stays_whole(dtype):
+    """After the first step it is (1 - beta2) g^2: its root is a power of two, which 16 bits hold exactly."""
+    rule = moments_in(dtype, optax.scale_by_adam(0.5, 0.75, 0.0))
+    params = {"w": jnp.zeros(3)}
+    state = rule.init(params)
+    gradient = {"w": jnp.array([2.0**-10, -4.0, 0.0])}
+    update, state = rule.update(gradient, state, params)
+    np.testing.assert_array_equal(update["w"][:2], [1.0, -1.0])  # Adam's first update is a sign
+    np.testing.assert_array_equal(state.nu["w"].astype(jnp.float32), [2.0**-11, 2.0, 0.0])
+    np.testing.assert_array_equal(state.mu["w"].astype(jnp.float32), [2.0**-11, -2.0, 0.0])
+    assert state.nu["w"].dtype == state.mu["w"].dtype == dtype
+    assert (state.count.dtype, int(state.count)) == ("int32", 1)
+    update, state = rule.update(gradient, state, params)
+    # Both moments without bias are again g and g^2.
+    np.testing.assert_allclose(update["w"][:2], [1.0, -1.0], rtol=0.01)
+    assert int(state.count) == 2
+
+
+def test_in_float32_the_rule_is_itself():
+    rule = optax.scale_by_lion(0.9, 0.99)
+    assert moments_in("float32", rule) is rule
+    state = moments_in("bfloat16", rule).init({"w": jnp.ones(2)})
+    assert state.mu["w"].dtype == "bfloat16"

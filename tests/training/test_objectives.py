@@ -57,3 +57,12 @@ def test_they_change_gradients_and_the_logged_loss_stays_cross_entropy(change):
     assert float(other["loss"]) == pytest.approx(float(plain["loss"]), rel=1e-6)
     assert abs(float(other["grad_norm"]) / float(plain["grad_norm"]) - 1) > 0.01
     assert float(parts["grad_norm"]) == pytest.approx(float(other["grad_norm"]), rel=1e-4)
+
+
+def test_by_hand():
+    """Of logits log 1, log 2, log 5: Z = 8, and the mean of the logits is log 10 / 3."""
+    logits, nats = jnp.log(jnp.array([[[1.0, 2.0, 5.0]]])), jnp.log(8 / 5)
+    np.testing.assert_allclose(cross_entropy(logits, jnp.array([[2]])), [[nats]], rtol=1e-6)
+    even = np.log(8) - np.log(10) / 3
+    found = penalized(nats[None, None], logits, label_smoothing=0.25, z_loss=0.125)
+    np.testing.assert_allclose(found, [[0.75 * nats + 0.25 * even + 0.125 * np.log(8) ** 2]], rtol=1e-6)
