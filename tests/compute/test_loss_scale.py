@@ -157,13 +157,8 @@ def test_the_scale_counts_good_steps_doubles_and_halves():
 def test_one_number_that_is_not_finite_is_enough(bad):
     tree = {"a": jnp.ones((2, 3)), "b": (jnp.zeros(4), jnp.float16(60000.0))}
     assert bool(loss_scale.all_finite(tree))
-    for path in ("a", "b"):
-        harmed = (
-            tree | {"a": tree["a"].at[1, 2].set(bad)}
-            if path == "a"
-            else tree | {"b": (tree["b"][0].at[0].set(bad),)}
-        )
-        assert not bool(loss_scale.all_finite(harmed))
+    for harm in ({"a": tree["a"].at[1, 2].set(bad)}, {"b": (tree["b"][0].at[0].set(bad), tree["b"][1])}):
+        assert not bool(loss_scale.all_finite(tree | harm))
     new, old = {"x": jnp.ones(3), "n": jnp.int32(2)}, {"x": jnp.zeros(3), "n": jnp.int32(1)}
     for finite, expected in ((True, new), (False, old)):
         found = loss_scale.chosen(jnp.bool_(finite), new, old)

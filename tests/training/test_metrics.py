@@ -132,6 +132,19 @@ def test_a_process_that_writes_nothing_has_no_best():
     assert writer.best_bpb == math.inf
 
 
+def test_a_line_that_was_written_is_in_the_files_at_once(tmp_path):
+    """Whatever becomes of the process, and without `sync`."""
+    writer = MetricsWriter(tmp_path / "metrics.jsonl", tmp_path / "tensorboard", 0)
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    before = events.stat().st_size
+    writer.write({"step": 1, "loss": 2.0})
+    assert without_timing(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 2.0}]
+    assert events.stat().st_size > before
+    writer.close()
+    with pytest.raises(ValueError, match="closed"):
+        writer.write({"step": 2})
+
+
 def test_a_line_keeps_the_clock_and_its_speed_apart_from_the_rest(tmp_path):
     before = time.time()
     write(tmp_path, 0, [{"step": 1, "timing": {"tokens_per_second": 5.0}}])
