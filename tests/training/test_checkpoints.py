@@ -77,6 +77,19 @@ def test_keeps_the_newest_and_the_best(tmp_path):
     assert checkpoints.best(checkpoints.finished(tmp_path)).step == 2
 
 
+def test_of_equals_the_oldest_is_the_best_and_of_none_measured_the_newest(tmp_path):
+    def made(scores: dict[int, float | None]) -> list[checkpoints.Checkpoint]:
+        for step, bpb in scores.items():
+            path = checkpoints.of_step(tmp_path, step).path
+            path.mkdir(exist_ok=True)
+            notes = {"notes": {"validation": bpb and {"bpb": bpb}}}
+            (path / "manifest.json").write_text(json.dumps(notes))
+        return [checkpoints.of_step(tmp_path, step) for step in scores]
+
+    assert checkpoints.best(made({1: 3.0, 2: 2.0, 3: 2.0, 4: None})).step == 2
+    assert checkpoints.best(made({1: None, 2: None})).step == 2
+
+
 def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1

@@ -114,6 +114,11 @@ def test_new_heads_are_trained_beside_adapters_and_no_pattern_matches_nothing(pa
     assert whole(params, None, TrainConfig()) is params
 
 
+def test_a_part_of_a_path_is_enough_to_name_it(params):
+    own = begin(params, TrainConfig(trainable="ward/up", start_from="base"), jax.random.key(0))[0]["own"]
+    assert list(flat(own)) == ["layer_0/feed_forward/up"]
+
+
 def test_messages_name_three_paths_and_say_that_there_are_more():
     assert some_paths({"a": 1, "b": {"c": 2}, "d": 3}) == "a, b/c, d"
     assert some_paths({"a": 1, "b": {"c": 2}, "d": 3, "e": 4}) == "a, b/c, d, ..."

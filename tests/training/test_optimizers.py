@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.training import optimizers
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 from zerotollm.training.lora import leaves, nested
 from zerotollm.training.optimizers import (
@@ -318,6 +319,19 @@ def test_kernels_do_not_mix():
     together = muon_directions(kernels, writes, iterations=5, block=16)
     for kernel, residual, update in zip(kernels, writes, together, strict=True):
         np.testing.assert_allclose(update, direction(kernel, 16, residual), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("devices", [2, 3, 4, 7])
+def test_blocks_that_devices_do_not_divide_are_padded_and_the_same(monkeypatch, devices):
+    """As on a mesh, of which one device reckons all blocks here."""
+    kernels = [jax.random.normal(jax.random.key(i), (32, 48)) for i in range(3)]
+    alone = muon_directions(kernels, [False] * 3, iterations=2, block=16)
+    monkeypatch.setattr(optimizers, "num_devices", lambda axes: devices)
+    shared = muon_directions(kernels, [False] * 3, iterations=2, block=16)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), shared, alone)
+    monkeypatch.setattr(optimizers, "TOGETHER", 32 * 48)
+    few = muon_directions(kernels, [False] * 3, iterations=2, block=16)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), few, alone)
 
 
 def test_groups():
