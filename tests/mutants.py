@@ -64,6 +64,7 @@ NEAREST = {
 """The test file that stands nearest to each file of the package whose bugs are planted."""
 
 EQUIVALENT: dict[str, str] = {
+    "training/step: 0 -> 1": "the last 0 of the file, of an axis of length one: as in training/objectives",
     "training/objectives: 0 -> 1": "of an axis of length one JAX takes the last where an index lies beyond it",
     "training/metrics: min(bpb, self._writer.best_bpb) -> min(self._writer.best_bpb, bpb)": "both are numbers",
     "training/metrics: path.read_text(encoding='utf-8', errors='replace') -> path.read_text(errors='replace')": (
