@@ -34,18 +34,19 @@ NEAREST = {
     "model/encoder_decoder": "model/test_encoder_decoder.py",
     "training/step": "training/test_step.py",
     "training/optimizers": "training/test_optimizers.py",
-    "training/objectives": "training/test_step.py",
-    "training/moments": "training/test_muon.py",
+    "training/objectives": "training/test_objectives.py",
+    "training/moments": "training/test_moments.py",
     "training/lora": "training/test_lora.py",
     "training/metrics": "training/test_metrics.py",
     "training/checkpoints": "training/test_checkpoints.py",
     "compute/cross_entropy": "compute/test_cross_entropy.py",
     "compute/attention": "compute/test_attention.py",
-    "compute/loss_scale": "training/test_compute.py",
+    "compute/loss_scale": "compute/test_loss_scale.py",
     "decoding/sample": "decoding/test_sample.py",
     "decoding/beam": "decoding/test_beam.py",
     "decoding/text": "decoding/test_text.py",
     "decoding/slots": "serving/test_batch.py",
+    "decoding/translate": "decoding/test_translate.py",
     "evaluation/loss": "evaluation/test_loss.py",
     "evaluation/likelihood": "evaluation/test_likelihood.py",
     "evaluation/labels": "evaluation/test_labels.py",
@@ -73,6 +74,12 @@ EQUIVALENT: dict[str, str] = {
     "evaluation/causality: np.where(np.arange(length) < length // 2, 1, 2) -> "
     "np.where(1, np.arange(length) < length // 2, 2)": "the two documents get other numbers, which are only compared.",
     "evaluation/statistics: distance < 0 -> distance <= 0": "a distance of 0 is answered before.",
+    "training/step: 0 -> 1": "the last 0 of the file, of an axis of length one: as in training/objectives",
+    "training/objectives: 0 -> 1": "of an axis of length one JAX takes the last where an index lies beyond it",
+    "training/metrics: min(bpb, self._writer.best_bpb) -> min(self._writer.best_bpb, bpb)": "both are numbers",
+    "training/metrics: path.read_text(encoding='utf-8', errors='replace') -> path.read_text(errors='replace')": (
+        "json.dumps writes ASCII alone"
+    ),
 }
 """Planted changes that change no result, by `Mutant.name`, each with its reason."""
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zerotollm.compute import cross_entropy as module
 from zerotollm.compute.cross_entropy import Penalty, chunked_cross_entropy, rows_for
 from zerotollm.training.objectives import cross_entropy, penalized
 
@@ -66,6 +67,20 @@ def test_without_gradients_it_is_the_same():
     jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5), ours, plain(*inputs, penalty))
 
 
+@pytest.mark.parametrize(("shards", "rows"), [(2, 0), (2, 3), (7, 1)])
+def test_rows_split_over_devices_make_the_same_sums_and_gradients(monkeypatch, shards, rows):
+    """As on a mesh, of which one device reckons all parts here."""
+    monkeypatch.setattr(module, "row_shards", lambda: shards)
+    inputs, penalty = example(0, 2, 7, 5, 40), Penalty(0.2, 0.1, 2.0)
+
+    def value_and_gradients(loss):
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(*inputs[:2])
+
+    ours = value_and_gradients(lambda x, head: chunked_cross_entropy(x, head, *inputs[2:], penalty, rows))
+    expected = value_and_gradients(lambda x, head: plain(x, head, *inputs[2:], penalty))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-6), ours, expected)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_in_half_precision_small_gradients_do_not_vanish(dtype):
     """A vocabulary of 8,192 with even logits: probabilities of 1e-4 have few bits in float16, smaller ones none."""
@@ -103,3 +118,7 @@ def test_chunks_are_even_and_bounded(tokens, vocab_size):
     assert 1 <= rows <= tokens
     assert rows * vocab_size <= 2**24 + 8 * vocab_size
     assert -(-tokens // rows) * rows - tokens < rows
+    assert rows == tokens or rows % 8 == 0
+    assert -(-tokens // rows) <= max(1, -(-tokens * vocab_size // 2**24)), (
+        "as few chunks as the memory allows"
+    )

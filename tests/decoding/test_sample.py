@@ -271,6 +271,23 @@ def test_a_temperature_near_zero_takes_the_likeliest(filters):
         assert drawn.tolist() == [1, 0], temperature
 
 
+@pytest.mark.parametrize(
+    ("filters", "kept"),
+    [({"top_k": 2}, 2), ({"top_p": 0.6}, 2), ({"min_p": 0.25}, 3), ({}, 5)],
+    ids=str,
+)
+def test_each_filter_alone_filters_what_is_drawn(filters, kept):
+    """At a temperature of 1: of 5 tokens, whose probabilities fall, the first `kept` are drawn, and all of these; also
+    in a batch where another row has no filter."""
+    rows = 200
+    mine, free = choice(rows, temperature=1.0, **filters), choice(rows, temperature=1.0, seed=1)
+    both = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), mine, free)
+    logits = jnp.repeat(jnp.asarray(LOGITS[:1]), 2 * rows, axis=0)
+    drawn = np.asarray(jax.jit(sample.draw)(logits, both, jnp.zeros(2 * rows, jnp.int32)))
+    assert set(drawn[:rows].tolist()) == set(range(kept))
+    assert set(drawn[rows:].tolist()) == set(range(5))
+
+
 def test_drawn_tokens_follow_the_probabilities():
     many = jnp.repeat(jnp.asarray(LOGITS[:1]), 4000, axis=0)
     drawn = jax.jit(sample.draw)(many, choice(4000, temperature=1.0), jnp.zeros(4000, jnp.int32))

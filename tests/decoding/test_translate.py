@@ -1,11 +1,16 @@
 """Sources that the context holds are read whole, and no other is cut in silence."""
 
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from zerotollm.data.config import TokenizerConfig
 from zerotollm.data.tokenizer import train_tokenizer
+from zerotollm.decoding import translate
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.decoding.text import sample_text
 from zerotollm.decoding.translate import translate_texts
@@ -68,6 +73,83 @@ def test_a_decoder_translates_where_the_context_is_shorter_than_max_tokens(small
         )
         assert found[0].text.startswith(few[0].text)
         assert len(TOKENIZER.encode(found[0].text)) <= CONTEXT + 1 - (len(source) + 3)
+
+
+def test_each_text_has_its_own_translations_and_progress_is_told(small):
+    """Of many texts of many lengths: as of each alone."""
+    params, model = small
+    texts = [*["abcdefghi"[: 9 - n % 9] for n in range(11)], "a"]
+    sampling = replace(SAMPLING, max_tokens=100 if model.architecture == "decoder" else 8, n_best=2)
+    told = []
+    together = translate_texts(params, model, TOKENIZER, texts, sampling, done=told.append)
+    assert told[-1] == len(texts)
+    assert told == sorted(set(told))
+    for text, found in zip(texts, together, strict=True):
+        (alone,) = translate_texts(params, model, TOKENIZER, [text], sampling)
+        assert [t.text for t in found] == [t.text for t in alone]
+        assert all(isinstance(t.text, str) and isinstance(t.score, float) for t in found)
+        if model.architecture == "decoder":
+            assert len(found) == 1
+            assert math.isnan(found[0].score)
+        else:
+            assert len(found) == 2
+            assert found[0].score >= found[1].score
+            np.testing.assert_allclose([t.score for t in found], [t.score for t in alone], atol=1e-5)
+
+
+def test_more_texts_than_a_batch_holds_are_translated_in_several(small, monkeypatch):
+    params, model = small
+    texts = ["abcde", "b", "hgf", "abcdefg", "c"]
+    whole = translate_texts(params, model, TOKENIZER, texts, SAMPLING)
+    monkeypatch.setattr(translate, "ROWS", 2)
+    told = []
+    found = translate_texts(params, model, TOKENIZER, texts, SAMPLING, done=told.append)
+    assert [t[0].text for t in found] == [t[0].text for t in whole]
+    assert told == [2, 4, 5]
+
+
+@given(
+    lengths=st.lists(st.integers(1, 400), min_size=1, max_size=150),
+    beam=st.integers(1, 40),
+    extra=st.integers(1, 300),
+)
+def test_batches_are_of_like_length_and_as_large_as_the_cache_has_room_for(lengths, beam, extra):
+    groups = translate._groups(lengths, beam, extra)
+    assert sorted(i for members, _, _ in groups for i in members) == list(range(len(lengths)))
+    rows_of = {}
+    for members, rows, width in groups:
+        assert 0 < len(members) <= rows <= 64
+        assert rows.bit_count() == 1
+        assert rows == 1 or rows * beam * (width + extra) <= 32_768
+        assert {-(-lengths[i] // 32) * 32 for i in members} == {width}
+        assert [lengths[i] for i in members] == sorted(lengths[i] for i in members)
+        rows_of.setdefault(width, set()).add(rows)
+    for width, (rows,) in rows_of.items():
+        texts = sum(len(members) for members, _, at in groups if at == width)
+        assert rows < 2 * texts
+        full = 2 * rows > 64 or 2 * rows * beam * (width + extra) > 32_768
+        assert full or rows >= texts, "twice as many would have fitted"
+
+
+def test_what_cannot_be_translated_is_said(small):
+    params, model = small
+    with pytest.raises(UsageError, match="nothing to translate in text 2"):
+        translate_texts(params, model, TOKENIZER, ["abc", " "], SAMPLING)
+    if model.architecture == "encoder-decoder":
+        for n_best in (0, 3):
+            with pytest.raises(UsageError, match=f"n_best is {n_best}, and must be from 1 to beam_size 2"):
+                translate_texts(params, model, TOKENIZER, ["abc"], replace(SAMPLING, n_best=n_best))
+
+
+def test_several_translations_are_lines_after_their_scores(small):
+    params, model = small
+    if model.architecture == "decoder":
+        pytest.skip("it finds one")
+    sampling = replace(SAMPLING, prompt="abc", n_best=2)
+    (found,) = translate_texts(params, model, TOKENIZER, ["abc"], sampling)
+    lines = translate.translate_text(params, model, TOKENIZER, sampling)
+    assert lines == f"{found[0].score:.4f}\t{found[0].text}\n{found[1].score:.4f}\t{found[1].text}"
+    assert translate.translate_text(params, model, TOKENIZER, replace(sampling, n_best=1)) == found[0].text
 
 
 def test_a_long_prompt_costs_no_training(small):

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -18,6 +19,55 @@ SETTINGS = {
     "sampled": {"temperature": 1.0, "seed": 3},
     "filtered": {"temperature": 1.3, "seed": 2**32 - 1, "top_p": 0.9, "top_k": 50, "min_p": 0.01},
 }
+
+
+def test_a_part_looks_at_the_first_of_few_reaches():
+    assert slots.reaches(16) == slots.reaches(9) == [16]
+    assert slots.reaches(32) == [32]
+    assert slots.reaches(33) == [32, 48]
+    assert slots.reaches(300) == [32, 64, 128, 256, 304]
+
+
+def test_all_parts_of_a_prompt_but_the_first_are_full():
+    for length in range(1, 50):
+        for chunk in (1, 7, 16):
+            parts = []
+            while sum(parts) < length:
+                parts.append(slots.part_length(sum(parts), length, chunk))
+            assert sum(parts) == length
+            assert 1 <= parts[0] <= chunk
+            assert set(parts[1:]) <= {chunk}
+
+
+def test_what_is_told_of_a_draw_is_its_place_among_the_likeliest():
+    logits = np.random.default_rng(0).normal(size=(3, 30)).astype(np.float32)
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    told = slots._told(jnp.asarray(logits), jnp.array([4, 0, 29]), 30)
+    np.testing.assert_allclose(told.log_p_R, log_p[[0, 1, 2], [4, 0, 29]], rtol=1e-5)
+    order = np.argsort(-log_p, axis=1)[:, :20]
+    np.testing.assert_array_equal(told.likeliest_RA, order)
+    np.testing.assert_allclose(told.likeliest_log_p_RA, np.take_along_axis(log_p, order, 1), rtol=1e-5)
+    assert slots._told(jnp.asarray(logits[:, :5]), jnp.array([4, 0, 2]), 5).likeliest_RA.shape == (3, 5)
+    greedy = sample.Choice.of(SamplingConfig(temperature=0.0), 3)
+    for asked in (False, True):
+        drawn = slots._draw(jnp.asarray(logits), greedy, jnp.arange(3), asked, 25)
+        np.testing.assert_array_equal(drawn.token_R, logits[:, :25].argmax(1))
+        assert drawn.likeliest_RA.shape == drawn.likeliest_log_p_RA.shape == (3, 20)
+        assert np.asarray(drawn.log_p_R != 0).all() == asked
+        assert np.asarray(drawn.likeliest_log_p_RA).any() == np.asarray(drawn.likeliest_RA).any() == asked
+        assert np.asarray(drawn.likeliest_RA).max() < 25
+
+
+def test_rows_begin_empty(tiny):
+    rows = slots.empty_slots(tiny.model, 3, 33)
+    assert rows.last_RN.shape == (3, tiny.model.token_shift + 1)
+    assert rows.position_R.tolist() == [0, 0, 0]
+    assert rows.choice.temperature_B.tolist() == [0, 0, 0], "a row of nobody costs no noise"
+    assert rows.choice.top_p_B.tolist() == [1, 1, 1]
+    assert rows.choice.top_k_B.tolist() == rows.choice.min_p_B.tolist() == [0, 0, 0]
+    assert len(rows.caches) == tiny.model.num_layers
+    assert rows.caches[0].keys_BKSC.shape == (3, tiny.model.num_kv_heads, 48, tiny.model.key_width)
+    assert rows.caches[0].values_BKSC.shape == (3, tiny.model.num_kv_heads, 48, tiny.model.head_width)
 
 
 def wanted(length: int = 5, number: int = 0, echo: int | None = None, **sampling) -> Wanted:

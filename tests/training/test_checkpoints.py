@@ -77,6 +77,19 @@ def test_keeps_the_newest_and_the_best(tmp_path):
     assert checkpoints.best(checkpoints.finished(tmp_path)).step == 2
 
 
+def test_of_equals_the_oldest_is_the_best_and_of_none_measured_the_newest(tmp_path):
+    def made(scores: dict[int, float | None]) -> list[checkpoints.Checkpoint]:
+        for step, bpb in scores.items():
+            path = checkpoints.of_step(tmp_path, step).path
+            path.mkdir(exist_ok=True)
+            notes = {"notes": {"validation": bpb and {"bpb": bpb}}}
+            (path / "manifest.json").write_text(json.dumps(notes))
+        return [checkpoints.of_step(tmp_path, step) for step in scores]
+
+    assert checkpoints.best(made({1: 3.0, 2: 2.0, 3: 2.0, 4: None})).step == 2
+    assert checkpoints.best(made({1: None, 2: None})).step == 2
+
+
 def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -173,6 +186,27 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     with pytest.raises(RunError, match="cannot write"):
         writer.save(make_state(1), 1, {})
     writer.close()
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_room_for_the_state_and_a_mebibyte_is_room_enough(tmp_path, monkeypatch, missing):
+    size = sum(x.nbytes for x in jax.tree.leaves(make_state(1)))
+    room = SimpleNamespace(free=size + 2**20 - missing)
+    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: room)
+    beside = tmp_path / "metrics.jsonl"
+    beside.write_text("lines")
+    writer = CheckpointWriter(tmp_path / "checkpoints", keep=2)
+    with closing(writer):
+        if not missing:
+            writer.save(make_state(1), 1, {}, beside=beside)
+            writer.wait()
+            assert not writer.busy()
+            (made,) = checkpoints.finished(writer.directory)
+            assert (made.path / "metrics.jsonl").read_text() == "lines"
+            return
+        with pytest.raises(RunError, match="No space left on device"):
+            writer.save(make_state(1), 1, {}, beside=beside)
+    assert list(writer.directory.iterdir()) == [], "what was begun is taken away"
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])

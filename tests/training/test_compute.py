@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zerotollm.compute import loss_scale
 from zerotollm.compute.config import PLAIN, Accelerator, ComputeConfig
 from zerotollm.compute.config import resolve as resolve_compute
 from zerotollm.errors import UsageError
@@ -16,7 +15,6 @@ from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.stack import scan_layers
 from zerotollm.training import step as step_module
 from zerotollm.training.config import OptimizerConfig, TrainConfig
-from zerotollm.training.optimizers import make_optimizer
 from zerotollm.training.step import (
     batch_logits,
     init_params,
@@ -207,128 +205,6 @@ def test_half_precision_products_are_in_half_precision(model):
     products = [line for line in text.splitlines() if "dot_general" in line]
     assert products
     assert all("bf16" in line.split(":")[-1] for line in products)
-
-
-@pytest.mark.slow
-def test_float16_with_accumulation_equals_without():
-    compute = ComputeConfig(precision="float16")
-    model, seen = replace(MODEL, num_layers=1), []
-    for parts in (1, 4):
-        train = replace(TRAIN, micro_batches=parts)
-        step = make_train_step(model, SGD, train, compute=compute)
-        _, metrics = step(fresh_state(model, SGD, train, compute), batch())
-        seen.append(jax.tree.map(float, metrics))
-    assert seen[0]["loss"] == pytest.approx(seen[1]["loss"], rel=2e-3)
-    assert seen[0]["grad_norm"] == pytest.approx(seen[1]["grad_norm"], rel=2e-2)
-    assert seen[0]["loss_scale"] == seen[1]["loss_scale"] == loss_scale.START
-
-
-def test_an_overflow_skips_the_step_halves_the_scale_and_recovers():
-    compute, model = ComputeConfig(precision="float16"), replace(MODEL, num_layers=1)
-    train = replace(TRAIN, steps=60)
-    step = make_train_step(model, ADAMW, train, compute=compute)
-    fresh = fresh_state(model, ADAMW, train, compute)
-    high = fresh.loss_scale._replace(scale=jnp.float32(2.0**40))
-    before = jax.tree.map(np.array, (fresh.params, fresh.opt_state))
-    state, metrics = step(fresh._replace(loss_scale=high), batch())
-    assert float(metrics["skipped_steps"]) == 1
-    assert float(metrics["loss_scale"]) == 2.0**39
-    assert float(metrics["grad_norm"]) == 0
-    assert int(state.step) == 1, "the next step sees the next batch"
-    jax.tree.map(np.testing.assert_array_equal, before, (state.params, state.opt_state))
-    for i in range(40):
-        state, metrics = step(state, batch(i))
-    assert 1 < float(metrics["skipped_steps"]) < 39
-    assert float(metrics["grad_norm"]) > 0
-    assert float(optax_difference(before[0], state.params)) > 0
-
-    # Where even scale 1 overflows, training has diverged, and the loop must see it.
-    state = state._replace(
-        loss_scale=state.loss_scale._replace(scale=jnp.float32(1.0)),
-        params=jax.tree.map(lambda x: x * jnp.inf, state.params),
-    )
-    assert not np.isfinite(float(step(state, batch())[1]["grad_norm"]))
-
-
-@pytest.mark.parametrize("kind", ["adamw", "lion", "muon"])
-def test_skipped_steps_hold_no_schedule_up(kind):
-    """The first update after three skipped steps is at the rate of the fourth, which is the one that is logged. Adam's
-    first update and Lion's are a sign; Muon trains the head by Adam."""
-    compute, model = ComputeConfig(precision="float16"), replace(MODEL, num_layers=1)
-    optimizer = OptimizerConfig(
-        kind=kind, learning_rate=4e-3, adam_learning_rate=4e-3, weight_decay=0.0, warmup_steps=4
-    )
-    step = make_train_step(model, optimizer, TRAIN, compute=compute)
-    state = fresh_state(model, optimizer, TRAIN, compute)
-    start = state.loss_scale.scale
-    for i in range(5):
-        high = jnp.float32(2.0**60) if i < 3 else start + 0
-        state = state._replace(loss_scale=state.loss_scale._replace(scale=high))
-        before = np.array(state.params["head"])
-        state, metrics = step(state, batch(i))
-        assert float(metrics["skipped_steps"]) == min(i + 1, 3)
-        rate = 4e-3 * min(i + 1, 4) / 4 * min(1, (8 - i) / 4)  # warmup, then decay over the second half
-        assert float(metrics["learning_rate"]) == pytest.approx(rate, rel=1e-6)
-        if i < 4:  # later ones are no signs any more
-            moved = np.abs(np.asarray(state.params["head"]) - before).max()
-            assert moved == pytest.approx(0.0 if i < 3 else rate, rel=1e-3)
-
-
-def test_sgd_moves_by_the_logged_rate_in_every_step_that_is_not_skipped():
-    compute, model = ComputeConfig(precision="float16"), replace(MODEL, num_layers=1)
-    optimizer = replace(SGD, momentum=0.0, weight_decay=0.0, warmup_steps=1, schedule="linear")
-    step = make_train_step(model, optimizer, TRAIN, compute=compute)
-    state = fresh_state(model, optimizer, TRAIN, compute)
-    for i in range(8):
-        high = jnp.float32(2.0**60 if i in (0, 2, 3, 6) else 2.0**10)
-        state = state._replace(loss_scale=state.loss_scale._replace(scale=high))
-        before = jax.tree.map(np.array, state.params)
-        state, metrics = step(state, batch(i))
-        moved = sum(
-            np.sum((np.asarray(b) - a) ** 2)
-            for a, b in zip(*map(jax.tree.leaves, (before, state.params)), strict=True)
-        )
-        expected = float(metrics["learning_rate"] * metrics["grad_norm"])
-        assert moved**0.5 == pytest.approx(expected, rel=1e-3, abs=1e-7), i
-        assert float(metrics["learning_rate"]) == pytest.approx(0.1 * min(1, (8 - i) / 7), rel=1e-5)
-
-
-def optax_difference(before, after):
-    return sum(jnp.sum(jnp.abs(a - b)) for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True))
-
-
-def test_the_scale_grows_after_an_interval_up_to_its_cap():
-    state = loss_scale.init_loss_scale()._replace(good_steps=jnp.int32(loss_scale.GROWTH_INTERVAL - 1))
-    grown = loss_scale.updated(state, jnp.bool_(True))
-    assert float(grown.scale) == 2 * loss_scale.START
-    assert int(grown.good_steps) == 0
-    top = state._replace(scale=jnp.float32(loss_scale.CAP))
-    assert float(loss_scale.updated(top, jnp.bool_(True)).scale) == loss_scale.CAP
-    low = state._replace(scale=jnp.float32(1.0))
-    assert float(loss_scale.updated(low, jnp.bool_(False)).scale) == loss_scale.FLOOR
-
-
-@pytest.mark.parametrize("moments", ["bfloat16", "float16"])
-@pytest.mark.parametrize("kind", ["muon", "adamw", "lion", "sgd"])
-def test_moments_in_16_bits_hardly_change_updates(kind, moments):
-    keys = jax.random.split(jax.random.key(0), 9)
-    params = {"up": jax.random.normal(keys[0], (8, 8)), "head": jax.random.normal(keys[1], (8, 16))}
-
-    def updates(dtype):
-        rule = make_optimizer(OptimizerConfig(kind=kind, moments=dtype, weight_decay=0.0, warmup_steps=1), 8)
-        state, update = rule.init(params), jax.jit(rule.update)
-        for key in keys[2:]:  # gradients as small as in training: their squares are zero in float16
-            gradient = jax.tree.map(lambda x, key=key: 1e-5 * (0.3 + jax.random.normal(key, x.shape)), params)
-            last, state = update(gradient, state, params)
-        return last, state
-
-    (exact, _), (short, state) = updates("float32"), updates(moments)
-    for ours, theirs in zip(jax.tree.leaves(short), jax.tree.leaves(exact), strict=True):
-        assert float(jnp.linalg.norm(ours - theirs)) < (0.3 if kind == "lion" else 0.05) * float(
-            jnp.linalg.norm(theirs)
-        )
-    kept = {leaf.dtype.name for leaf in jax.tree.leaves(state) if leaf.ndim}
-    assert kept == {moments}
 
 
 TURING, AMPERE = Accelerator("gpu", 7.5, "RTX 2080"), Accelerator("gpu", 8.6, "RTX 3090")

@@ -11,7 +11,7 @@ import pytest
 from zerotollm.errors import UsageError
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.training.config import OptimizerConfig, TrainConfig
-from zerotollm.training.lora import begin, divided, init_adapters, joined, leaves, merged, whole
+from zerotollm.training.lora import begin, divided, init_adapters, joined, leaves, merged, some_paths, whole
 from zerotollm.training.step import init_params, init_state, objective_of, seeded_train_step
 
 MODEL = resolve(
@@ -84,6 +84,44 @@ def test_a_merged_model_computes_what_adapters_beside_it_do(params, finished):
         assert np.abs(full[path] - flat(params)[path]).max() > 1e-4
     unchanged = flat(params).keys() - {path[:-2] for path in adapters}
     assert all((full[path] == flat(params)[path]).all() for path in unchanged)
+
+
+def test_adapters_begin_with_random_rows_of_length_one_and_zeros():
+    """A of variance 1 / in: what it makes of an input with numbers of size 1 has numbers of size 1."""
+    train = replace(LORA, lora_rank=32, lora_targets="wide|high")
+    adapters = flat(
+        init_adapters({"wide": jnp.zeros((256, 8)), "high": jnp.zeros((64, 128))}, train, jax.random.key(0))
+    )
+    assert {path: x.shape for path, x in adapters.items()} == {
+        "wide/a": (256, 32), "wide/b": (32, 8), "high/a": (64, 32), "high/b": (32, 128),
+    }  # fmt: skip
+    assert adapters["wide/a"].std() == pytest.approx(1 / 16, rel=0.05)
+    assert adapters["high/a"].std() == pytest.approx(1 / 8, rel=0.05)
+    assert np.abs(adapters["wide/a"][:64] / 2 - adapters["high/a"]).max() > 0.1, "each has a draw of its own"
+    assert not adapters["wide/b"].any()
+    assert not adapters["high/b"].any()
+
+
+def test_new_heads_are_trained_beside_adapters_and_no_pattern_matches_nothing(params):
+    left, right = divided(params, "", frozenset({"head"}))
+    assert list(left) == ["head"]
+    assert "head" not in right
+    assert divided(params, "") == ({}, params)
+    trained, frozen = begin(params, LORA, jax.random.key(0), frozenset({"head"}))
+    assert list(trained["own"]) == ["head"]
+    assert "head" not in frozen
+    assert begin(params, TrainConfig(), jax.random.key(0)) == (params, None)
+    assert whole(params, None, TrainConfig()) is params
+
+
+def test_a_part_of_a_path_is_enough_to_name_it(params):
+    own = begin(params, TrainConfig(trainable="ward/up", start_from="base"), jax.random.key(0))[0]["own"]
+    assert list(flat(own)) == ["layer_0/feed_forward/up"]
+
+
+def test_messages_name_three_paths_and_say_that_there_are_more():
+    assert some_paths({"a": 1, "b": {"c": 2}, "d": 3}) == "a, b/c, d"
+    assert some_paths({"a": 1, "b": {"c": 2}, "d": 3, "e": 4}) == "a, b/c, d, ..."
 
 
 def test_adapters_are_stacked_by_merging_one_after_the_other(params, finished):

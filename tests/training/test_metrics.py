@@ -1,9 +1,13 @@
 """metrics.jsonl holds whole lines in order and goes back to a step exactly; TensorBoard reads the same."""
 
+import math
+import time
+
 import pytest
 
+from zerotollm.errors import RunError
 from zerotollm.training import tensorboard
-from zerotollm.training.metrics import MetricsWriter, read_metrics
+from zerotollm.training.metrics import MetricsWriter, NotWritten, StepLog, read_metrics
 
 
 def write(tmp_path, step, lines):
@@ -75,3 +79,98 @@ def test_a_damaged_line_ends_the_reading_and_training_goes_on(tmp_path, line):
     writer = MetricsWriter(path, tmp_path / "tensorboard", step=5)
     assert writer.best_bpb == 1.5
     writer.close()
+
+
+@pytest.mark.parametrize("line", ["[1, 2]", '{"loss": 1.0}', '{"step": "7"}', '{"step": 7'], ids=str)
+def test_a_line_that_is_not_ours_ends_the_reading(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    assert read_metrics(path) == []
+    path.write_text(f'{{"step": 1}}\n{{"step": 2}}\n{line}\n{{"step": 3}}\n')
+    assert read_metrics(path) == [{"step": 1}, {"step": 2}]
+
+
+def test_lines_are_taken_from_the_copy_of_a_checkpoint_and_the_best_with_them(tmp_path):
+    scores = {1: 3.0, 2: 2.0, 3: 2.5, 4: 1.0}
+    write(tmp_path, 0, [{"step": s, "validation_bpb": bpb} for s, bpb in scores.items()] + [{"step": 5}])
+    path, saved = tmp_path / "metrics.jsonl", tmp_path / "saved.jsonl"
+    lines = without_timing(path)
+    saved.write_bytes(path.read_bytes())
+    path.write_text("lost\n")
+    writer = MetricsWriter(path, tmp_path / "tensorboard", 3, saved=saved)
+    writer.close()
+    assert writer.best_bpb == 2.0, "the one of step 4 is still to come"
+    assert without_timing(path) == lines[:3]
+    MetricsWriter(path, tmp_path / "tensorboard", 9, saved=tmp_path / "none").close()
+    assert without_timing(path) == lines[:3], "where there is no copy the file itself stands"
+
+
+class Lines(list):
+    """Stands for a `MetricsWriter`."""
+
+    best_bpb = math.inf
+
+    def write(self, line):
+        self.append(line)
+
+
+def step_log(writer, losses=()):
+    return StepLog(writer, steps=5, every=2, tokens_per_step=8.5, bpb_per_nat=0.5, losses=list(losses))
+
+
+def test_a_line_holds_the_mean_loss_of_the_steps_since_the_line_before():
+    lines = Lines()
+    log = step_log(lines, losses=[3.0])  # of a step before the process was killed
+    for step, loss in ((2, 5.0), (3, 7.0), (4, 8.0), (5, 1.0)):
+        log.add(step, {"loss": loss, "grad_norm": step / 10}, tokens_per_second=12.345)
+    shown = [(line["step"], line["loss"], line["bpb"], line["grad_norm"], line["tokens"]) for line in lines]
+    assert shown == [(2, 4.0, 2.0, 0.2, 17), (4, 7.5, 3.75, 0.4, 34), (5, 1.0, 0.5, 0.5, 42)]
+    assert lines[0]["timing"] == {"tokens_per_second": 12.3}
+    assert log.losses == []
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_number_that_is_not_finite_stops_training(value):
+    lines = Lines()
+    with pytest.raises(RunError, match=f"grad_norm is {value} at step 2: training has diverged"):
+        step_log(lines).add(2, {"loss": 1.0, "grad_norm": value}, 1.0)
+    assert not lines
+
+
+def test_the_best_is_lower_than_all_before_it():
+    lines = Lines()
+    log = step_log(lines)
+    scores = (2.0, 2.0, 1.5, 1.75, 1.25)
+    assert [log.validation(s, {"loss": 1.0, "bpb": bpb}) for s, bpb in enumerate(scores)] == [1, 0, 1, 0, 1]
+    assert lines[2] == {"step": 2, "validation_loss": 1.0, "validation_bpb": 1.5}
+    log.validation(9, {"loss": 1.0, "bpb": 1.0, "accuracy": 0.5, "other": 7.0})
+    assert lines[-1].keys() == {"step", "validation_loss", "validation_bpb", "validation_accuracy"}
+
+
+def test_a_process_that_writes_nothing_has_no_best():
+    writer = NotWritten()
+    writer.write({"step": 1})
+    writer.sync()
+    writer.close()
+    assert writer.best_bpb == math.inf
+
+
+def test_a_line_that_was_written_is_in_the_files_at_once(tmp_path):
+    """Whatever becomes of the process, and without `sync`."""
+    writer = MetricsWriter(tmp_path / "metrics.jsonl", tmp_path / "tensorboard", 0)
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    before = events.stat().st_size
+    writer.write({"step": 1, "loss": 2.0})
+    assert without_timing(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 2.0}]
+    assert events.stat().st_size > before
+    writer.close()
+    with pytest.raises(ValueError, match="closed"):
+        writer.write({"step": 2})
+
+
+def test_a_line_keeps_the_clock_and_its_speed_apart_from_the_rest(tmp_path):
+    before = time.time()
+    write(tmp_path, 0, [{"step": 1, "timing": {"tokens_per_second": 5.0}}])
+    (line,) = read_metrics(tmp_path / "metrics.jsonl")
+    assert line.keys() == {"step", "timing"}
+    assert line["timing"]["tokens_per_second"] == 5.0
+    assert before - 0.001 <= line["timing"]["time"] <= time.time() + 0.001

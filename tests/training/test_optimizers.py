@@ -1,16 +1,28 @@
-"""Two steps of every update rule, on the whole tree, on parts of it and on adapters, against arithmetic in NumPy."""
+"""Two steps of every update rule, on the whole tree, on parts of it and on adapters, against arithmetic in NumPy;
+schedules; and Muon's blocks: what is orthogonalized together, and that the size of an update does not depend on it."""
 
+from dataclasses import replace
 from functools import cache, partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.training import optimizers
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 from zerotollm.training.lora import leaves, nested
-from zerotollm.training.optimizers import POLAR_EXPRESS, learning_rate_schedule, make_optimizer, orthogonalize
-from zerotollm.training.step import init_state, make_train_step
+from zerotollm.training.optimizers import (
+    POLAR_EXPRESS,
+    learning_rate_schedule,
+    make_optimizer,
+    muon_directions,
+    orthogonalize,
+    parameter_groups,
+)
+from zerotollm.training.step import init_params, init_state, make_train_step
 
 SIZE = TransformerConfig(num_layers=1, width=32, num_heads=2, position="learned", token_shift=1)
 MODEL = resolve(SIZE, vocab_size=64, context=16)
@@ -184,3 +196,154 @@ def test_the_schedule_of_a_group_is_that_of_its_rate():
     for name, rate in RATES.items():
         schedule = learning_rate_schedule(CONFIG, rate, STEPS)
         assert [float(schedule(t)) for t in (0, 3, 6)] == pytest.approx([rate / 4, rate, rate / 2]), name
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (16, 48), (48, 16), (3, 16, 24)])
+def test_orthogonalize_brings_singular_values_to_one(shape):
+    matrix = jax.random.normal(jax.random.key(0), shape)
+    close = orthogonalize(matrix, 5)
+    assert close.shape == shape
+    singular = jnp.linalg.svd(close, compute_uv=False)
+    assert float(singular.min()) > 0.7
+    assert float(singular.max()) < 1.3
+    u, _, vt = jnp.linalg.svd(matrix, full_matrices=False)
+    cosine = jnp.sum(close * (u @ vt)) / jnp.linalg.norm(close) / jnp.linalg.norm(u @ vt)
+    assert float(cosine) > 0.98, "the singular vectors must stay"
+    assert not np.asarray(orthogonalize(jnp.zeros(shape), 5)).any(), "no gradient, no step"
+
+
+def test_schedules_at_their_corners():
+    config = OptimizerConfig(warmup_steps=10, decay_fraction=0.4, final_fraction=0.1)
+    wsd = learning_rate_schedule(config, 2.0, 100)
+    for step, rate in ((0, 0.2), (9, 2.0), (60, 2.0), (80, 2 * (0.1 + 0.9 * 0.5)), (100, 0.2)):
+        assert float(wsd(step)) == pytest.approx(rate, rel=1e-5), step
+    cosine = learning_rate_schedule(replace(config, schedule="cosine"), 2.0, 100)
+    for step, rate in ((0, 0.2), (10, 2.0), (55, 2 * (0.1 + 0.9 * 0.5)), (100, 0.2)):
+        assert float(cosine(step)) == pytest.approx(rate, rel=1e-5), step
+
+
+def test_weight_decay_acts_on_matrices_only():
+    """With gradients of zero only the decay moves parameters. Under muon it leaves embeddings and head alone."""
+    params = init_params(MODEL, 0)
+    for kind in ("muon", "adamw"):
+        tx = make_optimizer(OptimizerConfig(kind=kind, weight_decay=0.5, warmup_steps=1), 10)
+        updates, _ = jax.jit(tx.update)(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+        moved = optax.apply_updates(params, updates)
+        groups = jax.tree.leaves(parameter_groups(params))
+        for before, after, group in zip(jax.tree.leaves(params), jax.tree.leaves(moved), groups, strict=True):
+            if group == "hidden" or (kind == "adamw" and before.ndim == 2):
+                assert float(jnp.linalg.norm(after)) < float(jnp.linalg.norm(before))
+            else:
+                np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize("kind", ["lion", "adafactor", "sgd"])
+def test_each_optimizer_decays_matrices_only_by_its_schedule(kind):
+    """With gradients of zero only the decay moves parameters: by rate x decay."""
+    optimizer = OptimizerConfig(kind=kind, learning_rate=0.1, weight_decay=0.5, warmup_steps=2)
+    params = init_params(MODEL, 0)
+    tx = make_optimizer(optimizer, 10)
+    updates, _ = jax.jit(tx.update)(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    moved = optax.apply_updates(params, updates)
+    for before, after in zip(jax.tree.leaves(params), jax.tree.leaves(moved), strict=True):
+        decay = 1 - 0.05 * 0.5 if before.ndim == 2 else 1.0
+        np.testing.assert_allclose(after, decay * before, rtol=1e-5)
+
+
+def test_lion_moves_every_number_equally_far():
+    """Lion's update is a sign (arXiv:2302.06675, algorithm 2)."""
+    tx = make_optimizer(
+        OptimizerConfig(kind="lion", learning_rate=0.01, weight_decay=0.0, warmup_steps=1), 10
+    )
+    params = init_params(MODEL, 0)
+    gradients = jax.tree.map(lambda x: jnp.ones_like(x) * 1e-3, params)
+    updates, _ = tx.update(gradients, tx.init(params), params)
+    for update in jax.tree.leaves(updates):
+        np.testing.assert_allclose(update, -0.01, rtol=1e-5)
+
+
+def test_adafactor_keeps_rows_and_columns_of_matrices():
+    state = make_optimizer(OptimizerConfig(kind="adafactor"), 10).init(init_params(MODEL, 0))
+    kept = sum(x.size for x in jax.tree.leaves(state))
+    assert kept < 0.1 * sum(x.size for x in jax.tree.leaves(init_params(MODEL, 0)))
+
+
+def test_new_schedules_at_their_corners():
+    config = OptimizerConfig(schedule="linear", warmup_steps=10, final_fraction=0.1)
+    linear = learning_rate_schedule(config, 2.0, 100)
+    for step, rate in ((0, 0.2), (10, 2.0), (55, 2 * (0.1 + 0.9 * 0.5)), (100, 0.2)):
+        assert float(linear(step)) == pytest.approx(rate, rel=1e-5), step
+    inverse = learning_rate_schedule(replace(config, schedule="inverse_sqrt"), 2.0, 1000)
+    for step, rate in ((0, 0.2), (9, 2.0), (39, 1.0), (999, 0.2)):
+        assert float(inverse(step)) == pytest.approx(rate, rel=1e-5), step
+
+
+def direction(kernel, block, writes_residual):
+    return muon_directions([kernel], [writes_residual], iterations=5, block=block)[0]
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (32, 96), (96, 32)])
+@pytest.mark.parametrize("writes_residual", [False, True])
+def test_blocks_keep_the_norm_of_the_update(shape, writes_residual):
+    kernel = jax.random.normal(jax.random.key(0), shape)
+    expected = (min(shape) * max(1.0, shape[1] / shape[0])) ** 0.5
+    for block in (0, 8, 16, 7):
+        norm = float(jnp.linalg.norm(direction(kernel, block, writes_residual)))
+        assert norm == pytest.approx(expected, rel=0.1), block
+
+
+def test_each_head_is_orthogonalized_on_its_own():
+    kernel = jax.random.normal(jax.random.key(0), (32, 48))
+    blocks = direction(kernel, 16, False)
+    alone = direction(kernel.at[:, 16:].set(0.0), 16, False)
+    np.testing.assert_allclose(blocks[:, :16], alone[:, :16], rtol=1e-4, atol=1e-6)
+    gram = blocks[:, :16].T @ blocks[:, :16]
+    np.testing.assert_allclose(gram, jnp.eye(16) * gram[0, 0], atol=0.3 * float(gram[0, 0]))
+    np.testing.assert_allclose(
+        direction(kernel.T, 16, True), blocks.T * (32 / 48) ** 0.5, rtol=1e-3, atol=1e-5
+    )
+
+
+def test_without_blocks_it_is_plain_muon():
+    kernel = jax.random.normal(jax.random.key(0), (16, 64))
+    np.testing.assert_allclose(
+        direction(kernel, 0, False), orthogonalize(kernel, 5) * 2.0, rtol=1e-3, atol=1e-5
+    )
+
+
+def test_kernels_do_not_mix():
+    """Blocks of one shape are orthogonalized in one batch; each kernel gets what it would get alone."""
+    shapes = [(32, 32), (32, 64), (64, 32), (32, 32), (32, 20)]
+    writes = [False, False, True, True, False]
+    kernels = [jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes)]
+    together = muon_directions(kernels, writes, iterations=5, block=16)
+    for kernel, residual, update in zip(kernels, writes, together, strict=True):
+        np.testing.assert_allclose(update, direction(kernel, 16, residual), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("devices", [2, 3, 4, 7])
+def test_blocks_that_devices_do_not_divide_are_padded_and_the_same(monkeypatch, devices):
+    """As on a mesh, of which one device reckons all blocks here."""
+    kernels = [jax.random.normal(jax.random.key(i), (32, 48)) for i in range(3)]
+    alone = muon_directions(kernels, [False] * 3, iterations=2, block=16)
+    monkeypatch.setattr(optimizers, "num_devices", lambda axes: devices)
+    shared = muon_directions(kernels, [False] * 3, iterations=2, block=16)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), shared, alone)
+    monkeypatch.setattr(optimizers, "TOGETHER", 32 * 48)
+    few = muon_directions(kernels, [False] * 3, iterations=2, block=16)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), few, alone)
+
+
+def test_groups():
+    params = {
+        "embedding": jnp.zeros((8, 4)),
+        "head": jnp.zeros((4, 8)),
+        "final_norm": {"scale": jnp.zeros(4)},
+        "layer_0": {"attention": {"query": jnp.zeros((4, 4)), "query_norm": {"scale": jnp.zeros(4)}}},
+    }
+    assert parameter_groups(params) == {
+        "embedding": "embedding",
+        "head": "rest",
+        "final_norm": {"scale": "rest"},
+        "layer_0": {"attention": {"query": "hidden", "query_norm": {"scale": "rest"}}},
+    }

@@ -1,0 +1,68 @@
+"""Cross-entropy, label smoothing and z-loss, against their formulas."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.training.config import OptimizerConfig, TrainConfig
+from zerotollm.training.objectives import cross_entropy, penalized
+from zerotollm.training.step import init_state, make_train_step
+
+MODEL = resolve(TransformerConfig(num_layers=1, width=32, num_heads=2), vocab_size=64, context=16)
+TRAIN = TrainConfig(steps=8, seed=3)
+
+
+def batch() -> dict[str, np.ndarray]:
+    tokens = np.random.default_rng(0).integers(4, 64, (8, 17)).astype(np.int32)
+    ones = np.ones((8, 16), np.int32)
+    return {
+        "inputs": tokens[:, :-1],
+        "targets": tokens[:, 1:],
+        "segments": ones,
+        "weights": ones.astype(np.float32),
+    }
+
+
+def test_cross_entropy_is_minus_log_softmax():
+    logits = jax.random.normal(jax.random.key(0), (2, 3, 5)) * 4
+    targets = jnp.array([[0, 1, 2], [3, 4, 0]])
+    expected = -jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], axis=-1)[..., 0]
+    np.testing.assert_allclose(cross_entropy(logits, targets), expected, rtol=1e-5)
+
+
+def test_label_smoothing_and_z_loss_are_their_formulas():
+    logits = jax.random.normal(jax.random.key(0), (2, 3, 5)) * 4
+    targets = jnp.array([[0, 1, 2], [3, 4, 0]])
+    nats = cross_entropy(logits, targets)
+    smooth = penalized(nats, logits, label_smoothing=0.2, z_loss=0.0)
+    labels = optax.smooth_labels(jax.nn.one_hot(targets, 5), 0.2)
+    np.testing.assert_allclose(smooth, optax.softmax_cross_entropy(logits, labels), rtol=1e-5)
+    z = penalized(nats, logits, label_smoothing=0.0, z_loss=0.5) - nats
+    np.testing.assert_allclose(z, 0.5 * jnp.log(jnp.sum(jnp.exp(logits), -1)) ** 2, rtol=1e-4)
+
+
+@pytest.mark.parametrize("change", [{"label_smoothing": 0.1}, {"z_loss": 0.1}], ids=str)
+def test_they_change_gradients_and_the_logged_loss_stays_cross_entropy(change):
+    results = []
+    optimizer = OptimizerConfig(kind="sgd", learning_rate=0.1)
+    for train in (TRAIN, replace(TRAIN, **change), replace(TRAIN, micro_batches=4, **change)):
+        step = make_train_step(MODEL, optimizer, train)
+        results.append(step(init_state(MODEL, optimizer, train), batch())[1])
+    plain, other, parts = results
+    assert float(other["loss"]) == pytest.approx(float(plain["loss"]), rel=1e-6)
+    assert abs(float(other["grad_norm"]) / float(plain["grad_norm"]) - 1) > 0.01
+    assert float(parts["grad_norm"]) == pytest.approx(float(other["grad_norm"]), rel=1e-4)
+
+
+def test_by_hand():
+    """Of logits log 1, log 2, log 5: Z = 8, and the mean of the logits is log 10 / 3."""
+    logits, nats = jnp.log(jnp.array([[[1.0, 2.0, 5.0]]])), jnp.log(8 / 5)
+    np.testing.assert_allclose(cross_entropy(logits, jnp.array([[2]])), [[nats]], rtol=1e-6)
+    even = np.log(8) - np.log(10) / 3
+    found = penalized(nats[None, None], logits, label_smoothing=0.25, z_loss=0.125)
+    np.testing.assert_allclose(found, [[0.75 * nats + 0.25 * even + 0.125 * np.log(8) ** 2]], rtol=1e-6)
