@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zerotollm.data.batches import epoch_layout, evaluation_batches, training_batches
+from zerotollm.data.batches import Staged, epoch_layout, evaluation_batches, training_batches
 from zerotollm.data.tokens import TokenizedSplit
 from zerotollm.errors import UsageError
 
@@ -175,3 +175,8 @@ def test_evaluation_has_every_target_exactly_once_in_batches_of_one_shape(num_to
 def test_nothing_to_predict_is_refused(num_tokens):
     with pytest.raises(UsageError, match="no text"):
         evaluation_batches(numbered(num_tokens), context=8, batch_size=2)
+
+
+def test_a_second_stage_begins_at_its_own_beginning():
+    staged = Staged(["a0", "a1", "a2"], ["b0", "b1", "b2"], steps=2)
+    assert [staged[step] for step in range(5)] == ["a0", "a1", "b0", "b1", "b2"]
