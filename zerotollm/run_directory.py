@@ -218,23 +218,23 @@ def is_transformers(config: str) -> bool:
 def read_labels(run_dir: Path) -> tuple[str, ...]:
     """The names of a run's labels, in the order of their numbers; none where it does not label texts."""
     path = run_dir / LABELS
-    return tuple(_read_json(path, list, "bring it back from a copy")) if path.exists() else ()
+    return tuple(read_json(path, list, "bring it back from a copy")) if path.exists() else ()
 
 
 def read_summary(run_dir: Path) -> dict[str, Any] | None:
     """The final numbers, or None while the run is not finished."""
     path = run_dir / SUMMARY
     advice = "delete it, and run the training again, which then writes it anew"
-    return _read_json(path, dict, advice) if path.exists() else None
+    return read_json(path, dict, advice) if path.exists() else None
 
 
 def read_environment(run_dir: Path) -> dict[str, Any] | None:
     """What environment.json says, or None where it is not there."""
     path = run_dir / ENVIRONMENT
-    return _read_json(path, dict, "delete it: nothing depends on it") if path.exists() else None
+    return read_json(path, dict, "delete it: nothing depends on it") if path.exists() else None
 
 
-def _read_json(path: Path, kind: type[T], advice: str) -> T:
+def read_json(path: Path, kind: type[T], advice: str) -> T:
     """What a file of a run holds. Raises RunError, with the advice, where that is no JSON of this kind."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))

@@ -167,7 +167,7 @@ def test_the_likelier_of_two_texts_is_judged(run_dir, tmp_path, capsys):
     file.write_text("".join(json.dumps(record) + "\n" for record in records))
     options = EvaluateOptions(judge=str(file))
     result = evaluate(run.experiment, run_dir, options)
-    assert result == json.loads((run_dir / "judgments-questions.json").read_text())
+    assert result == json.loads((run_dir / "evaluation-judge.json").read_text())[str(file)]
     assert "1 of the questions hold the right text twice, and count as wrong" in capsys.readouterr().out
     assert (result["groups"]["all"]["questions"], result["groups"]["all"]["equal"]) == (4, 1)
     texts = [*(text for pair in pairs for text in pair), "heaven and earth", "heaven and light"]

@@ -6,10 +6,11 @@ from typing import Any
 
 from zerotollm.errors import UsageError
 from zerotollm.files import write_atomically
+from zerotollm.run_directory import read_json
 
 
 def evaluate_judgments(run: Any, path: Path, checkpoint: str) -> dict[str, Any]:
-    """Shows accuracies with intervals, writes them to `judgments-FILE.json` in the run directory and returns them.
+    """Show accuracies with intervals, keep them in `evaluation-judge.json`, by the file's path, and return them.
 
     Raises UsageError, naming the line, where the file is not what `read_questions` takes or a text does not fit.
     """
@@ -53,7 +54,10 @@ def evaluate_judgments(run: Any, path: Path, checkpoint: str) -> dict[str, Any]:
         )
     result = {"judge": str(path), "checkpoint": checkpoint, "step": run.step}
     result |= {"groups": {group: found._asdict() for group, found in judged.items()}}
-    write_atomically(run.path / f"judgments-{path.stem}.json", json.dumps(result, indent=2) + "\n")
+    kept = run.path / "evaluation-judge.json"
+    judgments = read_json(kept, dict, "remove it, and judge again") if kept.exists() else {}
+    judgments[str(path.resolve())] = result
+    write_atomically(kept, json.dumps(judgments, indent=2, allow_nan=False) + "\n")
     console.print(table)
     if judged["all"].equal:
         console.print(

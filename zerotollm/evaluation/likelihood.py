@@ -113,6 +113,8 @@ def read_questions(path: Path, lines: Iterator[str]) -> list[Question]:
 
 def _question(record: dict[str, Any]) -> Question:
     group = str(record.get("group", record.get("UID", "")))
+    if group == "all":
+        raise UsageError('"group" is "all", which is the name of all questions together: give it another')
     good, bad = (record.get(f"sentence_{name}", record.get(name)) for name in ("good", "bad"))
     if good is not None or bad is not None:
         if not (isinstance(good, str) and isinstance(bad, str) and good and bad):
