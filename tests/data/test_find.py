@@ -191,3 +191,8 @@ def test_two_stars_stand_for_any_folders_and_one_for_one_name(folder, pattern, n
     (folder / "deep" / "er" / "b.txt").write_text("text")
     (folder / "deep" / "er" / "c.md").write_text("text")
     assert list(find_files(f"{folder}/{pattern}")) == [f"{folder}/{name}" for name in names]
+
+
+def test_two_stars_stand_for_folders_of_the_working_directory_too(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert list(find_files("**/b.txt")) == ["deep/b.txt"]
