@@ -15,8 +15,8 @@ from typing import Any, Literal
 from experiments.base import experiment as base_experiment
 from zerotollm.experiment import Experiment
 from zerotollm.model.config import resolve
-from zerotollm.scale.flops import num_parameters
-from zerotollm.suite import Variant, changed
+from zerotollm.planning.flops import num_parameters
+from zerotollm.studies.suite import Variant, changed
 
 
 def experiment() -> Experiment:

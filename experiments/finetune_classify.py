@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from experiments.base import experiment as base
 from zerotollm.experiment import Experiment
-from zerotollm.suite import Variant, changed
+from zerotollm.studies.suite import Variant, changed
 
 
 def experiment() -> Experiment:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from experiments.finetune_subject import experiment as subject
 from zerotollm.experiment import Experiment
-from zerotollm.suite import Variant, changed
+from zerotollm.studies.suite import Variant, changed
 
 
 def experiment() -> Experiment:

@@ -16,8 +16,8 @@ from experiments.base import experiment as base
 from experiments.translate import experiment as translate
 from zerotollm.experiment import Experiment
 from zerotollm.model.config import resolve
-from zerotollm.scale.flops import train_flops
-from zerotollm.suite import Variant, changed
+from zerotollm.planning.flops import train_flops
+from zerotollm.studies.suite import Variant, changed
 
 
 def experiment() -> Experiment:

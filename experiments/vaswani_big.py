@@ -12,7 +12,7 @@ Expected: not yet measured; the paper reports 28.4 tokenized BLEU on newstest201
 from experiments.vaswani_base import experiment as vaswani_base
 from experiments.vaswani_base import rate
 from zerotollm.experiment import Experiment
-from zerotollm.suite import changed
+from zerotollm.studies.suite import changed
 
 
 def experiment() -> Experiment:

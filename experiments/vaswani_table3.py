@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from experiments.vaswani_base import experiment as vaswani_base
 from zerotollm.experiment import Experiment
-from zerotollm.suite import BASE, Variant, changed
+from zerotollm.studies.suite import BASE, Variant, changed
 
 PAPER = "arXiv:1706.03762, table 3"
 

@@ -17,14 +17,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from zerotollm.allocator import keep_freed_memory  # noqa: E402
+from zerotollm.host.allocator import keep_freed_memory  # noqa: E402
 
 keep_freed_memory()
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
-from zerotollm.compute.config import ComputeConfig  # noqa: E402
+from zerotollm.model.compute_config import ComputeConfig  # noqa: E402
 from zerotollm.model.config import TransformerConfig, resolve  # noqa: E402
 from zerotollm.planning.memory import Job, planned_peak, xla_memory  # noqa: E402
 from zerotollm.training.config import OptimizerConfig, TrainConfig  # noqa: E402

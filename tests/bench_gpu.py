@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from zerotollm.gpu import prepare_gpu  # noqa: E402
+from zerotollm.host.gpu import prepare_gpu  # noqa: E402
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs some of it too
 prepare_gpu()
@@ -31,14 +31,14 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 from experiments.gpt2_124m import experiment as gpt2_124m  # noqa: E402
-from zerotollm.actions.plan import job_for  # noqa: E402
-from zerotollm.compute.device import this_accelerator  # noqa: E402
+from zerotollm.model.accelerator import this_accelerator  # noqa: E402
 from zerotollm.model.config import resolve  # noqa: E402
+from zerotollm.planning.device_benchmark import measure_this  # noqa: E402
+from zerotollm.planning.device_table import TABLE  # noqa: E402
+from zerotollm.planning.flops import train_flops  # noqa: E402
 from zerotollm.planning.memory import memory_by_kind, planned_peak, xla_memory  # noqa: E402
 from zerotollm.planning.speed import predict  # noqa: E402
-from zerotollm.scale.devices import TABLE  # noqa: E402
-from zerotollm.scale.flops import train_flops  # noqa: E402
-from zerotollm.scale.measure import measure_this  # noqa: E402
+from zerotollm.session.job import job_for  # noqa: E402
 from zerotollm.training.config import OptimizerConfig  # noqa: E402
 from zerotollm.training.step import init_state  # noqa: E402
 

@@ -27,8 +27,8 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from zerotollm.allocator import reuse_memory  # noqa: E402
-from zerotollm.compute.config import ComputeConfig  # noqa: E402
+from zerotollm.host.allocator import reuse_memory  # noqa: E402
+from zerotollm.model.compute_config import ComputeConfig  # noqa: E402
 from zerotollm.model.config import TransformerConfig, resolve  # noqa: E402
 from zerotollm.planning.memory import CPU_SCRATCH  # noqa: E402
 from zerotollm.training.config import OptimizerConfig, TrainConfig  # noqa: E402
@@ -137,8 +137,8 @@ def measure_mesh(text):
     import jax
 
     from zerotollm.planning.memory import planned_peak, xla_memory
-    from zerotollm.scale.config import parse_mesh
-    from zerotollm.scale.sharding import Placement, make_mesh, placed_shapes, shardings
+    from zerotollm.sharding.config import parse_mesh
+    from zerotollm.sharding.rules import Placement, make_mesh, placed_shapes, shardings
     from zerotollm.training.step import init_state, make_train_step
 
     job, mesh = mesh_job(), make_mesh(parse_mesh(text))
@@ -169,8 +169,8 @@ def mesh_job():
 
 
 def show_meshes(texts):
-    from zerotollm.planning.mesh import memory_on_mesh
-    from zerotollm.scale.config import parse_mesh
+    from zerotollm.planning.sharded_step import memory_on_mesh
+    from zerotollm.sharding.config import parse_mesh
 
     heads = ("a device, MB", "planned by XLA", "error", "by kind", "error")
     print("| mesh |", " | ".join(heads), "|")
@@ -217,9 +217,9 @@ def main():
     if options.meshes:
         show_meshes(options.meshes)
         return
+    from zerotollm.planning.device_benchmark import measure_this
     from zerotollm.planning.memory import memory_by_kind
     from zerotollm.planning.speed import counted, predict
-    from zerotollm.scale.measure import measure_this
 
     device = measure_this("float32")
     print(

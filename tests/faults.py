@@ -226,7 +226,7 @@ def two_writers(lab: Lab, expected: Path, *_: object) -> Iterator[Row]:
 
 
 def dying_processes(lab: Lab, *_: object) -> Iterator[Row]:
-    launcher = (sys.executable, "-m", "zerotollm.scale.local", "--processes", "2", "--")
+    launcher = (sys.executable, "-m", "zerotollm.sharding.local_launcher", "--processes", "2", "--")
     alone, run_dir = lab.folder / "both", lab.folder / "one-dies"
     code, out = lab.finish(alone, *lab.fields(), launcher=launcher)
     if code:

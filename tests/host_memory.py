@@ -3,7 +3,7 @@
     python -m tests.host_memory                                        a tiny run from its text on, and once prepared
     python -m tests.host_memory -- python launch.py --experiment base --train.steps 5      any command
 
-For the bytes in zerotollm/memory_limit.py.
+For the bytes in zerotollm/host/memory_limit.py.
 """
 
 import os

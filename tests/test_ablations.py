@@ -10,8 +10,8 @@ from experiments.ablations import budget, experiment, variants
 from zerotollm.errors import UsageError
 from zerotollm.experiment import differences, validate
 from zerotollm.model.config import resolve
-from zerotollm.scale.flops import num_parameters
-from zerotollm.suite import BASE, changed, make_suite, select
+from zerotollm.planning.flops import num_parameters
+from zerotollm.studies.suite import BASE, changed, make_suite, select
 from zerotollm.training.step import init_params, init_state
 
 # Every variant and all fields that it changes.

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from zerotollm.cli import explain, override, split
 from zerotollm.data.config import DataConfig, TokenizerConfig
-from zerotollm.data.files import open_files
-from zerotollm.data.tokenizer import load_tokenizer, train_tokenizer
+from zerotollm.data.sources.own_files import open_files
+from zerotollm.data.tokens.sentencepiece import load_tokenizer, train_tokenizer
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment, flatten, from_json, to_json, validate
 from zerotollm.interop import folder

@@ -126,8 +126,8 @@ def test_ablating_is_the_default_of_an_experiment_with_variants(calls):
     assert {variant.experiment.train.steps for variant in suite.variants} == {70}
     assert {variant.group for variant in suite.variants} == {"position", "norm", "feed-forward"}
     assert launch("--experiment", "ablations", "train") == 0
-    assert launch("--experiment", "ablations", "compare", "--run-dir", "here") == 0
-    assert [call[0] for call in calls[2:]] == ["train", "compare"]
+    assert launch("--experiment", "ablations", "tabulate", "--run-dir", "here") == 0
+    assert [call[0] for call in calls[2:]] == ["train", "tabulate"]
 
 
 def test_variants_without_budgets_are_done_in_full(calls):

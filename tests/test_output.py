@@ -11,10 +11,11 @@ import pytest
 from rich.table import Table
 
 from tests.test_launch_end_to_end import ROOT, TINY
-from zerotollm.actions import labels, suite_figure
 from zerotollm.console import Console, Lines
+from zerotollm.evaluation import label_report
 from zerotollm.explain.figures.markup import plain
 from zerotollm.output import printable
+from zerotollm.studies import figure
 
 LAUNCH = f"{sys.executable} {ROOT / 'launch.py'}"
 
@@ -75,7 +76,7 @@ def test_a_terminal_that_is_closed_costs_no_steps(tmp_path):
     """SIGHUP ends a run saved; under nohup, where it is ignored, nothing is changed."""
     code = (
         "import os, signal\n"
-        "from zerotollm.actions.interrupts import stop_requests\n"
+        "from zerotollm.host.stop_signals import stop_requests\n"
         "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # the tests themselves may run under nohup
         "with stop_requests(hangup=True) as stop: os.kill(os.getpid(), signal.SIGHUP); print(stop)\n"
         "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
@@ -145,8 +146,8 @@ def test_matplotlib_draws_text_as_it_is_written():
 def test_figures_of_labels_show_them_as_they_are_written():
     count = len(HOSTILE)
     scores = {"confusion": [[1] * count] * count, "labels": HOSTILE}
-    assert labels.png(scores, HOSTILE[0]).startswith(b"\x89PNG")
-    data, layout = plotly_json(labels.html(scores, HOSTILE[4]))
+    assert label_report.png(scores, HOSTILE[0]).startswith(b"\x89PNG")
+    data, layout = plotly_json(label_report.html(scores, HOSTILE[4]))
     assert [unescape(name) for name in data[0]["x"]] == HOSTILE
     assert [unescape(name) for name in data[0]["y"]] == HOSTILE
     assert unescape(layout["title"]["text"]) == HOSTILE[4]
@@ -169,8 +170,8 @@ def test_figures_of_suites_show_names_as_they_are_written():
         {"group": g, "variant": v, "sentence": v, "paper": g, "shared": shared}
         for g, v in zip(HOSTILE, reversed(HOSTILE), strict=True)
     ]
-    assert suite_figure.png(rows).startswith(b"\x89PNG")
-    data, _ = plotly_json(suite_figure.html(rows))
+    assert figure.png(rows).startswith(b"\x89PNG")
+    data, _ = plotly_json(figure.html(rows))
     groups, variants = data[0]["y"]
     assert sorted(map(unescape, groups)) == sorted(HOSTILE)
     assert sorted(map(unescape, variants)) == sorted(HOSTILE)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from zerotollm.actions.compare import page_markdown
 from zerotollm.actions.scale import as_point
-from zerotollm.actions.suite_runs import read_runs
-from zerotollm.actions.suite_table import make_rows, markdown
-from zerotollm.scale.law import fit_law, predict
-from zerotollm.suite import BASE
+from zerotollm.actions.tabulate import page_markdown
+from zerotollm.studies.records import read_runs
+from zerotollm.studies.scaling_law import fit_law, predict
+from zerotollm.studies.suite import BASE
+from zerotollm.studies.table import make_rows, markdown
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ import pytest
 from zerotollm import run_directory
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment, to_json
-from zerotollm.files import write_atomically
+from zerotollm.host.atomic_files import write_atomically
 
 
 def test_claiming_twice_with_the_same_experiment_is_fine(tmp_path):

@@ -11,9 +11,9 @@ import pytest
 
 from zerotollm.actions import ACTIONS
 from zerotollm.actions.plan import PlanOptions, plan
-from zerotollm.actions.summary import commands
 from zerotollm.cli import split
 from zerotollm.experiment import Experiment
+from zerotollm.session.summary import commands
 from zerotollm.shell import launch, quoted, typed_again
 
 AWKWARD = [

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from experiments import vaswani_base, vaswani_big, vaswani_table3
-from zerotollm.actions.compare import page_markdown
-from zerotollm.actions.published_table import published_markdown
-from zerotollm.actions.suite_table import make_rows
+from zerotollm.actions.tabulate import page_markdown
 from zerotollm.experiment import differences, validate
 from zerotollm.model.config import resolve
-from zerotollm.scale.flops import num_parameters
-from zerotollm.suite import BASE
+from zerotollm.planning.flops import num_parameters
+from zerotollm.studies.published import published_markdown
+from zerotollm.studies.suite import BASE
+from zerotollm.studies.table import make_rows
 from zerotollm.training.objectives import cross_entropy, penalized
 from zerotollm.training.optimizers import learning_rate_schedule
 

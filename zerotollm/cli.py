@@ -19,20 +19,20 @@ from zerotollm.actions import ACTIONS
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import (
     Experiment,
-    begun_with,
     describe_type,
     differences,
     field_types,
+    inherit_model,
     on_own_pairs,
     validate,
 )
-from zerotollm.gpu import prepare_gpu
+from zerotollm.host.gpu import prepare_gpu
 from zerotollm.output import printable
 from zerotollm.run_directory import CONFIG, located, read_experiment
-from zerotollm.scale.config import parse_distributed
+from zerotollm.sharding.config import parse_distributed
 from zerotollm.shell import launch, option, with_value
+from zerotollm.studies.suite import changed, make_suite
 from zerotollm.suggest import did_you_mean, meant_option
-from zerotollm.suite import changed, make_suite
 
 SWITCHES = ("list", "help", "version", "debug")
 VALUES = ("experiment", "run_dir", "distributed")
@@ -68,7 +68,7 @@ class Command:
     """everything else, as (name, value): fields of the experiment and options of the action; None: no value was
     given"""
     distributed: str = ""
-    """which of several processes this is, see `zerotollm.scale.config.parse_distributed`"""
+    """which of several processes this is, see `zerotollm.sharding.config.parse_distributed`"""
 
     def asks_for_help(self) -> bool:
         """Whether something is to be shown and nothing done."""
@@ -248,7 +248,7 @@ def act(command: Command, experiments: Path) -> None:
         experiment = budget(experiment, options.budget) if budget else experiment
     start = dict(overrides).get("train.start_from", experiment.train.start_from)
     if start and command.experiment and not action.reads_run:
-        experiment = begun_with(experiment, read_experiment(Path(start)))
+        experiment = inherit_model(experiment, read_experiment(Path(start)))
     named, experiment = experiment, override(experiment, overrides)
     if not action.reads_run:
         experiment = on_own_pairs(named, experiment, dict(overrides))
@@ -274,7 +274,7 @@ def join_others(command: Command, experiments: Path) -> None:
     """Meets the other processes, and makes sure that all do the same."""
     place = parse_distributed(command.distributed)
     prepare_gpu()
-    from zerotollm.compute import processes
+    from zerotollm.sharding import processes
 
     processes.join(place.coordinator, place.process, place.of)
     # Data may lie elsewhere on each machine.

@@ -10,12 +10,12 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from zerotollm.compute.config import ComputeConfig
 from zerotollm.data.config import DataConfig, TokenizerConfig, names_pairs
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import UsageError
+from zerotollm.model.compute_config import ComputeConfig
 from zerotollm.model.config import TransformerConfig, resolve
-from zerotollm.scale.config import parse_mesh
+from zerotollm.sharding.config import parse_mesh
 from zerotollm.suggest import did_you_mean
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 
@@ -112,7 +112,7 @@ def on_own_pairs(named: Experiment, experiment: Experiment, given: Collection[st
     return replace(experiment, sample=replace(experiment.sample, prompt=""))
 
 
-def begun_with(experiment: Experiment, other: Experiment) -> Experiment:
+def inherit_model(experiment: Experiment, other: Experiment) -> Experiment:
     """The experiment on another one's model, as `train.start_from` needs it: dropout alone is its own. The tokenizer is
     the other's too."""
     model = replace(other.model, dropout=experiment.model.dropout)

@@ -31,7 +31,7 @@ class Run:
     params: dict[str, Any]
     """nested dict of arrays"""
     tokenizer: Any
-    """zerotollm.data.tokenizer.Tokenizer, or PretrainedTokenizer where the model was imported"""
+    """zerotollm.data.tokens.sentencepiece.Tokenizer, or PretrainedTokenizer where the model was imported"""
     validation_bpb: float | None = field(default=None)
     """bits per byte of the validation split at that step, where it was measured"""
     labels: tuple[str, ...] = ()
@@ -80,7 +80,7 @@ class Run:
 
         Raises UsageError for a model that does not label texts.
         """
-        from zerotollm.evaluation.labels import label_probabilities
+        from zerotollm.evaluation.classification import label_probabilities
         from zerotollm.training.step import make_label_step
 
         if not self.labels:
@@ -124,7 +124,7 @@ class Run:
         )
 
     def study(self, text: str = "", samples: int = 8, tokens: int = 100) -> Any:
-        """What the kept checkpoints and `samples` texts of `tokens` tokens show: an `explanation.Study`.
+        """What the kept checkpoints and `samples` texts of `tokens` tokens show: an `explanation.RunExplanation`.
 
         Takes a minute or so. Step 0, the model before it learned anything, is made anew where training began with it.
         Raises UsageError where the training text is not to be had.
@@ -178,8 +178,8 @@ class Run:
         cannot be had or has changed. Of pairs, both sides. With `labels` also the genre of held-out tokens, where it
         is known.
         """
-        from zerotollm.data.tokens import prepare
-        from zerotollm.explain.explanation import Material
+        from zerotollm.data.tokens.text import prepare
+        from zerotollm.explain.explanation import ReferenceText
 
         train = self.experiment.train
         own = not train.start_from and self.tokenizer.kind != "pretrained"
@@ -195,17 +195,17 @@ class Run:
         held_out = prepared.splits["validation"]
         known = {"the genre": self._genres(held_out)} if labels else {}
         bos = held_out.special.bos if self.experiment.data.document_mask else None
-        return Material(prepared.splits["train"].tokens_N, held_out.tokens_N, known, document_bos=bos)
+        return ReferenceText(prepared.splits["train"].tokens_N, held_out.tokens_N, known, document_bos=bos)
 
     def _pair_material(self, known: Any) -> Any:
         """`material` of an encoder-decoder: whatever it learned from, its held-out batches are of pairs."""
         import numpy as np
 
         from zerotollm.data.feed import open_feed
-        from zerotollm.data.pair_tokens import prepare_pairs
-        from zerotollm.data.tokens import prepare
-        from zerotollm.explain.explanation import READ, Material
-        from zerotollm.explain.pairs import Pair
+        from zerotollm.data.tokens.pairs import prepare_pairs
+        from zerotollm.data.tokens.text import prepare
+        from zerotollm.explain.explanation import READ, ReferenceText
+        from zerotollm.explain.pair_activations import Pair
 
         data, objective = self.experiment.data, self.experiment.train.objective
         try:
@@ -230,11 +230,11 @@ class Run:
             if weight_W.any()
         ]
         held_out_N = np.concatenate([pair.target_T for pair in pairs])
-        return Material(train_N, held_out_N[held_out_N < self.tokenizer.vocab_size], pairs=tuple(pairs))
+        return ReferenceText(train_N, held_out_N[held_out_N < self.tokenizer.vocab_size], pairs=tuple(pairs))
 
     def _merges(self, material: Any) -> Any:
         """The merges that made the tokenizer, counted in the training text; kept beside the prepared data."""
-        from zerotollm.data.storage import data_directory
+        from zerotollm.data.cache_folder import data_directory
         from zerotollm.explain import merges
         from zerotollm.explain.explanation import READ
 
@@ -247,7 +247,7 @@ class Run:
         """A number for the genre of the document of each validation token, -1 where it has none."""
         import numpy as np
 
-        from zerotollm.data.corpora import open_corpus
+        from zerotollm.data.sources.corpora import open_corpus
 
         documents = open_corpus(self.experiment.data).splits["validation"]
         genres = [document.metadata.get("genre", "") for document in documents]
@@ -291,7 +291,7 @@ class Run:
             return np.eye(len(logits_V))[np.argmax(logits_V)]
         scaled_BV = np.asarray(logits_V / options.temperature, np.float32)[None]
         if options.top_k > 0 or options.top_p < 1 or options.min_p > 0:
-            scaled_BV = sample.filter_logits(scaled_BV, sample.Choice.of(options))
+            scaled_BV = sample.filter_logits(scaled_BV, sample.SamplingParams.of(options))
         return np.asarray(jax.nn.softmax(scaled_BV)[0], np.float64)
 
     def _draw(self, options: Any, logits_V: Any, before: int) -> int:
@@ -306,7 +306,7 @@ class Run:
 
         @jax.jit  # the choice as constants: what it does not ask for, sorting above all, is not compiled
         def draw(logits_BV: Any, before_B: Any) -> Any:
-            return sample.draw(logits_BV, sample.Choice.of(options), before_B)
+            return sample.draw(logits_BV, sample.SamplingParams.of(options), before_B)
 
         return int(np.asarray(draw(logits_BV, np.array([before])))[0])
 
@@ -348,7 +348,7 @@ def load(path: str | Path, step: int | str = "", mesh: Any = None) -> Run:
 
     `step` chooses the checkpoint: "best" (lowest validation bits per byte), "last", "average" (the mean of the
     newest `train.average`), or the number of a step that was kept; empty: see `default_step`. On a `mesh` (of
-    `zerotollm.scale.sharding.make_mesh`) each device holds its part of the parameters. Raises UsageError
+    `zerotollm.sharding.rules.make_mesh`) each device holds its part of the parameters. Raises UsageError
     where there is no run, no checkpoint yet or no such step; RunError where the checkpoint is damaged.
     """
     path = Path(path).expanduser()
@@ -356,10 +356,10 @@ def load(path: str | Path, step: int | str = "", mesh: Any = None) -> Run:
     experiment = run_directory.located(path, written)
 
     from zerotollm.data.feed import sentinels
-    from zerotollm.data.tokenizer import load_tokenizer
-    from zerotollm.scale.sharding import shardings
+    from zerotollm.data.tokens.sentencepiece import load_tokenizer
+    from zerotollm.sharding.rules import shardings
     from zerotollm.training import checkpoints
-    from zerotollm.training.lora import trains_a_part
+    from zerotollm.training.lora import trains_subset
 
     directory = path / run_directory.CHECKPOINTS
     kept = {c.step: c for c in checkpoints.finished(directory)}
@@ -388,7 +388,7 @@ def load(path: str | Path, step: int | str = "", mesh: Any = None) -> Run:
     from_many = partial(checkpoints.average_params, averaged)
     params = (from_many if averaged else from_one)(where)
     config, labels = experiment.model, run_directory.read_labels(path)
-    if trains_a_part(experiment.train):
+    if trains_subset(experiment.train):
         config, params, experiment = _whole(path, written, params, checkpoint, labels, mesh)
     return Run(
         path=path,
@@ -412,9 +412,9 @@ def _whole(
 ) -> tuple[TransformerConfig, Any, Experiment]:
     """(model, all parameters, experiment with the place of the other run) of a run that trained but a part of those of
     another one, or adapters. Where several places may be meant, it is the one with the same parameters."""
-    from zerotollm.scale.sharding import place_tree
-    from zerotollm.training.beginning import fingerprint, given_params
-    from zerotollm.training.lora import divided, whole
+    from zerotollm.sharding.rules import place_tree
+    from zerotollm.training.lora import merge_params, partition
+    from zerotollm.training.parameter_transfer import fingerprint, given_params
 
     train = experiment.train
     failed: UsageError | RunError | None = None
@@ -428,9 +428,9 @@ def _whole(
                 f"{path} holds only what it trained beside {train.start_from}: {error}"
             )
             continue
-        _, frozen = divided(given, train.trainable)
+        _, frozen = partition(given, train.trainable)
         if checkpoint.manifest()["notes"]["frozen"] == fingerprint(frozen):
-            params = whole(trained, place_tree(frozen, mesh) if mesh else frozen, train)
+            params = merge_params(trained, place_tree(frozen, mesh) if mesh else frozen, train)
             return model, params, replace(experiment, train=replace(train, start_from=place))
         failed = RunError(f"{train.start_from} has changed since {path} was begun with it: bring it back")
     raise failed
@@ -444,7 +444,7 @@ def cache_compiled_programs(data: DataConfig) -> None:
     """
     import jax
 
-    from zerotollm.data.corpora import data_directory
+    from zerotollm.data.sources.corpora import data_directory
 
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", os.fspath(data_directory(data) / "compiled"))

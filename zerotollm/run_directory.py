@@ -3,7 +3,7 @@
     config.json       the whole experiment; a directory belongs to one experiment for good
     environment.json  versions, device and git commit of the process that last trained here
     labels.json       where the model labels texts: the names of its labels
-    tokenizer.model   SentencePiece; of an imported model JSON, see zerotollm.data.pretrained_tokenizer
+    tokenizer.model   SentencePiece; of an imported model JSON, see zerotollm.data.tokens.pretrained
     checkpoints/      see zerotollm.training.checkpoints
     metrics.jsonl     see zerotollm.training.metrics
     tensorboard/      the same numbers for `tensorboard --logdir`
@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment, differences, from_json, to_json
-from zerotollm.files import cannot_write, write_atomically
+from zerotollm.host.atomic_files import cannot_write, write_atomically
 from zerotollm.shell import another, typed_again
 
 CONFIG = "config.json"

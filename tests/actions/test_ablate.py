@@ -16,10 +16,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from zerotollm.actions import AblateOptions, CompareOptions, fit
+from zerotollm.actions import AblateOptions, TabulateOptions
 from zerotollm.actions.ablate import Pace, ablate, found
-from zerotollm.actions.compare import compare
-from zerotollm.actions.suite_table import (
+from zerotollm.actions.tabulate import tabulate
+from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.errors import RunError, UsageError
+from zerotollm.experiment import Experiment
+from zerotollm.model import transformer
+from zerotollm.model.config import TransformerConfig
+from zerotollm.session import train_in_memory
+from zerotollm.studies.suite import Suite, Variant, changed
+from zerotollm.studies.table import (
     BITS,
     FUTURE,
     MARGINS,
@@ -28,12 +35,6 @@ from zerotollm.actions.suite_table import (
     markdown,
     short_markdown,
 )
-from zerotollm.data.config import DataConfig, TokenizerConfig
-from zerotollm.errors import RunError, UsageError
-from zerotollm.experiment import Experiment
-from zerotollm.model import transformer
-from zerotollm.model.config import TransformerConfig
-from zerotollm.suite import Suite, Variant, changed
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 
 ROOT = Path(__file__).parents[2]
@@ -73,13 +74,13 @@ def fake_fit(monkeypatch, bpb) -> list:
         asked.extend((programs, seed) for seed in seeds)
         values = [bpb(programs, seed) for seed in seeds]
         return [
-            fit.Fitted(seed, {}, [value] * 8, {"loss": value, "bpb": value}, 1.0, 64.0)
+            train_in_memory.Fitted(seed, {}, [value] * 8, {"loss": value, "bpb": value}, 1.0, 64.0)
             for seed, value in zip(seeds, values, strict=True)
         ]
 
-    compiled = lambda experiment, lanes=0: SimpleNamespace(experiment=experiment)  # noqa: E731
-    monkeypatch.setattr(fit, "compile_programs", compiled)
-    monkeypatch.setattr(fit, "fit", fitted)
+    compiled = lambda experiment, num_vmapped_seeds=0: SimpleNamespace(experiment=experiment)  # noqa: E731
+    monkeypatch.setattr(train_in_memory, "compile_programs", compiled)
+    monkeypatch.setattr(train_in_memory, "fit", fitted)
     return asked
 
 
@@ -171,7 +172,7 @@ def test_runs_of_another_text_are_refused(base, tmp_path, monkeypatch):
     strange = tmp_path / "other" / "tiny" / "base" / "seed-0.json"
     (tmp_path / "runs" / "tiny" / "base" / "seed-7.json").write_bytes(strange.read_bytes())
     with pytest.raises(UsageError, match=r"was trained on another text of "):
-        compare(base, tmp_path / "runs" / "tiny", CompareOptions())
+        tabulate(base, tmp_path / "runs" / "tiny", TabulateOptions())
 
 
 def test_a_text_that_changes_while_the_suite_runs_ends_it(base, tmp_path, monkeypatch):
@@ -230,7 +231,7 @@ def test_foreign_folders_are_refused(base, tmp_path):
     with pytest.raises(UsageError, match="is no run of a suite"):
         ablate(suite(base), tmp_path, replace(TINY, budget="small"))
     with pytest.raises(UsageError, match="holds no finished run"):
-        compare(base, tmp_path / "nowhere", CompareOptions())
+        tabulate(base, tmp_path / "nowhere", TabulateOptions())
     with pytest.raises(UsageError, match="--seeds is 0"):
         ablate(suite(base), tmp_path / "new", replace(TINY, seeds=0))
 
@@ -244,16 +245,16 @@ def test_tables_and_figures_come_from_the_runs_alone_byte_for_byte(base, tmp_pat
     before = {name: (tmp_path / "tiny" / name).read_bytes() for name in names}
     for name in names:
         (tmp_path / "tiny" / name).unlink()
-    compare(Experiment(), tmp_path, CompareOptions())
+    tabulate(Experiment(), tmp_path, TabulateOptions())
     assert before == {name: (tmp_path / "tiny" / name).read_bytes() for name in names}
-    assert list(compare(Experiment(), tmp_path / "tiny", CompareOptions())) == ["tiny"]
+    assert list(tabulate(Experiment(), tmp_path / "tiny", TabulateOptions())) == ["tiny"]
     assert before == {name: (tmp_path / "tiny" / name).read_bytes() for name in names}
     assert before["figure.png"].startswith(b"\x89PNG")
     assert b"+0.0100 [+0.0100, +0.0100] | worse" in before["table.md"]
     page = tmp_path / "PAGE.md"
     page.write_text("Before.\n\n<!-- table tiny -->\nold\n<!-- end -->\n\nAfter.\n")
     for _ in range(2):
-        compare(Experiment(), tmp_path / "tiny", CompareOptions(into=str(page)))
+        tabulate(Experiment(), tmp_path / "tiny", TabulateOptions(into=str(page)))
         text = page.read_text()
         assert "| +0.0100 [+0.0100, +0.0100] | worse |" in text
         assert "old" not in text
@@ -261,13 +262,13 @@ def test_tables_and_figures_come_from_the_runs_alone_byte_for_byte(base, tmp_pat
         assert text.endswith(" bits per byte on.\n<!-- end -->\n\nAfter.\n")
     page.write_text("no place\n")
     with pytest.raises(UsageError, match=r"PAGE\.md has no lines <!-- table tiny -->"):
-        compare(Experiment(), tmp_path / "tiny", CompareOptions(into=str(page)))
+        tabulate(Experiment(), tmp_path / "tiny", TabulateOptions(into=str(page)))
     assert page.read_text() == "no place\n"
     page.write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match=r"PAGE\.md: it is not UTF-8"):
-        compare(Experiment(), tmp_path / "tiny", CompareOptions(into=str(page)))
+        tabulate(Experiment(), tmp_path / "tiny", TabulateOptions(into=str(page)))
     with pytest.raises(UsageError, match=r"none\.md: No such file"):
-        compare(Experiment(), tmp_path / "tiny", CompareOptions(into=str(tmp_path / "none.md")))
+        tabulate(Experiment(), tmp_path / "tiny", TabulateOptions(into=str(tmp_path / "none.md")))
     assert "https://cdn" not in before["figure.html"].decode().split("</script>")[-1]
 
 
@@ -288,7 +289,7 @@ def test_a_run_that_diverges_is_a_result(base, tmp_path, monkeypatch):
 
     def bpb(programs, seed):
         if programs.experiment.optimizer.learning_rate > 1:
-            raise fit.DivergedError("no longer finite")
+            raise train_in_memory.DivergedError("no longer finite")
         return 1.0
 
     asked = fake_fit(monkeypatch, bpb)
@@ -478,7 +479,7 @@ def test_time_left_is_what_was_measured():
 
 SUITE = '''"""Question: does it go on?"""
 from zerotollm.experiment import from_json
-from zerotollm.suite import Variant, changed
+from zerotollm.studies.suite import Variant, changed
 def experiment():
     return from_json(open("base.json").read())
 def budget(base, size):

@@ -9,14 +9,15 @@ import jax
 import pytest
 
 from experiments.base import experiment as base
-from zerotollm.actions import BenchOptions, bench_sides
+from zerotollm.actions import BenchOptions
 from zerotollm.actions.bench import bench
-from zerotollm.actions.fit import feed_of
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.interop import qwen3
 from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.session import timed_sides
+from zerotollm.session.data import feed_of
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 from zerotollm.training.step import init_params
 
@@ -61,7 +62,7 @@ def test_what_is_measured_is_what_is_trained(tiny, tmp_path, kind):
         experiment = replace(tiny, train=replace(tiny.train, start_from=str(begun), lora_rank=2))
     experiment = replace(experiment, optimizer=OptimizerConfig(kind="sgd"))
     try:
-        facts, measurements = bench_sides.ours(experiment)
+        facts, measurements = timed_sides.ours(experiment)
     finally:  # it turned the cache off, for this process
         jax.config.update("jax_enable_compilation_cache", True)
     params = jax.eval_shape(lambda: init_params(facts["model"], 0))
@@ -133,7 +134,7 @@ def test_against_torch(tiny, tmp_path, capsys):
 )
 def test_the_twin_trains_every_parameter_by_the_same_kind_of_rule(tiny, kind, names):
     net = qwen3.twin(resolve(tiny.model, vocab_size=32, context=12))
-    optimizers = bench_sides.torch_optimizers(kind, net)
+    optimizers = timed_sides.torch_optimizers(kind, net)
     assert [type(optimizer).__name__ for optimizer in optimizers] == names
     trained = [id(p) for o in optimizers for group in o.param_groups for p in group["params"]]
     assert sorted(trained) == sorted(map(id, net.parameters()))
@@ -203,4 +204,4 @@ def stopped(experiment):
 
 def test_a_call_is_timed_at_least_once():
     calls = []
-    assert len(bench_sides.timed(lambda: calls.append(1), 0.0)) == len(calls) == 1
+    assert len(timed_sides.timed(lambda: calls.append(1), 0.0)) == len(calls) == 1

@@ -11,9 +11,9 @@ import pytest
 import zerotollm.run
 from zerotollm.actions import ChatOptions
 from zerotollm.actions.chat import chat
-from zerotollm.data.chat import chat_parts, check_messages, encode_parts, fit
 from zerotollm.data.config import TokenizerConfig
-from zerotollm.data.tokenizer import train_tokenizer
+from zerotollm.data.sources.conversations import chat_parts, check_messages, encode_parts, fit
+from zerotollm.data.tokens.sentencepiece import train_tokenizer
 from zerotollm.decoding import text
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import UsageError

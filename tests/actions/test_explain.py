@@ -10,15 +10,15 @@ from markupsafe import escape
 
 from zerotollm.actions import ExplainOptions
 from zerotollm.actions.explain import explain
-from zerotollm.actions.explain_markdown import questions_markdown
 from zerotollm.cli import split
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import UsageError
 from zerotollm.explain.ablation import ablation
-from zerotollm.explain.explanation import Explanation, Study, explain_text, numbers
+from zerotollm.explain.explanation import Explanation, RunExplanation, explain_text, numbers
 from zerotollm.explain.learning import BAND_NAMES, PART_NAMES, Learning
-from zerotollm.explain.page.answers import answer_sections
-from zerotollm.explain.page.page import Report, render
+from zerotollm.explain.render.markdown import questions_markdown
+from zerotollm.explain.render.page import Report, render
+from zerotollm.explain.render.page_answers import answer_sections
 from zerotollm.explain.statistics import UNKNOWN, Estimate
 
 
@@ -85,7 +85,7 @@ def test_the_table_is_made_of_hundreds_of_heads_and_checkpoints(explanation):
     band_YG = Estimate(*(np.linspace(9, 1, 100)[:, None] * np.ones(4),) * 3)
     learning = Learning(np.arange(100), band_YG, BAND_NAMES, band_YG, PART_NAMES, band_YG, UNKNOWN)
     assert "from step 0 to 99, nats: the 10 most frequent tokens 9.00 to 1.00" in questions_markdown(
-        99, big, Study(learning=learning)
+        99, big, RunExplanation(learning=learning)
     )
 
 

@@ -18,7 +18,7 @@ from zerotollm.actions.export import export
 from zerotollm.actions.import_model import import_model
 from zerotollm.cli import main
 from zerotollm.data.config import DataConfig, TokenizerConfig
-from zerotollm.data.tokenizer import train_tokenizer
+from zerotollm.data.tokens.sentencepiece import train_tokenizer
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment, to_json

@@ -16,15 +16,15 @@ from zerotollm.actions import EvaluateOptions
 from zerotollm.actions.evaluate import evaluate
 from zerotollm.actions.train import train
 from zerotollm.cli import main
-from zerotollm.data.batches import Replayed
+from zerotollm.data.batches.windows import Replayed
 from zerotollm.data.config import DataConfig, TokenizerConfig
-from zerotollm.data.examples import open_examples
+from zerotollm.data.sources.examples import open_examples
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import RunError, UsageError
-from zerotollm.experiment import Experiment, begun_with, translates, validate
+from zerotollm.experiment import Experiment, inherit_model, translates, validate
 from zerotollm.model.config import TransformerConfig
 from zerotollm.training.config import OptimizerConfig, TrainConfig
-from zerotollm.training.lora import leaves
+from zerotollm.training.lora import flatten_params
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 WORDS = {
@@ -80,7 +80,7 @@ def subject(base: Experiment, folder: Path, **fields) -> Experiment:
 
 
 def flat(params) -> dict[str, np.ndarray]:
-    return {path: np.asarray(leaf) for path, leaf in leaves(params)}
+    return {path: np.asarray(leaf) for path, leaf in flatten_params(params)}
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +249,7 @@ def test_what_does_not_fit_is_refused_with_its_name(base, folder, tmp_path):
         train(begun(num_layers=2), tmp_path / "a")
     with pytest.raises(UsageError, match=r"model\.vocab_size 64 .*|vocab_size"):
         train(begun(vocab_size=512), tmp_path / "b")
-    from zerotollm.training.beginning import given_params
+    from zerotollm.training.parameter_transfer import given_params
 
     run = zerotollm.load(folder / "base")
     fewer = {name: leaf for name, leaf in run.params.items() if name != "head"}
@@ -315,7 +315,7 @@ def test_options_that_need_a_start_or_an_old_text_say_so(base):
 
 def test_a_model_with_learned_positions_keeps_as_many_as_it_has(base):
     learned = replace(base, model=replace(base.model, position="learned"))
-    begun = begun_with(replace(base, data=replace(base.data, context=8)), learned)
+    begun = inherit_model(replace(base, data=replace(base.data, context=8)), learned)
     assert begun.model.max_length == base.data.context
 
 

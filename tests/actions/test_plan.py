@@ -11,19 +11,19 @@ from jax.errors import JaxRuntimeError
 
 from zerotollm import catalog
 from zerotollm.actions import PlanOptions, ProfileOptions
-from zerotollm.actions.out_of_memory import out_of_memory_explained
-from zerotollm.actions.plan import job_for, parameters_by_group, plan, trained_parameters
 from zerotollm.actions.profile import device_spans, occupied, profile
-from zerotollm.compute.config import Accelerator
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.feed import sentinels
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
+from zerotollm.model.compute_config import Accelerator
 from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.planning.device_table import find
+from zerotollm.planning.flops import forward_flops, num_parameters
 from zerotollm.planning.memory import compile_step, memory_by_kind, planned_peak, tree_bytes, xla_memory
 from zerotollm.planning.speed import counted, flops_per_token
-from zerotollm.scale.devices import find
-from zerotollm.scale.flops import forward_flops, num_parameters
+from zerotollm.session.job import job_for, parameters_by_group, plan, trained_parameters
+from zerotollm.session.out_of_memory import out_of_memory_explained
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 from zerotollm.training.step import init_params, init_state
 

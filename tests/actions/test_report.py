@@ -16,7 +16,7 @@ from zerotollm.cli import split
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.explain.figures.picture import Axis, Bars, Cloud, Dots, Heat, Line, Panel, Picture
-from zerotollm.explain.page.page import Explorer, Figure, Report, Section, Table, Texts, render, tree
+from zerotollm.explain.render.page import Explorer, Figure, Report, Section, Table, Texts, render, tree
 
 HOSTILE = "heaven </script><img/src=x/onerror=alert(1)> &lt;b&gt; {x} $y$ @ramp"
 

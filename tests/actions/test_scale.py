@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from zerotollm import catalog, run
-from zerotollm.actions.fit import feed_of
 from zerotollm.actions.scale import measure, scale, seconds_left, size
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, from_json, to_json
 from zerotollm.model.config import TransformerConfig, resolve
-from zerotollm.scale.flops import train_flops
+from zerotollm.planning.flops import train_flops
+from zerotollm.session.data import feed_of
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"

@@ -19,14 +19,14 @@ from zerotollm.actions.evaluate import evaluate
 from zerotollm.actions.plan import HOST_BYTES
 from zerotollm.actions.serve import listen, read_api_key, serve
 from zerotollm.data.config import DataConfig, TokenizerConfig
-from zerotollm.data.tokenizer import train_tokenizer
+from zerotollm.data.tokens.sentencepiece import train_tokenizer
 from zerotollm.errors import RunError, UsageError
 from zerotollm.evaluation.likelihood import log_likelihoods
 from zerotollm.experiment import Experiment, to_json
 from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.planning import device_benchmark
 from zerotollm.planning.memory import serving_memory
-from zerotollm.scale import measure
-from zerotollm.serving import batch
+from zerotollm.serving import scheduler
 from zerotollm.training.checkpoints import CheckpointWriter
 from zerotollm.training.config import TrainConfig
 from zerotollm.training.step import init_params
@@ -119,12 +119,12 @@ def test_other_machines_need_a_key_and_a_file_without_one_is_refused(tmp_path):
 
 def test_a_context_that_does_not_fit_is_refused_in_one_line_with_numbers(run_dir, monkeypatch):
     run = zerotollm.load(run_dir)
-    monkeypatch.setattr(batch, "compile_programs", lambda *_: pytest.fail("work was begun"))
+    monkeypatch.setattr(scheduler, "compile_programs", lambda *_: pytest.fail("work was begun"))
     with pytest.raises(UsageError, match="--context is 33, and the context of this model is 32"):
         serve(run.experiment, run_dir, ServeOptions(port=0, context=33))
     sizes = [serving_memory(run.model_config, 1000, context) for context in (16, 32)]
     room = sum(sizes[0].values())
-    monkeypatch.setattr(measure, "memory_here", lambda: HOST_BYTES + room)
+    monkeypatch.setattr(device_benchmark, "memory_here", lambda: HOST_BYTES + room)
     with pytest.raises(UsageError) as refused:
         serve(run.experiment, run_dir, ServeOptions(port=0, rows=1000))
     total, cache = sum(sizes[1].values()) / 1e9, sizes[1]["KV cache"] / 1e9
@@ -133,7 +133,7 @@ def test_a_context_that_does_not_fit_is_refused_in_one_line_with_numbers(run_dir
         f"{sizes[1]['workspace'] / 1e9:.2f}), and there is room for {room / 1e9:.2f} GB: give --context 16, or fewer "
         "--rows than 1000"
     )
-    monkeypatch.setattr(measure, "memory_here", lambda: HOST_BYTES + room - 1)
+    monkeypatch.setattr(device_benchmark, "memory_here", lambda: HOST_BYTES + room - 1)
     with pytest.raises(UsageError, match=r"GB: give fewer --rows than 1000$"):
         serve(run.experiment, run_dir, ServeOptions(port=0, rows=1000))
 

@@ -19,18 +19,18 @@ import pytest
 import zerotollm
 from zerotollm import run_directory
 from zerotollm.actions import train as train_module
-from zerotollm.actions.interrupts import StoppedError
 from zerotollm.actions.train import train
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import ADDED, Experiment
+from zerotollm.host.stop_signals import StoppedError
 from zerotollm.model.config import TransformerConfig
 from zerotollm.training import checkpoints
 from zerotollm.training.config import TrainConfig
-from zerotollm.training.lora import leaves
+from zerotollm.training.lora import flatten_params
 from zerotollm.training.metrics import MetricsWriter, read_metrics
-from zerotollm.training.stream import Behind
+from zerotollm.training.prefetch import DeferredMetrics
 
 STEPS = 24
 
@@ -220,8 +220,10 @@ def test_neither_average_nor_best_depends_on_how_often_a_run_was_stopped(experim
     for choice in ("average", "best"):
         ours, theirs = (zerotollm.load(tmp_path / name, choice) for name in ("stopped", "whole"))
         assert ours.step == theirs.step
-        for path, array in leaves(theirs.params):
-            assert np.asarray(array).tobytes() == np.asarray(dict(leaves(ours.params))[path]).tobytes(), path
+        for path, array in flatten_params(theirs.params):
+            assert (
+                np.asarray(array).tobytes() == np.asarray(dict(flatten_params(ours.params))[path]).tobytes()
+            ), path
     head = next(name for name in whole[STEPS] if "params" in name and "head" in name)
     mean = np.mean([whole[step][head].astype(np.float64) for step in (16, 20, 24)], axis=0)
     average = zerotollm.load(tmp_path / "stopped", "average").params["head"]
@@ -248,7 +250,7 @@ def test_while_a_slow_save_is_under_way_a_twentieth_of_the_interval_is_trained(
     experiment, tmp_path, monkeypatch
 ):
     begun, at_commit = [0], {}
-    add, commit = Behind.add, checkpoints.CheckpointWriter._commit
+    add, commit = DeferredMetrics.add, checkpoints.CheckpointWriter._commit
 
     def noted(self, step, metrics):
         begun.append(step)
@@ -262,7 +264,7 @@ def test_while_a_slow_save_is_under_way_a_twentieth_of_the_interval_is_trained(
         at_commit[step] = begun[-1]
         commit(self, saving, step, notes)
 
-    monkeypatch.setattr(Behind, "add", noted)
+    monkeypatch.setattr(DeferredMetrics, "add", noted)
     monkeypatch.setattr(checkpoints.CheckpointWriter, "_commit", slow)
     often = replace(experiment, train=replace(experiment.train, eval_every=0, checkpoint_every=20))
     train(often, tmp_path / "run")

@@ -15,18 +15,18 @@ import zerotollm
 from zerotollm import run_directory
 from zerotollm.actions import ACTIONS
 from zerotollm.actions.evaluate import evaluate
-from zerotollm.actions.fit import compile_programs, fit
-from zerotollm.actions.interrupts import StoppedError
 from zerotollm.actions.train import train
-from zerotollm.actions.translation import not_read, translate_split, with_prompt
 from zerotollm.cli import main
 from zerotollm.data.config import DataConfig, TokenizerConfig
-from zerotollm.data.parallel import open_parallel
+from zerotollm.data.sources.parallel import open_parallel
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import UsageError
+from zerotollm.evaluation.translation_report import not_read, translate_split, with_prompt
 from zerotollm.experiment import Experiment, validate
+from zerotollm.host.stop_signals import StoppedError
 from zerotollm.model.config import TransformerConfig
 from zerotollm.run import load
+from zerotollm.session.train_in_memory import compile_programs, fit
 from zerotollm.training import checkpoints
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 

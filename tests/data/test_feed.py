@@ -9,9 +9,9 @@ import pytest
 
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.feed import Feed, open_feed
-from zerotollm.data.pretrained_tokenizer import pretrained_tokenizer
-from zerotollm.data.sharded_tokens import prepare_in_shards
-from zerotollm.data.tokens import prepare
+from zerotollm.data.tokens.pretrained import pretrained_tokenizer
+from zerotollm.data.tokens.shards import prepare_in_shards
+from zerotollm.data.tokens.text import prepare
 from zerotollm.errors import UsageError
 from zerotollm.evaluation.loss import evaluate_batches
 

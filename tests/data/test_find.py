@@ -7,8 +7,8 @@ import pytest
 
 from zerotollm import run_directory
 from zerotollm.data.config import DataConfig
-from zerotollm.data.examples import open_examples
 from zerotollm.data.find import find_files
+from zerotollm.data.sources.examples import open_examples
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
 

@@ -7,10 +7,10 @@ import pytest
 
 from zerotollm.data import overlap
 from zerotollm.data.config import DataConfig
-from zerotollm.data.corpora import open_corpus
-from zerotollm.data.examples import open_examples
 from zerotollm.data.overlap import PASSAGE, WINDOW, near_duplicates
-from zerotollm.data.parallel import open_parallel
+from zerotollm.data.sources.corpora import open_corpus
+from zerotollm.data.sources.examples import open_examples
+from zerotollm.data.sources.parallel import open_parallel
 from zerotollm.errors import UsageError
 
 DRAW = random.Random(5)

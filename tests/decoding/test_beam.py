@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from zerotollm.decoding import stages
+from zerotollm.decoding import cache_growth
 from zerotollm.decoding.beam import beam_search, hypotheses, length_penalty
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.encoder_decoder import EncoderDecoder
@@ -135,19 +135,19 @@ def test_a_source_is_translated_the_same_in_any_batch(params):
 
 def test_caches_that_grow_in_stages_change_nothing(params, monkeypatch):
     at_once = search(params, beam=3)
-    monkeypatch.setattr(stages, "FIRST", 2)
-    monkeypatch.setattr(stages, "LARGE", 0)
-    assert stages.capacities(SLOTS, 1) == (2, 5)
+    monkeypatch.setattr(cache_growth, "FIRST", 2)
+    monkeypatch.setattr(cache_growth, "LARGE", 0)
+    assert cache_growth.capacities(SLOTS, 1) == (2, 5)
     for a, b in zip(at_once, search(params, beam=3), strict=True):
         assert [h.ids.tolist() for h in a] == [h.ids.tolist() for h in b]
         np.testing.assert_allclose([h.score for h in a], [h.score for h in b], atol=1e-5)
 
 
 def test_stages_double_and_small_caches_have_one():
-    assert stages.capacities(100, 1) == (100,)
-    assert stages.capacities(80, stages.LARGE) == (80,)
-    assert stages.capacities(272, stages.LARGE) == (64, 128, 272)
-    assert stages.capacities(1040, stages.LARGE) == (64, 128, 256, 512, 1040)
+    assert cache_growth.capacities(100, 1) == (100,)
+    assert cache_growth.capacities(80, cache_growth.LARGE) == (80,)
+    assert cache_growth.capacities(272, cache_growth.LARGE) == (64, 128, 272)
+    assert cache_growth.capacities(1040, cache_growth.LARGE) == (64, 128, 256, 512, 1040)
 
 
 def test_length_penalty_is_the_papers():

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zerotollm.decoding import sample, stages
+from zerotollm.decoding import cache_growth, sample
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.encoder_decoder import EncoderDecoder
-from zerotollm.model.layers import joined
+from zerotollm.model.layers import fuse_projections
 from zerotollm.model.transformer import Transformer
 from zerotollm.training.step import init_params
 
@@ -59,12 +59,12 @@ def greedy_without_cache(params, prompt, new_tokens, config=CONFIG):
     ids=str,
 )
 def test_matrices_side_by_side_give_the_same_products(change):
-    """`joined`, with random biases; cross attention, whose keys and values are of another input, stays as it is."""
+    """`fuse_projections`, with random biases; cross attention, whose keys read another input, stays as it is."""
     config = resolve(replace(CONFIG, **change), vocab_size=60, context=24)
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(lambda: init_params(config, 0))
     params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32) * 0.3, shapes)
-    together = joined(params)
+    together = fuse_projections(params)
     tokens = jnp.asarray(rng.integers(5, 60, (2, 6)), jnp.int32)
     if config.architecture == "encoder-decoder":
         forward = lambda p: EncoderDecoder(config).apply({"params": p}, tokens, tokens > 0, tokens)  # noqa: E731
@@ -171,9 +171,9 @@ def test_caches_that_grow_in_stages_change_nothing(params, monkeypatch):
     sampling = SamplingConfig(max_tokens=30, temperature=1.0, seed=3)
     prompts = [np.array([1, 2]), np.array([5])]
     whole = draw(params, prompts, sampling)
-    monkeypatch.setattr(stages, "FIRST", 20)
-    monkeypatch.setattr(stages, "LARGE", 0)
-    assert stages.capacities(48, 1) == (20, 48)
+    monkeypatch.setattr(cache_growth, "FIRST", 20)
+    monkeypatch.setattr(cache_growth, "LARGE", 0)
+    assert cache_growth.capacities(48, 1) == (20, 48)
     for chunk in (0, 7):
         pieces = sample.stream(params, CONFIG, prompts, sampling, stop_id=NEVER, num_tokens=60, chunk=chunk)
         rows = [np.concatenate(row) for row in zip(*pieces, strict=True)]
@@ -202,7 +202,7 @@ def test_seeds_repeat_and_differ(params):
 
 
 def choice(rows, **changes):
-    return sample.Choice.of(SamplingConfig(**changes), rows)
+    return sample.SamplingParams.of(SamplingConfig(**changes), rows)
 
 
 LOGITS = np.log(np.array([[0.5, 0.2, 0.15, 0.1, 0.05], [0.05, 0.1, 0.15, 0.2, 0.5]], np.float32))

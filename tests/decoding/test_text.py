@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from zerotollm.data.config import TokenizerConfig
-from zerotollm.data.tokenizer import train_tokenizer
+from zerotollm.data.tokens.sentencepiece import train_tokenizer
 from zerotollm.decoding import sample
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.decoding.text import encode_prompt, generate_texts, sample_text, stream_answer, stream_text

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zerotollm.data.config import TokenizerConfig
-from zerotollm.data.tokenizer import train_tokenizer
+from zerotollm.data.tokens.sentencepiece import train_tokenizer
 from zerotollm.decoding import translate
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.decoding.text import sample_text

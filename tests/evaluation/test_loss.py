@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zerotollm.data.tokens import TokenizedSplit
+from zerotollm.data.tokens.text import TokenizedSplit
 from zerotollm.errors import DivergedError, UsageError
 from zerotollm.evaluation.loss import IN_FLIGHT, evaluate_batches, evaluate_split
 

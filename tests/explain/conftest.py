@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from zerotollm.data.config import TokenizerConfig
-from zerotollm.data.tokenizer import train_tokenizer
+from zerotollm.data.tokens.sentencepiece import train_tokenizer
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.transformer import Transformer
 

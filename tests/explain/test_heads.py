@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from zerotollm.evaluation.statistics import holm
 from zerotollm.explain.ablation import MATTERS, ablate_heads, ablation
+from zerotollm.explain.activations import (
+    even_windows,
+    look_inside,
+    look_into_windows,
+    row_length,
+    score_windows,
+    without_heads,
+)
 from zerotollm.explain.attention import (
     NAMED,
     attention_maps,
@@ -19,18 +26,11 @@ from zerotollm.explain.attention import (
     repeated_random,
     window_statistics,
 )
-from zerotollm.explain.forward import (
-    even_windows,
-    look_inside,
-    look_into_windows,
-    row_length,
-    score_windows,
-    without_heads,
-)
 from zerotollm.explain.statistics import Estimate, mean_estimate
 from zerotollm.model import layers
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.transformer import Transformer
+from zerotollm.significance import holm
 
 CONTEXT = 33
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from zerotollm.explain.forward import even_windows, score_windows
+from zerotollm.explain.activations import even_windows, score_windows
 from zerotollm.explain.learning import (
     PART_NAMES,
     explain_learning,

@@ -12,11 +12,11 @@ import jax
 import numpy as np
 import pytest
 
+from zerotollm.explain.activations import Scores, even_windows, score_windows
 from zerotollm.explain.alignment import distance_moved, monotony
 from zerotollm.explain.attention import Heads, explain_heads
 from zerotollm.explain.calibration import calibration, loss_by_position
 from zerotollm.explain.explanation import streams_of
-from zerotollm.explain.forward import Scores, even_windows, score_windows
 from zerotollm.explain.generation import Measures, explain_generation
 from zerotollm.explain.layers import Layers, explain_layers
 from zerotollm.explain.learning import measure_learning

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from zerotollm.data.config import TokenizerConfig
-from zerotollm.data.pretrained_tokenizer import pretrained_tokenizer
-from zerotollm.data.tokenizer import SPACE, train_tokenizer
+from zerotollm.data.tokens.pretrained import pretrained_tokenizer
+from zerotollm.data.tokens.sentencepiece import SPACE, train_tokenizer
 from zerotollm.explain.embeddings import explain_embeddings
 from zerotollm.explain.merges import count_words, merge_order, remembered, replay, steps_of
 from zerotollm.explain.statistics import Estimate

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from zerotollm.data.config import TokenizerConfig
-from zerotollm.data.tokenizer import train_tokenizer
+from zerotollm.data.tokens.sentencepiece import train_tokenizer
 from zerotollm.errors import RunError, UsageError
 from zerotollm.interop.folder import read_model, read_params, read_tokenizer
 from zerotollm.interop.huggingface import family_of, write_folder

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zerotollm.data.pretrained_tokenizer import pretrained_tokenizer
+from zerotollm.data.tokens.pretrained import pretrained_tokenizer
 from zerotollm.decoding.beam import beam_search, hypotheses
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.decoding.sample import generate

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
 
 from zerotollm.data.config import TokenizerConfig
-from zerotollm.data.pairs import as_sentence
-from zerotollm.data.tokenizer import SCORE_STEPS, SPACE, Tokenizer, train_tokenizer
+from zerotollm.data.sources.pairs import as_sentence
+from zerotollm.data.tokens.sentencepiece import SCORE_STEPS, SPACE, Tokenizer, train_tokenizer
 from zerotollm.errors import UsageError
 from zerotollm.interop.tokenizer_json import tokenizer_json
 

@@ -12,7 +12,7 @@ from zerotollm.interop.marian import from_state_dict, twin
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.encoder_decoder import EncoderDecoder
 from zerotollm.model.layers import KVCache, attend, sinusoid
-from zerotollm.model.transformer import Memory
+from zerotollm.model.transformer import EncoderOutput
 from zerotollm.training.step import init_params
 
 PAPER = resolve(
@@ -78,7 +78,7 @@ def influence(model, params, source_T, mask_S, target_T, position):
         return bound.encoder(sources_SD[None], mask_S[None])
 
     def decoder(sources_SD, targets_TD):
-        x_BTD, _, _ = bound.decoder(targets_TD[None], Memory(mask_S[None], encoder(sources_SD)))
+        x_BTD, _, _ = bound.decoder(targets_TD[None], EncoderOutput(mask_S[None], encoder(sources_SD)))
         return jnp.sum(x_BTD[0, position] * mix_D)
 
     embedded = params["embedding"][source_T], params["embedding"][target_T]

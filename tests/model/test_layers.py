@@ -18,7 +18,7 @@ from zerotollm.model.layers import (
     attend,
     attention_weights,
     fan_in_normal,
-    joined,
+    fuse_projections,
     linear,
     residual_gain,
     rope,
@@ -144,7 +144,7 @@ def test_attention_to_itself_in_one_product_and_in_a_cache():
     np.testing.assert_allclose(cached, ours, atol=1e-5)
     np.testing.assert_allclose(whole.keys_BKSC[:, :, 4:7], new.keys_BKSC, atol=1e-6)
     np.testing.assert_array_equal(whole.values_BKSC[:, :, [0, 3, 7, 8]], 50.0)
-    fused = joined(params)
+    fused = fuse_projections(params)
     apart = {"query", "key", "value", "query_bias", "key_bias", "value_bias"}
     assert set(params) == apart | {"output", "output_bias", "query_norm", "key_norm"}
     assert set(fused) == set(params) - apart | {"query+key+value", "query+key+value_bias"}
@@ -159,7 +159,7 @@ def test_only_what_reads_one_input_is_fused():
         "feed_forward": {"gate": random(4, 3), "up": random(4, 3, seed=1), "down": random(3, 4)},
         "embedding": random(5, 4),
     }  # fmt: skip
-    fused = joined(params)
+    fused = fuse_projections(params)
     assert set(fused["attention"]) == {"query+key+value", "query+key+value_bias"}
     np.testing.assert_array_equal(
         fused["attention"]["query+key+value_bias"], [*np.zeros(6), *params["attention"]["key_bias"], 0, 0]
@@ -181,7 +181,7 @@ def test_feed_forward_is_its_formula_fused_or_not(kind, biases):
     kernels = {"gate", "up", "down"} if kind == "swiglu" else {"up", "down"}
     assert set(params) == kernels | ({f"{name}_bias" for name in kernels} if biases != "none" else set())
     expected = by_hand.feed_forward(params, x_BTD, config)
-    for form in (params, joined(params)):
+    for form in (params, fuse_projections(params)):
         np.testing.assert_allclose(module.apply({"params": form}, jnp.asarray(x_BTD)), expected, atol=2e-5)
 
 

@@ -7,9 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from zerotollm.compute.config import ComputeConfig
+from zerotollm.model.compute_config import ComputeConfig
 from zerotollm.model.config import TransformerConfig, resolve
-from zerotollm.planning.fitting import WIDTHS, cheapest_change, compute_optimal, largest, sized
+from zerotollm.planning.device_table import find
+from zerotollm.planning.fit_memory import WIDTHS, cheapest_change, compute_optimal, largest, sized
+from zerotollm.planning.flops import num_parameters, train_flops
 from zerotollm.planning.memory import (
     Job,
     compile_step,
@@ -21,9 +23,7 @@ from zerotollm.planning.memory import (
     xla_memory,
 )
 from zerotollm.planning.speed import counted, predict
-from zerotollm.scale.devices import find
-from zerotollm.scale.flops import num_parameters, train_flops
-from zerotollm.serving.batch import compile_programs
+from zerotollm.serving.scheduler import compile_programs
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 from zerotollm.training.step import init_params
 

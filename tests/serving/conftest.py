@@ -12,12 +12,12 @@ import pytest
 
 from zerotollm.actions.serve import listen, serve_until_stopped
 from zerotollm.data.config import TokenizerConfig
-from zerotollm.data.tokenizer import Tokenizer, train_tokenizer
+from zerotollm.data.tokens.sentencepiece import Tokenizer, train_tokenizer
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.model.config import TransformerConfig, resolve
-from zerotollm.serving.app import Desk, make_app
-from zerotollm.serving.batch import Programs, compile_programs
+from zerotollm.serving.app import ServerState, make_app
 from zerotollm.serving.protocol import Served
+from zerotollm.serving.scheduler import Programs, compile_programs
 from zerotollm.training.step import init_params
 
 WORDS = ["heaven", "earth", "light", "waters", "day", "é", "光"]
@@ -59,7 +59,7 @@ def running(tiny: Tiny, served: Served, api_key: str = "") -> Iterator[str]:
     loops = []
 
     async def main() -> None:
-        desk = Desk(served, request_bytes=50_000, most_waiting=130, api_key=api_key)
+        desk = ServerState(served, request_bytes=50_000, most_waiting=130, api_key=api_key)
         loops.append((asyncio.get_running_loop(), asyncio.current_task()))
         await serve_until_stopped(make_app(desk, loopback=True), desk, tiny.programs, listening)
 

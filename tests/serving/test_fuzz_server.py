@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.test_fuzz import SIZES, damaged, tried
-from zerotollm.serving.app import Desk, make_app, write_for
+from zerotollm.serving.app import ServerState, make_app, write_for
 from zerotollm.serving.protocol import COMMON, IGNORED, NEUTRAL
 
 SECONDS = 20
@@ -153,7 +153,7 @@ def ask(tiny, served):
 
         async def begin() -> tuple:
             short = replace(served, sampling=replace(served.sampling, max_tokens=2), most_tokens=4)
-            desk = Desk(short, request_bytes=50_000, most_waiting=130)
+            desk = ServerState(short, request_bytes=50_000, most_waiting=130)
             return make_app(desk, loopback=True), asyncio.create_task(write_for(desk, tiny.programs))
 
         app, writing = runner.run(begin())

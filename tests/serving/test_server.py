@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from tests.serving.conftest import KEY
-from zerotollm.data.chat import chat_parts, encode_parts
+from zerotollm.data.sources.conversations import chat_parts, encode_parts
 from zerotollm.evaluation.likelihood import log_likelihoods
-from zerotollm.serving import batch, connection
+from zerotollm.serving import connection, scheduler
 from zerotollm.serving.protocol import NEUTRAL, RefusedError, parse, parse_json
 
 
@@ -287,13 +287,13 @@ def test_a_page_of_another_site_gets_nothing(server):
 
 
 def test_a_client_that_goes_away_frees_its_rows(server, monkeypatch):
-    step, go = batch.step, threading.Event()
+    step, go = scheduler.step, threading.Event()
 
     def held(*given):  # no text ends before we have looked
         assert go.wait(120)
         return step(*given)
 
-    monkeypatch.setattr(batch, "step", held)
+    monkeypatch.setattr(scheduler, "step", held)
 
     def requests() -> int:
         client = http.client.HTTPConnection(server.removeprefix("http://"), timeout=30)

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zerotollm.compute.config import PLAIN, Accelerator, ComputeConfig
-from zerotollm.compute.config import resolve as resolve_compute
 from zerotollm.errors import UsageError
+from zerotollm.model.compute_config import PLAIN, Accelerator, ComputeConfig
+from zerotollm.model.compute_config import resolve as resolve_compute
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.stack import scan_layers
 from zerotollm.training import step as step_module

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from zerotollm import catalog
-from zerotollm.compute.device import options_to_run_once
+from zerotollm.model.accelerator import options_to_run_once
 from zerotollm.model.config import resolve
-from zerotollm.scale.flops import train_flops
-from zerotollm.suite import changed
+from zerotollm.planning.flops import train_flops
+from zerotollm.studies.suite import changed
 from zerotollm.training.step import init_state, make_train_step
 
 FOLDER = Path(__file__).parents[2] / "experiments"

@@ -11,7 +11,16 @@ import pytest
 from zerotollm.errors import UsageError
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.training.config import OptimizerConfig, TrainConfig
-from zerotollm.training.lora import begin, divided, init_adapters, joined, leaves, merged, some_paths, whole
+from zerotollm.training.lora import (
+    flatten_params,
+    init_adapters,
+    merge_adapters,
+    merge_params,
+    partition,
+    some_paths,
+    split_params,
+    union,
+)
 from zerotollm.training.step import init_params, init_state, objective_of, seeded_train_step
 
 MODEL = resolve(
@@ -51,12 +60,12 @@ def finished(params):
 
 
 def flat(tree) -> dict[str, np.ndarray]:
-    return {path: np.asarray(leaf) for path, leaf in leaves(tree)}
+    return {path: np.asarray(leaf) for path, leaf in flatten_params(tree)}
 
 
 def test_training_begins_with_the_model_as_it_is(params):
-    own, frozen = begin(params, LORA, jax.random.key(0))
-    same = flat(whole(own, frozen, LORA))
+    own, frozen = split_params(params, LORA, jax.random.key(0))
+    same = flat(merge_params(own, frozen, LORA))
     assert same.keys() == flat(params).keys()
     assert all((same[path] == leaf).all() for path, leaf in flat(params).items())
 
@@ -74,7 +83,7 @@ def test_only_adapters_are_trained_and_the_rest_stays_to_the_bit(params, finishe
 
 
 def test_a_merged_model_computes_what_adapters_beside_it_do(params, finished):
-    full = flat(whole(finished.params, finished.frozen, LORA))
+    full = flat(merge_params(finished.params, finished.frozen, LORA))
     adapters = flat(finished.params["lora"])
     x_NX = np.random.default_rng(0).normal(size=(5, 16)).astype(np.float32)
     for path in ("layer_0/attention/query", "layer_0/feed_forward/up"):
@@ -103,19 +112,21 @@ def test_adapters_begin_with_random_rows_of_length_one_and_zeros():
 
 
 def test_new_heads_are_trained_beside_adapters_and_no_pattern_matches_nothing(params):
-    left, right = divided(params, "", frozenset({"head"}))
+    left, right = partition(params, "", frozenset({"head"}))
     assert list(left) == ["head"]
     assert "head" not in right
-    assert divided(params, "") == ({}, params)
-    trained, frozen = begin(params, LORA, jax.random.key(0), frozenset({"head"}))
+    assert partition(params, "") == ({}, params)
+    trained, frozen = split_params(params, LORA, jax.random.key(0), frozenset({"head"}))
     assert list(trained["own"]) == ["head"]
     assert "head" not in frozen
-    assert begin(params, TrainConfig(), jax.random.key(0)) == (params, None)
-    assert whole(params, None, TrainConfig()) is params
+    assert split_params(params, TrainConfig(), jax.random.key(0)) == (params, None)
+    assert merge_params(params, None, TrainConfig()) is params
 
 
 def test_a_part_of_a_path_is_enough_to_name_it(params):
-    own = begin(params, TrainConfig(trainable="ward/up", start_from="base"), jax.random.key(0))[0]["own"]
+    own = split_params(params, TrainConfig(trainable="ward/up", start_from="base"), jax.random.key(0))[0][
+        "own"
+    ]
     assert list(flat(own)) == ["layer_0/feed_forward/up"]
 
 
@@ -128,7 +139,7 @@ def test_adapters_are_stacked_by_merging_one_after_the_other(params, finished):
     first = finished.params["lora"]
     second = init_adapters(params, replace(LORA, lora_targets="query"), jax.random.key(5))
     second = jax.tree.map(lambda x: x + 1.0, second)
-    both = flat(merged(merged(params, first, LORA), second, LORA))
+    both = flat(merge_adapters(merge_adapters(params, first, LORA), second, LORA))
     path = "layer_0/attention/query"
     deltas = [
         LORA.lora_alpha
@@ -147,7 +158,7 @@ def test_at_full_rank_the_gradient_of_b_is_that_of_the_matrix(params):
     key = jax.random.key(0)
 
     def with_adapters(adapters):
-        return objective(merged(params, adapters, train), batch(), key)[0]
+        return objective(merge_adapters(params, adapters, train), batch(), key)[0]
 
     b, full = jax.jit(
         lambda: (jax.grad(with_adapters)(adapters), jax.grad(lambda p: objective(p, batch(), key)[0])(params))
@@ -180,7 +191,7 @@ def test_seeds_train_at_once_as_one_at_a_time(params):
 def test_only_what_a_pattern_names_is_trained(params):
     train = TrainConfig(steps=3, trainable="layer_0/feed_forward/|head", start_from="base")
     state, _ = trained(train, params)
-    after, before = flat(whole(state.params, state.frozen, train)), flat(params)
+    after, before = flat(merge_params(state.params, state.frozen, train)), flat(params)
     changed = {path for path in before if before[path].tobytes() != after[path].tobytes()}
     assert changed == {path for path in before if "feed_forward/" in path or path == "head"}
 
@@ -195,8 +206,8 @@ def test_dropout_of_adapters_leaves_out_rows_and_scales_the_others(params, finis
     train = replace(LORA, lora_dropout=0.5)
     adapters = finished.params["lora"]
     path = "layer_0/attention/query"
-    delta = flat(merged(params, adapters, train))[path] - flat(params)[path]
-    with_dropout = jax.jit(lambda i: merged(params, adapters, train, jax.random.key(i)))
+    delta = flat(merge_adapters(params, adapters, train))[path] - flat(params)[path]
+    with_dropout = jax.jit(lambda i: merge_adapters(params, adapters, train, jax.random.key(i)))
     draws = [flat(with_dropout(i))[path] - flat(params)[path] for i in range(2)]
     assert {bool(np.abs(row).max() < 1e-7) for row in draws[0]} == {True, False}
     kept = np.abs(draws[0]).max(axis=1) > 1e-7
@@ -205,16 +216,16 @@ def test_dropout_of_adapters_leaves_out_rows_and_scales_the_others(params, finis
 
 
 def test_a_tree_is_divided_and_joined_again(params):
-    left, right = divided(params, "attention/")
+    left, right = partition(params, "attention/")
     assert set(flat(left)) | set(flat(right)) == set(flat(params))
     assert all("attention/" in path for path in flat(left))
-    assert all((flat(joined(left, right))[path] == leaf).all() for path, leaf in flat(params).items())
+    assert all((flat(union(left, right))[path] == leaf).all() for path, leaf in flat(params).items())
 
 
 def test_a_pattern_that_matches_nothing_is_refused(params):
     with pytest.raises(
         UsageError, match=r"train\.trainable 'layer_9' matches no parameter; there are embedding"
     ):
-        begin(params, TrainConfig(trainable="layer_9", start_from="base"), jax.random.key(0))
+        split_params(params, TrainConfig(trainable="layer_9", start_from="base"), jax.random.key(0))
     with pytest.raises(UsageError, match=r"train\.lora_targets 'norm' matches no matrix"):
-        begin(params, replace(LORA, lora_targets="norm"), jax.random.key(0))
+        split_params(params, replace(LORA, lora_targets="norm"), jax.random.key(0))

@@ -13,7 +13,7 @@ import pytest
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.training import optimizers
 from zerotollm.training.config import OptimizerConfig, TrainConfig
-from zerotollm.training.lora import leaves, nested
+from zerotollm.training.lora import flatten_params, unflatten_params
 from zerotollm.training.optimizers import (
     POLAR_EXPRESS,
     learning_rate_schedule,
@@ -114,7 +114,7 @@ RULES = {"adamw": adam, "lion": lion, "adafactor": adafactor, "sgd": nesterov}
 def trained_part(part: str):
     train = TrainConfig(steps=STEPS, start_from="base", **PARTS[part])
     state = jax.jit(partial(init_state, MODEL, OptimizerConfig(kind="sgd"), train))()
-    return train, {path: np.array(leaf, np.float32) for path, leaf in leaves(state.params)}
+    return train, {path: np.array(leaf, np.float32) for path, leaf in flatten_params(state.params)}
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.5])
@@ -126,13 +126,13 @@ def test_two_steps_are_those_of_arithmetic(kind, part, clip):
     config = OptimizerConfig(**(vars(CONFIG) | {"kind": kind, "clip_norm": clip}))
     _, params = trained_part(part)
     tx, draw = make_optimizer(config, STEPS, tied=False), np.random.default_rng(0)
-    state, update = jax.jit(tx.init)(nested(params)), jax.jit(tx.update)
+    state, update = jax.jit(tx.init)(unflatten_params(params)), jax.jit(tx.update)
     memory = {path: {} for path in params}
     ours, expected = dict(params), {path: leaf.astype(np.float64) for path, leaf in params.items()}
     for t in (1, 2):
         gradients = {path: draw.normal(size=x.shape).astype(np.float32) for path, x in params.items()}
-        updates, state = update(nested(gradients), state, nested(ours))
-        ours = {path: ours[path] + np.asarray(step) for path, step in leaves(updates)}
+        updates, state = update(unflatten_params(gradients), state, unflatten_params(ours))
+        ours = {path: ours[path] + np.asarray(step) for path, step in flatten_params(updates)}
         norm = np.sqrt(sum(np.sum(g.astype(np.float64) ** 2) for g in gradients.values()))
         for path, g in gradients.items():
             g = g.astype(np.float64) * (min(1, clip / norm) if clip else 1)

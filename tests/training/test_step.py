@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zerotollm.compute import loss_scale
-from zerotollm.compute.config import ComputeConfig
+from zerotollm.model.compute_config import ComputeConfig
 from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.training import loss_scale
 from zerotollm.training import step as step_module
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 from zerotollm.training.step import (

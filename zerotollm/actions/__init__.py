@@ -108,7 +108,7 @@ class AblateOptions:
 
 
 @dataclass(frozen=True)
-class CompareOptions:
+class TabulateOptions:
     """Where else the table goes."""
 
     into: str = ""
@@ -199,7 +199,7 @@ class Action(NamedTuple):
     """What the command line must know of an action before it imports it.
 
     The function itself is `zerotollm.actions.NAME.NAME(experiment, run_dir, *functions[, options])`; of a `suite`,
-    `NAME(suite, run_dir, options)` with a `zerotollm.suite.Suite`, and the options have a `budget` and `only`.
+    `NAME(suite, run_dir, options)` with a `zerotollm.studies.suite.Suite`, and the options have a `budget` and `only`.
     """
 
     summary: str
@@ -282,5 +282,7 @@ ACTIONS: dict[str, Action] = {
         functions=("budget", "variants"),
         suite=True,
     ),
-    "compare": Action("write the tables and figures of finished ablations again", lambda _: CompareOptions()),
+    "tabulate": Action(
+        "write the tables and figures of finished ablations again", lambda _: TabulateOptions()
+    ),
 }

@@ -11,10 +11,16 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from zerotollm import run_directory
 from zerotollm.actions import AblateOptions
-from zerotollm.actions.beginning import Beginning, beginning_of
-from zerotollm.actions.compare import WIDTH, write_results
-from zerotollm.actions.progress import clock
-from zerotollm.actions.suite_runs import (
+from zerotollm.actions.tabulate import WIDTH, write_results
+from zerotollm.console import Console
+from zerotollm.errors import RunError, UsageError
+from zerotollm.experiment import Experiment
+from zerotollm.host.allocator import reuse_memory
+from zerotollm.model.config import resolve
+from zerotollm.planning.flops import num_parameters, train_flops
+from zerotollm.session.progress import clock
+from zerotollm.session.warm_start import Beginning, beginning_of
+from zerotollm.studies.records import (
     RATES,
     Outcome,
     Sources,
@@ -25,14 +31,8 @@ from zerotollm.actions.suite_runs import (
     run_experiment,
     write_run,
 )
-from zerotollm.actions.suite_table import FUTURE, Row, best_rate, make_rows, terminal_table
-from zerotollm.allocator import reuse_memory
-from zerotollm.console import Console
-from zerotollm.errors import RunError, UsageError
-from zerotollm.experiment import Experiment
-from zerotollm.model.config import resolve
-from zerotollm.scale.flops import num_parameters, train_flops
-from zerotollm.suite import BASE, Suite, Variant
+from zerotollm.studies.suite import BASE, Suite, Variant
+from zerotollm.studies.table import FUTURE, Row, best_rate, make_rows, terminal_table
 
 
 def ablate(suite: Suite, run_dir: Path, options: AblateOptions) -> list[Row]:
@@ -120,8 +120,8 @@ def prepare_all(variants: Sequence[Variant]) -> dict[Hashable, Sources]:
 
     Returns fingerprints of what each variant reads, by `reads`.
     """
-    from zerotollm.actions.fit import feed_of
     from zerotollm.run import cache_compiled_programs
+    from zerotollm.session.data import feed_of
 
     cache_compiled_programs(variants[0].experiment.data)
     sources: dict[Hashable, Sources] = {}
@@ -143,7 +143,7 @@ def prepare_all(variants: Sequence[Variant]) -> dict[Hashable, Sources]:
 def sources_of(feed: Any, beginning: Beginning) -> Sources:
     """Fingerprints of a `zerotollm.data.feed.Feed`, the size of its validation text included, and of the run that
     training begins with."""
-    from zerotollm.training.beginning import fingerprint
+    from zerotollm.training.parameter_transfer import fingerprint
 
     validation = [feed.evaluation_tokens, feed.num_bytes["validation"]]
     return {
@@ -198,11 +198,12 @@ class _Work:
         """Trains what is missing and writes it. Says whether there was anything to do."""
         if not job.missing:
             return False
-        from zerotollm.actions.fit import compile_programs, feed_of
-        from zerotollm.actions.plan import job_for
-        from zerotollm.compute.device import this_accelerator
         from zerotollm.evaluation.causality import sees_the_future
+        from zerotollm.model.accelerator import this_accelerator
         from zerotollm.planning.speed import flops_per_token
+        from zerotollm.session.data import feed_of
+        from zerotollm.session.job import job_for
+        from zerotollm.session.train_in_memory import compile_programs
 
         begun = time.monotonic()
         experiment = run_experiment(job.variant, job.missing[0], job.rate)
@@ -223,15 +224,15 @@ class _Work:
             self.bar.console.print(f"{job.variant.name}: {FUTURE}; not trained", style="bold red")
             return True
         together = self.options.together and len(job.missing) > 1
-        programs = compile_programs(experiment, lanes=len(job.missing) if together else 0)
+        programs = compile_programs(experiment, num_vmapped_seeds=len(job.missing) if together else 0)
         self.pace.add(0.0, time.monotonic() - begun)
         for seeds in [job.missing] if together else [(seed,) for seed in job.missing]:
             self._train(job, programs, seeds, size)
         return True
 
     def _train(self, job: Job, programs: Any, seeds: tuple[int, ...], size: dict[str, int]) -> None:
-        from zerotollm.actions.fit import DivergedError, compile_programs, fit
-        from zerotollm.actions.translation import not_read, translates, validation_scores
+        from zerotollm.evaluation.translation_report import not_read, translates, validation_scores
+        from zerotollm.session.train_in_memory import DivergedError, compile_programs, fit
 
         begun, fitted = time.monotonic(), []
         with _running(self.bar, job, seeds, programs.experiment.train.steps, self.pace) as progress:

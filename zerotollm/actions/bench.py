@@ -14,7 +14,14 @@ from typing import Any
 
 from zerotollm import run_directory
 from zerotollm.actions import BenchOptions
-from zerotollm.actions.bench_sides import (
+from zerotollm.errors import RunError, UsageError
+from zerotollm.experiment import Experiment
+from zerotollm.host.atomic_files import write_atomically
+from zerotollm.interop import marian
+from zerotollm.interop.qwen3 import check_installed, check_twin
+from zerotollm.session.devices import usable_cores
+from zerotollm.session.progress import clock
+from zerotollm.session.timed_sides import (
     decode_lengths,
     decode_rows,
     ours,
@@ -22,13 +29,6 @@ from zerotollm.actions.bench_sides import (
     torch_twin,
     translates,
 )
-from zerotollm.actions.devices import usable_cores
-from zerotollm.actions.progress import clock
-from zerotollm.errors import RunError, UsageError
-from zerotollm.experiment import Experiment
-from zerotollm.files import write_atomically
-from zerotollm.interop import marian
-from zerotollm.interop.qwen3 import check_installed, check_twin
 
 BUSY = 0.25
 """Load average over cores from which on the machine is called busy."""

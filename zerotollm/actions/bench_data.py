@@ -32,9 +32,9 @@ def bench_data(experiment: Experiment, run_dir: Path) -> dict[str, Any]:
     from sentencepiece import SentencePieceProcessor
 
     from zerotollm.console import Console
-    from zerotollm.data.batches import training_batches
-    from zerotollm.data.corpora import open_corpus
-    from zerotollm.data.tokens import prepare
+    from zerotollm.data.batches.windows import training_batches
+    from zerotollm.data.sources.corpora import open_corpus
+    from zerotollm.data.tokens.text import prepare
 
     shape = experiment.data
     data = prepare(shape, experiment.tokenizer)

@@ -64,7 +64,7 @@ def chat(experiment: Experiment, run_dir: Path, options: ChatOptions) -> list[di
 
 def _answer(run: Any, messages: list[dict[str, str]], sampling: Any, shown: Any) -> list[dict[str, str]]:
     """Writes the answer, and returns the conversation with it; without the last turn where that cannot be read."""
-    from zerotollm.data.chat import fit
+    from zerotollm.data.sources.conversations import fit
     from zerotollm.decoding.text import stream_answer
 
     context = run.model_config.max_length

@@ -5,25 +5,25 @@ from pathlib import Path
 from typing import Any
 
 from zerotollm.actions import EvaluateOptions
-from zerotollm.actions.beginning import step_options
-from zerotollm.actions.devices import reading_on_mesh
-from zerotollm.actions.fit import feed_of
-from zerotollm.actions.judgments import evaluate_judgments
-from zerotollm.actions.labels import label_report, rows
-from zerotollm.actions.translation import not_read, translate_split, translates
 from zerotollm.errors import RunError
+from zerotollm.evaluation.label_report import label_report, rows
+from zerotollm.evaluation.minimal_pair_report import evaluate_judgments
+from zerotollm.evaluation.translation_report import not_read, translate_split, translates
 from zerotollm.experiment import Experiment
-from zerotollm.files import write_atomically
+from zerotollm.host.atomic_files import write_atomically
+from zerotollm.session.data import feed_of
+from zerotollm.session.devices import reading_on_mesh
+from zerotollm.session.warm_start import step_options
 
 
 def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
     """Measures one checkpoint, shows the numbers, and writes them to `evaluation-SPLIT.json`; with `judge` those of
-    `zerotollm.actions.judgments` alone, to a file of its own.
+    `zerotollm.evaluation.minimal_pair_report` alone, to a file of its own.
 
     Returns `split`, `checkpoint`, `step` and what `zerotollm.evaluation.loss.evaluate_batches` does; of a model that
-    translates also what `zerotollm.evaluation.translation.corpus_scores` does, over all pairs of the split, and the
+    translates also what `zerotollm.evaluation.bleu.corpus_scores` does, over all pairs of the split, and the
     translations lie beside sources and references in `translations-SPLIT.tsv`; of one that labels texts `labels`, see
-    `zerotollm.actions.labels.label_report`. Raises UsageError where the run has no
+    `zerotollm.evaluation.label_report.label_report`. Raises UsageError where the run has no
     checkpoint or the corpus no such split, and RunError where the corpus is not the one that the model was trained on.
     """
     with reading_on_mesh(experiment) as placement:

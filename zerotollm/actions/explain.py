@@ -8,7 +8,7 @@ from typing import Any
 from zerotollm.actions import ExplainOptions
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
-from zerotollm.files import write_atomically
+from zerotollm.host.atomic_files import write_atomically
 
 NAME = "explain.json"
 
@@ -24,11 +24,11 @@ def explain(experiment: Experiment, run_dir: Path, options: ExplainOptions) -> d
             'explain takes a text to look at: explain "In the beginning God created the heavens"'
         )
     # Imported here: the command line asks this package for its options only.
-    from zerotollm.actions.compare import read_page, with_table
-    from zerotollm.actions.explain_markdown import questions_markdown
-    from zerotollm.actions.explain_tables import study_tables, text_tables
+    from zerotollm.actions.tabulate import read_page, with_table
     from zerotollm.console import Console
     from zerotollm.explain.explanation import numbers
+    from zerotollm.explain.render.markdown import questions_markdown
+    from zerotollm.explain.render.terminal import study_tables, text_tables
     from zerotollm.run import cache_compiled_programs, load
 
     page = Path(options.into)

@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from zerotollm.actions import GenerateOptions
-from zerotollm.actions.devices import reading_on_mesh
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.experiment import Experiment, validate
 from zerotollm.output import printable
+from zerotollm.session.devices import reading_on_mesh
 
 
 def generate(experiment: Experiment, run_dir: Path, options: GenerateOptions) -> str:

@@ -12,7 +12,7 @@ from zerotollm.actions import ImportModelOptions
 from zerotollm.data.config import TokenizerConfig
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, to_json, validate
-from zerotollm.files import write_atomically
+from zerotollm.host.atomic_files import write_atomically
 
 
 def import_model(experiment: Experiment, run_dir: Path, options: ImportModelOptions) -> Any:

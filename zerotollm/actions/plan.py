@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from zerotollm.actions import PlanOptions
-from zerotollm.compute.config import Accelerator
-from zerotollm.compute.config import resolve as resolve_compute
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
-from zerotollm.model.config import resolve
-from zerotollm.scale.config import parse_mesh
-from zerotollm.scale.devices import Device, find
-from zerotollm.scale.flops import head_rows, num_parameters
+from zerotollm.planning.device_table import Device, find
+from zerotollm.planning.flops import num_parameters
+from zerotollm.session.job import job_for
+from zerotollm.sharding.config import parse_mesh
 from zerotollm.shell import launch, typed_again, with_value
 
 MOST_HOURS = 10**9
@@ -37,10 +35,10 @@ def plan(experiment: Experiment, run_dir: Path, options: PlanOptions) -> dict[st
         )
     device = None if options.device == "this" else find(options.device)
     # Imported here: nobody should wait for jax to hear that a device is not known.
-    from zerotollm.compute.device import this_accelerator
     from zerotollm.console import Console
-    from zerotollm.planning.fitting import cheapest_change
-    from zerotollm.scale.measure import measure_this, trouble_here
+    from zerotollm.model.accelerator import this_accelerator
+    from zerotollm.planning.device_benchmark import measure_this, trouble_here
+    from zerotollm.planning.fit_memory import cheapest_change
 
     console = Console(highlight=False, soft_wrap=True)
     if device is None:
@@ -92,9 +90,9 @@ def _plan_on_mesh(
     """Shows what one device of a mesh holds and sends; returns the same."""
     from rich.table import Table
 
-    from zerotollm.actions.devices import mesh_lines
-    from zerotollm.planning.mesh import plan_on_mesh
+    from zerotollm.planning.sharded_step import plan_on_mesh
     from zerotollm.planning.speed import flops_per_token
+    from zerotollm.session.devices import mesh_lines
 
     shape = parse_mesh(options.mesh, "mesh")
     job = job_for(experiment, device.accelerator)
@@ -159,49 +157,11 @@ def _size(number: float) -> str:
     return f"{number / 1e9:.2f} GB" if number >= 1e8 else f"{number / 1e6:.1f} MB"
 
 
-def job_for(experiment: Experiment, accelerator: Accelerator) -> Any:
-    """The experiment's train step with every choice made for `accelerator`. Where that is cuDNN's attention, and
-    jax has none here, it stands as chunked attention, which holds as little. With an encoder the
-    batch is that of the widest bucket. A corpus of labels is read for these, unless the model is resolved."""
-    from zerotollm.compute.device import this_accelerator
-    from zerotollm.data.examples import open_examples
-    from zerotollm.data.feed import sentinels
-    from zerotollm.planning.memory import Job
-
-    shape, model, objective = experiment.data, experiment.model, experiment.train.objective
-    if objective == "label" and not model.num_classes:
-        model = replace(model, num_classes=len(open_examples(shape, objective).labels))
-    vocab_size = model.vocab_size or experiment.tokenizer.vocab_size + sentinels(objective)
-    model = resolve(model, vocab_size=vocab_size, context=shape.context)
-    rows = shape.batch_size // experiment.train.micro_batches
-    how = resolve_compute(
-        experiment.compute,
-        accelerator,
-        rows=rows,
-        context=shape.context,
-        vocab_size=head_rows(model),
-        masked=shape.document_mask,
-        even=model.key_width in (0, model.head_width),
-        pairs=model.architecture == "encoder-decoder",
-    )
-    if how.attention == "cudnn" and not this_accelerator().has_flash():
-        how = replace(how, attention="chunked")
-    return Job(
-        model,
-        experiment.optimizer,
-        experiment.train,
-        how,
-        shape.batch_size,
-        shape.context,
-        shape.document_mask,
-    )
-
-
 def _facts(
     experiment: Experiment, job: Any, device: Device, room: float, options: PlanOptions
 ) -> dict[str, Any]:
     """Bytes, seconds and FLOPs: all that the table shows."""
-    from zerotollm.planning.fitting import TOKENS_PER_PARAMETER, compute_optimal, largest
+    from zerotollm.planning.fit_memory import TOKENS_PER_PARAMETER, compute_optimal, largest
     from zerotollm.planning.memory import compile_step, memory_by_kind, process_peak, xla_memory
     from zerotollm.planning.speed import flops_per_token, predict
 
@@ -250,10 +210,10 @@ def parameters_by_group(job: Any) -> dict[str, int]:
     """Numbers in the parameter tree, by what they are for; adapters are beside it."""
     import math
 
-    from zerotollm.training.lora import leaves
+    from zerotollm.training.lora import flatten_params
 
     groups: Counter[str] = Counter()
-    for path, leaf in leaves(job.parameters()):
+    for path, leaf in flatten_params(job.parameters()):
         names = path.split("/")
         side = f"{names.pop(0)} " if names[0] in ("encoder", "decoder") else ""
         if any("norm" in name for name in names):
@@ -268,9 +228,9 @@ def trained_parameters(job: Any) -> int:
     """Numbers that an optimizer changes: all of the model's, some of these, or adapters."""
     import math
 
-    from zerotollm.training.lora import leaves
+    from zerotollm.training.lora import flatten_params
 
-    return sum(math.prod(leaf.shape) for _, leaf in leaves(job.state().params))
+    return sum(math.prod(leaf.shape) for _, leaf in flatten_params(job.state().params))
 
 
 def _changed(experiment: Experiment, fields: dict[str, Any]) -> Experiment:

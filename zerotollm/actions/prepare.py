@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from zerotollm.actions import PrepareOptions
-from zerotollm.actions.fit import feed_of, tokenizer_of
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, translates
+from zerotollm.session.data import feed_of, tokenizer_of
 
 
 def prepare(experiment: Experiment, run_dir: Path, options: PrepareOptions) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def prepare(experiment: Experiment, run_dir: Path, options: PrepareOptions) -> d
     # Imported here: the command line reads the name of this action without waiting.
     from zerotollm.console import Console
     from zerotollm.data.feed import EXAMPLES
-    from zerotollm.data.sharded_tokens import prepare_in_shards
+    from zerotollm.data.tokens.shards import prepare_in_shards
 
     console = Console(highlight=False, soft_wrap=True)
     if not translates(experiment) and experiment.train.objective not in EXAMPLES:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from zerotollm.actions import ProfileOptions
-from zerotollm.actions.bench_sides import ours
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
+from zerotollm.session.timed_sides import ours
 
 TRACE = "profile"
 

@@ -9,10 +9,10 @@ from zerotollm import run_directory
 from zerotollm.actions import ReportOptions
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, differences, flatten
-from zerotollm.files import write_atomically
+from zerotollm.host.atomic_files import write_atomically
 
 if TYPE_CHECKING:
-    from zerotollm.explain.page.page import Section
+    from zerotollm.explain.render.page import Section
     from zerotollm.run import Run
 
 NAME = "report.html"
@@ -26,8 +26,8 @@ def report(experiment: Experiment, run_dir: Path, options: ReportOptions) -> Pat
     Raises UsageError where there is no checkpoint, or a run of `options.beside` is none.
     """
     from zerotollm.console import Console
-    from zerotollm.explain.page.answers import answer_sections
-    from zerotollm.explain.page.page import Report, Section, render, tree
+    from zerotollm.explain.render.page import Report, Section, render, tree
+    from zerotollm.explain.render.page_answers import answer_sections
     from zerotollm.run import cache_compiled_programs, load
 
     others = {str(path): _other(Path(path)) for path in options.beside.replace(",", " ").split()}
@@ -84,7 +84,7 @@ def _other(path: Path) -> tuple[Experiment, dict[str, Any] | None, list[dict[str
 
 
 def _facts(run: "Run", summary: Mapping[str, Any] | None) -> tuple[tuple[str, str], ...]:
-    from zerotollm.actions.progress import clock
+    from zerotollm.session.progress import clock
 
     facts = [(f"{run.num_parameters / 1e6:.2f} M", "parameters")]
     if run.validation_bpb is not None:
@@ -101,8 +101,8 @@ def _facts(run: "Run", summary: Mapping[str, Any] | None) -> tuple[tuple[str, st
 
 
 def _training(run: "Run") -> "Section":
-    from zerotollm.explain.figures.training import curves
-    from zerotollm.explain.page.page import Figure, Section, Texts
+    from zerotollm.explain.figures.curves import curves
+    from zerotollm.explain.render.page import Figure, Section, Texts
 
     lines = run.metrics()
     blocks, sentences = [], []
@@ -138,8 +138,8 @@ def _beside(
     run: "Run", summary: Mapping[str, Any] | None, others: Mapping[str, tuple[Experiment, Any, Sequence[Any]]]
 ) -> "tuple[Section, ...]":
     """The run and others: the curve, the numbers, and which fields differ."""
-    from zerotollm.explain.figures.training import beside
-    from zerotollm.explain.page.page import Figure, Section, Table
+    from zerotollm.explain.figures.curves import beside
+    from zerotollm.explain.render.page import Figure, Section, Table
 
     if not others:
         return ()
@@ -199,11 +199,11 @@ def _made(run: "Run", summary: Mapping[str, Any] | None) -> "Section":
     """Configuration, environment and cost."""
     import json
 
-    from zerotollm.actions import summary as final
-    from zerotollm.actions.plan import job_for
-    from zerotollm.compute.device import this_accelerator
-    from zerotollm.explain.page.page import Section, Table
+    from zerotollm.explain.render.page import Section, Table
+    from zerotollm.model.accelerator import this_accelerator
     from zerotollm.planning.speed import flops_per_token
+    from zerotollm.session import summary as final
+    from zerotollm.session.job import job_for
 
     blocks, sentences = [], []
     if summary:

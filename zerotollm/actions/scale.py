@@ -13,10 +13,18 @@ from typing import Any, NamedTuple
 from zerotollm import run_directory
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, differences, from_json, to_json, validate
-from zerotollm.files import write_atomically
+from zerotollm.host.atomic_files import write_atomically
 from zerotollm.model.config import resolve
-from zerotollm.scale.flops import train_flops
-from zerotollm.scale.law import CONSTANTS, Fit, Point, Prediction, counted_parameters, fit_law, predict
+from zerotollm.planning.flops import train_flops
+from zerotollm.studies.scaling_law import (
+    CONSTANTS,
+    Fit,
+    Point,
+    Prediction,
+    counted_parameters,
+    fit_law,
+    predict,
+)
 
 POINTS = "points"
 
@@ -42,11 +50,18 @@ def scale(
     it belongs to other experiments, or the ladder is too short to fit, and RunError where a loss is not finite.
     """
     # Imported here: what the command line asks of this file should not wait for them.
-    from zerotollm.actions.progress import clock
     from zerotollm.console import Console
     from zerotollm.run import cache_compiled_programs
-    from zerotollm.scale.figure import interactive, picture
-    from zerotollm.scale.report import law_json, law_lines, outcome_line, prediction_line, run_line, table
+    from zerotollm.session.progress import clock
+    from zerotollm.studies.scaling_figure import interactive, picture
+    from zerotollm.studies.scaling_report import (
+        law_json,
+        law_lines,
+        outcome_line,
+        prediction_line,
+        run_line,
+        table,
+    )
 
     def say(text: str) -> None:
         Console().print(text, markup=False, highlight=False, soft_wrap=True)
@@ -104,7 +119,7 @@ def scale(
 
 def measure(run: Experiment) -> dict[str, Any]:
     """One run trained in memory, as what is stored of it: JSON values."""
-    from zerotollm.actions.fit import compile_programs, fit
+    from zerotollm.session.train_in_memory import compile_programs, fit
 
     begun = time.monotonic()
     programs = compile_programs(run)
@@ -149,7 +164,7 @@ def read_point(run_dir: Path, run: Experiment) -> dict[str, Any] | None:
 
 def check_same_text(run_dir: Path, runs: Sequence[Experiment], records: Sequence[Any]) -> None:
     """Raises UsageError where a point was trained on another text than the corpus now holds, under the same name."""
-    from zerotollm.actions.fit import feed_of
+    from zerotollm.session.data import feed_of
 
     text = feed_of(runs[0]).fingerprint
     for run, record in zip(runs, records, strict=True):

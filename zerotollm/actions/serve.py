@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from zerotollm.actions import ServeOptions
-from zerotollm.actions.interrupts import stop_requests
 from zerotollm.actions.plan import HOST_BYTES
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment, validate
+from zerotollm.host.stop_signals import stop_requests
 from zerotollm.model.config import TransformerConfig
 
 STOP_SECONDS = 3
@@ -48,8 +48,8 @@ def serve(experiment: Experiment, run_dir: Path, options: ServeOptions) -> None:
 
     from zerotollm.console import Console
     from zerotollm.run import cache_compiled_programs, load
-    from zerotollm.serving import batch
-    from zerotollm.serving.app import Desk, make_app
+    from zerotollm.serving import scheduler
+    from zerotollm.serving.app import ServerState, make_app
     from zerotollm.serving.protocol import Served
 
     cache_compiled_programs(experiment.data)
@@ -58,8 +58,8 @@ def serve(experiment: Experiment, run_dir: Path, options: ServeOptions) -> None:
     context = options.context or model.max_length
     refuse_unless_it_fits(model, options.rows, context)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("compiling", total=batch.num_programs(context))
-        programs = batch.compile_programs(
+        task = progress.add_task("compiling", total=scheduler.num_programs(context))
+        programs = scheduler.compile_programs(
             run.params, model, run.tokenizer, options.rows, context, lambda: progress.advance(task)
         )
     served = Served(
@@ -71,7 +71,7 @@ def serve(experiment: Experiment, run_dir: Path, options: ServeOptions) -> None:
         created=int(time.time()),
         chats=experiment.train.objective == "completion",
     )
-    desk = Desk(served, options.request_bytes, options.waiting, api_key)
+    desk = ServerState(served, options.request_bytes, options.waiting, api_key)
     host, port = listening.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     console.print(
@@ -93,8 +93,8 @@ def refuse_unless_it_writes_on(experiment: Experiment, run_dir: Path) -> None:
 
 def refuse_unless_it_fits(model: TransformerConfig, rows: int, context: int) -> None:
     """Raises UsageError where the model holds no such context, and where the memory of the device does not."""
+    from zerotollm.planning.device_benchmark import memory_here
     from zerotollm.planning.memory import largest_context, serving_memory
-    from zerotollm.scale.measure import memory_here
 
     if context > model.max_length:
         raise UsageError(f"--context is {context:,}, and the context of this model is {model.max_length:,}")

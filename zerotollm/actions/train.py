@@ -13,21 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from zerotollm import run_directory
-from zerotollm.actions.beginning import beginning_of, step_options
-from zerotollm.actions.devices import by_shape, compilers, computing_on_mesh, mesh_lines
-from zerotollm.actions.fit import feed_of
-from zerotollm.actions.interrupts import StoppedError, stop_requests
-from zerotollm.actions.out_of_memory import out_of_memory_explained, step_bytes_on_host
-from zerotollm.actions.plan import job_for
-from zerotollm.actions.progress import Display, Pace, console_of
-from zerotollm.actions.summary import commands, rows, summarize
-from zerotollm.actions.translation import with_prompt
-from zerotollm.compute.processes import is_first, on_first, stop_requested, together
 from zerotollm.errors import RunError
+from zerotollm.evaluation.translation_report import with_prompt
 from zerotollm.experiment import Experiment, translates
-from zerotollm.files import write_atomically
-from zerotollm.memory_limit import check_libraries, check_step, limits
+from zerotollm.host.atomic_files import write_atomically
+from zerotollm.host.memory_limit import check_libraries, check_step, limits
+from zerotollm.host.stop_signals import StoppedError, stop_requests
 from zerotollm.model.config import TransformerConfig
+from zerotollm.session.data import feed_of
+from zerotollm.session.devices import by_shape, compilers, computing_on_mesh, mesh_lines
+from zerotollm.session.job import job_for
+from zerotollm.session.out_of_memory import out_of_memory_explained, step_bytes_on_host
+from zerotollm.session.progress import Display, Pace, console_of
+from zerotollm.session.summary import commands, rows, summarize
+from zerotollm.session.warm_start import beginning_of, step_options
+from zerotollm.sharding.processes import is_first, on_first, stop_requested, together
 from zerotollm.training.config import due
 
 
@@ -79,7 +79,7 @@ class Prepared:
     feed: Any
     """zerotollm.data.feed.Feed"""
     placement: Any
-    """zerotollm.scale.sharding.Placement"""
+    """zerotollm.sharding.rules.Placement"""
     model: TransformerConfig
     """resolved"""
     train_step: Callable[[], Callable[..., Any]]
@@ -93,7 +93,7 @@ class Prepared:
     """what the host remembers beside the state; see `_train`"""
     num_parameters: int
     trained_parameters: int
-    whole: Callable[[Any], Any]
+    merge_params: Callable[[Any], Any]
     """state -> all parameters of the model"""
     begun_with: Any
     """zerotollm.run.Run whose parameters training began with, or None"""
@@ -105,14 +105,14 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement:
     # Imported here: nobody should wait for jax to hear that a run is finished or belongs to someone else.
     import jax
 
-    from zerotollm.compute.device import options_to_run_once, this_accelerator
     from zerotollm.data.feed import EXAMPLES
+    from zerotollm.model.accelerator import options_to_run_once, this_accelerator
+    from zerotollm.planning.device_benchmark import trouble_here
     from zerotollm.run import cache_compiled_programs
-    from zerotollm.scale.measure import trouble_here
-    from zerotollm.scale.sharding import check_divides, place_tree, placed_shapes, shardings
+    from zerotollm.sharding.rules import check_divides, place_tree, placed_shapes, shardings
     from zerotollm.training import checkpoints
-    from zerotollm.training.beginning import fingerprint
-    from zerotollm.training.lora import divided, whole
+    from zerotollm.training.lora import merge_params, partition
+    from zerotollm.training.parameter_transfer import fingerprint
     from zerotollm.training.step import init_params, init_state, make_eval_step, make_train_step
 
     cache_compiled_programs(shape)
@@ -173,7 +173,7 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement:
     checkpoint = None if intact is None else checkpoints.of_step(directory, intact)
     frozen = None
     if abstract_state.frozen is not None:
-        _, frozen = divided(beginning.params, experiment.train.trainable)
+        _, frozen = partition(beginning.params, experiment.train.trainable)
     if checkpoint:
         # Earlier versions noted neither.
         notes = {"before": None, "frozen": None} | checkpoint.manifest()["notes"]
@@ -229,7 +229,7 @@ def _prepare(experiment: Experiment, run_dir: Path, display: Display, placement:
         notes,
         num_parameters,
         trained,
-        jax.jit(lambda state: whole(state.params, state.frozen, experiment.train))
+        jax.jit(lambda state: merge_params(state.params, state.frozen, experiment.train))
         if abstract_state.frozen is not None
         else lambda state: state.params,
         beginning.run,
@@ -266,7 +266,7 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
     from zerotollm.decoding.text import sample_text
     from zerotollm.training.checkpoints import AHEAD, CheckpointWriter, of_step
     from zerotollm.training.metrics import MetricsWriter, NotWritten, StepLog
-    from zerotollm.training.stream import Behind, prefetched
+    from zerotollm.training.prefetch import DeferredMetrics, prefetched
 
     feed, config, steps = run.feed, run.experiment.train, run.experiment.train.steps
     pace = Pace(feed.tokens_per_step, run.notes["step_seconds"])
@@ -324,7 +324,7 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
                 new["old_bpb"] = measured(run.eval_step(), params, feed.old, run.placement)["bpb"]
             return new
 
-        behind = Behind(read)
+        behind = DeferredMetrics(read)
         train_step = run.train_step()
         before = notes["before"]
         if run.begun_with and not (run.start or feed.labels):

@@ -15,13 +15,7 @@ from functools import partial
 
 import numpy as np
 
-from zerotollm.data.batches import Batch, Replayed, Staged, evaluation_batches, training_batches
-from zerotollm.data.config import DataConfig, TokenizerConfig
-from zerotollm.data.corpora import open_corpus
-from zerotollm.data.denoising import SENTINELS, Denoising, prefix_lm, span_corruption
-from zerotollm.data.documents import SPLITS
-from zerotollm.data.example_tokens import example_batch, prepare_examples
-from zerotollm.data.pair_batches import (
+from zerotollm.data.batches.buckets import (
     Plan,
     Rows,
     first_pairs,
@@ -29,10 +23,16 @@ from zerotollm.data.pair_batches import (
     pair_training_batches,
     plan,
 )
-from zerotollm.data.pair_tokens import prepare_pairs
-from zerotollm.data.sharded_tokens import LARGE, prepare_in_shards
-from zerotollm.data.tokenizer import AnyTokenizer, Tokenizer, byte_lengths
-from zerotollm.data.tokens import TokenizedSplit, prepare
+from zerotollm.data.batches.denoising import SENTINELS, Denoising, prefix_lm, span_corruption
+from zerotollm.data.batches.windows import Batch, Replayed, Staged, evaluation_batches, training_batches
+from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.data.sources.corpora import open_corpus
+from zerotollm.data.sources.documents import SPLITS
+from zerotollm.data.tokens.examples import example_batch, prepare_examples
+from zerotollm.data.tokens.pairs import prepare_pairs
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer, Tokenizer, byte_lengths
+from zerotollm.data.tokens.shards import LARGE, prepare_in_shards
+from zerotollm.data.tokens.text import TokenizedSplit, prepare
 from zerotollm.errors import UsageError
 
 Shapes = dict[str, tuple[tuple[int, int], type]]

@@ -18,12 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zerotollm.compute.mesh import constrain
-from zerotollm.decoding.stages import cache_bytes, capacities, longer
+from zerotollm.decoding.cache_growth import cache_bytes, capacities, longer
 from zerotollm.model.config import TransformerConfig
 from zerotollm.model.encoder_decoder import EncoderDecoder
 from zerotollm.model.layers import KVCache
-from zerotollm.model.transformer import Memory
+from zerotollm.model.transformer import EncoderOutput
+from zerotollm.sharding.constraints import constrain
 
 LOWEST = -1e30
 """Stands for minus infinity, so that differences stay numbers."""
@@ -118,16 +118,16 @@ def beam_search(
 @partial(jax.jit, static_argnames="model")
 def read_sources(
     params: Any, sources_BS: jax.Array, source_mask_BS: jax.Array, *, model: TransformerConfig
-) -> Memory:
+) -> EncoderOutput:
     """Keys and values of the sources for every layer of the decoder."""
     net = EncoderDecoder(model)
-    return net.apply({"params": params}, sources_BS, source_mask_BS, method="remember")
+    return net.apply({"params": params}, sources_BS, source_mask_BS, method="precompute_kv")
 
 
 @partial(jax.jit, static_argnames=("model", "stages", "num_tokens", "special"))
 def _extend(
     params: Any,
-    memory: Memory,
+    memory: EncoderOutput,
     start: BeamState,
     limit_B: jax.Array,
     alpha: jax.Array,

@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zerotollm.compute.device import FEW_ROWS
-from zerotollm.compute.mesh import constrain
+from zerotollm.decoding.cache_growth import cache_bytes, capacities, longer
 from zerotollm.decoding.config import SamplingConfig
-from zerotollm.decoding.stages import cache_bytes, capacities, longer
+from zerotollm.model.accelerator import FEW_ROWS
 from zerotollm.model.config import TransformerConfig, round_up
-from zerotollm.model.layers import KVCache, joined
+from zerotollm.model.layers import KVCache, fuse_projections
 from zerotollm.model.transformer import Transformer
 from zerotollm.randomness import stream_key
+from zerotollm.sharding.constraints import constrain
 
 PROMPT_MULTIPLE = 16
 """Prompts are padded to a multiple of this, so that few lengths are ever compiled."""
@@ -30,7 +30,7 @@ COLD = 1e-5
 logits over it are infinite."""
 
 
-class Choice(NamedTuple):
+class SamplingParams(NamedTuple):
     """`SamplingConfig` as arrays, a number for each row: a new temperature or seed needs no new program."""
 
     temperature_B: jax.Array
@@ -41,7 +41,7 @@ class Choice(NamedTuple):
     """of (seed, row)"""
 
     @classmethod
-    def of(cls, sampling: SamplingConfig, rows: int = 1) -> "Choice":
+    def of(cls, sampling: SamplingConfig, rows: int = 1) -> "SamplingParams":
         """The same for all rows, but for their randomness."""
         numbers = cls.row(
             sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p, sampling.seed, 0
@@ -50,7 +50,9 @@ class Choice(NamedTuple):
         return jax.tree.map(lambda x_1: jnp.repeat(x_1, rows), numbers)._replace(key_B=key_B)
 
     @classmethod
-    def row(cls, temperature: Any, top_k: Any, top_p: Any, min_p: Any, seed: Any, row: Any) -> "Choice":
+    def row(
+        cls, temperature: Any, top_k: Any, top_p: Any, min_p: Any, seed: Any, row: Any
+    ) -> "SamplingParams":
         """Of one row, the one that is number `row` among those with its seed. All may be traced."""
         return cls(
             jnp.float32(temperature)[None],
@@ -84,7 +86,7 @@ class DecodeState(NamedTuple):
     caches: tuple[KVCache, ...]
 
 
-def filter_logits(logits_BV: jax.Array, choice: Choice) -> jax.Array:
+def filter_logits(logits_BV: jax.Array, choice: SamplingParams) -> jax.Array:
     """Minus infinity at the tokens that top-k, top-p or min-p exclude. The likeliest token always stays.
 
     Top-k (arXiv:1805.04833) keeps the k likeliest, top-p (arXiv:1904.09751) the smallest set whose probability reaches
@@ -106,7 +108,7 @@ def filter_logits(logits_BV: jax.Array, choice: Choice) -> jax.Array:
     return jnp.where(kept_BV, logits_BV, -jnp.inf)
 
 
-def draw(logits_BV: jax.Array, choice: Choice, positions_B: jax.Array) -> jax.Array:
+def draw(logits_BV: jax.Array, choice: SamplingParams, positions_B: jax.Array) -> jax.Array:
     """One token a row, (B,) int32. A temperature below `COLD` takes the likeliest.
 
     The randomness of a row depends on (seed, row, position), not on padding or on the other rows. Positions are those
@@ -177,7 +179,7 @@ def prefill(
 def _decode(
     params: Any,
     state: DecodeState,
-    choice: Choice,
+    choice: SamplingParams,
     end: jax.Array,
     *,
     model: TransformerConfig,
@@ -249,9 +251,9 @@ def stream(
     last half of it is read again and the text goes on from there: each row at its own place, so that it writes what it
     writes alone.
     """
-    choice = Choice.of(sampling, len(prompts))
+    choice = SamplingParams.of(sampling, len(prompts))
     # Weights that lie in the file's memory would be copied in every call.
-    params = joined(jax.tree.map(jnp.asarray, params))
+    params = fuse_projections(jax.tree.map(jnp.asarray, params))
     texts = [np.asarray(prompt, np.int32) for prompt in prompts]
     if not all(0 < len(text) <= model.max_length for text in texts):
         raise ValueError(f"prompts need 1 to {model.max_length} tokens: {[len(text) for text in texts]}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from zerotollm.data.tokenizer import AnyTokenizer
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer
 from zerotollm.decoding import sample
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.decoding.translate import translate_text

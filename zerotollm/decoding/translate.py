@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from zerotollm.data.pairs import as_sentence, translation_prompt
-from zerotollm.data.tokenizer import AnyTokenizer
+from zerotollm.data.sources.pairs import as_sentence, translation_prompt
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer
 from zerotollm.decoding import sample
 from zerotollm.decoding.beam import beam_search, hypotheses
 from zerotollm.decoding.config import SamplingConfig

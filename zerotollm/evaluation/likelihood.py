@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zerotollm.data.lines import check_encodable, read_records
+from zerotollm.data.sources.lines import check_encodable, read_records
 from zerotollm.errors import DivergedError, UsageError
 from zerotollm.model.config import TransformerConfig, round_up
 from zerotollm.model.transformer import Transformer

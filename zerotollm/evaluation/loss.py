@@ -5,9 +5,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from zerotollm.data.batches import evaluation_batches
+from zerotollm.data.batches.windows import evaluation_batches
 from zerotollm.data.feed import evaluation_rows
-from zerotollm.data.tokens import TokenizedSplit
+from zerotollm.data.tokens.text import TokenizedSplit
 from zerotollm.errors import DivergedError
 
 __all__ = ["IN_FLIGHT", "evaluate_batches", "evaluate_split", "evaluation_rows"]

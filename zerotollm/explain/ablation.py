@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from zerotollm.evaluation.statistics import holm
+from zerotollm.explain.activations import BlockOutputs, Row, enter, read, rows_of, run_blocks, scored
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.attention import NAMES
-from zerotollm.explain.forward import Passed, Row, enter, go_through, read, rows_of, scored
 from zerotollm.explain.statistics import CONFIDENCE, Estimate, mean_estimate
 from zerotollm.model.config import BIASED, TransformerConfig
 from zerotollm.model.layers import Norm
+from zerotollm.significance import holm
 
 MATTERS = 0.01
 """Nats per token that a head must be worth to be said to matter."""
@@ -121,10 +121,10 @@ def ablate_heads(
     params, model = with_output_biases(params, model)
     base_B, rise_BALH = np.empty(B), np.empty((B, 2, L, H))
 
-    def all_rows() -> Iterator[tuple[Row, Passed]]:
+    def all_rows() -> Iterator[tuple[Row, BlockOutputs]]:
         for row in rows_of(windows_BW, model, document_bos):
             _, x_BTD = enter(params, row.tokens_1S, row.segments_1S, model=model)
-            yield row, go_through(params, x_BTD, row.segments_1S, model=model)
+            yield row, run_blocks(params, x_BTD, row.segments_1S, model=model)
 
     mean_LHD = np.zeros((L, H, model.width))
     for row, whole in all_rows():
@@ -149,7 +149,7 @@ def ablate_heads(
             for a, added_D in enumerate((np.zeros(model.width), mean_LHD[i, h])):
                 layer = writing(params[f"layer_{i}"], "attention", added_D)
                 # What enters layer i is as it was.
-                without = go_through(
+                without = run_blocks(
                     params | {f"layer_{i}": layer},
                     whole.entered[i],
                     row.segments_1S,

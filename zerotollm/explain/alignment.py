@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from zerotollm.data.tokenizer import Tokenizer
+from zerotollm.data.tokens.sentencepiece import Tokenizer
 from zerotollm.explain.answer import Answer
-from zerotollm.explain.pairs import Inside, look_into_pair, text_pair
+from zerotollm.explain.pair_activations import Inside, look_into_pair, text_pair
 from zerotollm.explain.statistics import CONFIDENCE, ranks
 from zerotollm.explain.words import shown
 from zerotollm.model.config import TransformerConfig

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zerotollm.data.tokenizer import Tokenizer
+from zerotollm.data.tokens.sentencepiece import Tokenizer
+from zerotollm.explain.activations import LONGEST, look_into_windows
 from zerotollm.explain.answer import Answer
-from zerotollm.explain.forward import LONGEST, look_into_windows
 from zerotollm.explain.statistics import NEGLIGIBLE, Estimate, mean_estimate, verdict
 from zerotollm.explain.words import KINDS, kinds_of
 from zerotollm.model.config import TransformerConfig

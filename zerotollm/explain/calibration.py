@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from zerotollm.explain.activations import Scores
 from zerotollm.explain.answer import Answer
-from zerotollm.explain.forward import Scores
 from zerotollm.explain.statistics import (
     CONFIDENCE,
     DRAWS,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zerotollm.data.tokenizer import Tokenizer
+from zerotollm.data.tokens.sentencepiece import Tokenizer
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.statistics import CONFIDENCE, DRAWS, Estimate
 from zerotollm.explain.words import KINDS, kinds_of, shown

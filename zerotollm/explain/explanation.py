@@ -10,13 +10,9 @@ import jax
 import numpy as np
 
 from zerotollm.data.config import TokenizerConfig
-from zerotollm.data.tokenizer import Tokenizer
+from zerotollm.data.tokens.sentencepiece import Tokenizer
 from zerotollm.explain.ablation import Ablation, ablate_heads
-from zerotollm.explain.alignment import Alignment
-from zerotollm.explain.attention import AttentionMaps, Heads, attention_maps, explain_heads
-from zerotollm.explain.calibration import Calibration, LossByPosition, calibration, loss_by_position
-from zerotollm.explain.embeddings import Embeddings, explain_embeddings
-from zerotollm.explain.forward import (
+from zerotollm.explain.activations import (
     LONGEST,
     even_windows,
     joined,
@@ -24,6 +20,10 @@ from zerotollm.explain.forward import (
     look_into_windows,
     text_tokens,
 )
+from zerotollm.explain.alignment import Alignment
+from zerotollm.explain.attention import AttentionMaps, Heads, attention_maps, explain_heads
+from zerotollm.explain.calibration import Calibration, LossByPosition, calibration, loss_by_position
+from zerotollm.explain.embeddings import Embeddings, explain_embeddings
 from zerotollm.explain.generation import (
     Generation,
     document_beginnings,
@@ -34,9 +34,9 @@ from zerotollm.explain.layers import Layers, explain_layers
 from zerotollm.explain.learning import Learning, explain_learning, usual_ids
 from zerotollm.explain.meaning import Meaning, count_usage, explain_meaning
 from zerotollm.explain.merges import Merges, count_words, replay
+from zerotollm.explain.pair_activations import Pair, even_pairs
 from zerotollm.explain.pair_answers import held_out_answers, text_answers
 from zerotollm.explain.pair_answers import learning as pair_learning
-from zerotollm.explain.pairs import Pair, even_pairs
 from zerotollm.explain.prediction import Prediction, predict
 from zerotollm.explain.tokenization import (
     Tokenization,
@@ -61,7 +61,7 @@ COMPARED = 300_000
 NO_TEXT = "it takes the text that the model was trained with and held-out text, which are not here"
 
 
-class Material(NamedTuple):
+class ReferenceText(NamedTuple):
     """Tokens of the text that a model was trained with, and of text that it has not seen."""
 
     train_N: np.ndarray
@@ -109,7 +109,7 @@ class Explanation:
 
 
 @dataclass(frozen=True)
-class Study:
+class RunExplanation:
     """What the checkpoints and the texts of a whole run show."""
 
     meaning: Meaning | None = None
@@ -128,7 +128,7 @@ class Study:
         return "\n".join(f"{name}: {sentence}" for name, sentence in self.sentences().items())
 
 
-def _sentences(answers: Explanation | Study) -> dict[str, str]:
+def _sentences(answers: Explanation | RunExplanation) -> dict[str, str]:
     found = {}
     for part in dataclasses.fields(answers):
         answer = getattr(answers, part.name)
@@ -143,7 +143,7 @@ def explain_text(
     tokenizer: Tokenizer,
     text: str,
     *,
-    material: Material | None = None,
+    material: ReferenceText | None = None,
     merges: Merges | None = None,
     temperature: float = 1.0,
     sampled: Callable[[np.ndarray], np.ndarray] | None = None,
@@ -220,7 +220,7 @@ def _without(why: str) -> tuple[tuple[str, str], ...]:
     return tuple((name, why) for name in ("layers", "calibration", "positions", "heads", "ablation"))
 
 
-def held_out_windows(model: TransformerConfig, material: Material, count: int) -> np.ndarray:
+def held_out_windows(model: TransformerConfig, material: ReferenceText, count: int) -> np.ndarray:
     """Windows of held-out text, (B, T + 1), at most `LONGEST` tokens long."""
     return even_windows(material.held_out_N, min(model.max_length, LONGEST), count)
 
@@ -237,13 +237,13 @@ def explain_run(
     checkpoints: Callable[[], Iterable[tuple[int, Any]]],
     model: TransformerConfig,
     tokenizer: Tokenizer,
-    material: Material,
+    material: ReferenceText,
     *,
     samples: Sequence[np.ndarray] = (),
     text: str = "",
     write: Callable[[Sequence[str]], list[str]] | None = None,
     fresh: Callable[[], Iterable[Any]] = tuple,
-) -> Study:
+) -> RunExplanation:
     """The answers that take checkpoints, samples and the whole training text. Takes a minute or so.
 
     `checkpoints()` gives (step, params), the oldest first, as often as it is called. `samples` are ids of texts that
@@ -260,18 +260,20 @@ def explain_run(
     )
     if model.architecture != "decoder":
         if not material.pairs:
-            return Study(
+            return RunExplanation(
                 meaning, tokenizers=tokenizers, left_out=(("generation", NO_TEXT), ("learning", NO_TEXT))
             )
         learned = pair_learning(checkpoints(), model, tokenizer, material.pairs, counts_V)
         if write is None:
             why = "what it writes are parts of a text, and these are no texts of their own"
-            return Study(meaning, None, learned, tokenizers=tokenizers, left_out=(("generation", why),))
+            return RunExplanation(
+                meaning, None, learned, tokenizers=tokenizers, left_out=(("generation", why),)
+            )
         *_, (_, params) = checkpoints()
         pairs = even_pairs(material.pairs, TRANSLATED)
         written = write([tokenizer.decode(pair.source_S[:-1]) for pair in pairs])
         generation = explain_translations(params, model, tokenizer, pairs, written, material.train_N)
-        return Study(meaning, generation, learned, tokenizers=tokenizers)
+        return RunExplanation(meaning, generation, learned, tokenizers=tokenizers)
     windows_BW = held_out_windows(model, material, SCORED)
     document_bos = material.document_bos
     learning = explain_learning(checkpoints(), model, tokenizer, windows_BW, counts_V, document_bos)
@@ -295,7 +297,7 @@ def explain_run(
         real_BT = even_windows(material.held_out_N, T, len(samples))[:, :T]
     if len(samples) < 2 or T < 8:
         why = f"it takes 2 samples of 8 tokens, and there are {len(samples)}, the shortest of {T}"
-        return Study(meaning, None, learning, layers, tokenizers, (("generation", why),))
+        return RunExplanation(meaning, None, learning, layers, tokenizers, (("generation", why),))
     generation = explain_generation(
         params,
         model,
@@ -306,7 +308,7 @@ def explain_run(
         document_bos,
         alike,
     )
-    return Study(meaning, generation, learning, layers, tokenizers)
+    return RunExplanation(meaning, generation, learning, layers, tokenizers)
 
 
 def _other_tokenizers(

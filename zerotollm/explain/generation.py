@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from zerotollm.data.tokenizer import Tokenizer
+from zerotollm.data.tokens.sentencepiece import Tokenizer
+from zerotollm.explain.activations import score_windows
 from zerotollm.explain.answer import Answer
-from zerotollm.explain.forward import score_windows
-from zerotollm.explain.pairs import Pair, score_pair, text_pair
+from zerotollm.explain.pair_activations import Pair, score_pair, text_pair
 from zerotollm.explain.statistics import (
     NEGLIGIBLE,
     UNKNOWN,

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zerotollm.evaluation.statistics import Outcome
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.statistics import UNKNOWN, Estimate, beyond_null, mean_estimate, outcome_of, verdict
+from zerotollm.significance import Outcome
 
 CLASSES = 10
 """Next tokens that a probe tells apart, the most frequent."""

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from zerotollm.data.tokenizer import Tokenizer
+from zerotollm.data.tokens.sentencepiece import Tokenizer
+from zerotollm.explain.activations import score_windows
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.attention import repetition
-from zerotollm.explain.forward import score_windows
 from zerotollm.explain.statistics import (
     NEGLIGIBLE,
     Estimate,

@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zerotollm.data.tokenizer import Tokenizer
-from zerotollm.evaluation.statistics import holm
+from zerotollm.data.tokens.sentencepiece import Tokenizer
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.statistics import (
     CONFIDENCE,
@@ -25,6 +24,7 @@ from zerotollm.explain.statistics import (
     partial_correlation,
 )
 from zerotollm.explain.words import KINDS, kinds_of, sentence_ends, shown, token_counts
+from zerotollm.significance import holm
 
 TOKENS = 400
 """The most frequent words whose pairs are compared."""

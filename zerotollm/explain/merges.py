@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zerotollm.data.storage import build_once
-from zerotollm.data.tokenizer import SPACE, Tokenizer
+from zerotollm.data.cache_folder import build_once
+from zerotollm.data.tokens.sentencepiece import SPACE, Tokenizer
 
 _WORD = re.compile(r" ?[^ \n]+| +")
 

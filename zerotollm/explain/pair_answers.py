@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from zerotollm.data.tokenizer import Tokenizer
+from zerotollm.data.tokens.sentencepiece import Tokenizer
 from zerotollm.explain.ablation import ablation, with_output_biases
+from zerotollm.explain.activations import Scores
 from zerotollm.explain.alignment import aligned
 from zerotollm.explain.attention import Heads, attention_maps
 from zerotollm.explain.calibration import calibration, loss_by_position
-from zerotollm.explain.forward import Scores
 from zerotollm.explain.layers import PARTS, Layers, explain_vectors, frequent_labels, part_labels
 from zerotollm.explain.learning import Learning, measure_learning
-from zerotollm.explain.pairs import (
+from zerotollm.explain.pair_activations import (
     Inside,
     Pair,
     ablated_losses,

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from zerotollm.data.tokenizer import Tokenizer
+from zerotollm.data.tokens.sentencepiece import Tokenizer
+from zerotollm.explain.activations import Activations, head_matrix, look_inside, read, row_length, text_tokens
 from zerotollm.explain.answer import Answer
-from zerotollm.explain.forward import Activations, head_matrix, look_inside, read, row_length, text_tokens
 from zerotollm.explain.words import shown
 from zerotollm.model.config import TransformerConfig
 

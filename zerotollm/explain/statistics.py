@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zerotollm.evaluation.statistics import Outcome
+from zerotollm.significance import Outcome
 
 CONFIDENCE = 0.95
 NEGLIGIBLE = 0.01

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from zerotollm.data.config import TokenizerConfig
-from zerotollm.data.tokenizer import Tokenizer, train_tokenizer
+from zerotollm.data.tokens.sentencepiece import Tokenizer, train_tokenizer
 from zerotollm.errors import UsageError
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.merges import Merge, Merges, merge_order, replay, steps_of

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from zerotollm.data.tokenizer import AnyTokenizer
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer
 
 Kind = Literal["word", "word part", "punctuation", "digit", "white space", "byte", "special"]
 KINDS: tuple[Kind, ...] = ("word", "word part", "punctuation", "digit", "white space", "byte", "special")

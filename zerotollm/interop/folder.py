@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from zerotollm.data.pretrained_tokenizer import PretrainedTokenizer, pretrained_tokenizer
+from zerotollm.data.tokens.pretrained import PretrainedTokenizer, pretrained_tokenizer
 from zerotollm.errors import RunError, UsageError
 from zerotollm.interop import gpt2, llama, marian, qwen2, qwen3
 from zerotollm.interop.weights import Family, from_theirs, parameter_shapes

@@ -9,9 +9,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from zerotollm.data.tokenizer import AnyTokenizer, Tokenizer
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer, Tokenizer
 from zerotollm.errors import RunError, UsageError
-from zerotollm.files import cannot_write
+from zerotollm.host.atomic_files import cannot_write
 from zerotollm.interop.folder import CONFIG, FAMILIES, SINGLE
 from zerotollm.interop.tokenizer_json import tokenizer_json
 from zerotollm.interop.weights import Family, to_theirs

@@ -17,7 +17,7 @@ With nfc and nfkc the few dozen characters are excepted that Unicode normalizes 
 from itertools import pairwise
 from typing import Any
 
-from zerotollm.data.tokenizer import SCORE_STEPS, SPACE, SPECIAL_PIECES, Tokenizer
+from zerotollm.data.tokens.sentencepiece import SCORE_STEPS, SPACE, SPECIAL_PIECES, Tokenizer
 from zerotollm.errors import UsageError
 
 MARK = "\0"
@@ -30,8 +30,8 @@ EDGES = r"[\s\x1c-\x1f]+"
 def tokenizer_json(tokenizer: Tokenizer, *, sentences: bool) -> dict[str, Any]:
     """The content of tokenizer.json.
 
-    With `sentences`, for an encoder-decoder, a text is what `zerotollm.data.pairs.as_sentence` makes of it, with eos
-    behind; else bos stands before it. Raises UsageError where the conversion would not be exact.
+    With `sentences`, for an encoder-decoder, a text is what `sources.pairs.as_sentence` makes of it, with eos behind;
+    else bos stands before it. Raises UsageError where the conversion would not be exact.
     """
     proto = tokenizer._proto
     normal = proto.SentencePiece.NORMAL
@@ -111,7 +111,7 @@ def tokenizer_json(tokenizer: Tokenizer, *, sentences: bool) -> dict[str, Any]:
             for token_id, piece in enumerate(SPECIAL_PIECES.values())
         ],
         "normalizer": {"type": "Sequence", "normalizers": normalizers} if normalizers else None,
-        # Words: no piece spans two (see `_BETWEEN_WORDS` in `zerotollm.data.tokenizer`), and a line end is one.
+        # Words: no piece spans two (see `sentencepiece._BETWEEN_WORDS`), and a line end is one.
         "pre_tokenizer": {
             "type": "Split",
             "pattern": {"Regex": f"\n|[{apart}]| *[^ \n{apart}]+| +"},

@@ -8,22 +8,22 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from zerotollm.compute.config import PLAIN, ComputeConfig
-from zerotollm.compute.mesh import ROWS, constrain
+from zerotollm.model.compute_config import PLAIN, ComputeConfig
 from zerotollm.model.config import BIASED, TransformerConfig
 from zerotollm.model.layers import Dropout, KVCache, linear, source_keys_values
 from zerotollm.model.transformer import (
-    Memory,
+    EncoderOutput,
     TokenShift,
     add_positions,
     causal_mask,
     embedding_initializer,
     head_initializer,
     head_logits,
-    is_lean,
-    lean_blocks,
+    remat_or_scan_blocks,
     run_blocks,
+    uses_remat_or_scan,
 )
+from zerotollm.sharding.constraints import ROWS, constrain
 
 
 class Encoder(nn.Module):
@@ -41,8 +41,8 @@ class Encoder(nn.Module):
         x_BSD = add_positions(self, x_BSD, positions_BS).astype(self.compute.precision)
         x_BSD = Dropout(c.dropout)(x_BSD, deterministic=deterministic)
         read, how = (x_BSD, mask_BS[:, None], positions_BS), {"deterministic": deterministic}
-        if is_lean(self):
-            return lean_blocks(self, c.encoder_layers, *read, **how)
+        if uses_remat_or_scan(self):
+            return remat_or_scan_blocks(self, c.encoder_layers, *read, **how)
         return run_blocks(c, c.encoder_layers, *read, **how)[0]
 
 
@@ -56,7 +56,7 @@ class Decoder(nn.Module):
     def __call__(
         self,
         x_BTD: jax.Array,
-        memory: Memory,
+        memory: EncoderOutput,
         *,
         deterministic: bool = True,
         positions_BT: jax.Array | None = None,
@@ -79,8 +79,8 @@ class Decoder(nn.Module):
         x_BTD = add_positions(self, x_BTD, positions_BT).astype(self.compute.precision)
         x_BTD = Dropout(c.dropout)(x_BTD, deterministic=deterministic)
         read, how = (x_BTD, mask_BTS, positions_BT), {"deterministic": deterministic, "memory": memory}
-        if caches is None and is_lean(self):
-            return lean_blocks(self, c.num_layers, *read, **how), (), ()
+        if caches is None and uses_remat_or_scan(self):
+            return remat_or_scan_blocks(self, c.num_layers, *read, **how), (), ()
         x_BTD, kept = run_blocks(c, c.num_layers, *read, **how, caches=caches, slot=slot)
         return x_BTD, tuple(own for own, _ in kept), tuple(cross for _, cross in kept)
 
@@ -150,24 +150,24 @@ class EncoderDecoder(nn.Module):
 
     def encode(
         self, sources_BS: jax.Array, source_mask_BS: jax.Array, *, deterministic: bool = True
-    ) -> Memory:
+    ) -> EncoderOutput:
         """What `decode` reads of the sources."""
         encoded_BSD = self.encoder(self._embed(sources_BS), source_mask_BS, deterministic=deterministic)
-        return Memory(source_mask_BS, encoded_BSD)
+        return EncoderOutput(source_mask_BS, encoded_BSD)
 
-    def remember(self, sources_BS: jax.Array, source_mask_BS: jax.Array) -> Memory:
+    def precompute_kv(self, sources_BS: jax.Array, source_mask_BS: jax.Array) -> EncoderOutput:
         """The same for many calls of `decode`: keys and values of the sources instead of what they come from."""
         memory = self.encode(sources_BS, source_mask_BS)
         layers = [self.decoder.variables["params"][f"layer_{i}"] for i in range(self.config.num_layers)]
         known = (
             source_keys_values(self.config, layer["cross_attention"], memory.encoded_BSD) for layer in layers
         )
-        return Memory(source_mask_BS, None, tuple(known))
+        return EncoderOutput(source_mask_BS, None, tuple(known))
 
     def decode(
         self,
         tokens_BT: jax.Array,
-        memory: Memory,
+        memory: EncoderOutput,
         *,
         deterministic: bool = True,
         positions_BT: jax.Array | None = None,

@@ -4,7 +4,7 @@ Shape letters are explained in `transformer.py`; X and Y stand for any width. Ev
 input axis first, so that `x_BTX @ kernel_XY` reads. Encoder, decoder and cross attention are one `Attention`.
 
 What explanations look at is sown into the collection "intermediates": nothing happens, and nothing is computed, unless
-a caller makes that mutable (`zerotollm.explain.forward`).
+a caller makes that mutable (`zerotollm.explain.activations`).
 """
 
 from functools import partial
@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from zerotollm.compute.attention import Sight
+from zerotollm.model.chunked_attention import AttentionMask
 from zerotollm.model.config import BIASED, TransformerConfig
 
 
@@ -45,12 +45,12 @@ def linear(
     return y_BTY if bias_Y is None else y_BTY + bias_Y.astype(y_BTY.dtype)[None, None]
 
 
-TOGETHER = (("query", "key", "value"), ("gate", "up"))
+FUSED = (("query", "key", "value"), ("gate", "up"))
 """Matrices that read the same input."""
 
 
-def joined(params: dict[str, Any]) -> dict[str, Any]:
-    """The same parameters for writing token by token: matrices of `TOGETHER` are one, named `query+key+value`.
+def fuse_projections(params: dict[str, Any]) -> dict[str, Any]:
+    """The same parameters for writing token by token: matrices of `FUSED` are one, named `query+key+value`.
 
     A product with few rows is mostly the reading of its matrix and the call: one large matrix instead of three. What
     lies on several devices stays apart, and so does cross attention, whose keys and values are known.
@@ -59,8 +59,10 @@ def joined(params: dict[str, Any]) -> dict[str, Any]:
         return params
     result = {}
     for name, value in params.items():
-        result[name] = joined(value) if isinstance(value, dict) and name != "cross_attention" else value
-    for names in TOGETHER:
+        result[name] = (
+            fuse_projections(value) if isinstance(value, dict) and name != "cross_attention" else value
+        )
+    for names in FUSED:
         if not set(names) <= params.keys():
             continue
         kernels = [result.pop(name) for name in names]
@@ -73,11 +75,10 @@ def joined(params: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def products(
+def fused_projections(
     module: nn.Module, names: tuple[str, ...], widths: tuple[int, ...], x_BTX: jax.Array
 ) -> dict[str, jax.Array]:
-    """What matrices of `module` that are `joined` make of `x_BTX`, each (B, T, its own of `widths`), by their names;
-    nothing where they are apart."""
+    """Outputs of the fused matrices of `module` by name, each (B, T, its width); {} where none are fused."""
     name = "+".join(names)
     if not module.has_variable("params", name):
         return {}
@@ -223,7 +224,7 @@ class Attention(nn.Module):
     def __call__(
         self,
         x_BTD: jax.Array,
-        mask_BTS: jax.Array | Sight,
+        mask_BTS: jax.Array | AttentionMask,
         positions_BT: jax.Array,
         *,
         context_BSD: jax.Array | None = None,
@@ -243,7 +244,7 @@ class Attention(nn.Module):
         source_BSD = x_BTD if context_BSD is None else context_BSD
 
         widths = (H * c.key_width, K * c.key_width, K * C)
-        made = products(self, TOGETHER[0], widths, x_BTD)
+        made = fused_projections(self, FUSED[0], widths, x_BTD)
 
         def project(name: str, x_BXD: jax.Array, heads: int, width: int) -> jax.Array:
             if name in made:
@@ -270,7 +271,7 @@ class Attention(nn.Module):
         if cache is not None:
             k_BKSC = write_slots(cache.keys_BKSC, k_BKSC, slot)
             v_BKSC = write_slots(cache.values_BKSC, v_BKSC, slot)
-        if isinstance(mask_BTS, Sight):
+        if isinstance(mask_BTS, AttentionMask):
             mixed_BHTC = mask_BTS.attend(q_BHTC, k_BKSC, v_BKSC)
         else:
             weights_BHTS = attention_weights(q_BHTC, k_BKSC, mask_BTS)
@@ -309,7 +310,7 @@ class FeedForward(nn.Module):
                 return None
             return self.param(f"{name}_bias", nn.initializers.zeros, (width,))
 
-        made = products(self, TOGETHER[1], (F, F), x_BTD)
+        made = fused_projections(self, FUSED[1], (F, F), x_BTD)
 
         def up(name: str) -> jax.Array:
             if name in made:

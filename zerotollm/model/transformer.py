@@ -15,9 +15,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from zerotollm.compute.attention import Sight
-from zerotollm.compute.config import PLAIN, ComputeConfig
-from zerotollm.compute.mesh import ROWS, constrain
+from zerotollm.model.chunked_attention import AttentionMask
+from zerotollm.model.compute_config import PLAIN, ComputeConfig
 from zerotollm.model.config import TransformerConfig
 from zerotollm.model.layers import (
     Attention,
@@ -30,6 +29,7 @@ from zerotollm.model.layers import (
     sinusoid,
 )
 from zerotollm.model.stack import rematerialized, scan_layers
+from zerotollm.sharding.constraints import ROWS, constrain
 
 
 def causal_mask(segments_BT: jax.Array | None, length: int) -> jax.Array:
@@ -52,7 +52,7 @@ def document_positions(segments_BT: jax.Array) -> jax.Array:
     return index_T - jax.lax.cummax(jnp.where(starts, index_T, 0), axis=1)
 
 
-class Memory(NamedTuple):
+class EncoderOutput(NamedTuple):
     """What a decoder's cross attention reads of the source."""
 
     mask_BS: jax.Array
@@ -73,13 +73,13 @@ class Block(nn.Module):
     def __call__(
         self,
         x_BTD: jax.Array,
-        mask_BTS: jax.Array | Sight,
+        mask_BTS: jax.Array | AttentionMask,
         positions_BT: jax.Array,
         *,
         deterministic: bool,
         cache: KVCache | None = None,
         slot: jax.Array | int = 0,
-        memory: Memory | None = None,
+        memory: EncoderOutput | None = None,
     ) -> tuple[jax.Array, tuple[KVCache, ...]]:
         """Returns the output and the keys and values of self attention and, with a memory of one layer, of cross
         attention. A memory of fewer rows than `x_BTD` is each one's for as many rows side by side, as in a beam."""
@@ -132,7 +132,7 @@ def run_blocks(
     deterministic: bool,
     caches: tuple[KVCache, ...] | None = None,
     slot: jax.Array | int = 0,
-    memory: Memory | None = None,
+    memory: EncoderOutput | None = None,
 ) -> tuple[jax.Array, list[tuple[KVCache, ...]]]:
     """Blocks `layer_0`, `layer_1`, ... of the module that calls, and its `final_norm` where norms come first.
 
@@ -155,21 +155,21 @@ def run_blocks(
     return x_BTD, kept
 
 
-def is_lean(module: nn.Module) -> bool:
-    """Whether `module.compute` wants `lean_blocks`, which cannot make parameters."""
+def uses_remat_or_scan(module: nn.Module) -> bool:
+    """Whether `module.compute` wants `remat_or_scan_blocks`, which cannot make parameters."""
     compute = module.compute
     return (compute.scan_layers or compute.remat != "none") and not module.is_initializing()
 
 
-def lean_blocks(
+def remat_or_scan_blocks(
     module: nn.Module,
     num_layers: int,
     x_BTD: jax.Array,
-    mask_BTS: jax.Array | Sight,
+    mask_BTS: jax.Array | AttentionMask,
     positions_BT: jax.Array,
     *,
     deterministic: bool,
-    memory: Memory | None = None,
+    memory: EncoderOutput | None = None,
 ) -> jax.Array:
     """What `run_blocks` returns first, without caches, as `module.compute` says: rematerialized, or in a loop."""
     c, compute = module.config, module.compute
@@ -291,7 +291,7 @@ class Transformer(nn.Module):
         if mask_BTS is None and self.compute.attention == "plain":
             mask_BTS = causal_mask(segments_BT, tokens_BT.shape[1])
         elif mask_BTS is None:
-            mask_BTS = Sight(segments_BT, segments_BT, causal=True, kernel=self.compute.attention)
+            mask_BTS = AttentionMask(segments_BT, segments_BT, causal=True, kernel=self.compute.attention)
 
         embedding_VD = self.param("embedding", embedding_initializer(c), (c.vocab_size, c.width))
         x_BTD = embedding_VD[tokens_BT]
@@ -306,9 +306,9 @@ class Transformer(nn.Module):
         x_BTD = add_positions(self, x_BTD, positions_BT).astype(self.compute.precision)
         x_BTD = constrain(x_BTD, ROWS)
         x_BTD = Dropout(c.dropout)(x_BTD, deterministic=deterministic)
-        if caches is None and is_lean(self):
+        if caches is None and uses_remat_or_scan(self):
             how = {"deterministic": deterministic}
-            x_BTD, kept = lean_blocks(self, c.num_layers, x_BTD, mask_BTS, positions_BT, **how), []
+            x_BTD, kept = remat_or_scan_blocks(self, c.num_layers, x_BTD, mask_BTS, positions_BT, **how), []
         else:
             x_BTD, kept = run_blocks(
                 c,

@@ -9,15 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from zerotollm.compute.config import ComputeConfig
-from zerotollm.compute.cross_entropy import rows_for
-from zerotollm.decoding.slots import CHUNK, SCORED
-from zerotollm.decoding.stages import cache_bytes
+from zerotollm.decoding.cache_growth import cache_bytes
+from zerotollm.decoding.continuous import CHUNK, SCORED
+from zerotollm.model.compute_config import ComputeConfig
 from zerotollm.model.config import TransformerConfig, round_up
-from zerotollm.scale.flops import decoder_layers, head_rows
-from zerotollm.training.beginning import NEW
+from zerotollm.planning.flops import decoder_layers, head_rows
+from zerotollm.training.chunked_cross_entropy import rows_for
 from zerotollm.training.config import OptimizerConfig, TrainConfig
-from zerotollm.training.lora import trains_a_part, whole
+from zerotollm.training.lora import merge_params, trains_subset
+from zerotollm.training.parameter_transfer import NEW
 from zerotollm.training.step import init_params, init_state, make_train_step, objective_of, resolved_for
 
 CPU_SCRATCH = 1.05
@@ -89,7 +89,7 @@ def memory_by_kind(job: Job) -> dict[str, int]:
     parameters, trained, optimizer_state, _ = _state_bytes(_state_alone(job))
     losses = {"label_smoothing": job.train.label_smoothing, "z_loss": job.train.z_loss}
     # A loop hides that frozen layers keep nothing.
-    loop = how.scan_layers or (job.model.num_layers > DEEP and not trains_a_part(job.train))
+    loop = how.scan_layers or (job.model.num_layers > DEEP and not trains_subset(job.train))
     window = replace(job, train=replace(_what_is_trained(job.train), **losses))
     window = replace(window, optimizer=OptimizerConfig(), compute=replace(how, scan_layers=loop))
     one, two = (_residual_bytes(replace(window, batch_size=rows)) for rows in (1, 2))
@@ -128,7 +128,7 @@ def memory_by_kind(job: Job) -> dict[str, int]:
 
 
 def serving_memory(model: TransformerConfig, rows: int, context: int) -> dict[str, int]:
-    """Bytes while `rows` texts of at most `context` tokens are written at once (`zerotollm.decoding.slots`).
+    """Bytes while `rows` texts of at most `context` tokens are written at once (`zerotollm.decoding.continuous`).
 
     `parameters` are there twice, as loaded and with matrices joined. `workspace` is an estimate: three times the
     attention scores of a part of a prompt or of a step, whichever is more, and logits.
@@ -185,7 +185,7 @@ def _residual_bytes(job: Job) -> int:
 
     def kept(trained, frozen, batch, key):
         def loss(trained):
-            return objective(whole(trained, frozen, job.train), batch, key)[0]
+            return objective(merge_params(trained, frozen, job.train), batch, key)[0]
 
         return jax.vjp(loss, trained)[1]
 

@@ -9,12 +9,12 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
+from zerotollm.planning.device_table import Device
+from zerotollm.planning.flops import train_flops
+from zerotollm.planning.jaxpr_cost import Counts, count
 from zerotollm.planning.memory import DEEP, Job
-from zerotollm.scale.devices import Device
-from zerotollm.scale.flops import train_flops
-from zerotollm.scale.program import Counts, count
 from zerotollm.training.config import OptimizerConfig
-from zerotollm.training.lora import trains_a_part
+from zerotollm.training.lora import trains_subset
 
 
 class Factors(NamedTuple):
@@ -69,7 +69,7 @@ def predict(job: Job, device: Device, factors: Factors | None = None) -> Speed:
 def flops_per_token(job: Job) -> int:
     """Floating-point operations of the matrix products of a step, forward and backward, per token. Of a part of the
     parameters, or adapters, they are counted in the program: what is frozen has no gradient."""
-    if not trains_a_part(job.train):
+    if not trains_subset(job.train):
         return train_flops(job.model, job.context)
     plain = replace(job.compute, attention="plain", cross_entropy="plain", remat="none", scan_layers=False)
     step = counted(replace(job, optimizer=OptimizerConfig(kind="sgd"), compute=plain))

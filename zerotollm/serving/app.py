@@ -21,9 +21,9 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from zerotollm.serving import protocol
-from zerotollm.serving.batch import Programs, write
+from zerotollm.serving.generation import Generation, Piece
 from zerotollm.serving.protocol import Job, RefusedError, Served
-from zerotollm.serving.writing import Piece, Writing
+from zerotollm.serving.scheduler import Programs, write
 
 BODY_SECONDS = 30.0
 """A request that has not come by then is given up."""
@@ -34,7 +34,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True)
-class Desk:
+class ServerState:
     """What all requests share."""
 
     served: Served
@@ -44,12 +44,12 @@ class Desk:
     """most texts that wait for a row"""
     api_key: str = ""
     """what a request must bring; empty: nothing"""
-    line: asyncio.Queue[Writing] = field(default_factory=asyncio.Queue)
+    line: asyncio.Queue[Generation] = field(default_factory=asyncio.Queue)
     opened: set[Pieces] = field(default_factory=set)
     """one for each request that is being answered"""
 
 
-async def write_for(desk: Desk, programs: Programs) -> None:
+async def write_for(desk: ServerState, programs: Programs) -> None:
     """Writes what comes to the desk, for ever; if that fails, nobody is left waiting."""
     try:
         await write(programs, desk.line)
@@ -57,13 +57,13 @@ async def write_for(desk: Desk, programs: Programs) -> None:
         hang_up(desk)
 
 
-def hang_up(desk: Desk) -> None:
+def hang_up(desk: ServerState) -> None:
     """Ends every request that is being answered."""
     for pieces in desk.opened:
         pieces.put_nowait(None)
 
 
-def make_app(desk: Desk, *, loopback: bool) -> Starlette:
+def make_app(desk: ServerState, *, loopback: bool) -> Starlette:
     """The pages of the server. On `loopback` a page of another name that a browser was sent here for gets nothing."""
     ask = {"/v1/completions": False, "/v1/chat/completions": True}
     page = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
@@ -104,7 +104,7 @@ def _answer(make: Callable[[Request], Response]) -> Endpoint:
     return endpoint
 
 
-def _with_key(desk: Desk, endpoint: Endpoint) -> Endpoint:
+def _with_key(desk: ServerState, endpoint: Endpoint) -> Endpoint:
     """The same for a request that brings the key; any other is refused before its body is read."""
 
     async def guarded(request: Request) -> Response:
@@ -146,7 +146,7 @@ def _nobody(request: Request, error: Exception) -> Response:
     return Response(status_code=499)  # nobody reads it
 
 
-async def _complete(desk: Desk, chat: bool, request: Request) -> Response:
+async def _complete(desk: ServerState, chat: bool, request: Request) -> Response:
     body = await _read(request, desk.request_bytes)
     # In a thread: a long prompt must not hold up the tokens of others.
     job = await asyncio.to_thread(lambda: protocol.parse(protocol.parse_json(body), desk.served, chat=chat))
@@ -196,11 +196,11 @@ async def _gone(request: Request) -> None:
 
 
 @asynccontextmanager
-async def _written(desk: Desk, job: Job) -> AsyncIterator[Pieces]:
+async def _written(desk: ServerState, job: Job) -> AsyncIterator[Pieces]:
     """The pieces of a job's texts while the block runs; then nobody writes them any more."""
     pieces: Pieces = asyncio.Queue()
     writings = [
-        Writing(
+        Generation(
             wanted,
             desk.served.tokenizer,
             desk.served.context,
@@ -237,7 +237,7 @@ async def _next(pieces: Pieces) -> dict[int, list[Piece]]:
     return found
 
 
-async def _collect(desk: Desk, job: Job) -> list[list[Piece]]:
+async def _collect(desk: ServerState, job: Job) -> list[list[Piece]]:
     written: list[list[Piece]] = [[] for _ in job.texts]
     async with _written(desk, job) as pieces:
         while not all(text and text[-1].finish for text in written):
@@ -246,7 +246,7 @@ async def _collect(desk: Desk, job: Job) -> list[list[Piece]]:
     return written
 
 
-async def _events(desk: Desk, job: Job) -> AsyncIterator[str]:
+async def _events(desk: ServerState, job: Job) -> AsyncIterator[str]:
     """Server-sent events: what came since the last one, as often as somebody reads."""
     written: list[list[Piece]] = [[] for _ in job.texts]
     async with _written(desk, job) as pieces:

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from zerotollm.data.chat import ROLES, chat_parts, encode_parts
-from zerotollm.data.tokenizer import AnyTokenizer
+from zerotollm.data.sources.conversations import ROLES, chat_parts, encode_parts
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer
 from zerotollm.decoding.config import SamplingConfig
-from zerotollm.decoding.slots import ALTERNATIVES
+from zerotollm.decoding.continuous import ALTERNATIVES
 from zerotollm.errors import UsageError
-from zerotollm.serving.writing import Piece, Token, Wanted
+from zerotollm.serving.generation import Piece, Request, Token
 from zerotollm.suggest import did_you_mean
 
 MOST_TEXTS = 32
@@ -103,7 +103,7 @@ class Job(NamedTuple):
     stream: bool
     usage: bool
     """whether a stream ends with a count of tokens"""
-    texts: list[Wanted]
+    texts: list[Request]
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def parse(body: dict[str, Any], served: Served, *, chat: bool) -> Job:
         stream=_flag(body, "stream"),
         usage=_flag(options, "include_usage"),
         texts=[
-            Wanted(prompt_N, sampling, number, stop, alternatives, first if echo else None)
+            Request(prompt_N, sampling, number, stop, alternatives, first if echo else None)
             for prompt_N in prompts
             for number in range(n)
         ],

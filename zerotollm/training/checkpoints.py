@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zerotollm.compute.processes import is_first, on_first
 from zerotollm.errors import RunError
-from zerotollm.files import cannot_write, write_atomically
+from zerotollm.host.atomic_files import cannot_write, write_atomically
+from zerotollm.sharding.processes import is_first, on_first
 from zerotollm.training.config import TrainConfig, due
 
 AHEAD = 20

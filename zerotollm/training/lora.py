@@ -23,24 +23,24 @@ OWN, LORA = "own", "lora"
 """The two parts of a tree of trained parameters: some of the model's own, and adapters."""
 
 
-def trains_a_part(train: TrainConfig) -> bool:
+def trains_subset(train: TrainConfig) -> bool:
     """Whether some parameters stay as they are."""
     return bool(train.lora_rank or train.trainable)
 
 
-def divided(params: Params, pattern: str, new: frozenset[str] = frozenset()) -> tuple[Params, Params]:
+def partition(params: Params, pattern: str, new: frozenset[str] = frozenset()) -> tuple[Params, Params]:
     """(those whose path holds a match of `pattern`, the others), each a nested dict; parts named in `new` are among the
     first. An empty pattern matches nothing."""
     chosen, others = {}, {}
-    for path, leaf in leaves(params):
+    for path, leaf in flatten_params(params):
         found = path.partition("/")[0] in new or (pattern and re.search(pattern, path))
         (chosen if found else others)[path] = leaf
-    return nested(chosen), nested(others)
+    return unflatten_params(chosen), unflatten_params(others)
 
 
-def joined(left: Params, right: Params) -> Params:
+def union(left: Params, right: Params) -> Params:
     """The union of two nested dicts without a common leaf."""
-    return nested(dict(leaves(left)) | dict(leaves(right)))
+    return unflatten_params(dict(flatten_params(left)) | dict(flatten_params(right)))
 
 
 def init_adapters(params: Params, train: TrainConfig, key: jax.Array) -> Params:
@@ -48,7 +48,7 @@ def init_adapters(params: Params, train: TrainConfig, key: jax.Array) -> Params:
 
     Raises UsageError where there is none.
     """
-    targets = [(p, x) for p, x in leaves(params) if x.ndim == 2 and re.search(train.lora_targets, p)]
+    targets = [(p, x) for p, x in flatten_params(params) if x.ndim == 2 and re.search(train.lora_targets, p)]
     if not targets:
         raise UsageError(
             f"train.lora_targets {train.lora_targets!r} matches no matrix; there are {some_paths(params)}"
@@ -58,10 +58,10 @@ def init_adapters(params: Params, train: TrainConfig, key: jax.Array) -> Params:
         X, Y = leaf.shape
         adapters[f"{path}/a"] = jax.random.normal(k, (X, train.lora_rank)) * X**-0.5
         adapters[f"{path}/b"] = jnp.zeros((train.lora_rank, Y))
-    return nested(adapters)
+    return unflatten_params(adapters)
 
 
-def merged(
+def merge_adapters(
     params: Params, adapters: Params, train: TrainConfig, dropout_key: jax.Array | None = None
 ) -> Params:
     """The parameters with all adapters added. Several are stacked by merging one after the other.
@@ -69,7 +69,7 @@ def merged(
     With a key, a share `train.lora_dropout` of each A's rows is left out, which is to drop those features of the
     matrix's input (section 4.1 has none; its authors' code does): the same for all tokens of a step.
     """
-    flat, pairs = dict(leaves(params)), dict(leaves(adapters))
+    flat, pairs = dict(flatten_params(params)), dict(flatten_params(adapters))
     paths = [path.removesuffix("/a") for path in pairs if path.endswith("/a")]
     for number, path in enumerate(paths):
         a_XR, b_RY = pairs[f"{path}/a"], pairs[f"{path}/b"]
@@ -78,41 +78,41 @@ def merged(
             key = jax.random.fold_in(dropout_key, number)
             a_XR = a_XR * jax.random.bernoulli(key, kept, (len(a_XR), 1)) / kept
         flat[path] = flat[path] + train.lora_alpha / train.lora_rank * (a_XR @ b_RY)
-    return nested(flat)
+    return unflatten_params(flat)
 
 
-def begin(
+def split_params(
     params: Params, train: TrainConfig, key: jax.Array, new: frozenset[str] = frozenset()
 ) -> tuple[Params, Params | None]:
-    """(what is trained, what is not) of a model's parameters, see `whole`. Heads named in `new` are always trained.
+    """(trained, frozen) parameters of a model, see `merge_params`. Heads named in `new` are always trained.
 
     Raises UsageError where a pattern of `train` matches nothing.
     """
-    if not trains_a_part(train):
+    if not trains_subset(train):
         return params, None
-    if train.trainable and not any(re.search(train.trainable, path) for path, _ in leaves(params)):
+    if train.trainable and not any(re.search(train.trainable, path) for path, _ in flatten_params(params)):
         raise UsageError(
             f"train.trainable {train.trainable!r} matches no parameter; there are {some_paths(params)}"
         )
-    own, frozen = divided(params, train.trainable, new)
+    own, frozen = partition(params, train.trainable, new)
     return {OWN: own} | ({LORA: init_adapters(frozen, train, key)} if train.lora_rank else {}), frozen
 
 
-def whole(
+def merge_params(
     trained: Params, frozen: Params | None, train: TrainConfig, dropout_key: jax.Array | None = None
 ) -> Params:
-    """The model's parameters, out of what `begin` made of them and what training made of that."""
+    """The model's parameters, out of what `split_params` made of them and what training made of that."""
     if frozen is None:
         return trained
     if LORA in trained:
-        frozen = merged(frozen, trained[LORA], train, dropout_key)
-    return joined(trained.get(OWN, {}), frozen)
+        frozen = merge_adapters(frozen, trained[LORA], train, dropout_key)
+    return union(trained.get(OWN, {}), frozen)
 
 
 # --- trees by path
 
 
-def leaves(params: Params) -> list[tuple[str, Any]]:
+def flatten_params(params: Params) -> list[tuple[str, Any]]:
     """(path, leaf) of a nested dict."""
     return [
         ("/".join(entry.key for entry in path), leaf)
@@ -120,7 +120,7 @@ def leaves(params: Params) -> list[tuple[str, Any]]:
     ]
 
 
-def nested(flat: dict[str, Any]) -> Params:
+def unflatten_params(flat: dict[str, Any]) -> Params:
     """The nested dict of leaves by path."""
     tree: Params = {}
     for path, leaf in flat.items():
@@ -134,5 +134,5 @@ def nested(flat: dict[str, Any]) -> Params:
 
 def some_paths(params: Params) -> str:
     """A few paths, for messages."""
-    paths = [path for path, _ in leaves(params)]
+    paths = [path for path, _ in flatten_params(params)]
     return ", ".join([*paths[:3], "..."] if len(paths) > 3 else paths)

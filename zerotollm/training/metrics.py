@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from zerotollm.errors import RunError
-from zerotollm.files import cannot_write, write_atomically
+from zerotollm.host.atomic_files import cannot_write, write_atomically
 from zerotollm.training import tensorboard
 
 

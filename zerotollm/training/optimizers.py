@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from zerotollm.compute.mesh import axes_for, constrain, num_devices
+from zerotollm.sharding.constraints import axes_for, constrain, num_devices
 from zerotollm.training.config import OptimizerConfig
 from zerotollm.training.moments import moments_in
 

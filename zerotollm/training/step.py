@@ -8,19 +8,19 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from zerotollm.compute import loss_scale as scaling
-from zerotollm.compute.config import PLAIN, ComputeConfig, resolve
-from zerotollm.compute.cross_entropy import Penalty, chunked_cross_entropy
-from zerotollm.compute.device import this_accelerator
-from zerotollm.compute.loss_scale import LossScale
-from zerotollm.compute.mesh import ROWS, constrain
-from zerotollm.data.tokenizer import Tokenizer
+from zerotollm.data.tokens.sentencepiece import Tokenizer
+from zerotollm.model.accelerator import this_accelerator
+from zerotollm.model.compute_config import PLAIN, ComputeConfig, resolve
 from zerotollm.model.config import TransformerConfig
 from zerotollm.model.encoder_decoder import EncoderDecoder
 from zerotollm.model.transformer import Transformer
 from zerotollm.randomness import stream_key
+from zerotollm.sharding.constraints import ROWS, constrain
+from zerotollm.training import loss_scale as scaling
+from zerotollm.training.chunked_cross_entropy import Penalty, chunked_cross_entropy
 from zerotollm.training.config import OptimizerConfig, TrainConfig
-from zerotollm.training.lora import begin, whole
+from zerotollm.training.lora import merge_params, split_params
+from zerotollm.training.loss_scale import LossScale
 from zerotollm.training.objectives import cross_entropy, penalized
 from zerotollm.training.optimizers import at_step, learning_rate_schedule, make_optimizer, peak_rate
 
@@ -72,7 +72,7 @@ def init_state(
     seed = train.seed if seed is None else seed
     params = init_params(model, seed)
     new = frozenset(params) - frozenset(given or params)
-    params, frozen = begin(params | (given or {}), train, stream_key(seed, "lora"), new)
+    params, frozen = split_params(params | (given or {}), train, stream_key(seed, "lora"), new)
     opt_state = make_optimizer(optimizer, train.steps, _is_tied(model)).init(params)
     scale = scaling.init_loss_scale() if _precision(compute, model) == "float16" else None
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state, scale, frozen)
@@ -226,7 +226,7 @@ def seeded_train_step(
 
     def nats_and_gradients(state, part, key, factor, adapter_key):
         def scaled(params):
-            full = whole(params, state.frozen, train, adapter_key)
+            full = merge_params(params, state.frozen, train, adapter_key)
             total_loss, total = objective(full, part, key)
             return total_loss if factor is None else factor * total_loss, total
 

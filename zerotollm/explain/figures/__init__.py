@@ -7,7 +7,7 @@ from zerotollm.explain.figures.picture import Picture
 
 def draw(answer: Any) -> Picture:
     """The picture of an answer of `zerotollm.explain`. Raises TypeError for anything else."""
-    from zerotollm.explain.figures import network, text, training
+    from zerotollm.explain.figures import curves, network, text
 
     functions = {
         "Tokenization": text.tokenization,
@@ -22,8 +22,8 @@ def draw(answer: Any) -> Picture:
         "Alignment": network.alignment,
         "Heads": network.heads,
         "Ablation": network.ablation,
-        "Generation": training.generation,
-        "Learning": training.learning,
+        "Generation": curves.generation,
+        "Learning": curves.learning,
     }
     name = type(answer).__name__
     if name not in functions:

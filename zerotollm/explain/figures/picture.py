@@ -147,8 +147,8 @@ class Picture:
         Raises UsageError for another ending.
         """
         from zerotollm.explain.figures.image import png
-        from zerotollm.explain.figures.plotly import page
-        from zerotollm.files import write_atomically
+        from zerotollm.explain.figures.plotly_json import page
+        from zerotollm.host.atomic_files import write_atomically
 
         path = Path(path)
         match path.suffix.lower():
@@ -165,7 +165,7 @@ class Picture:
         import plotly.graph_objects as go
 
         from zerotollm.explain.figures.palette import LIGHT
-        from zerotollm.explain.figures.plotly import colored, panel_json
+        from zerotollm.explain.figures.plotly_json import colored, panel_json
 
         return [go.Figure(colored(panel_json(panel), LIGHT)) for panel in self.panels]
 

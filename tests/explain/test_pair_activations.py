@@ -1,0 +1,270 @@
+"""Encoder-decoders: the model itself is seen, planted heads of all three kinds are named, and chance names none."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from zerotollm.explain.ablation import with_output_biases
+from zerotollm.explain.alignment import align
+from zerotollm.explain.explanation import ReferenceText, explain_text
+from zerotollm.explain.generation import explain_translations
+from zerotollm.explain.pair_activations import (
+    Pair,
+    ablated_losses,
+    decoder_activations,
+    even_pairs,
+    look_into_pair,
+    mean_written,
+    padded,
+    pair_scores,
+    score_pair,
+    text_pair,
+)
+from zerotollm.explain.pair_answers import ROLES, _heads, learning, marks, places, role_scores
+from zerotollm.explain.words import token_counts
+from zerotollm.model import layers
+from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.model.encoder_decoder import EncoderDecoder
+
+CONTEXT = 24
+SIDES = ("encoder", "decoder", "cross")
+
+
+@pytest.fixture(scope="module")
+def translator(tokenizer):
+    """A model that has learned nothing; with norms after sub-layers, sinusoids and biases, as in the paper."""
+    model = TransformerConfig(
+        architecture="encoder-decoder", num_layers=1, encoder_layers=2, width=16, num_heads=2, position="sinusoidal",
+        biases="everywhere", tie_embeddings=True,
+    )  # fmt: skip
+    model = resolve(model, vocab_size=tokenizer.vocab_size, context=CONTEXT)
+    row = np.zeros((1, 4), np.int32)
+    return model, jax.jit(lambda: EncoderDecoder(model).init(jax.random.key(0), row, row > -1, row))()[
+        "params"
+    ]
+
+
+@pytest.fixture(scope="module")
+def pairs(tokenizer, text):
+    sentences = [sentence for sentence in text.split(". ") if sentence][:12]
+    return [text_pair(tokenizer, s, s.replace("And", "Then"), CONTEXT) for s in sentences]
+
+
+def test_the_model_itself_is_looked_into(translator, tokenizer, pairs):
+    model, params = translator
+    pair = Pair(pairs[0].source_S[:-3], pairs[0].target_T)
+    inside = look_into_pair(params, model, pair, tokenizer.bos_id)
+    T = len(pair.target_T)
+    mask_BS = (np.arange(CONTEXT) < len(pair.source_S))[None]
+    rows = inside.sources_BS, mask_BS, inside.inputs_BT
+    logits_BTV = np.asarray(jax.jit(EncoderDecoder(model).apply)({"params": params}, *rows))
+    seen = decoder_activations(inside, params, model, T)
+    np.testing.assert_allclose(seen.logits_BTV[0], logits_BTV[0, :T], atol=2e-5)
+    log_p = np.log(np.exp(logits_BTV[0, :T]) / np.exp(logits_BTV[0, :T]).sum(-1, keepdims=True))
+    nats = pair_scores(inside, inside.decoder.x_BTD, params, model).nats_T
+    np.testing.assert_allclose(nats, -log_p[np.arange(T), pair.target_T], atol=1e-4)
+    for side, shape in (("encoder", (2, 2)), ("decoder", (1, 2)), ("cross", (1, 2))):
+        weights = inside.weights(side)
+        assert weights.shape[:2] == shape
+        np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)  # nothing goes to padding
+    assert not np.triu(inside.weights("decoder"), 1).any()
+    assert np.triu(inside.weights("encoder"), 1).any()
+    assert inside.residual("encoder", np.asarray(params["embedding"])).shape == (3, len(pair.source_S), 16)
+
+
+@pytest.fixture(scope="module")
+def explanation(translator, tokenizer, tokens, pairs):
+    model, params = translator
+    material = ReferenceText(tokens, np.concatenate([pair.target_T for pair in pairs]), pairs=tuple(pairs))
+    return explain_text(
+        params,
+        model,
+        tokenizer,
+        "And Abia went",
+        material=material,
+        translate=lambda text: "Then Abia went",
+        fresh=lambda: iter([params, params]),
+    )
+
+
+def test_every_question_is_answered_and_chance_is_not_taken_for_a_role(explanation):
+    said = explanation.sentences()
+    assert not explanation.left_out
+    assert set(said) == {
+        "tokens", "embedding", "prediction", "calibration", "positions", "alignment",
+        "layers", "attention", "heads", "ablation", "encoder_layers", "encoder_attention", "encoder_heads",
+        "encoder_ablation", "cross_heads", "cross_ablation",
+    }  # fmt: skip
+    for name in ("heads", "encoder_heads", "cross_heads"):
+        assert getattr(explanation, name).named() == {}
+        assert getattr(explanation, name).score_PLH.value.shape[0] == len(
+            ROLES[getattr(explanation, name).where]
+        )
+    for name in ("ablation", "encoder_ablation", "cross_ablation"):
+        assert getattr(explanation, name).rise_LH.value.shape[1] == 2
+    assert said["encoder_layers"].startswith("The encoder: in the embedding a token is one vector")
+    for side in (explanation.encoder_layers, explanation.layers):
+        assert side.fresh == 2
+        assert side.learned == side.learned_context == (0, 0, 0)  # the model is what it is compared with
+        assert "that training made context tell them apart is not shown" in side.sentence()
+    assert "of the encoder" in said["encoder_heads"]
+    assert "of cross attention" in said["cross_ablation"]
+    assert explanation.heads.repetition_gain is None
+    assert "repeat" not in said["heads"]
+
+
+def test_every_answer_has_a_picture_and_a_place(explanation):
+    from zerotollm.explain.render.page_answers import answer_sections
+    from zerotollm.explain.render.terminal import text_tables
+
+    for name in explanation.sentences():
+        assert getattr(explanation, name).show().panels
+    shown = [item for _, items in text_tables(explanation) for item in items]
+    written = [sentence for section in answer_sections(explanation, None) for sentence in section.sentences]
+    for sentence in explanation.sentences().values():
+        assert sentence in shown
+        assert sentence in written
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_planted_role_is_named_and_even_attention_has_none(side, tokenizer, translator, pairs):
+    """A head that gives 0.8 to the places of a role, where there are any, and the rest evenly."""
+    model, _ = translator
+    mark_V = marks(tokenizer, model)
+    for role in ROLES[side]:
+        seen = []
+        for pair in pairs:
+            queries_T = pair.target_T if side == "cross" else pair.source_S
+            at = places(side, queries_T, pair.source_S, mark_V)
+            T, S = at[role].shape
+            even_TS = np.tril(np.ones((T, S))) if side == "decoder" else np.ones((T, S))
+            even_TS /= even_TS.sum(-1, keepdims=True)
+            place_TS = at[role] * (even_TS > 0)
+            any_T1 = place_TS.any(-1, keepdims=True)
+            planted_TS = np.where(
+                any_T1,
+                0.2 * even_TS + 0.8 * place_TS / np.maximum(place_TS.sum(-1, keepdims=True), 1),
+                even_TS,
+            )
+            weights = np.stack([planted_TS, even_TS])[None]
+            seen.append((role_scores(weights, at), role_scores(even_TS[None, None], at)))
+        named = _heads(side, seen).named()
+        assert (0, 1) not in named
+        if role not in ("same token", "punctuation", "first token"):  # others have it at some queries alone
+            assert named[0, 0] == role
+
+
+def test_a_head_that_matters_is_found(translator, tokenizer, pairs):
+    """All that the decoder learns of the source goes through one head of cross attention."""
+    model, params = translator
+    inside = look_into_pair(params, model, pairs[0], tokenizer.bos_id)
+    whole, without = ablated_losses(inside, params, model)
+    assert {side: losses.shape for side, losses in without.items()} == {
+        "encoder": (2, 2), "decoder": (1, 2), "cross": (1, 2),
+    }  # fmt: skip
+    silent = jax.tree.map(lambda x: x, params)
+    output = np.array(silent["decoder"]["layer_0"]["cross_attention"]["output"])
+    output[: model.head_width] = 0  # the first head writes nothing
+    silent["decoder"]["layer_0"]["cross_attention"]["output"] = output
+    again = look_into_pair(silent, model, pairs[0], tokenizer.bos_id)
+    silent_whole, silent_without = ablated_losses(again, silent, model)
+    assert silent_without["cross"][0, 0] == pytest.approx(silent_whole, abs=1e-6)
+    assert silent_whole == pytest.approx(without["cross"][0, 0], abs=1e-6)  # as if it were taken out
+    # Without the other one too, the source is not heard, and heads of the encoder change nothing.
+    output[:] = 0
+    deaf = look_into_pair(silent, model, pairs[0], tokenizer.bos_id)
+    deaf_whole, deaf_without = ablated_losses(deaf, silent, model)
+    np.testing.assert_allclose(deaf_without["encoder"], deaf_whole, atol=1e-6)
+    assert abs(without["encoder"] - whole).max() > 1e-7
+
+
+@pytest.mark.parametrize("biases", ["everywhere", "none"])
+def test_a_mean_ablation_of_pairs_is_the_models_own(translator, tokenizer, pairs, monkeypatch, biases):
+    """By another way: what attention mixes for a head is replaced in the model's own module, pair by pair."""
+    model = replace(translator[0], biases=biases)
+    row, draw = np.zeros((1, 4), np.int32), np.random.default_rng(0)
+    params = EncoderDecoder(model).init(jax.random.key(1), row, row > -1, row)["params"]
+    params = jax.tree.map(lambda x: x + 0.1 * draw.standard_normal(x.shape, np.float32), params)
+    places = {
+        "encoder": (0, 1),
+        "decoder": (2,),
+        "cross": (3,),
+    }  # in the order in which attention is computed
+
+    def run(pair, change) -> tuple[float, list]:
+        """The loss of one pair that is not padded, and what was mixed at each place, where `change` turns it."""
+        mixes = []
+
+        def mixed(weights_BHTS, v_BKSC):
+            mixes.append(change(len(mixes), mix_values(weights_BHTS, v_BKSC)))
+            return mixes[-1]
+
+        monkeypatch.setattr(layers, "mix_values", mixed)
+        inputs_T = np.append(tokenizer.bos_id, pair.target_T[:-1])
+        source_BS = pair.source_S[None]
+        apply = EncoderDecoder(model).apply
+        log_p_BTV = jax.nn.log_softmax(apply({"params": params}, source_BS, source_BS > -1, inputs_T[None]))
+        return -np.take_along_axis(np.asarray(log_p_BTV)[0], pair.target_T[:, None], -1).mean(), mixes
+
+    mix_values = layers.mix_values
+    two = pairs[:2]
+    whole = [run(pair, lambda place, x: x) for pair in two]
+    assert [len(mixes) for _, mixes in whole] == [4, 4]
+    biased, biased_model = with_output_biases(params, model)
+    monkeypatch.setattr(layers, "mix_values", mix_values)
+    insides = [look_into_pair(biased, biased_model, pair, tokenizer.bos_id) for pair in two]
+    means = mean_written(insides, biased, biased_model)
+    found = [ablated_losses(inside, biased, biased_model, means) for inside in insides]
+    for side, at in places.items():
+        for i, h in np.ndindex(len(at), 2):
+            together = np.concatenate([np.asarray(mixes[at[i]])[0, h] for _, mixes in whole])
+            for pair, (loss, _), (own, losses) in zip(two, whole, found, strict=True):
+                value, place = together.mean(0), at[i]
+                expected, _ = run(pair, lambda n, x: x.at[:, h].set(value) if n == place else x)  # noqa: B023
+                assert losses[side][i, h] == pytest.approx(expected, abs=2e-5)
+                assert own == pytest.approx(loss, abs=2e-5)
+
+
+def test_rows_are_padded_and_pairs_spread(pairs):
+    np.testing.assert_array_equal(
+        padded([np.array([1.0, 2]), np.array([3.0])], np.nan), [[1, 2], [3, np.nan]]
+    )
+    assert even_pairs(pairs, 3) == [pairs[0], pairs[5], pairs[11]]
+    assert len(even_pairs(pairs, 99)) == len(pairs)
+
+
+def test_alignment_is_of_the_same_forward_pass(translator, tokenizer):
+    model, params = translator
+    found = align(params, model, tokenizer, "And Abia went to the sea", "who said the king")
+    assert found.weights_LHTS.shape == (1, 2, len(found.target), len(found.source))
+    assert found.source[-1] == found.target[-1] == "</s>"
+
+
+def test_a_model_that_is_deaf_to_the_source_is_not_said_to_heed_it(translator, tokenizer, pairs, tokens):
+    model, params = translator
+    deaf = jax.tree.map(lambda x: x, params)
+    attention = deaf["decoder"]["layer_0"]["cross_attention"]
+    for name in ("output", "output_bias"):
+        attention[name] = np.zeros_like(attention[name])
+    written = ["The king of Abia is in the sea."] * len(pairs)
+    found = explain_translations(deaf, model, tokenizer, pairs, written, tokens)
+    assert found.real.coherence.value == found.own.coherence.value == 0
+    assert "not shown to heed the source" in found.sentence()
+    assert found.sources[0] in tokenizer.decode(pairs[0].source_S)
+    assert found.own.longest_copy.value > 1
+    assert found.show().panels
+
+
+def test_learning_of_pairs_says_nothing_of_induction(translator, tokenizer, pairs, tokens):
+    model, params = translator
+    counts_V = token_counts(tokens, tokenizer.vocab_size)
+    found = learning([(0, params), (5, params)], model, tokenizer, pairs, counts_V)
+    assert found.loss_Y.value[0] == found.loss_Y.value[1]
+    assert found.induction_Y is None
+    assert found.sentence().count("were learned is not shown") == 2
+    assert "repeat" not in found.sentence()
+    every = [score_pair(params, model, pair, tokenizer.bos_id).nats_T.mean() for pair in pairs]
+    assert found.loss_Y.value[0] == pytest.approx(np.mean(every), rel=1e-5)
+    assert len(found.show().panels) == 2

@@ -1,0 +1,49 @@
+"""Memory of large steps: freed blocks are kept, which glibc grants, and a CPU begins one step at a time."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource, sys
+from zerotollm.host.allocator import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+for _ in range(20):
+    block = bytearray(b"x" * 2**26)  # written to, so that every page is touched
+    del block
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+"""
+
+
+def page_faults(word: str) -> int:
+    done = subprocess.run([sys.executable, "-c", PROGRAM, word], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these settings")
+def test_freed_memory_is_not_faulted_in_again():
+    assert page_faults("keep") < page_faults("leave") / 4
+
+
+ONE_AT_A_TIME = """
+import sys
+if sys.argv[1] == "reuse":
+    from zerotollm.host.allocator import LARGE_STEP, reuse_memory
+    reuse_memory(LARGE_STEP)
+import jax
+import jax.numpy as jnp
+jax.config.update("jax_platforms", "cpu")
+work = jax.jit(lambda x: jax.lax.fori_loop(0, 100, lambda i, x: x @ x, x)).lower(jnp.eye(1024)).compile()
+print(work(jnp.eye(1024)).is_ready())
+"""
+
+
+@pytest.mark.parametrize(("word", "ready"), [("reuse", "True"), ("leave", "False")])
+def test_a_large_step_is_over_when_the_next_begins(word, ready):
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_AT_A_TIME, word], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == ready

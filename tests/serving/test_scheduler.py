@@ -1,0 +1,217 @@
+"""Texts in one batch: each is what it would be alone, and what `generate` writes with its seed."""
+
+import asyncio
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.serving.conftest import CONTEXT, ROWS
+from zerotollm.decoding import continuous, sample
+from zerotollm.decoding.config import SamplingConfig
+from zerotollm.evaluation.likelihood import log_likelihoods
+from zerotollm.serving import scheduler
+from zerotollm.serving.generation import Generation, Request
+from zerotollm.serving.scheduler import compile_programs, num_programs, write
+
+SETTINGS = {
+    "greedy": {"temperature": 0.0},
+    "sampled": {"temperature": 1.0, "seed": 3},
+    "filtered": {"temperature": 1.3, "seed": 2**32 - 1, "top_p": 0.9, "top_k": 50, "min_p": 0.01},
+}
+
+
+def test_a_part_looks_at_the_first_of_few_reaches():
+    assert continuous.reaches(16) == continuous.reaches(9) == [16]
+    assert continuous.reaches(32) == [32]
+    assert continuous.reaches(33) == [32, 48]
+    assert continuous.reaches(300) == [32, 64, 128, 256, 304]
+
+
+def test_all_parts_of_a_prompt_but_the_first_are_full():
+    for length in range(1, 50):
+        for chunk in (1, 7, 16):
+            parts = []
+            while sum(parts) < length:
+                parts.append(continuous.part_length(sum(parts), length, chunk))
+            assert sum(parts) == length
+            assert 1 <= parts[0] <= chunk
+            assert set(parts[1:]) <= {chunk}
+
+
+def test_what_is_told_of_a_draw_is_its_place_among_the_likeliest():
+    logits = np.random.default_rng(0).normal(size=(3, 30)).astype(np.float32)
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    told = continuous._told(jnp.asarray(logits), jnp.array([4, 0, 29]), 30)
+    np.testing.assert_allclose(told.log_p_R, log_p[[0, 1, 2], [4, 0, 29]], rtol=1e-5)
+    order = np.argsort(-log_p, axis=1)[:, :20]
+    np.testing.assert_array_equal(told.likeliest_RA, order)
+    np.testing.assert_allclose(told.likeliest_log_p_RA, np.take_along_axis(log_p, order, 1), rtol=1e-5)
+    assert continuous._told(jnp.asarray(logits[:, :5]), jnp.array([4, 0, 2]), 5).likeliest_RA.shape == (3, 5)
+    greedy = sample.SamplingParams.of(SamplingConfig(temperature=0.0), 3)
+    for asked in (False, True):
+        drawn = continuous._draw(jnp.asarray(logits), greedy, jnp.arange(3), asked, 25)
+        np.testing.assert_array_equal(drawn.token_R, logits[:, :25].argmax(1))
+        assert drawn.likeliest_RA.shape == drawn.likeliest_log_p_RA.shape == (3, 20)
+        assert np.asarray(drawn.log_p_R != 0).all() == asked
+        assert np.asarray(drawn.likeliest_log_p_RA).any() == np.asarray(drawn.likeliest_RA).any() == asked
+        assert np.asarray(drawn.likeliest_RA).max() < 25
+
+
+def test_rows_begin_empty(tiny):
+    rows = continuous.empty_slots(tiny.model, 3, 33)
+    assert rows.last_RN.shape == (3, tiny.model.token_shift + 1)
+    assert rows.position_R.tolist() == [0, 0, 0]
+    assert rows.choice.temperature_B.tolist() == [0, 0, 0], "a row of nobody costs no noise"
+    assert rows.choice.top_p_B.tolist() == [1, 1, 1]
+    assert rows.choice.top_k_B.tolist() == rows.choice.min_p_B.tolist() == [0, 0, 0]
+    assert len(rows.caches) == tiny.model.num_layers
+    assert rows.caches[0].keys_BKSC.shape == (3, tiny.model.num_kv_heads, 48, tiny.model.key_width)
+    assert rows.caches[0].values_BKSC.shape == (3, tiny.model.num_kv_heads, 48, tiny.model.head_width)
+
+
+def wanted(length: int = 5, number: int = 0, echo: int | None = None, **sampling) -> Request:
+    prompt_N = np.random.default_rng(length).integers(4, 290, length).astype(np.int32)
+    return Request(prompt_N, SamplingConfig(**({"max_tokens": 30} | sampling)), number, (), 2, echo)
+
+
+def written(tiny, wants, leave=(), context=CONTEXT) -> list[list]:
+    """The tokens of each text, all asked for at once; those in `leave` are given up after two tokens."""
+
+    async def run():
+        line, told = asyncio.Queue(), [[] for _ in wants]
+        writings = [
+            Generation(w, tiny.tokenizer, context, t.append) for w, t in zip(wants, told, strict=True)
+        ]
+        for writing in writings:
+            line.put_nowait(writing)
+        task = asyncio.create_task(write(tiny.programs, line))
+        while not all(writing.done for writing in writings):
+            await asyncio.sleep(0.001)
+            assert not task.done(), task.result()
+            for index in leave:
+                writings[index].done |= len(told[index]) > 2
+        task.cancel()
+        return [[piece.token for piece in pieces if piece.token] for pieces in told]
+
+    return asyncio.run(run())
+
+
+def ids(tokens) -> list[int]:
+    return [token.id for token in tokens]
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("length", [5, 33])
+def test_a_text_is_the_same_alone_among_others_and_from_generate(tiny, setting, length):
+    mine = [wanted(length, number, **SETTINGS[setting]) for number in (0, 1)]
+    others = [
+        wanted(3 + i, temperature=i / 2, seed=i, top_p=1 - i / 10, max_tokens=4 + 9 * i) for i in range(5)
+    ]
+    # More than there are rows: mine join late, after others have left, and one of those is given up.
+    among = written(tiny, [*others, *mine, *others], leave=[2])[len(others) :]
+    expected = sample.generate(
+        tiny.params, tiny.model, [mine[0].prompt_N] * 2, mine[0].sampling, stop_id=1, num_tokens=290
+    )
+    for number in (0, 1):
+        (alone,) = written(tiny, [mine[number]])
+        assert ids(alone) == ids(among[number])
+        assert [token.log_p for token in alone] == [token.log_p for token in among[number]]
+        assert ids(alone) == expected[number][: len(alone)].tolist()
+        assert len(alone) == min(len(expected[number]), tiny.model.max_length - length + 1)
+    assert setting == "greedy" or ids(among[0]) != ids(among[1])
+
+
+@pytest.fixture(scope="module")
+def parted(tiny):
+    """The same model, which reads prompts in parts of 16 tokens."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(continuous, "CHUNK", 16)
+        return tiny._replace(
+            programs=compile_programs(tiny.params, tiny.model, tiny.tokenizer, ROWS, CONTEXT)
+        )
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_prompt_that_is_read_in_parts_is_gone_on_with_as_one_that_is_read_whole(parted, setting):
+    assert (list(parted.programs.admit), parted.programs.chunk) == ([32, 48], 16)
+    wants = [wanted(length, **SETTINGS[setting]) for length in (1, 15, 16, 17, 32, 33, 47, 48)]
+    for want, tokens in zip(wants, written(parted, wants), strict=True):
+        (expected,) = sample.generate(
+            parted.params, parted.model, [want.prompt_N], want.sampling, stop_id=1, num_tokens=290
+        )
+        assert ids(tokens) == expected[: len(tokens)].tolist()
+        assert len(tokens) == min(len(expected), CONTEXT - len(want.prompt_N) + 1)
+
+
+def test_a_shorter_context_than_the_models_writes_the_same_until_it_is_full(tiny):
+    programs = compile_programs(tiny.params, tiny.model, tiny.tokenizer, ROWS, 20)
+    wants = [wanted(length, **SETTINGS["sampled"]) for length in (1, 19, 20)]
+    short = written(tiny._replace(programs=programs), wants, context=20)
+    for want, tokens, whole in zip(wants, short, written(tiny, wants), strict=True):
+        assert ids(tokens) == ids(whole)[: 20 - len(want.prompt_N) + 1]
+
+
+def test_between_two_parts_of_a_prompt_all_others_are_written_on(parted, monkeypatch):
+    calls = []
+
+    def noted(name):
+        function = getattr(scheduler, name)
+
+        def call(programs, state):
+            before = [w.read if w else 0 for w in state.writings]
+            written_on = sum(w is not None for w in state.written())
+            state, found = function(programs, state)
+            calls.append(
+                (name, sum(w.read - b for w, b in zip(state.writings, before, strict=True) if w), written_on)
+            )
+            return state, found
+
+        monkeypatch.setattr(scheduler, name, call)
+
+    noted("read")
+    noted("step")
+    written(parted, [wanted(4, max_tokens=20), wanted(48), wanted(40, temperature=0.0)])
+    assert sum(read for _, read, _ in calls) == 4 + 48 + 40
+    assert all(read <= 16 for _, read, _ in calls)
+    while calls[0][2] == 0:  # of the first part of the first prompt nobody waits
+        calls.pop(0)
+    names = [name for name, _, _ in calls]
+    assert names.count("read") == 6
+    assert "read read" not in " ".join(names)
+
+
+@pytest.mark.parametrize("first", [0, 1, 20])
+@pytest.mark.parametrize("length", [1, 2, 16, 17, 32, 40])
+def test_a_prompt_is_told_as_likely_as_the_model_holds_it(tiny, parted, first, length):
+    want = wanted(length, echo=first, max_tokens=0)
+    for programs in (tiny, parted):
+        (tokens,) = written(programs, [want])
+        assert ids(tokens) == want.prompt_N[first:].tolist()
+        assert all(token.given for token in tokens)
+        if length - first < 2:
+            continue
+        scored = [token for token in tokens if token.log_p is not None]
+        assert len(scored) == length - max(first, 1)
+        (expected,) = log_likelihoods(
+            tiny.params, tiny.model, [(want.prompt_N, len(scored))], num_tokens=290, rows=1
+        )
+        assert sum(token.log_p for token in scored) == pytest.approx(expected.log_p, abs=1e-4)
+        assert all(token.log_p <= token.likeliest[0][1] < 0 for token in scored)
+
+
+def test_alternatives_are_the_likeliest_and_a_greedy_token_is_the_first(tiny):
+    (tokens,) = written(tiny, [wanted(7, temperature=0.0)])
+    for token in tokens:
+        (first, log_p), (_, second) = token.likeliest
+        assert (first, log_p) == (token.id, token.log_p)
+        assert second <= log_p < 0
+
+
+def test_every_prompt_that_the_context_holds_has_a_program(tiny):
+    wants = [wanted(length, max_tokens=60, temperature=0.0) for length in range(1, 49)]
+    told = written(tiny, wants)
+    assert sum(map(len, told)) > 48
+    assert all(len(tokens) <= 48 - len(want.prompt_N) + 1 for want, tokens in zip(wants, told, strict=True))
+    assert list(tiny.programs.admit) == [32, 48]
+    assert num_programs(tiny.model.max_length) == 3

@@ -1,0 +1,145 @@
+"""Cross-entropy of a head's logits that are never all there: some rows at a time, and their gradient with them.
+
+The gradient of a sum of losses is known as soon as the logits are, so both are computed in the forward pass, three
+matrix products as in plain backpropagation, and only the gradients of activations and head are kept (as Liger
+does, arXiv:2410.10989, section 3.2). N tokens, otherwise axes as in `zerotollm.model.transformer`.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from zerotollm.sharding.constraints import ROWS, constrain, row_shards
+
+LOGITS = 2**24
+"""Numbers held at once: 64 MiB in float32."""
+HALF_RANGE = 2.0**10
+"""Gradients of logits lie within +-1, and small ones would vanish in float16: they are computed so much larger."""
+
+
+class Penalty(NamedTuple):
+    """What is made small besides; see `zerotollm.training.objectives.penalized`."""
+
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+    soft_cap: float = 0.0
+    """logits become cap x tanh(logits / cap); 0: as they are"""
+
+
+def rows_for(tokens: int, vocab_size: int, logits: int = LOGITS) -> int:
+    """Rows of a chunk: as equal as can be, a multiple of 8, with at most about `logits` numbers in it."""
+    chunks = max(1, -(-tokens * vocab_size // logits))
+    return min(tokens, -(-tokens // chunks // 8) * 8)
+
+
+def chunked_cross_entropy(
+    x_BTD: jax.Array,
+    head_DV: jax.Array,
+    targets_BT: jax.Array,
+    weights_BT: jax.Array,
+    penalty: Penalty = Penalty(),  # noqa: B008
+    rows: int = 0,
+) -> tuple[jax.Array, jax.Array]:
+    """(objective, nats): sums over tokens of weight x penalized loss, and of weight x cross-entropy, in nats.
+
+    Equals the plain ones on logits `x_BTD @ head_DV` to float32 rounding, in `rows` rows at a time (0: chosen by
+    size). Products are in the type of `x_BTD`, everything else in float32. Gradients flow to `x_BTD` and
+    `head_DV`, from the objective alone.
+    """
+    B, T, D = x_BTD.shape
+    shards = row_shards()  # each device has rows of its own in every chunk
+    rows = rows or rows_for(B * T // shards, head_DV.shape[1])
+    chunks = -(-B * T // (shards * rows))
+
+    def split(x, *tail):
+        x = x.reshape(shards, B * T // shards, *tail)
+        x = jnp.pad(x, ((0, 0), (0, chunks * rows - B * T // shards), *((0, 0) for _ in tail)))
+        x = x.reshape(shards, chunks, rows, *tail).swapaxes(0, 1).reshape(chunks, shards * rows, *tail)
+        return constrain(x, None, ROWS)
+
+    x_JND, targets_JN, weights_JN = split(x_BTD, D), split(targets_BT), split(weights_BT)
+    objective, nats = _loss(x_JND, head_DV, targets_JN, weights_JN, penalty)
+    return objective, jax.lax.stop_gradient(nats)
+
+
+def _chunk(x_ND, head_DV, targets_N, weights_N, penalty: Penalty):
+    """Of one chunk: objective, nats, logits before the cap, logits, log Z."""
+    raw_NV = jnp.matmul(x_ND, head_DV, preferred_element_type=jnp.float32)
+    logits_NV = penalty.soft_cap * jnp.tanh(raw_NV / penalty.soft_cap) if penalty.soft_cap else raw_NV
+    log_z_N = jax.nn.logsumexp(logits_NV, axis=-1)
+    nats_N = log_z_N - jnp.take_along_axis(logits_NV, targets_N[:, None], axis=-1)[:, 0]
+    loss_N = nats_N
+    if penalty.label_smoothing:
+        even_N = log_z_N - jnp.mean(logits_NV, axis=-1)
+        loss_N = (1 - penalty.label_smoothing) * nats_N + penalty.label_smoothing * even_N
+    if penalty.z_loss:
+        loss_N += penalty.z_loss * jnp.square(log_z_N)
+    return jnp.sum(loss_N * weights_N), jnp.sum(nats_N * weights_N), logits_NV, log_z_N
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _loss(x_JND, head_DV, targets_JN, weights_JN, penalty):
+    head = constrain(head_DV.astype(x_JND.dtype), None, "tensor")
+
+    def add(sums, chunk):
+        x_ND, targets_N, weights_N = chunk
+        objective, nats, _, _ = _chunk(x_ND, head, targets_N, weights_N, penalty)
+        return (sums[0] + objective, sums[1] + nats), None
+
+    zeros = (jnp.zeros(()), jnp.zeros(()))
+    return jax.lax.scan(add, zeros, (x_JND, targets_JN, weights_JN))[0]
+
+
+def _loss_forward(x_JND, head_DV, targets_JN, weights_JN, penalty):
+    """Also the gradients by x and head, of an objective that counts once."""
+    head, V = constrain(head_DV.astype(x_JND.dtype), None, "tensor"), head_DV.shape[1]
+    # On a mesh every part of the rows adds up its own gradient of the head: one sum over devices, not one a chunk.
+    parts = row_shards()
+    lead = (parts,) if parts > 1 else ()
+
+    def split_head_gradient(x_ND: jax.Array, d_NV: jax.Array) -> jax.Array:
+        if not lead:
+            return jnp.matmul(x_ND.T, d_NV, preferred_element_type=jnp.float32)
+        x_PND, d_PNV = (x.reshape(parts, -1, x.shape[-1]) for x in (x_ND, d_NV))
+        d_PDV = jnp.einsum("pnd,pnv->pdv", x_PND, d_PNV, preferred_element_type=jnp.float32)
+        return constrain(d_PDV, ROWS, None, "tensor")
+
+    enlarged = HALF_RANGE if x_JND.dtype == jnp.float16 else 1.0
+
+    def add(carry, chunk):
+        objective, nats, dhead = carry
+        x_ND, targets_N, weights_N = chunk
+        more, more_nats, logits_NV, log_z_N = _chunk(x_ND, head, targets_N, weights_N, penalty)
+        p_NV = jnp.exp(logits_NV - log_z_N[:, None])
+        hit_NV = jnp.arange(V)[None] == targets_N[:, None]
+        smoothed = penalty.label_smoothing
+        d_NV = p_NV - jnp.where(hit_NV, 1 - smoothed + smoothed / V, smoothed / V)
+        if penalty.z_loss:
+            d_NV += 2 * penalty.z_loss * log_z_N[:, None] * p_NV
+        if penalty.soft_cap:
+            d_NV *= 1 - jnp.square(logits_NV / penalty.soft_cap)
+        d_NV = (d_NV * (weights_N * enlarged)[:, None]).astype(x_ND.dtype)
+        dx_ND = jnp.matmul(d_NV, head.T, preferred_element_type=jnp.float32) / enlarged
+        dhead += split_head_gradient(x_ND, d_NV) / enlarged
+        return (objective + more, nats + more_nats, dhead), dx_ND
+
+    zeros = constrain(
+        jnp.zeros((*lead, *head_DV.shape), jnp.float32), *([ROWS] if lead else []), None, "tensor"
+    )
+    start = (jnp.zeros(()), jnp.zeros(()), zeros)
+    (objective, nats, dhead), dx_JND = jax.lax.scan(add, start, (x_JND, targets_JN, weights_JN))
+    dhead_DV = dhead.sum(0) if lead else dhead
+    types = (jnp.zeros((), x_JND.dtype), jnp.zeros((), head_DV.dtype))
+    return (objective, nats), (dx_JND, dhead_DV, types)
+
+
+def _loss_backward(penalty, kept, gradients):
+    dx_JND, dhead_DV, (x_type, head_type) = kept
+    scale, _ = gradients  # of nats it is zero: see `chunked_cross_entropy`
+    dx, dhead = (scale * dx_JND).astype(x_type.dtype), (scale * dhead_DV).astype(head_type.dtype)
+    return dx, dhead, None, None
+
+
+_loss.defvjp(_loss_forward, _loss_backward)

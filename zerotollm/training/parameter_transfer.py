@@ -1,0 +1,62 @@
+"""Beginning with the parameters of another run."""
+
+import zlib
+from dataclasses import fields
+from typing import Any
+
+import jax
+import numpy as np
+
+from zerotollm.errors import UsageError
+from zerotollm.model.config import TransformerConfig
+from zerotollm.training.lora import Params, flatten_params, unflatten_params
+from zerotollm.training.step import init_params
+
+NEW = "classifier"
+"""The head that a task may add."""
+
+
+def check_same_model(theirs: TransformerConfig, ours: TransformerConfig, source: str) -> None:
+    """Raises UsageError where two resolved models compute differently, naming the fields that differ."""
+    may_differ = {"dropout", "num_classes"} | ({"max_length"} if ours.position != "learned" else set())
+    differing = [
+        f"{field.name} {was!r} (now {now!r})"
+        for field in fields(ours)
+        if field.name not in may_differ
+        and (was := getattr(theirs, field.name)) != (now := getattr(ours, field.name))
+    ]
+    if differing:
+        raise UsageError(
+            f"{source} was trained with model.{', model.'.join(differing)}: give the same values to begin with it"
+        )
+
+
+def given_params(params: Params, model: TransformerConfig, source: str, *, same_labels: bool) -> Params:
+    """What a model takes over of the parameters of another one, `source`: all but a head of labels that are not the
+    `same_labels`. A model that labels leaves the parts that it has no use for.
+
+    Raises UsageError, naming the tensor and what was expected, where one is missing, has another shape or is too many.
+    """
+    have = {path: leaf for path, leaf in flatten_params(params) if same_labels or path != NEW}
+    wanted = dict(flatten_params(jax.eval_shape(lambda: init_params(model, 0))))
+    for path, leaf in wanted.items():
+        if path not in have and path != NEW:
+            raise UsageError(f"{source} has no tensor {path}, and this model needs one of shape {leaf.shape}")
+        if path in have and have[path].shape != leaf.shape:
+            raise UsageError(
+                f"{source}: the tensor {path} has shape {have[path].shape}, and this model needs {leaf.shape}"
+            )
+    surplus = sorted(have.keys() - wanted.keys())
+    if surplus and not model.num_classes:
+        raise UsageError(f"{source} has a tensor {surplus[0]}, and this model has none of that name")
+    return unflatten_params({path: have[path] for path in wanted if path in have})
+
+
+def fingerprint(params: Any) -> int | None:
+    """Changes with any bit of the parameters; None where there are none."""
+    if params is None:
+        return None
+    total = 0
+    for path, leaf in sorted(flatten_params(params)):
+        total = zlib.crc32(np.asarray(leaf).tobytes(), zlib.crc32(path.encode(), total))
+    return total
