@@ -318,7 +318,7 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
             display.progress(step, values["loss"], pace.tokens_per_second, left)
 
         def validated(state: Any) -> dict[str, Any]:
-            params = run.whole(state)
+            params = run.merge_params(state)
             new = measured(run.eval_step(), params, feed, run.placement)
             if feed.old:
                 new["old_bpb"] = measured(run.eval_step(), params, feed.old, run.placement)["bpb"]
@@ -350,7 +350,7 @@ def _train(run: Prepared, display: Display, begun: float) -> dict[str, Any]:
                 behind.drain()
                 with pace.pause("sample"):
                     text = sample_text(
-                        run.whole(state),
+                        run.merge_params(state),
                         run.model,
                         feed.tokenizer,
                         run.experiment.sample,

@@ -47,7 +47,7 @@ class Batch(NamedTuple):
         writings = tuple(w if w and not w.done else None for w in self.writings)
         return Batch(self.slots, writings, tuple(row for row in self.reading if writings[row]))
 
-    def fuse_projections(self, newcomers: Sequence[Generation]) -> "Batch":
+    def joined(self, newcomers: Sequence[Generation]) -> "Batch":
         """With those, for all of which there are free rows."""
         writings, rows = list(self.writings), [row for row, w in enumerate(self.writings) if w is None]
         for row, writing in zip(rows, newcomers, strict=False):

@@ -193,7 +193,7 @@ def fit(
     fitted = []
     for lane, number in enumerate(seeds):
         own = jax.tree.map(lambda x, lane=lane: x[lane], state) if programs.num_vmapped_seeds else state
-        params = programs.whole(own.params, own.frozen)
+        params = programs.merge_params(own.params, own.frozen)
         validation = evaluate_batches(
             programs.evaluate,
             params,
