@@ -198,7 +198,7 @@ def test_logits_and_weights_are_the_same_in_both_directions(family, changes, tmp
     reference, pair = theirs(family, changes), family == "Marian"
     folder = saved(reference, tmp_path / "theirs")
     kind, file, config = read_model(folder)
-    params, tokenizer = read_params(folder, kind, config), read_tokenizer(folder, file, config)
+    params, tokenizer = read_params(folder, kind, config), read_tokenizer(folder, kind, file, config)
     batch = inputs(pair)
     expected, ours = their_logits(reference, batch), our_logits(config, params, batch)
     assert np.abs(expected).max() > 1, "nothing to compare"
@@ -222,7 +222,7 @@ def test_greedy_text_is_the_same(family, changes, tmp_path):
     reference = talkative(theirs(family, changes))
     folder = saved(reference, tmp_path)
     kind, file, config = read_model(folder)
-    params, tokenizer = read_params(folder, kind, config), read_tokenizer(folder, file, config)
+    params, tokenizer = read_params(folder, kind, config), read_tokenizer(folder, kind, file, config)
     batch = inputs(family == "Marian")
     greedy = our_greedy(config, params, tokenizer, batch)
     assert len(np.unique(greedy)) > 3, "nothing to compare"

@@ -8,7 +8,7 @@ import pytest
 from zerotollm.decoding import sample
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.evaluation.likelihood import log_likelihoods
-from zerotollm.interop.huggingface import tokenizer_files
+from zerotollm.interop.huggingface import family_of, tokenizer_files
 
 completions = pytest.importorskip("lm_eval.models.openai_completions", reason="optional: pip install lm_eval")
 for package in ("aiohttp", "tenacity"):
@@ -20,7 +20,7 @@ PAIRS = [("heaven", " light"), ("heaven", " earth day"), ("", " waters"), ("day 
 def tokenizer(tiny, tmp_path_factory):
     """The folder of the exported tokenizer, with which the harness makes token ids of texts."""
     folder = tmp_path_factory.mktemp("exported")
-    for name, content in tokenizer_files(tiny.model, tiny.tokenizer).items():
+    for name, content in tokenizer_files(family_of(tiny.model), tiny.model, tiny.tokenizer).items():
         (folder / name).write_bytes(content)
     return str(folder)
 

@@ -17,8 +17,9 @@ from zerotollm.actions import BenchOptions
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.host.atomic_files import write_atomically
-from zerotollm.interop import marian
-from zerotollm.interop.qwen3 import check_installed, check_twin
+from zerotollm.interop import marian, qwen3
+from zerotollm.interop.family import check
+from zerotollm.interop.torch_model import check_installed
 from zerotollm.session.devices import usable_cores
 from zerotollm.session.progress import clock
 from zerotollm.session.timed_sides import (
@@ -60,9 +61,9 @@ def bench(experiment: Experiment, run_dir: Path, options: BenchOptions) -> dict[
             )
         if translates(experiment):
             experiment = replace(experiment, model=marian.nearest(experiment.model))
-            marian.check_twin(experiment.model)
+            check(marian.FAMILY, experiment.model)
         else:
-            check_twin(replace(experiment.model, token_shift=0))  # the twin is given a shift
+            check(qwen3.FAMILY, replace(experiment.model, token_shift=0))  # PyTorch's is given a shift
         check_installed()
         without_dropout = replace(experiment.model, dropout=0.0)  # the twin has none to pay for
         experiment = replace(experiment, model=without_dropout)

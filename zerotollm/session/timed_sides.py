@@ -247,7 +247,8 @@ def torch_twin(experiment: Experiment, model: TransformerConfig, platform: str, 
     import torch
     import transformers
 
-    from zerotollm.interop import marian, qwen3, token_shift
+    from zerotollm.interop import marian, qwen3
+    from zerotollm.interop.torch_model import shift_embeddings, torch_model
 
     transformers.logging.set_verbosity_error()
     if platform == "gpu" and not torch.cuda.is_available():
@@ -258,11 +259,11 @@ def torch_twin(experiment: Experiment, model: TransformerConfig, platform: str, 
     torch.manual_seed(0)
     pairs = translates(experiment)
     if pairs:
-        net = marian.twin(model)
+        net = torch_model(marian.FAMILY, model)
     else:
-        net = qwen3.twin(replace(model, token_shift=0))
+        net = torch_model(qwen3.FAMILY, replace(model, token_shift=0))
         if model.token_shift:
-            token_shift.shift_embeddings(net, model.token_shift)
+            shift_embeddings(net, model.token_shift)
     net.to(device)
     optimizers = torch_optimizers(experiment.optimizer.kind, net)
     forward = torch.compile(net) if platform == "gpu" else net
