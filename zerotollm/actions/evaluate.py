@@ -7,7 +7,7 @@ from typing import Any
 from zerotollm.actions import EvaluateOptions
 from zerotollm.errors import RunError
 from zerotollm.evaluation.label_report import label_report, rows
-from zerotollm.evaluation.minimal_pair_report import evaluate_judgments
+from zerotollm.evaluation.minimal_pair_report import evaluate_minimal_pairs
 from zerotollm.evaluation.translation_report import not_read, translate_split, translates
 from zerotollm.experiment import Experiment
 from zerotollm.host.atomic_files import write_atomically
@@ -45,7 +45,7 @@ def _evaluate(
     run = load(run_dir, options.checkpoint, placement.mesh)
     cache_compiled_programs(shape)
     if options.judge:
-        return evaluate_judgments(run, Path(options.judge), options.checkpoint)
+        return evaluate_minimal_pairs(run, Path(options.judge), options.checkpoint)
     imported = run.tokenizer.kind == "pretrained"
     feed = feed_of(experiment, run.tokenizer if imported else None)
     if feed.tokenizer != run.tokenizer:
