@@ -6,10 +6,10 @@ from pathlib import Path
 import jax
 import pytest
 
+from tests.functions import init_state
 from zerotollm import catalog
 from zerotollm.experiment import Experiment, differences, validate
 from zerotollm.model.config import resolve
-from zerotollm.training.step import init_state
 
 FOLDER = Path(__file__).parent.parent / "experiments"
 NAMES = catalog.names(FOLDER)

@@ -69,9 +69,9 @@ def test_the_best_checkpoint_is_opened_unless_another_is_named(run, run_dir):
 
 def test_its_validation_is_the_one_that_was_measured(run):
     """Saved and restored, the parameters give the very loss that training noted for them."""
+    from tests.functions import make_eval_step
     from zerotollm.data.tokens.text import prepare
     from zerotollm.evaluation.loss import evaluate_split, evaluation_rows
-    from zerotollm.training.step import make_eval_step
 
     split = prepare(run.experiment.data, run.experiment.tokenizer).splits["validation"]
     rows = evaluation_rows(run.experiment.data.batch_size)

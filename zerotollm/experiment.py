@@ -15,6 +15,7 @@ from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import UsageError
 from zerotollm.model.compute_config import ComputeConfig
 from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.own_code import REPLACEABLE, OwnCode
 from zerotollm.sharding.config import parse_mesh
 from zerotollm.suggest import did_you_mean
 from zerotollm.training.config import OptimizerConfig, TrainConfig
@@ -36,6 +37,7 @@ class Experiment:
     train: TrainConfig = field(default_factory=TrainConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     sample: SamplingConfig = field(default_factory=SamplingConfig)
+    code: OwnCode = field(default_factory=OwnCode)
 
 
 # --- fields by dotted name
@@ -45,6 +47,8 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     """Dotted name to value, in the order of declaration: `{"name": "base", "data.corpus": "bible-web"}`."""
     flat = {}
     for part in dataclasses.fields(value):
+        if part.name == "code":
+            continue
         inner = getattr(value, part.name)
         nested = dataclasses.is_dataclass(inner)
         flat |= flatten(inner, f"{prefix}{part.name}.") if nested else {prefix + part.name: inner}
@@ -55,6 +59,8 @@ def field_types(kind: type, prefix: str = "") -> dict[str, Any]:
     """Dotted name to annotation, in the order of declaration."""
     flat = {}
     for name, annotation in get_type_hints(kind).items():
+        if annotation is OwnCode:
+            continue
         nested = dataclasses.is_dataclass(annotation)
         flat |= field_types(annotation, f"{prefix}{name}.") if nested else {prefix + name: annotation}
     return flat
@@ -143,7 +149,10 @@ new field goes here too, unless no value of it says that."""
 
 def to_json(experiment: Experiment) -> str:
     """The whole experiment as indented JSON, marked with the version of this form. See `from_json`."""
-    return json.dumps({"format": FORMAT} | dataclasses.asdict(experiment), indent=2, allow_nan=False) + "\n"
+    values = {"format": FORMAT} | dataclasses.asdict(experiment)
+    if not experiment.code.functions:
+        del values["code"]
+    return json.dumps(values, indent=2, allow_nan=False) + "\n"
 
 
 def from_json(text: str, source: str = "config.json") -> Experiment:
@@ -164,14 +173,24 @@ def from_json(text: str, source: str = "config.json") -> Experiment:
         raise UsageError(
             f"{source} has format {version!r}, and this version of ZeroToLLM reads format {FORMAT}"
         )
-    return _build(Experiment, raw, "", source)
+    code = raw.pop("code", None)
+    experiment = _build(Experiment, raw, "", source)
+    return replace(experiment, code=_code(code, source)) if code is not None else experiment
+
+
+def _code(raw: object, source: str) -> OwnCode:
+    match raw:
+        case {"module": str(module), "functions": [*functions], "sha256": str(sha256), **rest} if not rest:
+            if set(functions) <= set(REPLACEABLE):
+                return OwnCode(module, tuple(functions), sha256)
+    raise UsageError(f"{source}: code names no functions of an experiment's file: {raw!r}")
 
 
 def _build(kind: type, raw: Any, prefix: str, source: str) -> Any:
     """A dataclass `kind` from a JSON value; `prefix` is its dotted name with a dot at the end."""
     if not isinstance(raw, dict):
         raise UsageError(f"{source}: {prefix[:-1]} is {raw!r}, and must be an object of fields")
-    types = get_type_hints(kind)
+    types = {name: hint for name, hint in get_type_hints(kind).items() if hint is not OwnCode}
     for name in raw.keys() - types.keys():
         raise UsageError(f"{source}: unknown field {prefix}{name}{did_you_mean(name, types)}")
     raw = {name: ADDED[prefix + name] for name in types if prefix + name in ADDED} | raw

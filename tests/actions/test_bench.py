@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from experiments.base import experiment as base
+from tests.functions import init_params
 from zerotollm.actions import BenchOptions
 from zerotollm.actions.bench import bench
 from zerotollm.data.config import DataConfig, TokenizerConfig
@@ -19,7 +20,6 @@ from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.session import timed_sides
 from zerotollm.session.data import feed_of
 from zerotollm.training.config import OptimizerConfig, TrainConfig
-from zerotollm.training.step import init_params
 
 QUICK = BenchOptions(rounds=2, seconds=0.01)
 RATES = {"train", "decode 1", "decode 16", "decode 64"}

@@ -84,7 +84,7 @@ def _answer(run: Any, messages: list[dict[str, str]], sampling: Any, shown: Any)
         _say(f"the context of {context:,} tokens is full: the {dropped} oldest messages are forgotten")
     sampling = replace(sampling, max_tokens=min(sampling.max_tokens, context - len(ids_N) + 1))
     pieces: list[str] = []
-    for piece in stream_answer(run.params, run.model_config, run.tokenizer, ids_N, sampling):
+    for piece in stream_answer(run.params, run.net, run.tokenizer, ids_N, sampling):
         piece = piece if any(pieces) else piece.lstrip(" ")
         pieces.append(piece)
         sys.stdout.write(shown(piece))

@@ -127,12 +127,12 @@ def measure(run: Experiment) -> dict[str, Any]:
     tokens = run.train.steps * run.data.batch_size * run.data.context
     return {
         "experiment": json.loads(to_json(run)),
-        "parameters": counted_parameters(programs.model),
+        "parameters": counted_parameters(programs.experiment.model),
         "vocab_size": programs.feed.tokenizer.vocab_size,
         "text": programs.feed.fingerprint,
         "tokens": tokens,
         "epochs": tokens / programs.feed.tokens,
-        "flops": tokens * train_flops(programs.model, run.data.context),
+        "flops": tokens * train_flops(programs.experiment.model, run.data.context),
         "loss": fitted.validation["loss"],
         "bpb": fitted.validation["bpb"],
         "seconds": time.monotonic() - begun,

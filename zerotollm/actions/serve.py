@@ -60,7 +60,7 @@ def serve(experiment: Experiment, run_dir: Path, options: ServeOptions) -> None:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("compiling", total=scheduler.num_programs(context))
         programs = scheduler.compile_programs(
-            run.params, model, run.tokenizer, options.rows, context, lambda: progress.advance(task)
+            run.params, run.net, run.tokenizer, options.rows, context, lambda: progress.advance(task)
         )
     served = Served(
         name=experiment.name,

@@ -56,7 +56,7 @@ def translate_split(
     cut: list[int] = []
     found = translate_texts(
         run.params,
-        run.model_config,
+        run.net,
         run.tokenizer,
         [pair.source for pair in pairs],
         experiment.sample,
@@ -81,7 +81,12 @@ def validation_scores(programs: Any, params: Any) -> dict[str, Any]:
     `zerotollm.session.train_in_memory.fit`."""
     from types import SimpleNamespace
 
-    run = SimpleNamespace(params=params, model_config=programs.model, tokenizer=programs.feed.tokenizer)
+    run = SimpleNamespace(
+        params=params,
+        net=model_of(programs.experiment),
+        model_config=programs.experiment.model,
+        tokenizer=programs.feed.tokenizer,
+    )
     return translate_split(programs.experiment, run, "validation")[0]
 
 
