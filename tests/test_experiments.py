@@ -7,9 +7,10 @@ import jax
 import pytest
 
 from zerotollm import catalog
-from zerotollm.experiment import Experiment, differences, validate
+from zerotollm.experiment import Experiment, differences
 from zerotollm.model.config import resolve
 from zerotollm.training.step import init_state
+from zerotollm.validation import validate
 
 FOLDER = Path(__file__).parent.parent / "experiments"
 NAMES = catalog.names(FOLDER)

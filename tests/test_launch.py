@@ -17,7 +17,8 @@ from zerotollm.actions import ACTIONS, AblateOptions, EvaluateOptions, GenerateO
 from zerotollm.catalog import GROUPS
 from zerotollm.cli import VALUES, Command, main, split
 from zerotollm.errors import RunError
-from zerotollm.experiment import Experiment, differences, field_types, to_json
+from zerotollm.experiment import Experiment, differences, to_json
+from zerotollm.fields import field_types
 from zerotollm.shell import option
 from zerotollm.suggest import ELSEWHERE, USUAL
 from zerotollm.usage import MOST_CHANGED

@@ -17,15 +17,8 @@ from typing import TypeVar
 from zerotollm import catalog
 from zerotollm.actions import ACTIONS
 from zerotollm.errors import RunError, UsageError
-from zerotollm.experiment import (
-    Experiment,
-    describe_type,
-    differences,
-    field_types,
-    inherit_model,
-    on_own_pairs,
-    validate,
-)
+from zerotollm.experiment import Experiment, differences, inherit_model, on_own_pairs
+from zerotollm.fields import describe_type, field_types
 from zerotollm.host.gpu import prepare_gpu
 from zerotollm.output import printable
 from zerotollm.run_directory import CONFIG, located, read_experiment
@@ -33,6 +26,7 @@ from zerotollm.sharding.config import parse_distributed
 from zerotollm.shell import launch, option, with_value
 from zerotollm.studies.suite import changed, make_suite
 from zerotollm.suggest import did_you_mean, meant_option
+from zerotollm.validation import validate
 
 SWITCHES = ("list", "help", "version", "debug")
 VALUES = ("experiment", "run_dir", "distributed")

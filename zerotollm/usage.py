@@ -12,7 +12,8 @@ from typing import Any, get_type_hints
 
 from zerotollm import __version__, catalog
 from zerotollm.actions import ACTIONS
-from zerotollm.experiment import Experiment, field_types, flatten
+from zerotollm.experiment import Experiment
+from zerotollm.fields import field_types, flatten
 from zerotollm.run_directory import git_commit
 from zerotollm.shell import option
 

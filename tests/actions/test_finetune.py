@@ -21,10 +21,11 @@ from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.sources.examples import open_examples
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import RunError, UsageError
-from zerotollm.experiment import Experiment, inherit_model, translates, validate
+from zerotollm.experiment import Experiment, inherit_model, translates
 from zerotollm.model.config import TransformerConfig
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 from zerotollm.training.lora import flatten_params
+from zerotollm.validation import validate
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 WORDS = {
