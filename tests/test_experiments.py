@@ -312,7 +312,7 @@ def test_is_named_after_its_file_and_can_run_once_it_has_a_text(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_says_what_it_is_for(name):
-    about = catalog.about(catalog.docstring(FOLDER, name))
+    about = catalog.describe(FOLDER, name)
     assert about.question.endswith("?")
     assert about.command.startswith(f"python launch.py --experiment {name}")
     assert about.time

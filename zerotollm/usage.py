@@ -85,9 +85,9 @@ def show_version() -> None:
 
 def show_list(experiments: Path) -> None:
     """All experiments, one in a line, by group. On a terminal lines are cut to its width."""
-    groups: dict[str, list[tuple[str, catalog.About]]] = {}
+    groups: dict[str, list[tuple[str, catalog.Description]]] = {}
     for name in catalog.names(experiments):
-        about = catalog.about(catalog.docstring(experiments, name))
+        about = catalog.describe(experiments, name)
         groups.setdefault(about.group or "others", []).append((name, about))
     wide = max((len(name) for group in groups.values() for name, _ in group), default=0)
     width = get_terminal_size().columns if sys.stdout.isatty() else 10_000
