@@ -13,7 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from zerotollm import __version__, catalog, run_directory
-from zerotollm.actions import ACTIONS, AblateOptions, EvaluateOptions, GenerateOptions
+from zerotollm.actions import ACTIONS
+from zerotollm.actions.config import AblateOptions, EvaluateOptions, GenerateOptions
 from zerotollm.catalog import GROUPS
 from zerotollm.cli import VALUES, Command, main, split
 from zerotollm.errors import RunError

@@ -153,7 +153,7 @@ def split(arguments: Iterable[str], experiments: Collection[str] = ()) -> Comman
         switches.add("all")
     if not values.get("experiment"):
         # An action may stand first, unless the word after it is the action's text.
-        place = 1 if words[1:] and words[0] in ACTIONS and not ACTIONS[words[0]].word else 0
+        place = 1 if words[1:] and words[0] in ACTIONS and not ACTIONS[words[0]].text_option else 0
         if words[place:] and words[place] in experiments and words[place] not in ACTIONS:
             values["experiment"] = words.pop(place)
     action = words[0] if words else ""
@@ -163,10 +163,10 @@ def split(arguments: Iterable[str], experiments: Collection[str] = ()) -> Comman
             action, ACTIONS if values.get("experiment") else [*ACTIONS, *experiments]
         )
         raise UsageError(f"unknown {what} {action!r}: one of {', '.join(ACTIONS)}{near}")
-    if words[1:] and ACTIONS[action].word not in ("", *dict(options)):
+    if words[1:] and ACTIONS[action].text_option not in ("", *dict(options)):
         if not values.get("run_dir") and (Path(words[1]) / CONFIG).exists():
             raise UsageError(f"{words[1]!r} after {action!r} is a run directory{meant_run(words[1])}")
-        options.append((ACTIONS[action].word, words.pop(1)))
+        options.append((ACTIONS[action].text_option, words.pop(1)))
     if words[1:]:
         near = meant_run(words[1]) or ": put a text of several words in quotes"
         raise UsageError(f"unexpected word {words[1]!r} after {action!r}{near}")

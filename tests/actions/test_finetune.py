@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import zerotollm
-from zerotollm.actions import EvaluateOptions
+from zerotollm.actions.config import EvaluateOptions
 from zerotollm.actions.evaluate import evaluate
 from zerotollm.actions.train import train
 from zerotollm.cli import main

@@ -14,7 +14,7 @@ import jax
 import pytest
 
 import zerotollm
-from zerotollm.actions import EvaluateOptions, ServeOptions
+from zerotollm.actions.config import EvaluateOptions, ServeOptions
 from zerotollm.actions.evaluate import evaluate
 from zerotollm.actions.plan import HOST_BYTES
 from zerotollm.actions.serve import listen, read_api_key, serve

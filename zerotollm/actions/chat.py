@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zerotollm.actions import ChatOptions
+from zerotollm.actions.config import ChatOptions
 from zerotollm.actions.serve import refuse_unless_it_writes_on
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment

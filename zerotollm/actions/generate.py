@@ -4,7 +4,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from zerotollm.actions import GenerateOptions
+from zerotollm.actions.config import GenerateOptions
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.experiment import Experiment
 from zerotollm.output import printable

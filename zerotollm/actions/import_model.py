@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zerotollm import run_directory
-from zerotollm.actions import ImportModelOptions
+from zerotollm.actions.config import ImportModelOptions
 from zerotollm.data.config import TokenizerConfig
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, to_json

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerotollm import run_directory
-from zerotollm.actions import ReportOptions
+from zerotollm.actions.config import ReportOptions
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, differences
 from zerotollm.fields import flatten

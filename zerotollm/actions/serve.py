@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from zerotollm.actions import ServeOptions
+from zerotollm.actions.config import ServeOptions
 from zerotollm.actions.plan import HOST_BYTES
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
