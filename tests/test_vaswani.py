@@ -7,7 +7,7 @@ import pytest
 
 from experiments import vaswani_base, vaswani_big, vaswani_table3
 from zerotollm.actions.tabulate import page_markdown
-from zerotollm.experiment import differences, validate
+from zerotollm.experiment import differences
 from zerotollm.model.config import resolve
 from zerotollm.planning.flops import num_parameters
 from zerotollm.studies.published import published_markdown
@@ -15,6 +15,7 @@ from zerotollm.studies.suite import BASE
 from zerotollm.studies.table import make_rows
 from zerotollm.training.cross_entropy import Penalty, token_losses
 from zerotollm.training.optimizers import learning_rate_schedule
+from zerotollm.validation import validate
 
 
 def millions(experiment) -> float:

@@ -20,7 +20,8 @@ class OwnCode:
 
     module: str = ""
     """of the experiment's file: experiments.NAME; empty where nothing is replaced"""
-    functions: tuple[str, ...] = ()
+    functions: str = ""
+    """their names, with spaces between"""
     sha256: str = ""
     """of the file without comments, docstrings and `experiment()`"""
 
@@ -29,7 +30,7 @@ class OwnCode:
 
         Raises RunError where the file is not found, or has changed since.
         """
-        if name not in self.functions:
+        if name not in self.functions.split():
             return None
         spec = find_spec(self.module.partition(".")[0]) and find_spec(self.module)
         if spec is None or spec.origin is None:
@@ -59,4 +60,4 @@ def own_code(module: str, path: Path) -> OwnCode:
         body = getattr(node, "body", None)
         if isinstance(body, list) and ast.get_docstring(ast.Module(body, [])) is not None:
             del body[0]
-    return OwnCode(module, functions, hashlib.sha256(ast.dump(tree).encode()).hexdigest())
+    return OwnCode(module, " ".join(functions), hashlib.sha256(ast.dump(tree).encode()).hexdigest())

@@ -12,6 +12,7 @@ from experiments.base import experiment as base
 from tests.functions import init_params
 from zerotollm.actions import BenchOptions
 from zerotollm.actions.bench import bench
+from zerotollm.actions.config import BenchOptions
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment

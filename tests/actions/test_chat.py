@@ -12,6 +12,7 @@ import zerotollm.run
 from tests.functions import init_params
 from zerotollm.actions import ChatOptions
 from zerotollm.actions.chat import chat
+from zerotollm.actions.config import ChatOptions
 from zerotollm.data.config import TokenizerConfig
 from zerotollm.data.sources.conversations import chat_parts, check_messages, encode_parts, fit
 from zerotollm.data.tokens.sentencepiece import train_tokenizer

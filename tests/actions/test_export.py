@@ -14,7 +14,7 @@ import pytest
 import zerotollm
 from tests.functions import init_params
 from zerotollm import run_directory
-from zerotollm.actions import EvaluateOptions, ExportOptions, ImportModelOptions
+from zerotollm.actions.config import EvaluateOptions, ExportOptions, ImportModelOptions
 from zerotollm.actions.export import export
 from zerotollm.actions.import_model import import_model
 from zerotollm.cli import main

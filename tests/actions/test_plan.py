@@ -11,7 +11,7 @@ from jax.errors import JaxRuntimeError
 
 from tests.functions import init_params, init_state
 from zerotollm import catalog
-from zerotollm.actions import PlanOptions, ProfileOptions
+from zerotollm.actions.config import PlanOptions, ProfileOptions
 from zerotollm.actions.profile import device_spans, occupied, profile
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.feed import sentinels

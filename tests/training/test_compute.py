@@ -230,7 +230,7 @@ def test_auto_follows_the_device(accelerator, precision, attention):
 
 @pytest.mark.parametrize(
     ("accelerator", "masked", "says"),
-    [(TURING, False, "RTX 2080"), (AMPERE, True, "inside no document"), (CPU, False, "this is cpu")],
+    [(TURING, False, "RTX 2080"), (AMPERE, True, "within a document"), (CPU, False, "this is cpu")],
 )
 def test_cudnn_is_refused_where_it_is_not(accelerator, masked, says):
     with pytest.raises(UsageError, match=says):

@@ -10,7 +10,7 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TextColumn
 
 from zerotollm import run_directory
-from zerotollm.actions import AblateOptions
+from zerotollm.actions.config import AblateOptions
 from zerotollm.actions.tabulate import WIDTH, write_results
 from zerotollm.console import Console
 from zerotollm.errors import RunError, UsageError

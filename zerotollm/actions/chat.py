@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zerotollm.actions import ChatOptions
+from zerotollm.actions.config import ChatOptions
 from zerotollm.actions.serve import refuse_unless_it_writes_on
 from zerotollm.errors import UsageError
-from zerotollm.experiment import Experiment, validate
+from zerotollm.experiment import Experiment
 from zerotollm.output import printable
+from zerotollm.validation import validate
 
 HELP = "/reset begins anew, /temperature 0.5 sets it, /exit ends (so does the end of the input)"
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from zerotollm.actions import EvaluateOptions
+from zerotollm.actions.config import EvaluateOptions
 from zerotollm.errors import RunError
 from zerotollm.evaluation.label_report import label_report, rows
 from zerotollm.evaluation.minimal_pair_report import evaluate_judgments

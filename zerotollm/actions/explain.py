@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zerotollm.actions import ExplainOptions
+from zerotollm.actions.config import ExplainOptions
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.host.atomic_files import write_atomically

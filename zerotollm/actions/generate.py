@@ -4,11 +4,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from zerotollm.actions import GenerateOptions
+from zerotollm.actions.config import GenerateOptions
 from zerotollm.decoding.config import SamplingConfig
-from zerotollm.experiment import Experiment, validate
+from zerotollm.experiment import Experiment
 from zerotollm.output import printable
 from zerotollm.session.devices import reading_on_mesh
+from zerotollm.validation import validate
 
 
 def generate(experiment: Experiment, run_dir: Path, options: GenerateOptions) -> str:

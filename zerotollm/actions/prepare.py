@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from zerotollm.actions import PrepareOptions
+from zerotollm.actions.config import PrepareOptions
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, translates
 from zerotollm.session.data import feed_of, tokenizer_of

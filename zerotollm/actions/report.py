@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerotollm import run_directory
-from zerotollm.actions import ReportOptions
+from zerotollm.actions.config import ReportOptions
 from zerotollm.errors import UsageError
-from zerotollm.experiment import Experiment, differences, flatten
+from zerotollm.experiment import Experiment, differences
+from zerotollm.fields import flatten
 from zerotollm.host.atomic_files import write_atomically
 
 if TYPE_CHECKING:

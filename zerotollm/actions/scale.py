@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from zerotollm import run_directory
 from zerotollm.errors import UsageError
-from zerotollm.experiment import Experiment, differences, from_json, to_json, validate
+from zerotollm.experiment import Experiment, differences, from_json, to_json
 from zerotollm.host.atomic_files import write_atomically
 from zerotollm.model.config import resolve
 from zerotollm.planning.flops import train_flops
@@ -25,6 +25,7 @@ from zerotollm.studies.scaling_law import (
     fit_law,
     predict,
 )
+from zerotollm.validation import validate
 
 POINTS = "points"
 

@@ -6,12 +6,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from zerotollm.actions import ServeOptions
+from zerotollm.actions.config import ServeOptions
 from zerotollm.actions.plan import HOST_BYTES
 from zerotollm.errors import RunError, UsageError
-from zerotollm.experiment import Experiment, validate
+from zerotollm.experiment import Experiment
 from zerotollm.host.stop_signals import stop_requests
 from zerotollm.model.config import TransformerConfig
+from zerotollm.validation import validate
 
 STOP_SECONDS = 3
 """Texts that are being written when the server is asked to stop may take so long to end."""

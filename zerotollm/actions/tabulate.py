@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zerotollm.actions import TabulateOptions
+from zerotollm.actions.config import TabulateOptions
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.host.atomic_files import write_atomically
