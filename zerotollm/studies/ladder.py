@@ -10,12 +10,12 @@ from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, to_json
 from zerotollm.host.atomic_files import write_atomically
 from zerotollm.model.config import resolve
-from zerotollm.planning.flops import train_flops
+from zerotollm.planning.flops import counted_parameters, train_flops
 from zerotollm.run_directory import MAY_MOVE
 from zerotollm.session.data import feed_of
 from zerotollm.session.train_in_memory import compile_programs, fit
 from zerotollm.studies.records import another_text, check_experiment
-from zerotollm.studies.scaling_law import Point, counted_parameters
+from zerotollm.studies.scaling_law import Point
 
 
 class PointRecord(TypedDict):
@@ -23,7 +23,7 @@ class PointRecord(TypedDict):
 
     experiment: dict[str, Any]
     parameters: int
-    """N of `zerotollm.studies.scaling_law`"""
+    """N of `zerotollm.planning.flops.counted_parameters`"""
     vocab_size: int
     text: list[int]
     """fingerprint of the training text"""
