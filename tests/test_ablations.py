@@ -131,7 +131,7 @@ def test_only_takes_variants_and_groups_and_suggests():
     assert chosen == {"layer-pre", "rms-post", "layer-post", "relu2", "tied"}
     assert select(made, "") == list(made)
     assert select(made, "base") == []
-    with pytest.raises(UsageError, match=r"'posision' is no variant.*did you mean position"):
+    with pytest.raises(UsageError, match=r"'posision' is neither a variant.*did you mean position"):
         select(made, "norm posision")
 
 

@@ -17,7 +17,7 @@ from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.model.config import TransformerConfig
-from zerotollm.run import cache_compiled_programs
+from zerotollm.session.compilation_cache import cache_compiled_programs
 from zerotollm.training.config import TrainConfig
 
 ROOT = Path(__file__).parent.parent

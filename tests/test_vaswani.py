@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from experiments import vaswani_base, vaswani_big, vaswani_table3
-from zerotollm.actions.tabulate import page_markdown
 from zerotollm.experiment import differences
 from zerotollm.model.config import resolve
 from zerotollm.planning.flops import num_parameters
 from zerotollm.studies.published import published_markdown
+from zerotollm.studies.results import page_markdown
 from zerotollm.studies.suite import BASE
 from zerotollm.studies.table import make_rows
 from zerotollm.training.cross_entropy import Penalty, token_losses

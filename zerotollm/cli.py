@@ -254,10 +254,11 @@ def act(command: Command, experiments: Path) -> None:
         experiment = as_trained(run_dir, overrides, launch(command.experiment or "EXPERIMENT", *training))
     validate(experiment)
 
+    suite = make_suite(experiment, variants, options.only) if action.suite else None
     name = chosen.replace("-", "_")
     function = getattr(import_module(f"zerotollm.actions.{name}"), name)
-    if action.suite:
-        function(make_suite(experiment, variants, options.only), run_dir, options)
+    if suite:
+        function(suite, run_dir, options)
         return
     functions = catalog.functions(experiments, command.experiment, action.functions)
     options = [override(action.options(experiment), own_options)] if action.options else []

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from zerotollm import run_directory
+from zerotollm.data.config import TokenizerConfig
 from zerotollm.data.feed import Feed, open_feed
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer, Tokenizer, load_tokenizer
 from zerotollm.experiment import Experiment
@@ -71,12 +72,9 @@ def dataset(
 
     A `tokenizer` that is not made from the text is given, or is that of `train.start_from`.
     """
-    start = experiment.train.start_from
-    if tokenizer is None and start:
-        tokenizer = load_tokenizer(Path(start) / run_directory.TOKENIZER)
     return open_feed(
         experiment.data,
-        tokenizer or experiment.tokenizer,
+        tokenizer or tokenizer_of(experiment),
         objective=experiment.train.objective,
         pairs=experiment.model.architecture == "encoder-decoder",
         micro_batches=experiment.train.micro_batches,
@@ -85,6 +83,12 @@ def dataset(
 
 
 # --- what is made of them
+
+
+def tokenizer_of(experiment: Experiment) -> TokenizerConfig | AnyTokenizer:
+    """Return the tokenizer of `train.start_from`, or else how one is made from the text."""
+    start = experiment.train.start_from
+    return load_tokenizer(Path(start) / run_directory.TOKENIZER) if start else experiment.tokenizer
 
 
 def model_of(experiment: Experiment) -> Net:

@@ -10,7 +10,6 @@ import pytest
 
 import zerotollm.run
 from tests.functions import init_params
-from zerotollm.actions import ChatOptions
 from zerotollm.actions.chat import chat
 from zerotollm.actions.config import ChatOptions
 from zerotollm.data.config import TokenizerConfig

@@ -15,7 +15,6 @@ import pytest
 
 import zerotollm
 from tests.functions import init_params
-from zerotollm.actions import EvaluateOptions, ServeOptions
 from zerotollm.actions.config import EvaluateOptions, ServeOptions
 from zerotollm.actions.evaluate import evaluate
 from zerotollm.actions.plan import HOST_BYTES

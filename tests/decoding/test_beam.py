@@ -53,9 +53,7 @@ def search(params, beam, limits=(LIMIT,) * 3, alpha=ALPHA, sources=SOURCES, pati
 
 @partial(jax.jit)
 def forward(params, sources, tokens):
-    return jax.nn.log_softmax(
-        functions.forward(MODEL)(params, sources, sources != PAD, tokens)
-    )
+    return jax.nn.log_softmax(functions.forward(MODEL)(params, sources, sources != PAD, tokens))
 
 
 def teacher_forced(params, source, targets):

@@ -157,7 +157,9 @@ def test_streaming_draws_the_same_tokens(params):
     sampling = SamplingConfig(max_tokens=40, temperature=1.0, seed=3)
     prompts = [np.array([1, 2]), np.array([5])]
     whole = draw(params, prompts, sampling)
-    pieces = list(sample.stream(params, build_net(CONFIG), prompts, sampling, stop_id=NEVER, num_tokens=60, chunk=3))
+    pieces = list(
+        sample.stream(params, build_net(CONFIG), prompts, sampling, stop_id=NEVER, num_tokens=60, chunk=3)
+    )
     assert len(pieces) > 10
     for row in range(2):
         assert np.concatenate([piece[row] for piece in pieces]).tolist() == whole[row].tolist()
@@ -171,7 +173,9 @@ def test_caches_that_grow_in_stages_change_nothing(params, monkeypatch):
     monkeypatch.setattr(cache_growth, "LARGE", 0)
     assert cache_growth.capacities(48, 1) == (20, 48)
     for chunk in (0, 7):
-        pieces = sample.stream(params, build_net(CONFIG), prompts, sampling, stop_id=NEVER, num_tokens=60, chunk=chunk)
+        pieces = sample.stream(
+            params, build_net(CONFIG), prompts, sampling, stop_id=NEVER, num_tokens=60, chunk=chunk
+        )
         rows = [np.concatenate(row) for row in zip(*pieces, strict=True)]
         assert [row.tolist() for row in rows] == [row.tolist() for row in whole]
 

@@ -49,9 +49,9 @@ def test_texts_are_prompts_with_their_continuations(small):
     assert generate_texts(params, build_net(model), TOKENIZER, prompts, SAMPLING) == expected
     alone = generate_texts(params, build_net(model), TOKENIZER, [SAMPLING.prompt], SAMPLING)[0]
     assert sample_text(params, build_net(model), TOKENIZER, SAMPLING) == alone
-    assert sample_text(params, build_net(model), TOKENIZER, replace(SAMPLING, prompt="light " * 40)).startswith(
-        "no sample: "
-    )
+    assert sample_text(
+        params, build_net(model), TOKENIZER, replace(SAMPLING, prompt="light " * 40)
+    ).startswith("no sample: ")
 
 
 def test_an_encoder_decoder_shows_its_translation(small):

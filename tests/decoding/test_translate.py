@@ -59,7 +59,9 @@ def test_what_is_cut_is_told_and_is_the_end(small):
     assert told == [(2, len(longer) - room + 1)]
     whole = translate_texts(params, build_net(model), TOKENIZER, [longer[:room]], SAMPLING)
     assert found[0][0].text == found[2][0].text == whole[0][0].text
-    translate_texts(params, build_net(model), TOKENIZER, ["abc"], SAMPLING, cut=lambda *numbers: pytest.fail("cut"))
+    translate_texts(
+        params, build_net(model), TOKENIZER, ["abc"], SAMPLING, cut=lambda *numbers: pytest.fail("cut")
+    )
 
 
 def test_a_decoder_translates_where_the_context_is_shorter_than_max_tokens(small):
@@ -139,7 +141,9 @@ def test_what_cannot_be_translated_is_said(small):
     if model.architecture == "encoder-decoder":
         for n_best in (0, 3):
             with pytest.raises(UsageError, match=f"n_best is {n_best}, and must be from 1 to beam_size 2"):
-                translate_texts(params, build_net(model), TOKENIZER, ["abc"], replace(SAMPLING, n_best=n_best))
+                translate_texts(
+                    params, build_net(model), TOKENIZER, ["abc"], replace(SAMPLING, n_best=n_best)
+                )
 
 
 def test_several_translations_are_lines_after_their_scores(small):
@@ -150,7 +154,10 @@ def test_several_translations_are_lines_after_their_scores(small):
     (found,) = translate_texts(params, build_net(model), TOKENIZER, ["abc"], sampling)
     lines = translate.translate_text(params, build_net(model), TOKENIZER, sampling)
     assert lines == f"{found[0].score:.4f}\t{found[0].text}\n{found[1].score:.4f}\t{found[1].text}"
-    assert translate.translate_text(params, build_net(model), TOKENIZER, replace(sampling, n_best=1)) == found[0].text
+    assert (
+        translate.translate_text(params, build_net(model), TOKENIZER, replace(sampling, n_best=1))
+        == found[0].text
+    )
 
 
 def test_a_long_prompt_costs_no_training(small):

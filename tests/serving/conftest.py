@@ -45,7 +45,9 @@ def tiny() -> Tiny:
         lambda x: np.asarray(noise.normal(x.ndim == 1, 0.3, x.shape), np.float32),
         jax.eval_shape(lambda: init_params(model, 0)),
     )
-    return Tiny(params, model, tokenizer, compile_programs(params, build_net(model), tokenizer, ROWS, CONTEXT))
+    return Tiny(
+        params, model, tokenizer, compile_programs(params, build_net(model), tokenizer, ROWS, CONTEXT)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -63,5 +63,5 @@ def test_by_hand():
     logits, nats = jnp.log(jnp.array([[[1.0, 2.0, 5.0]]])), jnp.log(8 / 5)
     np.testing.assert_allclose(token_losses(logits, jnp.array([[2]]))[1], [[nats]], rtol=1e-6)
     even = np.log(8) - np.log(10) / 3
-    found = penalized(nats[None, None], logits, label_smoothing=0.25, z_loss=0.125)
+    found = token_losses(logits, jnp.array([[2]]), Penalty(0.25, 0.125))[0]
     np.testing.assert_allclose(found, [[0.75 * nats + 0.25 * even + 0.125 * np.log(8) ** 2]], rtol=1e-6)

@@ -34,7 +34,8 @@ def chat(experiment: Experiment, run_dir: Path, options: ChatOptions) -> list[di
     validate(replace(experiment, sample=sampling))
     refuse_unless_it_writes_on(experiment, run_dir)
     # Imported here: nobody should wait for jax to hear that an option is out of range.
-    from zerotollm.run import cache_compiled_programs, load
+    from zerotollm.run import load
+    from zerotollm.session.compilation_cache import cache_compiled_programs
 
     cache_compiled_programs(experiment.data)
     run = load(run_dir, options.checkpoint)
