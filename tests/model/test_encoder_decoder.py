@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.functions import init_params
 from zerotollm.interop import marian
 from zerotollm.interop.torch_model import torch_model
 from zerotollm.interop.weights import from_theirs, parameter_shapes
@@ -15,7 +16,6 @@ from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.encoder_decoder import EncoderDecoder
 from zerotollm.model.layers import KVCache, attend, sinusoid
 from zerotollm.model.transformer import EncoderOutput
-from zerotollm.training.step import init_params
 
 PAPER = resolve(
     TransformerConfig(

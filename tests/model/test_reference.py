@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.functions import init_params
 from zerotollm.interop import qwen3
 from zerotollm.interop.torch_model import shift_embeddings, torch_model
 from zerotollm.interop.weights import to_theirs
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.transformer import Transformer
-from zerotollm.training.step import init_params
 
 torch = pytest.importorskip("torch", reason="torch is a development requirement: requirements-dev.txt")
 transformers = pytest.importorskip("transformers", reason="see requirements-dev.txt")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from zerotollm import run_directory
-from zerotollm.actions import ExportOptions
+from zerotollm.actions.config import ExportOptions
 from zerotollm.console import Console
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment

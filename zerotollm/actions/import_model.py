@@ -9,15 +9,16 @@ from pathlib import Path
 import jax
 
 from zerotollm import run_directory
-from zerotollm.actions import ImportModelOptions
+from zerotollm.actions.config import ImportModelOptions
 from zerotollm.console import Console
 from zerotollm.data.config import TokenizerConfig
 from zerotollm.errors import UsageError
-from zerotollm.experiment import Experiment, to_json, validate
+from zerotollm.experiment import Experiment, to_json
 from zerotollm.host.atomic_files import write_atomically
 from zerotollm.interop.folder import read_model, read_params, read_tokenizer
 from zerotollm.run import Run, load
 from zerotollm.training.checkpoints import CheckpointWriter
+from zerotollm.validation import validate
 
 
 def import_model(experiment: Experiment, run_dir: Path, options: ImportModelOptions) -> Run:

@@ -11,8 +11,8 @@ from zerotollm.data.sources.pairs import as_sentence
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer
 from zerotollm.errors import UsageError
 from zerotollm.evaluation.likelihood import WIDTH_MULTIPLE, padded
+from zerotollm.model.build import Params
 from zerotollm.model.config import round_up
-from zerotollm.training.lora import Params
 
 ROWS = 32
 """Texts in a batch."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,8 @@ import numpy as np
 
 from zerotollm.data.sources.lines import check_encodable, read_records
 from zerotollm.errors import DivergedError, UsageError
+from zerotollm.model.build import Params, build_net
 from zerotollm.model.config import TransformerConfig, round_up
-from zerotollm.model.transformer import Transformer
-from zerotollm.training.lora import Params
 
 WIDTH_MULTIPLE = 64
 """Texts are padded to a multiple of this, so that few shapes are compiled."""
@@ -54,7 +53,7 @@ def _score(
     model: TransformerConfig,
     num_tokens: int,
 ) -> tuple[jax.Array, jax.Array]:
-    logits_BTV = cast(jax.Array, Transformer(model).apply({"params": params}, inputs_BT))
+    logits_BTV = build_net(model).apply({"params": params}, {"inputs": inputs_BT}).logits()
     real_V = jnp.arange(logits_BTV.shape[-1]) < num_tokens
     logits_BTV = jnp.where(real_V[None, None], logits_BTV, -jnp.inf)
     log_p_BTV = jax.nn.log_softmax(logits_BTV)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import SupportsFloat, TypeVar
 
 from zerotollm.errors import DivergedError
-from zerotollm.training.lora import Params
+from zerotollm.model.build import Params
 
 IN_FLIGHT = 4
 """Batches given to the device before the first result is read: the device never waits, and memory stays bounded."""

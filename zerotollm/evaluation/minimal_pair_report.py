@@ -13,12 +13,15 @@ from zerotollm.errors import UsageError
 from zerotollm.evaluation.likelihood import accuracy_by_group, log_likelihoods, read_questions
 from zerotollm.evaluation.translation_report import TrainedModel
 from zerotollm.host.atomic_files import write_atomically
+from zerotollm.model.config import TransformerConfig
 from zerotollm.run_directory import read_json
 
 
 class SavedModel(TrainedModel, Protocol):
     """A checkpoint of a run directory."""
 
+    @property
+    def model_config(self) -> TransformerConfig: ...
     @property
     def path(self) -> Path: ...
     @property

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from zerotollm import run_directory
+from zerotollm.components import model_of
 from zerotollm.data.feed import Feed
 from zerotollm.data.sources.pairs import Pair, kept
 from zerotollm.data.sources.parallel import open_parallel
@@ -14,8 +15,7 @@ from zerotollm.decoding.translate import translate_texts
 from zerotollm.evaluation.bleu import corpus_scores
 from zerotollm.evaluation.classification import Scores
 from zerotollm.experiment import Experiment, translates
-from zerotollm.model.config import TransformerConfig
-from zerotollm.training.lora import Params
+from zerotollm.model.build import Net, Params
 
 
 class TrainedModel(Protocol):
@@ -24,7 +24,7 @@ class TrainedModel(Protocol):
     @property
     def params(self) -> Params: ...
     @property
-    def model_config(self) -> TransformerConfig: ...
+    def net(self) -> Net: ...
     @property
     def tokenizer(self) -> AnyTokenizer: ...
 
@@ -33,7 +33,7 @@ class InMemoryModel(NamedTuple):
     """A trained model without a run directory."""
 
     params: Params
-    model_config: TransformerConfig
+    net: Net
     tokenizer: AnyTokenizer
 
 
@@ -42,8 +42,6 @@ class TrainingPrograms(Protocol):
 
     @property
     def experiment(self) -> Experiment: ...
-    @property
-    def model(self) -> TransformerConfig: ...
     @property
     def feed(self) -> Feed: ...
 
@@ -79,7 +77,7 @@ def translate_split(
     cut: list[int] = []
     translations = translate_texts(
         run.params,
-        run.model_config,
+        run.net,
         run.tokenizer,
         [pair.source for pair in pairs],
         experiment.sample,
@@ -101,7 +99,7 @@ def translate_split(
 
 def validation_scores(programs: TrainingPrograms, params: Params) -> Scores:
     """Return the scores of `translate_split` on validation, for a model trained in memory."""
-    model = InMemoryModel(params, programs.model, programs.feed.tokenizer)
+    model = InMemoryModel(params, model_of(programs.experiment), programs.feed.tokenizer)
     return translate_split(programs.experiment, model, "validation")[0]
 
 

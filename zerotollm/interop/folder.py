@@ -16,8 +16,8 @@ from zerotollm.interop import gpt2, llama, marian, qwen2, qwen3
 from zerotollm.interop.config_json import ConfigFile, Json
 from zerotollm.interop.family import Family
 from zerotollm.interop.weights import from_theirs, parameter_shapes
+from zerotollm.model.build import Params
 from zerotollm.model.config import TransformerConfig
-from zerotollm.training.lora import Params
 
 FAMILIES = (qwen3.FAMILY, llama.FAMILY, qwen2.FAMILY, gpt2.FAMILY, marian.FAMILY)
 """A model that several can express is exported as the first."""

@@ -16,8 +16,8 @@ from zerotollm.interop.family import Family
 from zerotollm.interop.folder import CONFIG, FAMILIES, SINGLE, TOKENIZER
 from zerotollm.interop.tokenizer_json import tokenizer_json
 from zerotollm.interop.weights import to_theirs
+from zerotollm.model.build import Params
 from zerotollm.model.config import TransformerConfig
-from zerotollm.training.lora import Params
 
 
 def family_of(model: TransformerConfig) -> Family:

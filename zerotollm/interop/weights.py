@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from zerotollm.model.build import Params, build_net, init_params
 from zerotollm.model.config import BIASED, TransformerConfig
-from zerotollm.training.lora import Params
-from zerotollm.training.step import init_params
 
 Path = tuple[str, ...]
 """Keys into nested parameters."""
@@ -80,7 +79,7 @@ def from_theirs(
 
 def parameter_shapes(model: TransformerConfig) -> Params:
     """Return the shapes of the parameters of a resolved model; nothing is allocated."""
-    return jax.eval_shape(lambda: init_params(model, 0))
+    return jax.eval_shape(lambda: init_params(build_net(model), 0))
 
 
 def _at(tree: Any, path: Sequence[str]) -> Any:
