@@ -12,7 +12,7 @@ from zerotollm.decoding.config import SamplingConfig
 from zerotollm.evaluation.likelihood import log_likelihoods
 from zerotollm.model.build import build_net
 from zerotollm.serving import scheduler
-from zerotollm.serving.generation import Generation, Request
+from zerotollm.serving.generation import Generation, GenerationRequest
 from zerotollm.serving.scheduler import compile_programs, num_programs, write
 
 SETTINGS = {
@@ -71,9 +71,9 @@ def test_rows_begin_empty(tiny):
     assert rows.caches[0].values_BKSC.shape == (3, tiny.model.num_kv_heads, 48, tiny.model.head_width)
 
 
-def wanted(length: int = 5, number: int = 0, echo: int | None = None, **sampling) -> Request:
+def wanted(length: int = 5, number: int = 0, echo: int | None = None, **sampling) -> GenerationRequest:
     prompt_N = np.random.default_rng(length).integers(4, 290, length).astype(np.int32)
-    return Request(prompt_N, SamplingConfig(**({"max_tokens": 30} | sampling)), number, (), 2, echo)
+    return GenerationRequest(prompt_N, SamplingConfig(**({"max_tokens": 30} | sampling)), number, (), 2, echo)
 
 
 def written(tiny, wants, leave=(), context=CONTEXT) -> list[list]:

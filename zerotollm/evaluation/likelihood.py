@@ -15,6 +15,7 @@ import numpy as np
 
 from zerotollm.data.sources.lines import check_encodable, read_records
 from zerotollm.errors import DivergedError, UsageError
+from zerotollm.experiment import Experiment
 from zerotollm.model.build import Params, build_net
 from zerotollm.model.config import TransformerConfig, round_up
 
@@ -24,6 +25,12 @@ GAP = re.compile("_{3,}")
 """A gap to fill: three underscores or more."""
 Z = 1.959964
 """Standard deviations of a 95 % interval."""
+
+
+def require_language_model(experiment: Experiment, path: Path) -> None:
+    """Raise UsageError for an experiment that translates with an encoder or labels texts."""
+    if experiment.model.architecture == "encoder-decoder" or experiment.train.objective == "label":
+        raise UsageError(f"{path} holds no language model that continues a text: see generate")
 
 
 class Likelihood(NamedTuple):

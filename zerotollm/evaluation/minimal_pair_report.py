@@ -10,8 +10,14 @@ from zerotollm.console import Console
 from zerotollm.data.sources.lines import read_lines
 from zerotollm.decoding.text import encode_prompt
 from zerotollm.errors import UsageError
-from zerotollm.evaluation.likelihood import accuracy_by_group, log_likelihoods, read_questions
+from zerotollm.evaluation.likelihood import (
+    accuracy_by_group,
+    log_likelihoods,
+    read_questions,
+    require_language_model,
+)
 from zerotollm.evaluation.translation_report import TrainedModel
+from zerotollm.experiment import Experiment
 from zerotollm.host.atomic_files import write_atomically
 from zerotollm.model.config import TransformerConfig
 from zerotollm.run_directory import read_json
@@ -23,6 +29,8 @@ class SavedModel(TrainedModel, Protocol):
     @property
     def model_config(self) -> TransformerConfig: ...
     @property
+    def experiment(self) -> Experiment: ...
+    @property
     def path(self) -> Path: ...
     @property
     def step(self) -> int: ...
@@ -33,8 +41,7 @@ def evaluate_minimal_pairs(run: SavedModel, path: Path, checkpoint: str) -> dict
 
     Raises UsageError for a model that does not continue texts and, naming the line, for an unusable question.
     """
-    if run.model_config.architecture == "encoder-decoder" or run.model_config.num_classes:
-        raise UsageError(f"{run.path} holds no language model, so it has no likelihood of texts")
+    require_language_model(run.experiment, run.path)
     if not path.is_file():
         raise UsageError(f"{path} is no file: give --judge a .jsonl")
     questions = read_questions(path, read_lines(path))
