@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from zerotollm.errors import DivergedError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.model.build import Params, build_net
 from zerotollm.model.config import TransformerConfig, round_up
+from zerotollm.model.transformer import Readout
 
 WIDTH_MULTIPLE = 64
 """Texts are padded to a multiple of this, so that few shapes are compiled."""
@@ -60,7 +61,8 @@ def _score(
     model: TransformerConfig,
     num_tokens: int,
 ) -> tuple[jax.Array, jax.Array]:
-    logits_BTV = build_net(model).apply({"params": params}, {"inputs": inputs_BT}).logits()
+    readout = cast(Readout, build_net(model).apply({"params": params}, {"inputs": inputs_BT}))
+    logits_BTV = readout.logits()
     real_V = jnp.arange(logits_BTV.shape[-1]) < num_tokens
     logits_BTV = jnp.where(real_V[None, None], logits_BTV, -jnp.inf)
     log_p_BTV = jax.nn.log_softmax(logits_BTV)

@@ -43,7 +43,7 @@ class ConfigFile:
         value: Any = self.fields.get(name)
         if value is None and default is not None:
             return default
-        if isinstance(value, bool) or not isinstance(value, kinds) or not value > 0:
+        if value is None or isinstance(value, bool) or not isinstance(value, kinds) or not value > 0:
             raise UsageError(f"{self.path}: {name} is {value!r}, and must be a {noun} above 0")
         return value
 

@@ -3,8 +3,8 @@
 import asyncio
 import json
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -64,7 +64,7 @@ def end_requests(state: ServerState) -> None:
 
 def make_app(state: ServerState, *, loopback: bool) -> Starlette:
     """Return the server's application. On `loopback` it refuses requests for other host names (DNS rebinding)."""
-    page = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    page = files("zerotollm.serving").joinpath("page.html").read_text(encoding="utf-8")
     headers = {"Content-Security-Policy": _policy(page), "X-Content-Type-Options": "nosniff"}
     served = state.served
 
@@ -237,28 +237,35 @@ async def _next(pieces: Pieces) -> dict[int, list[Piece]]:
     return by_text
 
 
+async def _texts(state: ServerState, job: Job) -> AsyncGenerator[tuple[int, list[Piece]], None]:
+    """Generate a job's texts; yield (index of a text, its pieces since the last time) until all have ended."""
+    running = set(range(len(job.texts)))
+    async with _generating(state, job) as pieces:
+        while running:
+            for index, new in (await _next(pieces)).items():
+                if new[-1].finish:
+                    running.discard(index)
+                yield index, new
+
+
 async def _collect(state: ServerState, job: Job) -> list[list[Piece]]:
     texts: list[list[Piece]] = [[] for _ in job.texts]
-    async with _generating(state, job) as pieces:
-        while not all(text and text[-1].finish for text in texts):
-            for index, new in (await _next(pieces)).items():
-                texts[index] += new
+    async for index, new in _texts(state, job):
+        texts[index] += new
     return texts
 
 
 async def _events(state: ServerState, job: Job) -> AsyncIterator[str]:
     """Yield server-sent events, each with the pieces since the last one."""
     texts: list[list[Piece]] = [[] for _ in job.texts]
-    async with _generating(state, job) as pieces:
-        while not all(text and text[-1].finish for text in texts):
-            try:
-                following = await _next(pieces)
-            except RefusedError as error:  # the response's head is already sent
-                yield _event(error.body())
-                return
-            for index, new in following.items():
+    try:
+        async with aclosing(_texts(state, job)) as following:  # a closed stream cancels its texts at once
+            async for index, new in following:
                 yield _event(protocol.chunk(job, state.served, index, new, first=not texts[index]))
                 texts[index] += new
+    except RefusedError as error:  # the response's head is already sent
+        yield _event(error.body())
+        return
     if job.usage:
         yield _event(protocol.usage_chunk(job, state.served, texts))
     yield "data: [DONE]\n\n"

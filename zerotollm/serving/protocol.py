@@ -154,7 +154,11 @@ def parse(body: Json, served: Served, *, chat: bool) -> Job:
         seed=_whole_number(body, "seed", secrets.randbelow(2**32), -(2**63), 2**64) % 2**32,
     )
     stop, alternatives = _stop(body), _alternatives(body, chat)
-    prompts, first = ([_chat_prompt(body, served)], 0) if chat else _prompts(body, served)
+    field = "messages" if chat else "prompt"
+    try:
+        prompts, first = (_chat_prompt if chat else _prompts)(body, served)
+    except UsageError as error:  # half of a surrogate pair
+        raise RefusedError(str(error), field) from None
     if len(prompts) * n > MOST_TEXTS:
         message = (
             f"{len(prompts)} prompts times n = {n} is more than {MOST_TEXTS} texts: send several requests"
@@ -165,7 +169,7 @@ def parse(body: Json, served: Served, *, chat: bool) -> Job:
             raise RefusedError(
                 f"the prompt is {len(prompt_N):,} tokens long with what stands around it, and the context of this "
                 f"model holds {served.context:,}: shorten it",
-                "messages" if chat else "prompt",
+                field,
                 "context_length_exceeded",
             )
     options = body.get("stream_options", {})
@@ -235,7 +239,7 @@ def _alternatives(body: Json, chat: bool) -> int | None:
 def _prompts(body: Json, served: Served) -> tuple[list[np.ndarray], int]:
     """Return the ids of each prompt, and the index of the first one that the client sent: 1 after an added bos."""
     prompt, tokenizer = body.get("prompt", ""), served.tokenizer
-    prompts = prompt if isinstance(prompt, list) else [prompt]
+    prompts: list[Any] = prompt if isinstance(prompt, list) else [prompt]
     if prompts and all(type(i) is int for i in prompts):
         prompts = [prompts]
     if len(prompts) > MOST_TEXTS:
@@ -243,7 +247,7 @@ def _prompts(body: Json, served: Served) -> tuple[list[np.ndarray], int]:
             f"{len(prompts)} prompts are more than {MOST_TEXTS}: send several requests", "prompt"
         )
     if prompts and all(isinstance(text, str) for text in prompts):
-        return [np.append(tokenizer.bos_id, _encode(text, tokenizer)).astype(np.int32) for text in prompts], 1
+        return [np.append(tokenizer.bos_id, tokenizer.encode(text)).astype(np.int32) for text in prompts], 1
     if prompts and all(_are_ids(ids, tokenizer.vocab_size) for ids in prompts):
         return [np.array(ids, np.int32) for ids in prompts], 0
     raise RefusedError(
@@ -257,22 +261,12 @@ def _are_ids(ids: Any, vocab_size: int) -> bool:
     return isinstance(ids, list) and bool(ids) and all(type(i) is int and 0 <= i < vocab_size for i in ids)
 
 
-def _encode(text: str, tokenizer: AnyTokenizer) -> np.ndarray:
-    try:
-        return tokenizer.encode(text)
-    except UsageError as error:
-        raise RefusedError(str(error), "prompt") from None
-
-
-def _chat_prompt(body: Json, served: Served) -> np.ndarray:
+def _chat_prompt(body: Json, served: Served) -> tuple[list[np.ndarray], int]:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise RefusedError("messages must be a list of objects with role and content", "messages")
     parts = chat_parts([_message(number, m) for number, m in enumerate(messages)], answer=True)
-    try:
-        return encode_parts(served.tokenizer, parts)
-    except UsageError as error:
-        raise RefusedError(str(error), "messages") from None
+    return [encode_parts(served.tokenizer, parts)], 0
 
 
 def _message(number: int, message: Any) -> dict[str, str]:
@@ -286,7 +280,7 @@ def _message(number: int, message: Any) -> dict[str, str]:
             f"{place}.role is {_shown(role)}, and must be one of {', '.join(ROLES)}", "messages"
         )
     if isinstance(content, list):  # parts, of which only text is supported
-        texts = [part.get("text") if isinstance(part, dict) else None for part in content]
+        texts: list[Any] = [part.get("text") if isinstance(part, dict) else None for part in content]
         content = "".join(texts) if all(isinstance(text, str) for text in texts) else None
     if not isinstance(content, str):
         raise RefusedError(f"{place}.content must be a text", "messages")
