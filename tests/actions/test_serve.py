@@ -133,7 +133,7 @@ def test_a_context_that_does_not_fit_is_refused_in_one_line_with_numbers(run_dir
         "--rows than 1000"
     )
     monkeypatch.setattr("zerotollm.actions.serve.memory_here", lambda: HOST_BYTES + room - 1)
-    with pytest.raises(UsageError, match=r"GB: give fewer --rows than 1000$"):
+    with pytest.raises(UsageError, match=r"GB are free: give fewer --rows than 1000$"):
         serve(run.experiment, run_dir, ServeOptions(port=0, rows=1000))
 
 
@@ -167,7 +167,7 @@ def test_the_likelier_of_two_texts_is_judged(run_dir, tmp_path, capsys):
     options = EvaluateOptions(judge=str(file))
     result = evaluate(run.experiment, run_dir, options)
     assert result == json.loads((run_dir / "evaluation-judge.json").read_text())[str(file)]
-    assert "1 of the questions hold the right text twice, and count as wrong" in capsys.readouterr().out
+    assert "1 of the questions hold the right text twice and count as wrong" in capsys.readouterr().out
     assert (result["groups"]["all"]["questions"], result["groups"]["all"]["equal"]) == (4, 1)
     texts = [*(text for pair in pairs for text in pair), "heaven and earth", "heaven and light"]
     ids = [[1, *run.tokenizer.encode(text).tolist()] for text in texts]
