@@ -60,7 +60,7 @@ def test_what_is_told_of_a_draw_is_its_place_among_the_likeliest():
 
 
 def test_rows_begin_empty(tiny):
-    rows = continuous.empty_slots(tiny.model, 3, 33)
+    rows = continuous.empty_slots(build_net(tiny.model), 3, 33)
     assert rows.last_RN.shape == (3, tiny.model.token_shift + 1)
     assert rows.position_R.tolist() == [0, 0, 0]
     assert rows.choice.temperature_B.tolist() == [0, 0, 0], "a row of nobody costs no noise"
@@ -112,7 +112,12 @@ def test_a_text_is_the_same_alone_among_others_and_from_generate(tiny, setting, 
     # More than there are rows: mine join late, after others have left, and one of those is given up.
     among = written(tiny, [*others, *mine, *others], leave=[2])[len(others) :]
     expected = sample.generate(
-        tiny.params, tiny.model, [mine[0].prompt_N] * 2, mine[0].sampling, stop_id=1, num_tokens=290
+        tiny.params,
+        build_net(tiny.model),
+        [mine[0].prompt_N] * 2,
+        mine[0].sampling,
+        stop_id=1,
+        num_tokens=290,
     )
     for number in (0, 1):
         (alone,) = written(tiny, [mine[number]])
@@ -189,7 +194,7 @@ def test_a_prompt_is_told_as_likely_as_the_model_holds_it(tiny, parted, first, l
     for programs in (tiny, parted):
         (tokens,) = written(programs, [want])
         assert ids(tokens) == want.prompt_N[first:].tolist()
-        assert all(token.given for token in tokens)
+        assert all(token.in_prompt for token in tokens)
         if length - first < 2:
             continue
         scored = [token for token in tokens if token.log_p is not None]

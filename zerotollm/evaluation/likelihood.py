@@ -149,9 +149,11 @@ def _question(record: dict[str, Any]) -> Question:
     text, choices, answer = (record.get(name) for name in ("text", "choices", "answer"))
     if not isinstance(text, str) or len(GAP.findall(text)) != 1:
         raise UsageError("it needs good and bad, or a text with one gap, ___, choices and an answer")
-    if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
-        raise UsageError("choices must be two or more different texts")
-    if len(set(choices)) != len(choices) or len(choices) < 2:
+    if (
+        not isinstance(choices, list)
+        or not all(isinstance(choice, str) for choice in choices)
+        or (not 2 <= len(choices) == len(set(choices)))
+    ):
         raise UsageError("choices must be two or more different texts")
     right = choices.index(answer) if answer in choices else answer
     if type(right) is not int or not 0 <= right < len(choices):

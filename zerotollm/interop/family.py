@@ -34,7 +34,7 @@ class Family(NamedTuple):
     encoder_decoder: bool = False
 
     def obstacles(self, model: TransformerConfig) -> list[str]:
-        """Return what of a model, resolved or not, the family cannot express: `field is value (not what it can)`."""
+        """Return the fields of a model, resolved or not, that the family cannot express: `field is value (not ...)`."""
         expressible = {name: (value,) for name, value in self.fixed.items()}
         for field in self.fields:
             expressible |= field.expressible

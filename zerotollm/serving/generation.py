@@ -21,8 +21,7 @@ class Token(NamedTuple):
     """None for the first token of a prompt, which nothing precedes."""
     likeliest: tuple[tuple[int, float], ...] = ()
     """(id, log-probability), best first; empty unless requested."""
-    given: bool = False
-    """True for a token of the prompt."""
+    in_prompt: bool = False
 
 
 class Piece(NamedTuple):
@@ -37,8 +36,7 @@ class Piece(NamedTuple):
     finish: Finish = ""
     leads: bool = False
     """True where only spaces were shown before it."""
-    given: bool = False
-    """True for a token of the prompt."""
+    in_prompt: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,11 +91,11 @@ class Generation:
     def take(self, token: Token) -> None:
         """Emit what the next token adds, and set `done` at the end. Stop strings apply to generated text only."""
         request, offset = self.request, self._length
-        if token.given or not request.sampling.max_tokens:
-            self.done = not token.given
-            text = self._decode(token if token.given else None, final=self.done)
+        if token.in_prompt or not request.sampling.max_tokens:
+            self.done = not token.in_prompt
+            text = self._decode(token if token.in_prompt else None, final=self.done)
             finish: Finish = "length" if self.done else ""
-            self.emit(Piece(text, token if token.given else None, offset, finish, given=True))
+            self.emit(Piece(text, token if token.in_prompt else None, offset, finish, in_prompt=True))
             return
         self.drawn += 1
         ended = token.id == self.tokenizer.stop_id

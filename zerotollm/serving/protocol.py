@@ -167,7 +167,7 @@ def parse(body: Json, served: Served, *, chat: bool) -> Job:
     for prompt_N in prompts:
         if len(prompt_N) > served.context:
             raise RefusedError(
-                f"the prompt is {len(prompt_N):,} tokens long with what stands around it, and the context of this "
+                f"the prompt is {len(prompt_N):,} tokens long with its special tokens, and the context of this "
                 f"model holds {served.context:,}: shorten it",
                 field,
                 "context_length_exceeded",
@@ -304,7 +304,7 @@ def completion(job: Job, served: Served, texts: Sequence[Sequence[Piece]]) -> Js
 
 
 def chunk(job: Job, served: Served, index: int, pieces: Sequence[Piece], first: bool) -> Json:
-    """Return a stream event: what some pieces add to a text. `first`: nothing of it was sent before."""
+    """Return a stream event: what some pieces add to a text. `first`: it is the first event of the text."""
     text = _shown_text(job, pieces)
     delta = {"role": "assistant", "content": text} if first else {"content": text}
     choice = _choice(job, served, index, pieces, {"delta": delta} if job.chat else {"text": text})
@@ -329,7 +329,7 @@ def _shown_text(job: Job, pieces: Sequence[Piece]) -> str:
 def _usage(job: Job, texts: Sequence[Sequence[Piece]]) -> dict[str, int]:
     """Count tokens. A prompt counts once for all its texts."""
     prompts = {id(text.prompt_N): len(text.prompt_N) for text in job.texts}
-    read, generated = sum(prompts.values()), sum(not piece.given for pieces in texts for piece in pieces)
+    read, generated = sum(prompts.values()), sum(not piece.in_prompt for pieces in texts for piece in pieces)
     return {"prompt_tokens": read, "completion_tokens": generated, "total_tokens": read + generated}
 
 

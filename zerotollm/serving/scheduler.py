@@ -150,7 +150,7 @@ def read(programs: Programs, batch: Batch) -> tuple[Batch, list[tuple[Generation
         writing.read = start + length
         whole = writing.read == len(prompt_N)
         if echo is not None:
-            given = [(writing, Token(int(prompt_N[0]), None, given=True))] if start == 0 else []
+            given = [(writing, Token(int(prompt_N[0]), None, in_prompt=True))] if start == 0 else []
             given += _tokens(told, [writing] * (length - whole), given=True)
             first_told = start + (start > 0)
             found += given[max(0, echo - first_told) :]
@@ -181,7 +181,7 @@ def _tokens(
     for row, writing in enumerate(writings):
         if writing is None:
             continue
-        token = Token(int(token_R[row]), given=given)
+        token = Token(int(token_R[row]), in_prompt=given)
         if (alternatives := writing.request.alternatives) is not None:
             log_p_R, ids_RA, log_p_RA = likely
             best = zip(ids_RA[row, :alternatives], log_p_RA[row, :alternatives], strict=True)
