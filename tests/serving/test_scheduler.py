@@ -144,7 +144,7 @@ def test_a_prompt_that_is_read_in_parts_is_gone_on_with_as_one_that_is_read_whol
     wants = [wanted(length, **SETTINGS[setting]) for length in (1, 15, 16, 17, 32, 33, 47, 48)]
     for want, tokens in zip(wants, written(parted, wants), strict=True):
         (expected,) = sample.generate(
-            parted.params, parted.model, [want.prompt_N], want.sampling, stop_id=1, num_tokens=290
+            parted.params, build_net(parted.model), [want.prompt_N], want.sampling, stop_id=1, num_tokens=290
         )
         assert ids(tokens) == expected[: len(tokens)].tolist()
         assert len(tokens) == min(len(expected), CONTEXT - len(want.prompt_N) + 1)
