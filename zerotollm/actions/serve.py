@@ -10,7 +10,6 @@ from rich.progress import Progress
 from starlette.applications import Starlette
 
 from zerotollm.actions.config import ServeOptions
-from zerotollm.actions.plan import HOST_BYTES
 from zerotollm.console import Console
 from zerotollm.errors import RunError, UsageError
 from zerotollm.evaluation.likelihood import require_language_model
@@ -19,6 +18,7 @@ from zerotollm.host.stop_signals import stop_requests
 from zerotollm.model.config import TransformerConfig
 from zerotollm.planning.device_benchmark import memory_here
 from zerotollm.planning.memory import largest_context, serving_memory
+from zerotollm.planning.report import HOST_BYTES
 from zerotollm.run import load
 from zerotollm.serving import scheduler
 from zerotollm.serving.app import ServerState, end_requests, generate_forever, make_app
