@@ -8,7 +8,8 @@ import pytest
 from zerotollm.decoding import sample
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.evaluation.likelihood import log_likelihoods
-from zerotollm.interop.huggingface import family_of, tokenizer_files
+from zerotollm.interop import qwen3
+from zerotollm.interop.huggingface import tokenizer_files
 from zerotollm.model.build import build_net
 
 completions = pytest.importorskip("lm_eval.models.openai_completions", reason="optional: pip install lm_eval")
@@ -21,7 +22,7 @@ PAIRS = [("heaven", " light"), ("heaven", " earth day"), ("", " waters"), ("day 
 def tokenizer(tiny, tmp_path_factory):
     """The folder of the exported tokenizer, with which the harness makes token ids of texts."""
     folder = tmp_path_factory.mktemp("exported")
-    for name, content in tokenizer_files(family_of(tiny.model), tiny.model, tiny.tokenizer).items():
+    for name, content in tokenizer_files(qwen3.FAMILY, tiny.model, tiny.tokenizer).items():
         (folder / name).write_bytes(content)
     return str(folder)
 
