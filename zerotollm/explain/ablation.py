@@ -10,7 +10,7 @@ import numpy as np
 from zerotollm.explain.activations import BlockOutputs, Row, enter, read, rows_of, run_blocks, scored
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.attention import NAMES
-from zerotollm.explain.statistics import CONFIDENCE, Estimate, mean_estimate
+from zerotollm.explain.estimates import CONFIDENCE, Estimate, mean_estimate
 from zerotollm.model.config import BIASED, TransformerConfig
 from zerotollm.model.layers import Norm
 from zerotollm.significance import holm
@@ -90,7 +90,7 @@ def ablation(
     """Return the answer to rises of the loss in B windows under each ablation, with verdicts corrected for all."""
     zero_BLH = np.asarray(zero_BLH, np.float64)
     rises_BALH = np.stack([zero_BLH] if mean_BLH is None else [zero_BLH, mean_BLH], axis=1)
-    rise = mean_estimate(rises_BALH, looked_at=rises_BALH[0].size)
+    rise = mean_estimate(rises_BALH, comparisons=rises_BALH[0].size)
     p_ALH = np.reshape(holm(_p_values(rises_BALH).ravel().tolist()), rises_BALH.shape[1:])
     zero, *mean = (Estimate(*(x[a] for x in rise)) for a in range(len(p_ALH)))
     return Ablation(loss, zero, p_ALH[0], tokens, where, *mean, *p_ALH[1:])

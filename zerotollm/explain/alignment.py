@@ -11,9 +11,9 @@ import numpy as np
 
 from zerotollm.data.tokens.sentencepiece import Tokenizer
 from zerotollm.explain.answer import Answer
+from zerotollm.explain.estimates import CONFIDENCE, ranks
 from zerotollm.explain.pair_activations import Inside, look_into_pair, text_pair
-from zerotollm.explain.statistics import CONFIDENCE, ranks
-from zerotollm.explain.words import shown
+from zerotollm.explain.words import readable_token
 from zerotollm.model.config import TransformerConfig
 
 DRAWS = 999
@@ -79,8 +79,8 @@ def aligned(inside: Inside, tokenizer: Tokenizer, seed: int = 0) -> Alignment:
     entropy_LH = -(weights_LHTS * np.log(np.maximum(weights_LHTS, 1e-30))).sum(-1).mean(-1)
     layer, head = np.unravel_index(entropy_LH.argmin(), entropy_LH.shape)
     return Alignment(
-        tuple(shown(tokenizer, i) for i in inside.pair.source_S),
-        tuple(shown(tokenizer, i) for i in inside.pair.target_T),
+        tuple(readable_token(tokenizer, i) for i in inside.pair.source_S),
+        tuple(readable_token(tokenizer, i) for i in inside.pair.target_T),
         weights_LHTS,
         order,
         p_value,

@@ -17,8 +17,8 @@ import numpy as np
 from zerotollm.data.tokens.sentencepiece import Tokenizer
 from zerotollm.explain.activations import LONGEST, look_into_windows
 from zerotollm.explain.answer import Answer
-from zerotollm.explain.statistics import NEGLIGIBLE, Estimate, mean_estimate, verdict
-from zerotollm.explain.words import KINDS, kinds_of
+from zerotollm.explain.estimates import NEGLIGIBLE, Estimate, mean_estimate, verdict
+from zerotollm.explain.words import KINDS, token_kinds
 from zerotollm.model.config import TransformerConfig
 
 ROLES = ("previous token", "same token", "first token", "punctuation", "induction")
@@ -202,7 +202,7 @@ def explain_heads(
 
     `weights`, (L, H, T, T) of each window, where they are there already. `document_bos` as in `forward.rows_of`.
     """
-    mark_V = np.append(kinds_of(tokenizer) == KINDS.index("punctuation"), np.zeros(model.vocab_size, bool))
+    mark_V = np.append(token_kinds(tokenizer) == KINDS.index("punctuation"), np.zeros(model.vocab_size, bool))
     if weights is None:
         # A window has one token more than is looked at: the last is only predicted.
         windows_BW = np.pad(tokens_BT, ((0, 0), (0, 1)))
@@ -219,12 +219,12 @@ def explain_heads(
     induction_BLH, first_B, second_B = repetition(params, model, tokenizer, ids_N, seed)
     n = max(2, min(REPEATED, (min(model.max_length, LONGEST) - 1) // 2))
     measured = (*stats[:4], induction_BLH)
-    looked_at = sum(score_BLH[0].size for score_BLH in measured)
+    comparisons = sum(score_BLH[0].size for score_BLH in measured)
     later_N = np.arange(n + 1, 2 * n + 1)
     return Heads(
         roles=ROLES,
         score_PLH=Estimate(
-            *map(np.stack, zip(*(mean_estimate(x, looked_at) for x in measured), strict=True))
+            *map(np.stack, zip(*(mean_estimate(x, comparisons) for x in measured), strict=True))
         ),
         even_P=np.array([*map(float, even[:4]), np.mean(1 / (1 + later_N))]),
         entropy_LH=stats.entropy_LH.mean(0),

@@ -6,7 +6,7 @@ import numpy as np
 
 from zerotollm.explain.activations import Scores
 from zerotollm.explain.answer import Answer
-from zerotollm.explain.statistics import (
+from zerotollm.explain.estimates import (
     CONFIDENCE,
     DRAWS,
     NEGLIGIBLE,

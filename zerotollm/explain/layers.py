@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from zerotollm.explain.answer import Answer
-from zerotollm.explain.statistics import UNKNOWN, Estimate, beyond_null, mean_estimate, outcome_of, verdict
+from zerotollm.explain.estimates import UNKNOWN, Estimate, beyond_null, mean_estimate, outcome_of, verdict
 from zerotollm.significance import Outcome
 
 CLASSES = 10
@@ -194,11 +194,11 @@ def explain_vectors(
         for name, label_N in tasks.items()
         if classes[name] > 1 and len(np.unique(window_N[label_N >= 0] % 2)) > 1
     }
-    looked_at = len(vectors_MND) * max(len(tasks), 1)
+    comparisons = len(vectors_MND) * max(len(tasks), 1)
     probes = [
         probe(
             name if "token" not in name else f"{name} (of {classes[name]})",
-            vectors_MND, label_N, ids_N, window_N, looked_at, seed,
+            vectors_MND, label_N, ids_N, window_N, comparisons, seed,
         )
         for name, label_N in tasks.items()
     ]  # fmt: skip
@@ -314,7 +314,7 @@ def probe(
     label_N: np.ndarray,
     ids_N: np.ndarray,
     window_N: np.ndarray,
-    looked_at: int = 1,
+    comparisons: int = 1,
     seed: int = 0,
 ) -> Probe:
     """Fits a linear read-out on the even windows and tries it on the odd ones, at every place of the stream.
@@ -324,8 +324,8 @@ def probe(
     """
     found = _read_out(vectors_MND, label_N, ids_N, window_N, seed)
     # Two things vary: the windows, and which labels were drawn.
-    over_windows = mean_estimate((found.right_MB - found.control_MB).T, looked_at)
-    over_draws = mean_estimate(found.control_MC.T, looked_at)
+    over_windows = mean_estimate((found.right_MB - found.control_MB).T, comparisons)
+    over_draws = mean_estimate(found.control_MC.T, comparisons)
     half_M = np.hypot(over_windows.high - over_windows.value, over_draws.high - over_draws.value)
     selective_M = over_windows.value
     return Probe(

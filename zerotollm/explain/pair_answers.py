@@ -15,6 +15,7 @@ from zerotollm.explain.activations import Scores
 from zerotollm.explain.alignment import aligned
 from zerotollm.explain.attention import Heads, attention_maps
 from zerotollm.explain.calibration import calibration, loss_by_position
+from zerotollm.explain.estimates import mean_estimate
 from zerotollm.explain.layers import PARTS, Layers, explain_vectors, frequent_labels, part_labels
 from zerotollm.explain.learning import Learning, measure_learning
 from zerotollm.explain.pair_activations import (
@@ -31,8 +32,7 @@ from zerotollm.explain.pair_activations import (
     text_pair,
 )
 from zerotollm.explain.prediction import predict_tokens
-from zerotollm.explain.statistics import mean_estimate
-from zerotollm.explain.words import KINDS, kinds_of, shown
+from zerotollm.explain.words import KINDS, readable_token, token_kinds
 from zerotollm.model.config import TransformerConfig
 
 PAIRS = 96
@@ -73,7 +73,7 @@ def text_answers(
     half = (len(inputs_T) + 1) // 2
     seen = decoder_activations(inside, params, model, half)
     maps = {
-        side: attention_maps(inside.weights(side), tuple(shown(tokenizer, i) for i in ids), side)
+        side: attention_maps(inside.weights(side), tuple(readable_token(tokenizer, i) for i in ids), side)
         for side, ids in (("encoder", pair.source_S), ("decoder", inputs_T))
     }
     return {
@@ -153,7 +153,7 @@ def held_out_answers(
 def marks(tokenizer: Tokenizer, model: TransformerConfig) -> np.ndarray:
     """True for ids that are punctuation, (V,)."""
     mark_V = np.zeros(model.vocab_size, bool)
-    kinds_V = kinds_of(tokenizer)[: model.vocab_size]
+    kinds_V = token_kinds(tokenizer)[: model.vocab_size]
     mark_V[: len(kinds_V)] = kinds_V == KINDS.index("punctuation")
     return mark_V
 
@@ -211,7 +211,7 @@ def role_scores(weights_LHTS: np.ndarray, at: dict[str, np.ndarray]) -> RoleScor
 
 def _heads(side: str, seen: Sequence[tuple[RoleScores, RoleScores]]) -> Heads:
     score_BPLH = np.stack([own.score_PLH for own, _ in seen])
-    scores = mean_estimate(score_BPLH, looked_at=score_BPLH[0].size)
+    scores = mean_estimate(score_BPLH, comparisons=score_BPLH[0].size)
     even = [even for _, even in seen]
     return Heads(
         roles=ROLES[side],

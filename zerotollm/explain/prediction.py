@@ -13,7 +13,7 @@ import numpy as np
 from zerotollm.data.tokens.sentencepiece import Tokenizer
 from zerotollm.explain.activations import Activations, head_matrix, look_inside, read, row_length, text_tokens
 from zerotollm.explain.answer import Answer
-from zerotollm.explain.words import shown
+from zerotollm.explain.words import readable_token
 from zerotollm.model.config import TransformerConfig
 
 BEST = 10
@@ -145,7 +145,7 @@ def predict_tokens(
     drawn = draw(np.asarray(seen.logits_BTV[0, -1]), len(tokens_T)) if draw else None
     return Prediction(
         tokens_T=tokens_T,
-        pieces=tuple(shown(tokenizer, i) for i in tokens_T),
+        pieces=tuple(readable_token(tokenizer, i) for i in tokens_T),
         cut=cut,
         temperature=temperature,
         hidden_D=hidden_D,
@@ -154,10 +154,10 @@ def predict_tokens(
         sampled_V=sampled(logits_V) if sampled else _softmax(logits_V / max(temperature, 1e-6)),
         entropy=float(-np.sum(probabilities_V * np.log2(np.maximum(probabilities_V, 1e-300)))),
         best_K=best_K,
-        best_pieces=tuple(shown(tokenizer, i) for i in best_K),
+        best_pieces=tuple(readable_token(tokenizer, i) for i in best_K),
         products_KD=hidden_D[None] * np.asarray(head_matrix(params, model), np.float64)[:, best_K].T,
         drawn=drawn,
-        drawn_piece="" if drawn is None else shown(tokenizer, drawn),
+        drawn_piece="" if drawn is None else readable_token(tokenizer, drawn),
         lens_best_MT=lens_best_MT,
         lens_pieces=_shown(tokenizer, lens_best_MT),
         lens_best_p_MT=lens_best_p_MT,
@@ -170,7 +170,7 @@ def predict_tokens(
 
 
 def _shown(tokenizer: Tokenizer, ids: np.ndarray) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(shown(tokenizer, i) for i in row) for row in ids)
+    return tuple(tuple(readable_token(tokenizer, i) for i in row) for row in ids)
 
 
 def _likeliest(logits_TV: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zerotollm.explain.attention import NAMES
+from zerotollm.explain.estimates import Estimate
+from zerotollm.explain.figures.helpers import visible
 from zerotollm.explain.figures.picture import Axis, Bars, Dots, Heat, Line, Panel, Picture, said
-from zerotollm.explain.figures.text import visible
-from zerotollm.explain.statistics import Estimate
 
 if TYPE_CHECKING:
     from zerotollm.explain.ablation import Ablation
