@@ -14,10 +14,10 @@ from zerotollm.data.tokens.sentencepiece import Tokenizer
 from zerotollm.explain.ablation import Ablation, ablate_heads
 from zerotollm.explain.activations import (
     LONGEST,
+    concatenate_scores,
     even_windows,
-    joined,
-    look_inside,
-    look_into_windows,
+    record_text,
+    record_windows,
     text_tokens,
 )
 from zerotollm.explain.alignment import Alignment
@@ -165,7 +165,7 @@ def explain_text(
     if training is not None and merges is None and tokenizer.kind == "bpe":
         merges = replay(tokenizer, count_words(training))
     tokens = explain_tokens(tokenizer, text, counts_V=counts_V, merges=merges, training=training)
-    ids_T, _ = text_tokens(tokenizer, text, model.max_length)
+    ids_T, cut = text_tokens(tokenizer, text, model.max_length)
     embedding = explain_embeddings(np.asarray(params["embedding"]), tokenizer, counts_V, ids_T.tolist())
     if model.architecture != "decoder":
         written = translate(text) if translate else ""
@@ -175,11 +175,11 @@ def explain_text(
         found = held_out_answers(params, model, tokenizer, material.pairs, fresh())
         return dataclasses.replace(first, **found)
 
-    seen = look_inside(params, model, ids_T)
+    seen = record_text(params, model, ids_T)
     prediction = predict(
-        params, model, tokenizer, text, temperature=temperature, sampled=sampled, draw=draw, seen=seen
+        params, model, tokenizer, ids_T, seen, cut=cut, temperature=temperature, sampled=sampled, draw=draw
     )
-    attention = attention_maps(seen.weights_LBHTS[:, 0], prediction.pieces)
+    attention = attention_maps(seen.weights_LHTS, prediction.pieces)
     first = Explanation(text, tokens, embedding, prediction=prediction, attention=attention)
     if material is None or len(material.held_out_N) < 4:
         return dataclasses.replace(first, left_out=_without(NO_TEXT))
@@ -188,7 +188,7 @@ def explain_text(
     each, residual = [], []
 
     def seen_by_heads() -> Iterator[np.ndarray]:
-        seen = look_into_windows(params, windows_BW, model=model, document_bos=document_bos)
+        seen = record_windows(params, windows_BW, model=model, document_bos=document_bos)
         for b, window in enumerate(seen):
             each.append(window.scores)
             if b % 2 == 0:
@@ -200,7 +200,7 @@ def explain_text(
     heads = explain_heads(
         params, model, tokenizer, windows_BW[::4, :-1], usual_N, seen_by_heads(), document_bos
     )
-    scores = joined(each)
+    scores = concatenate_scores(each)
     return dataclasses.replace(
         first,
         layers=explain_layers(
@@ -210,7 +210,7 @@ def explain_text(
             fresh=(streams_of(other, model, windows_BW[::2], document_bos) for other in fresh()),
         ),
         calibration=calibration(scores.confidence_BT, scores.correct_BT),
-        positions=loss_by_position(scores),
+        positions=loss_by_position(scores.nats_BT),
         heads=heads,
         ablation=ablate_heads(params, model, windows_BW[::2, : ABLATED + 1], document_bos),
     )
@@ -229,7 +229,7 @@ def streams_of(
     params: Any, model: TransformerConfig, windows_BW: np.ndarray, document_bos: int | None = None
 ) -> np.ndarray:
     """The residual stream of a decoder on B windows of T + 1 tokens, (M, B, T, D)."""
-    seen = look_into_windows(params, windows_BW, model=model, document_bos=document_bos)
+    seen = record_windows(params, windows_BW, model=model, document_bos=document_bos)
     return np.stack([window.residual() for window in seen], axis=1)
 
 

@@ -278,7 +278,7 @@ def explain_translations(
         for number, x_T in enumerate(texts):
             other = pairs[(number + 1) % len(pairs)]
             its_own, others = (
-                score_pair(params, model, Pair(source_S, x_T), tokenizer.bos_id).nats_T
+                score_pair(params, model, Pair(source_S, x_T), tokenizer.bos_id).nats_BT[0]
                 for source_S in (pairs[number].source_S, other.source_S)
             )
             nats.append(its_own.sum())

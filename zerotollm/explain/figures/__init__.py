@@ -7,21 +7,13 @@ from zerotollm.explain.figures.picture import Picture
 
 def draw(answer: Any) -> Picture:
     """The picture of an answer of `zerotollm.explain`. Raises TypeError for anything else."""
-    from zerotollm.explain.figures import curves, network, text
+    from zerotollm.explain.figures import curves, text
 
     functions = {
         "Tokenization": text.tokenization,
         "TokenizerComparison": text.tokenizers,
         "Embeddings": text.embeddings,
         "Meaning": text.meaning,
-        "Prediction": network.prediction,
-        "Calibration": network.reliability,
-        "LossByPosition": network.positions,
-        "Layers": network.layers,
-        "AttentionMaps": network.attention,
-        "Alignment": network.alignment,
-        "Heads": network.heads,
-        "Ablation": network.ablation,
         "Generation": curves.generation,
         "Learning": curves.learning,
     }
