@@ -25,7 +25,7 @@ from zerotollm.explain.attention import (
     repeated_random,
     window_statistics,
 )
-from zerotollm.explain.statistics import Estimate, mean_estimate
+from zerotollm.explain.estimates import Estimate, mean_estimate
 from zerotollm.model import layers
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.transformer import Transformer
@@ -140,7 +140,7 @@ def test_of_many_heads_chance_names_none(heads):
     draw = np.random.default_rng(0)
     named = 0
     for _ in range(40):
-        score = mean_estimate(draw.normal(NAMED, 0.05, (8, 5, 12, 12)), looked_at=5 * 144)
+        score = mean_estimate(draw.normal(NAMED, 0.05, (8, 5, 12, 12)), comparisons=5 * 144)
         named += bool(
             replace(heads, score_PLH=score, even_P=np.zeros(5), entropy_LH=np.ones((12, 12))).named()
         )

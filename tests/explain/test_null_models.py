@@ -16,11 +16,11 @@ from zerotollm.explain.activations import Scores, even_windows, record_windows, 
 from zerotollm.explain.alignment import distance_moved, monotony
 from zerotollm.explain.attention import Heads, explain_heads
 from zerotollm.explain.calibration import calibration, loss_by_position
+from zerotollm.explain.estimates import NEGLIGIBLE, Estimate, monotone, outcome_of
 from zerotollm.explain.explanation import streams_of
 from zerotollm.explain.generation import Measures, explain_generation
 from zerotollm.explain.layers import Layers, explain_layers
 from zerotollm.explain.learning import measure_learning
-from zerotollm.explain.statistics import NEGLIGIBLE, Estimate, monotone, outcome_of
 from zerotollm.explain.words import sentence_ends, token_counts
 from zerotollm.model.config import resolve
 from zerotollm.model.transformer import Transformer

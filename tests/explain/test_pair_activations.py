@@ -72,15 +72,15 @@ def test_activations_are_those_of_the_model(translator, tokenizer, pairs):
 @pytest.fixture(scope="module")
 def explanation(translator, tokenizer, tokens, pairs):
     model, params = translator
-    material = ReferenceText(tokens, np.concatenate([pair.target_T for pair in pairs]), pairs=tuple(pairs))
+    reference = ReferenceText(tokens, np.concatenate([pair.target_T for pair in pairs]), pairs=tuple(pairs))
     return explain_text(
         params,
         model,
         tokenizer,
         "And Abia went",
-        material=material,
-        translate=lambda text: "Then Abia went",
-        fresh=lambda: iter([params, params]),
+        reference=reference,
+        translate=lambda texts: ["Then Abia went"],
+        untrained=lambda: iter([params, params]),
     )
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from zerotollm.explain.activations import even_windows, record_text, score_windows, text_tokens
 from zerotollm.explain.calibration import calibration, loss_by_position
+from zerotollm.explain.estimates import mean_estimate
 from zerotollm.explain.prediction import predict
-from zerotollm.explain.statistics import mean_estimate
 from zerotollm.model.transformer import Transformer
 
 TEXT = "And the king of Jordan went"

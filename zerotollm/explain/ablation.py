@@ -11,8 +11,8 @@ from scipy.special import stdtr
 from zerotollm.explain.activations import ATTENTION, Recording, record_rows
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.attention import NAMES, head_names
+from zerotollm.explain.estimates import CONFIDENCE, Estimate, mean_estimate
 from zerotollm.explain.figures.picture import Axis, Bars, Panel, Picture, said
-from zerotollm.explain.statistics import CONFIDENCE, Estimate, mean_estimate
 from zerotollm.model.config import BIASED, TransformerConfig
 from zerotollm.significance import holm
 from zerotollm.training.lora import Params
@@ -109,7 +109,7 @@ def ablation(loss: float, tokens: int, where: str, rises_BALH: np.ndarray) -> Ab
     The p-values are of Student's t test that the mean rise or fall is at most `MATTERS`, and 1 for a single window.
     """
     B, *shape = rises_BALH.shape
-    rise = mean_estimate(rises_BALH, looked_at=rises_BALH[0].size)
+    rise = mean_estimate(rises_BALH, comparisons=rises_BALH[0].size)
     p_ALH = np.ones(shape)
     if B > 1:
         beyond_ALH = np.abs(rises_BALH.mean(0)) - MATTERS

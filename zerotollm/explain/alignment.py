@@ -12,10 +12,10 @@ from zerotollm.data.tokens.sentencepiece import Tokenizer
 from zerotollm.explain.activations import Recording
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.attention import attention_entropy, map_panels
+from zerotollm.explain.estimates import CONFIDENCE, ranks
 from zerotollm.explain.figures.picture import Picture
 from zerotollm.explain.pair_activations import Pair
-from zerotollm.explain.statistics import CONFIDENCE, ranks
-from zerotollm.explain.words import shown
+from zerotollm.explain.words import readable_token
 
 DRAWS = 999
 """Permutations of the test."""
@@ -78,7 +78,7 @@ def align(recording: Recording, pair: Pair, tokenizer: Tokenizer) -> Alignment:
     entropy_LH = attention_entropy(weights_LHTS).mean(-1)
     layer, head = np.unravel_index(entropy_LH.argmin(), entropy_LH.shape)
     return Alignment(
-        *(tuple(shown(tokenizer, i) for i in ids) for ids in pair),
+        *(tuple(readable_token(tokenizer, i) for i in ids) for ids in pair),
         weights_LHTS,
         order,
         p_value,

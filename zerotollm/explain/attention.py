@@ -17,10 +17,10 @@ import numpy as np
 from zerotollm.data.tokens.sentencepiece import Tokenizer
 from zerotollm.explain.activations import LONGEST, record_windows
 from zerotollm.explain.answer import Answer
+from zerotollm.explain.estimates import NEGLIGIBLE, Estimate, mean_estimate, verdict
+from zerotollm.explain.figures.helpers import visible
 from zerotollm.explain.figures.picture import Axis, Dots, Heat, Line, Panel, Picture, said
-from zerotollm.explain.figures.text import visible
-from zerotollm.explain.statistics import NEGLIGIBLE, Estimate, mean_estimate, verdict
-from zerotollm.explain.words import KINDS, kinds_of
+from zerotollm.explain.words import KINDS, token_kinds
 from zerotollm.model.config import TransformerConfig
 from zerotollm.training.lora import Params
 
@@ -263,9 +263,9 @@ def explain_heads(
     even = HeadStatistics(*(array[:, -1].mean((0, 1)) for array in stacked))
     induction_BLH, first_B, second_B = repetition(params, model, tokenizer, ids_N, seed)
     measured = (*model_heads[:4], induction_BLH)
-    looked_at = sum(score_BLH[0].size for score_BLH in measured)
+    comparisons = sum(score_BLH[0].size for score_BLH in measured)
     n = _copy_length(model)
-    scores = zip(*(mean_estimate(x, looked_at) for x in measured), strict=True)
+    scores = zip(*(mean_estimate(x, comparisons) for x in measured), strict=True)
     return Heads(
         roles=ROLES,
         score_PLH=Estimate(*map(np.stack, scores)),
@@ -283,7 +283,7 @@ def explain_heads(
 def punctuation_marks(tokenizer: Tokenizer, model: TransformerConfig) -> np.ndarray:
     """Return True for the ids of the model that are punctuation, (V,)."""
     mark_V = np.zeros(model.vocab_size, bool)
-    kinds_V = kinds_of(tokenizer)[: model.vocab_size]
+    kinds_V = token_kinds(tokenizer)[: model.vocab_size]
     mark_V[: len(kinds_V)] = kinds_V == KINDS.index("punctuation")
     return mark_V
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from zerotollm.explain.answer import Answer
-from zerotollm.explain.figures.picture import Axis, Bars, Dots, Line, Panel, Picture, said
-from zerotollm.explain.statistics import (
+from zerotollm.explain.estimates import (
     CONFIDENCE,
     DRAWS,
     NEGLIGIBLE,
@@ -15,6 +14,7 @@ from zerotollm.explain.statistics import (
     share_estimate,
     verdict,
 )
+from zerotollm.explain.figures.picture import Axis, Bars, Dots, Line, Panel, Picture, said
 
 BINS = 10
 EARLY = 8

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from zerotollm.explain.answer import Answer
+from zerotollm.explain.estimates import UNKNOWN, Estimate, beyond_null, mean_estimate, outcome_of, verdict
 from zerotollm.explain.figures.picture import Axis, Bars, Line, Panel, Picture, said
-from zerotollm.explain.statistics import UNKNOWN, Estimate, beyond_null, mean_estimate, outcome_of, verdict
 from zerotollm.significance import Outcome
 
 CLASSES = 10
@@ -239,11 +239,11 @@ def explain_vectors(
         # A probe needs two classes, and windows both to fit on and to test on.
         if classes[name] > 1 and len(np.unique(window_N[used_N] % 2)) > 1:
             tasks[name] = label_N
-    looked_at = len(vectors_MND) * max(len(tasks), 1)
+    comparisons = len(vectors_MND) * max(len(tasks), 1)
     probes = tuple(
         probe(
             name if "token" not in name else f"{name} (of {classes[name]})",
-            vectors_MND, label_N, ids_N, window_N, looked_at, seed,
+            vectors_MND, label_N, ids_N, window_N, comparisons, seed,
         )
         for name, label_N in tasks.items()
     )  # fmt: skip
@@ -356,7 +356,7 @@ def probe(
     label_N: np.ndarray,
     ids_N: np.ndarray,
     window_N: np.ndarray,
-    looked_at: int = 1,
+    comparisons: int = 1,
     seed: int = 0,
 ) -> Probe:
     """Fit a linear probe on the even windows and test it on the odd ones, at every state of the residual stream.
@@ -366,8 +366,8 @@ def probe(
     """
     accuracy = _probe_accuracy(vectors_MND, label_N, ids_N, window_N, seed)
     # Both the windows and the draw of the control labels vary.
-    over_windows = mean_estimate((accuracy.right_MB - accuracy.control_MB).T, looked_at)
-    over_draws = mean_estimate(accuracy.control_MC.T, looked_at)
+    over_windows = mean_estimate((accuracy.right_MB - accuracy.control_MB).T, comparisons)
+    over_draws = mean_estimate(accuracy.control_MC.T, comparisons)
     half_M = np.hypot(over_windows.high - over_windows.value, over_draws.high - over_draws.value)
     selective_M = over_windows.value
     return Probe(

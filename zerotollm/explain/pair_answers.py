@@ -21,6 +21,7 @@ from zerotollm.explain.attention import (
     punctuation_marks,
 )
 from zerotollm.explain.calibration import Calibration, LossByPosition, calibration, loss_by_position
+from zerotollm.explain.estimates import mean_estimate
 from zerotollm.explain.layers import PARTS, Layers, explain_vectors, frequent_labels, part_labels
 from zerotollm.explain.learning import Learning, measure_learning
 from zerotollm.explain.pair_activations import (
@@ -32,8 +33,7 @@ from zerotollm.explain.pair_activations import (
     text_pair,
 )
 from zerotollm.explain.prediction import Prediction, predict
-from zerotollm.explain.statistics import mean_estimate
-from zerotollm.explain.words import shown
+from zerotollm.explain.words import readable_token
 from zerotollm.model.config import TransformerConfig
 from zerotollm.training.lora import Params
 
@@ -73,7 +73,7 @@ def text_answers(
     inputs_T = recording.row.tokens_1S[0, : len(pair.target_T)]
     half = (len(inputs_T) + 1) // 2
     maps = {
-        kind: attention_maps(recording.weights(kind), tuple(shown(tokenizer, i) for i in ids), kind)
+        kind: attention_maps(recording.weights(kind), tuple(readable_token(tokenizer, i) for i in ids), kind)
         for kind, ids in (("encoder", pair.source_S), ("decoder", inputs_T))
     }
     activations = recording.decoder_activations(half)
@@ -197,7 +197,7 @@ def pair_heads(kind: str, scores: Sequence[tuple[RoleScores, RoleScores]]) -> He
     score_BPLH = np.stack([pair.score_PLH for pair in heads])
     return Heads(
         roles=ROLES[kind],
-        score_PLH=mean_estimate(score_BPLH, looked_at=score_BPLH[0].size),
+        score_PLH=mean_estimate(score_BPLH, comparisons=score_BPLH[0].size),
         even_P=np.mean([pair.score_PLH[:, 0, 0] for pair in even], axis=0),
         entropy_LH=np.mean([pair.entropy_LH for pair in heads], axis=0),
         even_entropy=float(np.mean([pair.entropy_LH for pair in even])),

@@ -12,10 +12,10 @@ import numpy as np
 from zerotollm.data.tokens.sentencepiece import Tokenizer
 from zerotollm.explain.activations import Activations, head_matrix, read_out, row_length
 from zerotollm.explain.answer import Answer
+from zerotollm.explain.figures.helpers import visible
 from zerotollm.explain.figures.picture import Axis, Bars, Heat, Panel, Picture, said
-from zerotollm.explain.figures.text import visible
 from zerotollm.explain.layers import place_names
-from zerotollm.explain.words import shown
+from zerotollm.explain.words import readable_token
 from zerotollm.model.config import TransformerConfig
 from zerotollm.training.lora import Params
 
@@ -181,7 +181,7 @@ def predict(
     real, T = tokenizer.vocab_size, len(tokens_T)
 
     def pieces(ids: np.ndarray) -> tuple[str, ...]:
-        return tuple(shown(tokenizer, i) for i in ids)
+        return tuple(readable_token(tokenizer, i) for i in ids)
 
     logits_V = np.asarray(activations.logits_TV[-1, :real], np.float64)
     probabilities_V = _softmax(logits_V)
@@ -208,7 +208,7 @@ def predict(
         best_pieces=pieces(best_K),
         products_KD=hidden_D[None] * np.asarray(head_matrix(params, model), np.float64)[:, best_K].T,
         drawn=drawn,
-        drawn_piece="" if drawn is None else shown(tokenizer, drawn),
+        drawn_piece="" if drawn is None else readable_token(tokenizer, drawn),
         lens_best_MT=lens_best_MT,
         lens_pieces=tuple(map(pieces, lens_best_MT)),
         lens_best_p_MT=lens_best_p_MT,

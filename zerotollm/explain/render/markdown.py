@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zerotollm.explain.ablation import MATTERS
-from zerotollm.explain.statistics import Estimate
+from zerotollm.explain.estimates import Estimate
 
 if TYPE_CHECKING:
     from zerotollm.explain.ablation import Ablation

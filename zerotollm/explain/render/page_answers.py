@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from zerotollm.explain.explanation import Explanation, RunExplanation
-from zerotollm.explain.figures.text import visible
+from zerotollm.explain.figures.helpers import visible
 from zerotollm.explain.render.page import Block, Explorer, Figure, Section, Table, Texts
 
 SHOWN = 64

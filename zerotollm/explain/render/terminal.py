@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zerotollm.explain.estimates import Estimate
 from zerotollm.explain.render.head_rows import head_rows
-from zerotollm.explain.statistics import Estimate
 
 if TYPE_CHECKING:
     from rich.table import Table
