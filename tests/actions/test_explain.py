@@ -166,7 +166,7 @@ def test_every_answer_can_be_shown_and_saved(explanation, tmp_path):
     ):  # fmt: skip
         picture = getattr(explanation, name).show()
         assert picture.panels
-        assert picture.says == getattr(explanation, name).sentence()
+        assert picture.caption == getattr(explanation, name).sentence()
     picture = explanation.attention.show()
     assert picture.save(tmp_path / "attention.png").read_bytes().startswith(b"\x89PNG")
     page = picture.save(tmp_path / "attention.html").read_text(encoding="utf-8")
@@ -174,7 +174,7 @@ def test_every_answer_can_be_shown_and_saved(explanation, tmp_path):
     assert len(picture.plotly()) == len(picture.panels) == 3
     space = explanation.embedding.show()
     replace(space, panels=space.panels[:2]).save(tmp_path / "embedding.png")
-    with pytest.raises(UsageError, match=r"as \.png or \.html"):
+    with pytest.raises(UsageError, match=r"in \.png or \.html"):
         picture.save(tmp_path / "attention.gif")
 
 

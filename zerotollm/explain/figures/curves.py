@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zerotollm.explain.figures.picture import Axis, Dots, Line, Panel, Picture, said
+from zerotollm.explain.figures.marks import Axis, Dots, Line, Panel, said
+from zerotollm.explain.figures.picture import Picture
 
 if TYPE_CHECKING:
     from zerotollm.explain.generation import Generation

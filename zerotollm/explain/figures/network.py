@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zerotollm.explain.attention import NAMES
-from zerotollm.explain.figures.picture import Axis, Bars, Dots, Heat, Line, Panel, Picture, said
+from zerotollm.explain.figures.marks import Axis, Bars, Dots, Heat, Line, Panel, said
+from zerotollm.explain.figures.picture import Picture
 from zerotollm.explain.figures.text import visible
 from zerotollm.explain.statistics import Estimate
 
@@ -203,7 +204,7 @@ def map_panel(
     title: str, weights_TS: np.ndarray, queries: tuple[str, ...], keys: tuple[str, ...], choice: str
 ) -> Panel:
     """Attention of queries, downwards, to keys."""
-    heat = Heat(weights_TS, "attention", says="{y} takes {z} from {x}")
+    heat = Heat(weights_TS, "attention", hover_template="{y} takes {z} from {x}")
     axes = Axis("looks at", names=keys), Axis("token", names=queries, down=True)
     height = int(np.clip(120 + 26 * len(queries), 260, 720))
     return Panel(title, (heat,), *axes, height=height, choice=choice, wide=True)

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zerotollm.explain.figures.picture import Axis, Bars, Cloud, Dots, Line, Panel, Picture, said
+from zerotollm.explain.figures.marks import Axis, Bars, Cloud, Dots, Line, Panel, said
+from zerotollm.explain.figures.picture import Picture
 
 if TYPE_CHECKING:
     from zerotollm.explain.embeddings import Embeddings
