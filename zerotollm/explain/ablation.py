@@ -12,7 +12,8 @@ from zerotollm.explain.activations import ATTENTION, Recording, record_rows
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.attention import NAMES, head_names
 from zerotollm.explain.estimates import CONFIDENCE, Estimate, mean_estimate
-from zerotollm.explain.figures.picture import Axis, Bars, Panel, Picture, said
+from zerotollm.explain.figures.marks import Axis, Bars, Panel, said
+from zerotollm.explain.figures.picture import Picture
 from zerotollm.model.config import BIASED, TransformerConfig
 from zerotollm.significance import holm
 from zerotollm.training.lora import Params

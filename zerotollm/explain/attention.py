@@ -19,7 +19,8 @@ from zerotollm.explain.activations import LONGEST, record_windows
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.estimates import NEGLIGIBLE, Estimate, mean_estimate, verdict
 from zerotollm.explain.figures.helpers import visible
-from zerotollm.explain.figures.picture import Axis, Dots, Heat, Line, Panel, Picture, said
+from zerotollm.explain.figures.marks import Axis, Dots, Heat, Line, Panel, said
+from zerotollm.explain.figures.picture import Picture
 from zerotollm.explain.words import KINDS, token_kinds
 from zerotollm.model.config import TransformerConfig
 from zerotollm.training.lora import Params
@@ -336,7 +337,7 @@ def map_panels(
     return tuple(
         Panel(
             title,
-            (Heat(weights_TS, "attention", says="{y} takes {z} from {x}"),),
+            (Heat(weights_TS, "attention", hover_template="{y} takes {z} from {x}"),),
             *axes,
             height=height,
             choice=choice,

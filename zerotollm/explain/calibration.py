@@ -14,7 +14,8 @@ from zerotollm.explain.estimates import (
     share_estimate,
     verdict,
 )
-from zerotollm.explain.figures.picture import Axis, Bars, Dots, Line, Panel, Picture, said
+from zerotollm.explain.figures.marks import Axis, Bars, Dots, Line, Panel, said
+from zerotollm.explain.figures.picture import Picture
 
 BINS = 10
 EARLY = 8

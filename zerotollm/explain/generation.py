@@ -22,7 +22,8 @@ from zerotollm.explain.estimates import (
     mean_estimate,
     verdict,
 )
-from zerotollm.explain.figures.picture import Axis, Dots, Panel, Picture
+from zerotollm.explain.figures.marks import Axis, Dots, Panel
+from zerotollm.explain.figures.picture import Picture
 from zerotollm.explain.pair_activations import Pair, score_pair, text_pair
 from zerotollm.model.config import TransformerConfig
 from zerotollm.training.lora import Params

@@ -11,7 +11,8 @@ import numpy as np
 
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.estimates import UNKNOWN, Estimate, beyond_null, mean_estimate, outcome_of, verdict
-from zerotollm.explain.figures.picture import Axis, Bars, Line, Panel, Picture, said
+from zerotollm.explain.figures.marks import Axis, Bars, Line, Panel, said
+from zerotollm.explain.figures.picture import Picture
 from zerotollm.significance import Outcome
 
 CLASSES = 10

@@ -13,7 +13,8 @@ from zerotollm.data.tokens.sentencepiece import Tokenizer
 from zerotollm.explain.activations import Activations, head_matrix, read_out, row_length
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.figures.helpers import visible
-from zerotollm.explain.figures.picture import Axis, Bars, Heat, Panel, Picture, said
+from zerotollm.explain.figures.marks import Axis, Bars, Heat, Panel, said
+from zerotollm.explain.figures.picture import Picture
 from zerotollm.explain.layers import place_names
 from zerotollm.explain.words import readable_token
 from zerotollm.model.config import TransformerConfig
