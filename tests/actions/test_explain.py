@@ -76,8 +76,8 @@ def test_table_of_the_numbers_goes_into_a_page(run_dir, run, explanation, tmp_pa
 
 def test_table_has_numbers_that_json_leaves_out(explanation):
     """`explain.json` leaves out arrays of more than 64 numbers, but the table is made of hundreds of heads."""
-    noise_BLH = np.random.default_rng(0).normal(size=(4, 12, 12))
-    big = replace(explanation, ablation=ablation(1.0, 128, "", noise_BLH, noise_BLH))
+    noise_BALH = np.random.default_rng(0).normal(size=(4, 2, 12, 12))
+    big = replace(explanation, ablation=ablation(1.0, 128, "", noise_BALH))
     assert "of 144 heads" in questions_markdown(4, big)
     assert not to_json(big)["ablation"]["rise_LH"]
     band_YG = Estimate(*(np.linspace(9, 1, 100)[:, None] * np.ones(4),) * 3)
@@ -163,7 +163,7 @@ def test_every_answer_can_be_shown_and_saved(explanation, tmp_path):
     ):  # fmt: skip
         picture = getattr(explanation, name).show()
         assert picture.panels
-        assert picture.says == getattr(explanation, name).sentence()
+        assert picture.caption == getattr(explanation, name).sentence()
     picture = explanation.attention.show()
     assert picture.save(tmp_path / "attention.png").read_bytes().startswith(b"\x89PNG")
     page = picture.save(tmp_path / "attention.html").read_text(encoding="utf-8")
@@ -171,7 +171,7 @@ def test_every_answer_can_be_shown_and_saved(explanation, tmp_path):
     assert len(picture.plotly()) == len(picture.panels) == 3
     embedding = explanation.embedding.show()
     replace(embedding, panels=embedding.panels[:2]).save(tmp_path / "embedding.png")
-    with pytest.raises(UsageError, match=r"as \.png or \.html"):
+    with pytest.raises(UsageError, match=r"in \.png or \.html"):
         picture.save(tmp_path / "attention.gif")
 
 

@@ -53,7 +53,7 @@ def scale(
     from zerotollm.console import Console
     from zerotollm.run import cache_compiled_programs
     from zerotollm.session.progress import clock
-    from zerotollm.studies.scaling_figure import interactive, picture
+    from zerotollm.studies.scaling_figure import picture
     from zerotollm.studies.scaling_report import (
         law_json,
         law_lines,
@@ -109,8 +109,8 @@ def scale(
         text = table(fit, prediction, measured, [(r["flops"], r["epochs"]) for r in records])
         write_atomically(run_dir / "law.json", law_json(fit, prediction, N, D, measured.bpb))
         write_atomically(run_dir / "table.md", text)
-        write_atomically(run_dir / "figure.png", picture(fit, prediction, measured))
-        write_atomically(run_dir / "figure.html", interactive(fit, prediction, measured))
+        for name in ("figure.png", "figure.html"):
+            picture(fit, prediction, measured).save(run_dir / name)
     say("\n" + text + "\n" + "\n".join(law_lines(fit)))
     say("\n" + prediction_line(prediction, N, D) + "\n" + outcome_line(prediction, measured.bpb))
     say(f"\nwritten to {run_dir}: law.json, table.md, figure.png, figure.html")

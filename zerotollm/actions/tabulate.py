@@ -83,15 +83,15 @@ def with_table(text: str, name: str, table: str, page: Path | str = "the text") 
 
 def write_results(folder: Path, console: "Console") -> list[Row]:
     """Makes tables and figures from the runs in a folder, shows the table and returns its rows."""
-    from zerotollm.studies.figure import html, png
+    from zerotollm.studies.figure import picture
 
     rows = make_rows(read_runs(folder))
     write_atomically(folder / TABLE, markdown(rows))
     write_atomically(
         folder / TABLE_JSON, json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     )
-    write_atomically(folder / FIGURE_HTML, html(rows))
-    write_atomically(folder / FIGURE_PNG, png(rows))
+    for name in (FIGURE_HTML, FIGURE_PNG):
+        picture(rows).save(folder / name)
     console.print(terminal_table(rows))
     console.print(footer(rows), highlight=False)
     if published := published_markdown(rows):

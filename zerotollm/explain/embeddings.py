@@ -10,7 +10,8 @@ from zerotollm.data.tokens.sentencepiece import AnyTokenizer
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.estimates import CONFIDENCE, DRAWS, Estimate
 from zerotollm.explain.figures.helpers import spread, visible
-from zerotollm.explain.figures.picture import Axis, Bars, Cloud, Dots, Line, Panel, Picture, said
+from zerotollm.explain.figures.marks import Axis, Bars, Cloud, Dots, Line, Panel, said
+from zerotollm.explain.figures.picture import Picture
 from zerotollm.explain.words import KINDS, readable_token, token_kinds
 
 MAPPED = 500

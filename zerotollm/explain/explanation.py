@@ -14,10 +14,10 @@ from zerotollm.data.tokens.sentencepiece import AnyTokenizer, Tokenizer
 from zerotollm.explain.ablation import Ablation, ablate_heads
 from zerotollm.explain.activations import (
     LONGEST,
+    concatenate_scores,
     even_windows,
-    joined,
-    look_inside,
-    look_into_windows,
+    record_text,
+    record_windows,
     text_tokens,
 )
 from zerotollm.explain.alignment import Alignment
@@ -174,7 +174,7 @@ def explain_text(
         if merges is None and isinstance(tokenizer, Tokenizer) and tokenizer.kind == "bpe":
             merges = replay_merges(tokenizer, count_words(training))
     tokens = explain_tokens(tokenizer, text, counts_V=counts_V, merges=merges, training=training)
-    ids_T, _ = text_tokens(tokenizer, text, model.max_length)
+    ids_T, cut = text_tokens(tokenizer, text, model.max_length)
     embedding = explain_embeddings(np.asarray(params["embedding"]), tokenizer, counts_V, ids_T.tolist())
     without_text = tuple(
         (name, NO_TEXT) for name in ("layers", "calibration", "positions", "heads", "ablation")
@@ -188,18 +188,19 @@ def explain_text(
             answers |= held_out_answers(params, model, tokenizer, reference.pairs, untrained())
         return Explanation(text, tokens, embedding, **answers)
 
-    seen = look_inside(params, model, ids_T)
+    activations = record_text(params, model, ids_T)
     prediction = predict(
         params,
         model,
         tokenizer,
-        text,
+        ids_T,
+        activations,
+        cut=cut,
         temperature=sampler.temperature if sampler else 1.0,
         sampled=sampler and sampler.probabilities,
         draw=sampler and sampler.draw,
-        seen=seen,
     )
-    attention = attention_maps(seen.weights_LBHTS[:, 0], prediction.pieces)
+    attention = attention_maps(activations.weights_LHTS, prediction.pieces)
     first = Explanation(text, tokens, embedding, prediction=prediction, attention=attention)
     if reference is None or counts_V is None or len(reference.held_out_N) < 4:
         return dataclasses.replace(first, left_out=without_text)
@@ -209,7 +210,7 @@ def explain_text(
 
     def recorded_attention() -> Iterator[np.ndarray]:
         """Yield the attention of every fourth window, and keep scores and vectors of the others on the way."""
-        windows = look_into_windows(params, windows_BW, model=model, document_bos=document_bos)
+        windows = record_windows(params, windows_BW, model=model, document_bos=document_bos)
         for b, window in enumerate(windows):
             scores.append(window.scores)
             if b % 2 == 0:
@@ -221,7 +222,7 @@ def explain_text(
     heads = explain_heads(
         params, model, tokenizer, windows_BW[::4, :-1], ids_N, recorded_attention(), document_bos
     )
-    all_scores = joined(scores)
+    all_scores = concatenate_scores(scores)
     return dataclasses.replace(
         first,
         layers=explain_layers(
@@ -231,7 +232,7 @@ def explain_text(
             fresh=(streams_of(other, model, windows_BW[::2], document_bos) for other in untrained()),
         ),
         calibration=calibration(all_scores.confidence_BT, all_scores.correct_BT),
-        positions=loss_by_position(all_scores),
+        positions=loss_by_position(all_scores.nats_BT),
         heads=heads,
         ablation=ablate_heads(params, model, windows_BW[::2, : ABLATED_TOKENS + 1], document_bos),
     )
@@ -246,7 +247,7 @@ def streams_of(
     params: Params, model: TransformerConfig, windows_BW: np.ndarray, document_bos: int | None = None
 ) -> np.ndarray:
     """Return the residual stream of a decoder on B windows of T + 1 tokens, (M, B, T, D)."""
-    windows = look_into_windows(params, windows_BW, model=model, document_bos=document_bos)
+    windows = record_windows(params, windows_BW, model=model, document_bos=document_bos)
     return np.stack([window.residual() for window in windows], axis=1)
 
 

@@ -22,7 +22,8 @@ from zerotollm.explain.estimates import (
     mean_estimate,
     verdict,
 )
-from zerotollm.explain.figures.picture import Axis, Dots, Panel, Picture
+from zerotollm.explain.figures.marks import Axis, Dots, Panel
+from zerotollm.explain.figures.picture import Picture
 from zerotollm.explain.pair_activations import Pair, score_pair, text_pair
 from zerotollm.model.config import TransformerConfig
 from zerotollm.training.lora import Params
@@ -249,7 +250,7 @@ def explain_translations(
         nats, coherence = [], []
         for number, x_T in enumerate(texts):
             own_nats_T, other_nats_T = (
-                score_pair(params, model, Pair(pair.source_S, x_T), tokenizer.bos_id).nats_T
+                score_pair(params, model, Pair(pair.source_S, x_T), tokenizer.bos_id).nats_BT[0]
                 for pair in (pairs[number], pairs[(number + 1) % len(pairs)])
             )
             nats.append(own_nats_T.sum())

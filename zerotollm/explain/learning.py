@@ -17,7 +17,8 @@ from zerotollm.explain.estimates import (
     student_quantile,
     verdict,
 )
-from zerotollm.explain.figures.picture import Axis, Line, Panel, Picture, said
+from zerotollm.explain.figures.marks import Axis, Line, Panel, said
+from zerotollm.explain.figures.picture import Picture
 from zerotollm.explain.words import KINDS, token_kinds
 from zerotollm.model.config import TransformerConfig
 from zerotollm.training.lora import Params

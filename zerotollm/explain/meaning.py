@@ -23,7 +23,8 @@ from zerotollm.explain.estimates import (
     pair_ranks,
     partial_correlation,
 )
-from zerotollm.explain.figures.picture import Axis, Line, Panel, Picture, said
+from zerotollm.explain.figures.marks import Axis, Line, Panel, said
+from zerotollm.explain.figures.picture import Picture
 from zerotollm.explain.words import KINDS, readable_token, sentence_ends, token_counts, token_kinds
 from zerotollm.significance import holm
 

@@ -11,7 +11,8 @@ from zerotollm.errors import UsageError
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.estimates import UNKNOWN, Estimate, monotone, verdict
 from zerotollm.explain.figures.helpers import spread, visible
-from zerotollm.explain.figures.picture import Axis, Bars, Dots, Line, Mark, Panel, Picture, said
+from zerotollm.explain.figures.marks import Axis, Bars, Dots, Line, Mark, Panel, said
+from zerotollm.explain.figures.picture import Picture
 from zerotollm.explain.merges import Merge, Merges, merge_order, word_merges
 from zerotollm.explain.words import readable_token, token_kind
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from zerotollm.explain.figures.picture import Axis, Line, Panel, Picture
+from zerotollm.explain.figures.marks import Axis, Line, Panel
+from zerotollm.explain.figures.picture import Picture
 
 MetricsLine = Mapping[str, Any]
 """A line of metrics.jsonl."""

@@ -141,7 +141,7 @@ def render(report: Report) -> str:
             group = groups.setdefault(panel.title, {"title": panel.title, "wide": panel.wide, "options": []})
             group["options"].append((len(figures), panel.choice))
             group["height"] = panel.height
-            figures.append(panel_json(panel, short=True))
+            figures.append(panel_json(panel, compact=True))
         return list(groups.values())
 
     def explorer(block: Explorer) -> int:
