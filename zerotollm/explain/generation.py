@@ -5,7 +5,7 @@ ones. It compares the model's own texts with held-out real ones. Both begin docu
 sampled and scored at temperature 1.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
@@ -221,9 +221,9 @@ def explain_generation(
         )
     )
     hangs = mean_estimate(own_values.coherence, VERDICTS)
-    copies = _copies(list(samples_BT), own.copied, tokenizer, train_N)
     samples = tuple(tokenizer.decode(x_T) for x_T in samples_BT)
-    return Generation(samples, *copies, own, real, difference, hangs)
+    copied, nearest = _copies(list(samples_BT), own.copied, tokenizer, train_N)
+    return Generation(samples, copied, nearest, own, real, difference, hangs)
 
 
 def explain_translations(
@@ -262,9 +262,9 @@ def explain_translations(
         *(mean_estimate(a_B - b_B, VERDICTS) for a_B, b_B in zip(own_values, real_values, strict=True))
     )
     hangs = mean_estimate(real_values.coherence, VERDICTS)
-    copies = _copies(own_texts, own.copied, tokenizer, train_N)
+    copied, nearest = _copies(own_texts, own.copied, tokenizer, train_N)
     sources = tuple(tokenizer.decode(pair.source_S[:-1]) for pair in pairs)
-    return Generation(tuple(translations), *copies, own, real, difference, hangs, sources)
+    return Generation(tuple(translations), copied, nearest, own, real, difference, hangs, sources)
 
 
 def _measure(
@@ -291,12 +291,11 @@ def _measure(
 
 def _copies(
     texts: Sequence[np.ndarray], copied: Sequence[Copied], tokenizer: AnyTokenizer, train_N: np.ndarray
-) -> Iterator[tuple[str, ...]]:
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the copied span of each text, and the training text around it."""
-    yield tuple(
-        tokenizer.decode(x_T[c.start : c.start + c.length]) for x_T, c in zip(texts, copied, strict=True)
-    )
-    yield tuple(tokenizer.decode(train_N[max(0, c.source - 10) : c.source + c.length + 10]) for c in copied)
+    spans = (x_T[c.start : c.start + c.length] for x_T, c in zip(texts, copied, strict=True))
+    around = (train_N[max(0, c.source - 10) : c.source + c.length + 10] for c in copied)
+    return tuple(map(tokenizer.decode, spans)), tuple(map(tokenizer.decode, around))
 
 
 def _runs(tokens_T: np.ndarray, n: int) -> list[tuple[int, ...]]:
