@@ -1,8 +1,8 @@
 """Does a head matter? The rise of the loss under zero ablation and under mean ablation of each head."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +16,7 @@ from zerotollm.explain.figures.marks import Axis, Bars, Panel, said
 from zerotollm.explain.figures.picture import Picture
 from zerotollm.model.config import BIASED, TransformerConfig
 from zerotollm.significance import holm
-from zerotollm.training.lora import Params
+from zerotollm.training.lora import Params, flatten_params, unflatten_params
 
 MATTERS = 0.01
 """Nats per token by which the loss must rise for a head to matter."""
@@ -40,17 +40,17 @@ class Ablation(Answer):
 
     loss: float
     """with all heads, nats per token"""
-    rise_LH: Estimate
+    rise_LH: Estimate[np.ndarray]
     """rise of the loss under zero ablation; paired intervals over windows, simultaneous for all heads and both
     ablations"""
     p_LH: np.ndarray
     """of a rise or fall of at most `MATTERS`, adjusted for all heads and both ablations (Holm 1979)"""
     tokens: int
-    where: str = ""
+    where: str
     """kind of attention, see `activations.ATTENTION`"""
-    mean_rise_LH: Estimate | None = None
+    mean_rise_LH: Estimate[np.ndarray]
     """under mean ablation"""
-    mean_p_LH: np.ndarray | None = None
+    mean_p_LH: np.ndarray
 
     def shown(self, mean: bool = False) -> Verdicts:
         """Return which heads are worth more than `MATTERS`, and which do as much harm, under zero or mean ablation."""
@@ -60,36 +60,31 @@ class Ablation(Answer):
 
     def sentence(self) -> str:
         total, rise = f"{self.rise_LH.value.size} {NAMES[self.where]}", self.rise_LH
-        layer, head = np.unravel_index(rise.value.argmax(), rise.value.shape)
-        largest = Estimate(*(float(x[layer, head]) for x in rise))
-        zero = self.shown()
-        mean = self.shown(mean=True) if self.mean_rise_LH else None
-        if not any(shown_LH.any() for shown_LH in (*zero, *(mean or ()))):
-            ablations = "zero ablation" if mean is None else "zero or mean ablation"
+        layer, head = map(int, np.unravel_index(rise.value.argmax(), rise.value.shape))
+        largest = rise.at(layer, head)
+        zero, mean = self.shown(), self.shown(mean=True)
+        threshold = f"more than {MATTERS} nats, corrected for all heads"
+        if not any(shown_LH.any() for shown_LH in (*zero, *mean)):
             return (
-                f"None of {total} is shown to matter on its own ({ablations}, more than {MATTERS} nats, corrected for "
-                f"all heads): the most is {largest} for a loss of {self.loss:.3f}."
+                f"None of {total} is shown to matter on its own (zero or mean ablation, {threshold}): the most is "
+                f"{largest} for a loss of {self.loss:.3f}."
             )
-        text = f"{_counted(zero, total)} (zero ablation, more than {MATTERS} nats, corrected for all heads)"
+        text = f"{_counted(zero, total)} (zero ablation, {threshold})"
         if zero.matters_LH.any():
             without = f"without head {head + 1} of layer {layer + 1}"
             text += f": {without} the loss of {self.loss:.3f} rises by {largest} nats"
-        if mean is None:
-            return f"{text}."
         return (
-            f"{text}. {_counted(mean, total)} where the head's mean output stands in its place (mean ablation), which "
-            "takes away only what depends on the text."
+            f"{text}. {_counted(mean, total)} if the head's mean output replaces it (mean ablation), which removes "
+            "only what depends on the text."
         )
 
     def show(self) -> Picture:
         """Return a picture of the rise of the loss under each ablation of each head."""
         names = head_names(self.rise_LH.value.shape)
+        template = "{} head {} the loss of {:.3f} rises by {:+.4f} [{:+.4f}, {:+.4f}] nats"
         panels = []
         for ablated, rise in (("without", self.rise_LH), ("with the mean of", self.mean_rise_LH)):
-            if rise is None:
-                continue
             value, low, high = (np.asarray(x).ravel() for x in rise)
-            template = "{} head {} the loss of {:.3f} rises by {:+.4f} [{:+.4f}, {:+.4f}] nats"
             hover = said(template, ablated, names, self.loss, value, low, high)
             bars = Bars(range(len(names)), value, low=low, high=high, hover=hover)
             title = f"{ablated.capitalize()} each of the {NAMES[self.where]}: rise of the loss"
@@ -105,7 +100,7 @@ def _counted(verdicts: Verdicts, total: str) -> str:
 
 
 def ablation(loss: float, tokens: int, where: str, rises_BALH: np.ndarray) -> Ablation:
-    """Return the answer for rises of the loss in B windows under zero ablation and, if A is 2, mean ablation.
+    """Return the answer for rises of the loss in B windows under zero and mean ablation, A = 2.
 
     The p-values are of Student's t test that the mean rise or fall is at most `MATTERS`, and 1 for a single window.
     """
@@ -116,22 +111,22 @@ def ablation(loss: float, tokens: int, where: str, rises_BALH: np.ndarray) -> Ab
         beyond_ALH = np.abs(rises_BALH.mean(0)) - MATTERS
         error_ALH = np.maximum(rises_BALH.std(0, ddof=1) / np.sqrt(B), 1e-12)
         p_ALH = np.minimum(1, 2 * stdtr(B - 1, -beyond_ALH / error_ALH))
-    p_ALH = np.reshape(holm(p_ALH.ravel().tolist()), shape)
-    zero, *mean = (Estimate(*(x[a] for x in rise)) for a in range(len(p_ALH)))
-    return Ablation(loss, zero, p_ALH[0], tokens, where, *mean, *p_ALH[1:])
+    zero_p_LH, mean_p_LH = np.reshape(holm(p_ALH.ravel().tolist()), shape)
+    zero, mean = (Estimate(*(x[a] for x in rise)) for a in (0, 1))
+    return Ablation(loss, zero, zero_p_LH, tokens, where, mean, mean_p_LH)
 
 
 def ablate_heads(
     params: Params, model: TransformerConfig, windows_BW: np.ndarray, document_bos: int | None = None
 ) -> Ablation:
     """Ablate every head of a decoder-only model in turn, in windows of T + 1 tokens; see `record_rows`."""
-    return ablate(params, model, lambda *changed: record_rows(*changed, windows_BW, document_bos))[""]
+    return ablate(params, model, lambda p, m: record_rows(p, m, windows_BW, document_bos))[""]
 
 
 def ablate(
     params: Params,
     model: TransformerConfig,
-    record_all: Callable[[Params, TransformerConfig], Iterator[Recording]],
+    record_all: Callable[[Params, TransformerConfig], Iterable[Recording]],
 ) -> dict[str, Ablation]:
     """Ablate every head of every kind of attention in turn; `record_all` records the same rows with any parameters.
 
@@ -144,18 +139,18 @@ def ablate(
     for recording in record_all(params, model):
         loss_B = recording.scores().nats_BT.mean(1).astype(np.float64)
         losses.append(loss_B)
-        tokens += recording.row.count * recording.row.length
+        tokens += recording.row.windows * recording.row.length
         for kind, mean_LHD in means.items():
             rises[kind].append(ablated_losses(recording, kind, mean_LHD) - loss_B[:, None, None, None])
     loss = float(np.concatenate(losses).mean())
     return {kind: ablation(loss, tokens, kind, np.concatenate(rises[kind])) for kind in means}
 
 
-def mean_outputs(recordings: Iterator[Recording]) -> dict[str, np.ndarray]:
+def mean_outputs(recordings: Iterable[Recording]) -> dict[str, np.ndarray]:
     """Return the mean of each head's output over all tokens, (L, H, D) by kind of attention."""
     sums, tokens = {}, {}
     for recording in recordings:
-        for kind in recording.kinds():
+        for kind in [""] if "" in recording.stacks else ["encoder", "decoder", "cross"]:
             sums[kind] = sums.get(kind, 0.0) + recording.head_outputs(kind)
             tokens[kind] = tokens.get(kind, 0) + recording.lengths(kind)[0]
     return {kind: sums[kind] / tokens[kind] for kind in sums}
@@ -164,11 +159,10 @@ def mean_outputs(recordings: Iterator[Recording]) -> dict[str, np.ndarray]:
 def ablated_losses(recording: Recording, kind: str, mean_LHD: np.ndarray) -> np.ndarray:
     """Return the loss in each window of a row under zero and mean ablation of each head, (B, 2, L, H)."""
     (stack, name), (L, H, _), model = ATTENTION[kind], mean_LHD.shape, recording.model
-    layers = recording.params[stack] if stack else recording.params
-    losses_BALH = np.empty((recording.row.count, 2, L, H))
+    losses_BALH = np.empty((recording.row.windows, 2, L, H))
     for i, h in np.ndindex(L, H):
         for a, output_D in enumerate((np.zeros(model.width), mean_LHD[i, h])):
-            layer = replace_head(layers[f"layer_{i}"], name, h, output_D, model)
+            layer = replace_head(recording.layers(stack)[f"layer_{i}"], name, h, output_D, model)
             final_1SD = recording.run_changed(stack, i, layer)
             losses_BALH[:, a, i, h] = recording.scores(final_1SD).nats_BT.mean(1)
     return losses_BALH
@@ -178,15 +172,11 @@ def with_output_biases(params: Params, model: TransformerConfig) -> tuple[Params
     """Return the same model with a bias after every attention's `output`, zeros where it had none."""
     if "output" in BIASED[model.biases]:
         return params, model
-
-    def biased(tree: Any) -> Any:
-        if not isinstance(tree, Mapping):
-            return tree
-        tree = {name: biased(value) for name, value in tree.items()}
-        names = BIASED["attention"] if set(BIASED["attention"]) <= tree.keys() else ()
-        return {f"{name}_bias": jnp.zeros(tree[name].shape[1]) for name in names} | tree
-
-    return biased(params), replace(model, biases="all" if "gate" in BIASED[model.biases] else "attention")
+    leaves = dict(flatten_params(params))
+    matrices = tuple(f"attention/{name}" for name in BIASED["attention"])
+    biases = {f"{path}_bias": jnp.zeros(x.shape[1]) for path, x in leaves.items() if path.endswith(matrices)}
+    kind = "all" if "gate" in BIASED[model.biases] else "attention"
+    return unflatten_params(biases | leaves), replace(model, biases=kind)
 
 
 def replace_head(

@@ -75,7 +75,7 @@ class Reading(NamedTuple):
 class BlockOutputs(NamedTuple):
     """Activations of consecutive blocks of a stack."""
 
-    states: tuple[jax.Array, ...]
+    states: list[jax.Array]
     """(B, T, D) each: the input of the first block, then the output of each"""
     weights: dict[str, list[jax.Array]]
     """name of the attention module -> (B, H, T, S) of each block"""
@@ -87,23 +87,18 @@ class Row(NamedTuple):
     tokens_1S: np.ndarray
     """the decoder's input"""
     targets_1S: np.ndarray
-    count: int
-    """windows in the row"""
+    windows: int
     length: int
     """tokens of each window"""
     segments_1S: np.ndarray | None = None
+    """for a decoder-only model: tokens attend only to their own segment"""
     source_1S: np.ndarray | None = None
-    """the encoder's input"""
+    """for an encoder-decoder: the encoder's input"""
     source_length: int = 0
 
-    @property
-    def source_mask(self) -> np.ndarray:
-        """False at padding of the source."""
-        return (np.arange(self.tokens_1S.shape[1]) < self.source_length)[None]
-
     def split(self, x_1S: jax.Array | np.ndarray) -> np.ndarray:
-        """Return the values of each window, (count, length)."""
-        return np.asarray(x_1S)[0, : self.count * self.length].reshape(self.count, self.length)
+        """Return the values of each window, (windows, length)."""
+        return np.asarray(x_1S)[0, : self.windows * self.length].reshape(self.windows, self.length)
 
 
 @dataclass(frozen=True)
@@ -113,40 +108,43 @@ class Recording:
     params: Params
     model: TransformerConfig
     row: Row
+    mask_1TS: jax.Array
+    """of the decoder's self-attention"""
     stacks: dict[str, BlockOutputs]
     """by the names in `ATTENTION`, the decoder last"""
     encoder_output: EncoderOutput | None = None
 
-    def kinds(self) -> tuple[str, ...]:
-        """Return the kinds of attention of the model."""
-        return ("",) if self.row.source_1S is None else ("encoder", "decoder", "cross")
+    def layers(self, stack: str) -> Params:
+        """Return the parameters of a stack."""
+        return self.params[stack] if stack else self.params
 
     def lengths(self, kind: str) -> tuple[int, int]:
         """Return the number of queries and of keys of an attention without padding."""
-        source, target = self.row.source_length, self.row.count * self.row.length
+        source, target = self.row.source_length, self.row.windows * self.row.length
         return (source if kind == "encoder" else target, target if kind in ("", "decoder") else source)
 
     def residual(self, stack: str, place: slice | None = None) -> np.ndarray:
         """Return the residual stream of a stack, (M, tokens, D), at the tokens of `place` or at all but padding."""
         tokens_1S = self.row.source_1S if stack == "encoder" else self.row.tokens_1S
+        place = place or slice(self.lengths(stack)[0])
         states = (self.params["embedding"][tokens_1S], *self.stacks[stack].states[1:])
-        return np.stack([np.asarray(x_1SD)[0, place or slice(self.lengths(stack)[0])] for x_1SD in states])
+        return np.stack([np.asarray(x_1SD)[0, place] for x_1SD in states])
 
     def weights(self, kind: str, place: slice | None = None) -> np.ndarray:
         """Return attention weights, (L, H, queries, keys), between the tokens of `place` or all but padding."""
         stack, name = ATTENTION[kind]
         queries, keys = (place, place) if place else map(slice, self.lengths(kind))
-        return np.stack(
-            [np.asarray(x_1HTS)[0, :, queries, keys] for x_1HTS in self.stacks[stack].weights[name]]
-        )
+        weights = self.stacks[stack].weights[name]
+        return np.stack([np.asarray(x_1HTS)[0, :, queries, keys] for x_1HTS in weights])
 
     def decoder_activations(self, tokens: int) -> Activations:
         """Return the activations of the decoder on its first tokens."""
         stack, place = [*self.stacks][-1], slice(tokens)
-        reading = self._read_out()
+        logits_1SV, final_1SD, *_ = self._read_out()
+        final_TD = np.asarray(final_1SD)[0, place]
         return Activations(
-            np.asarray(reading.logits_BTV)[0, place],
-            np.asarray(reading.final_BTD)[0, place],
+            np.asarray(logits_1SV)[0, place],
+            final_TD,
             self.residual(stack, place),
             self.weights(stack, place),
         )
@@ -155,7 +153,8 @@ class Recording:
         """Return the scores of each window, by default for the recorded output of the last block."""
         reading = self._read_out(x_1SD)
         correct_1S = np.asarray(reading.best_BT) == self.row.targets_1S
-        return Scores(*map(self.row.split, (reading.nats_BT, reading.confidence_BT, correct_1S)))
+        columns = (reading.nats_BT, reading.confidence_BT, correct_1S)
+        return Scores(*(self.row.split(x_1S) for x_1S in columns))
 
     def _read_out(self, x_1SD: jax.Array | None = None) -> Reading:
         x_1SD = [*self.stacks.values()][-1].states[-1] if x_1SD is None else x_1SD
@@ -163,61 +162,58 @@ class Recording:
 
     def run_changed(self, stack: str, i: int, layer: Params) -> jax.Array:
         """Return the output of the last block, (1, S, D), of the same model with another layer i in a stack."""
-        changed = {f"layer_{i}": layer}
-        params = self.params | ({stack: self.params[stack] | changed} if stack else changed)
-        encoder_output = self.encoder_output
-        if stack == "encoder":
-            x_1SD = self.stacks[stack].states[i]
-            _, encoder_output = _run_encoder(params, x_1SD, self.row, model=self.model, first=i)
-            stack, i = "decoder", 0
-        x_1SD = self.stacks[stack].states[i]
-        blocks = _run_decoder(params, x_1SD, self.row, encoder_output, model=self.model, first=i)
+        layers = self.layers(stack) | {f"layer_{i}": layer}
+        x_1SD, encoder_output = self.stacks[stack].states[i], self.encoder_output
+        if stack == "encoder" and encoder_output is not None:
+            mask_1S = encoder_output.mask_BS
+            _, encoder_output = _run_encoder(layers, x_1SD, mask_1S, model=self.model, first=i)
+            layers, x_1SD, i = self.layers("decoder"), self.stacks["decoder"].states[0], 0
+        blocks = _run_blocks(layers, x_1SD, self.mask_1TS, encoder_output, model=self.model, first=i)
         return blocks.states[-1]
 
     def head_outputs(self, kind: str) -> np.ndarray:
         """Return the sum over the row's tokens of each head's output, (L, H, D), for parameters with output biases."""
         (stack, name), (queries, _) = ATTENTION[kind], self.lengths(kind)
-        layers = self.params[stack] if stack else self.params
-        outputs, H = [], self.model.num_heads
+        H, C = self.model.num_heads, self.model.head_width
+        outputs = []
         for i, weights_1HTS in enumerate(self.stacks[stack].weights[name]):
-            layer = layers[f"layer_{i}"]
-            if kind == "cross":
+            layer = self.layers(stack)[f"layer_{i}"]
+            x_1SD: Any = self.stacks[stack].states[i]
+            if kind == "cross" and self.encoder_output is not None:
                 x_1SD = self.encoder_output.encoded_BSD
-            else:
-                x_1SD = self.stacks[stack].states[i]
-                if self.model.norm_position == "pre":
-                    x_1SD = Norm(self.model).apply({"params": layer[f"{name}_norm"]}, x_1SD)
+            elif self.model.norm_position == "pre":
+                x_1SD = Norm(self.model).apply({"params": layer[f"{name}_norm"]}, x_1SD)
             attention = layer[name]
             values_SX = x_1SD[0] @ attention["value"] + attention["value_bias"][None]
-            values_SKC = values_SX.reshape(len(values_SX), -1, self.model.head_width)
+            values_SKC = values_SX.reshape(len(values_SX), -1, C)
             values_SHC = jnp.repeat(values_SKC, H // values_SKC.shape[1], axis=1)
             mixed_HC = jnp.einsum("hts,shc->hc", weights_1HTS[0, :, :queries], values_SHC)
-            matrix_HCD = attention["output"].reshape(H, self.model.head_width, -1)
-            outputs.append(np.asarray(jnp.einsum("hc,hcd->hd", mixed_HC, matrix_HCD), np.float64))
+            output_HD = jnp.einsum("hc,hcd->hd", mixed_HC, attention["output"].reshape(H, C, -1))
+            outputs.append(np.asarray(output_HD, np.float64))
         return np.stack(outputs)
 
 
 def record(params: Params, model: TransformerConfig, row: Row) -> Recording:
     """Run the model on one row and keep all activations."""
-    outside = {name: _without_layers(value) for name, value in _without_layers(params).items()}
+    S = row.tokens_1S.shape[1]
     if row.source_1S is None:
-        x_1SD = _first_input(outside, row.tokens_1S, row.segments_1S, model=model)["entering_BTD"][0]
-        return Recording(params, model, row, {"": _run_decoder(params, x_1SD, row, None, model=model)})
-    sown = _first_input(outside, row.source_1S, row.source_mask, row.tokens_1S, model=model)
+        mask_1TS = causal_mask(jnp.asarray(row.segments_1S), S)
+        x_1SD = _first_inputs(params, row.tokens_1S, row.segments_1S, model=model)["entering_BTD"][0]
+        return Recording(
+            params, model, row, mask_1TS, {"": _run_blocks(params, x_1SD, mask_1TS, model=model)}
+        )
+    mask_1TS, mask_1S = causal_mask(None, S), jnp.asarray(np.arange(S) < row.source_length)[None]
+    sown = _first_inputs(params, row.source_1S, mask_1S, row.tokens_1S, model=model)
     x_1SD, x_1TD = (sown[stack]["entering_BTD"][0] for stack in ("encoder", "decoder"))
-    encoder, encoder_output = _run_encoder(params, x_1SD, row, model=model)
-    decoder = _run_decoder(params, x_1TD, row, encoder_output, model=model)
-    return Recording(params, model, row, {"encoder": encoder, "decoder": decoder}, encoder_output)
-
-
-def _without_layers(params: Any) -> Any:
-    if not isinstance(params, Mapping):
-        return params
-    return {name: value for name, value in params.items() if not name.startswith("layer_")}
+    encoder, encoder_output = _run_encoder(params["encoder"], x_1SD, mask_1S, model=model)
+    decoder = _run_blocks(params["decoder"], x_1TD, mask_1TS, encoder_output, model=model)
+    return Recording(params, model, row, mask_1TS, {"encoder": encoder, "decoder": decoder}, encoder_output)
 
 
 @partial(jax.jit, static_argnames="model")
-def _first_input(params: Params, *inputs: jax.Array | np.ndarray, model: TransformerConfig) -> Params:
+def _first_inputs(
+    params: Params, *inputs: jax.Array | np.ndarray | None, model: TransformerConfig
+) -> Mapping[str, Any]:
     """Return what a model without blocks sows: `entering_BTD`, the input of the first block of each stack."""
     module = Transformer if model.architecture == "decoder" else EncoderDecoder
     bare = module(replace(model, num_layers=0, encoder_layers=0))
@@ -229,12 +225,12 @@ def _first_input(params: Params, *inputs: jax.Array | np.ndarray, model: Transfo
 def _run_block(
     layer: Params,
     x_BTD: jax.Array,
-    mask_BTS: jax.Array | np.ndarray,
+    mask_BTS: jax.Array,
     encoder_output: EncoderOutput | None,
     *,
     model: TransformerConfig,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Return the output of one block, and the weights of each of its attention modules, (B, H, T, S)."""
+) -> tuple[jax.Array, Mapping[str, Any]]:
+    """Return the output of one block and what it sows: `weights_BHTS` of each of its attention modules."""
     (x_BTD, _), sown = Block(model).apply(
         {"params": layer},
         x_BTD,
@@ -244,65 +240,55 @@ def _run_block(
         memory=encoder_output,
         mutable=["intermediates"],
     )
-    modules = {name: value for name, value in sown["intermediates"].items() if name.endswith("attention")}
-    return x_BTD, {name: value["weights_BHTS"][0] for name, value in modules.items()}
+    return x_BTD, sown["intermediates"]
 
 
-@partial(jax.jit, static_argnames="model")
-def _final_norm(norm: Params, x_BTD: jax.Array, *, model: TransformerConfig) -> jax.Array:
-    return Norm(model).apply({"params": norm}, x_BTD)
-
-
-def run_recorded_blocks(
+def _run_blocks(
     layers: Params,
     x_BTD: jax.Array,
-    mask_BTS: jax.Array | np.ndarray,
+    mask_BTS: jax.Array,
     encoder_output: EncoderOutput | None = None,
     *,
     model: TransformerConfig,
     first: int = 0,
 ) -> BlockOutputs:
     """Run the blocks of a stack from layer `first` on, whose input is `x_BTD`."""
-    states, weights = [x_BTD], {}
+    states, sown = [x_BTD], []
     for i in range(first, sum(name.startswith("layer_") for name in layers)):
-        x_BTD, block_weights = _run_block(
-            layers[f"layer_{i}"], states[-1], mask_BTS, encoder_output, model=model
-        )
+        x_BTD, intermediates = _run_block(layers[f"layer_{i}"], x_BTD, mask_BTS, encoder_output, model=model)
         states.append(x_BTD)
-        for name, weights_BHTS in block_weights.items():
-            weights.setdefault(name, []).append(weights_BHTS)
-    return BlockOutputs(tuple(states), weights)
+        sown.append(intermediates)
+    names = ("attention", "cross_attention")[: 1 if encoder_output is None else 2]
+    return BlockOutputs(states, {name: [block[name]["weights_BHTS"][0] for block in sown] for name in names})
 
 
 def _run_encoder(
-    params: Params, x_1SD: jax.Array, row: Row, *, model: TransformerConfig, first: int = 0
+    layers: Params, x_BSD: jax.Array, mask_BS: jax.Array, *, model: TransformerConfig, first: int = 0
 ) -> tuple[BlockOutputs, EncoderOutput]:
-    layers, mask_1S = params["encoder"], row.source_mask
-    blocks = run_recorded_blocks(layers, x_1SD, mask_1S[:, None], model=model, first=first)
-    encoded_1SD = blocks.states[-1]
+    blocks = _run_blocks(layers, x_BSD, mask_BS[:, None], model=model, first=first)
+    encoded_BSD = blocks.states[-1]
     if "final_norm" in layers:
-        encoded_1SD = _final_norm(layers["final_norm"], encoded_1SD, model=model)
-    return blocks, EncoderOutput(mask_1S, encoded_1SD)
-
-
-def _run_decoder(
-    params: Params,
-    x_1SD: jax.Array,
-    row: Row,
-    encoder_output: EncoderOutput | None,
-    *,
-    model: TransformerConfig,
-    first: int = 0,
-) -> BlockOutputs:
-    mask_1TS = causal_mask(row.segments_1S, row.tokens_1S.shape[1])
-    layers = params if encoder_output is None else params["decoder"]
-    return run_recorded_blocks(layers, x_1SD, mask_1TS, encoder_output, model=model, first=first)
+        encoded_BSD = _norm(layers["final_norm"], encoded_BSD, model=model)
+    return blocks, EncoderOutput(mask_BS, encoded_BSD)
 
 
 @partial(jax.jit, static_argnames="model")
-def _read_out(params, x_BTD, targets_BT, real, asked, *, model) -> Reading:
+def _norm(norm: Params, x_BTD: jax.Array, *, model: TransformerConfig) -> Any:
+    return Norm(model).apply({"params": norm}, x_BTD)
+
+
+@partial(jax.jit, static_argnames="model")
+def _read_out(
+    params: Params,
+    x_BTD: jax.Array,
+    targets_BT: jax.Array,
+    real: int,
+    asked: int,
+    *,
+    model: TransformerConfig,
+) -> Reading:
     if model.norm_position == "pre":
-        x_BTD = Norm(model).apply({"params": params["final_norm"]}, x_BTD)
+        x_BTD = _norm(params["final_norm"], x_BTD, model=model)
     logits_BTV = head_logits(model, x_BTD, head_matrix(params, model), params.get("head_bias"))
     known_BTV = jnp.where((jnp.arange(logits_BTV.shape[-1]) < real)[None, None], logits_BTV, -jnp.inf)
     top_BT = known_BTV.max(-1)
@@ -332,8 +318,8 @@ def read_out(
     if isinstance(params["embedding"], jax.Array):
         # jit compiles again for an array that is not committed to a device.
         x_BTD = jax.device_put(x_BTD, params["embedding"].sharding)
-    real, asked = np.int32(model.vocab_size if real is None else real), np.int32(asked)
-    return _read_out(head, x_BTD, targets_BT, real, asked, model=model)
+    ids = np.int32(model.vocab_size if real is None else real), np.int32(asked)
+    return _read_out(head, x_BTD, targets_BT, *ids, model=model)
 
 
 def head_matrix(params: Params, model: TransformerConfig) -> jax.Array:
@@ -400,7 +386,7 @@ def record_windows(
     T = windows_BW.shape[1] - 1
     for recording in record_rows(params, model, windows_BW, document_bos):
         scores = recording.scores()
-        for b in range(recording.row.count):
+        for b in range(recording.row.windows):
             window_scores = Scores(*(x_BT[b : b + 1] for x_BT in scores))
             yield Window(window_scores, recording, slice(b * T, (b + 1) * T))
 

@@ -78,7 +78,8 @@ def align(recording: Recording, pair: Pair, tokenizer: AnyTokenizer) -> Alignmen
     entropy_LH = attention_entropy(weights_LHTS).mean(-1)
     layer, head = np.unravel_index(entropy_LH.argmin(), entropy_LH.shape)
     return Alignment(
-        *(tuple(readable_token(tokenizer, i) for i in ids) for ids in pair),
+        tuple(readable_token(tokenizer, i) for i in pair.source_S),
+        tuple(readable_token(tokenizer, i) for i in pair.target_T),
         weights_LHTS,
         order,
         p_value,

@@ -8,7 +8,7 @@ matters.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -43,17 +43,20 @@ SEQUENCES = 8
 """Sequences of repeated random tokens."""
 
 
-class HeadStatistics(NamedTuple):
+A = TypeVar("A", jax.Array, np.ndarray)
+
+
+class HeadStatistics(NamedTuple, Generic[A]):
     """Mean attention of L x H heads in one window, over queries from the second on."""
 
-    previous_LH: jax.Array
-    same_LH: jax.Array
+    previous_LH: A
+    same_LH: A
     """to all earlier occurrences of the query's token together"""
-    first_LH: jax.Array
-    punctuation_LH: jax.Array
-    entropy_LH: jax.Array
+    first_LH: A
+    punctuation_LH: A
+    entropy_LH: A
     """nats"""
-    profile_LHT: jax.Array
+    profile_LHT: A
     """by distance back: 0, 1, ..."""
 
 
@@ -62,7 +65,7 @@ class Heads(Answer):
     """Statistics of L x H heads over B windows of held-out text; P is the number of `roles`."""
 
     roles: tuple[str, ...]
-    score_PLH: Estimate
+    score_PLH: Estimate[np.ndarray]
     """mean attention; simultaneous Student's intervals over windows, for induction over random sequences"""
     even_P: np.ndarray
     """the same under even attention to all visible tokens"""
@@ -72,11 +75,11 @@ class Heads(Answer):
     profile_LHT: np.ndarray | None = None
     """mean attention by distance back, over queries with that many earlier tokens; None for pairs"""
     even_profile_T: np.ndarray | None = None
-    first_copy: Estimate | None = None
+    first_copy: Estimate[float] | None = None
     """loss on random tokens, nats, over sequences; None for an encoder-decoder"""
-    second_copy: Estimate | None = None
+    second_copy: Estimate[float] | None = None
     """loss on their repetition"""
-    repetition_gain: Estimate | None = None
+    repetition_gain: Estimate[float] | None = None
     """first - second, paired"""
     where: str = ""
     """kind of attention, see `activations.ATTENTION`"""
@@ -130,7 +133,7 @@ class Heads(Answer):
         axes = Axis("head", names=names), Axis("entropy, nats", span=(0, self.even_entropy * 1.1))
         panels = [roles, Panel(f"How widely each of the {heads} looks", (dots, even), *axes)]
 
-        if self.profile_LHT is not None:
+        if self.profile_LHT is not None and self.even_profile_T is not None:
             profile_LT = self.profile_LHT.mean(1)
             back_T = np.arange(profile_LT.shape[1]) + 1
             lines = [
@@ -154,18 +157,15 @@ def head_names(shape: tuple[int, int]) -> tuple[str, ...]:
     return tuple(f"{i + 1}.{h + 1}" for i, h in np.ndindex(shape))
 
 
+@jax.jit
 def head_statistics(
-    weights_LHTS: jax.Array | np.ndarray,
-    tokens_T: np.ndarray,
-    marks_T: np.ndarray,
-    start_T: np.ndarray | None = None,
-) -> HeadStatistics:
+    weights_LHTS: jax.Array, tokens_T: jax.Array, marks_T: jax.Array, start_T: jax.Array
+) -> HeadStatistics[jax.Array]:
     """Return statistics of attention weights in one window of at least 2 tokens.
 
-    `marks_T` is True at punctuation. `start_T` is the first token visible to each query, by default 0.
+    `marks_T` is True at punctuation. `start_T` is the first token visible to each query.
     """
     T = tokens_T.shape[0]
-    start_T = jnp.zeros(T, int) if start_T is None else start_T
     t_T = jnp.arange(T)
     earlier_TS = (t_T[None] < t_T[:, None]) & (t_T[None] >= start_T[:, None])
     first_TS = t_T[None] == start_T[:, None]
@@ -185,9 +185,6 @@ def head_statistics(
     )
 
 
-_layer_statistics = jax.jit(head_statistics)
-
-
 def even_attention(T: int, start_T: np.ndarray | int = 0) -> np.ndarray:
     """Return even attention to all visible tokens, (1, 1, T, T); `start_T` as in `head_statistics`."""
     mask_TS = np.tril(np.ones((T, T), np.float32)) * (np.arange(T)[None] >= np.reshape(start_T, (-1, 1)))
@@ -196,15 +193,15 @@ def even_attention(T: int, start_T: np.ndarray | int = 0) -> np.ndarray:
 
 def window_statistics(
     weights_LHTS: np.ndarray, tokens_T: np.ndarray, marks_T: np.ndarray, document_bos: int | None = None
-) -> HeadStatistics:
+) -> HeadStatistics[np.ndarray]:
     """Return `head_statistics` of each layer and, as the last, of even attention: (L + 1, H) each."""
     _, H, T, _ = weights_LHTS.shape
     begins_T = np.zeros(T, bool) if document_bos is None else tokens_T == document_bos
     start_T = np.maximum.accumulate(np.where(begins_T, np.arange(T), 0))
     even_HTS = np.broadcast_to(even_attention(T, start_T)[0], (H, T, T))
     layers = (*weights_LHTS, even_HTS)
-    statistics = [_layer_statistics(weights_HTS[None], tokens_T, marks_T, start_T) for weights_HTS in layers]
-    return HeadStatistics(*(np.concatenate(arrays) for arrays in zip(*statistics, strict=True)))
+    statistics = [head_statistics(weights_HTS[None], tokens_T, marks_T, start_T) for weights_HTS in layers]
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *statistics)
 
 
 def repeated_random(ids_N: np.ndarray, length: int, count: int, bos_id: int, seed: int = 0) -> np.ndarray:
@@ -259,9 +256,9 @@ def explain_heads(
         window_statistics(weights_LHTS, tokens_T, mark_V[tokens_T], document_bos)
         for weights_LHTS, tokens_T in zip(weights, tokens_BT, strict=True)
     ]
-    stacked = HeadStatistics(*(np.stack(arrays) for arrays in zip(*windows, strict=True)))
-    model_heads = HeadStatistics(*(array[:, :-1] for array in stacked))
-    even = HeadStatistics(*(array[:, -1].mean((0, 1)) for array in stacked))
+    stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *windows)
+    model_heads = jax.tree.map(lambda array: array[:, :-1], stacked)
+    even = jax.tree.map(lambda array: array[:, -1].mean((0, 1)), stacked)
     induction_BLH, first_B, second_B = repetition(params, model, tokenizer, ids_N, seed)
     measured = (*model_heads[:4], induction_BLH)
     comparisons = sum(score_BLH[0].size for score_BLH in measured)

@@ -33,7 +33,7 @@ class Calibration(Answer):
     count_X: np.ndarray
     confidence_X: np.ndarray
     """mean probability in each bin; nan in an empty one"""
-    accuracy_X: Estimate
+    accuracy_X: Estimate[np.ndarray]
     """with Wilson's intervals"""
     error: float
     """expected calibration error (Guo et al. 2017, arXiv:1706.04599, equation 3)"""
@@ -43,7 +43,7 @@ class Calibration(Answer):
     """share of these draws with at least the observed error"""
     mean_confidence: float
     mean_accuracy: float
-    excess: Estimate
+    excess: Estimate[float]
     """confidence minus accuracy, over windows"""
 
     def sentence(self) -> str:
@@ -134,9 +134,9 @@ class LossByPosition(Answer):
     first_Y: np.ndarray
     """first position of each range, from 0"""
     last_Y: np.ndarray
-    nats_Y: Estimate
+    nats_Y: Estimate[np.ndarray]
     """mean loss, with intervals over windows"""
-    gain: Estimate
+    gain: Estimate[float]
     """loss of `early` minus loss of the last range, nats, paired over windows"""
     early: tuple[int, int]
     """positions from 0, half open: the beginning without the first position"""
@@ -146,13 +146,13 @@ class LossByPosition(Answer):
     def sentence(self) -> str:
         early = f"places {self.early[0] + 1} to {self.early[1]}"
         late = f"places {self.first_Y[-1] + 1} to {self.last_Y[-1] + 1}"
-        where, turned = f"From {early} to {late} of a {self.of}", Estimate(*(-x for x in self.gain))
+        where, gain = f"From {early} to {late} of a {self.of}", self.gain
         return verdict(
-            self.gain,
-            f"{where} the loss falls, by {self.gain} nats: with more context it predicts better.",
-            f"{where} the loss rises, by {Estimate(turned.value, turned.high, turned.low)} nats: with more context it "
+            gain,
+            f"{where} the loss falls, by {gain} nats: with more context it predicts better.",
+            f"{where} the loss rises, by {Estimate(-gain.value, -gain.high, -gain.low)} nats: with more context it "
             "predicts worse.",
-            f"{where} no difference in loss of more than {NEGLIGIBLE} nats is shown: {self.gain} nats.",
+            f"{where} no difference in loss of more than {NEGLIGIBLE} nats is shown: {gain} nats.",
             NEGLIGIBLE,
         )
 
@@ -172,7 +172,7 @@ def loss_by_position(nats_BT: np.ndarray, of: str = "window") -> LossByPosition:
     """Return the mean loss at positions 1, 2, 3-4, 5-8, ... of the windows (Kaplan et al. 2020, arXiv:2001.08361,
     section 3.2.1)."""
     _, T = nats_BT.shape
-    first_Y = np.unique([0, *(2 ** np.arange(int(np.ceil(np.log2(max(T, 2))))))])
+    first_Y = np.append(0, 2 ** np.arange(int(np.ceil(np.log2(max(T, 2))))))
     first_Y = first_Y[first_Y < T]
     last_Y = np.append(first_Y[1:], T) - 1
     ranges = zip(first_Y, last_Y, strict=True)

@@ -31,17 +31,17 @@ class Probe:
 
     task: str
     classes: int
-    accuracy_M: Estimate
+    accuracy_M: Estimate[np.ndarray]
     """on held-out windows, with Student's intervals over them"""
     control_M: np.ndarray
     """accuracy on control tasks, which can only be memorized (Hewitt and Liang 2019, arXiv:1909.03368); mean"""
-    selectivity_M: Estimate
+    selectivity_M: Estimate[np.ndarray]
     """accuracy minus control accuracy (the same, section 2.2); simultaneous intervals over windows and draws"""
     majority: float
     """accuracy of the most frequent class"""
     fresh_selectivity: float = float("nan")
     """highest of any state of a model with fresh parameters, mean over such models"""
-    learned: Estimate = UNKNOWN
+    learned: Estimate[float] = UNKNOWN
     """highest selectivity minus that of fresh parameters"""
 
     def place(self) -> int:
@@ -55,9 +55,7 @@ class Probe:
     def sentence(self) -> str:
         """Return where the probe is best, and whether training improved it."""
         m = self.place()
-        accuracy, selectivity = (
-            Estimate(*(float(x[m]) for x in e)) for e in (self.accuracy_M, self.selectivity_M)
-        )
+        accuracy, selectivity = self.accuracy_M.at(m), self.selectivity_M.at(m)
         where = f"after layer {m}" if m else "from the embedding"
         facts = f"{self.task} right {accuracy} {where} (guessing {self.majority:.2f}, control {self.control_M[m]:.2f})"
         if self.best() is None:
@@ -80,11 +78,11 @@ class Probe:
 class Layers(Answer):
     """Vectors of tokens at M = L + 1 states of the residual stream, 0 the embedding."""
 
-    self_similarity_M: Estimate
+    self_similarity_M: Estimate[np.ndarray]
     """mean cosine of the same token at two positions, over tokens (Ethayarajh 2019, arXiv:1909.00512, section 3.1)"""
     any_similarity_M: np.ndarray
     """mean cosine of any two tokens, the anisotropy (the same, section 3.2)"""
-    sentence_similarity_M: Estimate
+    sentence_similarity_M: Estimate[np.ndarray]
     """mean cosine of a token and its sentence's mean, over sentences"""
     context_M: np.ndarray
     """share of the variance between positions of the same token, 0 to 1"""
@@ -98,9 +96,9 @@ class Layers(Answer):
     """their mean `own_similarity` after the last layer"""
     fresh_context: float = float("nan")
     """their mean `context_M` after the last layer"""
-    learned: Estimate = UNKNOWN
+    learned: Estimate[float] = UNKNOWN
     """`own_similarity` after the last layer minus that of fresh parameters; below 0: more context"""
-    learned_context: Estimate = UNKNOWN
+    learned_context: Estimate[float] = UNKNOWN
     """`context_M` after the last layer minus that of fresh parameters; above 0: more context"""
 
     @property
@@ -118,7 +116,7 @@ class Layers(Answer):
         return context if context == opposite[outcome_of(self.learned)] else "not shown"
 
     def sentence(self) -> str:
-        first, last = (Estimate(*(float(x[m]) for x in self.self_similarity_M)) for m in (0, -1))
+        first, last = (self.self_similarity_M.at(m) for m in (0, -1))
         L = len(self.context_M) - 1
         one = "one vector, wherever it stands" if first.low > 0.999 else f"already several vectors ({first})"
         many = (
@@ -144,18 +142,17 @@ class Layers(Answer):
         names = place_names(len(self.context_M))
         axis = Axis(names=tuple(name.removeprefix("layer ") for name in names), label="after layer")
 
-        def curve(name: str, values: Estimate | np.ndarray, color: int, label: str = "") -> Line:
-            if isinstance(values, Estimate):
-                value, low, high = (np.asarray(x, float) for x in values)
-                hover = said("{}, {}: {:.3f} [{:.3f}, {:.3f}]", names, name, value, low, high)
-                return Line(range(len(names)), value, name, color, low, high, hover, dots=True)
-            hover = said("{}, {}: {:.3f}", names, label or name, values)
-            return Line(range(len(names)), values, name, color, hover=hover, dots=True)
+        def curve(name: str, color: int, columns: tuple[np.ndarray, ...]) -> Line:
+            """Return a line of values, or of values with an interval."""
+            template = "{}, {}: {:.3f} [{:.3f}, {:.3f}]" if len(columns) == 3 else "{}, {}: {:.3f}"
+            hover = said(template, names, name.partition(":")[0], *columns)
+            value, low, high = (*columns, None, None)[:3]
+            return Line(range(len(names)), value, name, color, low, high, hover, dots=True)
 
         similar = (
-            curve("the same token elsewhere", self.self_similarity_M, 0),
-            curve("its own sentence", self.sentence_similarity_M, 2),
-            curve("any two tokens", self.any_similarity_M, 6),
+            curve("the same token elsewhere", 0, self.self_similarity_M),
+            curve("its own sentence", 2, self.sentence_similarity_M),
+            curve("any two tokens", 6, (self.any_similarity_M,)),
         )
         share = 100 * self.context_M
         hover = said("{}: {:.1f} % of the variance is context", names, share)
@@ -168,8 +165,8 @@ class Layers(Answer):
         for probe in self.probes:
             majority = [probe.majority] * 2
             marks = (
-                curve("linear probe", probe.accuracy_M, 0),
-                curve("control: random labels", probe.control_M, 6, "control"),
+                curve("linear probe", 0, probe.accuracy_M),
+                curve("control: random labels", 6, (probe.control_M,)),
                 Line([0, len(names) - 1], majority, "the most frequent answer", 1, dashed=True),
             )
             axes = axis, Axis("share right", span=(0, 1))
@@ -249,9 +246,9 @@ def explain_vectors(
         for name, label_N in tasks.items()
     )  # fmt: skip
     layers = Layers(
-        Estimate(*map(np.array, zip(*same, strict=True))),
+        Estimate(*np.transpose(same)),
         np.array(any_two),
-        Estimate(*map(np.array, zip(*sentence, strict=True))),
+        Estimate(*np.transpose(sentence)),
         np.array(context),
         probes,
         len(ids_N),
@@ -308,7 +305,7 @@ def _sums(x_ND: np.ndarray, group_N: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 def _similarities(
     x_ND: np.ndarray, ids_N: np.ndarray, sentence_N: np.ndarray
-) -> tuple[Estimate, float, Estimate, float]:
+) -> tuple[Estimate[float], float, Estimate[float], float]:
     """Return the similarities of `Layers`, to the same token, any token and the sentence, and the share of context."""
     x_ND = x_ND.astype(np.float64)
     unit_ND = x_ND / np.maximum(np.linalg.norm(x_ND, axis=1, keepdims=True), 1e-12)
