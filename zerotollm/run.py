@@ -122,7 +122,7 @@ class Run:
                 draw=lambda logits_V, before: self._draw(options, logits_V, before),
             ),
             translate=lambda texts: [self.generate(text, **(sampling | {"n_best": 1})) for text in texts],
-            untrained=self._fresh,
+            fresh=self._fresh,
         )
 
     def study(self, text: str = "", samples: int = 8, tokens: int = 100) -> Any:
@@ -148,7 +148,7 @@ class Run:
             samples=[] if pair else self._samples(samples, tokens),
             text=text,
             translate=self._written if pair and translates(self.experiment) else None,
-            untrained=self._fresh,
+            fresh=self._fresh,
         )
 
     def _written(self, sources: Sequence[str]) -> list[str]:

@@ -80,7 +80,7 @@ def explanation(translator, tokenizer, tokens, pairs):
         "And Abia went",
         reference=reference,
         translate=lambda texts: ["Then Abia went"],
-        untrained=lambda: iter([params, params]),
+        fresh=lambda: iter([params, params]),
     )
 
 

@@ -26,7 +26,9 @@ def test_merges_end_in_sentencepieces_own_encoding(tokenizer, merges, text):
     for word in count_words(text):
         pieces = list(word)
         for step in word_merges(word, rank):
-            i = next(i for i in range(len(pieces) - 1) if (pieces[i], pieces[i + 1]) == step[:2])
+            i = next(
+                i for i in range(len(pieces) - 1) if (pieces[i], pieces[i + 1]) == (step.left, step.right)
+            )
             pieces[i : i + 2] = [step.left + step.right]
         ids = tokenizer.encode(word.replace(SPACE, " "))
         assert pieces == [tokenizer.piece(int(i)) for i in ids]

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zerotollm.data.tokens.sentencepiece import Tokenizer
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer
 from zerotollm.model.config import TransformerConfig
 from zerotollm.model.encoder_decoder import EncoderDecoder
 from zerotollm.model.layers import Norm
@@ -415,7 +415,7 @@ def even_windows(tokens_N: np.ndarray, length: int, count: int) -> np.ndarray:
     return np.asarray(tokens_N)[starts_B[:, None] + np.arange(T + 1)].astype(np.int32)
 
 
-def text_tokens(tokenizer: Tokenizer, text: str, longest: int) -> tuple[np.ndarray, bool]:
+def text_tokens(tokenizer: AnyTokenizer, text: str, longest: int) -> tuple[np.ndarray, bool]:
     """Return the last `longest` tokens of bos and a text, (T,), and whether some were cut."""
     tokens_T = np.concatenate([[tokenizer.bos_id], tokenizer.encode(text)]).astype(np.int32)
     return tokens_T[-longest:], len(tokens_T) > longest

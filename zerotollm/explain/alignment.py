@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zerotollm.data.tokens.sentencepiece import Tokenizer
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer
 from zerotollm.explain.activations import Recording
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.attention import attention_entropy, map_panels
@@ -71,7 +71,7 @@ class Alignment(Answer):
         return Picture("Cross attention", panels, self.sentence())
 
 
-def align(recording: Recording, pair: Pair, tokenizer: Tokenizer) -> Alignment:
+def align(recording: Recording, pair: Pair, tokenizer: AnyTokenizer) -> Alignment:
     """Return the cross attention of a recorded pair, and its movement along the source."""
     weights_LHTS = recording.weights("cross")
     order, p_value = monotony(weights_LHTS.mean((0, 1)))

@@ -12,19 +12,6 @@ class Answer(ABC):
     def sentence(self) -> str:
         """Return the answer in words, made from the numbers."""
 
+    @abstractmethod
     def show(self) -> Picture:
         """Return the answer as a picture, which a notebook shows and `.save("x.png")` or `.save("x.html")` writes."""
-        # Until these answers draw themselves as the others do; then this method is abstract.
-        from zerotollm.explain.figures import network
-
-        functions = {
-            "Prediction": network.prediction,
-            "Calibration": network.reliability,
-            "LossByPosition": network.positions,
-            "Layers": network.layers,
-            "AttentionMaps": network.attention,
-            "Alignment": network.alignment,
-            "Heads": network.heads,
-            "Ablation": network.ablation,
-        }
-        return functions[type(self).__name__](self)  # pyright: ignore[reportArgumentType]

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zerotollm.data.tokens.sentencepiece import Tokenizer
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer
 from zerotollm.explain.activations import LONGEST, record_windows
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.estimates import NEGLIGIBLE, Estimate, mean_estimate, verdict
@@ -213,7 +213,7 @@ def repeated_random(ids_N: np.ndarray, length: int, count: int, bos_id: int, see
 
 
 def repetition(
-    params: Params, model: TransformerConfig, tokenizer: Tokenizer, ids_N: np.ndarray, seed: int = 0
+    params: Params, model: TransformerConfig, tokenizer: AnyTokenizer, ids_N: np.ndarray, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Measure induction on repeated random tokens (Olsson et al. 2022, "per-token loss").
 
@@ -239,7 +239,7 @@ def _copy_length(model: TransformerConfig) -> int:
 def explain_heads(
     params: Params,
     model: TransformerConfig,
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     tokens_BT: np.ndarray,
     ids_N: np.ndarray,
     weights: Iterable[np.ndarray],
@@ -278,7 +278,7 @@ def explain_heads(
     )
 
 
-def punctuation_marks(tokenizer: Tokenizer, model: TransformerConfig) -> np.ndarray:
+def punctuation_marks(tokenizer: AnyTokenizer, model: TransformerConfig) -> np.ndarray:
     """Return True for the ids of the model that are punctuation, (V,)."""
     mark_V = np.zeros(model.vocab_size, bool)
     kinds_V = token_kinds(tokenizer)[: model.vocab_size]

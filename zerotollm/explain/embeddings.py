@@ -79,14 +79,9 @@ def geometry(vectors_ND: np.ndarray) -> Geometry:
     chance, values = _summary(chance_D), _summary(spectrum_D)
     # Not percentiles: a sample of a sample is biased once more, so they would lie beside the value.
     half = 1.96 * _bootstrap(x_ND).std(0)
-    return Geometry(
-        N,
-        spectrum_D,
-        *(Estimate(*map(float, three)) for three in zip(values, values - half, values + half, strict=True)),
-        chance_participation=float(chance[0]),
-        chance_three=float(chance[2]),
-        chance_spectrum_D=chance_D,
-    )
+    estimates = Estimate(values, values - half, values + half)
+    participation, two, three = (estimates.at(i) for i in range(3))
+    return Geometry(N, spectrum_D, participation, two, three, float(chance[0]), float(chance[2]), chance_D)
 
 
 def _spectrum(x_ND: np.ndarray) -> np.ndarray:
@@ -255,20 +250,30 @@ def explain_embeddings(
     kinds_V = token_kinds(tokenizer)
     occurring = np.flatnonzero((counts_V > 0) & (kinds_V != KINDS.index("special")))
     used_N = occurring[np.argsort(-counts_V[occurring], kind="stable")][:MOST]
+    pieces = [readable_token(tokenizer, i) for i in used_N]
     x_ND = embedding_VD[used_N]
     centered_ND = x_ND - x_ND.mean(0, keepdims=True)
-    on_map = used_N[:MAPPED]
-    asked = [i for i in dict.fromkeys(ids) if i in used_N]
-    mapped_ND = centered_ND[: len(on_map)] - centered_ND[: len(on_map)].mean(0)
+    mapped_ND = centered_ND[:MAPPED] - centered_ND[:MAPPED].mean(0)
     axes_DD = np.linalg.eigh(mapped_ND.T @ mapped_ND)[1][:, ::-1]
+    asked = [np.flatnonzero(used_N == i)[0] for i in dict.fromkeys(ids) if i in used_N]
     chance = closest_by_chance(centered_ND, len(asked)) if asked else 1.0
+    lengths_N = np.maximum(np.linalg.norm(centered_ND, axis=1), 1e-12)
+    neighbours = []
+    for n in asked:
+        cosine_N = centered_ND @ centered_ND[n] / (lengths_N * lengths_N[n])
+        cosine_N[n] = -np.inf
+        near = np.argsort(-cosine_N, kind="stable")[:NEIGHBOURS]
+        near_pieces = tuple(pieces[i] for i in near)
+        neighbours.append(
+            Neighbours(pieces[n], int(used_N[n]), used_N[near], near_pieces, cosine_N[near], chance)
+        )
     return Embeddings(
         geometry=geometry(x_ND),
-        map_ids_N=on_map,
-        map_pieces=tuple(readable_token(tokenizer, i) for i in on_map),
-        map_kinds_N=kinds_V[on_map],
-        map_N3=centered_ND[: len(on_map)] @ axes_DD[:, :3],
-        neighbours=tuple(_neighbours(int(i), used_N, centered_ND, tokenizer, chance) for i in asked),
+        map_ids_N=used_N[:MAPPED],
+        map_pieces=tuple(pieces[:MAPPED]),
+        map_kinds_N=kinds_V[used_N[:MAPPED]],
+        map_N3=centered_ND[:MAPPED] @ axes_DD[:, :3],
+        neighbours=tuple(neighbours),
     )
 
 
@@ -290,21 +295,3 @@ def closest_by_chance(centered_ND: np.ndarray, asked: int) -> float:
         cosine_AN[np.arange(asked), np.arange(asked)] = -np.inf
         closest[draw] = cosine_AN.max()
     return float(min(1.0, np.sort(closest)[math.ceil(CONFIDENCE * (SHUFFLED + 1)) - 1]))
-
-
-def _neighbours(
-    token_id: int, ids_N: np.ndarray, centered_ND: np.ndarray, tokenizer: AnyTokenizer, chance: float
-) -> Neighbours:
-    lengths_N = np.maximum(np.linalg.norm(centered_ND, axis=1), 1e-12)
-    place = int(np.flatnonzero(ids_N == token_id)[0])
-    cosine_N = centered_ND @ centered_ND[place] / (lengths_N * lengths_N[place])
-    cosine_N[place] = -np.inf
-    nearest = np.argsort(-cosine_N, kind="stable")[:NEIGHBOURS]
-    return Neighbours(
-        piece=readable_token(tokenizer, token_id),
-        id=token_id,
-        ids_K=ids_N[nearest],
-        pieces=tuple(readable_token(tokenizer, i) for i in ids_N[nearest]),
-        cosine_K=cosine_N[nearest],
-        chance=chance,
-    )

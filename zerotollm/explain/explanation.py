@@ -67,8 +67,8 @@ NO_TEXT = "it needs the training text and held-out text, which were not found"
 
 LeftOut = tuple[tuple[str, str], ...]
 """(name of an answer, reason why there is none)"""
-Untrained = Callable[[], Iterable[Params]]
-"""Yields parameters of randomly initialized models, one after the other."""
+FreshParams = Callable[[], Iterable[Params]]
+"""Yields the parameters of randomly initialized models."""
 Translate = Callable[[Sequence[str]], list[str]]
 """The model's translation of each text."""
 
@@ -160,7 +160,7 @@ def explain_text(
     merges: Merges | None = None,
     sampler: Sampler | None = None,
     translate: Translate | None = None,
-    untrained: Untrained = tuple,
+    fresh: FreshParams = tuple,
 ) -> Explanation:
     """Return every answer about one text.
 
@@ -176,17 +176,17 @@ def explain_text(
     tokens = explain_tokens(tokenizer, text, counts_V=counts_V, merges=merges, training=training)
     ids_T, cut = text_tokens(tokenizer, text, model.max_length)
     embedding = explain_embeddings(np.asarray(params["embedding"]), tokenizer, counts_V, ids_T.tolist())
+    first = Explanation(text, tokens, embedding)
     without_text = tuple(
         (name, NO_TEXT) for name in ("layers", "calibration", "positions", "heads", "ablation")
     )
     if model.architecture != "decoder":
         target = translate([text])[0] if translate else ""
-        answers = text_answers(params, model, tokenizer, text, target)
+        first = dataclasses.replace(first, **text_answers(params, model, tokenizer, text, target))
         if reference is None or not reference.pairs:
-            answers["left_out"] = without_text
-        else:
-            answers |= held_out_answers(params, model, tokenizer, reference.pairs, untrained())
-        return Explanation(text, tokens, embedding, **answers)
+            return dataclasses.replace(first, left_out=without_text)
+        answers = held_out_answers(params, model, tokenizer, reference.pairs, fresh())
+        return dataclasses.replace(first, **answers)
 
     activations = record_text(params, model, ids_T)
     prediction = predict(
@@ -201,7 +201,7 @@ def explain_text(
         draw=sampler and sampler.draw,
     )
     attention = attention_maps(activations.weights_LHTS, prediction.pieces)
-    first = Explanation(text, tokens, embedding, prediction=prediction, attention=attention)
+    first = dataclasses.replace(first, prediction=prediction, attention=attention)
     if reference is None or counts_V is None or len(reference.held_out_N) < 4:
         return dataclasses.replace(first, left_out=without_text)
     windows_BW = held_out_windows(model, reference)
@@ -229,7 +229,7 @@ def explain_text(
             np.stack(residual, axis=1),
             windows_BW[::2],
             sentence_ends(tokenizer),
-            fresh=(streams_of(other, model, windows_BW[::2], document_bos) for other in untrained()),
+            fresh=(streams_of(other, model, windows_BW[::2], document_bos) for other in fresh()),
         ),
         calibration=calibration(all_scores.confidence_BT, all_scores.correct_BT),
         positions=loss_by_position(all_scores.nats_BT),
@@ -260,7 +260,7 @@ def explain_run(
     samples: Sequence[np.ndarray] = (),
     text: str = "",
     translate: Translate | None = None,
-    untrained: Untrained = tuple,
+    fresh: FreshParams = tuple,
 ) -> RunExplanation:
     """Return the answers that need checkpoints, samples and the training text; takes about a minute.
 
@@ -303,7 +303,7 @@ def explain_run(
             windows_BW,
             sentence_ends(tokenizer),
             labels,
-            fresh=(streams_of(other, model, windows_BW, document_bos) for other in untrained()),
+            fresh=(streams_of(other, model, windows_BW, document_bos) for other in fresh()),
         ),
     )
     lengths = [len(sample) for sample in samples]
@@ -334,15 +334,12 @@ def _compare_tokenizers(
 
 def to_json(value: Any) -> Any:
     """Return an answer as JSON: all its fields, without arrays and lists of more than `JSON_ITEMS` items."""
-    fields = None
-    if dataclasses.is_dataclass(value):
-        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    elif hasattr(value, "_asdict"):
-        fields = value._asdict()
-    if fields is not None:
-        sentence = {"sentence": value.sentence()} if hasattr(value, "sentence") else {}
-        converted = {name: to_json(field) for name, field in fields.items()}
-        return {name: field for name, field in converted.items() if field is not None} | sentence
+    if dataclasses.is_dataclass(value) or hasattr(value, "_asdict"):
+        as_dict = getattr(value, "_asdict", lambda: vars(value))
+        fields = {name: to_json(field) for name, field in as_dict().items()}
+        sentence = getattr(value, "sentence", None)
+        fields = {name: field for name, field in fields.items() if field is not None}
+        return fields | ({"sentence": sentence()} if sentence else {})
     if isinstance(value, np.ndarray | np.generic | jax.Array):
         array = np.asarray(value)
         return None if array.size > JSON_ITEMS else to_json(array.tolist())

@@ -5,7 +5,7 @@ ones. It compares the model's own texts with held-out real ones. Both begin docu
 sampled and scored at temperature 1.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
@@ -93,30 +93,19 @@ class Generation(Answer):
     """what was translated"""
 
     def sentence(self) -> str:
-        own, real, difference = self.own, self.real, self.difference
-        copying = verdict(
-            difference.longest_copy,
-            "it copies more than real text repeats",
-            "it copies less than real text repeats",
-            "that it copies more or less than real text repeats is not shown",
+        own, real = self.own, self.real
+        copying, repetition, surprise = (
+            verdict(difference, f"{words} more", f"{words} less", "a difference is not shown")
+            for difference, words in zip(
+                self.difference[:3],
+                ("it copies", "it repeats itself", "its own text surprises it"),
+                strict=True,
+            )
         )
-        repetition = verdict(
-            difference.repetition,
-            "it repeats itself more than real text",
-            "it repeats itself less than real text",
-            "that it repeats itself more or less is not shown",
-        )
-        surprise = verdict(
-            difference.bits_per_byte,
-            "its own text surprises it more",
-            "its own text surprises it less",
-            "a difference is not shown",
-        )
-        beginning = (
-            "" if np.isfinite(difference.longest_copy.value) else "Real texts start within documents. "
-        )
+        known = np.isfinite(self.difference.longest_copy.value)
         return (
-            f"{beginning}The longest span copied from the training text is {own.longest_copy.value:.1f} tokens on "
+            f"{'' if known else 'Real texts start within documents. '}"
+            f"The longest span copied from the training text is {own.longest_copy.value:.1f} tokens on "
             f"average, in real held-out text {real.longest_copy.value:.1f}: {copying}; "
             f"{100 * own.repetition.value:.1f} % of its {NGRAM}-grams occurred before, in real text "
             f"{100 * real.repetition.value:.1f} %: {repetition}; its own text costs it {own.bits_per_byte.value:.2f} "
@@ -125,25 +114,21 @@ class Generation(Answer):
 
     def _coherence(self) -> str:
         if self.sources:
-            facts = f"a real translation is {self.hangs} nats per token likelier from its source than from another"
-            source = verdict(
-                self.hangs,
+            texts = (
                 "it heeds the source",
                 "another source would serve better",
                 "it is not shown to heed the source",
-                NEGLIGIBLE,
             )
-            return f"{facts}: {source}"
-        compared = verdict(
-            self.difference.coherence,
+            facts = f"a real translation is {self.hangs} nats per token likelier from its source than from another"
+            return f"{facts}: {verdict(self.hangs, *texts, NEGLIGIBLE)}"
+        texts = (
             "more, by its own measure, than those of real ones",
             "less than those of real ones",
             "whether more or less than those of real ones is not shown",
-            NEGLIGIBLE,
         )
         return verdict(
             self.hangs,
-            f"the halves of its texts hang together, {compared}",
+            f"the halves of its texts hang together, {verdict(self.difference.coherence, *texts, NEGLIGIBLE)}",
             f"the halves of its texts fit each other worse than those of other texts ({self.hangs} nats)",
             f"nothing shows that later parts of its texts depend on earlier ones ({self.hangs} nats)",
             NEGLIGIBLE,
@@ -195,35 +180,26 @@ def explain_generation(
     """
     if samples_BT.shape[1] != real_BT.shape[1]:
         raise ValueError(f"samples of {samples_BT.shape[1]} tokens and real texts of {real_BT.shape[1]}")
+    half = samples_BT.shape[1] // 2
 
-    def measure(texts_BT: np.ndarray) -> tuple[TextMeasures, Measures[np.ndarray]]:
+    def nats(texts_BT: np.ndarray) -> np.ndarray:
         bos_B1 = np.full((len(texts_BT), 1), tokenizer.bos_id)
-        half = texts_BT.shape[1] // 2
-        swapped_BT = np.concatenate([np.roll(texts_BT[:, :half], 1, axis=0), texts_BT[:, half:]], axis=1)
-        nats_BT, swapped = (
-            score_windows(
-                params,
-                np.concatenate([bos_B1, x_BT], axis=1).astype(np.int32),
-                model=model,
-                document_bos=document_bos,
-            ).nats_BT
-            for x_BT in (texts_BT, swapped_BT)
-        )
-        # The token at the seam is left out: it only shows that there is a seam.
-        coherence_B = (swapped[:, half + 1 :] - nats_BT[:, half + 1 :]).mean(1)
-        return _measure(list(texts_BT), tokenizer, train_N, nats_BT.sum(1), coherence_B)
+        windows_BW = np.concatenate([bos_B1, texts_BT], axis=1).astype(np.int32)
+        return score_windows(params, windows_BW, model=model, document_bos=document_bos).nats_BT
 
-    (own, own_values), (real, real_values) = measure(samples_BT), measure(real_BT)
-    difference = Measures(
-        *(
-            difference_estimate(a_B, b_B, VERDICTS) if comparable else UNKNOWN
-            for a_B, b_B in zip(own_values, real_values, strict=True)
-        )
-    )
-    hangs = mean_estimate(own_values.coherence, VERDICTS)
-    copies = _copies(list(samples_BT), own.copied, tokenizer, train_N)
-    samples = tuple(tokenizer.decode(x_T) for x_T in samples_BT)
-    return Generation(samples, *copies, own, real, difference, hangs)
+    def score(texts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        texts_BT = np.stack(texts)
+        swapped_BT = np.concatenate([np.roll(texts_BT[:, :half], 1, axis=0), texts_BT[:, half:]], axis=1)
+        nats_BT = nats(texts_BT)
+        # The token at the seam is left out: it only shows that there is a seam.
+        coherence_B = (nats(swapped_BT)[:, half + 1 :] - nats_BT[:, half + 1 :]).mean(1)
+        return nats_BT.sum(1), coherence_B
+
+    def difference(own_B: np.ndarray, real_B: np.ndarray) -> Estimate[float]:
+        return difference_estimate(own_B, real_B, VERDICTS) if comparable else UNKNOWN
+
+    samples = [tokenizer.decode(x_T) for x_T in samples_BT]
+    return _compare(list(samples_BT), list(real_BT), score, difference, tokenizer, train_N, samples)
 
 
 def explain_translations(
@@ -238,15 +214,14 @@ def explain_translations(
 
     Each two are cut to the length of the shorter, since longer texts have longer copies and more repetition.
     """
-    own_texts, real_texts = [], []
+    own, real = [], []
     for pair, text in zip(pairs, translations, strict=True):
-        own_T = text_pair(tokenizer, "", text, model.max_length).target_T[:-1]
-        real_T = pair.target_T[:-1]
-        T = max(1, min(len(own_T), len(real_T)))
-        own_texts.append(own_T[:T])
-        real_texts.append(real_T[:T])
+        own_T, real_T = text_pair(tokenizer, "", text, model.max_length).target_T[:-1], pair.target_T[:-1]
+        length = max(1, min(len(own_T), len(real_T)))
+        own.append(own_T[:length])
+        real.append(real_T[:length])
 
-    def measure(texts: list[np.ndarray]) -> tuple[TextMeasures, Measures[np.ndarray]]:
+    def score(texts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         nats, coherence = [], []
         for number, x_T in enumerate(texts):
             own_nats_T, other_nats_T = (
@@ -255,48 +230,56 @@ def explain_translations(
             )
             nats.append(own_nats_T.sum())
             coherence.append((other_nats_T - own_nats_T).mean())
-        return _measure(texts, tokenizer, train_N, np.array(nats), np.array(coherence))
+        return np.array(nats), np.array(coherence)
 
-    (own, own_values), (real, real_values) = measure(own_texts), measure(real_texts)
-    difference = Measures(
-        *(mean_estimate(a_B - b_B, VERDICTS) for a_B, b_B in zip(own_values, real_values, strict=True))
-    )
-    hangs = mean_estimate(real_values.coherence, VERDICTS)
-    copies = _copies(own_texts, own.copied, tokenizer, train_N)
-    sources = tuple(tokenizer.decode(pair.source_S[:-1]) for pair in pairs)
-    return Generation(tuple(translations), *copies, own, real, difference, hangs, sources)
+    def difference(own_B: np.ndarray, real_B: np.ndarray) -> Estimate[float]:
+        return mean_estimate(own_B - real_B, VERDICTS)
+
+    sources = [tokenizer.decode(pair.source_S[:-1]) for pair in pairs]
+    return _compare(own, real, score, difference, tokenizer, train_N, translations, sources)
 
 
-def _measure(
-    texts: Sequence[np.ndarray],
+def _compare(
+    own_texts: Sequence[np.ndarray],
+    real_texts: Sequence[np.ndarray],
+    score: Callable[[Sequence[np.ndarray]], tuple[np.ndarray, np.ndarray]],
+    difference: Callable[[np.ndarray, np.ndarray], Estimate[float]],
     tokenizer: AnyTokenizer,
     train_N: np.ndarray,
-    nats_B: np.ndarray,
-    coherence_B: np.ndarray,
-) -> tuple[TextMeasures, Measures[np.ndarray]]:
-    # The bytes that unk stands for are lost, so they do not count as predicted.
-    known = [x_T[x_T != tokenizer.unk_id] if tokenizer.unk_id is not None else x_T for x_T in texts]
-    sizes_B = np.array([max(1, len(tokenizer.decode(x_T).encode())) for x_T in known])
-    copied = longest_copied(texts, train_N)
-    values = Measures(
-        np.array([c.length for c in copied]),
-        np.array([repetition_rate(x_T) for x_T in texts]),
-        nats_B / np.log(2) / sizes_B,
-        coherence_B,
-    )
-    distinct = tuple(distinct_ngrams(texts, n) for n in (1, 2, 3))
-    means = {name: mean_estimate(value_B) for name, value_B in values._asdict().items()}
-    return TextMeasures(copied=tuple(copied), distinct=distinct, **means), values
+    samples: Sequence[str],
+    sources: Sequence[str] = (),
+) -> Generation:
+    """Return the answer. `score` returns nats and coherence of B texts, each (B,)."""
 
+    def measure(texts: Sequence[np.ndarray]) -> tuple[TextMeasures, Measures[np.ndarray]]:
+        # The bytes that unk stands for are lost, so they do not count as predicted.
+        known = [x_T if tokenizer.unk_id is None else x_T[x_T != tokenizer.unk_id] for x_T in texts]
+        sizes_B = np.array([max(1, len(tokenizer.decode(x_T).encode())) for x_T in known])
+        copied = longest_copied(texts, train_N)
+        nats_B, coherence_B = score(texts)
+        values = Measures(
+            np.array([c.length for c in copied]),
+            np.array([repetition_rate(x_T) for x_T in texts]),
+            nats_B / np.log(2) / sizes_B,
+            coherence_B,
+        )
+        distinct = tuple(distinct_ngrams(texts, n) for n in (1, 2, 3))
+        means = {name: mean_estimate(value_B) for name, value_B in values._asdict().items()}
+        return TextMeasures(copied=tuple(copied), distinct=distinct, **means), values
 
-def _copies(
-    texts: Sequence[np.ndarray], copied: Sequence[Copied], tokenizer: AnyTokenizer, train_N: np.ndarray
-) -> Iterator[tuple[str, ...]]:
-    """Return the copied span of each text, and the training text around it."""
-    yield tuple(
-        tokenizer.decode(x_T[c.start : c.start + c.length]) for x_T, c in zip(texts, copied, strict=True)
+    (own, own_values), (real, real_values) = measure(own_texts), measure(real_texts)
+    spans = (x_T[c.start : c.start + c.length] for x_T, c in zip(own_texts, own.copied, strict=True))
+    around = (train_N[max(0, c.source - 10) : c.source + c.length + 10] for c in own.copied)
+    return Generation(
+        samples=tuple(samples),
+        copied=tuple(map(tokenizer.decode, spans)),
+        nearest=tuple(map(tokenizer.decode, around)),
+        own=own,
+        real=real,
+        difference=Measures(*map(difference, own_values, real_values)),
+        hangs=mean_estimate((real_values if sources else own_values).coherence, VERDICTS),
+        sources=tuple(sources),
     )
-    yield tuple(tokenizer.decode(train_N[max(0, c.source - 10) : c.source + c.length + 10]) for c in copied)
 
 
 def _runs(tokens_T: np.ndarray, n: int) -> list[tuple[int, ...]]:

@@ -217,11 +217,9 @@ def explain_meaning(
                 mantel(rank_NN, contexts_NN, draws, seed=1),
             )
         )
+    steps_Y = np.array([step for step, _ in embeddings])
+    together, contexts, difference = (tuple(column) for column in zip(*estimates, strict=True))
+    alone_and_p = np.array(rows).T
     return Meaning(
-        np.array([step for step, _ in embeddings]),
-        usage.pieces,
-        *map(tuple, zip(*estimates, strict=True)),
-        *np.array(rows).T,
-        cosine_NN=cosine_NN,
-        usage=usage,
+        steps_Y, usage.pieces, together, contexts, difference, *alone_and_p, cosine_NN=cosine_NN, usage=usage
     )

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -23,7 +22,8 @@ from zerotollm.data.tokens.sentencepiece import SPACE, AnyTokenizer, Tokenizer
 _WORD = re.compile(r" ?[^ \n]+| +")
 
 
-class Merge(NamedTuple):
+@dataclass(frozen=True)
+class Merge:
     """One step of the training of a tokenizer."""
 
     left: str
@@ -131,9 +131,9 @@ def cached_merges(folder: Path, tokenizer: Tokenizer, tokens_N: np.ndarray) -> M
 
     build_once(final, build)
     with np.load(final / "merges.npz") as arrays:
-        texts = {name: tuple(map(str, arrays[name])) for name in ("pieces", "left", "right")}
-        sizes = {name: int(arrays[name]) for name in ("tokens_before", "num_bytes")}
-        return Merges(**texts, count_R=arrays["count_R"], tokens_R=arrays["tokens_R"], **sizes)
+        pieces, left, right = (tuple(map(str, arrays[name])) for name in ("pieces", "left", "right"))
+        tokens_before, num_bytes = int(arrays["tokens_before"]), int(arrays["num_bytes"])
+        return Merges(pieces, left, right, arrays["count_R"], arrays["tokens_R"], tokens_before, num_bytes)
 
 
 def _cut_words(words: Mapping[str, int], inside: set[tuple[str, str]]) -> Counter[str]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from zerotollm.data.sources.pairs import as_sentence
-from zerotollm.data.tokens.sentencepiece import Tokenizer
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer
 from zerotollm.explain.activations import Recording, Row, Scores, record, row_length
 from zerotollm.model.config import TransformerConfig
 from zerotollm.training.lora import Params
@@ -37,7 +37,7 @@ def score_pair(params: Params, model: TransformerConfig, pair: Pair, bos_id: int
     return record_pair(params, model, pair, bos_id).scores()
 
 
-def text_pair(tokenizer: Tokenizer, source: str, target: str, longest: int) -> Pair:
+def text_pair(tokenizer: AnyTokenizer, source: str, target: str, longest: int) -> Pair:
     """Return two texts as a pair, each cut to `longest` tokens."""
     sides = (tokenizer.encode(as_sentence(text))[: longest - 1] for text in (source, target))
     return Pair(*(np.append(ids, tokenizer.eos_id).astype(np.int32) for ids in sides))

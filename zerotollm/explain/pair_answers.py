@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zerotollm.data.tokens.sentencepiece import Tokenizer
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer
 from zerotollm.explain.ablation import Ablation, ablate
 from zerotollm.explain.activations import Recording
 from zerotollm.explain.alignment import Alignment, align
@@ -62,7 +62,7 @@ class RoleScores(NamedTuple):
 
 
 def text_answers(
-    params: Params, model: TransformerConfig, tokenizer: Tokenizer, source: str, target: str
+    params: Params, model: TransformerConfig, tokenizer: AnyTokenizer, source: str, target: str
 ) -> dict[str, Prediction | AttentionMaps | Alignment]:
     """Return the answers on one source and its translation, by field of an `Explanation`.
 
@@ -88,7 +88,7 @@ def text_answers(
 def held_out_answers(
     params: Params,
     model: TransformerConfig,
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     pairs: Sequence[Pair],
     fresh: Iterable[Params] = (),
 ) -> dict[str, Calibration | LossByPosition | Layers | Heads | Ablation | None]:
@@ -234,7 +234,7 @@ def _layers(
 def learning(
     checkpoints: Iterable[tuple[int, Params]],
     model: TransformerConfig,
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     pairs: Sequence[Pair],
     counts_V: np.ndarray,
 ) -> Learning:

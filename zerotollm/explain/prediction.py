@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from zerotollm.data.tokens.sentencepiece import Tokenizer
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer
 from zerotollm.explain.activations import Activations, head_matrix, read_out, row_length
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.figures.helpers import visible
@@ -163,7 +163,7 @@ class Prediction(Answer):
 def predict(
     params: Params,
     model: TransformerConfig,
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     tokens_T: np.ndarray,
     activations: Activations,
     *,

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from zerotollm.errors import UsageError
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.estimates import UNKNOWN, Estimate, monotone, verdict
 from zerotollm.explain.figures.helpers import spread, visible
-from zerotollm.explain.figures.marks import Axis, Bars, Dots, Line, Panel, said
+from zerotollm.explain.figures.marks import Axis, Bars, Dots, Line, Mark, Panel, said
 from zerotollm.explain.figures.picture import Picture
 from zerotollm.explain.merges import Merge, Merges, merge_order, word_merges
 from zerotollm.explain.words import readable_token, token_kind
@@ -25,7 +24,8 @@ ZIPF_RANKS = (10, 1000)
 """Ranks between which the slope is fitted: the most frequent words and the rare ones follow other laws."""
 
 
-class Piece(NamedTuple):
+@dataclass(frozen=True)
+class Piece:
     """One token of the text."""
 
     text: str
@@ -36,7 +36,8 @@ class Piece(NamedTuple):
     """that built this token, in order"""
 
 
-class Stranger(NamedTuple):
+@dataclass(frozen=True)
+class Stranger:
     """A text that training texts rarely contain."""
 
     text: str
@@ -112,7 +113,7 @@ class Tokenization(Answer):
         counts_R = np.sort(counts_V[counts_V > 0])[::-1]
         at = spread(len(counts_R))
         hover = said("rank {:,}: {:,} times", at + 1, counts_R[at])
-        marks: list[Line | Dots] = [Line(at + 1, counts_R[at], "tokens of the training text", hover=hover)]
+        marks: list[Mark] = [Line(at + 1, counts_R[at], "tokens of the training text", hover=hover)]
         if np.isfinite(self.zipf.value) and len(counts_R) > 10:
             middle = min(len(counts_R), 100) - 1
             law = counts_R[middle] * ((at + 1) / (middle + 1)) ** self.zipf.value

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from zerotollm.explain.figures.marks import Axis, Line, Panel
+from zerotollm.explain.figures.marks import Axis, Line, Panel, said
 from zerotollm.explain.figures.picture import Picture
 
 MetricsLine = Mapping[str, Any]
@@ -47,16 +47,16 @@ def compare_runs(runs: Mapping[str, Sequence[MetricsLine]]) -> Picture:
     """Draw the validation bits per byte of runs, name -> lines, against the tokens that they were trained on."""
     marks = []
     for number, (name, lines) in enumerate(runs.items()):
-        steps = [(line["step"], line["tokens"]) for line in lines if "tokens" in line]
+        steps = [line["step"] for line in lines if "tokens" in line]
+        tokens = [line["tokens"] for line in lines if "tokens" in line]
         validation = [
             (line["step"], line["validation_bpb"]) for line in lines if line.get("validation_bpb") is not None
         ]
         if steps and validation:
             # Validation happens between two training lines, and every step has the same number of tokens.
-            tokens = np.interp([step for step, _ in validation], *zip(*steps, strict=True))
-            points = [(round(x), bpb) for x, (_, bpb) in zip(tokens, validation, strict=True)]
-            hover = tuple(f"{name}, {x:,} tokens: {y:.4f} bits per byte" for x, y in points)
-            x, y = zip(*points, strict=True)
+            x = [round(count) for count in np.interp([step for step, _ in validation], steps, tokens)]
+            y = [bpb for _, bpb in validation]
+            hover = said("{}, {:,} tokens: {:.4f} bits per byte", name, x, y)
             marks.append(Line(x, y, name=name, color=number % 7, hover=hover, dots=True))
     axes = Axis("tokens trained on"), Axis("validation bits per byte")
     panels = (Panel("Bits per byte as they learn", tuple(marks), *axes),) if marks else ()
