@@ -101,13 +101,13 @@ def _facts(run: "Run", summary: Mapping[str, Any] | None) -> tuple[tuple[str, st
 
 
 def _training(run: "Run") -> "Section":
-    from zerotollm.explain.figures.curves import curves
+    from zerotollm.explain.figures.curves import training_curves
     from zerotollm.explain.render.page import Figure, Section, Texts
 
     lines = run.metrics()
     blocks, sentences = [], []
     if any("loss" in line for line in lines):
-        blocks.append(Figure(curves(lines)))
+        blocks.append(Figure(training_curves(lines)))
         losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
         held_out = [(line["step"], line["validation_bpb"]) for line in lines if "validation_bpb" in line]
         (first, before), (last, after) = losses[0], losses[-1]
@@ -138,7 +138,7 @@ def _beside(
     run: "Run", summary: Mapping[str, Any] | None, others: Mapping[str, tuple[Experiment, Any, Sequence[Any]]]
 ) -> "tuple[Section, ...]":
     """The run and others: the curve, the numbers, and which fields differ."""
-    from zerotollm.explain.figures.curves import beside
+    from zerotollm.explain.figures.curves import compare_runs
     from zerotollm.explain.render.page import Figure, Section, Table
 
     if not others:
@@ -177,7 +177,7 @@ def _beside(
         for name, (experiment, _, _) in others.items()
         for field, own_value, theirs in differences(run.experiment, experiment)
     ]
-    picture = beside({name: lines for name, (_, _, lines) in all_.items()})
+    picture = compare_runs({name: lines for name, (_, _, lines) in all_.items()})
     blocks = [Figure(picture)] if picture.panels else []
     blocks.append(Table(("run", *columns.values()), tuple(rows), "Final numbers"))
     if changed:

@@ -1,12 +1,13 @@
-"""What goes on inside a model: its own modules, block by block, with what they sow. Axes as in `model/transformer.py`.
+"""Activations of a model on texts and on pairs: residual streams, attention weights, logits. Axes as in
+`model/transformer.py`; M = L + 1 states of a residual stream: the token embedding, then the output of each block.
 
-There is no second implementation of the model here: `Transformer` without blocks makes of tokens what enters the
-first of them, `Block` is each, and norm and head are the model's own. One block is compiled for all layers, one length
-for all texts, and what enters a block can be kept: without a head of layer i, only the layers from i on differ.
+The model's own modules compute them. A model without blocks returns the input of the first block, `Block` is applied
+layer by layer, and `read_out` applies the final norm and the head. One compiled block serves all layers and nearly all
+texts, which are padded to one length. When layer i changes, only the layers from i on are computed again.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,120 +17,290 @@ import numpy as np
 
 from zerotollm.data.tokens.sentencepiece import Tokenizer
 from zerotollm.model.config import TransformerConfig
+from zerotollm.model.encoder_decoder import EncoderDecoder
 from zerotollm.model.layers import Norm
 from zerotollm.model.transformer import Block, EncoderOutput, Transformer, causal_mask, head_logits
+from zerotollm.training.lora import Params
 
 LONGEST = 512
-"""Tokens of a window that is looked into, at most: attention weights grow with the square."""
+"""Maximum tokens of a window, because attention weights grow with the square of its length."""
+ATTENTION = {
+    "": ("", "attention"),
+    "encoder": ("encoder", "attention"),
+    "decoder": ("decoder", "attention"),
+    "cross": ("decoder", "cross_attention"),
+}
+"""Kind of attention -> the stack of blocks that has it, and its module's name. A decoder-only model has the kind "",
+whose stack, also called "", lies at the top of its parameters."""
 
 
 class Activations(NamedTuple):
-    """Of B windows; M = L + 1 places of the residual stream: the embedding of the token alone, and after each block."""
+    """Activations of a decoder on the T tokens of one text."""
 
-    logits_BTV: np.ndarray
-    residual_MBTD: np.ndarray
-    final_BTD: np.ndarray
-    """what the head reads"""
-    weights_LBHTS: np.ndarray
-    """attention: how much query t takes from position s"""
+    logits_TV: np.ndarray
+    final_TD: np.ndarray
+    """the head's input"""
+    residual_MTD: np.ndarray
+    weights_LHTS: np.ndarray
+    """attention of query t to position s; rows sum to 1"""
 
 
 class Scores(NamedTuple):
-    """How the token after each of B windows' T tokens was predicted."""
+    """Quality of the predictions of T tokens in each of B windows."""
 
     nats_BT: np.ndarray
     """cross-entropy"""
     confidence_BT: np.ndarray
     """probability of the likeliest token"""
     correct_BT: np.ndarray
-    """whether that is the one that came"""
+    """whether the likeliest token is the target"""
 
 
 class Reading(NamedTuple):
-    """What the head says at any place of the residual stream, as if the blocks after it were left out."""
+    """Output of the final norm and the head for any state of the residual stream."""
 
     logits_BTV: jax.Array
     final_BTD: jax.Array
-    """what the head reads"""
+    """the head's input"""
     nats_BT: jax.Array
-    """cross-entropy of the token that came"""
+    """cross-entropy of the targets"""
     best_BT: jax.Array
-    """ids of the likeliest"""
+    """ids of the likeliest tokens"""
     confidence_BT: jax.Array
     """their probabilities"""
     asked_BT: jax.Array
-    """probability of the token that was asked for"""
+    """probability of the id `asked`"""
 
 
 class BlockOutputs(NamedTuple):
-    """A stack of blocks, gone through."""
+    """Activations of consecutive blocks of a stack."""
 
-    x_BTD: jax.Array
-    entered: tuple[jax.Array, ...]
-    """x_BTD in front of each block"""
-    left: tuple[jax.Array, ...]
-    """x_BTD behind each"""
-    weights: tuple[jax.Array, ...]
-    """attention of each, (B, H, T, S)"""
-    cross: tuple[jax.Array, ...]
-    """cross attention of each, where there is one"""
+    states: tuple[jax.Array, ...]
+    """(B, T, D) each: the input of the first block, then the output of each"""
+    weights: dict[str, list[jax.Array]]
+    """name of the attention module -> (B, H, T, S) of each block"""
+
+
+class Row(NamedTuple):
+    """Padded input of one forward pass: windows of a text side by side, or one pair of a source and a target."""
+
+    tokens_1S: np.ndarray
+    """the decoder's input"""
+    targets_1S: np.ndarray
+    count: int
+    """windows in the row"""
+    length: int
+    """tokens of each window"""
+    segments_1S: np.ndarray | None = None
+    source_1S: np.ndarray | None = None
+    """the encoder's input"""
+    source_length: int = 0
+
+    @property
+    def source_mask(self) -> np.ndarray:
+        """False at padding of the source."""
+        return (np.arange(self.tokens_1S.shape[1]) < self.source_length)[None]
+
+    def split(self, x_1S: jax.Array | np.ndarray) -> np.ndarray:
+        """Return the values of each window, (count, length)."""
+        return np.asarray(x_1S)[0, : self.count * self.length].reshape(self.count, self.length)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """All activations of one row."""
+
+    params: Params
+    model: TransformerConfig
+    row: Row
+    stacks: dict[str, BlockOutputs]
+    """by the names in `ATTENTION`, the decoder last"""
+    encoder_output: EncoderOutput | None = None
+
+    def kinds(self) -> tuple[str, ...]:
+        """Return the kinds of attention of the model."""
+        return ("",) if self.row.source_1S is None else ("encoder", "decoder", "cross")
+
+    def lengths(self, kind: str) -> tuple[int, int]:
+        """Return the number of queries and of keys of an attention without padding."""
+        source, target = self.row.source_length, self.row.count * self.row.length
+        return (source if kind == "encoder" else target, target if kind in ("", "decoder") else source)
+
+    def residual(self, stack: str, place: slice | None = None) -> np.ndarray:
+        """Return the residual stream of a stack, (M, tokens, D), at the tokens of `place` or at all but padding."""
+        tokens_1S = self.row.source_1S if stack == "encoder" else self.row.tokens_1S
+        states = (self.params["embedding"][tokens_1S], *self.stacks[stack].states[1:])
+        return np.stack([np.asarray(x_1SD)[0, place or slice(self.lengths(stack)[0])] for x_1SD in states])
+
+    def weights(self, kind: str, place: slice | None = None) -> np.ndarray:
+        """Return attention weights, (L, H, queries, keys), between the tokens of `place` or all but padding."""
+        stack, name = ATTENTION[kind]
+        queries, keys = (place, place) if place else map(slice, self.lengths(kind))
+        return np.stack(
+            [np.asarray(x_1HTS)[0, :, queries, keys] for x_1HTS in self.stacks[stack].weights[name]]
+        )
+
+    def decoder_activations(self, tokens: int) -> Activations:
+        """Return the activations of the decoder on its first tokens."""
+        stack, place = [*self.stacks][-1], slice(tokens)
+        reading = self._read_out()
+        return Activations(
+            np.asarray(reading.logits_BTV)[0, place],
+            np.asarray(reading.final_BTD)[0, place],
+            self.residual(stack, place),
+            self.weights(stack, place),
+        )
+
+    def scores(self, x_1SD: jax.Array | None = None) -> Scores:
+        """Return the scores of each window, by default for the recorded output of the last block."""
+        reading = self._read_out(x_1SD)
+        correct_1S = np.asarray(reading.best_BT) == self.row.targets_1S
+        return Scores(*map(self.row.split, (reading.nats_BT, reading.confidence_BT, correct_1S)))
+
+    def _read_out(self, x_1SD: jax.Array | None = None) -> Reading:
+        x_1SD = [*self.stacks.values()][-1].states[-1] if x_1SD is None else x_1SD
+        return read_out(self.params, x_1SD, self.row.targets_1S, model=self.model)
+
+    def run_changed(self, stack: str, i: int, layer: Params) -> jax.Array:
+        """Return the output of the last block, (1, S, D), of the same model with another layer i in a stack."""
+        changed = {f"layer_{i}": layer}
+        params = self.params | ({stack: self.params[stack] | changed} if stack else changed)
+        encoder_output = self.encoder_output
+        if stack == "encoder":
+            x_1SD = self.stacks[stack].states[i]
+            _, encoder_output = _run_encoder(params, x_1SD, self.row, model=self.model, first=i)
+            stack, i = "decoder", 0
+        x_1SD = self.stacks[stack].states[i]
+        blocks = _run_decoder(params, x_1SD, self.row, encoder_output, model=self.model, first=i)
+        return blocks.states[-1]
+
+    def head_outputs(self, kind: str) -> np.ndarray:
+        """Return the sum over the row's tokens of each head's output, (L, H, D), for parameters with output biases."""
+        (stack, name), (queries, _) = ATTENTION[kind], self.lengths(kind)
+        layers = self.params[stack] if stack else self.params
+        outputs, H = [], self.model.num_heads
+        for i, weights_1HTS in enumerate(self.stacks[stack].weights[name]):
+            layer = layers[f"layer_{i}"]
+            if kind == "cross":
+                x_1SD = self.encoder_output.encoded_BSD
+            else:
+                x_1SD = self.stacks[stack].states[i]
+                if self.model.norm_position == "pre":
+                    x_1SD = Norm(self.model).apply({"params": layer[f"{name}_norm"]}, x_1SD)
+            attention = layer[name]
+            values_SX = x_1SD[0] @ attention["value"] + attention["value_bias"][None]
+            values_SKC = values_SX.reshape(len(values_SX), -1, self.model.head_width)
+            values_SHC = jnp.repeat(values_SKC, H // values_SKC.shape[1], axis=1)
+            mixed_HC = jnp.einsum("hts,shc->hc", weights_1HTS[0, :, :queries], values_SHC)
+            matrix_HCD = attention["output"].reshape(H, self.model.head_width, -1)
+            outputs.append(np.asarray(jnp.einsum("hc,hcd->hd", mixed_HC, matrix_HCD), np.float64))
+        return np.stack(outputs)
+
+
+def record(params: Params, model: TransformerConfig, row: Row) -> Recording:
+    """Run the model on one row and keep all activations."""
+    outside = {name: _without_layers(value) for name, value in _without_layers(params).items()}
+    if row.source_1S is None:
+        x_1SD = _first_input(outside, row.tokens_1S, row.segments_1S, model=model)["entering_BTD"][0]
+        return Recording(params, model, row, {"": _run_decoder(params, x_1SD, row, None, model=model)})
+    sown = _first_input(outside, row.source_1S, row.source_mask, row.tokens_1S, model=model)
+    x_1SD, x_1TD = (sown[stack]["entering_BTD"][0] for stack in ("encoder", "decoder"))
+    encoder, encoder_output = _run_encoder(params, x_1SD, row, model=model)
+    decoder = _run_decoder(params, x_1TD, row, encoder_output, model=model)
+    return Recording(params, model, row, {"encoder": encoder, "decoder": decoder}, encoder_output)
+
+
+def _without_layers(params: Any) -> Any:
+    if not isinstance(params, Mapping):
+        return params
+    return {name: value for name, value in params.items() if not name.startswith("layer_")}
 
 
 @partial(jax.jit, static_argnames="model")
-def _enter(params, tokens_BT, segments_BT, *, model):
-    """The embedding of each token alone, and what enters the first block."""
-    bare = Transformer(replace(model, num_layers=0))
-    _, kept = bare.apply(
-        {"params": params}, tokens_BT, segments_BT, with_logits=False, mutable=["intermediates"]
-    )
-    return kept["intermediates"]["embedded_BTD"][0], kept["intermediates"]["entering_BTD"][0]
+def _first_input(params: Params, *inputs: jax.Array | np.ndarray, model: TransformerConfig) -> Params:
+    """Return what a model without blocks sows: `entering_BTD`, the input of the first block of each stack."""
+    module = Transformer if model.architecture == "decoder" else EncoderDecoder
+    bare = module(replace(model, num_layers=0, encoder_layers=0))
+    _, sown = bare.apply({"params": params}, *inputs, with_logits=False, mutable=["intermediates"])
+    return sown["intermediates"]
 
 
 @partial(jax.jit, static_argnames="model")
-def _causal_block(layer, x_BTD, segments_BT, kept_H, *, model):
-    mask_BTS = causal_mask(segments_BT, x_BTD.shape[1])
-    return block(layer, x_BTD, mask_BTS, kept_H, model=model)[:2]
-
-
-def block(
-    layer: Any,
+def _run_block(
+    layer: Params,
     x_BTD: jax.Array,
-    mask_BTS: jax.Array,
-    kept_H: jax.Array,
-    memory: EncoderOutput | None = None,
-    kept_cross_H: jax.Array | None = None,
+    mask_BTS: jax.Array | np.ndarray,
+    encoder_output: EncoderOutput | None,
     *,
     model: TransformerConfig,
-) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """The model's own block: its output, its attention and its cross attention, (B, H, T, S). Heads whose `kept_H` is
-    0 are out."""
-    layer = layer | {"attention": without_heads(layer["attention"], kept_H, model)}
-    if memory is not None:
-        layer |= {"cross_attention": without_heads(layer["cross_attention"], kept_cross_H, model)}
-    positions_BT = jnp.arange(x_BTD.shape[1])[None]
-    (x_BTD, _), kept = Block(model).apply(
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Return the output of one block, and the weights of each of its attention modules, (B, H, T, S)."""
+    (x_BTD, _), sown = Block(model).apply(
         {"params": layer},
         x_BTD,
         mask_BTS,
-        positions_BT,
+        jnp.arange(x_BTD.shape[1])[None],
         deterministic=True,
-        memory=memory,
+        memory=encoder_output,
         mutable=["intermediates"],
     )
-    sown = kept["intermediates"]
-    cross = None if memory is None else sown["cross_attention"]["weights_BHTS"][0]
-    return x_BTD, sown["attention"]["weights_BHTS"][0], cross
-
-
-def without_heads(attention: Any, kept_H: jax.Array, model: TransformerConfig) -> dict[str, Any]:
-    """Parameters of an attention without the heads whose `kept_H` is 0: zero ablation, by their rows of the `output`
-    matrix (Michel et al. 2019, arXiv:1905.10650)."""
-    rows_Y1 = jnp.repeat(kept_H, model.head_width)[:, None]
-    return attention | {"output": attention["output"] * rows_Y1}
+    modules = {name: value for name, value in sown["intermediates"].items() if name.endswith("attention")}
+    return x_BTD, {name: value["weights_BHTS"][0] for name, value in modules.items()}
 
 
 @partial(jax.jit, static_argnames="model")
-def _read(params, x_BTD, targets_BT, real, asked, *, model):
+def _final_norm(norm: Params, x_BTD: jax.Array, *, model: TransformerConfig) -> jax.Array:
+    return Norm(model).apply({"params": norm}, x_BTD)
+
+
+def run_recorded_blocks(
+    layers: Params,
+    x_BTD: jax.Array,
+    mask_BTS: jax.Array | np.ndarray,
+    encoder_output: EncoderOutput | None = None,
+    *,
+    model: TransformerConfig,
+    first: int = 0,
+) -> BlockOutputs:
+    """Run the blocks of a stack from layer `first` on, whose input is `x_BTD`."""
+    states, weights = [x_BTD], {}
+    for i in range(first, sum(name.startswith("layer_") for name in layers)):
+        x_BTD, block_weights = _run_block(
+            layers[f"layer_{i}"], states[-1], mask_BTS, encoder_output, model=model
+        )
+        states.append(x_BTD)
+        for name, weights_BHTS in block_weights.items():
+            weights.setdefault(name, []).append(weights_BHTS)
+    return BlockOutputs(tuple(states), weights)
+
+
+def _run_encoder(
+    params: Params, x_1SD: jax.Array, row: Row, *, model: TransformerConfig, first: int = 0
+) -> tuple[BlockOutputs, EncoderOutput]:
+    layers, mask_1S = params["encoder"], row.source_mask
+    blocks = run_recorded_blocks(layers, x_1SD, mask_1S[:, None], model=model, first=first)
+    encoded_1SD = blocks.states[-1]
+    if "final_norm" in layers:
+        encoded_1SD = _final_norm(layers["final_norm"], encoded_1SD, model=model)
+    return blocks, EncoderOutput(mask_1S, encoded_1SD)
+
+
+def _run_decoder(
+    params: Params,
+    x_1SD: jax.Array,
+    row: Row,
+    encoder_output: EncoderOutput | None,
+    *,
+    model: TransformerConfig,
+    first: int = 0,
+) -> BlockOutputs:
+    mask_1TS = causal_mask(row.segments_1S, row.tokens_1S.shape[1])
+    layers = params if encoder_output is None else params["decoder"]
+    return run_recorded_blocks(layers, x_1SD, mask_1TS, encoder_output, model=model, first=first)
+
+
+@partial(jax.jit, static_argnames="model")
+def _read_out(params, x_BTD, targets_BT, real, asked, *, model) -> Reading:
     if model.norm_position == "pre":
         x_BTD = Norm(model).apply({"params": params["final_norm"]}, x_BTD)
     logits_BTV = head_logits(model, x_BTD, head_matrix(params, model), params.get("head_bias"))
@@ -138,182 +309,119 @@ def _read(params, x_BTD, targets_BT, real, asked, *, model):
     total_BT = top_BT + jnp.log(jnp.exp(known_BTV - top_BT[..., None]).sum(-1))
     target_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
     asked_BT = jnp.exp(logits_BTV[..., asked] - total_BT)
-    best_BT, sure_BT = known_BTV.argmax(-1), jnp.exp(top_BT - total_BT)
-    return Reading(logits_BTV, x_BTD, total_BT - target_BT, best_BT, sure_BT, asked_BT)
+    best_BT, confidence_BT = known_BTV.argmax(-1), jnp.exp(top_BT - total_BT)
+    return Reading(logits_BTV, x_BTD, total_BT - target_BT, best_BT, confidence_BT, asked_BT)
 
 
-def read(
-    params: Any,
-    x_BTD: Any,
+def read_out(
+    params: Params,
+    x_BTD: jax.Array | np.ndarray,
     targets_BT: np.ndarray,
     *,
     model: TransformerConfig,
     real: int | None = None,
     asked: int = 0,
 ) -> Reading:
-    """Reads any place of the residual stream by the model's final norm and head; of `real` ids, where not all are.
-    `targets_BT` are the tokens that came, `asked` is an id."""
+    """Apply the final norm and the head to any state of the residual stream, as if the blocks after it were left out.
+
+    Probabilities are over the first `real` ids, by default over all. `asked` is an id whose probability is returned.
+    """
     names = ("embedding", "head", "head_bias", "final_norm")
-    known = params.get("decoder", {}) | params
-    named = {name: known[name] for name in names if name in known}
-    if isinstance(
-        params["embedding"], jax.Array
-    ):  # for jit, an array that is bound to no device is another case
+    candidates = params.get("decoder", {}) | params
+    head = {name: candidates[name] for name in names if name in candidates}
+    if isinstance(params["embedding"], jax.Array):
+        # jit compiles again for an array that is not committed to a device.
         x_BTD = jax.device_put(x_BTD, params["embedding"].sharding)
     real, asked = np.int32(model.vocab_size if real is None else real), np.int32(asked)
-    return _read(named, x_BTD, targets_BT, real, asked, model=model)
+    return _read_out(head, x_BTD, targets_BT, real, asked, model=model)
 
 
-def head_matrix(params: Any, model: TransformerConfig) -> jax.Array:
-    """The matrix that turns a state into logits, (D, V)."""
+def head_matrix(params: Params, model: TransformerConfig) -> jax.Array:
+    """Return the matrix that maps a state to logits, (D, V)."""
     return params["embedding"].T if model.tie_embeddings else params["head"]
 
 
 def row_length(tokens: int, model: TransformerConfig) -> int:
-    """The length to which texts of so many tokens are padded: the same for nearly all, so that one program is, and for
-    longer ones the next power of two, since attention weights grow with the square."""
+    """Return the padded length of a text: `LONGEST`, or the next power of two for longer texts, since attention weights
+    grow with the square. Few lengths mean few compiled programs."""
     return min(model.max_length, max(LONGEST, 1 << (tokens - 1).bit_length()))
 
 
-def run_blocks(
-    params: Any,
-    x_BTD: Any,
-    segments_BT: np.ndarray,
-    *,
-    model: TransformerConfig,
-    first: int = 0,
-    kept_LH: np.ndarray | None = None,
-) -> BlockOutputs:
-    """A decoder's blocks from `first` on, with what enters it; heads whose `kept_LH` is 0 are out."""
-    if kept_LH is None:
-        kept_LH = np.ones((model.num_layers, model.num_heads), np.float32)
-    entered, left, weights = [], [], []
-    for i in range(first, model.num_layers):
-        entered.append(x_BTD)
-        x_BTD, weights_BHTS = _causal_block(params[f"layer_{i}"], x_BTD, segments_BT, kept_LH[i], model=model)
-        left.append(x_BTD)
-        weights.append(weights_BHTS)
-    return BlockOutputs(x_BTD, tuple(entered), tuple(left), tuple(weights), ())
-
-
-def enter(
-    params: Any, tokens_BT: np.ndarray, segments_BT: np.ndarray, *, model: TransformerConfig
-) -> tuple[jax.Array, jax.Array]:
-    """A decoder's embedding of each token alone, and what enters its first block, each (B, T, D)."""
-    outside = {name: value for name, value in params.items() if not name.startswith("layer_")}
-    return _enter(outside, tokens_BT, segments_BT, model=model)
-
-
-def look_inside(params: Any, model: TransformerConfig, tokens_T: np.ndarray) -> Activations:
-    """All of one text in a decoder, B = 1, in float32. Padding on the right changes nothing in a causal model, and is
-    cut off again."""
+def record_text(params: Params, model: TransformerConfig, tokens_T: np.ndarray) -> Activations:
+    """Return the activations of a decoder-only model on one text."""
     T = len(tokens_T)
-    padded_T = np.pad(tokens_T, (0, row_length(T, model) - T)).astype(np.int32)
-    embedded_BTD, passed = _inside(params, padded_T[None], np.zeros_like(padded_T[None]), model=model)
-    reading = read(params, passed.x_BTD, np.zeros_like(padded_T[None]), model=model)
-    return Activations(
-        np.asarray(reading.logits_BTV)[:, :T],
-        np.stack([np.asarray(x)[:, :T] for x in (embedded_BTD, *passed.left)]),
-        np.asarray(reading.final_BTD)[:, :T],
-        np.stack([np.asarray(weights)[..., :T, :T] for weights in passed.weights]),
-    )
+    tokens_1S = np.pad(tokens_T, (0, row_length(T, model) - T)).astype(np.int32)[None]
+    row = Row(tokens_1S, np.zeros_like(tokens_1S), 1, T, np.zeros_like(tokens_1S))
+    return record(params, model, row).decoder_activations(T)
 
 
-def _inside(params, tokens_BT, segments_BT, *, model) -> tuple[jax.Array, BlockOutputs]:
-    embedded_BTD, x_BTD = enter(params, tokens_BT, segments_BT, model=model)
-    return embedded_BTD, run_blocks(params, x_BTD, segments_BT, model=model)
+class Window(NamedTuple):
+    """One window of T + 1 tokens, with its scores and activations, which are copied only on request."""
+
+    scores: Scores
+    recording: Recording
+    place: slice
+    """of its T inputs in the row"""
+
+    def residual(self) -> np.ndarray:
+        """Return the residual stream, (M, T, D)."""
+        return self.recording.residual("", self.place)
+
+    def weights(self) -> np.ndarray:
+        """Return attention weights, (L, H, T, T)."""
+        return self.recording.weights("", self.place)
 
 
-class Row(NamedTuple):
-    """Some windows of T + 1 tokens, side by side in one row, so that none of it is wasted."""
+def record_rows(
+    params: Params, model: TransformerConfig, windows_BW: np.ndarray, document_bos: int | None = None
+) -> Iterator[Recording]:
+    """Run a decoder-only model on windows of T + 1 tokens, as many side by side as fit into a row.
 
-    tokens_1S: np.ndarray
-    targets_1S: np.ndarray
-    segments_1S: np.ndarray
-    count: int
-    """windows in it"""
-
-    def split(self, x_1S: Any, T: int) -> np.ndarray:
-        """What belongs to each window, (count, T)."""
-        return np.asarray(x_1S)[0, : self.count * T].reshape(self.count, T)
-
-
-def rows_of(
-    windows_BW: np.ndarray, model: TransformerConfig, document_bos: int | None = None
-) -> Iterator[Row]:
-    """Puts windows in rows, as many in each as fit; they do not see each other.
-
-    `document_bos` is the id with which a document begins, where the model was trained with `data.document_mask`:
-    documents then do not see each other either.
+    Windows do not attend to each other. Neither do documents if `document_bos`, the id at the start of a document, is
+    given, as for a model that was trained with `data.document_mask`.
     """
     T = windows_BW.shape[1] - 1
     S = row_length(T, model)
-    together = S // T
-    for start in range(0, len(windows_BW), together):
-        some = windows_BW[start : start + together].astype(np.int32)
-        padding = (0, S - some[:, :-1].size)
-        tokens_1S, targets_1S = (np.pad(x.ravel(), padding)[None] for x in (some[:, :-1], some[:, 1:]))
+    for start in range(0, len(windows_BW), S // T):
+        rows_BW = windows_BW[start : start + S // T].astype(np.int32)
+        padding = (0, S - rows_BW[:, :-1].size)
+        tokens_1S, targets_1S = (np.pad(x.ravel(), padding)[None] for x in (rows_BW[:, :-1], rows_BW[:, 1:]))
         first_1S = (np.arange(S) % T == 0)[None]
         if document_bos is not None:
             first_1S = first_1S | (tokens_1S == document_bos)
         segments_1S = np.cumsum(first_1S, axis=1, dtype=np.int32) - 1
-        yield Row(tokens_1S, targets_1S, segments_1S, len(some))
+        yield record(params, model, Row(tokens_1S, targets_1S, len(rows_BW), T, segments_1S))
+
+
+def record_windows(
+    params: Params, windows_BW: np.ndarray, *, model: TransformerConfig, document_bos: int | None = None
+) -> Iterator[Window]:
+    """Yield windows of T + 1 tokens one by one, as attention weights take most memory; see `record_rows`."""
+    T = windows_BW.shape[1] - 1
+    for recording in record_rows(params, model, windows_BW, document_bos):
+        scores = recording.scores()
+        for b in range(recording.row.count):
+            window_scores = Scores(*(x_BT[b : b + 1] for x_BT in scores))
+            yield Window(window_scores, recording, slice(b * T, (b + 1) * T))
 
 
 def score_windows(
-    params: Any, windows_BW: np.ndarray, *, model: TransformerConfig, document_bos: int | None = None
+    params: Params, windows_BW: np.ndarray, *, model: TransformerConfig, document_bos: int | None = None
 ) -> Scores:
-    """Every prediction of a decoder in windows of T + 1 tokens; `document_bos` as in `rows_of`."""
-    seen = look_into_windows(params, windows_BW, model=model, document_bos=document_bos)
-    return joined(window.scores for window in seen)
+    """Return the scores of a decoder-only model in windows of T + 1 tokens; see `record_rows`."""
+    rows = record_rows(params, model, windows_BW, document_bos)
+    return concatenate_scores(recording.scores() for recording in rows)
 
 
-def joined(parts: Iterable[Scores]) -> Scores:
-    """Scores of several windows as one."""
+def concatenate_scores(parts: Iterable[Scores]) -> Scores:
+    """Return the scores of several groups of windows as one."""
     return Scores(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
-def scored(row: Row, reading: Reading, T: int) -> Scores:
-    """The scores of a row's windows."""
-    correct_1S = np.asarray(reading.best_BT) == row.targets_1S
-    return Scores(*(row.split(x_1S, T) for x_1S in (reading.nats_BT, reading.confidence_BT, correct_1S)))
-
-
-class Window(NamedTuple):
-    """One window of T + 1 tokens, scored and looked into. What is in it is fetched when it is asked for."""
-
-    scores: Scores
-    embedded_1SD: jax.Array
-    passed: BlockOutputs
-    place: slice
-    """of its T inputs in their row"""
-
-    def residual(self) -> np.ndarray:
-        """(M, T, D), as in `Activations`."""
-        return np.stack([np.asarray(x)[0, self.place] for x in (self.embedded_1SD, *self.passed.left)])
-
-    def weights(self) -> np.ndarray:
-        """(L, H, T, T), as in `Activations`."""
-        return np.stack([np.asarray(x)[0, :, self.place, self.place] for x in self.passed.weights])
-
-
-def look_into_windows(
-    params: Any, windows_BW: np.ndarray, *, model: TransformerConfig, document_bos: int | None = None
-) -> Iterator[Window]:
-    """Windows of T + 1 tokens, one after the other: attention weights are the largest thing here."""
-    T = windows_BW.shape[1] - 1
-    for row in rows_of(windows_BW, model, document_bos):
-        embedded_1SD, passed = _inside(params, row.tokens_1S, row.segments_1S, model=model)
-        scores = scored(row, read(params, passed.x_BTD, row.targets_1S, model=model), T)
-        for b in range(row.count):
-            own = Scores(*(x_BT[b : b + 1] for x_BT in scores))
-            yield Window(own, embedded_1SD, passed, slice(b * T, (b + 1) * T))
-
-
 def even_windows(tokens_N: np.ndarray, length: int, count: int) -> np.ndarray:
-    """At most `count` windows of `length` + 1 tokens, spread evenly over a text and never overlapping.
+    """Return at most `count` windows of `length` + 1 tokens, evenly spread over a text without overlap.
 
-    Returns (B, T + 1) int32. A text too short for one is one window.
+    Returns (B, T + 1) int32. A text too short for one window is one shorter window.
     """
     T = min(length, len(tokens_N) - 1)
     possible = max(1, len(tokens_N) // (T + 1))
@@ -322,6 +430,6 @@ def even_windows(tokens_N: np.ndarray, length: int, count: int) -> np.ndarray:
 
 
 def text_tokens(tokenizer: Tokenizer, text: str, longest: int) -> tuple[np.ndarray, bool]:
-    """bos and the tokens of a text, (T,), the last `longest` of them; and whether some had to be left out."""
+    """Return the last `longest` tokens of bos and a text, (T,), and whether some were cut."""
     tokens_T = np.concatenate([[tokenizer.bos_id], tokenizer.encode(text)]).astype(np.int32)
     return tokens_T[-longest:], len(tokens_T) > longest

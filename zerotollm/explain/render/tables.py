@@ -160,7 +160,13 @@ def _meaning(meaning: Meaning) -> list[Table]:
         )
         for what, estimates, alone_Y, p_Y, other in (
             ("shared contexts", meaning.contexts, meaning.contexts_alone_Y, meaning.p_contexts_Y, "sentence"),
-            ("the same sentence", meaning.together, meaning.together_alone_Y, meaning.p_together_Y, "contexts"),
+            (
+                "the same sentence",
+                meaning.together,
+                meaning.together_alone_Y,
+                meaning.p_together_Y,
+                "contexts",
+            ),
         )
     ]
 
@@ -305,7 +311,9 @@ def _alignment(alignment: Alignment) -> Table:
 
 
 def _generation(generation: Generation) -> Table:
-    coherence = "loss saved by its source, nats" if generation.sources else "loss saved by its first half, nats"
+    coherence = (
+        "loss saved by its source, nats" if generation.sources else "loss saved by its first half, nats"
+    )
     measured = generation.own, generation.real, generation.difference
     rows = [
         (name, *(with_interval(getattr(measures, field), digits) for measures in measured))
@@ -316,7 +324,9 @@ def _generation(generation: Generation) -> Table:
             (coherence, "coherence", 3),
         )
     ]
-    for n, (own, real) in enumerate(zip(generation.own.distinct[:3], generation.real.distinct[:3], strict=True)):
+    for n, (own, real) in enumerate(
+        zip(generation.own.distinct[:3], generation.real.distinct[:3], strict=True)
+    ):
         rows.append((f"distinct {n + 1}-grams", f"{own:.2f}", f"{real:.2f}", ""))
     return Table(("measure", ">its own texts", ">real ones", ">own - real"), rows)
 
