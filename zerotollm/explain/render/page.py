@@ -1,6 +1,6 @@
 """A report as one HTML file that needs no network, from blocks as values.
 
-No text can become markup: Jinja escapes texts of the page, `in_script` those for its script, `literal` those for plotly.
+No text can become markup: Jinja escapes texts of the page, `in_script` those for its script and `literal` for plotly.
 """
 
 from base64 import b64encode

@@ -7,7 +7,7 @@ from zerotollm.explain.explanation import Explanation, RunExplanation
 from zerotollm.explain.figures.helpers import visible
 from zerotollm.explain.generation import Generation
 from zerotollm.explain.render.page import Block, Explorer, Figure, Section, Texts
-from zerotollm.explain.render.questions import QUESTIONS, Question
+from zerotollm.explain.render.questions import QUESTIONS
 from zerotollm.explain.render.tables import stranger_table, token_table, tokenizer_table
 from zerotollm.explain.tokenization import Tokenization, TokenizerComparison
 
@@ -20,31 +20,29 @@ def answer_sections(
 ) -> tuple[Section, ...]:
     """Return a section for the text itself and one for each question.
 
-    `why_no_run` takes the place of answers about the run if there are none.
+    Without answers about the run, `why_no_run` takes their place.
     """
-    return (*_explorer(text), *(_section(question, text, run, why_no_run) for question in QUESTIONS))
-
-
-def _section(question: Question, text: Explanation, run: RunExplanation | None, why_no_run: str) -> Section:
-    sentences: list[str] = []
-    blocks: list[Block] = []
-    for name in dict.fromkeys(question.answers + question.run_answers):
-        answer = getattr(run, name, None) if name in question.run_answers else None
-        source = run if answer is not None or name not in question.answers else text
-        answer = getattr(source, name, None)
-        default = "" if name in question.answers else why_no_run
-        sentences.append(source.sentences().get(name, default) if source else default)
-        blocks += _blocks(answer) if answer is not None else []
-    unique = tuple(dict.fromkeys(sentence for sentence in sentences if sentence))
-    return Section(question.id, question.short, question.title, unique, tuple(blocks))
+    run_sentences = run.sentences() if run else {}
+    text_sentences = text.sentences()
+    sections = []
+    for question in QUESTIONS:
+        sentences, blocks = [], []
+        for name in dict.fromkeys(question.answers + question.run_answers):
+            answer, sentence = getattr(text, name, None), text_sentences.get(name, "")
+            if name in question.run_answers and (name in run_sentences or name not in question.answers):
+                answer, sentence = getattr(run, name, None), run_sentences.get(name, why_no_run)
+            sentences.append(sentence)
+            blocks += _blocks(answer) if answer is not None else []
+        unique = tuple(dict.fromkeys(sentence for sentence in sentences if sentence))
+        sections.append(Section(question.id, question.short, question.title, unique, tuple(blocks)))
+    return (*_explorer(text), *sections)
 
 
 def _blocks(answer: Answer) -> list[Block]:
     figure = Figure(answer.show())
     match answer:
         case Tokenization():
-            strangers = stranger_table(answer, visible)
-            return [token_table(answer, visible, TOKENS), figure, strangers]
+            return [token_table(answer, visible, TOKENS), figure, stranger_table(answer, visible)]
         case TokenizerComparison():
             return [tokenizer_table(answer), figure] if any(answer.cuts) else [figure]
         case Generation():
