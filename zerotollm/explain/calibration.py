@@ -134,7 +134,7 @@ class LossByPosition(Answer):
     first_Y: np.ndarray
     """first position of each range, from 0"""
     last_Y: np.ndarray
-    nats_Y: Estimate
+    nats_Y: Estimate[np.ndarray]
     """mean loss, with intervals over windows"""
     gain: Estimate
     """loss of `early` minus loss of the last range, nats, paired over windows"""

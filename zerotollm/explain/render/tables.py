@@ -245,9 +245,12 @@ def _calibration(calibration: Calibration) -> Table:
 
 
 def _positions(positions: LossByPosition) -> Table:
+    nats_Y = positions.nats_Y
     rows = [
         (f"{first + 1} to {last + 1}" if last > first else str(first + 1), with_interval(Estimate(*nats)))
-        for first, last, *nats in zip(positions.first_Y, positions.last_Y, *positions.nats_Y, strict=True)
+        for first, last, *nats in zip(
+            positions.first_Y, positions.last_Y, nats_Y.value, nats_Y.low, nats_Y.high, strict=True
+        )
     ]
     return Table((f"position in the {positions.of}", ">nats per token"), rows)
 
@@ -347,10 +350,9 @@ def _learning(learning: Learning) -> list[Table]:
 
 def _losses(learning: Learning, names: Sequence[str], loss_YG: np.ndarray) -> Table:
     """Return the losses of the groups of tokens that occur, at each step."""
-    occurs_G = ~np.isnan(loss_YG).all(0)
+    groups = np.flatnonzero(~np.isnan(loss_YG).all(0)).tolist()
     rows = [
         (str(step), *("-" if np.isnan(loss) else f"{loss:.2f}" for loss in loss_G))
-        for step, loss_G in zip(learning.steps_Y, loss_YG[:, occurs_G], strict=True)
+        for step, loss_G in zip(learning.steps_Y, loss_YG[:, groups], strict=True)
     ]
-    head = (">step", *(f">{name}" for name, occurs in zip(names, occurs_G, strict=True) if occurs))
-    return Table(head, rows, "Loss, nats per token")
+    return Table((">step", *(f">{names[g]}" for g in groups)), rows, "Loss, nats per token")

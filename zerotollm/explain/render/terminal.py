@@ -15,7 +15,7 @@ Shown = list[str | rich.table.Table]
 """Texts and tables in their order; a text that ends with a colon is the title of the table after it."""
 FIRST_COLUMN = 9
 """Least width of a first column: "embedding" fits."""
-NUMBER_HEAD = 12
+NUMBER_HEAD = 9
 """Largest width of the name of a column of numbers, if its words allow it."""
 SAMPLES = 3
 SAMPLE_CHARACTERS = 160
