@@ -1,5 +1,6 @@
 """The action explain on a run that was trained for a few steps: the terminal, the file, and the same from Python."""
 
+import io
 import json
 import re
 from dataclasses import replace
@@ -7,10 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from markupsafe import escape
+from rich.table import Table
 
 from zerotollm.actions import ExplainOptions
 from zerotollm.actions.explain import explain
 from zerotollm.cli import split
+from zerotollm.console import Console
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import UsageError
 from zerotollm.explain.ablation import ablation
@@ -20,6 +23,7 @@ from zerotollm.explain.learning import BAND_NAMES, PART_NAMES, Learning
 from zerotollm.explain.render.markdown import questions_markdown
 from zerotollm.explain.render.page import Report, render
 from zerotollm.explain.render.page_answers import answer_sections
+from zerotollm.explain.render.terminal import question_tables
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +64,17 @@ def test_action_shows_the_answers_and_writes_the_numbers(run_dir, run, capsys):
     assert written["step"] == run.step
     assert len(written["explanation"]["ablation"]["rise_LH"]["value"][0]) == 2
     assert written["explanation"]["heads"]["sentence"]
+
+
+def test_no_number_is_cut_on_a_terminal_of_80_columns(explanation):
+    for _, items in question_tables(explanation):
+        for table in (item for item in items if isinstance(item, Table)):
+            out = io.StringIO()
+            Console(file=out, width=80).print(table)
+            for column in table.columns:
+                if column.justify == "right":
+                    assert all(str(cell) in out.getvalue() for cell in column.cells), column.header
+                    assert all(word in out.getvalue() for word in str(column.header).split())
 
 
 def test_table_of_the_numbers_goes_into_a_page(run_dir, run, explanation, tmp_path):
@@ -199,7 +214,7 @@ def test_whole_run(run_dir, run, capsys, tmp_path):
     out = " ".join(capsys.readouterr().out.split())
     for question in ("used in the same sentence?", "only grammatical output?", "What did it learn, when?"):
         assert question in out
-    for word in ("contexts", "together", "frequent", "repetition", "copied", "bits per byte"):
+    for word in ("contexts", "frequent", "repetition", "copied", "first half", "bits per byte"):
         assert word in out  # columns are wide enough for the words of their heads
     answers = run.study(samples=2, tokens=12)
     assert answers.generation.own.bits_per_byte.value > 0

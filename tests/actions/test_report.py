@@ -17,7 +17,8 @@ from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.explain.figures.marks import Axis, Bars, Cloud, Dots, Heat, Line, Panel
 from zerotollm.explain.figures.picture import Picture
-from zerotollm.explain.render.page import Explorer, Figure, Report, Section, Table, Texts, render, tree
+from zerotollm.explain.render.page import Explorer, Figure, Report, Section, Texts, render, tree
+from zerotollm.explain.render.tables import Table
 
 HOSTILE = "heaven </script><img/src=x/onerror=alert(1)> &lt;b&gt; {x} $y$ @ramp"
 
@@ -67,7 +68,7 @@ def text():
     )
     blocks = (
         Figure(Picture(h, (*panels, *maps), h)),
-        Table((h, "number"), ((h, "1"),), h),
+        Table((h, ">number"), ((h, "1"),), h),
         Table((h,), ((h,),), h, folded=True),
         Texts(h, ((h, two, "</script>"),)),
         Explorer(two, two, np.ones((2, 2, 2)) / 2, (two, two), z),

@@ -112,11 +112,11 @@ def test_every_question_is_answered_and_chance_is_not_taken_for_a_role(explanati
 
 def test_every_answer_has_a_picture_and_a_place(explanation):
     from zerotollm.explain.render.page_answers import answer_sections
-    from zerotollm.explain.render.terminal import text_tables
+    from zerotollm.explain.render.terminal import question_tables
 
     for name in explanation.sentences():
         assert getattr(explanation, name).show().panels
-    shown = [item for _, items in text_tables(explanation) for item in items]
+    shown = [item for _, items in question_tables(explanation) for item in items]
     written = [sentence for section in answer_sections(explanation, None) for sentence in section.sentences]
     for sentence in explanation.sentences().values():
         assert sentence in shown

@@ -11,7 +11,7 @@ from zerotollm.console import Console
 from zerotollm.experiment import Experiment
 from zerotollm.explain.explanation import to_json
 from zerotollm.explain.render.markdown import questions_markdown
-from zerotollm.explain.render.terminal import Question, study_tables, text_tables
+from zerotollm.explain.render.terminal import Shown, question_tables
 from zerotollm.host.atomic_files import write_atomically
 from zerotollm.run import cache_compiled_programs, load
 
@@ -33,7 +33,7 @@ def explain(experiment: Experiment, run_dir: Path, options: ExplainOptions) -> d
     result = {"step": run.step, "text": options.text, "explanation": to_json(explanation)}
     _write(run_dir, result)
     console = Console()
-    _show(console, text_tables(explanation))
+    _show(console, question_tables(explanation))
     run_explanation = None
     if options.whole_run:
         run_explanation = run.study(options.text)
@@ -43,7 +43,7 @@ def explain(experiment: Experiment, run_dir: Path, options: ExplainOptions) -> d
         table = questions_markdown(run.step, explanation, run_explanation)
         write_atomically(page, with_table(read_page(page), "questions", table, page))
     if run_explanation:
-        _show(console, study_tables(run_explanation))
+        _show(console, question_tables(run_explanation))
     return result
 
 
@@ -52,7 +52,7 @@ def _write(run_dir: Path, result: dict[str, Any]) -> None:
     write_atomically(run_dir / NAME, text + "\n")
 
 
-def _show(console: Console, questions: list[Question]) -> None:
+def _show(console: Console, questions: list[tuple[str, Shown]]) -> None:
     for title, items in questions:
         console.print(f"\n{title}", style="bold")
         above = ""

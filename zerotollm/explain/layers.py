@@ -59,12 +59,9 @@ class Probe:
         where = f"after layer {m}" if m else "from the embedding"
         facts = f"{self.task} right {accuracy} {where} (guessing {self.majority:.2f}, control {self.control_M[m]:.2f})"
         if self.best() is None:
-            beside = (
-                "random labels are read even better"
-                if selectivity.high < 0
-                else "more than a control is not shown"
-            )
-            return f"{facts}: {beside} (selectivity {selectivity})"
+            random = "random labels are read even better"
+            control = random if selectivity.high < 0 else "more than a control is not shown"
+            return f"{facts}: {control} (selectivity {selectivity})"
         against = verdict(
             self.learned,
             f"more than fresh parameters give, by {self.learned}",
@@ -144,9 +141,10 @@ class Layers(Answer):
 
         def curve(name: str, color: int, columns: tuple[np.ndarray, ...]) -> Line:
             """Return a line of values, or of values with an interval."""
-            template = "{}, {}: {:.3f} [{:.3f}, {:.3f}]" if len(columns) == 3 else "{}, {}: {:.3f}"
+            value, *interval = columns
+            low, high = interval or (None, None)
+            template = "{}, {}: {:.3f} [{:.3f}, {:.3f}]" if interval else "{}, {}: {:.3f}"
             hover = said(template, names, name.partition(":")[0], *columns)
-            value, low, high = (*columns, None, None)[:3]
             return Line(range(len(names)), value, name, color, low, high, hover, dots=True)
 
         similar = (
@@ -237,50 +235,44 @@ def explain_vectors(
         # A probe needs two classes, and windows both to fit on and to test on.
         if classes[name] > 1 and len(np.unique(window_N[used_N] % 2)) > 1:
             tasks[name] = label_N
-    comparisons = len(vectors_MND) * max(len(tasks), 1)
-    probes = tuple(
-        probe(
-            name if "token" not in name else f"{name} (of {classes[name]})",
-            vectors_MND, label_N, ids_N, window_N, comparisons, seed,
-        )
-        for name, label_N in tasks.items()
-    )  # fmt: skip
-    layers = Layers(
-        Estimate(*np.transpose(same)),
-        np.array(any_two),
+    similar_K, context_K, selective = [], [], {name: [] for name in tasks}
+    for x_MND in fresh:
+        same_token, any_token, _, share = _similarities(x_MND[-1], ids_N, sentence_N)
+        similar_K.append(same_token.value - any_token)
+        context_K.append(share)
+        for name, label_N in tasks.items():
+            accuracy = _probe_accuracy(x_MND, label_N, ids_N, window_N, seed)
+            selective[name].append(accuracy.selectivity_MB.mean(1).max())
+    comparisons, questions = len(vectors_MND) * max(len(tasks), 1), 2 + len(tasks)
+    probes = []
+    for name, label_N in tasks.items():
+        title = name if "token" not in name else f"{name} (of {classes[name]})"
+        result = probe(title, vectors_MND, label_N, ids_N, window_N, comparisons, seed)
+        mean, learned = _beyond_fresh(result.selectivity_M.value.max(), selective[name], questions)
+        probes.append(replace(result, fresh_selectivity=mean, learned=learned))
+    same_M, any_M, context_M = Estimate(*np.transpose(same)), np.array(any_two), np.array(context)
+    fresh_similarity, learned = _beyond_fresh(same_M.value[-1] - any_M[-1], similar_K, questions)
+    fresh_context, learned_context = _beyond_fresh(context_M[-1], context_K, questions)
+    return Layers(
+        same_M,
+        any_M,
         Estimate(*np.transpose(sentence)),
-        np.array(context),
-        probes,
+        context_M,
+        tuple(probes),
         len(ids_N),
         where,
+        len(similar_K),
+        fresh_similarity,
+        fresh_context,
+        learned,
+        learned_context,
     )
-    similar_K, context_K, selective_KP = [], [], []
-    for x_MND in fresh:
-        same, any_two, _, context = _similarities(x_MND[-1], ids_N, sentence_N)
-        similar_K.append(same.value - any_two)
-        context_K.append(context)
-        accuracies = [_probe_accuracy(x_MND, label_N, ids_N, window_N, seed) for label_N in tasks.values()]
-        selective_KP.append([(a.right_MB - a.control_MB).mean(1).max() for a in accuracies])
-    if not similar_K:
-        return layers
-    questions = 2 + len(tasks)
-    probes = tuple(
-        replace(
-            p,
-            fresh_selectivity=float(np.mean(null_K)),
-            learned=beyond_null(float(p.selectivity_M.value.max()), np.array(null_K), questions),
-        )
-        for p, null_K in zip(probes, zip(*selective_KP, strict=True), strict=True)
-    )
-    return replace(
-        layers,
-        probes=probes,
-        fresh=len(similar_K),
-        fresh_similarity=float(np.mean(similar_K)),
-        fresh_context=float(np.mean(context_K)),
-        learned=beyond_null(float(layers.own_similarity[-1]), np.array(similar_K), questions),
-        learned_context=beyond_null(float(layers.context_M[-1]), np.array(context_K), questions),
-    )
+
+
+def _beyond_fresh(value: float, fresh_K: list[float], questions: int) -> tuple[float, Estimate[float]]:
+    """Return the mean of models with fresh parameters, nan without any, and the difference of a value from them."""
+    mean = float(np.mean(fresh_K)) if fresh_K else float("nan")
+    return mean, beyond_null(float(value), np.array(fresh_K), questions)
 
 
 def frequent_labels(ids: np.ndarray) -> np.ndarray:
@@ -323,9 +315,8 @@ def _similarities(
     means_GD /= np.maximum(np.linalg.norm(means_GD, axis=1, keepdims=True), 1e-12)
     cosine_N = (unit_ND * means_GD[place_N]).sum(1)
     several = n_G > 1  # a sentence of one token is its own mean
-    of_sentence = mean_estimate(
-        (np.bincount(place_N, cosine_N) / n_G)[several if several.any() else slice(None)]
-    )
+    cosine_G = np.bincount(place_N, cosine_N) / n_G
+    of_sentence = mean_estimate(cosine_G[several] if several.any() else cosine_G)
 
     sums_GD, n_G = _sums(x_ND, ids_N)
     within = max(np.square(x_ND).sum() - (np.square(sums_GD).sum(1) / n_G).sum(), 0.0)
@@ -341,8 +332,8 @@ class ProbeAccuracy(NamedTuple):
 
     right_MB: np.ndarray
     """by window"""
-    control_MB: np.ndarray
-    """by window, mean of the control tasks"""
+    selectivity_MB: np.ndarray
+    """by window, minus the mean of the control tasks"""
     control_MC: np.ndarray
     """by control task"""
     majority: float
@@ -364,7 +355,7 @@ def probe(
     """
     accuracy = _probe_accuracy(vectors_MND, label_N, ids_N, window_N, seed)
     # Both the windows and the draw of the control labels vary.
-    over_windows = mean_estimate((accuracy.right_MB - accuracy.control_MB).T, comparisons)
+    over_windows = mean_estimate(accuracy.selectivity_MB.T, comparisons)
     over_draws = mean_estimate(accuracy.control_MC.T, comparisons)
     half_M = np.hypot(over_windows.high - over_windows.value, over_draws.high - over_draws.value)
     selective_M = over_windows.value
@@ -406,7 +397,7 @@ def _probe_accuracy(
     majority = np.bincount(label[fit], minlength=len(classes)).argmax()
     return ProbeAccuracy(
         right_MCB[:, 0],
-        right_MCB[:, 1:].mean(1),
+        right_MCB[:, 0] - right_MCB[:, 1:].mean(1),
         (right_MCB[:, 1:] * size_B).sum(2) / size_B.sum(),
         float((label[test] == majority).mean()),
     )

@@ -55,37 +55,29 @@ def _groups(rows: Sequence[Row]) -> Bands:
 
 
 def _dots(rows: Sequence[Row], verdict: str, edge: float) -> list[Mark]:
-    """Return the dots of a verdict with their numbers at the right; arrows replace dots beyond the edge."""
-    color, marks, name = COLORS.get(verdict, GRAY), [], verdict
+    """Return the dots of a verdict and the numbers to their right; beyond the edge, an arrow replaces a dot."""
+    color = COLORS.get(verdict, GRAY)
     chosen = [(y, row) for y, row in enumerate(rows) if row["shared"]["verdict"] == verdict]
-    sides: dict[Symbol, list[tuple[int, Row]]] = {"circle": [], "left": [], "right": []}
+    symbols: dict[Symbol, list[tuple[int, Row]]] = {}
     for y, row in chosen:
-        difference = row["shared"]["difference"]
-        sides["right" if difference > edge else "left" if difference < -edge else "circle"].append((y, row))
-    for symbol, points in sides.items():
-        if points:
-            y, comparisons = [y for y, _ in points], [row["shared"] for _, row in points]
-            x = [min(edge, max(-edge, c["difference"])) for c in comparisons]
-            # An arrow has no interval: it would be outside the axes.
-            low, high = (
-                [
-                    x_ if c[key] is None or symbol != "circle" else min(edge, max(-edge, c[key]))
-                    for x_, c in zip(x, comparisons, strict=True)
-                ]
-                for key in ("low", "high")
-            )
-            hover = tuple(
-                f"{row['variant']}: {row['sentence']}\n{row['paper']}\n{_label(row)}" for _, row in points
-            )
-            marks.append(Dots(x, y, name, color, low, high, across=True, hover=hover, symbol=symbol))
-            name = ""
-    labels = tuple(_label(row) for _, row in chosen)
-    return [
-        *marks,
-        Dots(
-            [edge] * len(chosen), [y for y, _ in chosen], "", color, text=labels, symbol="none", beside=True
-        ),
-    ]
+        x = row["shared"]["difference"]
+        symbols.setdefault("right" if x > edge else "left" if x < -edge else "circle", []).append((y, row))
+    marks: list[Mark] = []
+    for number, (symbol, points) in enumerate(symbols.items()):
+        comparisons = [row["shared"] for _, row in points]
+        x, low, high = (
+            [min(edge, max(-edge, c["difference"] if c[key] is None else c[key])) for c in comparisons]
+            for key in ("difference", "low", "high")
+        )
+        interval_ends = (low, high) if symbol == "circle" else (None, None)
+        hover = tuple(
+            f"{row['variant']}: {row['sentence']}\n{row['paper']}\n{_label(row)}" for _, row in points
+        )
+        name = "" if number else verdict  # one line of the legend for each verdict
+        ys = [y for y, _ in points]
+        marks.append(Dots(x, ys, name, color, *interval_ends, across=True, hover=hover, symbol=symbol))
+    texts, ys = tuple(_label(row) for _, row in chosen), [y for y, _ in chosen]
+    return [*marks, Dots([edge] * len(ys), ys, "", color, text=texts, symbol="none", beside=True)]
 
 
 def _label(row: Row) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from io import BytesIO
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import rc_context, rcParamsDefault
@@ -17,6 +17,8 @@ from zerotollm.explain.figures.marks import Axis, Bands, Bars, Cloud, Dots, Heat
 from zerotollm.explain.figures.markup import plain
 from zerotollm.explain.figures.palette import LIGHT, Palette
 
+Style = dict[Any, Any]
+"""Keyword arguments of matplotlib."""
 COLUMNS = 3
 MOST = 24
 """Panels in one image; the title says if there are more."""
@@ -25,7 +27,7 @@ CELL = (5.2, 3.9)
 WIDTHS = {1: 9.8, 2: 6.6}
 """Widths of panels, by their number, if all are wide; their heights are then their own."""
 PIXELS_PER_CHARACTER = 9
-"""Names below an axis that are longer than it are turned."""
+"""Names below an axis are turned if they have no room beside each other."""
 PIXELS_PER_INCH = 87
 """Pixels of a page that are an inch of an image."""
 SYMBOLS: dict[Symbol, str] = {
@@ -44,8 +46,10 @@ def png(title: str, panels: Sequence[Panel], palette: Palette = LIGHT) -> bytes:
     if few_wide:
         width, height = WIDTHS[len(panels)], max(panel.height for panel in panels) / PIXELS_PER_INCH
     # The reader's own matplotlibrc must not change the bytes.
-    style = {k: v for k, v in rcParamsDefault.items() if not k.startswith(("backend", "interactive"))}
-    with rc_context(style):
+    defaults: Style = {
+        k: v for k, v in rcParamsDefault.items() if not k.startswith(("backend", "interactive"))
+    }
+    with rc_context(defaults):
         figure = Figure(figsize=(width * columns, height * rows + 0.7), dpi=110, layout="constrained")
         figure.set_facecolor(palette.paper)
         canvas = FigureCanvasAgg(figure)
@@ -60,7 +64,7 @@ def png(title: str, panels: Sequence[Panel], palette: Palette = LIGHT) -> bytes:
             elif len(labels) > 1:
                 axes.legend(fontsize=7, frameon=False, labelcolor=palette.ink)
         if legend:
-            style = {"fontsize": 8, "frameon": False, "labelcolor": palette.ink}
+            style: Style = {"fontsize": 8, "frameon": False, "labelcolor": palette.ink}
             figure.legend(legend.values(), legend, loc="outside lower left", ncols=4, **style)
         figure.suptitle(plain(title + more), x=0.01, ha="left", fontsize=12, color=palette.ink)
         out = BytesIO()
@@ -91,7 +95,8 @@ def _axis(axes: Axes, side: Literal["x", "y"], axis: Axis, palette: Palette) -> 
         axes.set(**{f"{side}scale": "log"})
     span = axis.span
     if axis.names:
-        crowded = side == "x" and PIXELS_PER_CHARACTER * sum(map(len, axis.names)) > axes.bbox.width
+        longest = PIXELS_PER_CHARACTER * max(map(len, axis.names))
+        crowded = side == "x" and not axis.ticks and longest * len(axis.names) > axes.bbox.width
         turned = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
         ticks = axis.ticks or range(len(axis.names))
         matplotlib_axis.set_ticks(ticks, [plain(name) for name in axis.names], **turned)
@@ -152,7 +157,7 @@ def _mark(axes: Axes, mark: Mark, palette: Palette) -> None:
 
 def _dots(axes: Axes, mark: Dots, palette: Palette) -> None:
     color = palette.series[mark.color]
-    interval = {"xerr" if mark.across else "yerr": _errors(mark)}
+    interval: Style = {"xerr" if mark.across else "yerr": _errors(mark)}
     axes.errorbar(
         mark.x,
         mark.y,
@@ -162,10 +167,11 @@ def _dots(axes: Axes, mark: Dots, palette: Palette) -> None:
         mfc=palette.paper if mark.symbol == "diamond" else color,
         label=plain(mark.name) or None,
         clip_on=mark.symbol not in ("left", "right"),
+        zorder=3,
         **interval,
     )
     ink = color if mark.beside else palette.ink
-    style = {"xytext": (5, 0), "va": "center"} if mark.beside else {"xytext": (3, 3)}
+    style: Style = {"xytext": (5, 0), "va": "center"} if mark.beside else {"xytext": (3, 3)}
     for x, y, text in zip(mark.x, mark.y, mark.text, strict=False):
         axes.annotate(
             plain(text),
@@ -182,7 +188,7 @@ def _heat(axes: Axes, mark: Heat, palette: Palette) -> None:
     ramp = LinearSegmentedColormap.from_list("", palette.balance if mark.diverging else palette.ramp)
     low, high = mark.span
     image = axes.imshow(mark.z_YX, cmap=ramp, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
-    bar = axes.get_figure().colorbar(image, ax=axes, fraction=0.05, pad=0.02)
+    bar = axes.figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
     bar.set_label(plain(mark.label), fontsize=7, color=palette.ink)
     bar.ax.tick_params(labelsize=7, colors=palette.soft, length=0)
     bar.outline.set_visible(False)
