@@ -107,19 +107,18 @@ def held_out_answers(
         streams.append([recording.residual(stack) for stack in recording.stacks])
         for kind, kind_roles in roles.items():
             kind_roles.append(pair_roles(recording, pair, kind, mark_V))
-    fresh_streams = [
-        [[recording.residual(stack) for stack in recording.stacks] for recording in record_all(other, model)]
-        for other in fresh
-    ]
-    sources, targets = zip(*pairs, strict=True)
+    models = [streams]
+    for other in fresh:
+        recordings = record_all(other, model)
+        models.append([[recording.residual(stack) for stack in recording.stacks] for recording in recordings])
     encoder, decoder = (
-        [np.concatenate([x[stack] for x in vectors], axis=1) for vectors in (streams, *fresh_streams)]
-        for stack in (0, 1)
+        [np.concatenate([residuals[side] for residuals in streams], axis=1) for streams in models]
+        for side in (0, 1)
     )
+    sources, targets = zip(*pairs, strict=True)
     lengths = [len(target_T) for target_T in targets]
-    confidence_N, correct_N = (
-        np.concatenate([x.ravel() for x in column]) for column in list(zip(*scores, strict=True))[1:]
-    )
+    confidence_N = np.concatenate([score.confidence_BT[0] for score in scores])
+    correct_N = np.concatenate([score.correct_BT[0] for score in scores])
     nats_BT = pad_rows([score.nats_BT[0] for score in scores], np.nan)
     # Positions are compared within the longer half of the targets, which all reach the last one.
     T = int(np.median(lengths))
