@@ -4,7 +4,7 @@ import io
 import json
 import subprocess
 import sys
-from html import unescape
+from html import escape, unescape
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,9 @@ from rich.table import Table
 from tests.test_launch_end_to_end import ROOT, TINY
 from zerotollm.console import Console, Lines
 from zerotollm.evaluation import label_report
+from zerotollm.explain.figures.marks import Dots
 from zerotollm.explain.figures.markup import plain
+from zerotollm.explain.figures.picture import Picture
 from zerotollm.output import printable
 from zerotollm.studies import figure
 
@@ -143,19 +145,19 @@ def test_matplotlib_draws_text_as_it_is_written():
         assert not shown.startswith("_")
 
 
-def test_figures_of_labels_show_them_as_they_are_written():
+def test_figures_of_labels_show_them_as_they_are_written(tmp_path):
     count = len(HOSTILE)
     scores = {"confusion": [[1] * count] * count, "labels": HOSTILE}
-    assert label_report.png(scores, HOSTILE[0]).startswith(b"\x89PNG")
-    data, layout = plotly_json(label_report.html(scores, HOSTILE[4]))
-    assert [unescape(name) for name in data[0]["x"]] == HOSTILE
-    assert [unescape(name) for name in data[0]["y"]] == HOSTILE
-    assert unescape(layout["title"]["text"]) == HOSTILE[4]
-    assert "<b>" not in data[0]["x"][4]
-    assert layout["xaxis"]["type"] == layout["yaxis"]["type"] == "category"
+    data, layout = drawn(label_report.picture(scores, HOSTILE[4]), tmp_path)
+    for axis in (layout["xaxis"], layout["yaxis"]):
+        assert [unescape(name) for name in axis["ticktext"]] == HOSTILE
+        assert axis["type"] == "linear"  # names are labels of ticks: no number or date is read in them
+        assert "<b>" not in axis["ticktext"][4]
+    assert data[0]["text"] == [["1"] * count] * count
+    assert escape(HOSTILE[4]) in (tmp_path / "x.html").read_text(encoding="utf-8")
 
 
-def test_figures_of_suites_show_names_as_they_are_written():
+def test_figures_of_suites_show_names_as_they_are_written(tmp_path):
     shared = {
         "difference": 0.1,
         "low": 0.0,
@@ -170,17 +172,35 @@ def test_figures_of_suites_show_names_as_they_are_written():
         {"group": g, "variant": v, "sentence": v, "paper": g, "shared": shared}
         for g, v in zip(HOSTILE, reversed(HOSTILE), strict=True)
     ]
-    assert figure.png(rows).startswith(b"\x89PNG")
-    data, _ = plotly_json(figure.html(rows))
-    groups, variants = data[0]["y"]
+    data, layout = drawn(figure.picture(rows), tmp_path)
+    groups = [note["text"].removeprefix("<i>").removesuffix("</i>") for note in layout["annotations"]]
     assert sorted(map(unescape, groups)) == sorted(HOSTILE)
-    assert sorted(map(unescape, variants)) == sorted(HOSTILE)
-    assert not any("<b>bold" in text for text in data[0]["text"])
+    assert sorted(map(unescape, layout["yaxis"]["ticktext"])) == sorted(HOSTILE)
+    texts = [text for trace in data for text in (*trace.get("hovertext", ()), *trace.get("text", ()))]
+    assert any("+0.1000 [+0.0000, +0.2000]" in text for text in texts)
+    assert not any("<b>bold" in text for text in (*texts, *groups))
 
 
-def plotly_json(page: str) -> tuple[list, dict]:
-    """Data and layout of the one figure on a page."""
-    call = page.rpartition("Plotly.newPlot(")[2].partition("[")[2]
-    data, end = json.JSONDecoder().raw_decode("[" + call)
-    layout, _ = json.JSONDecoder().raw_decode(call[end - 1 :].lstrip(", \n"))
-    return data, layout
+def test_a_suite_is_drawn_within_its_axes():
+    """Variants far off become arrows at the edge, and every row keeps its numbers."""
+    shared = {"verdict": "worse", "measure": "bits per byte", "margin": 0.002, "bleu": None, "pairs": 3}
+    rows = [
+        {"group": "g", "variant": f"v{i}", "sentence": "", "paper": ""}
+        | {"shared": shared | {"difference": x, "low": x - 0.01, "high": x + 0.01}}
+        for i, x in enumerate([-0.02, -0.01, 0.01, 0.02, 0.03, 9.0])
+    ]
+    (panel,) = figure.picture(rows).panels
+    low, high = panel.x.span
+    assert -low == high < 0.2
+    dots = [mark for mark in panel.marks if isinstance(mark, Dots)]
+    assert [(mark.symbol, len(mark.x)) for mark in dots] == [("circle", 5), ("right", 1), ("none", 6)]
+    assert all(low <= x <= high for mark in dots for x in mark.x)
+    assert "+9.0000 [+8.9900, +9.0100]" in dots[-1].text
+
+
+def drawn(picture: Picture, folder: Path) -> tuple[list, dict]:
+    """Return data and layout of the one figure on the page of a picture, which is also saved as an image."""
+    assert picture.save(folder / "x.png").read_bytes().startswith(b"\x89PNG")
+    page = picture.save(folder / "x.html").read_text(encoding="utf-8")
+    figure, _ = json.JSONDecoder().raw_decode(page.rpartition("{const f = ")[2])
+    return figure["data"], figure["layout"]

@@ -109,7 +109,7 @@ class Run:
         `sampling` as in `generate`: its temperature and seed decide which token is drawn. Where the training text is
         not to be had, or has changed, answers that need it are left out. Raises UsageError for an empty text.
         """
-        from zerotollm.explain.explanation import explain_text
+        from zerotollm.explain.explanation import Sampler, explain_text
 
         if self.labels:
             raise UsageError(
@@ -124,12 +124,14 @@ class Run:
             self.model_config,
             self.tokenizer,
             text,
-            material=material,
+            reference=material,
             merges=self._merges(material),
-            temperature=options.temperature,
-            sampled=lambda logits_V: self._sampled(options, logits_V),
-            draw=lambda logits_V, before: self._draw(options, logits_V, before),
-            translate=lambda source: self.generate(source, **(sampling | {"n_best": 1})),
+            sampler=Sampler(
+                options.temperature,
+                probabilities=lambda logits_V: self._sampled(options, logits_V),
+                draw=lambda logits_V, before: self._draw(options, logits_V, before),
+            ),
+            translate=lambda texts: [self.generate(text, **(sampling | {"n_best": 1})) for text in texts],
             fresh=self._fresh,
         )
 
@@ -155,7 +157,7 @@ class Run:
             material,
             samples=[] if pair else self._samples(samples, tokens),
             text=text,
-            write=self._written if pair and translates(self.experiment) else None,
+            translate=self._written if pair and translates(self.experiment) else None,
             fresh=self._fresh,
         )
 
@@ -211,14 +213,14 @@ class Run:
         from zerotollm.data.feed import open_feed
         from zerotollm.data.tokens.pairs import prepare_pairs
         from zerotollm.data.tokens.text import prepare
-        from zerotollm.explain.explanation import READ, ReferenceText
+        from zerotollm.explain.explanation import COUNTED_TOKENS, ReferenceText
         from zerotollm.explain.pair_activations import Pair
 
         data, objective = self.experiment.data, self.experiment.train.objective
         try:
             if objective == "likelihood":
                 split = prepare_pairs(data, known).splits["train"]
-                sides = [side.tokens_N[: READ // 2] for side in (split.sources, split.targets)]
+                sides = [side.tokens_N[: COUNTED_TOKENS // 2] for side in (split.sources, split.targets)]
                 train_N = np.concatenate(sides)
             else:
                 train_N = prepare(data, known).splits["train"].tokens_N
@@ -243,12 +245,12 @@ class Run:
         """The merges that made the tokenizer, counted in the training text; kept beside the prepared data."""
         from zerotollm.data.cache_folder import data_directory
         from zerotollm.explain import merges
-        from zerotollm.explain.explanation import READ
+        from zerotollm.explain.explanation import COUNTED_TOKENS
 
         if material is None or self.tokenizer.kind != "bpe":
             return None
         folder = data_directory(self.experiment.data) / "merges"
-        return merges.remembered(folder, self.tokenizer, material.train_N[:READ])
+        return merges.cached_merges(folder, self.tokenizer, material.train_N[:COUNTED_TOKENS])
 
     def _genres(self, split: Any) -> Any:
         """A number for the genre of the document of each validation token, -1 where it has none."""

@@ -27,7 +27,7 @@ def test_one_vector_then_many():
     assert found.context_M[1] == pytest.approx(0.5, abs=0.12)
     assert found.context_M[2] == pytest.approx(1, abs=0.05)
     assert "one vector, wherever it stands" in found.sentence()
-    # Of a model alone nothing is said of learning: fresh parameters mix contexts too.
+    # A model alone shows nothing about learning: fresh parameters mix contexts too.
     assert "how much of it was learned is not shown" in found.sentence()
 
 
@@ -78,26 +78,26 @@ def test_a_cone_is_measured():
     assert found.sentence_similarity_M.value[0] > 0.95
 
 
-def test_what_was_written_can_be_read_and_the_control_tells_why():
+def test_a_probe_reads_planted_labels_and_its_control_measures_memory():
     ids_N, window_N = WINDOWS[:, :T].ravel(), np.repeat(np.arange(B), T)
     label_N = DRAW.integers(0, 3, B * T)
     noise = DRAW.standard_normal((B * T, D))
     written = noise.copy()
     written[:, :3] += 6 * np.eye(3)[label_N]
-    known_by_heart = TABLE[ids_N] + 0.1 * noise
-    found = probe("a label", np.stack([noise, written, known_by_heart]), label_N, ids_N, window_N)
+    memorized = TABLE[ids_N] + 0.1 * noise
+    found = probe("a label", np.stack([noise, written, memorized]), label_N, ids_N, window_N)
     assert found.best() == 1
     assert found.accuracy_M.value[1] > 0.95
     assert found.accuracy_M.low[0] <= found.majority + 0.05
     assert found.control_M[2] > found.control_M[0] + 0.2
-    # What is known by heart is no selectivity, however often it is right.
-    by_heart = probe("a token", known_by_heart[None], ids_N % 3, ids_N, window_N)
-    assert by_heart.accuracy_M.value[0] > 0.9
-    assert by_heart.best() is None
-    assert "a control is not shown" in by_heart.sentence() or "even better" in by_heart.sentence()
+    # Memorized labels are not selective, however accurate the probe is.
+    by_memory = probe("a token", memorized[None], ids_N % 3, ids_N, window_N)
+    assert by_memory.accuracy_M.value[0] > 0.9
+    assert by_memory.best() is None
+    assert "a control is not shown" in by_memory.sentence() or "even better" in by_memory.sentence()
 
 
-def test_noise_can_be_read_nowhere():
+def test_a_probe_of_noise_reads_nothing():
     noise = DRAW.standard_normal((3, B, T, D))
     (*_, genre) = explain_layers(
         stream(*noise), WINDOWS, ENDS, {"genre": DRAW.integers(-1, 2, (B, T))}

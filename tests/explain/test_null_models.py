@@ -1,6 +1,6 @@
-"""Models that have learned nothing get no effects, and what is planted is found: 100 draws of each.
+"""Untrained models show no effects, and planted effects are shown: 100 draws of each.
 
-The table of docs/statistics.md is what this prints:
+This prints the table of docs/statistics.md:
 
     python -m pytest -n0 -s -m slow tests/explain/test_null_models.py
 """
@@ -12,15 +12,15 @@ import jax
 import numpy as np
 import pytest
 
-from zerotollm.explain.activations import Scores, even_windows, score_windows
+from zerotollm.explain.activations import Scores, even_windows, record_windows, score_windows
 from zerotollm.explain.alignment import distance_moved, monotony
 from zerotollm.explain.attention import Heads, explain_heads
 from zerotollm.explain.calibration import calibration, loss_by_position
+from zerotollm.explain.estimates import NEGLIGIBLE, Estimate, monotone, outcome_of
 from zerotollm.explain.explanation import streams_of
 from zerotollm.explain.generation import Measures, explain_generation
 from zerotollm.explain.layers import Layers, explain_layers
 from zerotollm.explain.learning import measure_learning
-from zerotollm.explain.statistics import NEGLIGIBLE, Estimate, monotone, outcome_of
 from zerotollm.explain.words import sentence_ends, token_counts
 from zerotollm.model.config import resolve
 from zerotollm.model.transformer import Transformer
@@ -58,7 +58,7 @@ def streams(fresh, wide, windows):
 
 
 def count(question: str, null: Callable[[int], bool], planted: Callable[[int], bool]) -> None:
-    """Print a row of the table: draws of the null model with nothing shown, and of the planted one that are shown."""
+    """Print a row of the table: draws of the null model that show nothing, and planted draws that are shown."""
     nothing, found = sum(not null(k) for k in range(DRAWS)), sum(planted(k) for k in range(DRAWS))
     print(f"\n| {question} | {nothing} | {found} |")
     assert nothing >= ENOUGH
@@ -66,12 +66,12 @@ def count(question: str, null: Callable[[int], bool], planted: Callable[[int], b
 
 
 def shown(estimate: Estimate, margin: float = 0.0) -> bool:
-    """Whether a claim is made, or its opposite."""
+    """Return whether an effect or its opposite is shown."""
     return outcome_of(estimate, margin) != "not shown"
 
 
 def learned(found: Layers) -> bool:
-    """Whether anything is said to come of training."""
+    """Return whether any effect of training is shown."""
     return found.outcome() != "not shown" or any(
         p.best() is not None and shown(p.learned) for p in found.probes
     )
@@ -121,13 +121,16 @@ def test_probes(streams, windows, tokenizer):
 
 def test_heads(fresh, wide, windows, tokenizer, tokens):
     ids_N = np.unique(tokens)
-    every = [
-        explain_heads(params, wide, tokenizer, windows[::4, :-1], ids_N, seed=k)
-        for k, params in enumerate(fresh)
-    ]
+
+    def heads(params, k: int) -> Heads:
+        recorded = record_windows(params, windows[::4], model=wide)
+        weights = (window.weights() for window in recorded)
+        return explain_heads(params, wide, tokenizer, windows[::4, :-1], ids_N, weights, seed=k)
+
+    every = [heads(params, k) for k, params in enumerate(fresh)]
 
     def planted(found: Heads) -> bool:
-        """One head of four gives half of its attention to the token before."""
+        """Return whether one head of four is named if it gives half of its attention to the previous token."""
         score = Estimate(*(x.copy() for x in found.score_PLH))
         for x in score:
             x[0, 0, 0] += 0.5
@@ -157,10 +160,8 @@ def test_positions_and_calibration(fresh, wide, windows):
     fall_T = np.linspace(0, 0.5, T)
     count(
         "loss by position: fresh parameters; a fall of 0.5 nats planted",
-        lambda k: shown(loss_by_position(every[k]).gain, NEGLIGIBLE),
-        lambda k: (
-            loss_by_position(every[k]._replace(nats_BT=every[k].nats_BT - fall_T)).gain.low > NEGLIGIBLE
-        ),
+        lambda k: shown(loss_by_position(every[k].nats_BT).gain, NEGLIGIBLE),
+        lambda k: loss_by_position(every[k].nats_BT - fall_T).gain.low > NEGLIGIBLE,
     )
     count(
         "calibration: fresh parameters; roots of exact probabilities",
@@ -237,7 +238,7 @@ def test_order_of_merges_and_of_translations():
 
     near_TS = np.exp(-40 * np.square(np.arange(12)[:, None] / 12 - np.arange(15)[None] / 15))
     count(
-        "alignment: attention by lot; a diagonal planted in it",
+        "alignment: random attention; a diagonal planted in it",
         lambda k: moves(noise(k)),
         lambda k: moves(noise(k) + near_TS),
     )

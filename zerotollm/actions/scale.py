@@ -18,7 +18,7 @@ from zerotollm.session.compilation_cache import cache_compiled_programs
 from zerotollm.session.progress import clock
 from zerotollm.studies import ladder as points
 from zerotollm.studies.ladder import PointRecord, as_point
-from zerotollm.studies.scaling_figure import interactive, picture
+from zerotollm.studies.scaling_figure import picture
 from zerotollm.studies.scaling_law import CONSTANTS, Fit, Point, Prediction, fit_law, predict
 from zerotollm.studies.scaling_report import (
     law_json,
@@ -99,8 +99,8 @@ def scale(
         text = table(fit, prediction, measured, [(r["flops"], r["epochs"]) for r in records])
         write_atomically(run_dir / "law.json", law_json(fit, prediction, N, D, measured.bpb))
         write_atomically(run_dir / "table.md", text)
-        write_atomically(run_dir / "figure.png", picture(fit, prediction, measured))
-        write_atomically(run_dir / "figure.html", interactive(fit, prediction, measured))
+        for name in ("figure.png", "figure.html"):
+            picture(fit, prediction, measured).save(run_dir / name)
     console.print("", text, *law_lines(fit), "", prediction_line(prediction, N, D), sep="\n")
     console.print(outcome_line(prediction, measured.bpb))
     console.print(f"\nwritten to {run_dir}: law.json, table.md, figure.png, figure.html")
