@@ -20,6 +20,7 @@ from zerotollm.explain.ablation import ablation
 from zerotollm.explain.estimates import UNKNOWN, Estimate
 from zerotollm.explain.explanation import Explanation, RunExplanation, explain_text, to_json
 from zerotollm.explain.learning import BAND_NAMES, PART_NAMES, Learning
+from zerotollm.explain.reference import reference_text
 from zerotollm.explain.render.markdown import questions_markdown
 from zerotollm.explain.render.page import Report, render
 from zerotollm.explain.render.page_answers import answer_sections
@@ -102,9 +103,9 @@ def test_table_has_numbers_that_json_leaves_out(explanation):
 
 
 def test_documents_are_separated_if_training_separated_them(run):
-    assert run.material().document_bos is None
+    assert reference_text(run.trained, run.tokenizer).document_bos is None
     data = replace(run.experiment.data, document_mask=True)
-    reference = replace(run, experiment=replace(run.experiment, data=data)).material()
+    reference = reference_text(replace(run.trained, data=data), run.tokenizer)
     assert reference.document_bos == run.tokenizer.bos_id
     # A document starts in each window. Without that the mask would change nothing.
     held_out_N = np.array(reference.held_out_N[:132])

@@ -199,9 +199,9 @@ def record(params: Params, model: TransformerConfig, row: Row) -> Recording:
     S = row.tokens_1S.shape[1]
     if row.source_1S is None:
         mask_1TS = causal_mask(jnp.asarray(row.segments_1S), S)
-        x_1SD = _first_inputs(
-            params, {"inputs": row.tokens_1S, "segments": row.segments_1S}, model=model
-        )["entering_BTD"][0]
+        x_1SD = _first_inputs(params, {"inputs": row.tokens_1S, "segments": row.segments_1S}, model=model)[
+            "entering_BTD"
+        ][0]
         return Recording(
             params, model, row, mask_1TS, {"": _run_blocks(params, x_1SD, mask_1TS, model=model)}
         )
