@@ -12,7 +12,18 @@ import numpy as np
 from plotly.offline import get_plotlyjs
 
 from zerotollm.explain.figures.marks import (
-    Axis, Bands, Bars, Cloud, Dots, Heat, Line, Mark, Panel, Series, Symbol, Values,
+    Axis,
+    Bands,
+    Bars,
+    Cloud,
+    Dots,
+    Heat,
+    Line,
+    Mark,
+    Panel,
+    Series,
+    Symbol,
+    Values,
 )  # fmt: skip
 from zerotollm.explain.figures.markup import literal
 from zerotollm.explain.figures.palette import LIGHT, Palette

@@ -82,29 +82,24 @@ def token_table(
     return Table(head, rows, "Tokens of the text and the merges that built them", folded=len(rows) > 12)
 
 
-def stranger_table(tokens: Tokenization, show: Callable[[str], str], most: int = 6) -> Table:
-    """Return how words and scripts that are rare in the training text are split."""
+def stranger_table(tokens: Tokenization, show: Callable[[str], str], most: int | None = None) -> Table:
+    """Return how words and scripts that are rare in the training text are split, `most` tokens of each."""
     rows = []
     for stranger in tokens.strangers:
-        pieces = stranger.pieces
-        rest = f" … ({len(pieces)})" if len(pieces) > most else ""
-        becomes = " ".join(map(show, pieces[:most])) + rest
-        rows.append((stranger.text, _count(stranger.count), becomes, str(stranger.bytes_of_it)))
+        shown = stranger.pieces[:most]
+        rest = f" … ({len(stranger.pieces)})" if len(shown) < len(stranger.pieces) else ""
+        pieces = " ".join(map(show, shown)) + rest
+        rows.append((stranger.text, _count(stranger.count), pieces, str(stranger.bytes_of_it)))
     head = ("text", ">in the training text", "tokens", ">byte tokens")
     return Table(head, rows, "Words and scripts that are rare in the training text")
 
 
-def tokenizer_table(comparison: TokenizerComparison) -> Table:
-    """Return how other tokenizers split the text."""
+def tokenizer_table(comparison: TokenizerComparison, most: int | None = None) -> Table:
+    """Return how other tokenizers split the text, `most` tokens of each."""
+    sizes, rates = comparison.vocab_size_Y, comparison.bytes_per_token_Y
     rows = [
-        (name, f"{size:,}", f"{rate:.2f}", "|".join(map(visible, cut[:PIECES])))
-        for name, size, rate, cut in zip(
-            comparison.names,
-            comparison.vocab_size_Y,
-            comparison.bytes_per_token_Y,
-            comparison.cuts,
-            strict=True,
-        )
+        (name, f"{size:,}", f"{rate:.2f}", "|".join(map(visible, cut[:most])))
+        for name, size, rate, cut in zip(comparison.names, sizes, rates, comparison.cuts, strict=True)
     ]
     head = ("tokenizer", ">vocabulary", ">bytes per token", "the text")
     return Table(head, rows, "The same text under other tokenizers")
@@ -329,8 +324,11 @@ def _losses(learning: Learning, names: Sequence[str], loss_YG: np.ndarray) -> Ta
 
 
 TABLES: dict[type[Answer], Callable[[Any], list[Table]]] = {
-    Tokenization: lambda tokens: [token_table(tokens, repr, TOKENS, merges=2), stranger_table(tokens, repr)],
-    TokenizerComparison: lambda comparison: [tokenizer_table(comparison)],
+    Tokenization: lambda tokens: [
+        token_table(tokens, repr, TOKENS, merges=2),
+        stranger_table(tokens, repr, 6),
+    ],
+    TokenizerComparison: lambda comparison: [tokenizer_table(comparison, PIECES)],
     Embeddings: _neighbours,
     Meaning: _meaning,
     Layers: _layers,
