@@ -214,7 +214,7 @@ def test_whole_run(run_dir, run, capsys, tmp_path):
     out = " ".join(capsys.readouterr().out.split())
     for question in ("used in the same sentence?", "only grammatical output?", "What did it learn, when?"):
         assert question in out
-    for word in ("contexts", "frequent", "repetition", "copied", "first half", "bits per byte"):
+    for word in ("contexts", "frequent", "repetition", "copied", "loss saved", "bits per byte"):
         assert word in out  # columns are wide enough for the words of their heads
     answers = run.study(samples=2, tokens=12)
     assert answers.generation.own.bits_per_byte.value > 0

@@ -50,27 +50,20 @@ class Learning(Answer):
     induction_attention_YLH: np.ndarray | None = None
     """attention of each head to the token after the earlier occurrence"""
 
-    def progress(self) -> np.ndarray:
-        """Return each band's fall so far as a share of its fall from the first checkpoint to the last, (Y, G)."""
-        first_G, last_G = self.band_YG.value[:1], self.band_YG.value[-1:]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return (first_G - self.band_YG.value) / (first_G - last_G)
-
     def sentence(self) -> str:
         if len(self.steps_Y) < 2:
             return (
                 f"Only the checkpoint of step {self.steps_Y[0]} exists, which does not show when it learned."
             )
-        not_empty = np.flatnonzero(~np.isnan(self.band_YG.value[0]))
+        loss_YG = self.band_YG.value
+        not_empty = np.flatnonzero(~np.isnan(loss_YG[0]))
         ends = int(not_empty[0]), int(not_empty[-1])
-        fell = [
-            f"{self.band_names[g]} from {self.band_YG.value[0, g]:.2f} to {self.band_YG.value[-1, g]:.2f}"
-            for g in ends
-        ]
-        progress_YG, learned = self.progress(), []
+        fell = [f"{self.band_names[g]} from {loss_YG[0, g]:.2f} to {loss_YG[-1, g]:.2f}" for g in ends]
+        learned = []
         for g in dict.fromkeys(ends):
-            name = self.band_names[g]
-            half = self.steps_Y[int((progress_YG[:, g] >= 0.5).argmax())]
+            fell_Y, name = loss_YG[0, g] - loss_YG[:, g], self.band_names[g]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                half = self.steps_Y[int((fell_Y / fell_Y[-1] >= 0.5).argmax())]
             texts = (
                 f"{name} were learned, half of the way by step {half}",
                 f"{name} became worse",

@@ -159,10 +159,9 @@ def count_usage(tokens_N: np.ndarray, tokenizer: AnyTokenizer) -> Usage:
     sides = []
     for neighbours, words in ((tokens_N[:-1], tokens_N[1:]), (tokens_N[1:], tokens_N[:-1])):
         row_N, column_N = row_V[words], column_V[neighbours]
-        both_N = (row_N >= 0) & (column_N >= 0)
-        places = row_N[both_N], column_N[both_N]
-        counts = csr_matrix((np.ones(both_N.sum()), places), (len(ids_N), len(common)))
-        sides.append(_positive_pmi(np.asarray(counts.todense(), np.float64)))
+        place_N = (row_N * len(common) + column_N)[(row_N >= 0) & (column_N >= 0)]
+        counts = np.bincount(place_N, minlength=len(ids_N) * len(common)).astype(np.float64)
+        sides.append(_positive_pmi(counts.reshape(len(ids_N), len(common))))
     contexts_NN = cosine_matrix(np.concatenate(sides, axis=1))
     pieces = tuple(readable_token(tokenizer, i) for i in ids_N)
     return Usage(ids_N, pieces, together_NN, contexts_NN, sentences)
