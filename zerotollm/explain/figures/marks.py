@@ -30,33 +30,34 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Line:
-    """y over x, with an interval if `low` and `high` are given."""
+class Series:
+    """Values y over x, with an interval around each if `low` and `high` are given."""
 
     x: Values
     y: Values
     name: str = ""
+    """in the legend"""
     color: int = 0
     low: Values | None = None
     high: Values | None = None
     hover: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Line(Series):
+    """A line through the points."""
+
     dashed: bool = False
     dots: bool = False
     """also draw a dot at each point"""
 
 
 @dataclass(frozen=True)
-class Dots:
-    """Points, with intervals along y (along x if `across`) if `low` and `high` are given."""
+class Dots(Series):
+    """A symbol at each point."""
 
-    x: Values
-    y: Values
-    name: str = ""
-    color: int = 0
-    low: Values | None = None
-    high: Values | None = None
     across: bool = False
-    hover: tuple[str, ...] = ()
+    """intervals are along x"""
     text: tuple[str, ...] = ()
     """a label for each point"""
     size: float = 8
@@ -66,17 +67,10 @@ class Dots:
 
 
 @dataclass(frozen=True)
-class Bars:
+class Bars(Series):
     """Bars from 0: upwards at x, or `across` at heights y = 0, 1, ... from the axis to x."""
 
-    x: Values
-    y: Values
-    name: str = ""
-    color: int = 0
     across: bool = False
-    low: Values | None = None
-    high: Values | None = None
-    hover: tuple[str, ...] = ()
     text: tuple[str, ...] = ()
 
 

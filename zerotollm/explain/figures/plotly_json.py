@@ -21,6 +21,7 @@ from zerotollm.explain.figures.marks import (
     Line,
     Mark,
     Panel,
+    Series,
     Symbol,
     Values,
 )  # fmt: skip
@@ -151,22 +152,6 @@ def _hover(texts: tuple[str, ...]) -> Json:
     return {"hovertext": [literal(text) for text in texts]} | ONLY_HOVER_TEXT if texts else {}
 
 
-def _error_bars(mark: Dots | Bars) -> Json:
-    if mark.low is None or mark.high is None:
-        return {}
-    values = np.asarray(mark.x if mark.across else mark.y, float)
-    bars = {
-        "type": "data",
-        "symmetric": False,
-        "thickness": 1.5,
-        "width": 0,
-        "color": "@ink" if isinstance(mark, Bars) else f"@{mark.color}",
-        "array": numbers(np.asarray(mark.high) - values),
-        "arrayminus": numbers(values - np.asarray(mark.low)),
-    }
-    return {"error_x" if mark.across else "error_y": bars}
-
-
 def _traces(mark: Mark, panel: Panel, compact: bool) -> list[Json]:
     match mark:
         case Line():
@@ -174,17 +159,17 @@ def _traces(mark: Mark, panel: Panel, compact: bool) -> list[Json]:
         case Dots():
             return [_dots(mark)]
         case Bars():
-            bars = {
-                "type": "bar",
-                "name": literal(mark.name),
-                "x": numbers(mark.x),
-                "y": numbers(mark.y),
-                "orientation": "h" if mark.across else "v",
-                "marker": {"color": f"@{mark.color}"},
-            }
-            if mark.text:
-                bars |= {"text": [literal(text) for text in mark.text], "textposition": "auto"}
-            return [bars | _error_bars(mark) | _hover(mark.hover)]
+            text = (
+                {"text": [literal(text) for text in mark.text], "textposition": "auto"} if mark.text else {}
+            )
+            bars = {"type": "bar", "orientation": "h" if mark.across else "v"}
+            return [
+                bars
+                | _series(mark)
+                | {"marker": {"color": f"@{mark.color}"}}
+                | text
+                | _error_bars(mark, "@ink")
+            ]
         case Bands():
             return []
         case Heat():
@@ -201,53 +186,55 @@ def _traces(mark: Mark, panel: Panel, compact: bool) -> list[Json]:
             return [cloud | {axis: numbers(mark.xyz_N3[:, i], 4) for i, axis in enumerate("xyz")}]
 
 
+def _series(mark: Series) -> Json:
+    return {"name": literal(mark.name), "x": numbers(mark.x), "y": numbers(mark.y)} | _hover(mark.hover)
+
+
+def _error_bars(mark: Dots | Bars, color: str) -> Json:
+    if mark.low is None or mark.high is None:
+        return {}
+    values = np.asarray(mark.x if mark.across else mark.y, float)
+    bars = {"type": "data", "symmetric": False, "thickness": 1.5, "width": 0, "color": color}
+    bars |= {
+        "array": numbers(np.asarray(mark.high) - values),
+        "arrayminus": numbers(values - np.asarray(mark.low)),
+    }
+    return {"error_x" if mark.across else "error_y": bars}
+
+
 def _line(mark: Line) -> list[Json]:
-    line = {
-        "type": "scatter",
-        "mode": "lines+markers" if mark.dots else "lines",
-        "name": literal(mark.name),
-        "x": numbers(mark.x),
-        "y": numbers(mark.y),
-        "line": {"color": f"@{mark.color}", "width": 2, "dash": "dot" if mark.dashed else "solid"},
-    } | _hover(mark.hover)
+    style = {"color": f"@{mark.color}", "width": 2, "dash": "dot" if mark.dashed else "solid"}
+    mode = "lines+markers" if mark.dots else "lines"
+    line = {"type": "scatter", "mode": mode, "line": style} | _series(mark)
     if mark.low is None or mark.high is None:
         return [line]
     points = [p for p in zip(*map(numbers, (mark.x, mark.low, mark.high)), strict=True) if None not in p[1:]]
     back = points[::-1]
+    outline = {
+        "x": [x for x, _, _ in points + back],
+        "y": [high for _, _, high in points] + [low for _, low, _ in back],
+    }
     interval = {
         "type": "scatter",
         "mode": "lines",
-        "fill": "toself",
+        "line": {"width": 0},
         "hoverinfo": "skip",
         "showlegend": False,
-        "x": [x for x, _, _ in points + back],
-        "y": [high for _, _, high in points] + [low for _, low, _ in back],
-        "line": {"width": 0},
-        "fillcolor": f"@{mark.color}",
-        "opacity": 0.18,
     }
-    return [interval, line]
+    return [interval | outline | {"fill": "toself", "fillcolor": f"@{mark.color}", "opacity": 0.18}, line]
 
 
 def _dots(mark: Dots) -> Json:
     modes = [*(["markers"] if mark.symbol != "none" else []), *(["text"] if mark.text else [])]
-    trace: Json = {
-        "type": "scatter",
-        "mode": "+".join(modes),
-        "name": literal(mark.name),
-        "x": numbers(mark.x),
-        "y": numbers(mark.y),
-        "marker": {"color": f"@{mark.color}", "size": mark.size},
-        "cliponaxis": not mark.text and mark.symbol not in ("left", "right"),
-    }
-    if mark.symbol in SYMBOLS:
-        trace["marker"]["symbol"] = SYMBOLS[mark.symbol]
+    marker = {"color": f"@{mark.color}", "size": mark.size, "symbol": SYMBOLS.get(mark.symbol, "circle")}
+    trace: Json = {"type": "scatter", "mode": "+".join(modes), "marker": marker} | _series(mark)
+    trace["cliponaxis"] = not mark.text and mark.symbol not in ("left", "right")
     if mark.text:
         trace |= {"text": [literal(text) for text in mark.text], "textposition": "top center"}
     if mark.beside:
         trace |= {"text": [f"\u00a0\u00a0{text}" for text in trace["text"]], "textposition": "middle right"}
         trace["textfont"] = {"color": f"@{mark.color}", "size": 11}
-    return trace | _error_bars(mark) | _hover(mark.hover)
+    return trace | _error_bars(mark, f"@{mark.color}")
 
 
 def _heat(mark: Heat, panel: Panel, compact: bool) -> Json:
@@ -267,22 +254,20 @@ def _heat(mark: Heat, panel: Panel, compact: bool) -> Json:
         },
     }
     if mark.text:
-        trace |= {"text": [[literal(text) for text in row] for row in mark.text]}
-        trace |= {"texttemplate": "%{text}", "textfont": {"size": 10}}
-    hover = mark.hover
-    if mark.hover_template and compact:
-        return trace | ONLY_HOVER_TEXT | {"meta": literal(mark.hover_template)}
-    if mark.hover_template:
-        hover = [
-            [
-                mark.hover_template.format(x=x_name, y=y_name, z=f"{z:.3g}")
-                for x_name, z in zip(panel.x.names, row, strict=True)
-            ]
-            for y_name, row in zip(panel.y.names, mark.z_YX, strict=True)
+        trace |= {"text": _cells(mark.text), "texttemplate": "%{text}", "textfont": {"size": 10}}
+    texts, template = mark.hover, mark.hover_template
+    if template and compact:
+        return trace | ONLY_HOVER_TEXT | {"meta": literal(template)}
+    if template:
+        texts = [
+            [template.format(x=x, y=y, z=f"{z:.3g}") for x, z in zip(panel.x.names, row, strict=True)]
+            for y, row in zip(panel.y.names, mark.z_YX, strict=True)
         ]
-    if hover:
-        trace |= ONLY_HOVER_TEXT | {"hovertext": [[literal(text) for text in row] for row in hover]}
-    return trace
+    return trace | (ONLY_HOVER_TEXT | {"hovertext": _cells(texts)} if texts else {})
+
+
+def _cells(texts: Sequence[Sequence[str]]) -> list[list[str]]:
+    return [[literal(text) for text in row] for row in texts]
 
 
 def colored(value: Any, palette: Palette) -> Any:

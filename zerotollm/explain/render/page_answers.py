@@ -34,7 +34,7 @@ def answer_sections(
             sentences.append(sentence)
             blocks += _blocks(answer) if answer is not None else []
         unique = tuple(dict.fromkeys(sentence for sentence in sentences if sentence))
-        sections.append(Section(question.id, question.short, question.title, unique, tuple(blocks)))
+        sections.append(Section(question.id, question.id.capitalize(), question.title, unique, tuple(blocks)))
     return (*_explorer(text), *sections)
 
 

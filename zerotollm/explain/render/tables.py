@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -53,36 +53,6 @@ class Table:
         return [(name.removeprefix(">"), name.startswith(">")) for name in self.head]
 
 
-def answer_tables(answer: Answer) -> list[Table]:
-    """Return the tables of an answer; heads have theirs together with their ablation (`head_table`)."""
-    match answer:
-        case Tokenization():
-            return [token_table(answer, repr, TOKENS, merges=2), stranger_table(answer, repr)]
-        case TokenizerComparison():
-            return [tokenizer_table(answer)]
-        case Embeddings():
-            return [_neighbours(answer)]
-        case Meaning():
-            return _meaning(answer)
-        case Layers():
-            return _layers(answer)
-        case Prediction():
-            return _prediction(answer)
-        case Calibration():
-            return [_calibration(answer)]
-        case LossByPosition():
-            return [_positions(answer)]
-        case AttentionMaps():
-            return [_attention(answer)]
-        case Alignment():
-            return [_alignment(answer)]
-        case Generation():
-            return [_generation(answer)]
-        case Learning():
-            return _learning(answer)
-    return []
-
-
 def with_interval(estimate: Estimate, digits: int = 2) -> str:
     """Return value [low, high], or - for one that was not measured."""
     if not np.isfinite(estimate.value):
@@ -112,40 +82,35 @@ def token_table(
     return Table(head, rows, "Tokens of the text and the merges that built them", folded=len(rows) > 12)
 
 
-def stranger_table(tokens: Tokenization, show: Callable[[str], str], most: int = 6) -> Table:
-    """Return how words and scripts that are rare in the training text are split."""
+def stranger_table(tokens: Tokenization, show: Callable[[str], str], most: int | None = None) -> Table:
+    """Return how words and scripts that are rare in the training text are split, `most` tokens of each."""
     rows = []
     for stranger in tokens.strangers:
-        pieces = stranger.pieces
-        rest = f" … ({len(pieces)})" if len(pieces) > most else ""
-        becomes = " ".join(map(show, pieces[:most])) + rest
-        rows.append((stranger.text, _count(stranger.count), becomes, str(stranger.bytes_of_it)))
+        shown = stranger.pieces[:most]
+        rest = f" … ({len(stranger.pieces)})" if len(shown) < len(stranger.pieces) else ""
+        pieces = " ".join(map(show, shown)) + rest
+        rows.append((stranger.text, _count(stranger.count), pieces, str(stranger.bytes_of_it)))
     head = ("text", ">in the training text", "tokens", ">byte tokens")
     return Table(head, rows, "Words and scripts that are rare in the training text")
 
 
-def tokenizer_table(comparison: TokenizerComparison) -> Table:
-    """Return how other tokenizers split the text."""
+def tokenizer_table(comparison: TokenizerComparison, most: int | None = None) -> Table:
+    """Return how other tokenizers split the text, `most` tokens of each."""
+    sizes, rates = comparison.vocab_size_Y, comparison.bytes_per_token_Y
     rows = [
-        (name, f"{size:,}", f"{rate:.2f}", "|".join(map(visible, cut[:PIECES])))
-        for name, size, rate, cut in zip(
-            comparison.names,
-            comparison.vocab_size_Y,
-            comparison.bytes_per_token_Y,
-            comparison.cuts,
-            strict=True,
-        )
+        (name, f"{size:,}", f"{rate:.2f}", "|".join(map(visible, cut[:most])))
+        for name, size, rate, cut in zip(comparison.names, sizes, rates, comparison.cuts, strict=True)
     ]
     head = ("tokenizer", ">vocabulary", ">bytes per token", "the text")
     return Table(head, rows, "The same text under other tokenizers")
 
 
-def _neighbours(embedding: Embeddings) -> Table:
+def _neighbours(embedding: Embeddings) -> list[Table]:
     rows = []
     for n in embedding.neighbours[:NEIGHBOURS]:
         near = ", ".join(f"{p!r} {c:.2f}" for p, c in zip(n.pieces[:3], n.cosine_K[:3], strict=True))
         rows.append((repr(n.piece), near, f"{n.chance:.2f}"))
-    return Table(("token", "nearest embeddings, with cosine", ">chance"), rows)
+    return [Table(("token", "nearest embeddings, with cosine", ">chance"), rows)]
 
 
 def _meaning(meaning: Meaning) -> list[Table]:
@@ -228,7 +193,7 @@ def _prediction(prediction: Prediction) -> list[Table]:
     ]
 
 
-def _calibration(calibration: Calibration) -> Table:
+def _calibration(calibration: Calibration) -> list[Table]:
     rows = []
     for x in np.flatnonzero(calibration.count_X):
         share = calibration.accuracy_X.value[x]
@@ -241,10 +206,10 @@ def _calibration(calibration: Calibration) -> Table:
                 "█" * round(BAR * share),
             )
         )
-    return Table(("confidence", ">tokens", ">mean confidence", ">correct", ""), rows)
+    return [Table(("confidence", ">tokens", ">mean confidence", ">correct", ""), rows)]
 
 
-def _positions(positions: LossByPosition) -> Table:
+def _positions(positions: LossByPosition) -> list[Table]:
     nats_Y = positions.nats_Y
     rows = [
         (f"{first + 1} to {last + 1}" if last > first else str(first + 1), with_interval(Estimate(*nats)))
@@ -252,7 +217,7 @@ def _positions(positions: LossByPosition) -> Table:
             positions.first_Y, positions.last_Y, nats_Y.value, nats_Y.low, nats_Y.high, strict=True
         )
     ]
-    return Table((f"position in the {positions.of}", ">nats per token"), rows)
+    return [Table((f"position in the {positions.of}", ">nats per token"), rows)]
 
 
 def head_table(heads: Heads, ablation: Ablation) -> Table:
@@ -292,7 +257,7 @@ def _most_attended(pieces: Sequence[str], weights_S: np.ndarray) -> str:
     return ", ".join(f"{pieces[s]!r} {weights_S[s]:.2f}" for s in np.argsort(-weights_S)[:4])
 
 
-def _attention(maps: AttentionMaps) -> Table:
+def _attention(maps: AttentionMaps) -> list[Table]:
     where = f" in the {maps.where}" if maps.where else ""
     entropy_LH = maps.entropy_LHT[..., -1]
     focused = sorted(np.ndindex(entropy_LH.shape), key=lambda head: entropy_LH[head])[:MAPS]
@@ -300,20 +265,20 @@ def _attention(maps: AttentionMaps) -> Table:
         (f"{i + 1}.{h + 1}", _most_attended(maps.pieces, maps.weights_LHTS[i, h, -1])) for i, h in focused
     ]
     head = ("head", f"where the last token of the text looks{where}")
-    return Table(head, rows, f"The most focused heads{where}, as layer.head")
+    return [Table(head, rows, f"The most focused heads{where}, as layer.head")]
 
 
-def _alignment(alignment: Alignment) -> Table:
+def _alignment(alignment: Alignment) -> list[Table]:
     mean_TS = alignment.weights_LHTS.mean((0, 1))
     pairs = list(zip(alignment.target, mean_TS, strict=False))
     rows = [(repr(piece), _most_attended(alignment.source, looks_S)) for piece, looks_S in pairs[:TARGETS]]
     title = "Attention of the translation to its source"
     if len(pairs) > TARGETS:
         title += f": the first {TARGETS} of {len(pairs)} tokens, all are in the report"
-    return Table(("token", "looks at, mean of all heads"), rows, title)
+    return [Table(("token", "looks at, mean of all heads"), rows, title)]
 
 
-def _generation(generation: Generation) -> Table:
+def _generation(generation: Generation) -> list[Table]:
     coherence = (
         "loss saved by its source, nats" if generation.sources else "loss saved by its first half, nats"
     )
@@ -331,7 +296,7 @@ def _generation(generation: Generation) -> Table:
         zip(generation.own.distinct[:3], generation.real.distinct[:3], strict=True)
     ):
         rows.append((f"distinct {n + 1}-grams", f"{own:.2f}", f"{real:.2f}", ""))
-    return Table(("measure", ">its own texts", ">real ones", ">own - real"), rows)
+    return [Table(("measure", ">its own texts", ">real ones", ">own - real"), rows)]
 
 
 def _learning(learning: Learning) -> list[Table]:
@@ -356,3 +321,23 @@ def _losses(learning: Learning, names: Sequence[str], loss_YG: np.ndarray) -> Ta
         for step, loss_G in zip(learning.steps_Y, loss_YG[:, groups], strict=True)
     ]
     return Table((">step", *(f">{names[g]}" for g in groups)), rows, "Loss, nats per token")
+
+
+TABLES: dict[type[Answer], Callable[[Any], list[Table]]] = {
+    Tokenization: lambda tokens: [
+        token_table(tokens, repr, TOKENS, merges=2),
+        stranger_table(tokens, repr, 6),
+    ],
+    TokenizerComparison: lambda comparison: [tokenizer_table(comparison, PIECES)],
+    Embeddings: _neighbours,
+    Meaning: _meaning,
+    Layers: _layers,
+    Prediction: _prediction,
+    Calibration: _calibration,
+    LossByPosition: _positions,
+    AttentionMaps: _attention,
+    Alignment: _alignment,
+    Generation: _generation,
+    Learning: _learning,
+}
+"""The tables of each answer; `head_table` is of two answers."""
