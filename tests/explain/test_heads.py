@@ -109,18 +109,18 @@ def test_heads_built_by_hand_are_named(heads):
 
 def test_both_are_shown_to_matter(built, repeated):
     config, params = built
-    found = ablate_heads(params, config, repeated)
-    assert (found.rise_LH.low > 0.5).all()
-    assert "2 of 2 heads matter" in found.sentence()
+    answer = ablate_heads(params, config, repeated)
+    assert (answer.rise_LH.low > 0.5).all()
+    assert "2 of 2 heads matter" in answer.sentence()
 
 
 def test_a_model_that_learned_nothing_has_no_heads_to_name(params, model, tokenizer, tokens, ids):
     windows_BW = even_windows(tokens, 31, 8)
-    found = measured_heads(params, model, tokenizer, windows_BW, ids)
-    assert found.named() == {}
-    assert "none is shown to have a role" in found.sentence()
-    assert "helps prediction is not shown" in found.sentence()
-    assert found.score_PLH.value.shape == (5, 2, 2)
+    answer = measured_heads(params, model, tokenizer, windows_BW, ids)
+    assert answer.named() == {}
+    assert "none is shown to have a role" in answer.sentence()
+    assert "helps prediction is not shown" in answer.sentence()
+    assert answer.score_PLH.value.shape == (5, 2, 2)
     nothing = ablate_heads(params, model, windows_BW)
     assert "None of 4 heads is shown to matter" in nothing.sentence()
 
@@ -167,9 +167,9 @@ def test_attention_stays_in_the_document_where_training_kept_it_there(params, mo
     T = windows_BW.shape[1] - 1
     start_T = np.where(np.arange(T) >= 19, 19, np.where(np.arange(T) >= 7, 7, 0))
     weights = np.eye(T, dtype=np.float32)[start_T][None, None]
-    found = window_statistics(weights, windows_BW[0, :-1], np.zeros(T, bool), tokenizer.bos_id)
-    assert found.first_LH[0, 0] == 1
-    assert found.first_LH[1, 0] == pytest.approx(np.mean(1 / (np.arange(1, T) - start_T[1:] + 1)))
+    answer = window_statistics(weights, windows_BW[0, :-1], np.zeros(T, bool), tokenizer.bos_id)
+    assert answer.first_LH[0, 0] == 1
+    assert answer.first_LH[1, 0] == pytest.approx(np.mean(1 / (np.arange(1, T) - start_T[1:] + 1)))
 
 
 def test_texts_are_padded_to_the_next_power_of_two(model):
@@ -197,11 +197,11 @@ def test_statistics_of_weights_that_are_known():
     weights_TS = np.array(
         [[1, 0, 0, 0], [0.25, 0.75, 0, 0], [0.5, 0.25, 0.25, 0], [0, 0.5, 0.5, 0]], np.float32
     )
-    found = head_statistics(weights_TS[None, None], tokens_T, tokens_T == 8, np.zeros(4, int))
-    flat = [float(np.squeeze(x)) for x in found[:4]]
+    answer = head_statistics(weights_TS[None, None], tokens_T, tokens_T == 8, np.zeros(4, int))
+    flat = [float(np.squeeze(x)) for x in answer[:4]]
     assert flat == pytest.approx([(0.25 + 0.25 + 0.5) / 3, 0.5 / 3, 0.75 / 3, (0.75 + 0.25 + 0.5) / 3])
     np.testing.assert_allclose(
-        found.profile_LHT[0, 0], [(1 + 0.75 + 0.25 + 0) / 4, (0.25 + 0.25 + 0.5) / 3, (0.5 + 0.5) / 2, 0]
+        answer.profile_LHT[0, 0], [(1 + 0.75 + 0.25 + 0) / 4, (0.25 + 0.25 + 0.5) / 3, (0.5 + 0.5) / 2, 0]
     )
     even = head_statistics(even_attention(4), tokens_T, tokens_T == 8, np.zeros(4, int))
     assert float(np.squeeze(even.entropy_LH)) == pytest.approx(np.log([2, 3, 4]).mean())
@@ -210,10 +210,10 @@ def test_statistics_of_weights_that_are_known():
 def test_maps_say_where_the_last_token_looks(built, tokenizer, repeated):
     config, params = built
     weights_LHTS = record_text(params, config, repeated[0]).weights_LHTS
-    found = attention_maps(weights_LHTS, tuple(str(i) for i in repeated[0]))
-    assert found.weights_LHTS.shape == (2, 1, CONTEXT, CONTEXT)
-    assert found.entropy_LHT[0, 0, -1] < 0.1
-    assert "head 1 of layer" in found.sentence()
+    answer = attention_maps(weights_LHTS, tuple(str(i) for i in repeated[0]))
+    assert answer.weights_LHTS.shape == (2, 1, CONTEXT, CONTEXT)
+    assert answer.entropy_LHT[0, 0, -1] < 0.1
+    assert "head 1 of layer" in answer.sentence()
 
 
 @pytest.mark.parametrize("changed", [{}, {"num_kv_heads": 1, "biases": "qkv", "norm_position": "post"}])
@@ -224,7 +224,7 @@ def test_a_mean_ablation_writes_what_the_head_writes_on_average(model, tokens, m
     draw = np.random.default_rng(0)
     params = jax.tree.map(lambda x: x + 0.1 * draw.standard_normal(x.shape, np.float32), params)
     windows_BW = even_windows(tokens, 31, 5)
-    found, mix_values = ablate_heads(params, model, windows_BW), layers.mix_values
+    answer, mix_values = ablate_heads(params, model, windows_BW), layers.mix_values
 
     def run(change) -> tuple[np.ndarray, list]:
         """Return the loss of each window, and the mixed values of each layer after `change`."""
@@ -242,23 +242,23 @@ def test_a_mean_ablation_writes_what_the_head_writes_on_average(model, tokens, m
     base_B, mixes = run(lambda layer, x_BHTC: x_BHTC)
     assert len(mixes) == 2
     for i, h in np.ndindex(2, 2):
-        for rise_LH, value in ((found.rise_LH, 0), (found.mean_rise_LH, mixes[i][:, h].mean((0, 1)))):
+        for rise_LH, value in ((answer.rise_LH, 0), (answer.mean_rise_LH, mixes[i][:, h].mean((0, 1)))):
             without_B, _ = run(
                 lambda layer, x, i=i, h=h, value=value: x.at[:, h].set(value) if layer == i else x
             )
             assert rise_LH.value[i, h] == pytest.approx((without_B - base_B).mean(), abs=2e-5)
-    assert found.loss == pytest.approx(base_B.mean(), abs=1e-5)
+    assert answer.loss == pytest.approx(base_B.mean(), abs=1e-5)
 
 
 def test_what_a_head_always_writes_is_worth_nothing_under_mean_ablation():
     """Rises of 24 windows: under zero ablation both heads matter, under mean ablation the second does not."""
     noise = np.random.default_rng(0).normal(0, 0.01, (2, 24, 1, 2))
     zero_BLH, mean_BLH = noise[0] + [0.5, 0.3], noise[1] + [0.5, 0.0]
-    found = ablation(2.0, 24, "", np.stack([zero_BLH, mean_BLH], axis=1))
-    assert found.shown().matters_LH.tolist() == [[True, True]]
-    assert found.shown(mean=True).matters_LH.tolist() == [[True, False]]
-    assert "2 of 2 heads matter on their own (zero ablation" in found.sentence()
-    assert "1 of 2 heads matters on its own if the head's mean output replaces it" in found.sentence()
+    answer = ablation(2.0, 24, "", np.stack([zero_BLH, mean_BLH], axis=1))
+    assert answer.shown().matters_LH.tolist() == [[True, True]]
+    assert answer.shown(mean=True).matters_LH.tolist() == [[True, False]]
+    assert "2 of 2 heads matter on their own (zero ablation" in answer.sentence()
+    assert "1 of 2 heads matters on its own if the head's mean output replaces it" in answer.sentence()
     harm = ablation(2.0, 24, "cross", np.stack([zero_BLH - 1, mean_BLH - 1], axis=1))
     assert "0 of 2" in harm.sentence()
     assert "and 2 do harm" in harm.sentence()
@@ -268,8 +268,8 @@ def test_verdicts_on_heads_are_holms():
     draw = np.random.default_rng(0)
     rises_BLH = draw.normal([0.02, 0.04, 0.01], 0.01, (20, 1, 3))
     tests = [stats.ttest_1samp(rises_BLH[:, 0, h], MATTERS, alternative="greater") for h in range(3)]
-    found = ablation(2.0, 20, "", np.stack([rises_BLH, rises_BLH], axis=1))
-    np.testing.assert_allclose(found.p_LH[0], holm([min(1, 2 * t.pvalue) for t in tests] * 2)[:3], rtol=1e-6)
+    answer = ablation(2.0, 20, "", np.stack([rises_BLH, rises_BLH], axis=1))
+    np.testing.assert_allclose(answer.p_LH[0], holm([min(1, 2 * t.pvalue) for t in tests] * 2)[:3], rtol=1e-6)
 
 
 @pytest.mark.parametrize("spread", [0.001, 0.02, 0.5])

@@ -19,16 +19,16 @@ def stream(*layers):
 def test_one_vector_then_many():
     own = TABLE[WINDOWS[:, :T]]
     context = DRAW.standard_normal((B, T, D))
-    found = explain_layers(stream(own, own + context, context), WINDOWS, ENDS)
-    np.testing.assert_allclose(found.self_similarity_M.value[0], 1, rtol=1e-5)
-    assert found.self_similarity_M.value[1] == pytest.approx(0.5, abs=0.12)
-    assert found.self_similarity_M.low[2] < 0 < found.self_similarity_M.high[2]
-    assert found.context_M[0] == pytest.approx(0, abs=1e-5)
-    assert found.context_M[1] == pytest.approx(0.5, abs=0.12)
-    assert found.context_M[2] == pytest.approx(1, abs=0.05)
-    assert "one vector, wherever it stands" in found.sentence()
+    answer = explain_layers(stream(own, own + context, context), WINDOWS, ENDS)
+    np.testing.assert_allclose(answer.self_similarity_M.value[0], 1, rtol=1e-5)
+    assert answer.self_similarity_M.value[1] == pytest.approx(0.5, abs=0.12)
+    assert answer.self_similarity_M.low[2] < 0 < answer.self_similarity_M.high[2]
+    assert answer.context_M[0] == pytest.approx(0, abs=1e-5)
+    assert answer.context_M[1] == pytest.approx(0.5, abs=0.12)
+    assert answer.context_M[2] == pytest.approx(1, abs=0.05)
+    assert "one vector, wherever it stands" in answer.sentence()
     # A model alone shows nothing about learning: fresh parameters mix contexts too.
-    assert "how much of it was learned is not shown" in found.sentence()
+    assert "how much of it was learned is not shown" in answer.sentence()
 
 
 def fresh_streams(share: float, models: int, seed: int = 7):
@@ -58,24 +58,24 @@ def test_a_narrower_cone_alone_is_no_context():
     """All vectors moved far in one direction: the corrected cosine falls, and no more of the variance is context."""
     (own,) = fresh_streams(0.3, 1, seed=1)
     own = own + np.float32(10) * (np.arange(3) == 2)[:, None, None, None]
-    found = explain_layers(own, WINDOWS, ENDS, fresh=fresh_streams(0.3, 5))
-    assert found.learned.high < 0
-    assert found.outcome() == "not shown"
-    assert "that training made context tell them apart is not shown" in found.sentence()
+    answer = explain_layers(own, WINDOWS, ENDS, fresh=fresh_streams(0.3, 5))
+    assert answer.learned.high < 0
+    assert answer.outcome() == "not shown"
+    assert "that training made context tell them apart is not shown" in answer.sentence()
 
 
 def test_a_cone_is_no_context():
     """All vectors have a cosine of 0.99 with all others: that those of one token have too shows nothing."""
     cone = stream(DRAW.standard_normal((B, T, D)) + 10)
-    found = explain_layers(cone, WINDOWS, ENDS)
-    assert found.self_similarity_M.value[0] > 0.95
-    assert abs(found.own_similarity[0]) < 0.01
+    answer = explain_layers(cone, WINDOWS, ENDS)
+    assert answer.self_similarity_M.value[0] > 0.95
+    assert abs(answer.own_similarity[0]) < 0.01
 
 
 def test_a_cone_is_measured():
-    found = explain_layers(stream(DRAW.standard_normal((B, T, D)) + 10), WINDOWS, ENDS)
-    assert found.any_similarity_M[0] > 0.95
-    assert found.sentence_similarity_M.value[0] > 0.95
+    answer = explain_layers(stream(DRAW.standard_normal((B, T, D)) + 10), WINDOWS, ENDS)
+    assert answer.any_similarity_M[0] > 0.95
+    assert answer.sentence_similarity_M.value[0] > 0.95
 
 
 def test_a_probe_reads_planted_labels_and_its_control_measures_memory():
@@ -85,11 +85,11 @@ def test_a_probe_reads_planted_labels_and_its_control_measures_memory():
     written = noise.copy()
     written[:, :3] += 6 * np.eye(3)[label_N]
     memorized = TABLE[ids_N] + 0.1 * noise
-    found = probe("a label", np.stack([noise, written, memorized]), label_N, ids_N, window_N)
-    assert found.best() == 1
-    assert found.accuracy_M.value[1] > 0.95
-    assert found.accuracy_M.low[0] <= found.majority + 0.05
-    assert found.control_M[2] > found.control_M[0] + 0.2
+    answer = probe("a label", np.stack([noise, written, memorized]), label_N, ids_N, window_N)
+    assert answer.best() == 1
+    assert answer.accuracy_M.value[1] > 0.95
+    assert answer.accuracy_M.low[0] <= answer.majority + 0.05
+    assert answer.control_M[2] > answer.control_M[0] + 0.2
     # Memorized labels are not selective, however accurate the probe is.
     by_memory = probe("a token", memorized[None], ids_N % 3, ids_N, window_N)
     assert by_memory.accuracy_M.value[0] > 0.9

@@ -59,10 +59,10 @@ def streams(fresh, wide, windows):
 
 def count(question: str, null: Callable[[int], bool], planted: Callable[[int], bool]) -> None:
     """Print a row of the table: draws of the null model that show nothing, and planted draws that are shown."""
-    nothing, found = sum(not null(k) for k in range(DRAWS)), sum(planted(k) for k in range(DRAWS))
-    print(f"\n| {question} | {nothing} | {found} |")
+    nothing, num_shown = sum(not null(k) for k in range(DRAWS)), sum(planted(k) for k in range(DRAWS))
+    print(f"\n| {question} | {nothing} | {num_shown} |")
     assert nothing >= ENOUGH
-    assert found >= ENOUGH
+    assert num_shown >= ENOUGH
 
 
 def shown(estimate: Estimate, margin: float = 0.0) -> bool:
@@ -70,10 +70,10 @@ def shown(estimate: Estimate, margin: float = 0.0) -> bool:
     return outcome_of(estimate, margin) != "not shown"
 
 
-def learned(found: Layers) -> bool:
+def learned(answer: Layers) -> bool:
     """Return whether any effect of training is shown."""
-    return found.outcome() != "not shown" or any(
-        p.best() is not None and shown(p.learned) for p in found.probes
+    return answer.outcome() != "not shown" or any(
+        p.best() is not None and shown(p.learned) for p in answer.probes
     )
 
 
@@ -101,8 +101,8 @@ def test_probes(streams, windows, tokenizer):
 
     def probed(own: np.ndarray, label_BT: np.ndarray, k: int) -> bool:
         others = (streams[(k + 1 + i) % DRAWS] for i in range(FRESH))
-        found = explain_layers(own, windows, ends_V, {"planted": label_BT}, fresh=others, seed=k).probes[-1]
-        return found.best() is not None and shown(found.learned)
+        answer = explain_layers(own, windows, ends_V, {"planted": label_BT}, fresh=others, seed=k).probes[-1]
+        return answer.best() is not None and shown(answer.learned)
 
     def labels(k: int) -> np.ndarray:
         return np.random.default_rng(k).integers(0, 3, (B, T))
@@ -129,13 +129,13 @@ def test_heads(fresh, wide, windows, tokenizer, tokens):
 
     every = [heads(params, k) for k, params in enumerate(fresh)]
 
-    def planted(found: Heads) -> bool:
+    def planted(answer: Heads) -> bool:
         """Return whether one head of four is named if it gives half of its attention to the previous token."""
-        score = Estimate(*(x.copy() for x in found.score_PLH))
+        score = Estimate(*(x.copy() for x in answer.score_PLH))
         for x in score:
             x[0, 0, 0] += 0.5
-        gain = Estimate(*(x + 0.5 for x in found.repetition_gain))
-        with_one = replace(found, score_PLH=score, repetition_gain=gain)
+        gain = Estimate(*(x + 0.5 for x in answer.repetition_gain))
+        with_one = replace(answer, score_PLH=score, repetition_gain=gain)
         return with_one.named() == {(0, 0): "previous token"} and gain.low > NEGLIGIBLE
 
     count(
@@ -149,8 +149,8 @@ def test_positions_and_calibration(fresh, wide, windows):
     every = [score_windows(params, windows, model=wide) for params in fresh]
 
     def blamed(scores: Scores) -> bool:
-        found = calibration(scores.confidence_BT, scores.correct_BT)
-        return "not shown" not in found.sentence() and "too small" not in found.sentence()
+        answer = calibration(scores.confidence_BT, scores.correct_BT)
+        return "not shown" not in answer.sentence() and "too small" not in answer.sentence()
 
     def exact(k: int, power: float) -> Scores:
         draw = np.random.default_rng(k)
@@ -186,8 +186,8 @@ def test_generation(fresh, wide, tokenizer, tokens):
     def measured(k: int, circles: bool) -> tuple[Measures, Estimate]:
         own, real = texts(k)
         own = np.tile(own[:, :4], 8)[:, :T] if circles else own
-        found = explain_generation(fresh[k], wide, tokenizer, own, real, tokens[:800])
-        return found.difference, found.hangs
+        answer = explain_generation(fresh[k], wide, tokenizer, own, real, tokens[:800])
+        return answer.difference, answer.hangs
 
     def claims(k: int) -> bool:
         difference, hangs = measured(k, False)

@@ -243,9 +243,9 @@ def test_rows_are_padded_and_pairs_spread(pairs):
 def test_alignment_ends_with_the_sentences(translator, tokenizer):
     model, params = translator
     pair = text_pair(tokenizer, "And Abia went to the sea", "who said the king", CONTEXT)
-    found = align(record_pair(params, model, pair, tokenizer.bos_id), pair, tokenizer)
-    assert found.weights_LHTS.shape == (1, 2, len(found.target), len(found.source))
-    assert found.source[-1] == found.target[-1] == "</s>"
+    answer = align(record_pair(params, model, pair, tokenizer.bos_id), pair, tokenizer)
+    assert answer.weights_LHTS.shape == (1, 2, len(answer.target), len(answer.source))
+    assert answer.source[-1] == answer.target[-1] == "</s>"
 
 
 def test_a_model_without_cross_attention_is_not_said_to_heed_the_source(translator, tokenizer, pairs, tokens):
@@ -255,22 +255,22 @@ def test_a_model_without_cross_attention_is_not_said_to_heed_the_source(translat
     for name in ("output", "output_bias"):
         attention[name] = np.zeros_like(attention[name])
     written = ["The king of Abia is in the sea."] * len(pairs)
-    found = explain_translations(deaf, model, tokenizer, pairs, written, tokens)
-    assert found.real.coherence.value == found.own.coherence.value == 0
-    assert "not shown to heed the source" in found.sentence()
-    assert found.sources[0] in tokenizer.decode(pairs[0].source_S)
-    assert found.own.longest_copy.value > 1
-    assert found.show().panels
+    answer = explain_translations(deaf, model, tokenizer, pairs, written, tokens)
+    assert answer.real.coherence.value == answer.own.coherence.value == 0
+    assert "not shown to heed the source" in answer.sentence()
+    assert answer.sources[0] in tokenizer.decode(pairs[0].source_S)
+    assert answer.own.longest_copy.value > 1
+    assert answer.show().panels
 
 
 def test_learning_of_pairs_has_no_induction(translator, tokenizer, pairs, tokens):
     model, params = translator
     counts_V = token_counts(tokens, tokenizer.vocab_size)
-    found = learning([(0, params), (5, params)], model, tokenizer, pairs, counts_V)
-    assert found.loss_Y.value[0] == found.loss_Y.value[1]
-    assert found.induction_Y is None
-    assert found.sentence().count("were learned is not shown") == 2
-    assert "repeat" not in found.sentence()
+    answer = learning([(0, params), (5, params)], model, tokenizer, pairs, counts_V)
+    assert answer.loss_Y.value[0] == answer.loss_Y.value[1]
+    assert answer.induction_Y is None
+    assert answer.sentence().count("were learned is not shown") == 2
+    assert "repeat" not in answer.sentence()
     every = [score_pair(params, model, pair, tokenizer.bos_id).nats_BT.mean() for pair in pairs]
-    assert found.loss_Y.value[0] == pytest.approx(np.mean(every), rel=1e-5)
-    assert len(found.show().panels) == 2
+    assert answer.loss_Y.value[0] == pytest.approx(np.mean(every), rel=1e-5)
+    assert len(answer.show().panels) == 2

@@ -44,30 +44,30 @@ def test_logits_are_the_sums_that_are_shown(params, model, tokenizer, text_ids, 
         asked.append(before)
         return int(logits_V.argmax())
 
-    found = predict(params, model, tokenizer, text_ids, recorded, temperature=0.5, draw=draw)
+    answer = predict(params, model, tokenizer, text_ids, recorded, temperature=0.5, draw=draw)
     logits_V = recorded.logits_TV[-1, : tokenizer.vocab_size]
-    np.testing.assert_allclose(found.products_KD.sum(1), logits_V[found.best_K], rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(answer.products_KD.sum(1), logits_V[answer.best_K], rtol=1e-3, atol=1e-6)
     # The model's own probabilities, and those of the sampler at its temperature.
-    np.testing.assert_allclose(found.probabilities_V, jax.nn.softmax(logits_V), rtol=1e-4)
-    np.testing.assert_allclose(found.sampled_V, jax.nn.softmax(logits_V / 0.5), rtol=1e-4)
-    assert found.drawn == found.best_K[0]
-    assert asked == [len(found.tokens_T)]
+    np.testing.assert_allclose(answer.probabilities_V, jax.nn.softmax(logits_V), rtol=1e-4)
+    np.testing.assert_allclose(answer.sampled_V, jax.nn.softmax(logits_V / 0.5), rtol=1e-4)
+    assert answer.drawn == answer.best_K[0]
+    assert asked == [len(answer.tokens_T)]
     # The last state is the model's output, so the lens ends at the model's own prediction.
-    assert found.lens_best_MT[-1, -1] == found.best_K[0]
+    assert answer.lens_best_MT[-1, -1] == answer.best_K[0]
     model_nats = -jax.nn.log_softmax(recorded.logits_TV[:-1, : tokenizer.vocab_size], -1)
     np.testing.assert_allclose(
-        found.lens_nats_MT[-1],
-        np.take_along_axis(np.asarray(model_nats), found.tokens_T[1:, None], -1)[:, 0],
+        answer.lens_nats_MT[-1],
+        np.take_along_axis(np.asarray(model_nats), answer.tokens_T[1:, None], -1)[:, 0],
         rtol=1e-4,
     )
-    assert repr(found.best_pieces[0]) in found.sentence()
+    assert repr(answer.best_pieces[0]) in answer.sentence()
 
 
 def test_a_text_longer_than_the_context_is_cut_and_says_so(params, model, tokenizer, text_ids):
     long_T, cut = text_tokens(tokenizer, TEXT * 9, model.max_length)
-    found = predict(params, model, tokenizer, long_T, record_text(params, model, long_T), cut=cut)
-    assert found.cut
-    assert len(found.tokens_T) == model.max_length
+    answer = predict(params, model, tokenizer, long_T, record_text(params, model, long_T), cut=cut)
+    assert answer.cut
+    assert len(answer.tokens_T) == model.max_length
     assert not text_tokens(tokenizer, TEXT, len(text_ids))[1]
 
 
@@ -78,9 +78,9 @@ def test_the_sentence_gives_the_probabilities_of_the_model_and_of_the_sampler(
     logits_TV = np.full(recorded.logits_TV.shape, -100.0, np.float32)
     logits_TV[-1, 300:302] = np.log([2, 1])
     odds = recorded._replace(logits_TV=logits_TV)
-    found = predict(params, model, tokenizer, text_ids, odds, temperature=0.5)
-    assert "with probability 0.67 (the sampler, at temperature 0.5, draws it with 0.80)" in found.sentence()
-    assert found.entropy == pytest.approx(np.log2(3) - 2 / 3)
+    answer = predict(params, model, tokenizer, text_ids, odds, temperature=0.5)
+    assert "with probability 0.67 (the sampler, at temperature 0.5, draws it with 0.80)" in answer.sentence()
+    assert answer.entropy == pytest.approx(np.log2(3) - 2 / 3)
     alone = predict(params, model, tokenizer, text_ids, odds)
     assert "with probability 0.67: its logit" in alone.sentence()
     only_V = np.eye(tokenizer.vocab_size)[300]
@@ -98,18 +98,18 @@ def stated_and_right(power, size, seed):
 @pytest.mark.parametrize(("power", "verdict"), [(0.5, "too sure"), (2.0, "not sure enough")])
 def test_miscalibration_is_found_and_measured(power, verdict):
     stated_N, right_N, truth_N = stated_and_right(power, 20_000, 1)
-    found = calibration(stated_N, right_N)
-    assert verdict in found.sentence()
-    assert found.error == pytest.approx(abs(truth_N - stated_N).mean(), abs=0.02)
+    answer = calibration(stated_N, right_N)
+    assert verdict in answer.sentence()
+    assert answer.error == pytest.approx(abs(truth_N - stated_N).mean(), abs=0.02)
 
 
 def test_too_sure_here_and_not_sure_enough_there_has_no_direction():
     """An accuracy of 60 % at 90 % and at 30 % confidence is miscalibrated, but right on average."""
     draw = np.random.default_rng(0)
     stated_N = np.tile([0.9, 0.3], 1000)
-    found = calibration(stated_N, draw.random(2000) < 0.6)
-    assert found.p_value < 0.05
-    assert "whether it is too sure or not sure enough is not shown" in found.sentence()
+    answer = calibration(stated_N, draw.random(2000) < 0.6)
+    assert answer.p_value < 0.05
+    assert "whether it is too sure or not sure enough is not shown" in answer.sentence()
 
 
 def test_the_direction_is_of_windows_and_small_errors_do_not_matter():
@@ -117,9 +117,9 @@ def test_the_direction_is_of_windows_and_small_errors_do_not_matter():
     draw = np.random.default_rng(1)
     stated_BT = np.full((8, 500), 0.5)
     right_BT = draw.random((8, 500)) < np.linspace(0.1, 0.8, 8)[:, None]
-    found = calibration(stated_BT, right_BT)
-    np.testing.assert_allclose(found.excess, mean_estimate((stated_BT - right_BT).mean(1)), rtol=1e-6)
-    assert "is not shown" in found.sentence()
+    answer = calibration(stated_BT, right_BT)
+    np.testing.assert_allclose(answer.excess, mean_estimate((stated_BT - right_BT).mean(1)), rtol=1e-6)
+    assert "is not shown" in answer.sentence()
     fine = calibration(np.full(100_000, 0.5), draw.random(100_000) < 0.51)
     assert fine.p_value < 0.05
     assert "too small to matter" in fine.sentence()

@@ -69,8 +69,8 @@ class Reading(NamedTuple):
     """ids of the likeliest tokens"""
     confidence_BT: jax.Array
     """their probabilities"""
-    asked_BT: jax.Array
-    """probability of the id `asked`"""
+    probability_BT: jax.Array
+    """probability of the id `token_id`"""
 
 
 class BlockOutputs(NamedTuple):
@@ -124,30 +124,30 @@ class Recording:
         source, target = self.row.source_length, self.row.windows * self.row.length
         return (source if kind == "encoder" else target, target if kind in ("", "decoder") else source)
 
-    def residual(self, stack: str, place: slice | None = None) -> np.ndarray:
-        """Return the residual stream of a stack, (M, tokens, D), at the tokens of `place` or at all but padding."""
+    def residual(self, stack: str, span: slice | None = None) -> np.ndarray:
+        """Return the residual stream of a stack, (M, tokens, D), at the tokens of `span` or at all but padding."""
         tokens_1S = self.row.source_1S if stack == "encoder" else self.row.tokens_1S
-        place = place or slice(self.lengths(stack)[0])
+        span = span or slice(self.lengths(stack)[0])
         states = (self.params["embedding"][tokens_1S], *self.stacks[stack].states[1:])
-        return np.stack([np.asarray(x_1SD)[0, place] for x_1SD in states])
+        return np.stack([np.asarray(x_1SD)[0, span] for x_1SD in states])
 
-    def weights(self, kind: str, place: slice | None = None) -> np.ndarray:
-        """Return attention weights, (L, H, queries, keys), between the tokens of `place` or all but padding."""
+    def weights(self, kind: str, span: slice | None = None) -> np.ndarray:
+        """Return attention weights, (L, H, queries, keys), between the tokens of `span` or all but padding."""
         stack, name = ATTENTION[kind]
-        queries, keys = (place, place) if place else map(slice, self.lengths(kind))
+        queries, keys = (span, span) if span else map(slice, self.lengths(kind))
         weights = self.stacks[stack].weights[name]
         return np.stack([np.asarray(x_1HTS)[0, :, queries, keys] for x_1HTS in weights])
 
     def decoder_activations(self, tokens: int) -> Activations:
         """Return the activations of the decoder on its first tokens."""
-        stack, place = [*self.stacks][-1], slice(tokens)
+        stack, span = [*self.stacks][-1], slice(tokens)
         logits_1SV, final_1SD, *_ = self._read_out()
-        final_TD = np.asarray(final_1SD)[0, place]
+        final_TD = np.asarray(final_1SD)[0, span]
         return Activations(
-            np.asarray(logits_1SV)[0, place],
+            np.asarray(logits_1SV)[0, span],
             final_TD,
-            self.residual(stack, place),
-            self.weights(stack, place),
+            self.residual(stack, span),
+            self.weights(stack, span),
         )
 
     def scores(self, x_1SD: jax.Array | None = None) -> Scores:
@@ -283,8 +283,8 @@ def _read_out(
     params: Params,
     x_BTD: jax.Array,
     targets_BT: jax.Array,
-    real: int,
-    asked: int,
+    num_ids: int,
+    token_id: int,
     *,
     model: TransformerConfig,
 ) -> Reading:
@@ -293,13 +293,13 @@ def _read_out(
     logits_BTV = Readout(
         x_BTD, head_matrix(params, model), params.get("head_bias"), model.logit_soft_cap
     ).logits()
-    known_BTV = jnp.where((jnp.arange(logits_BTV.shape[-1]) < real)[None, None], logits_BTV, -jnp.inf)
+    known_BTV = jnp.where((jnp.arange(logits_BTV.shape[-1]) < num_ids)[None, None], logits_BTV, -jnp.inf)
     top_BT = known_BTV.max(-1)
     total_BT = top_BT + jnp.log(jnp.exp(known_BTV - top_BT[..., None]).sum(-1))
     target_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
-    asked_BT = jnp.exp(logits_BTV[..., asked] - total_BT)
+    probability_BT = jnp.exp(logits_BTV[..., token_id] - total_BT)
     best_BT, confidence_BT = known_BTV.argmax(-1), jnp.exp(top_BT - total_BT)
-    return Reading(logits_BTV, x_BTD, total_BT - target_BT, best_BT, confidence_BT, asked_BT)
+    return Reading(logits_BTV, x_BTD, total_BT - target_BT, best_BT, confidence_BT, probability_BT)
 
 
 def read_out(
@@ -308,12 +308,12 @@ def read_out(
     targets_BT: np.ndarray,
     *,
     model: TransformerConfig,
-    real: int | None = None,
-    asked: int = 0,
+    num_ids: int | None = None,
+    token_id: int = 0,
 ) -> Reading:
     """Apply the final norm and the head to any state of the residual stream, as if the blocks after it were left out.
 
-    Probabilities are over the first `real` ids, by default over all. `asked` is an id whose probability is returned.
+    Probabilities are over the first `num_ids` ids, by default over all. That of `token_id` is returned too.
     """
     names = ("embedding", "head", "head_bias", "final_norm")
     candidates = params.get("decoder", {}) | params
@@ -321,7 +321,7 @@ def read_out(
     if isinstance(params["embedding"], jax.Array):
         # jit compiles again for an array that is not committed to a device.
         x_BTD = jax.device_put(x_BTD, params["embedding"].sharding)
-    ids = np.int32(model.vocab_size if real is None else real), np.int32(asked)
+    ids = np.int32(model.vocab_size if num_ids is None else num_ids), np.int32(token_id)
     return _read_out(head, x_BTD, targets_BT, *ids, model=model)
 
 
@@ -349,16 +349,16 @@ class Window(NamedTuple):
 
     scores: Scores
     recording: Recording
-    place: slice
+    span: slice
     """of its T inputs in the row"""
 
     def residual(self) -> np.ndarray:
         """Return the residual stream, (M, T, D)."""
-        return self.recording.residual("", self.place)
+        return self.recording.residual("", self.span)
 
     def weights(self) -> np.ndarray:
         """Return attention weights, (L, H, T, T)."""
-        return self.recording.weights("", self.place)
+        return self.recording.weights("", self.span)
 
 
 def record_rows(

@@ -136,7 +136,7 @@ class Layers(Answer):
 
     def show(self) -> Picture:
         """Return a picture of the similarity of vectors, the share of context, and each probe, layer by layer."""
-        names = place_names(len(self.context_M))
+        names = state_names(len(self.context_M))
         axis = Axis(names=tuple(name.removeprefix("layer ") for name in names), label="after layer")
 
         def curve(name: str, color: int, columns: tuple[np.ndarray, ...]) -> Line:
@@ -172,7 +172,7 @@ class Layers(Answer):
         return Picture("From one vector to many", tuple(panels), self.sentence())
 
 
-def place_names(M: int) -> tuple[str, ...]:
+def state_names(M: int) -> tuple[str, ...]:
     """Return the names of the M states of the residual stream."""
     return ("embedding", *(f"layer {m}" for m in range(1, M)))
 

@@ -15,7 +15,7 @@ from zerotollm.explain.answer import Answer
 from zerotollm.explain.figures.helpers import visible
 from zerotollm.explain.figures.marks import Axis, Bars, Heat, Panel, said
 from zerotollm.explain.figures.picture import Picture
-from zerotollm.explain.layers import place_names
+from zerotollm.explain.layers import state_names
 from zerotollm.explain.words import readable_token
 from zerotollm.model.config import TransformerConfig
 from zerotollm.training.lora import Params
@@ -105,7 +105,7 @@ class Prediction(Answer):
         """Return a picture of the likeliest tokens, the sum that is a logit, and the logit lens over the text."""
         panels = [self._likeliest_panel(), self._products_panel(), self._lens_panel()]
         if self.lens_nats_MT.shape[1]:
-            places, mean_M = place_names(len(self.lens_nats_MT)), self.lens_nats_MT.mean(1)
+            places, mean_M = state_names(len(self.lens_nats_MT)), self.lens_nats_MT.mean(1)
             hover = said("{}: {:.3f} nats per token", places, mean_M)
             bars = Bars(range(len(places)), mean_M, hover=hover)
             axes = Axis("read out after", names=places), Axis("nats per token of this text")
@@ -147,7 +147,7 @@ class Prediction(Answer):
         return Panel(title, marks, Axis("state x head"), Axis("feature", names=names, down=True))
 
     def _lens_panel(self) -> Panel:
-        places = place_names(len(self.lens_pieces))
+        places = state_names(len(self.lens_pieces))
         text = tuple(map(visible, self.pieces[-LENS:]))
         pieces = [tuple(map(visible, row[-LENS:])) for row in self.lens_pieces]
         p_MT = self.lens_best_p_MT[:, -LENS:]
@@ -179,19 +179,19 @@ def predict(
     the head on the state after each layer are the logit lens (nostalgebraist 2020; its limits: Belrose et al. 2023,
     arXiv:2303.08112).
     """
-    real, T = tokenizer.vocab_size, len(tokens_T)
+    num_ids, T = tokenizer.vocab_size, len(tokens_T)
 
     def pieces(ids: np.ndarray) -> tuple[str, ...]:
         return tuple(readable_token(tokenizer, i) for i in ids)
 
-    logits_V = np.asarray(activations.logits_TV[-1, :real], np.float64)
+    logits_V = np.asarray(activations.logits_TV[-1, :num_ids], np.float64)
     probabilities_V = _softmax(logits_V)
     best_K = np.argsort(-logits_V, kind="stable")[:BEST]
     hidden_D = np.asarray(activations.final_TD[-1], np.float64)
     lens_best_MT, lens_best_p_MT, lens_p_MT, lens_nats_MT = _lens(
-        params, activations.residual_MTD, tokens_T, best_K[0], model, real
+        params, activations.residual_MTD, tokens_T, best_K[0], model, num_ids
     )
-    logits_TV = activations.logits_TV[:, :real]
+    logits_TV = activations.logits_TV[:, :num_ids]
     next_TK = np.argsort(-logits_TV, axis=-1, kind="stable")[:, :BEST]
     weights_TV = np.exp(logits_TV - logits_TV.max(-1, keepdims=True))
     drawn = draw(activations.logits_TV[-1], T) if draw else None
@@ -230,11 +230,11 @@ def _lens(
     params: Params,
     residual_MTD: np.ndarray,
     tokens_T: np.ndarray,
-    asked: int,
+    token_id: int,
     model: TransformerConfig,
-    real: int,
+    num_ids: int,
 ) -> tuple[np.ndarray, ...]:
-    """Return the likeliest token, its probability, that of `asked`, and the loss of the text's next token: (M, T)."""
+    """Return the likeliest token, its probability, that of `token_id`, and the loss of the next token, each (M, T)."""
     T = len(tokens_T)
     padding = (0, row_length(T, model) - T)  # one compiled program for nearly all texts
     targets_BT = np.pad(tokens_T[1:], (0, padding[1] + 1))[None]
@@ -242,7 +242,7 @@ def _lens(
     # One state at a time: the logits of all would take too much memory with a large vocabulary.
     for x_TD in residual_MTD:
         x_BTD = np.pad(x_TD, (padding, (0, 0)))[None]
-        reading = read_out(params, x_BTD, targets_BT, model=model, real=real, asked=asked)
-        columns = (reading.best_BT, reading.confidence_BT, reading.asked_BT, reading.nats_BT)
+        reading = read_out(params, x_BTD, targets_BT, model=model, num_ids=num_ids, token_id=token_id)
+        columns = (reading.best_BT, reading.confidence_BT, reading.probability_BT, reading.nats_BT)
         states.append([np.asarray(x_BT)[0, :T] for x_BT in columns])
     return tuple(map(np.stack, zip(*states, strict=True)))
