@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from zerotollm.cli import explain, override, split
+from zerotollm.cli import describe_error, override, split
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.sources.own_files import open_files
 from zerotollm.data.tokens.sentencepiece import load_tokenizer, train_tokenizer
@@ -48,7 +48,7 @@ def one_line(error: Exception) -> None:
 
 def printed(error: Exception) -> None:
     """As `one_line`, of what the command line prints: a word of it may hold a line break itself."""
-    line, code = explain(error)
+    line, code = describe_error(error)
     assert line
     assert LINE not in line
     assert code == 2
