@@ -13,10 +13,12 @@ from typing import Any, TypeVar
 
 from zerotollm import catalog, usage
 from zerotollm.actions import ACTIONS, Action
+from zerotollm.actions.config import AblateOptions
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment, differences, inherit_model, on_own_pairs
 from zerotollm.fields import field_types, is_valid, wrong_type
 from zerotollm.host.gpu import prepare_gpu
+from zerotollm.host.memory_limit import check_libraries
 from zerotollm.output import printable
 from zerotollm.run_directory import CONFIG, located, read_experiment
 from zerotollm.sharding.config import parse_distributed
@@ -221,14 +223,9 @@ def act(command: Command, experiments: Path) -> None:
         _join_processes(command, experiments)
     overrides, action_options = _separate_options(command.options, action)
     experiment = _load(command, experiments, action)
-    options: Any = override(action.options(experiment), action_options) if action.options else None
+    suite_options = None
     if action.suite:
-        [variants] = catalog.functions(experiments, command.experiment, ["variants"])
-        budget = catalog.function(experiments, command.experiment, "budget")
-        if budget is None and "budget" in dict(action_options):
-            raise UsageError(f"{command.experiment} has no budgets: leave --budget out to run it in full")
-        options = options if budget else replace(options, budget="full")
-        experiment = budget(experiment, options.budget) if budget else experiment
+        experiment, suite_options = _at_budget(experiment, command, experiments, action_options)
     start_from = dict(overrides).get("train.start_from", experiment.train.start_from)
     if start_from and command.experiment and not action.reads_run:
         experiment = inherit_model(experiment, read_experiment(Path(start_from)))
@@ -238,18 +235,21 @@ def act(command: Command, experiments: Path) -> None:
         words = [("run_dir", command.run_dir)] if command.run_dir else []
         words += [] if experiment.data.corpus else [("data.corpus", "FILE")]
         experiment = as_trained(run_dir, overrides, launch(command.experiment or "EXPERIMENT", *words))
-        options = override(action.options(experiment), action_options) if action.options else None
     else:
         experiment = on_own_pairs(original, experiment, dict(overrides))
     validate(experiment)
+    options = [override(action.options(experiment), action_options)] if action.options else []
+    required = ["variants"] if action.suite else action.functions
+    functions = catalog.functions(experiments, command.experiment, required)
 
+    if verb == "train":
+        check_libraries()  # before they are imported
     name = verb.replace("-", "_")
     function = getattr(import_module(f"zerotollm.actions.{name}"), name)
-    if action.suite:
-        function(make_suite(experiment, variants, options.only), run_dir, options)
-        return
-    functions = catalog.functions(experiments, command.experiment, action.functions)
-    function(experiment, run_dir, *functions, *([options] if action.options else []))
+    if suite_options:
+        function(make_suite(experiment, functions[0], suite_options.only), run_dir, suite_options)
+    else:
+        function(experiment, run_dir, *functions, *options)
 
 
 def _separate_options(
@@ -279,6 +279,19 @@ def _load(command: Command, experiments: Path, action: Action) -> Experiment:
     if command.run_dir and (Path(command.run_dir) / CONFIG).exists() and not action.functions:
         return read_experiment(Path(command.run_dir))
     raise UsageError(f"add --experiment NAME: one of {', '.join(catalog.names(experiments))}")
+
+
+def _at_budget(
+    experiment: Experiment, command: Command, experiments: Path, action_options: Iterable[tuple[str, str]]
+) -> tuple[Experiment, AblateOptions]:
+    """Return the experiment in the size that `--budget` names, and the options of its suite."""
+    options = override(AblateOptions(), action_options)
+    budget = catalog.function(experiments, command.experiment, "budget")
+    if budget:
+        return budget(experiment, options.budget), options
+    if "budget" in dict(action_options):
+        raise UsageError(f"{command.experiment} has no budgets: leave --budget out to run it in full")
+    return experiment, replace(options, budget="full")
 
 
 def _join_processes(command: Command, experiments: Path) -> None:
