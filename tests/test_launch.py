@@ -21,7 +21,7 @@ from zerotollm.errors import RunError
 from zerotollm.experiment import Experiment, differences, to_json
 from zerotollm.fields import field_types
 from zerotollm.shell import option
-from zerotollm.suggest import ELSEWHERE, USUAL
+from zerotollm.suggest import NO_OPTION, SYNONYMS
 from zerotollm.usage import MOST_CHANGED
 
 ROOT = Path(__file__).parent.parent
@@ -304,8 +304,8 @@ def test_the_version_is_that_of_the_package():
 def test_usual_names_are_no_names_of_ours_and_mean_what_there_is():
     fields = [*field_types(Experiment), *VALUES]
     own = {name.rpartition(".")[2] for name in fields}
-    assert USUAL.keys() <= set(fields)
-    every = [word for words in (*USUAL.values(), *ELSEWHERE) for word in words.split()]
+    assert SYNONYMS.keys() <= set(fields)
+    every = [word for words in (*SYNONYMS.values(), *NO_OPTION) for word in words.split()]
     assert [word for word in every if word in own - {"dir"}] == []
     assert len(every) == len(set(every))
 
@@ -373,7 +373,7 @@ def test_what_is_near_nothing_gets_no_suggestion(name, calls, capsys):
         ("base --max_iters 9", ["did you mean --train.steps?"]),
         ("base --out_dir x", ["did you mean --run-dir?"]),
         ("base --config base", ["did you mean --experiment?"]),
-        ("base --resume x", ["goes on where it stopped"]),
+        ("base --resume x", ["the same command again resumes"]),
         ("base --smaple.seed 1", ["did you mean --sample.seed?"]),
         ("base --model.stpes 1", ["did you mean --train.steps?"]),
         ("base generate --max-new-tokens 5 --run-dir RUN", ["did you mean --max-tokens?"]),
