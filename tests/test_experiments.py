@@ -8,11 +8,11 @@ import jax
 import pytest
 
 from experiments import finetune_translate
+from tests.functions import init_state
 from tests.recorded import assert_recorded
 from zerotollm import catalog
 from zerotollm.experiment import Experiment, differences
 from zerotollm.model.config import resolve
-from zerotollm.training.step import init_state
 from zerotollm.validation import validate
 
 FOLDER = Path(__file__).parent.parent / "experiments"

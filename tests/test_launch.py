@@ -351,7 +351,7 @@ def test_what_is_near_nothing_gets_no_suggestion(name, calls, capsys):
         ("--experiment finetune_chat ablate --budget tiny", ["finetune_chat has no budgets"]),
         ("--experiment ablations --only posision", ["'posision'", "did you mean position?"]),
         ("--experiment ablations --only", ["--only needs a value"]),
-        ("--experiment ablations --only norm trian", ["'trian' is no variant"]),
+        ("--experiment ablations --only norm trian", ["'trian' is neither a variant"]),
         ("--experiment ablations --budget huge", ["'huge'", "one of tiny, small, full"]),
         ("bse", ["unknown action or experiment 'bse'", "did you mean base?"]),
         ("base trian", ["unknown action 'trian'", "did you mean train?"]),

@@ -242,12 +242,13 @@ def act(command: Command, experiments: Path) -> None:
     required = ["variants"] if action.suite else action.functions
     functions = catalog.functions(experiments, command.experiment, required)
 
+    suite = make_suite(experiment, functions[0], suite_options.only) if suite_options else None
     if verb == "train":
         check_libraries()  # before they are imported
     name = verb.replace("-", "_")
     function = getattr(import_module(f"zerotollm.actions.{name}"), name)
-    if suite_options:
-        function(make_suite(experiment, functions[0], suite_options.only), run_dir, suite_options)
+    if suite:
+        function(suite, run_dir, suite_options)
     else:
         function(experiment, run_dir, *functions, *options)
 

@@ -10,9 +10,10 @@ from typing import Any, get_type_hints
 from zerotollm.data.config import DataConfig, TokenizerConfig, names_pairs
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import UsageError
-from zerotollm.fields import added_defaults, flatten, is_dataclass_type, is_valid, wrong_type
+from zerotollm.fields import ADDED, added_defaults, flatten, is_dataclass_type, is_valid, wrong_type
 from zerotollm.model.compute_config import ComputeConfig
 from zerotollm.model.config import TransformerConfig
+from zerotollm.own_code import OwnCode
 from zerotollm.suggest import did_you_mean
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 
@@ -33,6 +34,8 @@ class Experiment:
     train: TrainConfig = field(default_factory=TrainConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     sample: SamplingConfig = field(default_factory=SamplingConfig)
+    code: OwnCode = field(default=OwnCode(), metadata=ADDED | {"hidden": True})
+    """functions of the experiment's file that replace built-in ones"""
 
 
 def differences(left: Experiment, right: Experiment) -> list[tuple[str, Any, Any]]:
@@ -128,7 +131,9 @@ def _from_dict(kind: type, raw: Any, prefix: str, source: str) -> Any:
             )
     values = {}
     for name, annotation in types.items():
-        if is_dataclass_type(annotation):
+        if isinstance(raw[name], OwnCode):
+            values[name] = raw[name]
+        elif is_dataclass_type(annotation):
             values[name] = _from_dict(annotation, raw[name], f"{prefix}{name}.", source)
         else:
             if not is_valid(raw[name], annotation):

@@ -70,9 +70,12 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def field_types(kind: type, prefix: str = "") -> dict[str, Any]:
-    """Return dotted names and types, without bounds, in the order of declaration."""
+    """Return dotted names and types of what may be given, without bounds, in the order of declaration."""
     flat = {}
+    hidden = {f.name for f in dataclasses.fields(kind) if f.metadata.get("hidden")}
     for name, annotation in get_type_hints(kind).items():
+        if name in hidden:
+            continue
         nested = is_dataclass_type(annotation)
         flat |= field_types(annotation, f"{prefix}{name}.") if nested else {prefix + name: annotation}
     return flat

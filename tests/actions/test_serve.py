@@ -14,6 +14,7 @@ import jax
 import pytest
 
 import zerotollm
+from tests.functions import init_params
 from zerotollm.actions.config import EvaluateOptions, ServeOptions
 from zerotollm.actions.evaluate import evaluate
 from zerotollm.actions.plan import HOST_BYTES
@@ -29,7 +30,6 @@ from zerotollm.planning.memory import serving_memory
 from zerotollm.serving import scheduler
 from zerotollm.training.checkpoints import CheckpointWriter
 from zerotollm.training.config import TrainConfig
-from zerotollm.training.step import init_params
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -29,7 +29,8 @@ def report(experiment: Experiment, run_dir: Path, options: ReportOptions) -> Pat
     from zerotollm.console import Console
     from zerotollm.explain.render.page import Report, Section, render, tree
     from zerotollm.explain.render.page_answers import answer_sections
-    from zerotollm.run import cache_compiled_programs, load
+    from zerotollm.run import load
+    from zerotollm.session.compilation_cache import cache_compiled_programs
 
     others = {str(path): _other(Path(path)) for path in options.beside.replace(",", " ").split()}
     cache_compiled_programs(experiment.data)

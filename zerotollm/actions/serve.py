@@ -48,10 +48,11 @@ def serve(experiment: Experiment, run_dir: Path, options: ServeOptions) -> None:
     from rich.progress import Progress
 
     from zerotollm.console import Console
-    from zerotollm.run import cache_compiled_programs, load
+    from zerotollm.run import load
     from zerotollm.serving import scheduler
     from zerotollm.serving.app import ServerState, make_app
     from zerotollm.serving.protocol import Served
+    from zerotollm.session.compilation_cache import cache_compiled_programs
 
     cache_compiled_programs(experiment.data)
     run, console = load(run_dir, options.checkpoint), Console()
@@ -61,7 +62,7 @@ def serve(experiment: Experiment, run_dir: Path, options: ServeOptions) -> None:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("compiling", total=scheduler.num_programs(context))
         programs = scheduler.compile_programs(
-            run.params, model, run.tokenizer, options.rows, context, lambda: progress.advance(task)
+            run.params, run.net, run.tokenizer, options.rows, context, lambda: progress.advance(task)
         )
     served = Served(
         name=experiment.name,
