@@ -297,10 +297,10 @@ def _at_budget(
 
 def _join_processes(command: Command, experiments: Path) -> None:
     """Connect to the other processes, and check that all do the same."""
-    place = parse_distributed(command.distributed)
+    address = parse_distributed(command.distributed)
     prepare_gpu()
     processes = import_module("zerotollm.sharding.processes")
-    processes.join(place.coordinator, place.process, place.of)
+    processes.join(address.coordinator, address.process, address.num_processes)
     options = [pair for pair in command.options if pair[0] != "data.dir"]  # it may differ between machines
     command_values = [command.experiment, command.run_dir, command.action, sorted(command.switches), options]
     processes.check_same(

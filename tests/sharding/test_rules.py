@@ -13,7 +13,7 @@ from zerotollm.errors import RunError, UsageError
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.planning.collectives import Collective, collectives
 from zerotollm.sharding import local_launcher
-from zerotollm.sharding.config import MeshShape, Place, parse_distributed, parse_mesh
+from zerotollm.sharding.config import MeshShape, ProcessAddress, parse_distributed, parse_mesh
 from zerotollm.sharding.processes import check_same, is_first, join, meet, on_first, together
 from zerotollm.sharding.rules import (
     Placement,
@@ -64,8 +64,8 @@ def test_what_is_no_mesh_is_refused_in_one_line(text):
 
 
 def test_a_place_among_processes_is_read_from_text():
-    assert parse_distributed("auto") == Place("")
-    assert parse_distributed("coordinator=h:1 process=1 of=2") == Place("h:1", 1, 2)
+    assert parse_distributed("auto") == ProcessAddress("")
+    assert parse_distributed("coordinator=h:1 process=1 of=2") == ProcessAddress("h:1", 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_alone_a_process_is_the_first_and_waits_for_nobody():
 
 def test_a_coordinator_that_is_not_there_is_one_line():
     with pytest.raises(RunError, match=r"no coordinator answers at 127\.0\.0\.1:1 within 0 s"):
-        join("127.0.0.1:1", process=1, of=2, limit=0)
+        join("127.0.0.1:1", process=1, num_processes=2, timeout=0)
 
 
 @pytest.mark.parametrize(("came", "missing"), [((0, 1, 2), None), ((0, 2), "1")])
@@ -199,7 +199,7 @@ def test_all_that_came_hear_who_did_not(came, missing):
 
     def attempt(process: int) -> str | None:
         try:
-            meet(coordinator, process, of=3, limit=0.6 if missing else 20)
+            meet(coordinator, process, num_processes=3, timeout=0.6 if missing else 20)
         except RunError as error:
             return str(error)
         return None
