@@ -63,4 +63,4 @@ def check_unchanged(before: dict[Path, Stamp]) -> None:
 
 def changed(path: Path) -> RunError:
     """Return the error for a file that another program writes."""
-    return RunError(f"{path} was changed while it was read: wait until it is complete, then run again")
+    return RunError(f"{path} was changed while it was read: run the same command again when it is complete")
