@@ -18,6 +18,7 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MOD
 
 # Lowest first. A module imports from lines above its own and from its own package, never from one on the same line.
 LAYERS = [
+<<<<<<< HEAD
     line.split()
     for line in """
     zerotollm errors randomness
@@ -38,6 +39,37 @@ LAYERS = [
     cli
     launch
     """.strip().splitlines()
+=======
+    {"zerotollm.errors"},
+    {
+        "zerotollm.suggest",
+        "zerotollm.randomness",
+        "zerotollm.significance",
+        "zerotollm.host",
+        "zerotollm.shell",
+    },
+    {"zerotollm.output", "zerotollm.fields", "zerotollm.own_code"},
+    {"zerotollm.console", "zerotollm.sharding"},
+    {"zerotollm.data", "zerotollm.model"},
+    {"zerotollm.training"},
+    {"zerotollm.decoding"},
+    {"zerotollm.experiment"},
+    {"zerotollm.validation"},
+    {"zerotollm.run_directory"},
+    {"zerotollm.components"},
+    {"zerotollm.explain", "zerotollm.interop", "zerotollm.planning", "zerotollm.serving"},
+    {"zerotollm.evaluation"},
+    {"zerotollm.run"},
+    {"zerotollm.lm_eval_adapter"},
+    {"zerotollm"},
+    {"zerotollm.session"},
+    {"zerotollm.studies"},
+    {"zerotollm.actions", "experiments"},
+    {"zerotollm.catalog"},
+    {"zerotollm.usage"},
+    {"zerotollm.cli"},
+    {"launch"},
+>>>>>>> main
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
@@ -113,9 +145,44 @@ IMPORT_BY_NAME = {
     "zerotollm.data.sources.tfds": "one package for each data set",
 }
 # Being rewritten: to be emptied.
-UNFINISHED: set[str] = set()
-UNFINISHED_CIRCLES: set[str] = set()
-UNFINISHED_FOLDERS: set[str] = set()
+UNFINISHED: set[str] = set(
+    """
+
+    """.split()
+)
+UNFINISHED_CIRCLES: set[str] = set(
+    """
+    zerotollm.data.sources.packaged
+    zerotollm.data.sources.parallel
+    zerotollm.data.sources.tfds
+    zerotollm.data.sources.tfds_builders
+    zerotollm.explain.ablation
+    zerotollm.explain.alignment
+    zerotollm.explain.answer
+    zerotollm.explain.attention
+    zerotollm.explain.calibration
+    zerotollm.explain.embeddings
+    zerotollm.explain.figures
+    zerotollm.explain.figures.curves
+    zerotollm.explain.figures.image
+    zerotollm.explain.figures.network
+    zerotollm.explain.figures.picture
+    zerotollm.explain.figures.plotly_json
+    zerotollm.explain.figures.text
+    zerotollm.explain.generation
+    zerotollm.explain.layers
+    zerotollm.explain.learning
+    zerotollm.explain.meaning
+    zerotollm.explain.pair_activations
+    zerotollm.explain.prediction
+    zerotollm.explain.tokenization
+    """.split()
+)
+UNFINISHED_FOLDERS: set[str] = set(
+    """
+
+    """.split()
+)
 
 
 def layer(module: str) -> str:
@@ -202,11 +269,27 @@ def test_light_modules_import_only_light_modules(module):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_there_is_one_console(module):
+<<<<<<< HEAD
     others = {"rich.console.Console", "rich.print", "rich.get_console"} & {
         f"{node.module}.{alias.name}"
         for node in ast.walk(TREES[module])
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
+=======
+    others = {"rich.console.Console", "rich.print", "rich.get_console"} & imported(MODULES[module])
+    assert not others, (
+        f"{module} imports {others}: take zerotollm.console.Console, which shows texts as they are"
+    )
+
+
+def test_an_experiment_needs_only_configs():
+    ours = {name for name in imported(MODULES["zerotollm.experiment"]) if name.startswith("zerotollm")}
+    assert {name for name in ours if not name.endswith("config")} <= {
+        "zerotollm.errors",
+        "zerotollm.fields",
+        "zerotollm.own_code",
+        "zerotollm.suggest",
+>>>>>>> main
     }
     assert not others, f"{module} imports {others}: take zerotollm.console.Console, which interprets no text"
 
