@@ -4,10 +4,10 @@ Group: fine-tuning a pretrained model
 
 Command: python launch.py --experiment finetune_translate --train.start-from runs/base
 
-Time: 7 minutes on one core of an AMD EPYC, beside another run
+Time: 7 minutes on one core of an AMD EPYC, shared with another run
 
-Expected: no. 12.69 BLEU on the validation chapters (0.9989 bits per byte), from nothing 15.75 (1.0229), and the
-encoder-decoder at the same compute, from nothing too, 26.71 (0.9215; three seeds each)
+Expected: no. 12.69 BLEU on the validation chapters (0.9989 bits per byte), from scratch 15.75 (1.0229), and the
+encoder-decoder at the same compute, also from scratch, 26.71 (0.9215; three seeds each)
 """
 
 from dataclasses import replace
