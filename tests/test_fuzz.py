@@ -1,4 +1,4 @@
-"""Damaged and invented input of every kind that is read from outside: one clear line, no other exception, no hang.
+"""Damaged and random input of every kind gives one clear line, no other exception, and no hang.
 
 `python -m pytest -m slow tests/test_fuzz.py` tries 10,000 of each; the tests that always run try a few.
 """
@@ -34,7 +34,7 @@ json_values = st.recursive(
 def tried(number: int):
     return settings(
         max_examples=number,
-        deadline=5000,  # ms: what takes longer hangs
+        deadline=5000,  # ms: a longer run counts as a hang
         suppress_health_check=list(HealthCheck),
         database=None,
     )
@@ -47,7 +47,7 @@ def one_line(error: Exception) -> None:
 
 
 def printed(error: Exception) -> None:
-    """As `one_line`, of what the command line prints: a word of it may hold a line break itself."""
+    """As `one_line`, for the command line, whose words may contain line breaks."""
     line, code = describe_error(error)
     assert line
     assert LINE not in line
@@ -55,7 +55,7 @@ def printed(error: Exception) -> None:
 
 
 def damaged(content: bytes):
-    """The bytes with some of them changed, cut off or put in."""
+    """Return bytes with random changes, deletions and insertions."""
 
     def change(edits: list[tuple[int, bytes, int]]) -> bytes:
         data = bytearray(content)
@@ -148,7 +148,7 @@ def test_jsonl(number, tmp_path):
 
 @pytest.mark.parametrize("number", SIZES)
 def test_safetensors(number, tmp_path):
-    """Headers of all kinds before a little data."""
+    """Random headers before a little data."""
     import numpy as np
     from safetensors.numpy import save
 
