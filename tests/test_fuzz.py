@@ -16,7 +16,7 @@ from zerotollm.data.sources.own_files import open_files
 from zerotollm.data.tokens.sentencepiece import load_tokenizer, train_tokenizer
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment, from_json, to_json
-from zerotollm.fields import flatten
+from zerotollm.fields import field_types, flatten
 from zerotollm.interop import folder
 from zerotollm.validation import validate
 
@@ -102,7 +102,7 @@ def test_configuration(number):
 
 @pytest.mark.parametrize("number", SIZES)
 def test_overrides(number):
-    names = list(flatten(Experiment()))
+    names = list(field_types(Experiment))
     words = st.text(max_size=12) | st.sampled_from(
         ["train", "--help", "--data.corpus", "--train.mesh", "data=2"]
     )

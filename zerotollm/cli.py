@@ -126,7 +126,8 @@ def split(arguments: Iterable[str], experiments: Collection[str] = ()) -> Comman
                 raise UsageError(f"{option(name)} takes no value: write it without {'=' + value!r}")
             switches.add(name)
             continue
-        value = value if equals else _next_value(rest)
+        if not equals:
+            value = rest.popleft() if rest and not rest[0].startswith("--") else None
         if value is not None:
             value = _complete(name, value, rest)
         if name not in VALUES:
@@ -148,10 +149,6 @@ def split(arguments: Iterable[str], experiments: Collection[str] = ()) -> Comman
     options += _action_text(words, values, dict(options), experiments)
     action = words[0] if words else ""
     return Command(frozenset(switches), action=action, options=tuple(options), **values)
-
-
-def _next_value(rest: deque[str]) -> str | None:
-    return rest.popleft() if rest and not rest[0].startswith("--") else None
 
 
 def _complete(name: str, value: str, rest: deque[str]) -> str:
