@@ -1,4 +1,4 @@
-"""What is shown: as it is written, on any terminal, and at no run's cost."""
+"""Output: texts are shown as written, on any terminal, and no run fails for lack of output."""
 
 import io
 import json
@@ -23,7 +23,7 @@ LAUNCH = f"{sys.executable} {ROOT / 'launch.py'}"
 
 
 def test_standard_streams_that_were_closed_are_not_taken_by_files(tmp_path):
-    """Else the next file that is opened would be descriptor 1 or 2, and hold what C code logs."""
+    """Otherwise the next file would get descriptor 1 or 2, and C code would log into it."""
     code = (
         "from zerotollm.output import protect_output; protect_output(); import os, sys\n"
         "file = open('x', 'w'); sys.stdin.read(); print('lost'); os.write(2, b'lost'); file.write(str(file.fileno()))"
@@ -36,7 +36,7 @@ def test_standard_streams_that_were_closed_are_not_taken_by_files(tmp_path):
 
 
 def shell(line: str, folder: Path) -> subprocess.CompletedProcess:
-    """`line` by bash, with LAUNCH for the command and every step of a pipe counted."""
+    """Run `line` in bash, where LAUNCH is the command and a failure in a pipe counts."""
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", line.replace("LAUNCH", LAUNCH)], cwd=folder, capture_output=True
     )
@@ -55,7 +55,7 @@ def shell(line: str, folder: Path) -> subprocess.CompletedProcess:
         ("LAUNCH bse <&- >&-", 2, b"unknown"),
     ],
 )
-def test_no_stream_makes_a_traceback(line, code, says, tmp_path):
+def test_no_stream_causes_a_traceback(line, code, says, tmp_path):
     done = shell(line, tmp_path)
     assert (done.returncode, done.stderr.count(b"\n")) == (code, 1 if says else 0), done.stderr.decode()
     assert says in done.stderr
@@ -75,7 +75,7 @@ def test_a_run_outlives_its_output(output, tmp_path):
 
 
 def test_a_terminal_that_is_closed_costs_no_steps(tmp_path):
-    """SIGHUP ends a run saved; under nohup, where it is ignored, nothing is changed."""
+    """SIGHUP is a request to stop; under nohup it stays ignored."""
     code = (
         "import os, signal\n"
         "from zerotollm.host.stop_signals import stop_requests\n"
@@ -99,7 +99,7 @@ WRITTEN = [
 
 @pytest.mark.parametrize("text", WRITTEN)
 @pytest.mark.parametrize("terminal", [False, True])
-def test_text_is_shown_as_it_is_written(text, terminal):
+def test_text_is_shown_as_written(text, terminal):
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=100)
     console.print(Lines(text), soft_wrap=True)
@@ -111,7 +111,7 @@ def test_text_is_shown_as_it_is_written(text, terminal):
     assert shown.count(text.rpartition("\t")[2]) == 4
 
 
-def test_a_terminal_obeys_no_text():
+def test_no_text_controls_the_terminal():
     dangerous = "\x1b[2J\x07\x08\r\x9b\x00\x7f"
     assert printable(dangerous + "\t\n") == "\ufffd[2J" + "\ufffd" * 6 + "\t\n"
     out = io.StringIO()
@@ -135,7 +135,7 @@ HOSTILE = [
 ]
 
 
-def test_matplotlib_draws_text_as_it_is_written():
+def test_matplotlib_draws_text_as_written():
     from matplotlib.text import Text
 
     for text in HOSTILE:
