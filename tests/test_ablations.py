@@ -7,12 +7,13 @@ import jax
 import pytest
 
 from experiments.ablations import budget, experiment, variants
+from tests.functions import init_params, init_state
 from zerotollm.errors import UsageError
-from zerotollm.experiment import differences, validate
+from zerotollm.experiment import differences
 from zerotollm.model.config import resolve
 from zerotollm.planning.flops import num_parameters
 from zerotollm.studies.suite import BASE, changed, make_suite, select
-from zerotollm.training.step import init_params, init_state
+from zerotollm.validation import validate
 
 # Every variant and all fields that it changes.
 CHANGES = {

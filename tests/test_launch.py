@@ -13,11 +13,13 @@ from types import SimpleNamespace
 import pytest
 
 from zerotollm import __version__, catalog, run_directory
-from zerotollm.actions import ACTIONS, AblateOptions, EvaluateOptions, GenerateOptions
+from zerotollm.actions import ACTIONS
+from zerotollm.actions.config import AblateOptions, EvaluateOptions, GenerateOptions
 from zerotollm.catalog import GROUPS
 from zerotollm.cli import VALUES, Command, main, split
 from zerotollm.errors import RunError
-from zerotollm.experiment import Experiment, differences, field_types, to_json
+from zerotollm.experiment import Experiment, differences, to_json
+from zerotollm.fields import field_types
 from zerotollm.shell import option
 from zerotollm.suggest import ELSEWHERE, USUAL
 from zerotollm.usage import MOST_CHANGED

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from zerotollm.actions import AblateOptions, TabulateOptions
 from zerotollm.actions.ablate import ablate
+from zerotollm.actions.config import AblateOptions, TabulateOptions
 from zerotollm.actions.tabulate import tabulate
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.errors import DivergedError, RunError, UsageError

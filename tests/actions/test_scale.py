@@ -9,12 +9,12 @@ import pytest
 
 from zerotollm import catalog
 from zerotollm.actions.scale import scale
+from zerotollm.components import dataset_of
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, from_json, to_json
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.planning.flops import train_flops
-from zerotollm.session.data import feed_of
 from zerotollm.studies.ladder import measure_point, run_size, seconds_left
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 
@@ -59,7 +59,7 @@ def pretended(run: Experiment) -> dict:
     """What `measure_point` might give for that run, without training it."""
     N, D = run_size(run, 64)
     loss = (1 + 3 / N**0.3 + 20 / D**0.5) * (1 + 0.001 * (run.train.steps % 3))
-    text = feed_of(run).fingerprint
+    text = dataset_of(run).fingerprint
     made_up = {
         "text": text,
         "vocab_size": 64,

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zerotollm.actions import ExplainOptions
+from zerotollm.actions.config import ExplainOptions
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.host.atomic_files import write_atomically
@@ -28,7 +28,8 @@ def explain(experiment: Experiment, run_dir: Path, options: ExplainOptions) -> d
     from zerotollm.explain.explanation import numbers
     from zerotollm.explain.render.markdown import questions_markdown
     from zerotollm.explain.render.terminal import study_tables, text_tables
-    from zerotollm.run import cache_compiled_programs, load
+    from zerotollm.run import load
+    from zerotollm.session.compilation_cache import cache_compiled_programs
     from zerotollm.studies.markdown_page import read_page, with_table
 
     page = Path(options.into)

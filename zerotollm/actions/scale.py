@@ -12,9 +12,9 @@ from typing import NamedTuple
 from zerotollm import run_directory
 from zerotollm.console import Console
 from zerotollm.errors import UsageError
-from zerotollm.experiment import Experiment, validate
+from zerotollm.experiment import Experiment
 from zerotollm.host.atomic_files import write_atomically
-from zerotollm.run import cache_compiled_programs
+from zerotollm.session.compilation_cache import cache_compiled_programs
 from zerotollm.session.progress import clock
 from zerotollm.studies import ladder as points
 from zerotollm.studies.ladder import PointRecord, as_point
@@ -28,6 +28,7 @@ from zerotollm.studies.scaling_report import (
     run_line,
     table,
 )
+from zerotollm.validation import validate
 
 
 class ScalingResult(NamedTuple):

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from zerotollm.actions import TabulateOptions
+from zerotollm.actions.config import TabulateOptions
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.host.atomic_files import write_atomically

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
+from zerotollm.components import dataset_of
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, to_json
 from zerotollm.host.atomic_files import write_atomically
 from zerotollm.model.config import resolve
 from zerotollm.planning.flops import counted_parameters, train_flops
 from zerotollm.run_directory import MAY_MOVE
-from zerotollm.session.data import feed_of
 from zerotollm.session.train_in_memory import compile_programs, fit
 from zerotollm.studies.records import another_text, check_experiment
 from zerotollm.studies.scaling_law import Point
@@ -45,12 +45,12 @@ def measure_point(run: Experiment) -> PointRecord:
     tokens = run.train.steps * run.data.batch_size * run.data.context
     return {
         "experiment": json.loads(to_json(run)),
-        "parameters": counted_parameters(programs.model),
+        "parameters": counted_parameters(programs.experiment.model),
         "vocab_size": programs.feed.tokenizer.vocab_size,
         "text": programs.feed.fingerprint,
         "tokens": tokens,
         "epochs": tokens / programs.feed.tokens,
-        "flops": tokens * train_flops(programs.model, run.data.context),
+        "flops": tokens * train_flops(programs.experiment.model, run.data.context),
         "loss": fitted.validation["loss"],
         "bpb": fitted.validation["bpb"],
         "seconds": time.monotonic() - begun,
@@ -74,7 +74,7 @@ def read_points(run_dir: Path, runs: Sequence[Experiment]) -> list[PointRecord |
     Raises UsageError where a file is not a point, or one of another experiment or of another text.
     """
     records = [_read_point(point_path(run_dir, run), run) for run in runs]
-    text = feed_of(runs[0]).fingerprint if any(records) else []
+    text = dataset_of(runs[0]).fingerprint if any(records) else []
     for run, record in zip(runs, records, strict=True):
         if record and record["text"] != text:
             raise another_text(point_path(run_dir, run), run.data.corpus)

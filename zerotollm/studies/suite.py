@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 from zerotollm.errors import UsageError
-from zerotollm.experiment import Experiment, differences, validate
+from zerotollm.experiment import Experiment, differences
 from zerotollm.suggest import did_you_mean
+from zerotollm.validation import validate
 
 BASE = "base"
 """Name and group of the base in results."""

@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 from rich.progress import BarColumn, Progress, TextColumn
 
 from zerotollm import run_directory
+from zerotollm.components import dataset_of
 from zerotollm.console import Console
 from zerotollm.data.feed import Feed
 from zerotollm.errors import DivergedError, RunError, UsageError
@@ -19,12 +20,11 @@ from zerotollm.model.accelerator import this_accelerator
 from zerotollm.model.config import resolve
 from zerotollm.planning.flops import num_parameters, train_flops
 from zerotollm.planning.speed import flops_per_token
-from zerotollm.run import cache_compiled_programs
-from zerotollm.session.data import feed_of
+from zerotollm.session.compilation_cache import cache_compiled_programs
 from zerotollm.session.job import job_for
 from zerotollm.session.progress import clock
 from zerotollm.session.train_in_memory import Fitted, Programs, compile_programs, fit
-from zerotollm.session.warm_start import Beginning, beginning_of
+from zerotollm.session.warm_start import WarmStart, warm_start
 from zerotollm.studies.records import (
     RATES,
     Measurements,
@@ -129,8 +129,8 @@ def prepare_data(variants: Sequence[Variant]) -> dict[Hashable, Sources]:
         if key in sources:
             continue
         try:
-            feed = feed_of(variant.experiment)
-            sources[key] = _sources(feed, beginning_of(variant.experiment, feed))
+            feed = dataset_of(variant.experiment)
+            sources[key] = _sources(feed, warm_start(variant.experiment, feed))
         except UsageError as error:
             if variant.name == BASE:
                 raise
@@ -138,10 +138,10 @@ def prepare_data(variants: Sequence[Variant]) -> dict[Hashable, Sources]:
     return sources
 
 
-def _sources(feed: Feed, beginning: Beginning) -> Sources:
+def _sources(feed: Feed, start: WarmStart) -> Sources:
     validation = [feed.evaluation_tokens, feed.num_bytes["validation"]]
-    start = fingerprint(beginning.run.params) if beginning.run else None
-    return {"text": [*feed.fingerprint, *validation], "start": start}
+    initial = fingerprint(start.run.params) if start.run else None
+    return {"text": [*feed.fingerprint, *validation], "start": initial}
 
 
 class RemainingTime:
@@ -200,9 +200,9 @@ class _Training:
         begun = time.monotonic()
         experiment = run_experiment(job.variant, job.seeds[0], job.rate)
         data, name = experiment.data, job.variant.name
-        feed = feed_of(experiment)
-        beginning = beginning_of(experiment, feed)
-        model, sources = beginning.model, _sources(feed, beginning)
+        feed = dataset_of(experiment)
+        start = warm_start(experiment, feed)
+        model, sources = start.experiment.model, _sources(feed, start)
         if sources != self.sources[source_fields(experiment)]:
             raise RunError(
                 f"{name}: the text of {data.corpus}, or train.start_from, has changed since the suite began: "
