@@ -42,19 +42,28 @@ def _gpu(
     single: float,
     watts: float,
     source: str,
-    **links: float,
+    link: float = Device.link,
+    network: float = Device.network,
 ) -> Device:
     """`bandwidth` in GB/s; `half` and `single` in TFLOP/s."""
     bfloat16 = half if capability >= 8.0 else single
     rates = {"float32": single * 1e12, "float16": half * 1e12, "bfloat16": bfloat16 * 1e12}
-    accelerator = Accelerator("gpu", capability, title)
-    # The context, cuBLAS and the screen: an estimate, not measured here.
-    links["reserved_bytes"] = 0.5 * 2**30
-    return Device(name, gigabytes * 2**30, bandwidth * 1e9, rates, watts, accelerator, source, **links)
+    return Device(
+        name,
+        gigabytes * 2**30,
+        bandwidth * 1e9,
+        rates,
+        watts,
+        Accelerator("gpu", capability, title),
+        source,
+        reserved_bytes=0.5 * 2**30,  # the context, cuBLAS and the screen: an estimate, not measured here
+        link=link,
+        network=network,
+    )
 
 
 def _host(name: str, title: str, gigabytes: float, bandwidth: float, rate: float, source: str) -> Device:
-    rates = dict.fromkeys(("float32", "bfloat16", "float16"), rate)
+    rates = {"float32": rate, "bfloat16": rate, "float16": rate}
     return Device(name, gigabytes * 2**30, bandwidth, rates, 0.0, Accelerator("cpu", 0.0, title), source)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+from jax.core import AbstractValue
 from jax.extend.core import Jaxpr, JaxprEqn
 
 # Operations without a pass over memory of their own.
@@ -48,8 +49,8 @@ def count(program: Callable[..., Any], *arguments: Any) -> Counts:
         size = sum(_bytes(out.aval) for out in equation.outvars)
         if name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
-            depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-            flops = 2 * math.prod(equation.outvars[0].aval.shape) * depth
+            depth = math.prod(_shape(equation.invars[0].aval)[axis] for axis in contracted)
+            flops = 2 * math.prod(_shape(equation.outvars[0].aval)) * depth
             moved = sum(_bytes(x.aval) for x in equation.invars) + size
             products[Product(flops, moved, size)] += times
             operations += times
@@ -82,5 +83,10 @@ def _equations(jaxpr: Jaxpr, times: int) -> Iterator[tuple[JaxprEqn, int]]:
                 yield from _equations(program, times * equation.params.get("length", 1))
 
 
-def _bytes(aval: Any) -> int:
-    return math.prod(aval.shape) * aval.dtype.itemsize if hasattr(aval.dtype, "itemsize") else 0
+def _shape(aval: AbstractValue) -> tuple[int, ...]:
+    return getattr(aval, "shape", ())
+
+
+def _bytes(aval: AbstractValue) -> int:
+    itemsize = getattr(getattr(aval, "dtype", None), "itemsize", 0)
+    return math.prod(_shape(aval)) * itemsize

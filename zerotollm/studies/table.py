@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from statistics import fmean
-from typing import NotRequired, TypedDict
+from typing import NotRequired, TypedDict, cast
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -202,11 +202,11 @@ def _add_verdicts(results: Sequence[Difference], margin: float, *, more_is_bette
     comparisons = compare_all([result["differences"] for result in undecided], margin)
     for result, comparison in zip(undecided, comparisons, strict=True):
         verdict = reversed_verdicts.get(comparison.verdict, comparison.verdict)
-        result.update({**asdict(comparison), "margin": margin, "verdict": verdict})
+        result.update(cast(Difference, asdict(comparison) | {"margin": margin, "verdict": verdict}))
     for result in paired:
         if result["difference"] is None:
             [comparison] = compare_all([result["differences"]], margin)
-            result.update({**asdict(comparison), "verdict": result["verdict"]})
+            result.update(cast(Difference, asdict(comparison) | {"verdict": result["verdict"]}))
 
 
 def _value(run: RunRecord) -> float:

@@ -197,7 +197,7 @@ class _Training:
         """Train the missing runs of a job and write their records. Return whether there were any."""
         if not job.seeds:
             return False
-        begun = time.monotonic()
+        began = time.monotonic()
         experiment = run_experiment(job.variant, job.seeds[0], job.rate)
         data, name = experiment.data, job.variant.name
         feed = dataset_of(experiment)
@@ -217,7 +217,7 @@ class _Training:
             return True
         together = self.together and len(job.seeds) > 1
         programs = compile_programs(experiment, num_vmapped_seeds=len(job.seeds) if together else 0)
-        self.remaining.add(0.0, time.monotonic() - begun)
+        self.remaining.add(0.0, time.monotonic() - began)
         for seeds in [job.seeds] if together else [(seed,) for seed in job.seeds]:
             self._train(job, programs, seeds, size, sources)
         return True
@@ -225,12 +225,12 @@ class _Training:
     def _train(
         self, job: Job, programs: Programs, seeds: tuple[int, ...], size: _Size, sources: Sources
     ) -> None:
-        begun, left = time.monotonic(), self.remaining.seconds_left()
+        began, suite_left = time.monotonic(), self.remaining.seconds_left()
         steps = programs.experiment.train.steps
-        task = self.progress.add_task(job.title(seeds), total=steps, left=clock(left))
+        task = self.progress.add_task(job.title(seeds), total=steps, left=clock(suite_left))
 
         def show(step: int) -> None:
-            seconds_left = max(left - (time.monotonic() - begun), 0.0)
+            seconds_left = max(suite_left - (time.monotonic() - began), 0.0)
             self.progress.update(task, completed=step, left=clock(seconds_left))
 
         try:
@@ -244,7 +244,7 @@ class _Training:
             results = [None]
         finally:
             self.progress.remove_task(task)
-        seconds = time.monotonic() - begun
+        seconds = time.monotonic() - began
         self.remaining.add(run_flops(job.variant) * len(seeds), seconds)
         for seed, result in zip(seeds, results, strict=True):
             numbers, outcome, speed = _measurements(size, sources, result, seconds), "diverged", ""
