@@ -471,7 +471,7 @@ def test_rows_are_in_order_of_group_and_name_after_the_base():
 
 
 def test_time_left_is_what_was_measured():
-    remaining = RemainingTime(flops=100.0)
+    remaining = RemainingTime(planned=100.0)
     assert np.isnan(remaining.seconds_left())
     remaining.add(20.0, 40.0)
     assert remaining.seconds_left() == 160.0

@@ -32,27 +32,51 @@ class Device:
     """bytes per second that a device sends to other nodes; 100 Gb/s Ethernet where the maker names none"""
 
 
-def _gpu(
-    name: str,
-    title: str,
-    capability: float,
-    gigabytes: float,
-    bandwidth: float,
-    half: float,
-    single: float,
-    watts: float,
-    source: str,
-    link: float = Device.link,
-    network: float = Device.network,
-) -> Device:
-    """`bandwidth` in GB/s; `half` and `single` in TFLOP/s."""
-    bfloat16 = half if capability >= 8.0 else single
-    rates = {"float32": single * 1e12, "float16": half * 1e12, "bfloat16": bfloat16 * 1e12}
-    return Device(
+# (link, network): NVLink in one direction, and an InfiniBand adapter a GPU, as in DGX A100 (HDR) and DGX H100, H200
+# (NDR): data sheets.
+_PCIE = Device.link, Device.network
+_DGX_A100 = 300e9, 25e9
+_DGX_H100 = 450e9, 50e9
+_TURING = "NVIDIA Turing architecture whitepaper, appendix A and B, reference clocks"
+_GA102 = "NVIDIA Ampere GA102 whitepaper, appendix A"
+_ADA = "NVIDIA Ada architecture whitepaper, appendix A"
+_BLACKWELL = "NVIDIA RTX Blackwell architecture whitepaper, appendix A"
+_SHEET = "NVIDIA {} data sheet"
+_DENSE = "NVIDIA {} data sheet, without sparsity"
+_APPLE = "Apple's press release of June 2022; jax computes on the CPU there, which --device this measures"
+_XEON = "of the size that --device this gave on two cores of an Intel Xeon: measure yours"
+
+_GPUS = (
+    # name       title                   sm    GB   GB/s  TFLOP/s of 16 and 32 bits, W
+    ("rtx2080", "GeForce RTX 2080", 7.5, 8, 448, 40.3, 10.1, 215, *_PCIE, _TURING),
+    ("rtx2080ti", "GeForce RTX 2080 Ti", 7.5, 11, 616, 53.8, 13.4, 250, *_PCIE, _TURING),
+    ("rtx3060", "GeForce RTX 3060", 8.6, 12, 360, 25.5, 12.7, 170, *_PCIE, _GA102 + ", scaled to 28 SM"),
+    ("rtx3090", "GeForce RTX 3090", 8.6, 24, 936, 71.0, 35.6, 350, *_PCIE, _GA102),
+    ("rtx4090", "GeForce RTX 4090", 8.9, 24, 1008, 165.2, 82.6, 450, *_PCIE, _ADA),
+    ("rtx5090", "GeForce RTX 5090", 12.0, 32, 1792, 209.5, 104.8, 575, *_PCIE, _BLACKWELL),
+    ("t4", "Tesla T4", 7.5, 16, 320, 65.0, 8.1, 70, *_PCIE, _SHEET.format("T4")),
+    ("v100", "Tesla V100 SXM2", 7.0, 16, 900, 125.0, 15.7, 300, *_PCIE, _SHEET.format("V100")),
+    ("a100", "A100 SXM 80 GB", 8.0, 80, 2039, 312.0, 156.0, 400, *_DGX_A100, _SHEET.format("A100")),
+    ("h100", "H100 SXM", 9.0, 80, 3350, 989.4, 494.7, 700, *_DGX_H100, _DENSE.format("H100")),
+    ("h200", "H200 SXM", 9.0, 141, 4800, 989.4, 494.7, 700, *_DGX_H100, _DENSE.format("H200")),
+)
+_HOSTS = (
+    # name        title                                 GB  GB/s TFLOP/s
+    ("apple-m2", "Apple M2, its GPU", 16, 100, 3.6, _APPLE),
+    ("cpu", "two cores of a server CPU with AVX-512", 8, 12, 0.2, _XEON),
+)
+
+
+def _rates(single: float, half: float, bfloat16: float) -> dict[str, float]:
+    return {"float32": single * 1e12, "float16": half * 1e12, "bfloat16": bfloat16 * 1e12}
+
+
+TABLE = {
+    name: Device(
         name,
         gigabytes * 2**30,
         bandwidth * 1e9,
-        rates,
+        _rates(single, half, half if capability >= 8.0 else single),
         watts,
         Accelerator("gpu", capability, title),
         source,
@@ -60,45 +84,18 @@ def _gpu(
         link=link,
         network=network,
     )
-
-
-def _host(name: str, title: str, gigabytes: float, bandwidth: float, rate: float, source: str) -> Device:
-    rates = {"float32": rate, "bfloat16": rate, "float16": rate}
-    return Device(name, gigabytes * 2**30, bandwidth, rates, 0.0, Accelerator("cpu", 0.0, title), source)
-
-
-# NVLink in one direction, and an InfiniBand adapter a GPU, as in DGX A100 (HDR) and DGX H100, H200 (NDR): data sheets.
-_DGX_A100 = {"link": 300e9, "network": 25e9}
-_DGX_H100 = {"link": 450e9, "network": 50e9}
-_H100 = "NVIDIA H100 data sheet, without sparsity"
-_H200 = "NVIDIA H200 data sheet, without sparsity"
-_TURING = "NVIDIA Turing architecture whitepaper, appendix A and B, reference clocks"
-_GA102 = "NVIDIA Ampere GA102 whitepaper, appendix A"
-_ADA = "NVIDIA Ada architecture whitepaper, appendix A"
-_BLACKWELL = "NVIDIA RTX Blackwell architecture whitepaper, appendix A"
-_APPLE = "Apple's press release of June 2022; jax computes on the CPU there, which --device this measures"
-_XEON = "of the size that --device this gave on two cores of an Intel Xeon: measure yours"
-
-TABLE = {
-    device.name: device
-    for device in (
-        #    name         title                   sm    GB   GB/s  half   single  W
-        _gpu("rtx2080", "GeForce RTX 2080", 7.5, 8, 448, 40.3, 10.1, 215, _TURING),
-        _gpu("rtx2080ti", "GeForce RTX 2080 Ti", 7.5, 11, 616, 53.8, 13.4, 250, _TURING),
-        _gpu("rtx3060", "GeForce RTX 3060", 8.6, 12, 360, 25.5, 12.7, 170, _GA102 + ", scaled to 28 SM"),
-        _gpu("rtx3090", "GeForce RTX 3090", 8.6, 24, 936, 71.0, 35.6, 350, _GA102),
-        _gpu("rtx4090", "GeForce RTX 4090", 8.9, 24, 1008, 165.2, 82.6, 450, _ADA),
-        _gpu("rtx5090", "GeForce RTX 5090", 12.0, 32, 1792, 209.5, 104.8, 575, _BLACKWELL),
-        _gpu("t4", "Tesla T4", 7.5, 16, 320, 65.0, 8.1, 70, "NVIDIA T4 data sheet"),
-        _gpu("v100", "Tesla V100 SXM2", 7.0, 16, 900, 125.0, 15.7, 300, "NVIDIA V100 data sheet"),
-        _gpu(
-            "a100", "A100 SXM 80 GB", 8.0, 80, 2039, 312.0, 156.0, 400, "NVIDIA A100 data sheet", **_DGX_A100
-        ),
-        _gpu("h100", "H100 SXM", 9.0, 80, 3350, 989.4, 494.7, 700, _H100, **_DGX_H100),
-        _gpu("h200", "H200 SXM", 9.0, 141, 4800, 989.4, 494.7, 700, _H200, **_DGX_H100),
-        _host("apple-m2", "Apple M2, its GPU", 16, 100e9, 3.6e12, _APPLE),
-        _host("cpu", "two cores of a server CPU with AVX-512", 8, 12e9, 0.2e12, _XEON),
+    for name, title, capability, gigabytes, bandwidth, half, single, watts, link, network, source in _GPUS
+} | {
+    name: Device(
+        name,
+        gb * 2**30,
+        bandwidth * 1e9,
+        _rates(rate, rate, rate),
+        0.0,
+        Accelerator("cpu", 0.0, title),
+        source,
     )
+    for name, title, gb, bandwidth, rate, source in _HOSTS
 }
 
 

@@ -24,18 +24,8 @@ from zerotollm.planning.flops import head_rows, num_parameters
 from zerotollm.planning.memory import xla_memory
 from zerotollm.planning.speed import flops_per_token
 from zerotollm.run_directory import environment
+from zerotollm.session import timed_sides as sides
 from zerotollm.session.job import job_for
-from zerotollm.session.timed_sides import (
-    BATCHES,
-    WARM_UP,
-    Measurements,
-    decode_lengths,
-    decode_rows,
-    has_encoder,
-    paced,
-    random_tokens,
-    timed,
-)
 from zerotollm.training.objectives import Batch
 
 
@@ -61,7 +51,7 @@ class JaxFacts(TypedDict):
 
 def jax_side(
     experiment: Experiment, *, decodes: bool = True, shared: bool = False
-) -> tuple[JaxFacts, Measurements]:
+) -> tuple[JaxFacts, sides.Measurements]:
     """Prepare the measurements "train", "product" and, if it `decodes`, "decode ROWS".
 
     On a `shared` device jax takes memory as needed, instead of nearly all that a GPU has.
@@ -79,7 +69,9 @@ def jax_side(
     experiment = replace(experiment, model=model)
     training, seed = training_of(experiment), np.uint32(train.seed)
     state = jax.jit(training.init, compiler_options=options_to_run_once())(seed, None)
-    batches = [_batch(experiment, tokens, vocab_size) for tokens in random_tokens(experiment, vocab_size)]
+    batches = [
+        _batch(experiment, tokens, vocab_size) for tokens in sides.random_tokens(experiment, vocab_size)
+    ]
     step = jax.jit(training.train_step, donate_argnums=0)
     began = time.perf_counter()
     compiled = step.lower(state, batches[0], seed).compile()
@@ -89,12 +81,12 @@ def jax_side(
 
     def begin() -> Callable[[], object]:
         nonlocal state, count
-        state, metrics = compiled(state, batches[count % BATCHES], seed)
+        state, metrics = compiled(state, batches[count % sides.BATCHES], seed)
         count += 1
         return partial(jax.block_until_ready, metrics)
 
     jax.block_until_ready(state)
-    paced(begin, 0.0, WARM_UP)
+    sides.paced(begin, 0.0, sides.WARM_UP)
     memory, platform = jax.devices()[0].memory_stats() or {}, jax.default_backend()
     facts: JaxFacts = {
         "environment": environment(),
@@ -110,7 +102,7 @@ def jax_side(
     }
 
     params = jax.tree.map(jnp.copy, training.merge(state.params, state.frozen))
-    prompt, new = decode_lengths(data.context)
+    prompt, new = sides.decode_lengths(data.context)
     greedy = replace(experiment.sample, prompt="", temperature=0.0, max_tokens=new)
     net = model_of(experiment)
 
@@ -123,12 +115,12 @@ def jax_side(
     matrix = jnp.ones((facts["product"], facts["product"]), facts["precision"])
     multiply = partial(jnp.matmul, preferred_element_type=jnp.float32)
     product = jax.jit(lambda matrix: multiply(matrix, matrix)).lower(matrix).compile()
-    others = {"product": partial(timed, lambda: product(matrix).block_until_ready())}
-    for rows in decode_rows(experiment) if decodes else ():
-        others[f"decode {rows}"] = partial(timed, partial(decode, rows))
+    others = {"product": partial(sides.timed, lambda: product(matrix).block_until_ready())}
+    for rows in sides.decode_rows(experiment) if decodes else ():
+        others[f"decode {rows}"] = partial(sides.timed, partial(decode, rows))
     for measurement in others.values():
         measurement(0.0)  # compiles
-    return facts, {"train": partial(paced, begin), **others}
+    return facts, {"train": partial(sides.paced, begin), **others}
 
 
 def _batch(experiment: Experiment, tokens: np.ndarray, vocab_size: int) -> Batch:
@@ -138,6 +130,6 @@ def _batch(experiment: Experiment, tokens: np.ndarray, vocab_size: int) -> Batch
         "targets": jnp.asarray(tokens[:, 1:] % head_rows(experiment.model), jnp.int32),
         "weights": jnp.ones(shape, jnp.float32),
     }
-    if has_encoder(experiment):  # sources without padding
+    if sides.has_encoder(experiment):  # sources without padding
         return batch | {"sources": jnp.asarray(tokens[:, :0:-1] % (vocab_size - 1) + 1, jnp.int32)}
     return batch | {"segments": jnp.zeros(shape, jnp.int32)}

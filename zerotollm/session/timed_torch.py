@@ -10,17 +10,7 @@ from zerotollm.experiment import Experiment
 from zerotollm.host.peak_memory import peak_memory_bytes
 from zerotollm.interop import marian, qwen3, token_shift
 from zerotollm.model.config import TransformerConfig
-from zerotollm.session.timed_sides import (
-    BATCHES,
-    WARM_UP,
-    Measurements,
-    decode_lengths,
-    decode_rows,
-    has_encoder,
-    paced,
-    random_tokens,
-    timed,
-)
+from zerotollm.session import timed_sides as sides
 
 
 class TorchFacts(TypedDict):
@@ -55,7 +45,7 @@ def torch_optimizers(kind: str, net: Any) -> list[Any]:
 
 def torch_side(
     experiment: Experiment, model: TransformerConfig, platform: str, precision: str, cores: int
-) -> tuple[TorchFacts, Measurements]:
+) -> tuple[TorchFacts, sides.Measurements]:
     """Prepare the measurements "train" and "decode ROWS".
 
     `model` is resolved, `platform` jax's, `precision` that of our products. A CPU computes on `cores` threads. A GPU
@@ -72,7 +62,7 @@ def torch_side(
     torch.set_num_threads(cores)
     torch.set_float32_matmul_precision("high")  # as jax does, where a GPU has TF32
     torch.manual_seed(0)
-    pairs = has_encoder(experiment)
+    pairs = sides.has_encoder(experiment)
     if pairs:
         net = marian.twin(model)
     else:
@@ -84,7 +74,9 @@ def torch_side(
     forward = torch.compile(net) if platform == "gpu" else net
     # float16 gradients may underflow without a loss scale, which takes no time to speak of.
     autocast = torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
-    batches = [torch.from_numpy(tokens).to(device) for tokens in random_tokens(experiment, model.vocab_size)]
+    batches = [
+        torch.from_numpy(tokens).to(device) for tokens in sides.random_tokens(experiment, model.vocab_size)
+    ]
     train = experiment.train
     rows = experiment.data.batch_size // train.micro_batches
     count = 0
@@ -94,7 +86,7 @@ def torch_side(
         nonlocal count
         count += 1
         net.zero_grad()
-        for micro_batch in batches[count % BATCHES].split(rows):
+        for micro_batch in batches[count % sides.BATCHES].split(rows):
             inputs = {"input_ids": micro_batch[:, :-1]}
             if pairs:
                 sources = micro_batch[:, 1:].flip(1) % (model.vocab_size - 1) + 1
@@ -116,9 +108,9 @@ def torch_side(
 
     def measure_training(seconds: float) -> list[float]:
         net.train()
-        return paced(begin, seconds)
+        return sides.paced(begin, seconds)
 
-    prompt, new = decode_lengths(experiment.data.context)
+    prompt, new = sides.decode_lengths(experiment.data.context)
     greedy = transformers.GenerationConfig(
         max_new_tokens=new, do_sample=False, use_cache=True, eos_token_id=None, pad_token_id=0
     )
@@ -129,7 +121,7 @@ def torch_side(
         texts = net.generate(prompts, attention_mask=torch.ones_like(prompts), generation_config=greedy).cpu()
         assert texts.shape == (rows, prompt + new)
 
-    for _ in range(WARM_UP):
+    for _ in range(sides.WARM_UP):
         begin()()
     facts: TorchFacts = {
         "parameters": sum(p.numel() for p in net.parameters()),
@@ -139,7 +131,7 @@ def torch_side(
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
     measurements: dict[str, Callable[[float], list[float]]] = {"train": measure_training}
-    for texts in decode_rows(experiment):
-        measurements[f"decode {texts}"] = partial(timed, partial(decode, texts))
+    for texts in sides.decode_rows(experiment):
+        measurements[f"decode {texts}"] = partial(sides.timed, partial(decode, texts))
         decode(texts)  # warm-up
     return facts, measurements
