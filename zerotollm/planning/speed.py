@@ -71,9 +71,9 @@ def predict(job: Job, device: Device, factors: Factors | None = None) -> Speed:
 def flops_per_token(job: Job) -> int:
     """Return the operations in matrix products of a step, forward and backward, per token.
 
-    With frozen parameters or adapters they are counted in the program, because frozen parameters have no gradient.
+    They are counted in the program for an own model, and with frozen parameters, which have no gradient.
     """
-    if not trains_subset(job.train):
+    if not trains_subset(job.train) and "model" not in job.code.functions:
         return train_flops(job.model, job.context)
     plain = replace(job.compute, attention="plain", cross_entropy="plain", remat="none", scan_layers=False)
     step = counted(replace(job, optimizer=OptimizerConfig(kind="sgd"), compute=plain))
