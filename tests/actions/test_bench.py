@@ -1,4 +1,4 @@
-"""bench measures a tiny experiment, writes what it shows, and leaves everything else in the directory alone."""
+"""bench measures a tiny experiment, writes the numbers that it shows, and changes no other file."""
 
 import json
 import multiprocessing
@@ -45,13 +45,13 @@ def tiny(tmp_path) -> Experiment:
 
 
 def positive(value) -> bool:
-    """Whether every number in nested dicts is above 0."""
+    """Return whether every number in nested dicts is above 0."""
     return all(map(positive, value.values())) if isinstance(value, dict) else value > 0
 
 
 @pytest.mark.parametrize("kind", ["labels", "adapters"])
 def test_what_is_measured_is_what_is_trained(tiny, tmp_path, kind):
-    """A head of labels, not of tokens; beside adapters the whole model writes."""
+    """With labels the head has a row a label; with adapters the merged model writes."""
     if kind == "labels":
         rows = [{"text": f"line {n} of the sea", "label": "abc"[n % 3]} for n in range(60)]
         (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -65,7 +65,7 @@ def test_what_is_measured_is_what_is_trained(tiny, tmp_path, kind):
     experiment = replace(experiment, optimizer=OptimizerConfig(kind="sgd"))
     try:
         facts, measurements = jax_side(experiment)
-    finally:  # it turned the cache off, for this process
+    finally:  # the side turned the cache off for this process
         jax.config.update("jax_enable_compilation_cache", True)
     params = jax.eval_shape(lambda: init_params(facts["model"], 0))
     assert facts["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,4 +1,4 @@
-"""The device table, and what is said where jax does not find the GPU."""
+"""The device table, and the reason why jax does not find the GPU."""
 
 import re
 
