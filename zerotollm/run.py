@@ -444,7 +444,7 @@ def cache_compiled_programs(data: DataConfig) -> None:
     """
     import jax
 
-    from zerotollm.data.sources.corpora import data_directory
+    from zerotollm.data.cache_folder import data_directory
 
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", os.fspath(data_directory(data) / "compiled"))

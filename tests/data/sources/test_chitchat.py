@@ -29,13 +29,13 @@ def test_pieces_begin_with_the_user_end_with_an_answer_and_are_short():
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch):
-    monkeypatch.setattr(chitchat, "PACKAGE", "no_such_package")
+    monkeypatch.setattr(chitchat, "PACKAGE", chitchat.PACKAGE._replace(module="no_such_package"))
     with pytest.raises(UsageError, match="pip install chitchat-dataset"):
         chitchat.read_conversations()
 
 
 def test_the_real_conversations_are_split_whole():
-    pytest.importorskip("chitchat_dataset", reason=f"optional: {chitchat.INSTALL}")
+    pytest.importorskip("chitchat_dataset", reason=f"optional: {chitchat.PACKAGE.install}")
     made = open_examples(DataConfig(corpus="chitchat"), "completion")
     names = {s: {e.id.partition(",")[0] for e in examples} for s, examples in made.splits.items()}
     assert sum(map(len, names.values())) == len(set().union(*names.values()))

@@ -9,8 +9,9 @@ import pytest
 import tensorflow_datasets as tfds
 
 from zerotollm.data.config import DataConfig
-from zerotollm.data.sources.corpora import Corpus, open_corpus
-from zerotollm.data.sources.packaged import quiet
+from zerotollm.data.sources.corpora import open_corpus
+from zerotollm.data.sources.documents import Corpus
+from zerotollm.data.sources.array_records import quiet
 from zerotollm.data.sources.parallel import open_parallel
 from zerotollm.errors import RunError, UsageError
 
@@ -122,7 +123,7 @@ def test_says_how_to_get_what_is_not_there(tmp_path):
         "'ag_news_subset'",
     ):
         assert part in message
-    assert "bible-web" in message.partition("what works now:")[2]
+    assert "bible-web" in message.partition("available now:")[2]
 
 
 @pytest.mark.parametrize(
@@ -197,7 +198,7 @@ def test_refuses_other_formats_and_half_copies(prepared, tmp_path):
     with pytest.raises(RunError, match="tfrecord files, which cannot be read without TensorFlow"):
         opened("tfds:small_texts", tmp_path / "copy")
     info.write_text("{")
-    with pytest.raises(RunError, match="not a whole prepared data set"):
+    with pytest.raises(RunError, match="not a complete data set"):
         opened("tfds:small_texts", tmp_path / "copy")
 
 
