@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.feed import open_feed
 from zerotollm.data.sources.conversations import chat_parts
-from zerotollm.data.tokens.conversations import encode_parts
 from zerotollm.data.sources.examples import open_examples
+from zerotollm.data.tokens.conversations import encode_parts
 from zerotollm.data.tokens.examples import prepare_examples
 from zerotollm.data.tokens.pairs import prepare_pairs
 from zerotollm.data.tokens.sentencepiece import train_tokenizer
