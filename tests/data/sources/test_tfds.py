@@ -1,6 +1,7 @@
 """TFDS data sets by name: real ones, prepared here, are read; one that cannot be had is said in one line."""
 
 import importlib.util
+import os
 import shutil
 import socket
 from pathlib import Path
@@ -200,6 +201,16 @@ def test_refuses_other_formats_and_half_copies(prepared, tmp_path):
     info.write_text("{")
     with pytest.raises(RunError, match="not a complete data set"):
         opened("tfds:small_texts", tmp_path / "copy")
+
+
+@pytest.mark.parametrize("size", [0, 1000])
+def test_damaged_files_name_the_folder_to_delete(prepared, tmp_path, size):
+    shutil.copytree(prepared, tmp_path / "copy")
+    version = tmp_path / "copy/small_texts/en/1.2.0"
+    os.truncate(next(version.glob("*train*")), size)
+    corpus = opened("tfds:small_texts", tmp_path / "copy")
+    with pytest.raises(RunError, match=rf"prepared data in {version} is damaged \(.*\); delete that folder"):
+        list(corpus.splits["train"])
 
 
 def test_refuses_malformed_names_and_too_little(prepared, tmp_path):

@@ -41,7 +41,7 @@ def open_tfds(config: DataConfig, available: list[str]) -> Corpus:
     field = _text_field(config.corpus, features)
 
     def load(split: str, index: int) -> Document:
-        example = read_example(dataset, split, index, prepared=dataset)
+        example = read_example(dataset, split, index)
         metadata = {key: plain(value) for key, value in example.items() if _is_plain(value)}
         return Document(f"{split}/{index}", str(metadata.pop(field)), metadata)
 
@@ -67,7 +67,7 @@ def open_tfds_pairs(config: DataConfig, available: list[str]) -> ParallelCorpus:
     source, target = keys if sorted(map(str, keys)) == sorted(languages) else languages
 
     def load(split: str, index: int) -> Pair:
-        example = read_example(dataset, split, index, prepared=dataset)
+        example = read_example(dataset, split, index)
         return Pair(f"{split}/{index}", str(plain(example[source])), str(plain(example[target])))
 
     return ParallelCorpus(config.corpus, *_splits(config, dataset, info, [source, target], load))
