@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.functions import init_params
 from zerotollm.data.config import TokenizerConfig
 from zerotollm.data.tokens.sentencepiece import train_tokenizer
 from zerotollm.decoding import sample
@@ -18,7 +19,6 @@ from zerotollm.lm_eval_adapter import harness_model
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.transformer import Transformer
 from zerotollm.run import Run
-from zerotollm.training.step import init_params
 
 pytest.importorskip("lm_eval", reason="optional: pip install lm_eval")
 

@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
+from tests.functions import init_params
 from zerotollm.errors import DivergedError, UsageError
 from zerotollm.evaluation.likelihood import Question, judge, log_likelihoods, read_questions
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.transformer import Transformer
-from zerotollm.training.step import init_params
 
 
 def test_likelihoods_are_those_of_the_forward_pass_whatever_else_is_scored():

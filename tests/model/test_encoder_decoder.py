@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.functions import init_params
 from zerotollm.interop.marian import from_state_dict, twin
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.encoder_decoder import EncoderDecoder
 from zerotollm.model.layers import KVCache, attend, sinusoid
 from zerotollm.model.transformer import EncoderOutput
-from zerotollm.training.step import init_params
 
 PAPER = resolve(
     TransformerConfig(

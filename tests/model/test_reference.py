@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.functions import init_params
 from zerotollm.interop.qwen3 import to_state_dict, twin
 from zerotollm.interop.token_shift import shift_embeddings
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.transformer import Transformer
-from zerotollm.training.step import init_params
 
 torch = pytest.importorskip("torch", reason="torch is a development requirement: requirements-dev.txt")
 transformers = pytest.importorskip("transformers", reason="see requirements-dev.txt")

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from tests.functions import init_params
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.encoder_decoder import EncoderDecoder
 from zerotollm.model.transformer import Transformer
 from zerotollm.planning.flops import forward_flops, num_parameters, train_flops
-from zerotollm.training.step import init_params
 
 BASE = TransformerConfig(num_layers=3, width=64, num_heads=4, num_kv_heads=2)
 CONTEXT = 32

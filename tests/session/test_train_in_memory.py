@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from zerotollm.actions.train import train
+from zerotollm.components import dataset_of
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.errors import RunError
 from zerotollm.experiment import Experiment
 from zerotollm.model.config import TransformerConfig
 from zerotollm.run import load
 from zerotollm.session import train_in_memory as fit_module
-from zerotollm.session.data import feed_of
 from zerotollm.session.train_in_memory import Programs, compile_programs, fit
 from zerotollm.session.warm_start import step_options
 from zerotollm.training import step as step_module
@@ -68,7 +68,7 @@ def test_seeds_at_once_are_seeds_one_at_a_time(tiny, single):
 
 def test_padding_is_what_the_tokenizer_pads_with(tiny, monkeypatch):
     """Of a tokenizer that was imported it is seldom 0; `train` makes its steps with the same options."""
-    feed = replace(feed_of(tiny), tokenizer=SimpleNamespace(pad_id=7))
+    feed = replace(dataset_of(tiny), tokenizer=SimpleNamespace(pad_id=7))
     assert step_options(tiny, feed)["pad_id"] == 7
     monkeypatch.setattr(fit_module, "feed_of", lambda experiment: feed)
     seen = []

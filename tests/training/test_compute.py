@@ -7,22 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from zerotollm.model.stack import scan_layers
 
+from tests.functions import init_params, init_state, make_eval_step, make_train_step, objective_of
 from zerotollm.errors import UsageError
 from zerotollm.model.compute_config import PLAIN, Accelerator, ComputeConfig
 from zerotollm.model.compute_config import resolve as resolve_compute
 from zerotollm.model.config import TransformerConfig, resolve
-from zerotollm.model.stack import scan_layers
 from zerotollm.training import step as step_module
 from zerotollm.training.config import OptimizerConfig, TrainConfig
-from zerotollm.training.step import (
-    batch_logits,
-    init_params,
-    init_state,
-    make_eval_step,
-    make_train_step,
-    objective_of,
-)
+from zerotollm.training.step import batch_logits
 
 MODEL = resolve(
     TransformerConfig(num_layers=2, width=32, num_heads=2, num_kv_heads=1, logit_soft_cap=15.0),
@@ -236,7 +230,7 @@ def test_auto_follows_the_device(accelerator, precision, attention):
 
 @pytest.mark.parametrize(
     ("accelerator", "masked", "says"),
-    [(TURING, False, "RTX 2080"), (AMPERE, True, "inside no document"), (CPU, False, "this is cpu")],
+    [(TURING, False, "RTX 2080"), (AMPERE, True, "within a document"), (CPU, False, "this is cpu")],
 )
 def test_cudnn_is_refused_where_it_is_not(accelerator, masked, says):
     with pytest.raises(UsageError, match=says):

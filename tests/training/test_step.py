@@ -8,13 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zerotollm.model.compute_config import ComputeConfig
-from zerotollm.model.config import TransformerConfig, resolve
-from zerotollm.training import loss_scale
-from zerotollm.training import step as step_module
-from zerotollm.training.config import OptimizerConfig, TrainConfig
-from zerotollm.training.step import (
-    batch_logits,
+from tests.functions import (
     init_params,
     init_state,
     make_eval_step,
@@ -23,6 +17,12 @@ from zerotollm.training.step import (
     objective_of,
     seeded_train_step,
 )
+from zerotollm.model.compute_config import ComputeConfig
+from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.training import loss_scale
+from zerotollm.training import step as step_module
+from zerotollm.training.config import OptimizerConfig, TrainConfig
+from zerotollm.training.step import batch_logits
 
 MODEL = resolve(TransformerConfig(num_layers=1, width=32, num_heads=2), vocab_size=64, context=16)
 TRAIN = TrainConfig(steps=60, seed=3)
