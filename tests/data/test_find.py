@@ -59,7 +59,7 @@ def test_a_linked_file_is_read_once_under_its_own_name(folder, caplog):
     assert by_folder_and_glob(folder) == ["a.txt", "deep/b.txt"]
     caplog.clear()
     assert list(find_files(f"{folder}/")) == ["a.txt", "deep/b.txt"]
-    assert "2 by further links" in told(caplog)
+    assert "2 further links to a file" in told(caplog)
     assert list(find_files(f"{folder}/0*.txt")) == [f"{folder}/0.txt"], "the only name that matches"
 
 
@@ -77,7 +77,7 @@ def test_what_is_left_out_is_told_in_one_line(folder, caplog):
     assert list(find_files(str(folder))) == ["a.txt", "deep/b.txt"]
     line = told(caplog)
     assert line.startswith(f"left out of {folder}: ")
-    for part in ("2 .parquet", "1 .csv", "1 .zst", "1 hidden", "1 by links to nothing", "1 without a suffix"):
+    for part in ("2 .parquet", "1 .csv", "1 .zst", "1 hidden", "1 broken links", "1 without a suffix"):
         assert part in line
     assert len(find_files(f"{folder}/*")) == 1
     assert "2 .parquet" in told(caplog)
@@ -106,7 +106,7 @@ def test_what_this_program_wrote_is_no_text(folder, caplog):
     assert list(find_files(str(folder))) == ["a.txt", "deep/b.txt", "mine/c.txt"]
     line = told(caplog)
     assert "copied (a run or a model)" in line
-    assert "1 more of such" in line
+    assert "1 more such folders" in line
     assert by_folder_and_glob(folder) == ["a.txt", "deep/b.txt", "mine/c.txt"]
     assert list(find_files(str(copied))) == ["metrics.jsonl"], "a folder that is named is meant"
 
@@ -145,7 +145,9 @@ def test_a_pipe_or_a_device_is_refused_and_not_waited_for(folder):
             find_files(str(folder / name))
 
 
-@pytest.mark.parametrize(("number", "rest"), [(3, ""), (4, "1 more of such"), (6, "3 more of such")])
+@pytest.mark.parametrize(
+    ("number", "rest"), [(3, ""), (4, "1 more such folders"), (6, "3 more such folders")]
+)
 def test_three_folders_are_named_and_the_others_counted(folder, caplog, number, rest):
     for i in range(number):
         (folder / f"model{i}").mkdir()

@@ -153,8 +153,8 @@ def test_training_text_is_hashed_in_blocks_of_bounded_size(monkeypatch):
 
 def test_a_large_split_is_read_evenly(monkeypatch, caplog):
     """Of each text as many characters as make the limit of them all; what is told is of those read."""
-    monkeypatch.setattr(overlap, "TEXTS", 5)
-    monkeypatch.setattr(overlap, "HELD_OUT", 500)
+    monkeypatch.setattr(overlap, "MOST_TEXTS", 5)
+    monkeypatch.setattr(overlap, "MOST_HELD_OUT", 500)
     read = []
 
     def text(value):

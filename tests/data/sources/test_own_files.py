@@ -183,9 +183,9 @@ def test_fingerprint_follows_content_and_not_place(tmp_path):
 
 
 def test_missing_paths(tmp_path, monkeypatch):
-    assert "does not exist" in error_of(tmp_path / "nothing.txt")
-    assert "does not exist" in error_of(tmp_path / "no folder" / "a")
-    assert "does not exist" in error_of(tmp_path / ("a" * 5000))
+    assert "is not found" in error_of(tmp_path / "nothing.txt")
+    assert "is not found" in error_of(tmp_path / "no folder" / "a")
+    assert "is not found" in error_of(tmp_path / ("a" * 5000))
     assert "no corpus and no file is called ''" in error_of("")
     (tmp_path / "empty").mkdir()
     assert "holds no text" in error_of(tmp_path / "empty")
