@@ -33,7 +33,8 @@ def _open_split(dataset: Path, split: str, stamp: Stamp) -> Sequence[dict[str, A
     import tensorflow_datasets as tfds  # takes 0.5 s, and a start from cached tokens reads no example
 
     with quiet():
-        return tfds.builder_from_directory(dataset).as_data_source(split)
+        # `tfds.builder_from_directory`, whose type its module hides
+        return tfds.core.read_only_builder.builder_from_directory(dataset).as_data_source(split)
 
 
 def plain(value: Any) -> str | int:

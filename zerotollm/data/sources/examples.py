@@ -181,7 +181,7 @@ def _cut(verses: Iterator[str]) -> list[str]:
 
 
 def _with_labels(examples: Examples) -> Examples:
-    labels = tuple(sorted({example.label for example in examples.splits["train"]}))
+    labels = sorted({example.label for example in examples.splits["train"]})
     if not labels:
         raise UsageError(f"{examples.name} has no training example")
     if len(labels) < 2:
@@ -202,4 +202,4 @@ def _with_labels(examples: Examples) -> Examples:
             f"no training example has {'these labels' if len(places) > 1 else 'this label'}: {unseen}; the model "
             f"learns {', '.join(labels)}: give each of them training examples, or remove these examples"
         )
-    return replace(examples, labels=labels)
+    return replace(examples, labels=tuple(labels))
