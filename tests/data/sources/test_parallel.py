@@ -10,10 +10,10 @@ import tensorflow_datasets as tfds
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.feed import open_feed
 from zerotollm.data.sources import bible, foreign_bibles
-from zerotollm.data.sources.array_records import quiet
 from zerotollm.data.sources.bible_pairs import numbered_differently, read_pairs
 from zerotollm.data.sources.pairs import Pair, usable_pairs
 from zerotollm.data.sources.parallel import open_parallel, sides
+from zerotollm.data.sources.tfds_library import quiet
 from zerotollm.data.tokens.pairs import prepare_pairs
 from zerotollm.errors import UsageError
 

@@ -10,10 +10,10 @@ import pytest
 import tensorflow_datasets as tfds
 
 from zerotollm.data.config import DataConfig
-from zerotollm.data.sources.array_records import quiet
 from zerotollm.data.sources.corpora import open_corpus
 from zerotollm.data.sources.documents import Corpus
 from zerotollm.data.sources.parallel import open_parallel
+from zerotollm.data.sources.tfds_library import quiet
 from zerotollm.errors import RunError, UsageError
 
 

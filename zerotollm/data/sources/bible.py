@@ -14,7 +14,7 @@ A verse id is book * 1,000,000 + chapter * 1,000 + verse. The text is cleaned as
 import hashlib
 import importlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -105,7 +105,8 @@ def verses_by_chapter(verses: Iterable[int]) -> dict[Chapter, list[int]]:
     return chapters
 
 
-def read_verses(version: str) -> dict[int, str]:
+@lru_cache(maxsize=4)  # data.extra joins the same versions each time a corpus is opened
+def read_verses(version: str) -> Mapping[int, str]:
     """Return {verse id: clean text} of an installed version, in reading order and in the English numbering."""
     bible = importlib.import_module(f"{package(version).module}.plain_text_readers_bible").bible
     content = _content(bible)

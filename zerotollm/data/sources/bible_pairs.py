@@ -1,6 +1,6 @@
 """Pairs of Bible verses: the same verse in two of the versions of `bible.py` and `foreign_bibles.py`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -23,7 +23,7 @@ def package(version: str) -> Package:
     return foreign_bibles.PACKAGE if version in foreign_bibles.VERSIONS else bible.package(version)
 
 
-def read_verses(version: str) -> dict[int, str]:
+def read_verses(version: str) -> Mapping[int, str]:
     """Return {verse id: clean text} of an installed version."""
     return (foreign_bibles if version in foreign_bibles.VERSIONS else bible).read_verses(version)
 

@@ -25,8 +25,9 @@ import numpy as np
 
 from zerotollm.data.config import DataConfig
 from zerotollm.data.find import find_files, has_suffix
+from zerotollm.data.lazy_sequence import LazySequence
 from zerotollm.data.overlap import log_overlap
-from zerotollm.data.sources.documents import SPLITS, Corpus, Document, LazySequence
+from zerotollm.data.sources.documents import SPLITS, Corpus, Document
 from zerotollm.data.sources.lines import (
     binary_lines,
     cannot_read,

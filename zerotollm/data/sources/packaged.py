@@ -8,7 +8,8 @@ from pathlib import Path
 
 from zerotollm.data.cache_folder import build_once, data_directory
 from zerotollm.data.config import DataConfig
-from zerotollm.data.sources.documents import SPLITS, Corpus, Document, LazySequence
+from zerotollm.data.lazy_sequence import LazySequence
+from zerotollm.data.sources.documents import SPLITS, Corpus, Document
 from zerotollm.errors import RunError
 from zerotollm.host.atomic_files import Stamp, stamp
 

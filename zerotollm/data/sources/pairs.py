@@ -30,25 +30,21 @@ class ParallelCorpus:
     """number of training pairs from `data.extra`; they are the last ones"""
 
 
-def fault(pair: Pair, *, training: bool) -> str:
-    """Return why a pair is dropped, empty if it is used. The ratio of lengths only matters in training."""
-    if pair.fault:
-        return pair.fault
-    lengths = len(pair.source.strip()), len(pair.target.strip())
-    if not min(lengths):
-        return "one side is empty"
-    if training and max(lengths) > UNEQUAL * min(lengths):
-        return f"one side is more than {UNEQUAL} times as long as the other"
-    return ""
-
-
 def usable_pairs(pairs: Iterable[Pair], split: str) -> tuple[list[Pair], dict[str, int]]:
-    """Return the pairs of a split that are used, and the number of dropped pairs by reason."""
+    """Return the pairs of a split that are used, and the number of dropped pairs by reason.
+
+    A pair is dropped if its corpus knows a fault or a side is empty; in training also if its lengths are too unequal.
+    """
     usable: list[Pair] = []
     dropped = Counter[str]()
     for pair in pairs:
-        if reason := fault(pair, training=split == "train"):
-            dropped[reason] += 1
+        short, long = sorted(len(side.strip()) for side in (pair.source, pair.target))
+        if pair.fault:
+            dropped[pair.fault] += 1
+        elif not short:
+            dropped["one side is empty"] += 1
+        elif split == "train" and long > UNEQUAL * short:
+            dropped[f"one side is more than {UNEQUAL} times as long as the other"] += 1
         else:
             usable.append(pair)
     return usable, dict(dropped)

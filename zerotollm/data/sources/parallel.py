@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zerotollm.data.config import DataConfig, is_file, is_tsv
+from zerotollm.data.lazy_sequence import lazy_map
 from zerotollm.data.overlap import check_overlap
 from zerotollm.data.sources.bible_pairs import package, read_pairs, version_names
-from zerotollm.data.sources.documents import Document, LazySequence
+from zerotollm.data.sources.documents import Document
 from zerotollm.data.sources.lines import read_lines
 from zerotollm.data.sources.packaged import open_packaged
 from zerotollm.data.sources.pairs import Pair, ParallelCorpus
@@ -86,13 +87,10 @@ def _existing_files(sources: str) -> list[str]:
 
 
 def _reverse(corpus: ParallelCorpus) -> ParallelCorpus:
-    def swapped(pairs: Sequence[Pair]) -> Sequence[Pair]:
-        def load(index: int) -> Pair:
-            return replace(pairs[index], source=pairs[index].target, target=pairs[index].source)
+    def swap(pair: Pair) -> Pair:
+        return replace(pair, source=pair.target, target=pair.source)
 
-        return LazySequence(len(pairs), load)
-
-    splits = {split: swapped(pairs) for split, pairs in corpus.splits.items()}
+    splits = {split: lazy_map(swap, pairs) for split, pairs in corpus.splits.items()}
     return ParallelCorpus(f"{corpus.name} reversed", f"reversed {corpus.fingerprint}", splits, corpus.extra)
 
 
@@ -109,15 +107,11 @@ def _open_bibles(config: DataConfig) -> ParallelCorpus:
         lambda: read_pairs(sources, target),
     )
 
-    def pairs(documents: Sequence[Document]) -> Sequence[Pair]:
-        def load(index: int) -> Pair:
-            document = documents[index]
-            target, fault = (str(document.metadata[name]) for name in ("target", "fault"))
-            return Pair(document.id, document.text, target, fault)
+    def pair(document: Document) -> Pair:
+        target, fault = (str(document.metadata[name]) for name in ("target", "fault"))
+        return Pair(document.id, document.text, target, fault)
 
-        return LazySequence(len(documents), load)
-
-    splits = {split: pairs(documents) for split, documents in corpus.splits.items()}
+    splits = {split: lazy_map(pair, documents) for split, documents in corpus.splits.items()}
     return ParallelCorpus(config.corpus, corpus.fingerprint, splits)
 
 

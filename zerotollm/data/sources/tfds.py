@@ -5,12 +5,13 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 from zerotollm.data.cache_folder import data_directory
 from zerotollm.data.config import DataConfig
-from zerotollm.data.sources.array_records import plain, read_example
-from zerotollm.data.sources.documents import Corpus, Document, LazySequence
+from zerotollm.data.lazy_sequence import LazySequence
+from zerotollm.data.sources.documents import Corpus, Document
 from zerotollm.data.sources.pairs import Pair, ParallelCorpus
 from zerotollm.data.sources.splits import fingerprint, fractions
 from zerotollm.errors import RunError, UsageError
@@ -41,8 +42,8 @@ def open_tfds(config: DataConfig, available: list[str]) -> Corpus:
     field = _text_field(config.corpus, features)
 
     def load(split: str, index: int) -> Document:
-        example = read_example(dataset, split, index)
-        metadata = {key: plain(value) for key, value in example.items() if _is_plain(value)}
+        example = _library().read_example(dataset, split, index)
+        metadata = {key: _plain(value) for key, value in example.items() if _is_plain(value)}
         return Document(f"{split}/{index}", str(metadata.pop(field)), metadata)
 
     return Corpus(config.corpus, *_splits(config, dataset, info, features, load))
@@ -67,10 +68,16 @@ def open_tfds_pairs(config: DataConfig, available: list[str]) -> ParallelCorpus:
     source, target = keys if sorted(map(str, keys)) == sorted(languages) else languages
 
     def load(split: str, index: int) -> Pair:
-        example = read_example(dataset, split, index)
-        return Pair(f"{split}/{index}", str(plain(example[source])), str(plain(example[target])))
+        example = _library().read_example(dataset, split, index)
+        return Pair(f"{split}/{index}", str(_plain(example[source])), str(_plain(example[target])))
 
     return ParallelCorpus(config.corpus, *_splits(config, dataset, info, [source, target], load))
+
+
+def _library() -> ModuleType:
+    from zerotollm.data.sources import tfds_library  # 0.5 s, which a start from cached tokens saves
+
+    return tfds_library
 
 
 def _dataset(config: DataConfig, available: list[str]) -> Path:
@@ -84,10 +91,7 @@ def _dataset(config: DataConfig, available: list[str]) -> Path:
     folders = [data_directory(config), default]
     if dataset := _find(parts, folders):
         return dataset
-    # Imported here: it imports tensorflow_datasets (0.5 s), which reading from cached tokens does not need.
-    from zerotollm.data.sources.tfds_download import download
-
-    problem = download(name, parts["name"], folders[0])
+    problem = _library().download(name, parts["name"], folders[0])
     if not problem and (dataset := _find(parts, folders)):
         return dataset
     command = f"tfds.builder('{name}', data_dir='DIR', file_format='array_record').download_and_prepare()"
@@ -163,6 +167,11 @@ def _splits(
     }
     rows = {name: (split, rows.start, rows.stop) for name, (split, rows) in ranges.items()}
     return fingerprint([info, features, _files(dataset), rows], sort_keys=True), splits
+
+
+def _plain(value: Any) -> str | int:
+    """Return a value of a TFDS example as a Python value. Bytes are UTF-8 text."""
+    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else int(value)
 
 
 def _is_plain(value: Any) -> bool:

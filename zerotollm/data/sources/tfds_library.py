@@ -1,24 +1,29 @@
-"""Download and prepare a data set of TensorFlow Datasets, or say why that cannot be done here.
+"""Everything that touches the tensorflow_datasets library: read prepared examples, prepare data sets.
 
-It imports tensorflow_datasets (0.5 s) and is therefore imported only for a data set that is not prepared yet.
+Importing the library takes 0.5 s. A start from cached tokens does not need it, so this file is imported when the first
+example is read or a data set is prepared.
 """
 
 import contextlib
 import importlib
 import importlib.util
 import inspect
+import io
 import pkgutil
 import re
 import socket
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import tensorflow_datasets as tfds
+from absl import logging
 
-from zerotollm.data.sources.array_records import quiet
-from zerotollm.errors import UsageError
+from zerotollm.errors import RunError, UsageError
+from zerotollm.host.atomic_files import Stamp, stamp
 from zerotollm.suggest import did_you_mean
 
 PACKAGES = {
@@ -27,6 +32,40 @@ PACKAGES = {
     "bs4": ("Beautiful Soup", "beautifulsoup4"),
 }
 """module -> its name and the name that pip knows, if they differ from the module's"""
+
+
+def read_example(dataset: Path, split: str, index: int) -> dict[str, Any]:
+    """Return one example of a data set (the directory with dataset_info.json).
+
+    Raises RunError if its files are damaged.
+    """
+    try:
+        return _open_split(dataset, split, stamp(dataset))[index]
+    except (OSError, ValueError, RuntimeError) as error:  # array_record raises RuntimeError for most
+        reason = str(error).splitlines()[0]
+        raise RunError(
+            f"prepared data in {dataset} is damaged ({reason}); delete that folder and run again"
+        ) from error
+
+
+@lru_cache(maxsize=16)
+def _open_split(dataset: Path, split: str, stamp: Stamp) -> Sequence[dict[str, Any]]:
+    """Return the examples of a split. `stamp` changes when the data set is replaced."""
+    with quiet():
+        # A decorator of TFDS hides the arguments of as_data_source.
+        return tfds.builder_from_directory(dataset).as_data_source(split)  # pyright: ignore[reportCallIssue]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence TFDS: its greeting on stdout, progress bars on stderr, warnings through absl."""
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def download(name: str, dataset: str, folder: Path) -> str:
