@@ -48,6 +48,6 @@ def cannot_prepare(final: Path, error: OSError) -> RunError:
     """Return the error for a data directory that cannot be written."""
     reason = error.strerror or str(error).splitlines()[0]
     return RunError(
-        f"cannot prepare {final}: {reason}; free space or grant permission there, or choose another folder with "
+        f"cannot prepare {final}: {reason}; free or allow space there, or choose another folder with "
         "--data.dir or $ZEROTOLLM_DATA"
     )
