@@ -24,20 +24,16 @@ LAYERS = [
         "zerotollm.host",
         "zerotollm.shell",
     },
-    {"zerotollm.output", "zerotollm.fields"},
+    {"zerotollm.output", "zerotollm.fields", "zerotollm.own_code"},
     {"zerotollm.console", "zerotollm.sharding"},
     {"zerotollm.data", "zerotollm.model"},
     {"zerotollm.training"},
     {"zerotollm.decoding"},
     {"zerotollm.experiment"},
     {"zerotollm.validation"},
-    {
-        "zerotollm.explain",
-        "zerotollm.interop",
-        "zerotollm.planning",
-        "zerotollm.run_directory",
-        "zerotollm.serving",
-    },
+    {"zerotollm.run_directory"},
+    {"zerotollm.components"},
+    {"zerotollm.explain", "zerotollm.interop", "zerotollm.planning", "zerotollm.serving"},
     {"zerotollm.evaluation"},
     {"zerotollm.run"},
     {"zerotollm.lm_eval_adapter"},
@@ -128,6 +124,7 @@ def test_an_experiment_needs_only_configs():
     assert {name for name in ours if not name.endswith("config")} <= {
         "zerotollm.errors",
         "zerotollm.fields",
+        "zerotollm.own_code",
         "zerotollm.suggest",
     }
 

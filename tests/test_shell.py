@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from zerotollm.actions import ACTIONS
-from zerotollm.actions.plan import PlanOptions, plan
+from zerotollm.actions.config import PlanOptions
+from zerotollm.actions.plan import plan
 from zerotollm.cli import split
 from zerotollm.experiment import Experiment
 from zerotollm.session.summary import commands

@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 from zerotollm.actions import ACTIONS
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
+from zerotollm.own_code import own_code
 from zerotollm.suggest import did_you_mean
 
 GROUPS = (
@@ -58,8 +60,9 @@ def describe(folder: Path, name: str) -> Description:
 
 
 def load(folder: Path, name: str) -> Experiment:
-    """Return what `experiment()` in `folder/name.py` returns. The folder must be an importable package.
+    """Return what `experiment()` in `folder/name.py` returns, with the functions there that replace built-in ones.
 
+    The folder must be an importable package.
     Raises UsageError if there is no such experiment. Exceptions of the file itself pass through.
     """
     known = names(folder)
@@ -70,7 +73,7 @@ def load(folder: Path, name: str) -> Experiment:
     experiment = create() if create else None
     if not isinstance(experiment, Experiment):
         raise UsageError(f"{folder / name}.py needs a function `experiment()` that returns an Experiment")
-    return experiment
+    return replace(experiment, code=own_code(f"{folder.name}.{name}", folder / f"{name}.py"))
 
 
 def default_action(folder: Path, name: str) -> str:

@@ -93,7 +93,10 @@ def inherit_model(experiment: Experiment, pretrained: Experiment) -> Experiment:
 
 def to_json(experiment: Experiment) -> str:
     """Return the experiment as indented JSON, with the version of this form. `from_json` reads it."""
-    return json.dumps({"format": FORMAT} | dataclasses.asdict(experiment), indent=2, allow_nan=False) + "\n"
+    values = {"format": FORMAT} | dataclasses.asdict(experiment)
+    if experiment.code == OwnCode():
+        del values["code"]
+    return json.dumps(values, indent=2, allow_nan=False) + "\n"
 
 
 def from_json(text: str, source: str = "config.json") -> Experiment:

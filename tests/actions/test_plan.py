@@ -12,6 +12,7 @@ from jax.errors import JaxRuntimeError
 from tests.functions import init_params, init_state
 from zerotollm import catalog
 from zerotollm.actions.config import PlanOptions, ProfileOptions
+from zerotollm.actions.plan import plan
 from zerotollm.actions.profile import device_spans, occupied, profile
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.feed import sentinels
@@ -22,8 +23,9 @@ from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.planning.device_table import find
 from zerotollm.planning.flops import forward_flops, num_parameters
 from zerotollm.planning.memory import compile_step, memory_by_kind, planned_peak, tree_bytes, xla_memory
+from zerotollm.planning.report import parameters_by_group, trained_parameters
 from zerotollm.planning.speed import counted, flops_per_token
-from zerotollm.session.job import job_for, parameters_by_group, plan, trained_parameters
+from zerotollm.session.job import job_for
 from zerotollm.session.out_of_memory import out_of_memory_explained
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 

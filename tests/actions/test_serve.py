@@ -17,7 +17,6 @@ import zerotollm
 from tests.functions import init_params
 from zerotollm.actions.config import EvaluateOptions, ServeOptions
 from zerotollm.actions.evaluate import evaluate
-from zerotollm.actions.plan import HOST_BYTES
 from zerotollm.actions.serve import listen, read_api_key, serve
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.tokens.sentencepiece import train_tokenizer
@@ -27,6 +26,7 @@ from zerotollm.experiment import Experiment, to_json
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.planning import device_benchmark
 from zerotollm.planning.memory import serving_memory
+from zerotollm.planning.report import HOST_BYTES
 from zerotollm.serving import scheduler
 from zerotollm.training.checkpoints import CheckpointWriter
 from zerotollm.training.config import TrainConfig

@@ -54,7 +54,12 @@ def test_what_is_cut_is_told_and_is_the_end(small):
     longer = "abcdefgh" * 4
     texts = [longer, "abc", longer[: room + 1]]
     found = translate_texts(
-        params, model, TOKENIZER, texts, SAMPLING, cut=lambda texts, tokens: told.append((texts, tokens))
+        params,
+        build_net(model),
+        TOKENIZER,
+        texts,
+        SAMPLING,
+        cut=lambda texts, tokens: told.append((texts, tokens)),
     )
     assert told == [(2, len(longer) - room + 1)]
     whole = translate_texts(params, build_net(model), TOKENIZER, [longer[:room]], SAMPLING)

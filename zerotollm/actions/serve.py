@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from zerotollm.actions.config import ServeOptions
-from zerotollm.actions.plan import HOST_BYTES
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.host.stop_signals import stop_requests
 from zerotollm.model.config import TransformerConfig
+from zerotollm.planning.report import HOST_BYTES
 from zerotollm.validation import validate
 
 STOP_SECONDS = 3

@@ -40,6 +40,8 @@ class Block(nn.Module):
     (arXiv:1706.03762, figure 1)."""
 
     config: TransformerConfig
+    attention: Callable[..., nn.Module] = Attention
+    """called as `Attention` is; another class replaces self and cross attention"""
 
     @nn.compact
     def __call__(
@@ -62,7 +64,7 @@ class Block(nn.Module):
         kv: list[KVCache] = []
 
         def attention(h_BTD: jax.Array) -> jax.Array:
-            out_BTD, new = Attention(c, name="attention")(
+            out_BTD, new = self.attention(c, name="attention")(
                 h_BTD, mask_BTS, positions_BT, cache=cache, slot=slot
             )
             kv.append(new)
@@ -73,7 +75,7 @@ class Block(nn.Module):
             # Rows that share a source are further queries to the same keys: nothing is copied.
             rows = encoder.mask_BS.shape[0]
             positions_RX = jnp.broadcast_to(positions_BT, h_BTD.shape[:2]).reshape(rows, -1)
-            out_BTD, new = Attention(c, name="cross_attention")(
+            out_BTD, new = self.attention(c, name="cross_attention")(
                 h_BTD.reshape(rows, -1, c.width),
                 encoder.mask_BS[:, None],
                 positions_RX,

@@ -1,5 +1,7 @@
 """A net from its configuration, and fresh parameters for it."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -19,7 +21,7 @@ Params = dict
 
 
 def build_net(
-    config: TransformerConfig, compute: ComputeConfig = PLAIN, block: type[nn.Module] = Block
+    config: TransformerConfig, compute: ComputeConfig = PLAIN, block: Callable[..., nn.Module] = Block
 ) -> Net:
     """Return the net of a resolved configuration, computed as `compute`, resolved too, says."""
     kind = EncoderDecoder if config.architecture == "encoder-decoder" else Transformer

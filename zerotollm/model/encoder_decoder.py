@@ -4,6 +4,8 @@ Its parts are the decoder-only model's; `transformer.py` explains the shape lett
 vocabulary and one embedding (section 3.4). Padding lies on the right.
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -29,7 +31,7 @@ class Encoder(nn.Module):
 
     config: TransformerConfig
     compute: ComputeConfig = PLAIN
-    block: type[nn.Module] = Block
+    block: Callable[..., nn.Module] = Block
 
     @nn.compact
     def __call__(self, x_BSD: jax.Array, mask_BS: jax.Array, *, deterministic: bool = True) -> jax.Array:
@@ -50,7 +52,7 @@ class Decoder(nn.Module):
 
     config: TransformerConfig
     compute: ComputeConfig = PLAIN
-    block: type[nn.Module] = Block
+    block: Callable[..., nn.Module] = Block
 
     @nn.compact
     def __call__(
@@ -95,7 +97,7 @@ class EncoderDecoder(nn.Module):
 
     config: TransformerConfig
     compute: ComputeConfig = PLAIN
-    block: type[nn.Module] = Block
+    block: Callable[..., nn.Module] = Block
     """called as `Block` is; another class replaces every block"""
 
     def setup(self):

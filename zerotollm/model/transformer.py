@@ -8,7 +8,7 @@ With the defaults of `TransformerConfig` (RMSNorm, RoPE, SwiGLU, QK-norm, GQA) t
 (arXiv:2505.09388) exactly: trained weights can be written in that format.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -115,7 +115,7 @@ class Transformer(nn.Module):
 
     config: TransformerConfig
     compute: ComputeConfig = PLAIN
-    block: type[nn.Module] = Block
+    block: Callable[..., nn.Module] = Block
     """called as `Block` is; another class replaces every block"""
 
     def __call__(self, inputs: Inputs, *, deterministic: bool = True) -> Readout:

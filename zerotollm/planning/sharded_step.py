@@ -12,16 +12,27 @@ from collections import Counter
 from dataclasses import asdict, replace
 from typing import NamedTuple
 
+import jax
+
 from zerotollm.errors import RunError, UsageError
+from zerotollm.model.compute_config import ComputeConfig
 from zerotollm.model.config import TransformerConfig
+from zerotollm.own_code import OwnCode
 from zerotollm.planning.collectives import Collective, collectives
 from zerotollm.planning.device_table import Device
 from zerotollm.planning.flops import decoder_layers
-from zerotollm.planning.memory import Job, copied_matrices, memory_by_kind
+from zerotollm.planning.memory import Job, copied_matrices, memory_by_kind, planned_peak, xla_memory
 from zerotollm.planning.speed import predict
 from zerotollm.sharding.config import MeshShape, parse_mesh
-from zerotollm.sharding.rules import bytes_per_device, check_divides
-from zerotollm.training.config import OptimizerConfig
+from zerotollm.sharding.rules import (
+    Placement,
+    bytes_per_device,
+    check_divides,
+    make_mesh,
+    placed_shapes,
+    shardings,
+)
+from zerotollm.training.config import OptimizerConfig, TrainConfig
 
 WHOLE = 4
 """Layers up to which a step is compiled whole."""
@@ -143,6 +154,7 @@ def _ask(job: Job, shape: MeshShape, node: int) -> tuple[Sent, int, int]:
         "train": asdict(job.train),
         "compute": asdict(replace(job.how(), scan_layers=False)),
         "rest": [job.batch_size, job.context, job.masked],
+        "code": asdict(job.code),
         "mesh": str(shape),
         "node": node,
     }
@@ -169,17 +181,11 @@ def _ask(job: Job, shape: MeshShape, node: int) -> tuple[Sent, int, int]:
 
 def main() -> None:
     """Compiles what standard input describes, in a process that has the devices."""
-    import jax
-
-    from zerotollm.model.compute_config import ComputeConfig
-    from zerotollm.planning.memory import planned_peak, xla_memory
-    from zerotollm.sharding.rules import Placement, make_mesh, placed_shapes, shardings
-    from zerotollm.training.config import TrainConfig
 
     asked = json.load(sys.stdin)
     model, optimizer = TransformerConfig(**asked["model"]), OptimizerConfig(**asked["optimizer"])
     train, compute = TrainConfig(**asked["train"]), ComputeConfig(**asked["compute"])
-    job = Job(model, optimizer, train, compute, *asked["rest"])
+    job = Job(model, optimizer, train, compute, *asked["rest"], OwnCode(**asked["code"]))
     mesh = make_mesh(parse_mesh(asked["mesh"]))
     with jax.set_mesh(mesh):
         training = job.training()

@@ -69,7 +69,7 @@ def predict(job: Job, device: Device, factors: Factors | None = None) -> Speed:
 def flops_per_token(job: Job) -> int:
     """Floating-point operations of the matrix products of a step, forward and backward, per token. Of a part of the
     parameters, or adapters, they are counted in the program: what is frozen has no gradient."""
-    if not trains_subset(job.train):
+    if not trains_subset(job.train) and "model" not in job.code.functions:
         return train_flops(job.model, job.context)
     plain = replace(job.compute, attention="plain", cross_entropy="plain", remat="none", scan_layers=False)
     step = counted(replace(job, optimizer=OptimizerConfig(kind="sgd"), compute=plain))

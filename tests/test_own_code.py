@@ -1,0 +1,139 @@
+"""An experiment's file brings functions of its own: they are used everywhere, and a run keeps to the code it had."""
+
+import importlib
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from tests.functions import init_params
+from zerotollm import catalog
+from zerotollm.cli import main
+from zerotollm.components import model_of, training_of
+from zerotollm.model.config import resolve
+from zerotollm.own_code import OwnCode, own_code
+from zerotollm.run import load
+
+TEXT = "\n\n".join(f"the {n} king sees a stone in the morning. a bird hears the rain." for n in range(200))
+TINY = [
+    *("--data.corpus", "text.txt", "--data.context", "16", "--data.batch-size", "4"),
+    *(
+        "--tokenizer.vocab-size",
+        "270",
+        "--model.width",
+        "8",
+        "--model.num-heads",
+        "2",
+        "--model.num-layers",
+        "1",
+    ),
+    *("--train.steps", "4", "--train.checkpoint-every", "2", "--train.eval-every", "2"),
+]
+EXPERIMENT = '''"""Question: a test"""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from zerotollm.experiment import Experiment
+
+CALLS = []
+
+
+def experiment() -> Experiment:
+    return replace(Experiment(), name="own")
+
+
+def optimizer(experiment):
+    """A comment."""
+    CALLS.append(experiment.train.steps)
+    return optax.sgd(0.0)
+'''
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An importable folder of experiments, of which one brings an optimizer that learns nothing."""
+    (tmp_path / "own_experiments").mkdir()
+    (tmp_path / "own_experiments" / "__init__.py").write_text("")
+    (tmp_path / "own_experiments" / "idle.py").write_text(EXPERIMENT)
+    (tmp_path / "text.txt").write_text(TEXT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ZEROTOLLM_DATA", str(tmp_path / "data"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+    yield tmp_path / "own_experiments"
+    for name in [name for name in sys.modules if name.startswith("own_experiments")]:
+        del sys.modules[name]
+
+
+def change(folder: Path, old: str, new: str) -> None:
+    path = folder / "idle.py"
+    path.write_text(path.read_text().replace(old, new))
+
+
+def test_only_the_functions_that_replace_built_in_ones_count(folder):
+    code = catalog.load(folder, "idle").code
+    assert (code.module, code.functions) == ("own_experiments.idle", "optimizer")
+    change(folder, '"""A comment."""', '"""Another one."""  # and one more')
+    change(folder, 'name="own"', 'name="other"')
+    assert own_code("own_experiments.idle", folder / "idle.py") == code
+    change(folder, "optax.sgd(0.0)", "optax.sgd(0.1)")
+    assert own_code("own_experiments.idle", folder / "idle.py").sha256 != code.sha256
+    (folder / "plain.py").write_text("def experiment():\n    return 1\n")
+    assert own_code("own_experiments.plain", folder / "plain.py") == OwnCode()
+
+
+def test_a_run_trains_with_it_and_refuses_other_code(folder, capsys):
+    assert main(["--experiment", "idle", "--run-dir", "run", *TINY], folder) == 0
+    run = load("run")
+    assert run.experiment.code.functions == "optimizer"
+    fresh = init_params(run.model_config, run.experiment.train.seed)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), run.params, fresh)
+    capsys.readouterr()
+    assert main(["--experiment", "idle", "--run-dir", "run", *TINY], folder) == 0
+    assert "is finished" in capsys.readouterr().out
+    change(folder, "optax.sgd(0.0)", "optax.sgd(0.1)")
+    assert main(["--experiment", "idle", "--run-dir", "run", *TINY], folder) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "own_experiments/idle.py, whose optimizer()" in line
+    assert "has changed" in line
+    with pytest.raises(Exception, match="has changed since this run was trained with its optimizer"):
+        run.experiment.code.function("optimizer")
+    (folder / "idle.py").unlink()
+    with pytest.raises(Exception, match="is not found: bring it back"):
+        run.experiment.code.function("optimizer")
+
+
+@pytest.mark.parametrize(
+    "action", [["plan", "--device", "cpu"], ["bench", "--rounds", "1", "--seconds", "0.01"]]
+)
+def test_plan_and_bench_use_it(folder, action):
+    assert main(["--experiment", "idle", *action, "--run-dir", "run", *TINY], folder) == 0
+    calls = importlib.import_module("own_experiments.idle").CALLS
+    assert calls
+
+
+@pytest.mark.parametrize("name", ["own_attention", "own_objective", "own_optimizer"])
+def test_the_examples_replace_what_they_say(name):
+    experiment = catalog.load(Path(__file__).parents[1] / "experiments", name)
+    (function,) = experiment.code.functions.split()
+    assert name.endswith(function) or (name, function) == ("own_attention", "model")
+    config = resolve(experiment.model, vocab_size=300, context=experiment.data.context)
+    experiment = replace(experiment, model=config)
+    state = jax.eval_shape(training_of(experiment).init, 0, None)
+    built_in = replace(experiment, code=OwnCode())
+    plain = jax.eval_shape(training_of(built_in).init, 0, None)
+    same = (
+        jax.tree.structure(state.params) == jax.tree.structure(plain.params),
+        jax.tree.structure(state.opt_state) == jax.tree.structure(plain.opt_state),
+    )
+    assert same == {"model": (False, False), "optimizer": (True, False), "objective": (True, True)}[function]
+    assert (model_of(experiment) == model_of(built_in)) == (function != "model")
