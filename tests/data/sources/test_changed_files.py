@@ -1,4 +1,4 @@
-"""Files that are changed while they are read: never is a text stored under the fingerprint of another one."""
+"""Files that change while they are read: no text is stored under the fingerprint of another one."""
 
 import gzip
 import json

@@ -12,7 +12,7 @@ def said(*turns: tuple[str, str]) -> list:
     return [[{"sender": sender, "text": text}] for sender, text in turns]
 
 
-def test_what_one_says_in_a_row_is_one_turn_and_a_third_voice_ends_it():
+def test_utterances_in_a_row_are_one_turn_and_a_third_speaker_ends_the_conversation():
     messages = [
         [{"sender": "a", "text": " Hi\n there "}, {"sender": "a", "text": "you"}],
         *said(("b", "Hello"), ("b", "friend"), ("a", ""), ("a", "Bye"), ("c", "What?"), ("a", "no")),

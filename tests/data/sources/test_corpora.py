@@ -1,4 +1,4 @@
-"""Packaged corpora are prepared once, whole or not at all, quietly, and opened again without much."""
+"""Packaged corpora are prepared once, completely or not at all, quietly, and reopened without heavy imports."""
 
 import os
 import random
@@ -69,7 +69,7 @@ def test_second_start_is_light_and_both_are_quiet(folder, tmp_path):
 
 
 def test_killed_at_any_moment_leaves_nothing_half_made(tmp_path):
-    """kill -9 while it prepares: the corpus is then absent or whole, and the next start makes it whole."""
+    """After kill -9 during preparation the corpus is absent or complete, and the next start completes it."""
     for attempt in range(4):
         process = subprocess.Popen([sys.executable, "-c", OPEN, str(tmp_path)], cwd=REPOSITORY)
         time.sleep(random.Random(attempt).uniform(0.3, 2.5))  # imports take 0.5 s of it, preparation the rest

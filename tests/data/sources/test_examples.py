@@ -1,4 +1,4 @@
-"""Rows of jsonl, pairs and passages as tokens of which a part is learned."""
+"""Rows of jsonl, pairs and passages as tokens, of which only some are targets."""
 
 import gzip
 import json
@@ -41,7 +41,7 @@ def data(tmp_path):
 
 
 def learned(feed, batch) -> list[str]:
-    """What each row of a batch is asked for."""
+    """Return the target text of each row of a batch."""
     return [
         feed.tokenizer.decode(targets[weights > 0])
         for targets, weights in zip(batch["targets"], batch["weights"], strict=True)

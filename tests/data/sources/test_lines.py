@@ -1,4 +1,4 @@
-"""What a line is, in every kind of file, and what a line of JSON may hold, for every reader of jsonl."""
+"""Line ends in every kind of file, and malformed JSON for every reader of jsonl."""
 
 import gzip
 import json

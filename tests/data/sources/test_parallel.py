@@ -1,4 +1,4 @@
-"""Pairs from own files, TSV, the Bible and TFDS: what is joined, held out, dropped and refused."""
+"""Pairs from own files, TSV, the Bible and TFDS: how they are joined, held out, dropped and refused."""
 
 import gzip
 from dataclasses import replace
@@ -102,7 +102,7 @@ def test_an_empty_line_of_a_tsv_is_dropped_and_counted(tmp_path):
 
 @pytest.mark.parametrize("place", ["c++", "10:30", "a+b:c", "c++/10:30+"])
 def test_files_with_a_colon_or_a_plus_in_their_path_are_found(tmp_path, place, monkeypatch):
-    """Names are taken apart only where they do not exist as they are written."""
+    """The name of an existing file is not split."""
     monkeypatch.chdir(tmp_path)
     folder = Path(place)
     folder.mkdir(parents=True)
@@ -127,7 +127,7 @@ def test_files_of_unequal_length_are_refused(files, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt:", ":b.txt", "a:b:c", "a+:b", "a:b+c"])
-def test_what_is_no_pair_is_refused(name):
+def test_malformed_names_are_refused(name):
     with pytest.raises(UsageError, match="no parallel corpus"):
         sides(name)
 
@@ -203,7 +203,7 @@ def test_versions_are_joined_by_verse_and_no_held_out_verse_is_trained_on():
 
 
 def test_extra_versions_are_joined_by_the_text_of_the_target_and_never_held_out(tmp_path):
-    """Files of Basic English with other marks and case: their verses are found, no held-out one is trained on."""
+    """Files of Basic English with other punctuation and case: their verses are found, held-out ones are not used."""
     verses = list(bible.read_verses("bbe").items())[:300]
     kjv = bible.read_verses("kjv")
 
@@ -260,13 +260,13 @@ def test_extra_versions_are_read_in_the_first_steps_alone(tmp_path):
     }
 
 
-def test_a_chapter_numbered_otherwise_is_noticed_and_no_other():
+def test_a_chapter_with_shifted_verse_numbers_is_detected():
     verses = {i: text for i, text in enumerate(bible.read_verses("kjv").values()) if i < 40}
     assert not numbered_differently(verses, {i: text.upper() for i, text in verses.items()})
     assert numbered_differently(verses, {i + 1: text for i, text in verses.items()})
 
 
-def test_foreign_verses_lose_marks_and_keep_words():
+def test_foreign_verses_are_cleaned():
     assert (
         foreign_bibles.clean("(51:1) Au chef.\t(51:3) O\u00ad Dieu!  (Selah)") == "Au chef. O Dieu! (Selah)"
     )

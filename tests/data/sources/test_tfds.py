@@ -1,4 +1,4 @@
-"""TFDS data sets by name: real ones, prepared here, are read; one that cannot be had is said in one line."""
+"""TFDS data sets by name: prepared ones are read; the error for others is one line."""
 
 import importlib.util
 import os
