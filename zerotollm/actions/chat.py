@@ -66,13 +66,13 @@ def chat(experiment: Experiment, run_dir: Path, options: ChatOptions) -> list[di
 
 def _answer(run: Any, messages: list[dict[str, str]], sampling: Any, shown: Any) -> list[dict[str, str]]:
     """Writes the answer, and returns the conversation with it; without the last turn where that cannot be read."""
-    from zerotollm.data.sources.conversations import fit
+    from zerotollm.data.tokens.conversations import trim_conversation
     from zerotollm.decoding.text import stream_answer
 
     context = run.model_config.max_length
     room = min(sampling.max_tokens, max(1, context // 4))
     try:
-        ids_N, kept = fit(run.tokenizer, messages, context - room)
+        ids_N, kept = trim_conversation(run.tokenizer, messages, context - room)
     except UsageError as error:  # half of a surrogate pair
         _say(str(error))
         return messages[:-1]

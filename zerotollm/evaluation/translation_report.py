@@ -19,14 +19,14 @@ def with_prompt(experiment: Experiment, run_dir: Path) -> Experiment:
     validation source with fewer bytes than the context has tokens. Raises as opening the pairs does."""
     if experiment.sample.prompt.strip() or not translates(experiment):
         return experiment
-    from zerotollm.data.sources.pairs import kept
+    from zerotollm.data.sources.pairs import usable_pairs
     from zerotollm.data.sources.parallel import open_parallel
 
     then = run_directory.read_experiment(run_dir) if (run_dir / run_directory.CONFIG).exists() else None
     if then and replace(then.data, dir="") == replace(experiment.data, dir=""):
         prompt = then.sample.prompt
     else:
-        pairs, _ = kept(open_parallel(experiment.data).splits["validation"], "validation")
+        pairs, _ = usable_pairs(open_parallel(experiment.data).splits["validation"], "validation")
         sources = [pair.source.strip() for pair in pairs]
         short = (source for source in sources if len(source.encode()) < experiment.data.context)
         prompt = next(short, min(sources, key=len, default=""))
@@ -50,12 +50,12 @@ def translate_split(
     longer than the model reads, how many are (`cut_texts`) and how many of their tokens are not read (`cut_tokens`);
     and the lines of a table, tab-separated: id, source, reference, translation and score.
     """
-    from zerotollm.data.sources.pairs import kept
+    from zerotollm.data.sources.pairs import usable_pairs
     from zerotollm.data.sources.parallel import open_parallel
     from zerotollm.decoding.translate import translate_texts
     from zerotollm.evaluation.bleu import corpus_scores
 
-    pairs, _ = kept(open_parallel(experiment.data).splits[split], split)
+    pairs, _ = usable_pairs(open_parallel(experiment.data).splits[split], split)
     cut: list[int] = []
     found = translate_texts(
         run.params,

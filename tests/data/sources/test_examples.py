@@ -1,4 +1,4 @@
-"""Rows of jsonl, pairs and passages as tokens of which a part is learned."""
+"""Rows of jsonl, pairs and passages as tokens, of which only some are targets."""
 
 import gzip
 import json
@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.feed import open_feed
-from zerotollm.data.sources.conversations import chat_parts, encode_parts
+from zerotollm.data.sources.conversations import chat_parts
 from zerotollm.data.sources.examples import open_examples
+from zerotollm.data.tokens.conversations import encode_parts
 from zerotollm.data.tokens.examples import prepare_examples
 from zerotollm.data.tokens.pairs import prepare_pairs
 from zerotollm.data.tokens.sentencepiece import train_tokenizer
@@ -40,7 +41,7 @@ def data(tmp_path):
 
 
 def learned(feed, batch) -> list[str]:
-    """What each row of a batch is asked for."""
+    """Return the target text of each row of a batch."""
     return [
         feed.tokenizer.decode(targets[weights > 0])
         for targets, weights in zip(batch["targets"], batch["weights"], strict=True)
@@ -238,10 +239,10 @@ def test_passages_of_the_bible_are_cut_from_the_chapters_of_each_split():
     ("line", "objective", "message"),
     [
         ('{"prompt": "a"', "completion", r"my\.jsonl, line 31: not JSON"),
-        ("[1]", "completion", r"line 31: a list, and must be an object"),
-        ('{"prompt": "a"}', "completion", r"line 31: 'completion' is missing.*fields: prompt"),
-        ('{"prompt": "", "completion": "b"}', "completion", r"line 31: 'prompt' is empty"),
-        ('{"prompt": "a", "completion": 3}', "completion", r"line 31: 'completion' is 3"),
+        ("[1]", "completion", r"line 31: expected an object of fields, not a list"),
+        ('{"prompt": "a"}', "completion", r"line 31: field 'completion' is missing.*fields: prompt"),
+        ('{"prompt": "", "completion": "b"}', "completion", r"line 31: field 'prompt' is empty"),
+        ('{"prompt": "a", "completion": 3}', "completion", r"line 31: field 'completion' is 3"),
         (
             '{"prompt": "a", "completion": "\\ud800"}',
             "completion",
@@ -267,11 +268,11 @@ def test_passages_of_the_bible_are_cut_from_the_chapters_of_each_split():
         (
             '{"messages": [{"role": "user", "content": "a"}]}',
             "completion",
-            r"line 31: no message is of the assist",
+            r"line 31: no message is by the assist",
         ),
-        ('{"text": "a", "label": ""}', "label", r"line 31: 'label' is empty"),
-        ('{"text": "a", "label": 1}', "label", r"line 31: 'label' is 1, and must be a text"),
-        ('{"label": "a"}', "label", r"line 31: 'text' is missing"),
+        ('{"text": "a", "label": ""}', "label", r"line 31: field 'label' is empty"),
+        ('{"text": "a", "label": 1}', "label", r"line 31: field 'label' is 1; expected a text"),
+        ('{"label": "a"}', "label", r"line 31: field 'text' is missing"),
     ],
 )
 def test_a_bad_line_is_named(data, line, objective, message):
@@ -291,13 +292,13 @@ def test_a_label_must_be_among_those_of_the_training_examples(data, tmp_path):
     line = str(caught.value)
     assert f"these labels: '!' (1 validation example, {validation}, line 4)" in line
     assert f"'?' (3 validation examples, {validation}, line 2)" in line
-    assert "the model learns +, -: give each of them training examples, or take these examples out" in line
+    assert "the model learns +, -: give each of them training examples, or remove these examples" in line
     with pytest.raises(UsageError, match=r"has one label to train on, '\+'"):
         open_examples(data([{"text": f"a{i}", "label": "+"} for i in range(30)]), "label")
 
 
 def test_few_examples_cannot_be_split(data):
-    with pytest.raises(UsageError, match=r"has 3 examples, and at least 20 can be split"):
+    with pytest.raises(UsageError, match=r"has 3 examples, and a split needs at least 20"):
         open_examples(data(completions(3)), "completion")
 
 

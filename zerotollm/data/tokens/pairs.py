@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from zerotollm.data.config import DataConfig, TokenizerConfig
-from zerotollm.data.sources.pairs import ParallelCorpus, as_sentence, kept
+from zerotollm.data.sources.pairs import ParallelCorpus, as_sentence, usable_pairs
 from zerotollm.data.sources.parallel import open_parallel
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer, SpecialIds, load_tokenizer
 from zerotollm.data.tokens.text import (
@@ -92,9 +92,9 @@ def prepare_pairs(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer) -
 def _build(folder: Path, corpus: ParallelCorpus, config: TokenizerConfig | AnyTokenizer) -> None:
     used, dropped, lost = {}, {}, {}
     for split, pairs in corpus.splits.items():
-        used[split], dropped[split] = kept(pairs, split)
+        used[split], dropped[split] = usable_pairs(pairs, split)
     extra = corpus.splits["train"][len(corpus.splits["train"]) - corpus.extra :] if corpus.extra else []
-    own = len(used["train"]) - len(kept(extra, "train")[0])
+    own = len(used["train"]) - len(usable_pairs(extra, "train")[0])
     both = chain.from_iterable((as_sentence(pair.source), as_sentence(pair.target)) for pair in used["train"])
     tokenizer = tokenizer_for(config, both)
     for split, pairs in used.items():

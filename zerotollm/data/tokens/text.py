@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from zerotollm.data.cache_folder import build_once
+from zerotollm.data.cache_folder import build_once, data_directory
 from zerotollm.data.config import DataConfig, TokenizerConfig
-from zerotollm.data.sources.corpora import data_directory, open_corpus
+from zerotollm.data.sources.corpora import open_corpus
 from zerotollm.data.sources.documents import Corpus
 from zerotollm.data.tokens.pretrained import FORMAT as PRETRAINED
 from zerotollm.data.tokens.pretrained import PretrainedTokenizer
