@@ -55,7 +55,6 @@ HEAVY = {
     "optax",
     "orbax",
     "numpy",
-    "grain",
     "tensorflow_datasets",
     "sentencepiece",
     "tensorboardX",

@@ -68,7 +68,6 @@ PACKAGES = (
     "flax",
     "optax",
     "orbax-checkpoint",
-    "grain",
     "sentencepiece",
     "numpy",
 )

@@ -92,7 +92,7 @@ def test_a_text_that_is_lost_whole_is_refused(data):
     feed = open_feed(some, CHARACTERS)
     with pytest.raises(UsageError, match="no character of the test text"):
         feed.evaluation("test")
-    with pytest.raises(UsageError, match=r"has no test documents: see data\.test_fraction"):
+    with pytest.raises(UsageError, match=r"has no test documents: raise data\.test_fraction"):
         open_feed(data("the sea" * 9), CHARACTERS).evaluation("test")
 
 

@@ -19,7 +19,7 @@ from zerotollm.data.tokens.sentencepiece import (
     SPACE,
     Tokenizer,
     load_tokenizer,
-    may_lose,
+    may_lose_text,
     train_tokenizer,
 )
 from zerotollm.errors import RunError, UsageError
@@ -147,7 +147,7 @@ def test_a_character_tokenizer_has_one_token_for_each_character(byte_fallback):
     assert [tokenizer.decode([i]) for i in ids] == list(TEXT)
 
 
-def test_characters_are_learnt_also_beside_what_sentencepiece_trips_over():
+def test_characters_are_learned_also_beside_what_sentencepiece_trips_over():
     """It ends at NUL, drops sentences with U+2585 and learns nothing from the names of special tokens."""
     text = "a\0b c\u2585d e\u2581f <s> g<0x41>h <unk>" + "x" * 20_000 + "i\tj"
     tokenizer = train_tokenizer(TokenizerConfig("char", 100, byte_fallback=False), [text])
@@ -214,7 +214,7 @@ def test_no_text_no_tokenizer(texts):
         train_tokenizer(TokenizerConfig(), texts)
 
 
-def test_a_text_larger_than_the_sample_is_learnt_from_throughout(monkeypatch):
+def test_a_text_larger_than_the_sample_is_learned_from_throughout(monkeypatch):
     monkeypatch.setattr("zerotollm.data.tokens.sentencepiece.SAMPLE_CHARACTERS", 5_000)
     blocks = [letter * 9 + "\n" for letter in "abcdefghijklmnopqrstuvwxyz" for _ in range(100)]
     tokenizer = train_tokenizer(TokenizerConfig("char", 100, byte_fallback=False), blocks)
@@ -236,7 +236,7 @@ def test_a_damaged_file_is_one_line(tmp_path, keep):
     model = trained(normalization="nfc").model
     path = tmp_path / "tokenizer.model"
     path.write_bytes(model[: int(keep * len(model)) if isinstance(keep, float) else keep])
-    with pytest.raises(RunError, match=r"damaged|no tokenizer"):
+    with pytest.raises(RunError, match=r"damaged|not a tokenizer"):
         load_tokenizer(path)
 
 
@@ -269,11 +269,11 @@ def test_a_vocabulary_that_takes_long_is_told(monkeypatch, caplog):
 
 @pytest.mark.parametrize("byte_fallback", [True, False])
 @pytest.mark.parametrize("normalization", ["identity", "nfc"])
-def test_a_tokenizer_that_may_lose_text_says_so(byte_fallback, normalization):
+def test_a_tokenizer_that_may_lose_text_text_says_so(byte_fallback, normalization):
     """Before it is trained and after."""
     expected = not byte_fallback or normalization == "nfc"
-    assert may_lose(TokenizerConfig("bpe", 400, byte_fallback, normalization)) == expected
-    assert may_lose(trained("bpe", normalization, byte_fallback)) == expected
+    assert may_lose_text(TokenizerConfig("bpe", 400, byte_fallback, normalization)) == expected
+    assert may_lose_text(trained("bpe", normalization, byte_fallback)) == expected
 
 
 @pytest.mark.parametrize(("letters", "kept"), [(9, 9), (10, 9)])

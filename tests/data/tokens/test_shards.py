@@ -20,7 +20,7 @@ from zerotollm.data.tokens.shards import prepare_in_shards, shards_of
 from zerotollm.data.tokens.text import prepare
 from zerotollm.errors import RunError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SETTINGS = TokenizerConfig(vocab_size=300)
 WORDS = ["sea", "ship", "wind", "star", "salt", "rope", "café", "\U0001f600"]
 
@@ -133,7 +133,7 @@ def test_a_shard_that_another_process_is_at_is_left_to_it(whole, tmp_path, monke
 
 
 def test_a_disk_that_is_too_small_is_said_before_anything_is_written(whole, tmp_path, monkeypatch):
-    expected = text.expected_bytes(open_corpus(whole), prepare(whole, SETTINGS).tokenizer)
+    expected = text.estimate_bytes(open_corpus(whole), prepare(whole, SETTINGS).tokenizer)
     folder = next(Path(whole.dir, "tokens").glob("text*"))
     written = sum(path.stat().st_size for path in folder.glob("*.tokens"))
     written += sum(path.stat().st_size for path in folder.glob("*.starts"))
@@ -214,7 +214,7 @@ def test_a_shard_whose_starts_were_cut_is_made_anew(whole, tmp_path, monkeypatch
     """Also in the middle of a number."""
     data = elsewhere(whole, tmp_path)
     with monkeypatch.context() as context:
-        context.setattr(shards, "_join", lambda *arguments: 1 / 0)
+        context.setattr(shards, "build_once", lambda *arguments: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare_in_shards(data, SETTINGS, shards=3)
     (path,) = Path(data.dir, "tokens").glob(".*-shards/train-00001-of-00003/part.starts")
