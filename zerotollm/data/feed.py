@@ -31,8 +31,8 @@ from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.sources.corpora import open_corpus
 from zerotollm.data.sources.documents import SPLITS
 from zerotollm.data.tokens.cache import Prepared
-from zerotollm.data.tokens.examples import prepare_examples
-from zerotollm.data.tokens.pairs import prepare_pairs
+from zerotollm.data.tokens.examples import TokenizedExamples, prepare_examples
+from zerotollm.data.tokens.pairs import TokenizedPairs, prepare_pairs
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer, Tokenizer, byte_lengths
 from zerotollm.data.tokens.shards import LARGE, Progress, prepare_in_shards
 from zerotollm.data.tokens.text import prepare
@@ -201,17 +201,7 @@ def _with_old(data: DataConfig, feed: Feed, micro_batches: int) -> Feed:
     return replace(feed, training=training, old=old)
 
 
-class _Rows(Protocol):
-    """A split of pairs or examples."""
-
-    lost_bytes: int
-    num_bytes: np.ndarray
-    num_predicted: np.ndarray
-    side_lengths: np.ndarray
-    fingerprint: list[int]
-
-
-R = TypeVar("R", bound=_Rows)
+R = TypeVar("R", TokenizedPairs, TokenizedExamples)
 
 
 def _bucket_feed(
@@ -226,7 +216,7 @@ def _bucket_feed(
     size = {"context": data.context, "batch_size": data.batch_size, "buckets": data.buckets}
     plans = {name: plan_buckets(split.side_lengths, **size) for name, split in splits.items()}
     dropped = {
-        name: prepared.dropped[name] | {f"longer than {data.context} tokens": plan.too_long}
+        name: prepared.counts.dropped[name] | {f"longer than {data.context} tokens": plan.too_long}
         for name, plan in plans.items()
     }
     for name in ("validation", "train"):
@@ -235,9 +225,9 @@ def _bucket_feed(
     def training(*, seed: int, process_index: int = 0, process_count: int = 1) -> Sequence[Batch]:
         share = {"seed": seed, "process_index": process_index, "process_count": process_count}
         batches = bucket_training_batches(plans["train"], partial(make, train), **share)
-        if prepared.num_own is None or not data.extra_steps:
+        if prepared.counts.own is None or not data.extra_steps:
             return batches
-        own_plan = first_rows(plans["train"], prepared.num_own)
+        own_plan = first_rows(plans["train"], prepared.counts.own)
         return staged(
             batches, bucket_training_batches(own_plan, partial(make, train), **share), data.extra_steps
         )
@@ -327,7 +317,8 @@ def _denoising_feed(
 
 
 def _shapes(size: tuple[int, int], *arrays: str) -> Shapes:
-    return {name: (size, np.int32) for name in arrays} | {"weights": (size, np.float32)}
+    shapes: Shapes = {name: (size, np.int32) for name in arrays}
+    return shapes | {"weights": (size, np.float32)}
 
 
 def _check_decodable(corpus: str, split: str, num_bytes: Mapping[str, int]) -> None:

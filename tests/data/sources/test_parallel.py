@@ -167,7 +167,7 @@ def test_tokens_of_pairs_are_those_of_both_sides(tmp_path):
     data = DataConfig(corpus=f"{source}:{target}", dir=str(tmp_path / "data"))
     prepared = prepare_pairs(data, TokenizerConfig(kind="char", vocab_size=100, byte_fallback=False))
     corpus = open_parallel(data)
-    assert sum(d.get("one side is empty", 0) for d in prepared.dropped.values()) == 1
+    assert sum(d.get("one side is empty", 0) for d in prepared.counts.dropped.values()) == 1
     for split, tokens in prepared.splits.items():
         pairs, _ = kept(corpus.splits[split], split)
         assert len(tokens.num_bytes) == len(pairs)

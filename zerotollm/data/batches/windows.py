@@ -11,8 +11,8 @@ Windows cross document boundaries. The target of a document's last token is the 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import overload
 
 import numpy as np
 
@@ -25,18 +25,23 @@ STEPS = 2**40
 """Length of training data, which has no end: a sequence needs a length."""
 
 
-@dataclass(frozen=True)
 class Batches(Sequence[Batch]):
-    """A sequence of batches, each made when it is read: `make(step)` for step 0 to length - 1."""
+    """A sequence of `length` batches. `make(step)` makes a batch each time it is read."""
 
-    length: int
-    make: Callable[[int], Batch]
+    def __init__(self, length: int, make: Callable[[int], Batch]):
+        self._steps, self._make = range(length), make
 
     def __len__(self) -> int:
-        return self.length
+        return len(self._steps)
 
-    def __getitem__(self, step: int) -> Batch:
-        return self.make(range(self.length)[step])  # range handles negative steps and raises IndexError
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Batch]: ...
+    def __getitem__(self, index: int | slice) -> Batch | list[Batch]:
+        if isinstance(index, slice):
+            return [self._make(step) for step in self._steps[index]]
+        return self._make(self._steps[index])  # range handles negative steps and raises IndexError
 
 
 def training_batches(

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Generic, TypedDict, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -43,21 +43,18 @@ Item = TypeVar("Item")
 Split = TypeVar("Split")
 
 
-class Manifest(TypedDict, total=False):
-    """What the manifest of a folder holds. `dtype` and `files` are always there."""
+@dataclass
+class Counts:
+    """Counts per split, kept in the manifest."""
 
-    dtype: str
-    """of the token ids"""
-    num_bytes: dict[str, int]
-    """per split: UTF-8 bytes of text that decoding returns"""
-    dropped: dict[str, dict[str, int]]
-    """per split: pairs or examples left out, by reason"""
-    own: int
-    """training pairs of the corpus itself, not of `data.extra`"""
-    lost: dict[str, int]
-    """per split: UTF-8 bytes of text that decoding does not return"""
-    files: dict[str, tuple[int, int]]
-    """per file: size in bytes and checksum"""
+    num_bytes: dict[str, int] = field(default_factory=dict)
+    """UTF-8 bytes of text that decoding returns"""
+    dropped: dict[str, dict[str, int]] = field(default_factory=dict)
+    """pairs or examples left out, by reason"""
+    own: int | None = None
+    """training pairs of the corpus itself; those after them are of `data.extra`"""
+    lost: dict[str, int] = field(default_factory=dict)
+    """UTF-8 bytes of text that decoding does not return"""
 
 
 @dataclass(frozen=True)
@@ -68,12 +65,9 @@ class Prepared(Generic[Split]):
     tokenizer: AnyTokenizer
     splits: dict[str, Split]
     """train, validation, test; a split without text has no tokens"""
-    dropped: dict[str, dict[str, int]] = field(default_factory=dict)
-    """per split: pairs or examples left out, by reason"""
+    counts: Counts
     labels: tuple[str, ...] = ()
     """names of the classes, for a corpus of labelled texts"""
-    num_own: int | None = None
-    """of pairs: training pairs of the corpus itself; those after them are of `data.extra`"""
 
 
 @dataclass(frozen=True)
@@ -81,12 +75,14 @@ class TokenCache:
     """A complete folder of token arrays."""
 
     folder: Path
-    manifest: Manifest
+    dtype: str
+    """of the token ids"""
+    counts: Counts
     tokenizer: AnyTokenizer
 
     def tokens(self, name: str) -> np.ndarray:
         """Return the ids in the file NAME.tokens, mapped from disk."""
-        return self.array(f"{name}.tokens", self.manifest["dtype"])
+        return self.array(f"{name}.tokens", self.dtype)
 
     def array(self, name: str, dtype: str = "<i8") -> np.ndarray:
         """Return a file as an array that is read from disk where it is used."""
@@ -104,12 +100,12 @@ def open_cache(
     folder: Path,
     tokenizer: TokenizerConfig | AnyTokenizer,
     texts: Callable[[], Iterable[str]],
-    write: Callable[[Path, AnyTokenizer], Manifest],
+    write: Callable[[Path, AnyTokenizer], Counts],
 ) -> TokenCache:
     """Return the arrays in `folder`, built first if they are missing or damaged.
 
     `texts()` is what a tokenizer is trained on, unless one is given. `write(temporary folder, tokenizer)` writes the
-    arrays and returns what the manifest should say. Raises RunError if the folder cannot be written.
+    arrays and returns their counts. Raises RunError if the folder cannot be written.
     """
 
     def build(temporary: Path) -> None:
@@ -119,7 +115,9 @@ def open_cache(
     if not is_intact(folder):
         discard(folder)
         build_once(folder, build)
-    return TokenCache(folder, _read_manifest(folder), load_tokenizer(folder / TOKENIZER))
+    manifest = _read_manifest(folder)
+    counts = Counts(**{name: manifest[name] for name in vars(Counts()) if name in manifest})
+    return TokenCache(folder, manifest["dtype"], counts, load_tokenizer(folder / TOKENIZER))
 
 
 def token_folder(data: DataConfig, corpus: str, key: Sequence[object]) -> Path:
@@ -167,15 +165,16 @@ def in_groups(items: Iterable[Item], size: Callable[[Item], int], limit: int) ->
         yield group
 
 
-def write_manifest(folder: Path, tokenizer: AnyTokenizer, fields: Manifest) -> None:
+def write_manifest(folder: Path, tokenizer: AnyTokenizer, counts: Counts) -> None:
     """Write the tokenizer and, last of all files, the manifest, which has the checksums of the others."""
     tokenizer.save(folder / TOKENIZER)
     files = {path.name: [path.stat().st_size, checksum(path)] for path in sorted(folder.iterdir())}
-    content = json.dumps({"dtype": token_type(tokenizer).str, **fields, "files": files}).encode()
+    used = {name: count for name, count in vars(counts).items() if count not in ({}, None)}
+    content = json.dumps({"dtype": token_type(tokenizer).str, **used, "files": files}).encode()
     (folder / MANIFEST).write_bytes(b"%d\n%s\n" % (zlib.crc32(content), content))
 
 
-def _read_manifest(folder: Path) -> Manifest:
+def _read_manifest(folder: Path) -> dict[str, Any]:
     """Raises OSError if there is none, ValueError if it is damaged."""
     checksum_line, content = (folder / MANIFEST).read_bytes().split(b"\n", 1)
     if zlib.crc32(content.strip()) != int(checksum_line):

@@ -18,7 +18,7 @@ from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.sources.conversations import Sentence
 from zerotollm.data.sources.examples import Example, open_examples
 from zerotollm.data.tokens.cache import (
-    Manifest,
+    Counts,
     Prepared,
     in_groups,
     open_cache,
@@ -80,7 +80,7 @@ class TokenizedExamples:
     @cached_property
     def fingerprint(self) -> list[int]:
         """Numbers that change with the text; of a long one the first 32 million tokens are read."""
-        return [len(self.tokens_N), len(self.starts_E), zlib.crc32(self.tokens_N[: 2**25])]
+        return [len(self.tokens_N), len(self.starts_E), zlib.crc32(self.tokens_N[: 2**25].data)]
 
 
 def prepare_examples(
@@ -94,12 +94,12 @@ def prepare_examples(
     examples = open_examples(data, objective)
     labels = examples.labels
 
-    def write(folder: Path, trained: AnyTokenizer) -> Manifest:
+    def write(folder: Path, trained: AnyTokenizer) -> Counts:
         dropped = examples.dropped or {split: {} for split in examples.splits}
-        fields = Manifest(dropped={split: dict(counts) for split, counts in dropped.items()}, lost={})
+        counts = Counts(dropped={split: dict(reasons) for split, reasons in dropped.items()})
         for split, rows in examples.splits.items():
-            fields["lost"][split] = _write_split(folder, split, rows, labels, trained)
-        return fields
+            counts.lost[split] = _write_split(folder, split, rows, labels, trained)
+        return counts
 
     key = ["examples", FORMAT, objective, examples.fingerprint, tokenizer_key(tokenizer)]
     cache = open_cache(
@@ -115,20 +115,20 @@ def prepare_examples(
             cache.array(f"{split}.starts"),
             cache.array(f"{split}.bytes"),
             cache.special,
-            lost_bytes=cache.manifest["lost"][split],
+            lost_bytes=cache.counts.lost[split],
             max_length=data.context if labels else 0,
         )
         for split in examples.splits
     }
-    return Prepared(examples.name, cache.tokenizer, splits, cache.manifest["dropped"], labels)
+    return Prepared(examples.name, cache.tokenizer, splits, cache.counts, labels)
 
 
 def _write_split(
     folder: Path, split: str, examples: Iterable[Example], labels: tuple[str, ...], tokenizer: AnyTokenizer
 ) -> int:
     """Write the arrays of a split. Return the UTF-8 bytes of learned text that decoding does not return."""
-    bos, stop, dtype = [tokenizer.bos_id], [tokenizer.stop_id], token_type(tokenizer)
-    position, lost, bytes_V = 0, 0, byte_lengths(tokenizer)
+    bos, stop = np.array([tokenizer.bos_id]), np.array([tokenizer.stop_id])
+    dtype, bytes_V, position, lost = token_type(tokenizer), byte_lengths(tokenizer), 0, 0
     with ExitStack() as stack:
         tokens, learned, starts, sizes = (
             stack.enter_context((folder / f"{split}.{name}").open("wb"))
@@ -139,25 +139,23 @@ def _write_split(
             ids = tokenizer.encode_batch(texts)
             encoded = zip(texts, ids, decoded_bytes(texts, ids, bytes_V).tolist(), strict=True)
             for example in group:
-                pieces = [(bos, False)]  # ids, and whether they are learned
+                pieces, flags = [bos], [False]  # the ids of each piece, and whether they are learned
                 num_bytes = 1 if labels else 0
                 for part, (text, ids_N, decoded) in zip(
                     example.parts, islice(encoded, len(example.parts)), strict=True
                 ):
-                    pieces.append((ids_N, part.learned))
-                    if part.ends:
-                        pieces.append((stop, part.learned))
+                    pieces += [ids_N, stop] if part.ends else [ids_N]
+                    flags += [part.learned] * (1 + part.ends)
                     if part.learned:
                         num_bytes += decoded - isinstance(part, Sentence)
                         lost += len(text.encode()) - decoded
                 if labels:
-                    pieces.append(([labels.index(example.label)], True))
-                ids_N = np.concatenate([ids for ids, _ in pieces])
-                tokens.write(ids_N.astype(dtype).tobytes())
-                learned.write(
-                    np.repeat([flag for _, flag in pieces], [len(p) for p, _ in pieces]).astype("u1")
-                )
-                starts.write(np.array([position], "<i8"))
-                sizes.write(np.array([num_bytes], "<i8"))
-                position += len(ids_N)
+                    pieces.append(np.array([labels.index(example.label)]))
+                    flags.append(True)
+                example_N = np.concatenate(pieces)
+                tokens.write(example_N.astype(dtype).tobytes())
+                learned.write(np.repeat(flags, [len(piece) for piece in pieces]).astype("u1").tobytes())
+                starts.write(np.array([position], "<i8").tobytes())
+                sizes.write(np.array([num_bytes], "<i8").tobytes())
+                position += len(example_N)
     return lost

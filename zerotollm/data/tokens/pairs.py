@@ -10,7 +10,7 @@ import numpy as np
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.sources.pairs import as_sentence, kept
 from zerotollm.data.sources.parallel import open_parallel
-from zerotollm.data.tokens.cache import Manifest, Prepared, open_cache, token_folder, tokenizer_key
+from zerotollm.data.tokens.cache import Counts, Prepared, open_cache, token_folder, tokenizer_key
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer
 from zerotollm.data.tokens.text import TokenizedSplit, read_split, write_split
 
@@ -63,26 +63,26 @@ def prepare_pairs(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer) -
             yield as_sentence(pair.source)
             yield as_sentence(pair.target)
 
-    def write(folder: Path, trained: AnyTokenizer) -> Manifest:
-        fields = Manifest(dropped={}, own=0, lost={})
+    def write(folder: Path, trained: AnyTokenizer) -> Counts:
+        counts = Counts()
         for split, pairs in corpus.splits.items():
-            used, fields["dropped"][split] = kept(pairs, split)
+            used, counts.dropped[split] = kept(pairs, split)
             if split == "train":
                 extra = pairs[len(pairs) - corpus.extra :]
-                fields["own"] = len(used) - len(kept(extra, split)[0])
+                counts.own = len(used) - len(kept(extra, split)[0])
             write_split(folder, f"{split}.source", (as_sentence(pair.source) for pair in used), trained)
             targets = (as_sentence(pair.target) for pair in used)
             decoded_N, total = write_split(folder, f"{split}.target", targets, trained)
             np.maximum(decoded_N - 1, 0).astype("<i8").tofile(folder / f"{split}.bytes")
-            fields["lost"][split] = total - int(decoded_N.sum())
-        return fields
+            counts.lost[split] = total - int(decoded_N.sum())
+        return counts
 
     key = ["pairs", FORMAT, corpus.fingerprint, tokenizer_key(tokenizer)]
     cache = open_cache(token_folder(data, corpus.name, key), tokenizer, texts, write)
-    manifest, splits = cache.manifest, {}
-    for split in manifest["dropped"]:
+    splits = {}
+    for split in cache.counts.dropped:
         num_bytes = cache.array(f"{split}.bytes")
-        sizes = int(num_bytes.sum()), manifest.get("lost", {}).get(split, 0)
+        sizes = int(num_bytes.sum()), cache.counts.lost.get(split, 0)
         sources, targets = (read_split(cache, f"{split}.{side}", *sizes) for side in ("source", "target"))
         splits[split] = TokenizedPairs(sources, targets, num_bytes)
-    return Prepared(corpus.name, cache.tokenizer, splits, manifest["dropped"], num_own=manifest["own"])
+    return Prepared(corpus.name, cache.tokenizer, splits, cache.counts)

@@ -76,7 +76,8 @@ class PretrainedTokenizer(ByteTokenizer):
         if not _matches_byte_pieces(self.tokenizer_json["model"]):
             return ids
         mark_ids = [self._library.token_to_id(f"<0x{byte:02X}>") for byte in mark.encode()]
-        return ids if None in mark_ids else [_remove_all(ids_N, mark_ids) for ids_N in ids]
+        run = [token_id for token_id in mark_ids if token_id is not None]
+        return [_remove_all(ids_N, run) for ids_N in ids] if len(run) == len(mark_ids) else ids
 
     def piece(self, token_id: int) -> str:
         """Return a token as its vocabulary spells it; empty for an unused id."""
@@ -219,8 +220,8 @@ def _bytes_of_tokens(tokenizer: Json, vocabulary: Mapping[str, int], size: int) 
     decoder = tokenizer.get("decoder") or {}
     steps = decoder.get("decoders", [decoder]) if decoder.get("type") == "Sequence" else [decoder]
     kinds = {step.get("type") for step in steps}
-    if unknown := kinds - KNOWN_DECODERS:
-        raise UsageError(f"its decoder is {min(unknown)}")
+    if unknown := sorted(map(str, kinds - KNOWN_DECODERS)):
+        raise UsageError(f"its decoder is {unknown[0]}")
     byte_of_character = _byte_level_alphabet() if "ByteLevel" in kinds else {}
     replacements = {
         step["pattern"].get("String", ""): step["content"] for step in steps if step.get("type") == "Replace"

@@ -25,12 +25,12 @@ from functools import cached_property
 from io import BytesIO
 from itertools import accumulate, chain, pairwise
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from google.protobuf.message import DecodeError
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
-from sentencepiece.sentencepiece_model_pb2 import ModelProto
+from sentencepiece.sentencepiece_model_pb2 import ModelProto  # pyright: ignore[reportAttributeAccessIssue]  made when imported
 
 from zerotollm.data.config import TokenizerConfig
 from zerotollm.data.tokens.byte_tokenizer import SPACE, ByteTokenizer, check_encodable_as_utf8
@@ -53,6 +53,7 @@ segmentation. Rounding changes a probability by at most 0.8 %."""
 SPECIAL_PIECES = {"pad": "<pad>", "bos": "<s>", "eos": "</s>", "unk": "<unk>"}
 """Special tokens in the order of their ids, 0 to 3."""
 
+_FORMS: dict[str, Literal["NFC", "NFKC"]] = {"nfc": "NFC", "nfkc": "NFKC"}
 # No token spans these places, so splitting a text there does not change its tokens.
 _BETWEEN_WORDS = re.compile(r"(?<=\n)|(?<=[^ ])(?= )")
 _LINES = re.compile(r"[^\n]*\n|[^\n]+")
@@ -238,6 +239,8 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
             "--tokenizer.kind bpe takes seconds"
         )
     model = BytesIO()
+    special: dict[str, Any] = {f"{name}_piece": piece for name, piece in SPECIAL_PIECES.items()}
+    special |= {f"{name}_id": number for number, name in enumerate(SPECIAL_PIECES)}
     try:
         SentencePieceTrainer.train(
             sentence_iterator=iter(sentences),
@@ -249,8 +252,7 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
             byte_fallback=config.byte_fallback,
             user_defined_symbols=["\n"],
             required_chars=SPACE,  # else a text without spaces would encode them as the bytes of U+2581
-            **{f"{name}_id": number for number, name in enumerate(SPECIAL_PIECES)},
-            **{f"{name}_piece": piece for name, piece in SPECIAL_PIECES.items()},
+            **special,
             normalization_rule_name="identity",
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,
@@ -281,7 +283,7 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
 
 
 def _normalize(text: str, normalization: str) -> str:
-    return text if normalization == "identity" else unicodedata.normalize(normalization.upper(), text)
+    return unicodedata.normalize(_FORMS[normalization], text) if normalization in _FORMS else text
 
 
 def _split_between_words(text: str, size: int) -> Iterator[str]:

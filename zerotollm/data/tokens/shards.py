@@ -33,7 +33,7 @@ from zerotollm.data.sources.corpora import open_corpus
 from zerotollm.data.sources.documents import Corpus
 from zerotollm.data.tokens.cache import (
     TOKENIZER,
-    Manifest,
+    Counts,
     checksum,
     discard,
     exclusive_lock,
@@ -190,11 +190,9 @@ class _Work:
     def join(self, into: Path) -> None:
         """Fill an empty folder with the joined shards. Raises _DamagedError."""
         tokenizer = load_tokenizer(self.folder / TOKENIZER)
-        fields = Manifest(
-            num_bytes=dict.fromkeys(self.corpus.splits, 0), lost=dict.fromkeys(self.corpus.splits, 0)
-        )
+        counts = Counts()
         for split in self.corpus.splits:
-            position = 0
+            position = counts.num_bytes[split] = counts.lost[split] = 0
             with (
                 (into / f"{split}.tokens").open("wb") as tokens,
                 (into / f"{split}.starts").open("wb") as starts,
@@ -213,9 +211,9 @@ class _Work:
                         if _append(folder / name, out, offset) != sums[name]:
                             raise _DamagedError(shard.name)
                     position = tokens.tell() // token_type(tokenizer).itemsize
-                    fields["num_bytes"][split] += num_bytes
-                    fields["lost"][split] += summary.get("lost", 0)
-        write_manifest(into, tokenizer, fields)
+                    counts.num_bytes[split] += num_bytes
+                    counts.lost[split] += summary.get("lost", 0)
+        write_manifest(into, tokenizer, counts)
 
 
 def _append(path: Path, out: BinaryIO, offset: int) -> int:

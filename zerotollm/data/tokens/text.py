@@ -13,7 +13,7 @@ from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.sources.corpora import open_corpus
 from zerotollm.data.sources.documents import Corpus
 from zerotollm.data.tokens.cache import (
-    Manifest,
+    Counts,
     Prepared,
     TokenCache,
     in_groups,
@@ -51,7 +51,7 @@ class TokenizedSplit:
     @cached_property
     def fingerprint(self) -> list[int]:
         """Numbers that change with the text; of a long one the first 32 million tokens are read."""
-        return [len(self.tokens_N), self.num_bytes + self.lost_bytes, zlib.crc32(self.tokens_N[: 2**25])]
+        return [len(self.tokens_N), self.num_bytes + self.lost_bytes, zlib.crc32(self.tokens_N[: 2**25].data)]
 
 
 def prepare(
@@ -65,15 +65,15 @@ def prepare(
     """
     corpus = corpus or open_corpus(data)
 
-    def write(folder: Path, trained: AnyTokenizer) -> Manifest:
+    def write(folder: Path, trained: AnyTokenizer) -> Counts:
         check_disk_space(folder, corpus, trained)
-        fields = Manifest(num_bytes={}, lost={})
+        counts = Counts()
         for split, documents in corpus.splits.items():
             texts = (document.text for document in documents)
             decoded_D, total = write_split(folder, split, texts, trained, ended=True)
-            fields["num_bytes"][split] = int(decoded_D.sum())
-            fields["lost"][split] = total - int(decoded_D.sum())
-        return fields
+            counts.num_bytes[split] = int(decoded_D.sum())
+            counts.lost[split] = total - int(decoded_D.sum())
+        return counts
 
     cache = open_cache(
         text_folder(data, corpus, tokenizer),
@@ -81,10 +81,12 @@ def prepare(
         lambda: (document.text for document in corpus.splits["train"]),
         write,
     )
-    lost = cache.manifest.get("lost", {})
-    num_bytes = cache.manifest["num_bytes"]
-    splits = {split: read_split(cache, split, num_bytes[split], lost.get(split, 0)) for split in num_bytes}
-    return Prepared(corpus.name, cache.tokenizer, splits)
+    counts = cache.counts
+    splits = {
+        split: read_split(cache, split, num_bytes, counts.lost.get(split, 0))
+        for split, num_bytes in counts.num_bytes.items()
+    }
+    return Prepared(corpus.name, cache.tokenizer, splits, counts)
 
 
 def text_folder(data: DataConfig, corpus: Corpus, tokenizer: TokenizerConfig | AnyTokenizer) -> Path:
