@@ -7,6 +7,7 @@ completion        a decoder writes the completion of a prompt, the answers in a 
 label             a classification head predicts the label of a text
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -16,7 +17,6 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from zerotollm.data.batches.buckets import (
-    BucketPlan,
     bucket_evaluation_batches,
     bucket_training_batches,
     first_rows,
@@ -28,6 +28,7 @@ from zerotollm.data.batches.mixtures import replayed, staged
 from zerotollm.data.batches.pairs import pair_batch
 from zerotollm.data.batches.windows import Batch, evaluation_batches, training_batches
 from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.data.left_out import check_decodable, check_not_empty, describe_left_out
 from zerotollm.data.sources.corpora import open_corpus
 from zerotollm.data.sources.documents import SPLITS
 from zerotollm.data.tokens.cache import Prepared
@@ -126,7 +127,7 @@ def open_feed(
                 f"{checked.corpus} leaves no text to validate on: raise data.validation_fraction"
             )
         for split in ("train", "validation"):
-            _check_decodable(checked.corpus, split, checked.num_bytes)
+            check_decodable(checked.corpus, split, checked.num_bytes[split])
     return feed
 
 
@@ -151,17 +152,17 @@ def _text_feed(
         prepare_in_shards(data, tokenizer, progress=progress, corpus=corpus)
     prepared = prepare(data, tokenizer, corpus)
     splits, train = prepared.splits, prepared.splits["train"]
-    num_bytes = {name: split.num_bytes for name, split in splits.items()}
     rows = evaluation_rows(data.batch_size // micro_batches)
 
     def evaluation(split: str) -> Sequence[Batch]:
         if not len(splits[split].document_starts_D):
             raise UsageError(f"{data.corpus} has no {split} documents: raise data.{split}_fraction")
-        _check_decodable(data.corpus, split, num_bytes)
+        check_decodable(data.corpus, split, splits[split].num_bytes)
         return evaluation_batches(splits[split], context=data.context, batch_size=rows)
 
-    lost = _lost_shares({name: (split.lost_bytes, split.num_bytes) for name, split in splits.items()})
-    num_validation = len(splits["validation"].tokens_N)
+    num_bytes = {name: split.num_bytes for name, split in splits.items()}
+    tokens = {name: len(split.tokens_N) for name, split in splits.items()}
+    lost = prepared.lost_shares(num_bytes)
     return Feed(
         corpus=prepared.corpus,
         tokenizer=prepared.tokenizer,
@@ -171,11 +172,11 @@ def _text_feed(
         training_shapes=(_shapes((data.batch_size, data.context), "inputs", "targets", "segments"),),
         evaluation_shapes=(_shapes((rows, data.context), "inputs", "targets", "segments"),),
         num_bytes=num_bytes,
-        tokens=len(train.tokens_N),
+        tokens=tokens["train"],
         tokens_per_step=data.batch_size * data.context,
-        evaluation_tokens=num_validation if num_validation > 1 else 0,
+        evaluation_tokens=tokens["validation"] if tokens["validation"] > 1 else 0,
         fingerprint=train.fingerprint,
-        dropped=_describe_dropped({}, lost),
+        dropped=describe_left_out({}, lost),
         lost=lost,
         byte=_unit(lost),
     )
@@ -191,61 +192,55 @@ def _with_old(data: DataConfig, feed: Feed, micro_batches: int) -> Feed:
             "one more than data.context: give more text or lower data.context"
         )
 
-    def training(*, seed: int, process_index: int = 0, process_count: int = 1) -> Sequence[Batch]:
-        new_batches, old_batches = (
-            source.training(seed=seed, process_index=process_index, process_count=process_count)
-            for source in (feed, old)
-        )
-        return replayed(new_batches, old_batches, Fraction(str(data.replay)))
+    def training(**seed: int) -> Sequence[Batch]:
+        return replayed(feed.training(**seed), old.training(**seed), Fraction(str(data.replay)))
 
     return replace(feed, training=training, old=old)
 
 
-R = TypeVar("R", TokenizedPairs, TokenizedExamples)
+Rows = TypeVar("Rows", TokenizedPairs, TokenizedExamples)
 
 
 def _bucket_feed(
     data: DataConfig,
-    prepared: Prepared[R],
-    make: Callable[[R, np.ndarray, int, int], Batch],
+    prepared: Prepared[Rows],
+    make: Callable[[Rows, np.ndarray, int, int], Batch],
     kind: str,
     *arrays: str,
 ) -> Feed:
     """Return the feed of pairs or examples; `arrays` are the integer arrays in a batch."""
-    splits, train = prepared.splits, prepared.splits["train"]
+    splits, train, own = prepared.splits, prepared.splits["train"], prepared.counts.own
     size = {"context": data.context, "batch_size": data.batch_size, "buckets": data.buckets}
     plans = {name: plan_buckets(split.side_lengths, **size) for name, split in splits.items()}
     dropped = {
         name: prepared.counts.dropped[name] | {f"longer than {data.context} tokens": plan.too_long}
         for name, plan in plans.items()
     }
-    for name in ("validation", "train"):
-        _check_left(data, kind, dropped[name], plans[name], name)
-
-    def training(*, seed: int, process_index: int = 0, process_count: int = 1) -> Sequence[Batch]:
-        share = {"seed": seed, "process_index": process_index, "process_count": process_count}
-        batches = bucket_training_batches(plans["train"], partial(make, train), **share)
-        if prepared.counts.own is None or not data.extra_steps:
-            return batches
-        own_plan = first_rows(plans["train"], prepared.counts.own)
-        return staged(
-            batches, bucket_training_batches(own_plan, partial(make, train), **share), data.extra_steps
-        )
 
     def evaluation(split: str) -> Sequence[Batch]:
-        _check_left(data, kind, dropped[split], plans[split], split)
-        return bucket_evaluation_batches(plans[split], partial(make, splits[split]))
+        plan = plans[split]
+        check_not_empty(data, split, kind, len(plan.used), plan.too_long, dropped[split])
+        return bucket_evaluation_batches(plan, partial(make, splits[split]))
 
-    def shapes(name: str) -> tuple[Shapes, ...]:
-        return tuple(_shapes((bucket.rows, bucket.width), *arrays) for bucket in plans[name].buckets)
+    def training(**seed: int) -> Sequence[Batch]:
+        batches = bucket_training_batches(plans["train"], partial(make, train), **seed)
+        if own is None or not data.extra_steps:
+            return batches
+        own_plan = first_rows(plans["train"], own)
+        return staged(
+            batches, bucket_training_batches(own_plan, partial(make, train), **seed), data.extra_steps
+        )
 
+    def shapes(split: str) -> tuple[Shapes, ...]:
+        return tuple(_shapes((bucket.rows, bucket.width), *arrays) for bucket in plans[split].buckets)
+
+    for name in ("validation", "train"):
+        evaluation(name)
     tokens = {name: int(split.num_predicted[plans[name].used].sum()) for name, split in splits.items()}
-    lost = _lost_shares(
-        {name: (split.lost_bytes, int(split.num_bytes.sum())) for name, split in splits.items()}
-    )
-    reasons: dict[str, int] = {}
+    lost = prepared.lost_shares({name: int(split.num_bytes.sum()) for name, split in splits.items()})
+    reasons = Counter[str]()
     for counts in dropped.values():
-        reasons |= {reason: reasons.get(reason, 0) + number for reason, number in counts.items()}
+        reasons.update(counts)
     return Feed(
         corpus=prepared.corpus,
         tokenizer=prepared.tokenizer,
@@ -259,7 +254,7 @@ def _bucket_feed(
         tokens_per_step=tokens["train"] / max(1, plans["train"].num_batches),
         evaluation_tokens=tokens["validation"],
         fingerprint=train.fingerprint,
-        dropped=_describe_dropped(reasons, lost),
+        dropped=describe_left_out(reasons, lost),
         labels=prepared.labels,
         lost=lost,
         byte=_unit(lost),
@@ -321,52 +316,5 @@ def _shapes(size: tuple[int, int], *arrays: str) -> Shapes:
     return shapes | {"weights": (size, np.float32)}
 
 
-def _check_decodable(corpus: str, split: str, num_bytes: Mapping[str, int]) -> None:
-    if not num_bytes[split]:
-        raise UsageError(
-            f"the tokenizer knows no character of the {split} text of {corpus}: choose another tokenizer, or set "
-            "tokenizer.byte_fallback"
-        )
-
-
-def _check_left(
-    data: DataConfig, kind: str, dropped: Mapping[str, int], plan: BucketPlan, split: str
-) -> None:
-    """Raise UsageError if no pair or example of a split is used, and say why."""
-    if len(plan.used):
-        return
-    files = {"train": data.corpus, "validation": data.validation, "test": data.test}[split]
-    corpus, total = files or data.corpus, sum(dropped.values())
-    if not total:
-        advice = "give more text" if files else f"raise data.{split}_fraction"
-        if data.validation and not files:
-            advice = "name files for it as data.test"
-        raise UsageError(f"{corpus} has no {split} {kind}: {advice}")
-    if plan.too_long == total:
-        which = f"all {total:,}" if total > 1 else "the only one of the"
-        verb = "are" if total > 1 else "is"
-        reason = f"longer than {data.context} tokens: raise data.context"
-        raise UsageError(f"{which} {split} {kind} of {corpus} {verb} {reason}")
-    advice = "check the files" + (", or raise data.context" if plan.too_long else "")
-    reasons = _describe_dropped(dropped, {})
-    raise UsageError(f"none of the {total:,} {split} {kind} of {corpus} is left ({reasons}): {advice}")
-
-
-def _lost_shares(sizes: Mapping[str, tuple[int, int]]) -> dict[str, float]:
-    """Return lost bytes as a share of all bytes, from (lost, decoded) bytes; only for splits that lose text."""
-    return {name: lost / (lost + decoded) for name, (lost, decoded) in sizes.items() if lost}
-
-
 def _unit(lost: Mapping[str, float]) -> str:
     return "byte that is not lost" if lost else "byte"
-
-
-def _describe_dropped(reasons: Mapping[str, int], lost: Mapping[str, float]) -> str:
-    lines = [f"{number:,}: {reason}" for reason, number in reasons.items() if number]
-    if lost:
-        shares = ", ".join(f"{100 * share:.3g} % of the {name} bytes" for name, share in lost.items())
-        lines.append(
-            f"{shares}: characters outside the vocabulary, or shortened by normalization "
-            "(tokenizer.byte_fallback, tokenizer.normalization)"
-        )
-    return "; ".join(lines)

@@ -336,8 +336,8 @@ def test_bytes_that_are_lost_of_what_is_learned_are_counted(data):
     prepared = prepare_examples(data(records), ASCII_NFKC, "completion")
     sizes = {split: len(examples.starts_E) for split, examples in prepared.splits.items()}
     assert sum(sizes.values()) == 60
+    assert prepared.counts.lost == {split: 3 * size for split, size in sizes.items()}
     for split, examples in prepared.splits.items():
-        assert examples.lost_bytes == 3 * sizes[split]
         assert examples.num_bytes.tolist() == [4] * sizes[split]
         # a, b, unk, the space, the digit, and what ends them
         assert examples.num_predicted.tolist() == [6] * sizes[split]

@@ -1,6 +1,5 @@
 """The common part of all tokenizers: a token is a run of bytes, and a text is the bytes of its tokens."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,19 +15,18 @@ SPACE = "\u2581"
 
 
 @dataclass(frozen=True, repr=False)
-class ByteTokenizer(ABC):
+class ByteTokenizer:
     """A tokenizer as the bytes of its file. Two are equal if their bytes are."""
 
     model: bytes
 
-    @abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return `encode` of every text, computed on all cores."""
+        raise NotImplementedError
 
     @cached_property
-    @abstractmethod
     def _token_bytes(self) -> list[bytes]:
-        """UTF-8 bytes of each token; empty for special tokens."""
+        raise NotImplementedError
 
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of a text, int32 [N], without special tokens. Raises UsageError for a lone surrogate."""

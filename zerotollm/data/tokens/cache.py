@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -68,6 +68,10 @@ class Prepared(Generic[Split]):
     counts: Counts
     labels: tuple[str, ...] = ()
     """names of the classes, for a corpus of labelled texts"""
+
+    def lost_shares(self, decoded: Mapping[str, int]) -> dict[str, float]:
+        """Return the share of bytes that decoding does not return, for splits that have some."""
+        return {name: lost / (lost + decoded[name]) for name, lost in self.counts.lost.items() if lost}
 
 
 @dataclass(frozen=True)

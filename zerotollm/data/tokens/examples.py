@@ -49,8 +49,6 @@ class TokenizedExamples:
     """int64 [examples]: UTF-8 bytes of learned text that decoding returns, without the space of `as_sentence`; 1 for a
     label"""
     special: SpecialIds
-    lost_bytes: int = 0
-    """UTF-8 bytes of learned text that decoding does not return"""
     max_length: int = 0
     """most input tokens of a text to classify, the rest is cut off; 0: nothing is cut"""
 
@@ -115,8 +113,7 @@ def prepare_examples(
             cache.array(f"{split}.starts"),
             cache.array(f"{split}.bytes"),
             cache.special,
-            lost_bytes=cache.counts.lost[split],
-            max_length=data.context if labels else 0,
+            data.context if labels else 0,
         )
         for split in examples.splits
     }

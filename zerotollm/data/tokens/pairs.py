@@ -40,11 +40,6 @@ class TokenizedPairs:
         return self.side_lengths[:, 1]
 
     @property
-    def lost_bytes(self) -> int:
-        """UTF-8 bytes of all targets that decoding does not return."""
-        return self.targets.lost_bytes
-
-    @property
     def fingerprint(self) -> list[int]:
         """Numbers that change with the text."""
         return [*self.sources.fingerprint, *self.targets.fingerprint]
