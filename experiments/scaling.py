@@ -15,7 +15,7 @@ from dataclasses import replace
 from experiments.base import experiment as base
 from zerotollm.experiment import Experiment
 from zerotollm.model.config import resolve
-from zerotollm.studies.scaling_law import counted_parameters
+from zerotollm.planning.flops import counted_parameters
 
 HEAD = 32
 """Width of a head, and of a block of Muon, at every size."""

@@ -24,11 +24,11 @@ keep_freed_memory()
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
+from tests.functions import init_state  # noqa: E402
 from zerotollm.model.compute_config import ComputeConfig  # noqa: E402
 from zerotollm.model.config import TransformerConfig, resolve  # noqa: E402
 from zerotollm.planning.memory import Job, planned_peak, xla_memory  # noqa: E402
 from zerotollm.training.config import OptimizerConfig, TrainConfig  # noqa: E402
-from zerotollm.training.step import init_state  # noqa: E402
 
 KINDS = {
     "plain": {"attention": "plain", "cross_entropy": "plain"},

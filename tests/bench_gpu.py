@@ -31,6 +31,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 from experiments.gpt2_124m import experiment as gpt2_124m  # noqa: E402
+from tests.functions import init_state  # noqa: E402
 from zerotollm.model.accelerator import this_accelerator  # noqa: E402
 from zerotollm.model.config import resolve  # noqa: E402
 from zerotollm.planning.device_benchmark import measure_this  # noqa: E402
@@ -40,7 +41,6 @@ from zerotollm.planning.memory import memory_by_kind, planned_peak, xla_memory  
 from zerotollm.planning.speed import predict  # noqa: E402
 from zerotollm.session.job import job_for  # noqa: E402
 from zerotollm.training.config import OptimizerConfig  # noqa: E402
-from zerotollm.training.step import init_state  # noqa: E402
 
 BATCHES = 4
 CURVE_END = 50

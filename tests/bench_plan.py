@@ -81,8 +81,8 @@ def measure(name, what):
         reuse_memory(job.batch_size * job.context * job.model.width)
     import jax
 
+    from tests.functions import init_state
     from zerotollm.planning.memory import planned_peak, tree_bytes, xla_memory
-    from zerotollm.training.step import init_state
 
     batch = jax.device_put(random_batch(job))
     state = jax.jit(lambda: init_state(job.model, job.optimizer, job.train, compute=job.compute))()
@@ -136,10 +136,10 @@ def measure_mesh(text):
     """Likewise, on a mesh, in a process that has the devices: {"peak": bytes of a device, "xla": likewise}."""
     import jax
 
+    from tests.functions import init_state, make_train_step
     from zerotollm.planning.memory import planned_peak, xla_memory
     from zerotollm.sharding.config import parse_mesh
     from zerotollm.sharding.rules import Placement, make_mesh, placed_shapes, shardings
-    from zerotollm.training.step import init_state, make_train_step
 
     job, mesh = mesh_job(), make_mesh(parse_mesh(text))
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())

@@ -55,7 +55,7 @@ def main() -> int:
     import numpy as np
 
     import zerotollm
-    from zerotollm.actions import EvaluateOptions
+    from zerotollm.actions.config import EvaluateOptions
     from zerotollm.actions.evaluate import evaluate
     from zerotollm.actions.train import train
 

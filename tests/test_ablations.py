@@ -7,12 +7,13 @@ import jax
 import pytest
 
 from experiments.ablations import budget, experiment, variants
+from tests.functions import init_params, init_state
 from zerotollm.errors import UsageError
-from zerotollm.experiment import differences, validate
+from zerotollm.experiment import differences
 from zerotollm.model.config import resolve
 from zerotollm.planning.flops import num_parameters
 from zerotollm.studies.suite import BASE, changed, make_suite, select
-from zerotollm.training.step import init_params, init_state
+from zerotollm.validation import validate
 
 # Every variant and all fields that it changes.
 CHANGES = {
@@ -130,7 +131,7 @@ def test_only_takes_variants_and_groups_and_suggests():
     assert chosen == {"layer-pre", "rms-post", "layer-post", "relu2", "tied"}
     assert select(made, "") == list(made)
     assert select(made, "base") == []
-    with pytest.raises(UsageError, match=r"'posision' is no variant.*did you mean position"):
+    with pytest.raises(UsageError, match=r"'posision' is neither a variant.*did you mean position"):
         select(made, "norm posision")
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import jax
 import pytest
 
+from tests.functions import init_state
 from zerotollm import catalog
-from zerotollm.experiment import Experiment, differences, validate
+from zerotollm.experiment import Experiment, differences
 from zerotollm.model.config import resolve
-from zerotollm.training.step import init_state
+from zerotollm.validation import validate
 
 FOLDER = Path(__file__).parent.parent / "experiments"
 NAMES = catalog.names(FOLDER)
@@ -311,7 +312,7 @@ def test_is_named_after_its_file_and_can_run_once_it_has_a_text(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_says_what_it_is_for(name):
-    about = catalog.about(catalog.docstring(FOLDER, name))
+    about = catalog.describe(FOLDER, name)
     assert about.question.endswith("?")
     assert about.command.startswith(f"python launch.py --experiment {name}")
     assert about.time

@@ -15,8 +15,10 @@ from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.sources.own_files import open_files
 from zerotollm.data.tokens.sentencepiece import load_tokenizer, train_tokenizer
 from zerotollm.errors import RunError, UsageError
-from zerotollm.experiment import Experiment, flatten, from_json, to_json, validate
+from zerotollm.experiment import Experiment, from_json, to_json
+from zerotollm.fields import flatten
 from zerotollm.interop import folder
+from zerotollm.validation import validate
 
 FEW, MANY = 20, 10_000
 SIZES = [FEW, pytest.param(MANY, marks=pytest.mark.slow)]

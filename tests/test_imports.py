@@ -24,24 +24,22 @@ LAYERS = [
         "zerotollm.host",
         "zerotollm.shell",
     },
-    {"zerotollm.output"},
+    {"zerotollm.output", "zerotollm.fields", "zerotollm.own_code"},
     {"zerotollm.console", "zerotollm.sharding"},
     {"zerotollm.data", "zerotollm.model"},
     {"zerotollm.training"},
     {"zerotollm.decoding"},
     {"zerotollm.experiment"},
-    {
-        "zerotollm.explain",
-        "zerotollm.interop",
-        "zerotollm.planning",
-        "zerotollm.run_directory",
-        "zerotollm.serving",
-    },
+    {"zerotollm.validation"},
+    {"zerotollm.run_directory"},
+    {"zerotollm.components"},
+    {"zerotollm.explain", "zerotollm.interop", "zerotollm.planning", "zerotollm.serving"},
     {"zerotollm.evaluation"},
     {"zerotollm.run"},
-    {"zerotollm.lm_eval_adapter", "zerotollm.studies"},
+    {"zerotollm.lm_eval_adapter"},
     {"zerotollm"},
     {"zerotollm.session"},
+    {"zerotollm.studies"},
     {"zerotollm.actions", "experiments"},
     {"zerotollm.catalog"},
     {"zerotollm.usage"},
@@ -105,7 +103,7 @@ def test_config_modules_are_light(module):
     for other in imported(MODULES[module]):
         ours = other.startswith("zerotollm")
         light = (
-            other == "zerotollm.errors" or other.endswith("config")
+            other in ("zerotollm.errors", "zerotollm.fields") or other.endswith("config")
             if ours
             else other in sys.stdlib_module_names
         )
@@ -124,6 +122,8 @@ def test_an_experiment_needs_only_configs():
     ours = {name for name in imported(MODULES["zerotollm.experiment"]) if name.startswith("zerotollm")}
     assert {name for name in ours if not name.endswith("config")} <= {
         "zerotollm.errors",
+        "zerotollm.fields",
+        "zerotollm.own_code",
         "zerotollm.suggest",
     }
 

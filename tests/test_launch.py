@@ -13,11 +13,13 @@ from types import SimpleNamespace
 import pytest
 
 from zerotollm import __version__, catalog, run_directory
-from zerotollm.actions import ACTIONS, AblateOptions, EvaluateOptions, GenerateOptions
+from zerotollm.actions import ACTIONS
+from zerotollm.actions.config import AblateOptions, EvaluateOptions, GenerateOptions
 from zerotollm.catalog import GROUPS
 from zerotollm.cli import VALUES, Command, main, split
 from zerotollm.errors import RunError
-from zerotollm.experiment import Experiment, differences, field_types, to_json
+from zerotollm.experiment import Experiment, differences, to_json
+from zerotollm.fields import field_types
 from zerotollm.shell import option
 from zerotollm.suggest import ELSEWHERE, USUAL
 from zerotollm.usage import MOST_CHANGED
@@ -349,7 +351,7 @@ def test_what_is_near_nothing_gets_no_suggestion(name, calls, capsys):
         ("--experiment finetune_chat ablate --budget tiny", ["finetune_chat has no budgets"]),
         ("--experiment ablations --only posision", ["'posision'", "did you mean position?"]),
         ("--experiment ablations --only", ["--only needs a value"]),
-        ("--experiment ablations --only norm trian", ["'trian' is no variant"]),
+        ("--experiment ablations --only norm trian", ["'trian' is neither a variant"]),
         ("--experiment ablations --budget huge", ["'huge'", "one of tiny, small, full"]),
         ("bse", ["unknown action or experiment 'bse'", "did you mean base?"]),
         ("base trian", ["unknown action 'trian'", "did you mean train?"]),

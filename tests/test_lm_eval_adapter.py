@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.functions import forward, init_params
 from zerotollm.data.config import TokenizerConfig
 from zerotollm.data.tokens.sentencepiece import train_tokenizer
 from zerotollm.decoding import sample
@@ -16,9 +17,7 @@ from zerotollm.evaluation.likelihood import log_likelihoods
 from zerotollm.experiment import Experiment
 from zerotollm.lm_eval_adapter import harness_model
 from zerotollm.model.config import TransformerConfig, resolve
-from zerotollm.model.transformer import Transformer
 from zerotollm.run import Run
-from zerotollm.training.step import init_params
 
 pytest.importorskip("lm_eval", reason="optional: pip install lm_eval")
 
@@ -81,7 +80,7 @@ def test_a_token_over_the_border_is_of_the_continuation(words):
     pairs += [("the lan", "xqz"), ("the lan", "")]
     found = [log_p for log_p, _ in harness_model(words).loglikelihood([asked(*pair) for pair in pairs])]
     whole_N = np.array([words.tokenizer.bos_id, *encode("the lanterns river")], np.int32)
-    logits_TV = Transformer(words.model_config).apply({"params": words.params}, whole_N[None])[0]
+    logits_TV = forward(words.model_config)(words.params, whole_N[None])[0]
     log_p_TV = np.asarray(jax.nn.log_softmax(logits_TV[:, : words.tokenizer.vocab_size]), np.float64)
     start = whole_N.tolist().index(lanterns)
     word = log_p_TV[start - 1, lanterns]

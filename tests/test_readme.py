@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from zerotollm.actions.scale import as_point
-from zerotollm.actions.tabulate import page_markdown
+from zerotollm.studies.ladder import as_point
 from zerotollm.studies.records import read_runs
+from zerotollm.studies.results import page_markdown
 from zerotollm.studies.scaling_law import fit_law, predict
 from zerotollm.studies.suite import BASE
 from zerotollm.studies.table import make_rows, markdown

@@ -17,7 +17,7 @@ from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.model.config import TransformerConfig
-from zerotollm.run import cache_compiled_programs
+from zerotollm.session.compilation_cache import cache_compiled_programs
 from zerotollm.training.config import TrainConfig
 
 ROOT = Path(__file__).parent.parent
@@ -69,9 +69,9 @@ def test_the_best_checkpoint_is_opened_unless_another_is_named(run, run_dir):
 
 def test_its_validation_is_the_one_that_was_measured(run):
     """Saved and restored, the parameters give the very loss that training noted for them."""
+    from tests.functions import make_eval_step
     from zerotollm.data.tokens.text import prepare
     from zerotollm.evaluation.loss import evaluate_split, evaluation_rows
-    from zerotollm.training.step import make_eval_step
 
     split = prepare(run.experiment.data, run.experiment.tokenizer).splits["validation"]
     rows = evaluation_rows(run.experiment.data.batch_size)

@@ -62,7 +62,7 @@ def test_what_is_worth_trying_says_the_run_and_the_prompt(text, kind):
         parsed = split(words[2:])
         actions.append(parsed.action)
         assert parsed.run_dir == str(Path(text).expanduser())
-        assert dict(parsed.options).get(ACTIONS[parsed.action].word, text) == text
+        assert dict(parsed.options).get(ACTIONS[parsed.action].text_option, text) == text
     expected = {
         "decoder": ["explain", "report", "serve", "generate", "evaluate"],
         "encoder-decoder": ["explain", "report", "generate", "evaluate"],

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 
 from experiments import vaswani_base, vaswani_big, vaswani_table3
-from zerotollm.actions.tabulate import page_markdown
-from zerotollm.experiment import differences, validate
+from zerotollm.experiment import differences
 from zerotollm.model.config import resolve
 from zerotollm.planning.flops import num_parameters
 from zerotollm.studies.published import published_markdown
+from zerotollm.studies.results import page_markdown
 from zerotollm.studies.suite import BASE
 from zerotollm.studies.table import make_rows
-from zerotollm.training.objectives import cross_entropy, penalized
+from zerotollm.training.cross_entropy import Penalty, token_losses
 from zerotollm.training.optimizers import learning_rate_schedule
+from zerotollm.validation import validate
 
 
 def millions(experiment) -> float:
@@ -54,9 +55,7 @@ def test_section_5_4_label_smoothing():
     logits_BTV = jnp.asarray(np.random.default_rng(0).normal(size=(1, 2, 7)), jnp.float32)
     targets_BT = jnp.array([[3, 0]])
     for smoothing in (0.0, 0.1):
-        ours = penalized(
-            cross_entropy(logits_BTV, targets_BT), logits_BTV, label_smoothing=smoothing, z_loss=0.0
-        )
+        ours, _, _ = token_losses(logits_BTV, targets_BT, Penalty(smoothing))
         q = (1 - smoothing) * np.eye(7)[np.asarray(targets_BT)] + smoothing / 7
         expected = -(q * np.asarray(jax.nn.log_softmax(logits_BTV))).sum(-1)
         np.testing.assert_allclose(ours, expected, rtol=1e-5)

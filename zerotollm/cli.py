@@ -17,15 +17,8 @@ from typing import TypeVar
 from zerotollm import catalog
 from zerotollm.actions import ACTIONS
 from zerotollm.errors import RunError, UsageError
-from zerotollm.experiment import (
-    Experiment,
-    describe_type,
-    differences,
-    field_types,
-    inherit_model,
-    on_own_pairs,
-    validate,
-)
+from zerotollm.experiment import Experiment, differences, inherit_model, on_own_pairs
+from zerotollm.fields import describe_type, field_types
 from zerotollm.host.gpu import prepare_gpu
 from zerotollm.output import printable
 from zerotollm.run_directory import CONFIG, located, read_experiment
@@ -33,6 +26,7 @@ from zerotollm.sharding.config import parse_distributed
 from zerotollm.shell import launch, option, with_value
 from zerotollm.studies.suite import changed, make_suite
 from zerotollm.suggest import did_you_mean, meant_option
+from zerotollm.validation import validate
 
 SWITCHES = ("list", "help", "version", "debug")
 VALUES = ("experiment", "run_dir", "distributed")
@@ -159,7 +153,7 @@ def split(arguments: Iterable[str], experiments: Collection[str] = ()) -> Comman
         switches.add("all")
     if not values.get("experiment"):
         # An action may stand first, unless the word after it is the action's text.
-        place = 1 if words[1:] and words[0] in ACTIONS and not ACTIONS[words[0]].word else 0
+        place = 1 if words[1:] and words[0] in ACTIONS and not ACTIONS[words[0]].text_option else 0
         if words[place:] and words[place] in experiments and words[place] not in ACTIONS:
             values["experiment"] = words.pop(place)
     action = words[0] if words else ""
@@ -169,10 +163,10 @@ def split(arguments: Iterable[str], experiments: Collection[str] = ()) -> Comman
             action, ACTIONS if values.get("experiment") else [*ACTIONS, *experiments]
         )
         raise UsageError(f"unknown {what} {action!r}: one of {', '.join(ACTIONS)}{near}")
-    if words[1:] and ACTIONS[action].word not in ("", *dict(options)):
+    if words[1:] and ACTIONS[action].text_option not in ("", *dict(options)):
         if not values.get("run_dir") and (Path(words[1]) / CONFIG).exists():
             raise UsageError(f"{words[1]!r} after {action!r} is a run directory{meant_run(words[1])}")
-        options.append((ACTIONS[action].word, words.pop(1)))
+        options.append((ACTIONS[action].text_option, words.pop(1)))
     if words[1:]:
         near = meant_run(words[1]) or ": put a text of several words in quotes"
         raise UsageError(f"unexpected word {words[1]!r} after {action!r}{near}")
@@ -260,10 +254,11 @@ def act(command: Command, experiments: Path) -> None:
         experiment = as_trained(run_dir, overrides, launch(command.experiment or "EXPERIMENT", *training))
     validate(experiment)
 
+    suite = make_suite(experiment, variants, options.only) if action.suite else None
     name = chosen.replace("-", "_")
     function = getattr(import_module(f"zerotollm.actions.{name}"), name)
-    if action.suite:
-        function(make_suite(experiment, variants, options.only), run_dir, options)
+    if suite:
+        function(suite, run_dir, options)
         return
     functions = catalog.functions(experiments, command.experiment, action.functions)
     options = [override(action.options(experiment), own_options)] if action.options else []

@@ -92,7 +92,7 @@ def harness_model(run: Run, rows: int = 16) -> Any:
 
         @cached_property
         def _programs(self) -> Any:
-            return compile_programs(run.params, model, tokenizer, rows, context)
+            return compile_programs(run.params, run.net, tokenizer, rows, context)
 
     return RunModel()
 

@@ -1,6 +1,5 @@
 """A finished or running directory, opened from Python."""
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -8,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from zerotollm import run_directory
-from zerotollm.data.config import DataConfig
+from zerotollm.components import model_of
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment, translates
+from zerotollm.model.build import Net, init_params
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.shell import launch
 
@@ -37,6 +37,16 @@ class Run:
     labels: tuple[str, ...] = ()
     """of texts, where the model tells these"""
 
+    @property
+    def trained(self) -> Experiment:
+        """The experiment with its model resolved, as the parameters have it."""
+        return replace(self.experiment, model=self.model_config)
+
+    @property
+    def net(self) -> Net:
+        """The model as a function: `run.net.apply({"params": run.params}, {"inputs": ids_BT}).logits()`."""
+        return model_of(self.trained)
+
     def generate(self, prompt: str = "", **sampling: Any) -> str:
         """The prompt and its continuation, or its translation. `sampling` replaces fields of `experiment.sample`.
 
@@ -55,7 +65,7 @@ class Run:
         options = self._sampling({"prompt": prompt} | sampling)
         if self.model_config.architecture == "decoder" and translates(self.experiment):
             return (found[0].text for found in self.translate([prompt], **sampling))
-        return stream_text(self.params, self.model_config, self.tokenizer, options)
+        return stream_text(self.params, self.net, self.tokenizer, options)
 
     def translate(self, texts: Sequence[str], **sampling: Any) -> list[list[Any]]:
         """The best translations of each text, as pairs of text and score. `sampling` as in `generate`.
@@ -71,7 +81,7 @@ class Run:
                 f"{self.path} holds a model that has not learned to translate: it continues texts, see generate"
             )
         options = self._sampling(sampling)
-        return translate_texts(self.params, self.model_config, self.tokenizer, texts, options)
+        return translate_texts(self.params, self.net, self.tokenizer, texts, options)
 
     def classify(self, texts: Sequence[str]) -> list[dict[str, float]]:
         """The probability of every label of each text, the likeliest first.
@@ -80,13 +90,13 @@ class Run:
 
         Raises UsageError for a model that does not label texts.
         """
+        from zerotollm.components import label_step_of
         from zerotollm.evaluation.classification import label_probabilities
-        from zerotollm.training.step import make_label_step
 
         if not self.labels:
             raise UsageError(f"{self.path} holds a model that writes text and tells no labels: see generate")
         model, tokenizer = self.model_config, self.tokenizer
-        step = make_label_step(model, pad_id=tokenizer.pad_id)
+        step = label_step_of(self.trained, tokenizer.pad_id)
         found_NK = label_probabilities(step, self.params, tokenizer, texts, max_length=model.max_length)
         rows = [zip(self.labels, map(float, row), strict=True) for row in found_NK]
         return [dict(sorted(row, key=lambda pair: -pair[1])) for row in rows]
@@ -156,18 +166,15 @@ class Run:
         """Parameters of models that have learned nothing, the first as training began where it began with these."""
         import jax
 
-        from zerotollm.training.step import init_params
-
         init = jax.jit(init_params, static_argnums=0)
-        return (init(self.model_config, self.experiment.train.seed + k) for k in range(FRESH))
+        return (init(self.net, self.experiment.train.seed + k) for k in range(FRESH))
 
     def checkpoints(self) -> Iterator[tuple[int, Any]]:
         """(step, params) of what can be had of the run's history, the oldest first, ending with this run's own."""
         from zerotollm.training import checkpoints
-        from zerotollm.training.step import init_params
 
         if self.step and not self.experiment.train.start_from:  # an imported model has no history
-            yield 0, init_params(self.model_config, self.experiment.train.seed)
+            yield 0, init_params(self.net, self.experiment.train.seed)
         for checkpoint in checkpoints.finished(self.path / run_directory.CHECKPOINTS):
             if checkpoint.step < self.step:
                 yield checkpoint.step, checkpoints.restore_params(checkpoint)
@@ -265,7 +272,7 @@ class Run:
 
         return sample.generate(
             self.params,
-            self.model_config,
+            self.net,
             [np.array([self.tokenizer.bos_id], np.int32)] * count,
             self._sampling(
                 {
@@ -414,7 +421,7 @@ def _whole(
     another one, or adapters. Where several places may be meant, it is the one with the same parameters."""
     from zerotollm.sharding.rules import place_tree
     from zerotollm.training.lora import merge_params, partition
-    from zerotollm.training.parameter_transfer import fingerprint, given_params
+    from zerotollm.training.parameter_transfer import fingerprint, transfer_params
 
     train = experiment.train
     failed: UsageError | RunError | None = None
@@ -422,7 +429,8 @@ def _whole(
         try:
             start = load(place)
             model = replace(start.model_config, dropout=experiment.model.dropout, num_classes=len(labels))
-            given = given_params(start.params, model, place, same_labels=start.labels == labels)
+            net = model_of(replace(experiment, model=model))
+            given = transfer_params(start.params, net, place, same_labels=start.labels == labels)
         except UsageError as error:
             failed = failed or UsageError(
                 f"{path} holds only what it trained beside {train.start_from}: {error}"
@@ -434,18 +442,3 @@ def _whole(
             return model, params, replace(experiment, train=replace(train, start_from=place))
         failed = RunError(f"{train.start_from} has changed since {path} was begun with it: bring it back")
     raise failed
-
-
-def cache_compiled_programs(data: DataConfig) -> None:
-    """Keeps what XLA compiles beside the prepared data, so that a second start need not compile.
-
-    JAX's own settings come first: `JAX_ENABLE_COMPILATION_CACHE=false` turns it off, and
-    `JAX_COMPILATION_CACHE_DIR` puts it elsewhere.
-    """
-    import jax
-
-    from zerotollm.data.sources.corpora import data_directory
-
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", os.fspath(data_directory(data) / "compiled"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -125,6 +125,12 @@ def claim(run_dir: Path, experiment: Experiment) -> None:
         ]
         if not differing:
             return
+        if all(name.startswith("code.") for name, _, _ in differing):
+            code = experiment.code if experiment.code.functions else read_experiment(run_dir).code
+            raise UsageError(
+                f"{code.module.replace('.', '/')}.py, whose {code.functions.replace(' ', '(), ')}() {run_dir} was "
+                f"trained with, has changed: bring that code back, or start a new run: {elsewhere}"
+            )
         if held - BEGUN or any((run_dir / CHECKPOINTS).glob("[0-9]*")):
             fields = ", ".join(f"{name} {was!r} (now {now!r})" for name, was, now in differing)
             raise UsageError(

@@ -12,7 +12,8 @@ from typing import Any, get_type_hints
 
 from zerotollm import __version__, catalog
 from zerotollm.actions import ACTIONS
-from zerotollm.experiment import Experiment, field_types, flatten
+from zerotollm.experiment import Experiment
+from zerotollm.fields import field_types, flatten
 from zerotollm.run_directory import git_commit
 from zerotollm.shell import option
 
@@ -84,9 +85,9 @@ def show_version() -> None:
 
 def show_list(experiments: Path) -> None:
     """All experiments, one in a line, by group. On a terminal lines are cut to its width."""
-    groups: dict[str, list[tuple[str, catalog.About]]] = {}
+    groups: dict[str, list[tuple[str, catalog.Description]]] = {}
     for name in catalog.names(experiments):
-        about = catalog.about(catalog.docstring(experiments, name))
+        about = catalog.describe(experiments, name)
         groups.setdefault(about.group or "others", []).append((name, about))
     wide = max((len(name) for group in groups.values() for name, _ in group), default=0)
     width = get_terminal_size().columns if sys.stdout.isatty() else 10_000

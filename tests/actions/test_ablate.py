@@ -16,15 +16,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from zerotollm.actions import AblateOptions, TabulateOptions
-from zerotollm.actions.ablate import Pace, ablate, found
+from zerotollm.actions.ablate import ablate
+from zerotollm.actions.config import AblateOptions, TabulateOptions
 from zerotollm.actions.tabulate import tabulate
 from zerotollm.data.config import DataConfig, TokenizerConfig
-from zerotollm.errors import RunError, UsageError
+from zerotollm.errors import DivergedError, RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.model import transformer
 from zerotollm.model.config import TransformerConfig
-from zerotollm.session import train_in_memory
+from zerotollm.session.train_in_memory import Fitted
+from zerotollm.studies import train_suite
 from zerotollm.studies.suite import Suite, Variant, changed
 from zerotollm.studies.table import (
     BITS,
@@ -35,6 +36,7 @@ from zerotollm.studies.table import (
     markdown,
     short_markdown,
 )
+from zerotollm.studies.train_suite import RemainingTime, describe_validation
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 
 ROOT = Path(__file__).parents[2]
@@ -74,13 +76,13 @@ def fake_fit(monkeypatch, bpb) -> list:
         asked.extend((programs, seed) for seed in seeds)
         values = [bpb(programs, seed) for seed in seeds]
         return [
-            train_in_memory.Fitted(seed, {}, [value] * 8, {"loss": value, "bpb": value}, 1.0, 64.0)
+            Fitted(seed, {}, [value] * 8, {"loss": value, "bpb": value}, 1.0, 64.0)
             for seed, value in zip(seeds, values, strict=True)
         ]
 
     compiled = lambda experiment, num_vmapped_seeds=0: SimpleNamespace(experiment=experiment)  # noqa: E731
-    monkeypatch.setattr(train_in_memory, "compile_programs", compiled)
-    monkeypatch.setattr(train_in_memory, "fit", fitted)
+    monkeypatch.setattr(train_suite, "compile_programs", compiled)
+    monkeypatch.setattr(train_suite, "fit", fitted)
     return asked
 
 
@@ -217,18 +219,18 @@ def test_runs_that_began_with_other_parameters_are_refused(base, tmp_path, monke
     ablate(suite(begun), tmp_path / "runs", TINY)
     shutil.rmtree(start)
     train(changed(base, {"train.steps": 1, "train.seed": 5}), start)
-    with pytest.raises(UsageError, match=r"was trained from other parameters of .*start.*--run-dir"):
+    with pytest.raises(UsageError, match=r"was initialized from other parameters of .*start.*--run-dir"):
         ablate(suite(begun), tmp_path / "runs", TINY)
 
 
 def test_foreign_folders_are_refused(base, tmp_path):
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "thesis.tex").write_text("all of it")
-    with pytest.raises(UsageError, match=r"thesis.tex, which no suite wrote"):
+    with pytest.raises(UsageError, match=r"thesis.tex, which is not of a suite"):
         ablate(suite(base), tmp_path, TINY)
     (tmp_path / "small" / "base").mkdir(parents=True)
     (tmp_path / "small" / "base" / "seed-0.json").write_text('{"format": 99}')
-    with pytest.raises(UsageError, match="is no run of a suite"):
+    with pytest.raises(UsageError, match="is not a run of a suite"):
         ablate(suite(base), tmp_path, replace(TINY, budget="small"))
     with pytest.raises(UsageError, match="holds no finished run"):
         tabulate(base, tmp_path / "nowhere", TabulateOptions())
@@ -289,7 +291,7 @@ def test_a_run_that_diverges_is_a_result(base, tmp_path, monkeypatch):
 
     def bpb(programs, seed):
         if programs.experiment.optimizer.learning_rate > 1:
-            raise train_in_memory.DivergedError("no longer finite")
+            raise DivergedError("no longer finite")
         return 1.0
 
     asked = fake_fit(monkeypatch, bpb)
@@ -404,8 +406,8 @@ def test_labels_are_compared_by_those_that_are_wrong():
 
 
 def test_a_run_of_labels_says_how_many_are_right():
-    assert found({"bpb": 0.9, "accuracy": 0.8}) == "accuracy 0.8000, 0.9000 bits per label"
-    assert found({"bpb": 0.9}) == "0.9000 bits per byte"
+    assert describe_validation({"bpb": 0.9, "accuracy": 0.8}) == "accuracy 0.8000, 0.9000 bits per label"
+    assert describe_validation({"bpb": 0.9}) == "0.9000 bits per byte"
 
 
 def test_translations_are_compared_by_bleu_too():
@@ -469,12 +471,12 @@ def test_rows_are_in_order_of_group_and_name_after_the_base():
 
 
 def test_time_left_is_what_was_measured():
-    pace = Pace(left=100.0)
-    assert np.isnan(pace.seconds_left())
-    pace.add(20.0, 40.0)
-    assert pace.seconds_left() == 160.0
-    pace.skip_to(50.0)
-    assert pace.seconds_left() == 100.0
+    remaining = RemainingTime(flops=100.0)
+    assert np.isnan(remaining.seconds_left())
+    remaining.add(20.0, 40.0)
+    assert remaining.seconds_left() == 160.0
+    remaining.finish_variant(50.0)
+    assert remaining.seconds_left() == 100.0
 
 
 SUITE = '''"""Question: does it go on?"""

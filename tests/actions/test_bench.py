@@ -9,17 +9,17 @@ import jax
 import pytest
 
 from experiments.base import experiment as base
-from zerotollm.actions import BenchOptions
+from tests.functions import init_params
 from zerotollm.actions.bench import bench
+from zerotollm.actions.config import BenchOptions
+from zerotollm.components import dataset_of
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.interop import qwen3
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.session import timed_sides
-from zerotollm.session.data import feed_of
 from zerotollm.training.config import OptimizerConfig, TrainConfig
-from zerotollm.training.step import init_params
 
 QUICK = BenchOptions(rounds=2, seconds=0.01)
 RATES = {"train", "decode 1", "decode 16", "decode 64"}
@@ -58,7 +58,7 @@ def test_what_is_measured_is_what_is_trained(tiny, tmp_path, kind):
     else:
         begun = tmp_path / "begun"
         begun.mkdir()
-        feed_of(tiny).tokenizer.save(begun / "tokenizer.model")
+        dataset_of(tiny).tokenizer.save(begun / "tokenizer.model")
         experiment = replace(tiny, train=replace(tiny.train, start_from=str(begun), lora_rank=2))
     experiment = replace(experiment, optimizer=OptimizerConfig(kind="sgd"))
     try:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import zerotollm.run
-from zerotollm.actions import ChatOptions
+from tests.functions import init_params
 from zerotollm.actions.chat import chat
+from zerotollm.actions.config import ChatOptions
 from zerotollm.data.config import TokenizerConfig
 from zerotollm.data.sources.conversations import chat_parts, check_messages, encode_parts, fit
 from zerotollm.data.tokens.sentencepiece import train_tokenizer
@@ -21,7 +22,6 @@ from zerotollm.experiment import Experiment
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.run import Run
 from zerotollm.serving.protocol import Served, parse
-from zerotollm.training.step import init_params
 
 EXPERIMENT = Experiment()
 OPTIONS = ChatOptions(max_tokens=12, temperature=1.0)

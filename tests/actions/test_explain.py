@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from markupsafe import escape
 
-from zerotollm.actions import ExplainOptions
+from zerotollm.actions.config import ExplainOptions
 from zerotollm.actions.explain import explain
 from zerotollm.cli import split
 from zerotollm.decoding.config import SamplingConfig

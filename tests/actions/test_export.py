@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import zerotollm
+from tests.functions import init_params
 from zerotollm import run_directory
-from zerotollm.actions import EvaluateOptions, ExportOptions, ImportModelOptions
+from zerotollm.actions.config import EvaluateOptions, ExportOptions, ImportModelOptions
 from zerotollm.actions.export import export
 from zerotollm.actions.import_model import import_model
 from zerotollm.cli import main
@@ -27,7 +28,6 @@ from zerotollm.interop.marian import nearest
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.training.checkpoints import CheckpointWriter
 from zerotollm.training.config import TrainConfig
-from zerotollm.training.step import init_params
 
 WORDS = ["heaven", "earth", "light", "<s>", "waters", "1", "day"]
 GREEDY = SamplingConfig(prompt="heaven", max_tokens=8, temperature=0.0, beam_size=1)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import zerotollm
-from zerotollm.actions import EvaluateOptions
+from zerotollm.actions.config import EvaluateOptions
 from zerotollm.actions.evaluate import evaluate
 from zerotollm.actions.train import train
 from zerotollm.cli import main
@@ -21,10 +21,11 @@ from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.sources.examples import open_examples
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import RunError, UsageError
-from zerotollm.experiment import Experiment, inherit_model, translates, validate
+from zerotollm.experiment import Experiment, inherit_model, translates
 from zerotollm.model.config import TransformerConfig
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 from zerotollm.training.lora import flatten_params
+from zerotollm.validation import validate
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 WORDS = {

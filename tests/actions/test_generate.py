@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from zerotollm import run
-from zerotollm.actions import GenerateOptions
+from zerotollm.actions.config import GenerateOptions
 from zerotollm.actions.generate import generate
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from zerotollm.actions import EvaluateOptions, PrepareOptions
+from zerotollm.actions.config import EvaluateOptions, PrepareOptions
 from zerotollm.actions.evaluate import evaluate
 from zerotollm.actions.prepare import prepare
 from zerotollm.actions.train import train

@@ -9,8 +9,9 @@ import jax
 import pytest
 from jax.errors import JaxRuntimeError
 
+from tests.functions import init_params, init_state
 from zerotollm import catalog
-from zerotollm.actions import PlanOptions, ProfileOptions
+from zerotollm.actions.config import PlanOptions, ProfileOptions
 from zerotollm.actions.profile import device_spans, occupied, profile
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.feed import sentinels
@@ -25,7 +26,6 @@ from zerotollm.planning.speed import counted, flops_per_token
 from zerotollm.session.job import job_for, parameters_by_group, plan, trained_parameters
 from zerotollm.session.out_of_memory import out_of_memory_explained
 from zerotollm.training.config import OptimizerConfig, TrainConfig
-from zerotollm.training.step import init_params, init_state
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 QUICK = PlanOptions(device="rtx2080")

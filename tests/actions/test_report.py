@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.browser import WAIT_MS, chromium
-from zerotollm.actions import ReportOptions
+from zerotollm.actions.config import ReportOptions
 from zerotollm.actions.report import report
 from zerotollm.cli import split
 from zerotollm.errors import UsageError

@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zerotollm import catalog, run
-from zerotollm.actions.scale import measure, scale, seconds_left, size
+from zerotollm import catalog
+from zerotollm.actions.scale import scale
+from zerotollm.components import dataset_of
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, from_json, to_json
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.planning.flops import train_flops
-from zerotollm.session.data import feed_of
+from zerotollm.studies.ladder import measure_point, run_size, seconds_left
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -55,10 +56,10 @@ def tiny(tmp_path_factory) -> Experiment:
 
 
 def pretended(run: Experiment) -> dict:
-    """What `measure` might give for that run, without training it."""
-    N, D = size(run, 64)
+    """What `measure_point` might give for that run, without training it."""
+    N, D = run_size(run, 64)
     loss = (1 + 3 / N**0.3 + 20 / D**0.5) * (1 + 0.001 * (run.train.steps % 3))
-    text = feed_of(run).fingerprint
+    text = dataset_of(run).fingerprint
     made_up = {
         "text": text,
         "vocab_size": 64,
@@ -76,8 +77,8 @@ def done(tiny, tmp_path_factory) -> Path:
     """A finished run directory, of runs that were not trained."""
     run_dir = tmp_path_factory.mktemp("runs") / "tiny"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "cache_compiled_programs", lambda data: None)
-        patch.setattr("zerotollm.actions.scale.measure", pretended)
+        patch.setattr("zerotollm.actions.scale.cache_compiled_programs", lambda data: None)
+        patch.setattr("zerotollm.studies.ladder.measure_point", pretended)
         scale(tiny, run_dir, ladder, next_size)
     return run_dir
 
@@ -89,8 +90,8 @@ def untrained(monkeypatch):
     def fail(*_):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("zerotollm.actions.scale.measure", fail)
-    monkeypatch.setattr(run, "cache_compiled_programs", lambda data: None)
+    monkeypatch.setattr("zerotollm.studies.ladder.measure_point", fail)
+    monkeypatch.setattr("zerotollm.actions.scale.cache_compiled_programs", lambda data: None)
 
 
 def test_every_point_is_kept_and_the_prediction_is_held_against_the_run(done, tiny):
@@ -127,8 +128,8 @@ def test_the_prediction_is_written_before_the_larger_run_is_trained(done, tiny, 
         assert run == next_size(tiny)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("zerotollm.actions.scale.measure", stop)
-    monkeypatch.setattr(run, "cache_compiled_programs", lambda data: None)
+    monkeypatch.setattr("zerotollm.studies.ladder.measure_point", stop)
+    monkeypatch.setattr("zerotollm.actions.scale.cache_compiled_programs", lambda data: None)
     with pytest.raises(KeyboardInterrupt):
         scale(tiny, tmp_path, ladder, next_size)
     early, late = (json.loads((folder / "law.json").read_text())["prediction"] for folder in (tmp_path, done))
@@ -137,10 +138,10 @@ def test_the_prediction_is_written_before_the_larger_run_is_trained(done, tiny, 
 
 
 def test_a_point_is_the_run_of_that_experiment(tiny):
-    record = measure(ladder(tiny)[-1])
+    record = measure_point(ladder(tiny)[-1])
     model = resolve(ladder(tiny)[-1].model, vocab_size=record["vocab_size"], context=16)
     assert from_json(json.dumps(record["experiment"])) == ladder(tiny)[-1]
-    assert size(ladder(tiny)[-1], record["vocab_size"]) == (record["parameters"], record["tokens"])
+    assert run_size(ladder(tiny)[-1], record["vocab_size"]) == (record["parameters"], record["tokens"])
     assert record["flops"] == 16 * 4 * 16 * train_flops(model, 16)
     assert 0 < record["compile_seconds"] < record["seconds"]
     assert 0 < record["bpb"] < 8
@@ -148,7 +149,7 @@ def test_a_point_is_the_run_of_that_experiment(tiny):
 
 @pytest.mark.slow
 def test_a_ladder_that_is_really_trained(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "cache_compiled_programs", lambda data: None)
+    monkeypatch.setattr("zerotollm.actions.scale.cache_compiled_programs", lambda data: None)
     first = scale(tiny, tmp_path / "one", ladder, next_size)
     again = scale(tiny, tmp_path / "other", ladder, next_size)
     assert first == again
@@ -188,7 +189,7 @@ def test_a_ladder_too_short_to_fit_is_refused(tiny, tmp_path, untrained):
 
 
 def test_time_left_is_that_of_the_work_and_the_compilations(tiny):
-    N, D = size(ladder(tiny)[0], 64)
+    N, D = run_size(ladder(tiny)[0], 64)
     done = {"parameters": N, "tokens": D, "seconds": 5.0, "compile_seconds": 3.0, "vocab_size": 64}
     assert seconds_left([done], [ladder(tiny)[0]] * 2) == pytest.approx(10.0)
     slow = done | {"seconds": 9.0}
@@ -203,8 +204,8 @@ def test_the_ladder_of_scaling_is_sound():
 
     base = scaling.experiment()
     runs = scaling.ladder(base)
-    sizes = [size(run, base.tokenizer.vocab_size) for run in runs]
-    larger = size(scaling.next_size(base), base.tokenizer.vocab_size)
+    sizes = [run_size(run, base.tokenizer.vocab_size) for run in runs]
+    larger = run_size(scaling.next_size(base), base.tokenizer.vocab_size)
     assert len(runs) >= 12
     assert len({run.name for run in runs}) == len(runs)
     assert larger[0] > max(N for N, _ in sizes)

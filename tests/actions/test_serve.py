@@ -14,7 +14,8 @@ import jax
 import pytest
 
 import zerotollm
-from zerotollm.actions import EvaluateOptions, ServeOptions
+from tests.functions import init_params
+from zerotollm.actions.config import EvaluateOptions, ServeOptions
 from zerotollm.actions.evaluate import evaluate
 from zerotollm.actions.plan import HOST_BYTES
 from zerotollm.actions.serve import listen, read_api_key, serve
@@ -29,7 +30,6 @@ from zerotollm.planning.memory import serving_memory
 from zerotollm.serving import scheduler
 from zerotollm.training.checkpoints import CheckpointWriter
 from zerotollm.training.config import TrainConfig
-from zerotollm.training.step import init_params
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -7,7 +7,7 @@ import shutil
 import signal
 import time
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,8 @@ from zerotollm.actions.train import train
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import RunError, UsageError
-from zerotollm.experiment import ADDED, Experiment
+from zerotollm.experiment import Experiment
+from zerotollm.fields import added_defaults
 from zerotollm.host.stop_signals import StoppedError
 from zerotollm.model.config import TransformerConfig
 from zerotollm.training import checkpoints
@@ -165,9 +166,9 @@ def test_a_run_of_an_earlier_version_goes_on_as_if_nothing_had_been(experiment, 
     (run_dir / "summary.json").unlink()
     shutil.rmtree(run_dir / f"checkpoints/{STEPS:08}")
     config = json.loads((run_dir / "config.json").read_text())
-    for name in ADDED:
-        group, field = name.split(".")
-        del config[group][field]
+    for group in fields(Experiment)[1:]:
+        for name in added_defaults(group.type):
+            del config[group.name][name]
     (run_dir / "config.json").write_text(json.dumps(config))
     for checkpoint in checkpoints.finished(run_dir / "checkpoints"):
         manifest = checkpoint.manifest()

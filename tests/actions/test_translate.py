@@ -22,13 +22,14 @@ from zerotollm.data.sources.parallel import open_parallel
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import UsageError
 from zerotollm.evaluation.translation_report import not_read, translate_split, with_prompt
-from zerotollm.experiment import Experiment, validate
+from zerotollm.experiment import Experiment
 from zerotollm.host.stop_signals import StoppedError
 from zerotollm.model.config import TransformerConfig
 from zerotollm.run import load
 from zerotollm.session.train_in_memory import compile_programs, fit
 from zerotollm.training import checkpoints
 from zerotollm.training.config import OptimizerConfig, TrainConfig
+from zerotollm.validation import validate
 
 ROOT = Path(__file__).parents[2]
 STEPS = 12
@@ -149,7 +150,7 @@ def test_samples_of_own_pairs_translate_the_first_validation_source(tmp_path, ca
         assert f'generate --prompt "{prompt}"' in out
         (line,) = [r.getMessage() for r in caplog.records if r.name == "zerotollm.experiment"]
         assert line == (
-            f"chosen for bible-wyc:bible-web and taken for {tmp_path / 'train.tsv'} too: sample.length_penalty 1.4 "
+            f"chosen for bible-wyc:bible-web and kept for {tmp_path / 'train.tsv'}: sample.length_penalty 1.4 "
             "(usual: 0.6)"
         )
     (tmp_path / "train.tsv").unlink()

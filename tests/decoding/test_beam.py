@@ -7,11 +7,12 @@ import jax
 import numpy as np
 import pytest
 
+from tests import functions
+from tests.functions import init_params
 from zerotollm.decoding import cache_growth
 from zerotollm.decoding.beam import beam_search, hypotheses, length_penalty
+from zerotollm.model.build import build_net
 from zerotollm.model.config import TransformerConfig, resolve
-from zerotollm.model.encoder_decoder import EncoderDecoder
-from zerotollm.training.step import init_params
 
 PAD, BOS, EOS = 0, 1, 2
 NUM_TOKENS, LIMIT, SLOTS = 6, 4, 5
@@ -44,7 +45,7 @@ def params():
 def search(params, beam, limits=(LIMIT,) * 3, alpha=ALPHA, sources=SOURCES, patience=1.0):
     found = beam_search(
         params, sources, sources != PAD, np.array(limits, np.int32), np.float32(alpha),
-        model=MODEL, beam=beam, slots=SLOTS, num_tokens=NUM_TOKENS, special=(PAD, BOS, EOS),
+        net=build_net(MODEL), beam=beam, slots=SLOTS, num_tokens=NUM_TOKENS, special=(PAD, BOS, EOS),
         patience=patience,
     )  # fmt: skip
     return hypotheses(*found, eos=EOS)
@@ -52,9 +53,7 @@ def search(params, beam, limits=(LIMIT,) * 3, alpha=ALPHA, sources=SOURCES, pati
 
 @partial(jax.jit)
 def forward(params, sources, tokens):
-    return jax.nn.log_softmax(
-        EncoderDecoder(MODEL).apply({"params": params}, sources, sources != PAD, tokens)
-    )
+    return jax.nn.log_softmax(functions.forward(MODEL)(params, sources, sources != PAD, tokens))
 
 
 def teacher_forced(params, source, targets):

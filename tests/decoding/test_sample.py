@@ -8,13 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.functions import forward, init_params
 from zerotollm.decoding import cache_growth, sample
 from zerotollm.decoding.config import SamplingConfig
+from zerotollm.model.build import build_net
 from zerotollm.model.config import TransformerConfig, resolve
-from zerotollm.model.encoder_decoder import EncoderDecoder
 from zerotollm.model.layers import fuse_projections
-from zerotollm.model.transformer import Transformer
-from zerotollm.training.step import init_params
 
 CONFIG = resolve(
     TransformerConfig(num_layers=2, width=32, num_heads=4, num_kv_heads=2), vocab_size=60, context=24
@@ -29,22 +28,21 @@ def params():
 
 
 def draw(params, prompts, sampling, config=CONFIG, stop_id=NEVER):
-    return sample.generate(params, config, prompts, sampling, stop_id=stop_id, num_tokens=60)
+    return sample.generate(params, build_net(config), prompts, sampling, stop_id=stop_id, num_tokens=60)
 
 
 @cache
 def compiled(config):
-    return jax.jit(Transformer(config).apply)
+    return jax.jit(forward(config))
 
 
 def greedy_without_cache(params, prompt, new_tokens, config=CONFIG):
     """One full forward pass a token over the row padded on the right: causality makes the padding harmless."""
-    forward = compiled(config)
     row = list(prompt)
     for _ in range(new_tokens):
         window = row[-config.max_length :]
         padded = jnp.asarray([window + [0] * (config.max_length - len(window))], jnp.int32)
-        row.append(int(jnp.argmax(forward({"params": params}, padded)[0, len(window) - 1, :60])))
+        row.append(int(jnp.argmax(compiled(config)(params, padded)[0, len(window) - 1, :60])))
     return row[len(prompt) :]
 
 
@@ -66,15 +64,13 @@ def test_matrices_side_by_side_give_the_same_products(change):
     params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32) * 0.3, shapes)
     together = fuse_projections(params)
     tokens = jnp.asarray(rng.integers(5, 60, (2, 6)), jnp.int32)
-    if config.architecture == "encoder-decoder":
-        forward = lambda p: EncoderDecoder(config).apply({"params": p}, tokens, tokens > 0, tokens)  # noqa: E731
-    else:
-        forward = lambda p: Transformer(config).apply({"params": p}, tokens)  # noqa: E731
+    inputs = (tokens, tokens > 0, tokens) if config.architecture == "encoder-decoder" else (tokens,)
     names = {path[-1].key for path, _ in jax.tree.leaves_with_path(together)}
     assert "query+key+value" in names
     assert ("gate+up" in names) == (config.feed_forward == "swiglu")
     assert sum(x.size for x in jax.tree.leaves(together)) >= sum(x.size for x in jax.tree.leaves(params))
-    np.testing.assert_allclose(forward(together), forward(params), rtol=1e-4, atol=1e-4)
+    logits = forward(config)
+    np.testing.assert_allclose(logits(together, *inputs), logits(params, *inputs), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +157,9 @@ def test_streaming_draws_the_same_tokens(params):
     sampling = SamplingConfig(max_tokens=40, temperature=1.0, seed=3)
     prompts = [np.array([1, 2]), np.array([5])]
     whole = draw(params, prompts, sampling)
-    pieces = list(sample.stream(params, CONFIG, prompts, sampling, stop_id=NEVER, num_tokens=60, chunk=3))
+    pieces = list(
+        sample.stream(params, build_net(CONFIG), prompts, sampling, stop_id=NEVER, num_tokens=60, chunk=3)
+    )
     assert len(pieces) > 10
     for row in range(2):
         assert np.concatenate([piece[row] for piece in pieces]).tolist() == whole[row].tolist()
@@ -175,7 +173,9 @@ def test_caches_that_grow_in_stages_change_nothing(params, monkeypatch):
     monkeypatch.setattr(cache_growth, "LARGE", 0)
     assert cache_growth.capacities(48, 1) == (20, 48)
     for chunk in (0, 7):
-        pieces = sample.stream(params, CONFIG, prompts, sampling, stop_id=NEVER, num_tokens=60, chunk=chunk)
+        pieces = sample.stream(
+            params, build_net(CONFIG), prompts, sampling, stop_id=NEVER, num_tokens=60, chunk=chunk
+        )
         rows = [np.concatenate(row) for row in zip(*pieces, strict=True)]
         assert [row.tolist() for row in rows] == [row.tolist() for row in whole]
 

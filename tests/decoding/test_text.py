@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.functions import init_params
 from zerotollm.data.config import TokenizerConfig
 from zerotollm.data.tokens.sentencepiece import train_tokenizer
 from zerotollm.decoding import sample
@@ -13,8 +14,8 @@ from zerotollm.decoding.config import SamplingConfig
 from zerotollm.decoding.text import encode_prompt, generate_texts, sample_text, stream_answer, stream_text
 from zerotollm.decoding.translate import translate_text
 from zerotollm.errors import UsageError
+from zerotollm.model.build import build_net
 from zerotollm.model.config import TransformerConfig, resolve
-from zerotollm.training.step import init_params
 
 TOKENIZER = train_tokenizer(TokenizerConfig("bpe", 290), ["heaven earth light waters é 光\n"] * 60)
 SAMPLING = SamplingConfig(prompt="light é", max_tokens=20, temperature=1.5, seed=3)
@@ -42,25 +43,25 @@ def test_texts_are_prompts_with_their_continuations(small):
     prompts = ["light", "é 光"]
     ids = [encode_prompt(TOKENIZER, prompt, 32) for prompt in prompts]
     drawn = sample.generate(
-        params, model, ids, SAMPLING, stop_id=TOKENIZER.stop_id, num_tokens=TOKENIZER.vocab_size
+        params, build_net(model), ids, SAMPLING, stop_id=TOKENIZER.stop_id, num_tokens=TOKENIZER.vocab_size
     )
     expected = [prompt + TOKENIZER.decode(new) for prompt, new in zip(prompts, drawn, strict=True)]
-    assert generate_texts(params, model, TOKENIZER, prompts, SAMPLING) == expected
-    alone = generate_texts(params, model, TOKENIZER, [SAMPLING.prompt], SAMPLING)[0]
-    assert sample_text(params, model, TOKENIZER, SAMPLING) == alone
-    assert sample_text(params, model, TOKENIZER, replace(SAMPLING, prompt="light " * 40)).startswith(
-        "no sample: "
-    )
+    assert generate_texts(params, build_net(model), TOKENIZER, prompts, SAMPLING) == expected
+    alone = generate_texts(params, build_net(model), TOKENIZER, [SAMPLING.prompt], SAMPLING)[0]
+    assert sample_text(params, build_net(model), TOKENIZER, SAMPLING) == alone
+    assert sample_text(
+        params, build_net(model), TOKENIZER, replace(SAMPLING, prompt="light " * 40)
+    ).startswith("no sample: ")
 
 
 def test_an_encoder_decoder_shows_its_translation(small):
     params, model, _ = small
     if model.architecture == "decoder":
         pytest.skip("a decoder writes on")
-    expected = translate_text(params, model, TOKENIZER, SAMPLING)
-    assert sample_text(params, model, TOKENIZER, SAMPLING) == expected
-    assert list(stream_text(params, model, TOKENIZER, SAMPLING)) == [expected]
-    assert sample_text(params, model, TOKENIZER, replace(SAMPLING, prompt=" ")) == ""
+    expected = translate_text(params, build_net(model), TOKENIZER, SAMPLING)
+    assert sample_text(params, build_net(model), TOKENIZER, SAMPLING) == expected
+    assert list(stream_text(params, build_net(model), TOKENIZER, SAMPLING)) == [expected]
+    assert sample_text(params, build_net(model), TOKENIZER, replace(SAMPLING, prompt=" ")) == ""
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 50])
@@ -72,8 +73,8 @@ def test_pieces_joined_are_the_text_whatever_bytes_they_end_in(small, chunk):
     half = next(i for i in range(TOKENIZER.vocab_size) if TOKENIZER.token_bytes(i) == "é".encode()[:1])
     params = jax.tree.map(np.array, params)
     params["head"][:, half] *= 300
-    pieces = list(stream_text(params, model, TOKENIZER, SAMPLING, chunk))
+    pieces = list(stream_text(params, build_net(model), TOKENIZER, SAMPLING, chunk))
     assert pieces[0] == SAMPLING.prompt
-    assert "".join(pieces) == sample_text(params, model, TOKENIZER, SAMPLING)
+    assert "".join(pieces) == sample_text(params, build_net(model), TOKENIZER, SAMPLING)
     ids = encode_prompt(TOKENIZER, SAMPLING.prompt, 32)
-    assert list(stream_answer(params, model, TOKENIZER, ids, SAMPLING, chunk)) == pieces[1:]
+    assert list(stream_answer(params, build_net(model), TOKENIZER, ids, SAMPLING, chunk)) == pieces[1:]

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.functions import init_params
 from zerotollm.data.config import TokenizerConfig
 from zerotollm.data.tokens.sentencepiece import train_tokenizer
 from zerotollm.decoding import translate
@@ -15,8 +16,8 @@ from zerotollm.decoding.config import SamplingConfig
 from zerotollm.decoding.text import sample_text
 from zerotollm.decoding.translate import translate_texts
 from zerotollm.errors import UsageError
+from zerotollm.model.build import build_net
 from zerotollm.model.config import TransformerConfig, resolve
-from zerotollm.training.step import init_params
 
 CONTEXT = 24
 TOKENIZER = train_tokenizer(TokenizerConfig("char", 40, byte_fallback=False), ["abcdefgh ijkl\n"] * 20)
@@ -38,13 +39,13 @@ def test_a_source_that_fits_is_read_and_a_longer_one_refused(small):
     room = ROOM[model.architecture]
     fits, longer = "abcdefgh" * 3, "abcdefgh" * 4
     fits = fits[:room]
-    assert len(translate_texts(params, model, TOKENIZER, [fits], SAMPLING)) == 1
+    assert len(translate_texts(params, build_net(model), TOKENIZER, [fits], SAMPLING)) == 1
     with pytest.raises(
         UsageError, match=f"is {room + 2} tokens long and the context of this model holds {room + 1}"
     ):
-        translate_texts(params, model, TOKENIZER, [longer[: room + 1]], SAMPLING)
+        translate_texts(params, build_net(model), TOKENIZER, [longer[: room + 1]], SAMPLING)
     with pytest.raises(UsageError, match="the text to translate number 2 is 33 tokens long"):
-        translate_texts(params, model, TOKENIZER, [fits, longer], SAMPLING)
+        translate_texts(params, build_net(model), TOKENIZER, [fits, longer], SAMPLING)
 
 
 def test_what_is_cut_is_told_and_is_the_end(small):
@@ -53,12 +54,19 @@ def test_what_is_cut_is_told_and_is_the_end(small):
     longer = "abcdefgh" * 4
     texts = [longer, "abc", longer[: room + 1]]
     found = translate_texts(
-        params, model, TOKENIZER, texts, SAMPLING, cut=lambda texts, tokens: told.append((texts, tokens))
+        params,
+        build_net(model),
+        TOKENIZER,
+        texts,
+        SAMPLING,
+        cut=lambda texts, tokens: told.append((texts, tokens)),
     )
     assert told == [(2, len(longer) - room + 1)]
-    whole = translate_texts(params, model, TOKENIZER, [longer[:room]], SAMPLING)
+    whole = translate_texts(params, build_net(model), TOKENIZER, [longer[:room]], SAMPLING)
     assert found[0][0].text == found[2][0].text == whole[0][0].text
-    translate_texts(params, model, TOKENIZER, ["abc"], SAMPLING, cut=lambda *numbers: pytest.fail("cut"))
+    translate_texts(
+        params, build_net(model), TOKENIZER, ["abc"], SAMPLING, cut=lambda *numbers: pytest.fail("cut")
+    )
 
 
 def test_a_decoder_translates_where_the_context_is_shorter_than_max_tokens(small):
@@ -68,7 +76,7 @@ def test_a_decoder_translates_where_the_context_is_shorter_than_max_tokens(small
     many = replace(SAMPLING, max_tokens=100)
     for source in ("a", "abcde", "abcdefghi"):
         (found,), (few,) = (
-            translate_texts(params, model, TOKENIZER, [source], sampling)
+            translate_texts(params, build_net(model), TOKENIZER, [source], sampling)
             for sampling in (many, replace(SAMPLING, max_tokens=10))
         )
         assert found[0].text.startswith(few[0].text)
@@ -81,11 +89,11 @@ def test_each_text_has_its_own_translations_and_progress_is_told(small):
     texts = [*["abcdefghi"[: 9 - n % 9] for n in range(11)], "a"]
     sampling = replace(SAMPLING, max_tokens=100 if model.architecture == "decoder" else 8, n_best=2)
     told = []
-    together = translate_texts(params, model, TOKENIZER, texts, sampling, done=told.append)
+    together = translate_texts(params, build_net(model), TOKENIZER, texts, sampling, done=told.append)
     assert told[-1] == len(texts)
     assert told == sorted(set(told))
     for text, found in zip(texts, together, strict=True):
-        (alone,) = translate_texts(params, model, TOKENIZER, [text], sampling)
+        (alone,) = translate_texts(params, build_net(model), TOKENIZER, [text], sampling)
         assert [t.text for t in found] == [t.text for t in alone]
         assert all(isinstance(t.text, str) and isinstance(t.score, float) for t in found)
         if model.architecture == "decoder":
@@ -100,10 +108,10 @@ def test_each_text_has_its_own_translations_and_progress_is_told(small):
 def test_more_texts_than_a_batch_holds_are_translated_in_several(small, monkeypatch):
     params, model = small
     texts = ["abcde", "b", "hgf", "abcdefg", "c"]
-    whole = translate_texts(params, model, TOKENIZER, texts, SAMPLING)
+    whole = translate_texts(params, build_net(model), TOKENIZER, texts, SAMPLING)
     monkeypatch.setattr(translate, "ROWS", 2)
     told = []
-    found = translate_texts(params, model, TOKENIZER, texts, SAMPLING, done=told.append)
+    found = translate_texts(params, build_net(model), TOKENIZER, texts, SAMPLING, done=told.append)
     assert [t[0].text for t in found] == [t[0].text for t in whole]
     assert told == [2, 4, 5]
 
@@ -134,11 +142,13 @@ def test_batches_are_of_like_length_and_as_large_as_the_cache_has_room_for(lengt
 def test_what_cannot_be_translated_is_said(small):
     params, model = small
     with pytest.raises(UsageError, match="nothing to translate in text 2"):
-        translate_texts(params, model, TOKENIZER, ["abc", " "], SAMPLING)
+        translate_texts(params, build_net(model), TOKENIZER, ["abc", " "], SAMPLING)
     if model.architecture == "encoder-decoder":
         for n_best in (0, 3):
             with pytest.raises(UsageError, match=f"n_best is {n_best}, and must be from 1 to beam_size 2"):
-                translate_texts(params, model, TOKENIZER, ["abc"], replace(SAMPLING, n_best=n_best))
+                translate_texts(
+                    params, build_net(model), TOKENIZER, ["abc"], replace(SAMPLING, n_best=n_best)
+                )
 
 
 def test_several_translations_are_lines_after_their_scores(small):
@@ -146,16 +156,19 @@ def test_several_translations_are_lines_after_their_scores(small):
     if model.architecture == "decoder":
         pytest.skip("it finds one")
     sampling = replace(SAMPLING, prompt="abc", n_best=2)
-    (found,) = translate_texts(params, model, TOKENIZER, ["abc"], sampling)
-    lines = translate.translate_text(params, model, TOKENIZER, sampling)
+    (found,) = translate_texts(params, build_net(model), TOKENIZER, ["abc"], sampling)
+    lines = translate.translate_text(params, build_net(model), TOKENIZER, sampling)
     assert lines == f"{found[0].score:.4f}\t{found[0].text}\n{found[1].score:.4f}\t{found[1].text}"
-    assert translate.translate_text(params, model, TOKENIZER, replace(sampling, n_best=1)) == found[0].text
+    assert (
+        translate.translate_text(params, build_net(model), TOKENIZER, replace(sampling, n_best=1))
+        == found[0].text
+    )
 
 
 def test_a_long_prompt_costs_no_training(small):
     params, model = small
     sampling = replace(SAMPLING, prompt="abcdefgh" * 4)
     for translates in (True, False):
-        text = sample_text(params, model, TOKENIZER, sampling, translates=translates)
+        text = sample_text(params, build_net(model), TOKENIZER, sampling, translates=translates)
         assert text.startswith("no sample: the ")
         assert "shorten it" in text

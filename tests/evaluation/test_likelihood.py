@@ -4,11 +4,10 @@ import jax
 import numpy as np
 import pytest
 
+from tests.functions import forward, init_params
 from zerotollm.errors import DivergedError, UsageError
 from zerotollm.evaluation.likelihood import Question, judge, log_likelihoods, read_questions
 from zerotollm.model.config import TransformerConfig, resolve
-from zerotollm.model.transformer import Transformer
-from zerotollm.training.step import init_params
 
 
 def test_likelihoods_are_those_of_the_forward_pass_whatever_else_is_scored():
@@ -20,22 +19,20 @@ def test_likelihoods_are_those_of_the_forward_pass_whatever_else_is_scored():
     texts = [
         (draw.integers(0, 40, n).astype(np.int32), scored) for n, scored in ((13, 12), (2, 1), (9, 3), (1, 0))
     ]
-    found, forward = (
+    found, logits = (
         log_likelihoods(params, model, texts, num_tokens=40, rows=3),
-        jax.jit(Transformer(model).apply),
+        jax.jit(forward(model)),
     )
     for (ids_N, scored), (log_p, greedy) in zip(texts, found, strict=True):
         if not scored:
             assert (log_p, greedy) == (0.0, True)
             continue
-        logits_TV = forward({"params": params}, np.pad(ids_N[:-1], (0, 13 - len(ids_N)))[None])[0][
-            : len(ids_N) - 1, :40
-        ]
+        logits_TV = logits(params, np.pad(ids_N[:-1], (0, 13 - len(ids_N)))[None])[0][: len(ids_N) - 1, :40]
         log_p_TV = np.asarray(jax.nn.log_softmax(logits_TV))
         each = log_p_TV[np.arange(len(ids_N) - 1), ids_N[1:]][-scored:]
         assert log_p == pytest.approx(each.sum(), abs=1e-4)
         assert greedy == (log_p_TV.argmax(1)[-scored:] == ids_N[1:][-scored:]).all()
-    best = int(np.argmax(forward({"params": params}, np.full((1, 12), 5, np.int32))[0, 0, :40]))
+    best = int(np.argmax(logits(params, np.full((1, 12), 5, np.int32))[0, 0, :40]))
     assert log_likelihoods(params, model, [(np.array([5, best], np.int32), 1)], num_tokens=40, rows=3)[
         0
     ].greedy

@@ -51,4 +51,6 @@ def model(tokenizer):
 @pytest.fixture(scope="session")
 def params(model):
     """A model that has learned nothing."""
-    return jax.jit(lambda: Transformer(model).init(jax.random.key(0), np.zeros((1, 4), np.int32)))()["params"]
+    return jax.jit(
+        lambda: Transformer(model).init(jax.random.key(0), {"inputs": np.zeros((1, 4), np.int32)})
+    )()["params"]

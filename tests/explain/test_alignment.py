@@ -52,7 +52,11 @@ def test_a_random_model_shows_nothing_and_rows_are_whole(tokenizer):
     )
     model = resolve(model, vocab_size=tokenizer.vocab_size, context=32)
     row = np.zeros((1, 4), np.int32)
-    init = jax.jit(lambda: EncoderDecoder(model).init(jax.random.key(0), row, row > -1, row))
+    init = jax.jit(
+        lambda: EncoderDecoder(model).init(
+            jax.random.key(0), {"sources": row, "source_mask": row > -1, "inputs": row}
+        )
+    )
     found = align(
         init()["params"], model, tokenizer, "And Abia went to the sea", "who said the king is in the city"
     )

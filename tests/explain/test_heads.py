@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tests.functions import forward
 from zerotollm.explain.ablation import MATTERS, ablate_heads, ablation
 from zerotollm.explain.activations import (
     even_windows,
@@ -53,7 +54,9 @@ def built(tokenizer):
         ),
         vocab_size=V, context=CONTEXT,
     )  # fmt: skip
-    shapes = jax.eval_shape(lambda: Transformer(config).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32)))
+    shapes = jax.eval_shape(
+        lambda: Transformer(config).init(jax.random.key(0), {"inputs": jnp.zeros((1, 2), jnp.int32)})
+    )
     params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes["params"])
     for name in ("attention_norm", "feed_forward_norm"):
         for i in range(2):
@@ -147,7 +150,7 @@ def test_attention_stays_in_the_document_where_training_kept_it_there(params, mo
     windows_BW = even_windows(tokens, 31, 4)
     windows_BW[:, [7, 19]] = tokenizer.bos_id
     segments_BT = np.cumsum(windows_BW[:, :-1] == tokenizer.bos_id, axis=1, dtype=np.int32)
-    logits_BTV = jax.jit(Transformer(model).apply)({"params": params}, windows_BW[:, :-1], segments_BT)
+    logits_BTV = jax.jit(forward(model))(params, windows_BW[:, :-1], segments_BT)
     logs_BTV = np.asarray(jax.nn.log_softmax(logits_BTV[..., : model.vocab_size]))
     nats_BT = -np.take_along_axis(logs_BTV, windows_BW[:, 1:, None], -1)[..., 0]
     masked = score_windows(params, windows_BW, model=model, document_bos=tokenizer.bos_id)
@@ -210,7 +213,7 @@ def test_maps_say_where_the_last_token_looks(built, tokenizer, repeated):
 def test_a_mean_ablation_writes_what_the_head_writes_on_average(model, tokens, monkeypatch, changed):
     """By another way: what attention mixes for a head is replaced in the model's own module."""
     model = replace(model, **changed)
-    params = Transformer(model).init(jax.random.key(1), np.zeros((1, 4), np.int32))["params"]
+    params = Transformer(model).init(jax.random.key(1), {"inputs": np.zeros((1, 4), np.int32)})["params"]
     draw = np.random.default_rng(0)
     params = jax.tree.map(lambda x: x + 0.1 * draw.standard_normal(x.shape, np.float32), params)
     windows_BW = even_windows(tokens, 31, 5)
@@ -225,7 +228,7 @@ def test_a_mean_ablation_writes_what_the_head_writes_on_average(model, tokens, m
             return mixes[-1]
 
         monkeypatch.setattr(layers, "mix_values", mixed)
-        logits_BTV = Transformer(model).apply({"params": params}, windows_BW[:, :-1])
+        logits_BTV = forward(model)(params, windows_BW[:, :-1])
         log_p_BTV = np.asarray(jax.nn.log_softmax(logits_BTV))
         return -np.take_along_axis(log_p_BTV, windows_BW[:, 1:, None], -1)[..., 0].mean(1), mixes
 

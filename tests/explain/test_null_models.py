@@ -41,7 +41,9 @@ def wide(model):
 
 @pytest.fixture(scope="module")
 def fresh(wide):
-    init = jax.jit(lambda seed: Transformer(wide).init(jax.random.key(seed), np.zeros((1, 4), np.int32)))
+    init = jax.jit(
+        lambda seed: Transformer(wide).init(jax.random.key(seed), {"inputs": np.zeros((1, 4), np.int32)})
+    )
     return [init(seed)["params"] for seed in range(DRAWS)]
 
 

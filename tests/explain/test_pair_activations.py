@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.functions import forward
 from zerotollm.explain.ablation import with_output_biases
 from zerotollm.explain.alignment import align
 from zerotollm.explain.explanation import ReferenceText, explain_text
@@ -41,9 +42,11 @@ def translator(tokenizer):
     )  # fmt: skip
     model = resolve(model, vocab_size=tokenizer.vocab_size, context=CONTEXT)
     row = np.zeros((1, 4), np.int32)
-    return model, jax.jit(lambda: EncoderDecoder(model).init(jax.random.key(0), row, row > -1, row))()[
-        "params"
-    ]
+    return model, jax.jit(
+        lambda: EncoderDecoder(model).init(
+            jax.random.key(0), {"sources": row, "source_mask": row > -1, "inputs": row}
+        )
+    )()["params"]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +62,7 @@ def test_the_model_itself_is_looked_into(translator, tokenizer, pairs):
     T = len(pair.target_T)
     mask_BS = (np.arange(CONTEXT) < len(pair.source_S))[None]
     rows = inside.sources_BS, mask_BS, inside.inputs_BT
-    logits_BTV = np.asarray(jax.jit(EncoderDecoder(model).apply)({"params": params}, *rows))
+    logits_BTV = np.asarray(jax.jit(forward(model))(params, *rows))
     seen = decoder_activations(inside, params, model, T)
     np.testing.assert_allclose(seen.logits_BTV[0], logits_BTV[0, :T], atol=2e-5)
     log_p = np.log(np.exp(logits_BTV[0, :T]) / np.exp(logits_BTV[0, :T]).sum(-1, keepdims=True))
@@ -185,7 +188,9 @@ def test_a_mean_ablation_of_pairs_is_the_models_own(translator, tokenizer, pairs
     """By another way: what attention mixes for a head is replaced in the model's own module, pair by pair."""
     model = replace(translator[0], biases=biases)
     row, draw = np.zeros((1, 4), np.int32), np.random.default_rng(0)
-    params = EncoderDecoder(model).init(jax.random.key(1), row, row > -1, row)["params"]
+    params = EncoderDecoder(model).init(
+        jax.random.key(1), {"sources": row, "source_mask": row > -1, "inputs": row}
+    )["params"]
     params = jax.tree.map(lambda x: x + 0.1 * draw.standard_normal(x.shape, np.float32), params)
     places = {
         "encoder": (0, 1),
@@ -204,8 +209,7 @@ def test_a_mean_ablation_of_pairs_is_the_models_own(translator, tokenizer, pairs
         monkeypatch.setattr(layers, "mix_values", mixed)
         inputs_T = np.append(tokenizer.bos_id, pair.target_T[:-1])
         source_BS = pair.source_S[None]
-        apply = EncoderDecoder(model).apply
-        log_p_BTV = jax.nn.log_softmax(apply({"params": params}, source_BS, source_BS > -1, inputs_T[None]))
+        log_p_BTV = jax.nn.log_softmax(forward(model)(params, source_BS, source_BS > -1, inputs_T[None]))
         return -np.take_along_axis(np.asarray(log_p_BTV)[0], pair.target_T[:, None], -1).mean(), mixes
 
     mix_values = layers.mix_values

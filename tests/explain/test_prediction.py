@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
+from tests.functions import forward
 from zerotollm.explain.activations import Scores, even_windows, look_inside, score_windows
 from zerotollm.explain.calibration import calibration, loss_by_position
 from zerotollm.explain.prediction import predict
 from zerotollm.explain.statistics import mean_estimate
-from zerotollm.model.transformer import Transformer
 
 SAID = "And the king of Jordan went"
 
@@ -23,7 +23,7 @@ def test_the_model_itself_is_looked_into(params, model, tokens, seen):
     """Block by block is the model itself."""
     tokens_BT = even_windows(tokens, 31, 1)
     inside = look_inside(params, model, tokens_BT[0])
-    whole_BTV = jax.jit(Transformer(model).apply)({"params": params}, tokens_BT)
+    whole_BTV = jax.jit(forward(model))(params, tokens_BT)
     np.testing.assert_allclose(inside.logits_BTV, whole_BTV, atol=1e-5)
     B, T = tokens_BT.shape
     assert inside.residual_MBTD.shape == (3, B, T, 32)

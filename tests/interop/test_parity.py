@@ -9,14 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.functions import forward
 from zerotollm.data.tokens.pretrained import pretrained_tokenizer
 from zerotollm.decoding.beam import beam_search, hypotheses
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.decoding.sample import generate
 from zerotollm.interop.folder import read_model, read_params, read_tokenizer
 from zerotollm.interop.huggingface import write_folder
-from zerotollm.model.encoder_decoder import EncoderDecoder
-from zerotollm.model.transformer import Transformer
 
 torch = pytest.importorskip("torch", reason="torch is a development requirement: requirements-dev.txt")
 transformers = pytest.importorskip("transformers", reason="see requirements-dev.txt")
@@ -159,11 +158,10 @@ def their_logits(model, batch):
 
 def our_logits(config, params, batch):
     if config.architecture == "encoder-decoder":
-        forward = quick_jit(EncoderDecoder(config).apply)
         arguments = batch["input_ids"], batch["attention_mask"], batch["decoder_input_ids"]
     else:
-        forward, arguments = quick_jit(Transformer(config).apply), (batch["input_ids"],)
-    return forward({"params": params}, *map(jnp.asarray, arguments))
+        arguments = (batch["input_ids"],)
+    return quick_jit(forward(config))(params, *map(jnp.asarray, arguments))
 
 
 def their_greedy(model, batch):

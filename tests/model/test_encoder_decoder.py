@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.functions import forward, init_params
 from zerotollm.interop.marian import from_state_dict, twin
+from zerotollm.model.blocks import EncoderOutput
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.encoder_decoder import EncoderDecoder
 from zerotollm.model.layers import KVCache, attend, sinusoid
-from zerotollm.model.transformer import EncoderOutput
-from zerotollm.training.step import init_params
 
 PAPER = resolve(
     TransformerConfig(
@@ -62,7 +62,7 @@ def padded_mask():
 
 @partial(quick_jit, static_argnums=0)
 def logits(model, params, sources_BS, mask_BS, tokens_BT):
-    return EncoderDecoder(model).apply({"params": params}, sources_BS, mask_BS, tokens_BT)
+    return forward(model)(params, sources_BS, mask_BS, tokens_BT)
 
 
 # --- what is seen, by gradients with respect to embedded tokens
@@ -121,7 +121,7 @@ def test_decoding_with_caches_equals_the_whole_forward_pass(model):
     tokens_BT = ids(4, TARGET, 3)  # two hypotheses of each source
     expected = logits(model, params, sources_BS.repeat(2, 0), mask_BS.repeat(2, 0), tokens_BT)
     bound = EncoderDecoder(model).bind({"params": params})
-    memory = quick_jit(bound.encode)(sources_BS, mask_BS)
+    encoded = [quick_jit(read)(sources_BS, mask_BS) for read in (bound.encode, bound.precompute_kv)]
     shape = (4, model.num_kv_heads, TARGET)
     caches = tuple(
         KVCache(jnp.zeros((*shape, model.key_width)), jnp.zeros((*shape, model.head_width)))
@@ -129,24 +129,24 @@ def test_decoding_with_caches_equals_the_whole_forward_pass(model):
     )
 
     @quick_jit
-    def one(tokens_B1, before_B1N, memory, caches, t):
+    def one(tokens_B1, before_B1N, encoder, caches, t):
         mask_11S = (jnp.arange(TARGET) <= t)[None, None]
-        return bound.decode(
+        readout, caches = bound.decode(
             tokens_B1,
-            memory,
+            caches,
+            encoder,
             positions_BT=t[None, None],
             mask_BTS=mask_11S,
-            caches=caches,
             slot=t,
             before_BTN=before_B1N,
         )
+        return readout.logits(), caches
 
     N = model.token_shift
     longer_BT = np.pad(tokens_BT, ((0, 0), (N, 0)))
     for t in range(TARGET):
         tokens_B1, before_B1N = tokens_BT[:, t : t + 1], longer_BT[:, None, t : t + N]
-        here, caches, cross = one(tokens_B1, before_B1N, memory, caches, jnp.int32(t))
-        memory = memory._replace(encoded_BSD=None, known=cross)
+        here, caches = one(tokens_B1, before_B1N, encoded[t > 0], caches, jnp.int32(t))
         np.testing.assert_allclose(here[:, 0], expected[:, t], atol=2e-5)
 
 
@@ -156,8 +156,8 @@ def test_dropout_is_where_the_paper_puts_it():
     net, mask_BS = EncoderDecoder(model), np.ones((1, SOURCE), bool)
 
     def forward(params, key):
-        batch = ids(1, SOURCE, 2), mask_BS, ids(1, TARGET, 3)
-        return net.apply({"params": params}, *batch, deterministic=False, rngs={"dropout": key})
+        batch = {"sources": ids(1, SOURCE, 2), "source_mask": mask_BS, "inputs": ids(1, TARGET, 3)}
+        return net.apply({"params": params}, batch, deterministic=False, rngs={"dropout": key}).logits()
 
     text = str(jax.make_jaxpr(forward)(noisy(PAPER), jax.random.key(0)))
     assert text.count("random_bits[") == 2 + 2 * model.encoder_layers + 3 * model.num_layers
@@ -246,20 +246,23 @@ def test_a_label_is_read_from_the_mean_of_the_source_without_padding():
     net = EncoderDecoder(model).bind({"params": params})
     encoded_BSD = np.asarray(net.encode(sources_BS, mask_BS).encoded_BSD)
     mean_BD = np.stack([encoded_BSD[0].mean(0), encoded_BSD[1, :4].mean(0)])
-    ours_BSK = net.classify(sources_BS, mask_BS)
-    means_BSD, classifier_DK = net.classify(sources_BS, mask_BS, with_logits=False)
-    np.testing.assert_array_equal(classifier_DK, params["classifier"])
-    for s in (0, SOURCE - 1):
-        np.testing.assert_allclose(means_BSD[:, s], mean_BD, atol=1e-5)
-        np.testing.assert_allclose(ours_BSK[:, s], mean_BD @ params["classifier"], atol=1e-5)
-    assert not net.classify(sources_BS[1:], np.zeros((1, SOURCE), bool)).any(), "an empty source gives no NaN"
+    readout = net({"inputs": sources_BS, "source_mask": mask_BS})
+    np.testing.assert_array_equal(readout.head_DV, params["classifier"])
+    np.testing.assert_allclose(readout.x_BTD[:, 0], mean_BD, atol=1e-5)
+    np.testing.assert_allclose(readout.logits()[:, 0], mean_BD @ params["classifier"], atol=1e-5)
+    empty = net({"inputs": sources_BS[1:], "source_mask": np.zeros((1, SOURCE), bool)})
+    assert not empty.logits().any(), "an empty source gives no NaN"
 
 
 @pytest.mark.parametrize("model", [PAPER, replace(OTHER, biases="everywhere")], ids=["tied", "with a bias"])
 def test_what_the_head_reads_times_the_head_is_the_logits(model):
     params, batch = noisy(model), (ids(2, SOURCE, 2), padded_mask(), ids(2, TARGET, 3))
-    x_BTD, head_DV = EncoderDecoder(model).apply({"params": params}, *batch, with_logits=False)
-    np.testing.assert_allclose(x_BTD @ head_DV, logits(model, params, *batch), atol=1e-4)
+    inputs = dict(zip(("sources", "source_mask", "inputs"), batch, strict=True))
+    readout = EncoderDecoder(model).apply({"params": params}, inputs)
+    bias_V = 0 if readout.bias_V is None else readout.bias_V
+    np.testing.assert_allclose(
+        readout.x_BTD @ readout.head_DV + bias_V, logits(model, params, *batch), atol=1e-4
+    )
 
 
 def test_the_modern_variant_is_one_replace_away():

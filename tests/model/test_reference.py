@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.functions import forward, init_params
 from zerotollm.interop.qwen3 import to_state_dict, twin
 from zerotollm.interop.token_shift import shift_embeddings
 from zerotollm.model.config import TransformerConfig, resolve
-from zerotollm.model.transformer import Transformer
-from zerotollm.training.step import init_params
 
 torch = pytest.importorskip("torch", reason="torch is a development requirement: requirements-dev.txt")
 transformers = pytest.importorskip("transformers", reason="see requirements-dev.txt")
@@ -55,7 +54,7 @@ def test_decoder_is_qwen3(layers, kv_heads, tied, head_width):
     tokens_BT = rng.integers(0, 64, (2, 20))
     with torch.no_grad():
         expected = reference(torch.from_numpy(tokens_BT)).logits.numpy()
-    ours = jax.jit(Transformer(config).apply)({"params": params}, jnp.asarray(tokens_BT, jnp.int32))
+    ours = jax.jit(forward(config))(params, jnp.asarray(tokens_BT, jnp.int32))
     np.testing.assert_allclose(ours, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -81,7 +80,7 @@ def test_a_shifted_embedding_is_our_token_shift():
             last = reference(
                 torch.from_numpy(tokens_BT[:, i : i + 1]), past_key_values=known, use_cache=True
             ).logits[:, -1]
-    ours = jax.jit(Transformer(config).apply)({"params": params}, jnp.asarray(tokens_BT, jnp.int32))
+    ours = jax.jit(forward(config))(params, jnp.asarray(tokens_BT, jnp.int32))
     np.testing.assert_allclose(ours, expected, atol=1e-4, rtol=1e-4)
     np.testing.assert_allclose(ours[:, -1], last.numpy(), atol=1e-4, rtol=1e-4)
 
@@ -129,5 +128,5 @@ def test_layer_norm_gelu_and_learned_positions_are_gpt2s():
     tokens_BT = np.random.default_rng(0).integers(0, 64, (2, 20))
     with torch.no_grad():
         expected = reference(torch.from_numpy(tokens_BT)).logits.numpy()
-    ours = jax.jit(Transformer(config).apply)({"params": params}, jnp.asarray(tokens_BT, jnp.int32))
+    ours = jax.jit(forward(config))(params, jnp.asarray(tokens_BT, jnp.int32))
     np.testing.assert_allclose(ours, expected, atol=1e-4, rtol=1e-4)

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.functions import forward, init_params
 from tests.model import by_hand
+from zerotollm.model.build import build_net
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.layers import KVCache, rope, sinusoid
-from zerotollm.model.transformer import Transformer, document_positions
+from zerotollm.model.transformer import document_positions
 
 CONFIG = resolve(
     TransformerConfig(num_layers=1, width=32, num_heads=4, num_kv_heads=2), vocab_size=64, context=16
@@ -47,13 +49,13 @@ def init(config):
         mean = 1.0 if path[-1].key == "scale" else 0.0
         return jnp.asarray(rng.normal(mean, 0.1 if leaf.ndim == 1 else 0.2, leaf.shape), jnp.float32)
 
-    shapes = jax.eval_shape(Transformer(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
-    return jax.tree_util.tree_map_with_path(random, shapes["params"])
+    shapes = jax.eval_shape(lambda: init_params(config, 0))
+    return jax.tree_util.tree_map_with_path(random, shapes)
 
 
 @partial(quick_jit, static_argnums=0)
 def logits(config, params, *inputs):
-    return Transformer(config).apply({"params": params}, *inputs)
+    return forward(config)(params, *inputs)
 
 
 def tokens(batch, length, seed=2):
@@ -74,7 +76,7 @@ def test_no_position_sees_a_later_token(changes):
     def sums(embedding_VD):
         params_here = {"params": params | {"embedding": embedding_VD}}
         # Of what the head reads: with tied embeddings, every row matters to every logit.
-        x_BTD, _ = Transformer(config).apply(params_here, tokens_BT, with_logits=False)
+        x_BTD = build_net(config).apply(params_here, {"inputs": tokens_BT}).x_BTD
         return (x_BTD[0, positions] * jnp.arange(1.0, config.width + 1)[None]).sum(-1)
 
     for position, gradient_VD in zip(positions, gradients(params["embedding"]), strict=True):
@@ -131,15 +133,17 @@ def test_tokens_one_by_one_with_a_cache_give_the_logits_of_the_whole_text(change
 
     @quick_jit
     def step(tokens_B1, before_BN, caches, slot_B):
-        return Transformer(config).apply(
+        readout, caches = build_net(config).apply(
             {"params": params},
             tokens_B1,
+            caches,
             positions_BT=slot_B[:, None],
             mask_BTS=jnp.arange(16)[None, None] <= slot_B[:, None, None],
-            caches=caches,
             slot=slot_B,
             before_BN=before_BN,
+            method="decode",
         )
+        return readout.logits(), caches
 
     padded_BT = np.pad(tokens_BT, ((0, 0), (N, 0)))
     for t in range(11):
@@ -186,18 +190,18 @@ def test_dropout_differs_by_key_and_is_off_when_deterministic():
 
     def run(key=None):
         rngs = None if key is None else {"dropout": jax.random.key(key)}
-        return Transformer(config).apply(
-            {"params": params}, tokens(1, 16), deterministic=key is None, rngs=rngs
-        )
+        inputs = {"inputs": tokens(1, 16)}
+        net = build_net(config)
+        return net.apply({"params": params}, inputs, deterministic=key is None, rngs=rngs).logits()
 
     assert not np.allclose(run(0), run(1))
     np.testing.assert_array_equal(run(0), run(0))
-    np.testing.assert_array_equal(run(), Transformer(CONFIG).apply({"params": params}, tokens(1, 16)))
+    np.testing.assert_array_equal(run(), forward(CONFIG)(params, tokens(1, 16)))
 
 
 def test_parameters_are_counted_by_their_formula():
     c = resolve(TransformerConfig(), vocab_size=2048, context=128)
-    shapes = jax.eval_shape(lambda: Transformer(c).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
+    shapes = jax.eval_shape(lambda: init_params(c, 0))
     D, F, H, K, C, V, L = (
         c.width, c.ff_width, c.num_heads, c.num_kv_heads, c.head_width, c.vocab_size, c.num_layers,
     )  # fmt: skip

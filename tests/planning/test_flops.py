@@ -7,11 +7,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from tests.functions import forward, init_params
 from zerotollm.model.config import TransformerConfig, resolve
-from zerotollm.model.encoder_decoder import EncoderDecoder
-from zerotollm.model.transformer import Transformer
 from zerotollm.planning.flops import forward_flops, num_parameters, train_flops
-from zerotollm.training.step import init_params
 
 BASE = TransformerConfig(num_layers=3, width=64, num_heads=4, num_kv_heads=2)
 CONTEXT = 32
@@ -47,9 +45,7 @@ def test_parameters_are_those_that_exist(change):
 @pytest.mark.parametrize("change", [*CHANGES, LABELS, LABELS | {"tie_embeddings": True}], ids=str)
 def test_forward_flops_are_the_matrix_products_of_the_program(change):
     model = resolve(replace(BASE, **change), vocab_size=256, context=CONTEXT)
-    program = jax.make_jaxpr(
-        lambda params, tokens_BT: Transformer(model).apply({"params": params}, tokens_BT)
-    )
+    program = jax.make_jaxpr(lambda params, tokens_BT: forward(model)(params, tokens_BT))
     tokens_BT = jnp.zeros((2, CONTEXT), jnp.int32)
     jaxpr = program(jax.eval_shape(lambda: init_params(model, 0)), tokens_BT)
     assert forward_flops(model, CONTEXT) * tokens_BT.size == product_flops(jaxpr.jaxpr)
@@ -63,12 +59,7 @@ def test_forward_flops_of_an_encoder_and_a_decoder_or_labels(num_classes):
         replace(BASE, **PAIR, key_width=8, num_classes=num_classes), vocab_size=256, context=CONTEXT
     )
     tokens_BT = jnp.zeros((2, CONTEXT), jnp.int32)
-    arguments = [tokens_BT, tokens_BT == tokens_BT] + ([] if num_classes else [tokens_BT])
-    program = jax.make_jaxpr(
-        lambda params: EncoderDecoder(model).apply(
-            {"params": params}, *arguments, method="classify" if num_classes else None
-        )
-    )
+    program = jax.make_jaxpr(lambda params: forward(model)(params, tokens_BT, tokens_BT == 0, tokens_BT))
     jaxpr = program(jax.eval_shape(lambda: init_params(model, 0)))
     assert forward_flops(model, CONTEXT) * tokens_BT.size == product_flops(jaxpr.jaxpr)
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.functions import init_params
 from zerotollm.model.compute_config import ComputeConfig
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.planning.device_table import find
@@ -25,7 +26,6 @@ from zerotollm.planning.memory import (
 from zerotollm.planning.speed import counted, predict
 from zerotollm.serving.scheduler import compile_programs
 from zerotollm.training.config import OptimizerConfig, TrainConfig
-from zerotollm.training.step import init_params
 
 MODEL = resolve(TransformerConfig(num_layers=4, width=64, num_heads=2), vocab_size=512, context=128)
 PLAIN = ComputeConfig(precision="float32", attention="plain", cross_entropy="plain")

@@ -10,15 +10,16 @@ import jax
 import numpy as np
 import pytest
 
+from tests.functions import init_params
 from zerotollm.actions.serve import listen, serve_until_stopped
 from zerotollm.data.config import TokenizerConfig
 from zerotollm.data.tokens.sentencepiece import Tokenizer, train_tokenizer
 from zerotollm.decoding.config import SamplingConfig
+from zerotollm.model.build import build_net
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.serving.app import ServerState, make_app
 from zerotollm.serving.protocol import Served
 from zerotollm.serving.scheduler import Programs, compile_programs
-from zerotollm.training.step import init_params
 
 WORDS = ["heaven", "earth", "light", "waters", "day", "é", "光"]
 ROWS, CONTEXT = 3, 48
@@ -44,7 +45,9 @@ def tiny() -> Tiny:
         lambda x: np.asarray(noise.normal(x.ndim == 1, 0.3, x.shape), np.float32),
         jax.eval_shape(lambda: init_params(model, 0)),
     )
-    return Tiny(params, model, tokenizer, compile_programs(params, model, tokenizer, ROWS, CONTEXT))
+    return Tiny(
+        params, model, tokenizer, compile_programs(params, build_net(model), tokenizer, ROWS, CONTEXT)
+    )
 
 
 @pytest.fixture(scope="session")

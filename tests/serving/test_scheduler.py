@@ -10,6 +10,7 @@ from tests.serving.conftest import CONTEXT, ROWS
 from zerotollm.decoding import continuous, sample
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.evaluation.likelihood import log_likelihoods
+from zerotollm.model.build import build_net
 from zerotollm.serving import scheduler
 from zerotollm.serving.generation import Generation, Request
 from zerotollm.serving.scheduler import compile_programs, num_programs, write
@@ -128,7 +129,7 @@ def parted(tiny):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(continuous, "CHUNK", 16)
         return tiny._replace(
-            programs=compile_programs(tiny.params, tiny.model, tiny.tokenizer, ROWS, CONTEXT)
+            programs=compile_programs(tiny.params, build_net(tiny.model), tiny.tokenizer, ROWS, CONTEXT)
         )
 
 
@@ -145,7 +146,7 @@ def test_a_prompt_that_is_read_in_parts_is_gone_on_with_as_one_that_is_read_whol
 
 
 def test_a_shorter_context_than_the_models_writes_the_same_until_it_is_full(tiny):
-    programs = compile_programs(tiny.params, tiny.model, tiny.tokenizer, ROWS, 20)
+    programs = compile_programs(tiny.params, build_net(tiny.model), tiny.tokenizer, ROWS, 20)
     wants = [wanted(length, **SETTINGS["sampled"]) for length in (1, 19, 20)]
     short = written(tiny._replace(programs=programs), wants, context=20)
     for want, tokens, whole in zip(wants, short, written(tiny, wants), strict=True):

@@ -6,9 +6,10 @@ import math
 import pytest
 from rich.console import Console
 
-from zerotollm.actions.train import due, times
 from zerotollm.session import progress
 from zerotollm.session.progress import Display, Pace, clock
+from zerotollm.session.run_log import times
+from zerotollm.training.config import due
 
 
 @pytest.fixture

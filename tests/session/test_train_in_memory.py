@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 
 from zerotollm.actions.train import train
+from zerotollm.components import dataset_of, training_of
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.errors import RunError
 from zerotollm.experiment import Experiment
 from zerotollm.model.config import TransformerConfig
 from zerotollm.run import load
+from zerotollm.session import compiled_training
 from zerotollm.session import train_in_memory as fit_module
-from zerotollm.session.data import feed_of
 from zerotollm.session.train_in_memory import Programs, compile_programs, fit
-from zerotollm.session.warm_start import step_options
-from zerotollm.training import step as step_module
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 
 
@@ -67,21 +66,18 @@ def test_seeds_at_once_are_seeds_one_at_a_time(tiny, single):
 
 
 def test_padding_is_what_the_tokenizer_pads_with(tiny, monkeypatch):
-    """Of a tokenizer that was imported it is seldom 0; `train` makes its steps with the same options."""
-    feed = replace(feed_of(tiny), tokenizer=SimpleNamespace(pad_id=7))
-    assert step_options(tiny, feed)["pad_id"] == 7
-    monkeypatch.setattr(fit_module, "feed_of", lambda experiment: feed)
+    """The pad id of an imported tokenizer is seldom 0. `train` compiles by the same function."""
+    feed = replace(dataset_of(tiny), tokenizer=SimpleNamespace(pad_id=7))
+    monkeypatch.setattr(fit_module, "dataset_of", lambda experiment: feed)
     seen = []
-    for name in ("seeded_train_step", "make_eval_step"):
-        make = getattr(step_module, name)
 
-        def noted(*arguments, make=make, **how):
-            seen.append(how["pad_id"])
-            return make(*arguments, **how)
+    def noted(experiment, pad_id):
+        seen.append(pad_id)
+        return training_of(experiment, pad_id)
 
-        monkeypatch.setattr(step_module, name, noted)
+    monkeypatch.setattr(compiled_training, "training_of", noted)
     compile_programs(tiny)
-    assert seen == [7, 7]
+    assert seen == [7]
 
 
 def test_a_loss_that_is_not_finite_stops_it(single):

@@ -91,10 +91,10 @@ def trained(kind: str, mesh_text: str, steps: int, checkpoint: str = "", beginni
     """Losses of some steps on a mesh, from a checkpoint if there is one, and what XLA says that a device holds."""
     import jax
 
+    from tests.functions import init_state, make_eval_step, make_train_step
     from zerotollm.sharding.rules import Placement, bytes_per_device, make_mesh, placed_shapes, shardings
     from zerotollm.training import checkpoints
     from zerotollm.training.lora import merge_params
-    from zerotollm.training.step import init_state, make_eval_step, make_train_step
 
     model, optimizer, train, compute = KINDS[kind]
     model = resolve(model, vocab_size=model.vocab_size, context=CONTEXT)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.functions import init_state, make_train_step
 from zerotollm.errors import RunError, UsageError
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.planning.collectives import Collective, collectives
@@ -24,7 +25,6 @@ from zerotollm.sharding.rules import (
     spec_of,
 )
 from zerotollm.training.config import OptimizerConfig, TrainConfig
-from zerotollm.training.step import init_state, make_train_step
 
 MODEL = resolve(
     TransformerConfig(vocab_size=40, num_layers=1, width=16, num_heads=2, ff_width=24, num_kv_heads=2),

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.planning.flops import counted_parameters
 from zerotollm.studies.scaling_figure import human
 from zerotollm.studies.scaling_law import (
     Law,
     Point,
-    counted_parameters,
     fit_law,
+    is_wide,
     optimal_parameters,
     predict,
-    says_little,
 )
 from zerotollm.studies.scaling_report import budgets, law_lines, outcome_line
 
@@ -95,10 +95,10 @@ def test_the_best_size_grows_with_the_exponent():
 def test_what_is_not_known_is_said_plainly():
     flat = Law(E=1e-9, A=40.0, B=500.0, alpha=0.4, beta=0.5)
     lines = {line.split()[0]: line for line in law_lines(fit_law(points(0.002, law=flat)))[1:]}
-    assert "not to be told from 0" in lines["E"]
+    assert "not distinguishable from 0" in lines["E"]
     assert "little" not in lines["beta"]
-    assert says_little(1.0, 3.0)
-    assert not says_little(1.0, 2.9)
+    assert is_wide(1.0, 3.0)
+    assert not is_wide(1.0, 2.9)
 
 
 def test_the_outcome_says_which_way_and_how_far():

@@ -3,26 +3,22 @@
 from dataclasses import replace
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.functions import init_params, init_state, make_eval_step, make_train_step, objective_of
+from zerotollm import components
 from zerotollm.errors import UsageError
+from zerotollm.experiment import Experiment
+from zerotollm.model.build import build_net
 from zerotollm.model.compute_config import PLAIN, Accelerator, ComputeConfig
 from zerotollm.model.compute_config import resolve as resolve_compute
 from zerotollm.model.config import TransformerConfig, resolve
-from zerotollm.model.stack import scan_layers
-from zerotollm.training import step as step_module
+from zerotollm.model.transformer import Transformer
 from zerotollm.training.config import OptimizerConfig, TrainConfig
-from zerotollm.training.step import (
-    batch_logits,
-    init_params,
-    init_state,
-    make_eval_step,
-    make_train_step,
-    objective_of,
-)
 
 MODEL = resolve(
     TransformerConfig(num_layers=2, width=32, num_heads=2, num_kv_heads=1, logit_soft_cap=15.0),
@@ -132,10 +128,15 @@ def test_remat_without_a_loop_changes_nothing_and_draws_the_same_dropout(remat, 
     model = replace(shape, dropout=0.3)
 
     def loss(compute, params):
-        logits = batch_logits(
-            model, params, batch(), masked=False, dropout_key=jax.random.key(1), compute=compute, pad_id=0
-        )
-        return jnp.sum(jnp.square(logits))
+        inputs = dict(batch())
+        if model.encoder_layers:
+            inputs["source_mask"] = inputs["sources"] != 0
+        else:
+            del inputs["segments"]
+        rngs = {"dropout": jax.random.key(1)}
+        net = build_net(model, compute)
+        readout = net.apply({"params": params}, inputs, deterministic=False, rngs=rngs)
+        return jnp.sum(jnp.square(readout.logits()))
 
     params = jax.jit(partial(init_params, model, 0), compiler_options=QUICK)()
     ours, plain = (
@@ -162,15 +163,32 @@ def test_remat_saves_memory_even_on_a_cpu(shape):
 
 def test_a_scan_drops_other_numbers_in_each_layer():
     """With one set of weights for both layers, and layers that add their input's image, equal masks would show."""
-    drawn = []
 
-    def block(params, x, key):
-        drawn.append(key)
-        return x + jax.random.bernoulli(key, 0.5, x.shape) * params["weight"][None, None]
+    class Drop(nn.Module):
+        config: TransformerConfig
 
-    layers = [{"weight": jnp.ones(64) * 2**i} for i in range(3)]
-    out = scan_layers(block, layers, jnp.zeros((1, 1, 64)), key=jax.random.key(0), remat="none")
-    assert len(set(np.asarray(out).ravel().tolist())) > 2, "equal masks leave 0 and 7 only"
+        @nn.compact
+        def __call__(self, x_BTD, mask_BTS, positions_BT, *, deterministic, **others):
+            weight_D = self.param("weight", nn.initializers.ones, (x_BTD.shape[-1],))
+            if deterministic:
+                return x_BTD, ()
+            mask_BTD = jax.random.bernoulli(self.make_rng("dropout"), 0.5, x_BTD.shape)
+            return x_BTD + mask_BTD * weight_D[None, None], ()
+
+    model = replace(MODEL, num_layers=3, width=64, norm_position="post", dropout=0.5, position="none")
+    net, inputs = (
+        Transformer(model, replace(PLAIN, scan_layers=True), Drop),
+        {"inputs": np.zeros((1, 1), int)},
+    )
+    params = net.init(jax.random.key(0), inputs)["params"]
+    params["embedding"] *= 0.0
+    for i in range(3):
+        params[f"layer_{i}"]["weight"] *= 2.0**i
+    rngs = {"dropout": jax.random.key(0)}
+    out_BTD = net.apply({"params": params}, inputs, deterministic=False, rngs=rngs).x_BTD
+    assert len(set(np.asarray(out_BTD).ravel().tolist())) > 4, (
+        "equal masks leave 0 and 7 only, and the dropped"
+    )
 
 
 def test_the_program_of_a_scan_hardly_grows_with_depth():
@@ -236,7 +254,7 @@ def test_auto_follows_the_device(accelerator, precision, attention):
 
 @pytest.mark.parametrize(
     ("accelerator", "masked", "says"),
-    [(TURING, False, "RTX 2080"), (AMPERE, True, "inside no document"), (CPU, False, "this is cpu")],
+    [(TURING, False, "RTX 2080"), (AMPERE, True, "within a document"), (CPU, False, "this is cpu")],
 )
 def test_cudnn_is_refused_where_it_is_not(accelerator, masked, says):
     with pytest.raises(UsageError, match=says):
@@ -246,18 +264,20 @@ def test_cudnn_is_refused_where_it_is_not(accelerator, masked, says):
 
 
 def test_the_step_asks_the_device(monkeypatch):
-    monkeypatch.setattr(step_module, "this_accelerator", lambda: TURING)
+    monkeypatch.setattr(components, "this_accelerator", lambda: TURING)
     init = partial(init_state, MODEL, ADAMW, TRAIN)
     assert jax.eval_shape(init).loss_scale is not None
     assert jax.eval_shape(partial(init, compute=ComputeConfig(precision="bfloat16"))).loss_scale is None
 
 
 def test_pairs_are_in_float32_unless_half_precision_is_asked_for(monkeypatch):
-    monkeypatch.setattr(step_module, "this_accelerator", lambda: TURING)
+    monkeypatch.setattr(components, "this_accelerator", lambda: TURING)
     auto, half = ComputeConfig(), ComputeConfig(precision="float16")
     states = [jax.eval_shape(partial(init_state, PAIR, ADAMW, TRAIN, compute=how)) for how in (auto, half)]
     assert [state.loss_scale is None for state in states] == [True, False]
-    resolved = [step_module.resolved_for(how, PAIR, batch(), masked=False) for how in (auto, half)]
+    resolved = [
+        components.computed(Experiment(model=PAIR, compute=how), batch()).compute for how in (auto, half)
+    ]
     assert [(how.precision, how.attention) for how in resolved] == [
         ("float32", "plain"),
         ("float16", "plain"),

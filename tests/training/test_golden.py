@@ -12,12 +12,12 @@ import jax
 import numpy as np
 import pytest
 
+from tests.functions import init_state, make_train_step
 from zerotollm import catalog
 from zerotollm.model.accelerator import options_to_run_once
 from zerotollm.model.config import resolve
 from zerotollm.planning.flops import train_flops
 from zerotollm.studies.suite import changed
-from zerotollm.training.step import init_state, make_train_step
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 TOLERANCE = 1e-3

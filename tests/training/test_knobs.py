@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.functions import init_params, init_state, make_eval_step, make_train_step
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 from zerotollm.training.optimizers import parameter_groups
-from zerotollm.training.step import init_params, init_state, make_eval_step, make_train_step
 
 MODEL = resolve(TransformerConfig(num_layers=1, width=32, num_heads=2), vocab_size=64, context=16)
 TRAIN = TrainConfig(steps=8, seed=3)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.functions import init_params, init_state, objective_of, seeded_train_step
 from zerotollm.errors import UsageError
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.training.config import OptimizerConfig, TrainConfig
@@ -21,7 +22,6 @@ from zerotollm.training.lora import (
     split_params,
     union,
 )
-from zerotollm.training.step import init_params, init_state, objective_of, seeded_train_step
 
 MODEL = resolve(
     TransformerConfig(num_layers=1, width=16, num_heads=2, vocab_size=40), vocab_size=40, context=8
@@ -41,7 +41,7 @@ def batch(seed: int = 0, rows: int = 4) -> dict:
 
 
 def trained(train: TrainConfig, given, steps: int = 3, optimizer: OptimizerConfig = ADAMW):
-    state = jax.jit(partial(init_state, MODEL, optimizer, train))(given=given)
+    state = jax.jit(partial(init_state, MODEL, optimizer, train))(init_from=given)
     step = jax.jit(seeded_train_step(MODEL, optimizer, train))
     for number in range(steps):
         state, metrics = step(state, batch(number), np.uint32(train.seed))
@@ -177,10 +177,10 @@ def test_parts_of_a_batch_give_the_update_of_the_whole(params, finished):
 @pytest.mark.slow
 def test_seeds_train_at_once_as_one_at_a_time(params):
     seeds = np.array([0, 7], np.uint32)
-    state = jax.jit(jax.vmap(lambda seed: init_state(MODEL, ADAMW, LORA, seed, given=params)))(seeds)
+    state = jax.jit(jax.vmap(lambda seed: init_state(MODEL, ADAMW, LORA, seed, init_from=params)))(seeds)
     stacked = jax.tree.map(lambda x: jnp.stack([x, x]), batch())
     state, metrics = jax.jit(jax.vmap(seeded_train_step(MODEL, ADAMW, LORA)))(state, stacked, seeds)
-    single = init_state(MODEL, ADAMW, LORA, seeds[1], given=params)
+    single = init_state(MODEL, ADAMW, LORA, seeds[1], init_from=params)
     single, alone = jax.jit(seeded_train_step(MODEL, ADAMW, LORA))(single, batch(), seeds[1])
     np.testing.assert_allclose(metrics["loss"][1], alone["loss"], rtol=1e-5)
     a, b = (s["lora"]["layer_0"]["attention"]["query"]["a"] for s in (state.params, single.params))

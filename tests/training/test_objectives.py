@@ -8,10 +8,10 @@ import numpy as np
 import optax
 import pytest
 
+from tests.functions import init_state, make_train_step
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.training.config import OptimizerConfig, TrainConfig
-from zerotollm.training.objectives import cross_entropy, penalized
-from zerotollm.training.step import init_state, make_train_step
+from zerotollm.training.cross_entropy import Penalty, token_losses
 
 MODEL = resolve(TransformerConfig(num_layers=1, width=32, num_heads=2), vocab_size=64, context=16)
 TRAIN = TrainConfig(steps=8, seed=3)
@@ -32,17 +32,16 @@ def test_cross_entropy_is_minus_log_softmax():
     logits = jax.random.normal(jax.random.key(0), (2, 3, 5)) * 4
     targets = jnp.array([[0, 1, 2], [3, 4, 0]])
     expected = -jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], axis=-1)[..., 0]
-    np.testing.assert_allclose(cross_entropy(logits, targets), expected, rtol=1e-5)
+    np.testing.assert_allclose(token_losses(logits, targets)[1], expected, rtol=1e-5)
 
 
 def test_label_smoothing_and_z_loss_are_their_formulas():
     logits = jax.random.normal(jax.random.key(0), (2, 3, 5)) * 4
     targets = jnp.array([[0, 1, 2], [3, 4, 0]])
-    nats = cross_entropy(logits, targets)
-    smooth = penalized(nats, logits, label_smoothing=0.2, z_loss=0.0)
+    smooth, nats, _ = token_losses(logits, targets, Penalty(label_smoothing=0.2))
     labels = optax.smooth_labels(jax.nn.one_hot(targets, 5), 0.2)
     np.testing.assert_allclose(smooth, optax.softmax_cross_entropy(logits, labels), rtol=1e-5)
-    z = penalized(nats, logits, label_smoothing=0.0, z_loss=0.5) - nats
+    z = token_losses(logits, targets, Penalty(z_loss=0.5))[0] - nats
     np.testing.assert_allclose(z, 0.5 * jnp.log(jnp.sum(jnp.exp(logits), -1)) ** 2, rtol=1e-4)
 
 
@@ -62,7 +61,7 @@ def test_they_change_gradients_and_the_logged_loss_stays_cross_entropy(change):
 def test_by_hand():
     """Of logits log 1, log 2, log 5: Z = 8, and the mean of the logits is log 10 / 3."""
     logits, nats = jnp.log(jnp.array([[[1.0, 2.0, 5.0]]])), jnp.log(8 / 5)
-    np.testing.assert_allclose(cross_entropy(logits, jnp.array([[2]])), [[nats]], rtol=1e-6)
+    np.testing.assert_allclose(token_losses(logits, jnp.array([[2]]))[1], [[nats]], rtol=1e-6)
     even = np.log(8) - np.log(10) / 3
-    found = penalized(nats[None, None], logits, label_smoothing=0.25, z_loss=0.125)
+    found = token_losses(logits, jnp.array([[2]]), Penalty(0.25, 0.125))[0]
     np.testing.assert_allclose(found, [[0.75 * nats + 0.25 * even + 0.125 * np.log(8) ** 2]], rtol=1e-6)

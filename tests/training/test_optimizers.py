@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests.functions import init_params, init_state, make_train_step
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.training import optimizers
 from zerotollm.training.config import OptimizerConfig, TrainConfig
@@ -22,7 +23,6 @@ from zerotollm.training.optimizers import (
     orthogonalize,
     parameter_groups,
 )
-from zerotollm.training.step import init_params, init_state, make_train_step
 
 SIZE = TransformerConfig(num_layers=1, width=32, num_heads=2, position="learned", token_shift=1)
 MODEL = resolve(SIZE, vocab_size=64, context=16)

@@ -8,13 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zerotollm.model.compute_config import ComputeConfig
-from zerotollm.model.config import TransformerConfig, resolve
-from zerotollm.training import loss_scale
-from zerotollm.training import step as step_module
-from zerotollm.training.config import OptimizerConfig, TrainConfig
-from zerotollm.training.step import (
-    batch_logits,
+from tests.functions import (
+    forward,
     init_params,
     init_state,
     make_eval_step,
@@ -23,6 +18,13 @@ from zerotollm.training.step import (
     objective_of,
     seeded_train_step,
 )
+from zerotollm.model.compute_config import ComputeConfig
+from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.training import loss_scale
+from zerotollm.training import step as step_module
+from zerotollm.training.config import OptimizerConfig, TrainConfig
+from zerotollm.training.optimizers import make_optimizer
+from zerotollm.training.step import in_micro_batches, mean_gradients, plain_update, sum_gradients
 
 MODEL = resolve(TransformerConfig(num_layers=1, width=32, num_heads=2), vocab_size=64, context=16)
 TRAIN = TrainConfig(steps=60, seed=3)
@@ -102,24 +104,23 @@ def test_dropout_differs_by_step_and_repeats_by_seed():
     assert losses() == losses()
 
 
-def test_each_micro_batch_drops_other_numbers(monkeypatch):
+def test_each_micro_batch_drops_other_numbers():
     """A gradient that is the mask of its part: where all have the same mask, it is all or nothing."""
 
-    def masked_sum(model, train, **how):
-        def objective(params, part, key):
-            mask = jax.random.bernoulli(key, 0.5, params["embedding"].shape)
-            return jnp.sum(params["embedding"] * mask), jnp.float32(0)
+    def masked_sum(params, state, part, seed, key):
+        mask = jax.random.bernoulli(key, 0.5, params["embedding"].shape)
+        return jnp.sum(params["embedding"] * mask), jnp.float32(0)
 
-        return objective
-
-    monkeypatch.setattr(step_module, "objective_of", masked_sum)
     optimizer = OptimizerConfig(
         kind="sgd", learning_rate=1.0, weight_decay=0.0, momentum=0.0, warmup_steps=1, schedule="linear"
     )
-    train = replace(TRAIN, micro_batches=4)
-    state = init_state(MODEL, optimizer, train)
+    state = init_state(MODEL, optimizer, TRAIN)
     before = np.array(state.params["embedding"])
-    after = make_train_step(MODEL, optimizer, train)(state, batch())[0].params["embedding"]
+    gradients = mean_gradients(in_micro_batches(sum_gradients(masked_sum), 4))
+    step = step_module.make_train_step(
+        gradients, plain_update(make_optimizer(optimizer, TRAIN.steps, False), None)
+    )
+    after = step(state, batch(), 0)[0].params["embedding"]
     shares = np.round((before - np.asarray(after)) * batch()["weights"].sum()).astype(int)
     counts = np.bincount(shares.ravel(), minlength=5) / shares.size
     np.testing.assert_allclose(counts, [1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16], atol=0.05)
@@ -165,7 +166,7 @@ def test_what_a_step_tells_is_that_of_its_batch_and_update():
     before = jax.tree.map(np.array, state.params)
 
     def mean_loss(params):
-        logits = batch_logits(MODEL, params, uneven, masked=False, dropout_key=None)
+        logits = forward(MODEL)(params, uneven["inputs"])
         log_p = jax.nn.log_softmax(logits)
         picked = jnp.take_along_axis(log_p, uneven["targets"][..., None], axis=-1)[..., 0]
         return -jnp.sum(picked * uneven["weights"]) / uneven["weights"].sum()
@@ -216,8 +217,10 @@ def test_labels_are_read_where_they_are_asked_for(architecture):
     asked = batch() | {"weights": np.eye(16, dtype=np.float32)[places]}
     asked["weights"][-1] = 0
     asked["targets"] = asked["targets"] % 3
-    forward = partial(batch_logits, model, masked=False, dropout_key=None)
-    logits = np.asarray(jax.jit(forward, compiler_options=QUICK)(params, asked))
+    inputs = [asked["inputs"]] * 3 if model.encoder_layers else [asked["inputs"]]
+    if model.encoder_layers:
+        inputs[1] = asked["inputs"] != 0
+    logits = np.asarray(jax.jit(forward(model), compiler_options=QUICK)(params, *inputs))
     logits = np.broadcast_to(logits, (8, 16, 3))
     probabilities, labels, weights = make_label_step(model)(params, asked)
     rows = np.arange(8)

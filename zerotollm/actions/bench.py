@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from zerotollm import run_directory
-from zerotollm.actions import BenchOptions
+from zerotollm.actions.config import BenchOptions
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.host.atomic_files import write_atomically

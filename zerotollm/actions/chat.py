@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zerotollm.actions import ChatOptions
+from zerotollm.actions.config import ChatOptions
 from zerotollm.actions.serve import refuse_unless_it_writes_on
 from zerotollm.errors import UsageError
-from zerotollm.experiment import Experiment, validate
+from zerotollm.experiment import Experiment
 from zerotollm.output import printable
+from zerotollm.validation import validate
 
 HELP = "/reset begins anew, /temperature 0.5 sets it, /exit ends (so does the end of the input)"
 
@@ -33,7 +34,8 @@ def chat(experiment: Experiment, run_dir: Path, options: ChatOptions) -> list[di
     validate(replace(experiment, sample=sampling))
     refuse_unless_it_writes_on(experiment, run_dir)
     # Imported here: nobody should wait for jax to hear that an option is out of range.
-    from zerotollm.run import cache_compiled_programs, load
+    from zerotollm.run import load
+    from zerotollm.session.compilation_cache import cache_compiled_programs
 
     cache_compiled_programs(experiment.data)
     run = load(run_dir, options.checkpoint)
@@ -84,7 +86,7 @@ def _answer(run: Any, messages: list[dict[str, str]], sampling: Any, shown: Any)
         _say(f"the context of {context:,} tokens is full: the {dropped} oldest messages are forgotten")
     sampling = replace(sampling, max_tokens=min(sampling.max_tokens, context - len(ids_N) + 1))
     pieces: list[str] = []
-    for piece in stream_answer(run.params, run.model_config, run.tokenizer, ids_N, sampling):
+    for piece in stream_answer(run.params, run.net, run.tokenizer, ids_N, sampling):
         piece = piece if any(pieces) else piece.lstrip(" ")
         pieces.append(piece)
         sys.stdout.write(shown(piece))

@@ -1,19 +1,22 @@
 """evaluate: how well a trained model does on a whole split, kept in the run directory."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zerotollm.actions import EvaluateOptions
+import jax
+
+from zerotollm.actions.config import EvaluateOptions
+from zerotollm.components import dataset_of, training_of
 from zerotollm.errors import RunError
 from zerotollm.evaluation.label_report import label_report, rows
 from zerotollm.evaluation.minimal_pair_report import evaluate_judgments
 from zerotollm.evaluation.translation_report import not_read, translate_split, translates
 from zerotollm.experiment import Experiment
 from zerotollm.host.atomic_files import write_atomically
-from zerotollm.session.data import feed_of
+from zerotollm.session.compilation_cache import cache_compiled_programs
 from zerotollm.session.devices import reading_on_mesh
-from zerotollm.session.warm_start import step_options
 
 
 def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
@@ -38,8 +41,7 @@ def _evaluate(
 
     from zerotollm.console import Console
     from zerotollm.evaluation.loss import evaluate_batches
-    from zerotollm.run import cache_compiled_programs, load
-    from zerotollm.training.step import make_eval_step
+    from zerotollm.run import load
 
     shape = experiment.data
     run = load(run_dir, options.checkpoint, placement.mesh)
@@ -47,7 +49,7 @@ def _evaluate(
     if options.judge:
         return evaluate_judgments(run, Path(options.judge), options.checkpoint)
     imported = run.tokenizer.kind == "pretrained"
-    feed = feed_of(experiment, run.tokenizer if imported else None)
+    feed = dataset_of(experiment, tokenizer=run.tokenizer if imported else None)
     if feed.tokenizer != run.tokenizer:
         raise RunError(
             f"the text of {shape.corpus} has changed since {run_dir} was trained, and with it the tokenizer: "
@@ -56,7 +58,7 @@ def _evaluate(
     batches = map(placement.place_whole, feed.evaluation(options.split))
     console = Console()
     measured = evaluate_batches(
-        make_eval_step(run.model_config, **step_options(experiment, feed)),
+        jax.jit(training_of(replace(experiment, model=run.model_config), feed.tokenizer.pad_id).eval_step),
         run.params,
         batches,
         num_bytes=feed.num_bytes[options.split],

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zerotollm.actions import ExplainOptions
+from zerotollm.actions.config import ExplainOptions
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.host.atomic_files import write_atomically
@@ -24,12 +24,13 @@ def explain(experiment: Experiment, run_dir: Path, options: ExplainOptions) -> d
             'explain takes a text to look at: explain "In the beginning God created the heavens"'
         )
     # Imported here: the command line asks this package for its options only.
-    from zerotollm.actions.tabulate import read_page, with_table
     from zerotollm.console import Console
     from zerotollm.explain.explanation import numbers
     from zerotollm.explain.render.markdown import questions_markdown
     from zerotollm.explain.render.terminal import study_tables, text_tables
-    from zerotollm.run import cache_compiled_programs, load
+    from zerotollm.run import load
+    from zerotollm.session.compilation_cache import cache_compiled_programs
+    from zerotollm.studies.markdown_page import read_page, with_table
 
     page = Path(options.into)
     if options.into:  # asked first: what follows takes a while

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from zerotollm.actions import ExportOptions
+from zerotollm.actions.config import ExportOptions
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
 

@@ -4,11 +4,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from zerotollm.actions import GenerateOptions
+from zerotollm.actions.config import GenerateOptions
 from zerotollm.decoding.config import SamplingConfig
-from zerotollm.experiment import Experiment, validate
+from zerotollm.experiment import Experiment
 from zerotollm.output import printable
 from zerotollm.session.devices import reading_on_mesh
+from zerotollm.validation import validate
 
 
 def generate(experiment: Experiment, run_dir: Path, options: GenerateOptions) -> str:
@@ -21,7 +22,8 @@ def generate(experiment: Experiment, run_dir: Path, options: GenerateOptions) ->
     sampling = {name: getattr(options, name) for name in SamplingConfig.__dataclass_fields__}
     validate(replace(experiment, sample=SamplingConfig(**sampling)))
     # Imported here: nobody should wait for jax to hear that an option is out of range.
-    from zerotollm.run import cache_compiled_programs, load
+    from zerotollm.run import load
+    from zerotollm.session.compilation_cache import cache_compiled_programs
 
     cache_compiled_programs(experiment.data)
     # A file gets the exact text; a terminal must not obey control characters that a model may write.

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from zerotollm import run_directory
-from zerotollm.actions import ImportModelOptions
+from zerotollm.actions.config import ImportModelOptions
 from zerotollm.data.config import TokenizerConfig
 from zerotollm.errors import UsageError
-from zerotollm.experiment import Experiment, to_json, validate
+from zerotollm.experiment import Experiment, to_json
 from zerotollm.host.atomic_files import write_atomically
+from zerotollm.validation import validate
 
 
 def import_model(experiment: Experiment, run_dir: Path, options: ImportModelOptions) -> Any:

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from zerotollm.actions import PlanOptions
+from zerotollm.actions.config import PlanOptions
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.planning.device_table import Device, find

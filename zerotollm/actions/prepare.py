@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from zerotollm.actions import PrepareOptions
+from zerotollm.actions.config import PrepareOptions
+from zerotollm.components import dataset_of, tokenizer_of
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, translates
-from zerotollm.session.data import feed_of, tokenizer_of
 
 
 def prepare(experiment: Experiment, run_dir: Path, options: PrepareOptions) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def prepare(experiment: Experiment, run_dir: Path, options: PrepareOptions) -> d
     if not translates(experiment) and experiment.train.objective not in EXAMPLES:
         tokenizer = tokenizer_of(experiment)
         prepare_in_shards(experiment.data, tokenizer, shards=options.shards, say=console.print)
-    feed = feed_of(experiment)
+    feed = dataset_of(experiment)
     console.print(
         f"{feed.corpus} is prepared: {feed.tokens:,} {'labels' if feed.labels else 'tokens'} to train on, "
         f"{feed.tokenizer.vocab_size:,} in the vocabulary"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from zerotollm.actions import ProfileOptions
+from zerotollm.actions.config import ProfileOptions
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.session.timed_sides import ours

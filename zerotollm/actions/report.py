@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerotollm import run_directory
-from zerotollm.actions import ReportOptions
+from zerotollm.actions.config import ReportOptions
 from zerotollm.errors import UsageError
-from zerotollm.experiment import Experiment, differences, flatten
+from zerotollm.experiment import Experiment, differences
+from zerotollm.fields import flatten
 from zerotollm.host.atomic_files import write_atomically
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def report(experiment: Experiment, run_dir: Path, options: ReportOptions) -> Pat
     from zerotollm.console import Console
     from zerotollm.explain.render.page import Report, Section, render, tree
     from zerotollm.explain.render.page_answers import answer_sections
-    from zerotollm.run import cache_compiled_programs, load
+    from zerotollm.run import load
+    from zerotollm.session.compilation_cache import cache_compiled_programs
 
     others = {str(path): _other(Path(path)) for path in options.beside.replace(",", " ").split()}
     cache_compiled_programs(experiment.data)

@@ -6,12 +6,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from zerotollm.actions import ServeOptions
+from zerotollm.actions.config import ServeOptions
 from zerotollm.actions.plan import HOST_BYTES
 from zerotollm.errors import RunError, UsageError
-from zerotollm.experiment import Experiment, validate
+from zerotollm.experiment import Experiment
 from zerotollm.host.stop_signals import stop_requests
 from zerotollm.model.config import TransformerConfig
+from zerotollm.validation import validate
 
 STOP_SECONDS = 3
 """Texts that are being written when the server is asked to stop may take so long to end."""
@@ -47,10 +48,11 @@ def serve(experiment: Experiment, run_dir: Path, options: ServeOptions) -> None:
     from rich.progress import Progress
 
     from zerotollm.console import Console
-    from zerotollm.run import cache_compiled_programs, load
+    from zerotollm.run import load
     from zerotollm.serving import scheduler
     from zerotollm.serving.app import ServerState, make_app
     from zerotollm.serving.protocol import Served
+    from zerotollm.session.compilation_cache import cache_compiled_programs
 
     cache_compiled_programs(experiment.data)
     run, console = load(run_dir, options.checkpoint), Console()
@@ -60,7 +62,7 @@ def serve(experiment: Experiment, run_dir: Path, options: ServeOptions) -> None:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("compiling", total=scheduler.num_programs(context))
         programs = scheduler.compile_programs(
-            run.params, model, run.tokenizer, options.rows, context, lambda: progress.advance(task)
+            run.params, run.net, run.tokenizer, options.rows, context, lambda: progress.advance(task)
         )
     served = Served(
         name=experiment.name,

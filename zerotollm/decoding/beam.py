@@ -19,10 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from zerotollm.decoding.cache_growth import cache_bytes, capacities, longer
-from zerotollm.model.config import TransformerConfig
-from zerotollm.model.encoder_decoder import EncoderDecoder
+from zerotollm.model.blocks import EncoderOutput
+from zerotollm.model.build import Net, Params
 from zerotollm.model.layers import KVCache
-from zerotollm.model.transformer import EncoderOutput
 from zerotollm.sharding.constraints import constrain
 
 LOWEST = -1e30
@@ -64,13 +63,13 @@ def length_penalty(length: jax.Array | float, alpha: jax.Array | float) -> jax.A
 
 
 def beam_search(
-    params: Any,
+    params: Params,
     sources_BS: np.ndarray,
     source_mask_BS: np.ndarray,
     limit_B: np.ndarray,
     alpha: float,
     *,
-    model: TransformerConfig,
+    net: Net,
     beam: int,
     slots: int,
     num_tokens: int,
@@ -84,11 +83,11 @@ def beam_search(
     `patience` is at least 1, and beam 1 has no use for more.
     """
     pad = special[0]
-    B, N, K = len(sources_BS), beam, model.num_kv_heads
-    memory = read_sources(params, sources_BS, source_mask_BS, model=model)
+    B, N, K = len(sources_BS), beam, net.config.num_kv_heads
+    memory = read_sources(params, sources_BS, source_mask_BS, net=net)
     nothing_BNT = np.full((B, N, slots), pad, np.int32)
     nowhere = KVCache(
-        *(np.zeros((B, K, 0, width), np.float32) for width in (model.key_width, model.head_width))
+        *(np.zeros((B, K, 0, width), np.float32) for width in (net.config.key_width, net.config.head_width))
     )
     state = BeamState(
         np.int32(0),
@@ -98,7 +97,7 @@ def beam_search(
         np.full((B, N), LOWEST, np.float32),
         np.zeros(B, np.int32),
         np.zeros((B, N, 0), bool),
-        (nowhere,) * model.num_layers,
+        (nowhere,) * net.config.num_layers,
     )
     end = _extend(
         params,
@@ -107,33 +106,32 @@ def beam_search(
         limit_B,
         alpha,
         np.int32(1 if N == 1 else round(min(N * patience, 2.0**30))),
-        model=model,
-        stages=capacities(slots, cache_bytes(model, B * N)),
+        net=net,
+        stages=capacities(slots, cache_bytes(net.config, B * N)),
         num_tokens=num_tokens,
         special=special,
     )
     return end.ended_BNT, end.scores_BN
 
 
-@partial(jax.jit, static_argnames="model")
+@partial(jax.jit, static_argnames="net")
 def read_sources(
-    params: Any, sources_BS: jax.Array, source_mask_BS: jax.Array, *, model: TransformerConfig
+    params: Params, sources_BS: jax.Array, source_mask_BS: jax.Array, *, net: Net
 ) -> EncoderOutput:
     """Keys and values of the sources for every layer of the decoder."""
-    net = EncoderDecoder(model)
     return net.apply({"params": params}, sources_BS, source_mask_BS, method="precompute_kv")
 
 
-@partial(jax.jit, static_argnames=("model", "stages", "num_tokens", "special"))
+@partial(jax.jit, static_argnames=("net", "stages", "num_tokens", "special"))
 def _extend(
-    params: Any,
+    params: Params,
     memory: EncoderOutput,
     start: BeamState,
     limit_B: jax.Array,
     alpha: jax.Array,
     enough: jax.Array,
     *,
-    model: TransformerConfig,
+    net: Net,
     stages: tuple[int, ...],
     num_tokens: int,
     special: tuple[int, int, int],
@@ -141,9 +139,8 @@ def _extend(
     """Goes on until all sources have `enough` finished hypotheses: a loop a stage, over caches with room for so many
     tokens."""
     pad, bos, eos = special
-    net = EncoderDecoder(model)
     B, N, _ = start.tokens_BNT.shape
-    V = model.vocab_size
+    V = net.config.vocab_size
     M = min(2 * N, V)
     ids_V = jnp.arange(V)
     never_V = (ids_V == pad) | (ids_V == bos) | (ids_V >= num_tokens)
@@ -154,23 +151,24 @@ def _extend(
     def extend(state: BeamState) -> BeamState:
         t = state.slot
         # The newest token of each hypothesis, of which the first is bos, behind those that the token shift adds to it.
-        start_BNS = jnp.full((B, N, model.token_shift + 1), bos)
+        start_BNS = jnp.full((B, N, net.config.token_shift + 1), bos)
         recent_BNS = jax.lax.dynamic_slice_in_dim(
-            jnp.concatenate([start_BNS, state.tokens_BNT], axis=2), t, model.token_shift + 1, axis=2
+            jnp.concatenate([start_BNS, state.tokens_BNT], axis=2), t, net.config.token_shift + 1, axis=2
         )
         own_NS = jnp.arange(state.seen_BNS.shape[2])[None] == t * N + jnp.arange(N)[:, None]
         seen_BNS = state.seen_BNS | own_NS[None]
-        logits_BNV, caches, _ = net.apply(
+        readout, caches = net.apply(
             {"params": params},
             recent_BNS[..., -1],
+            state.caches,
             memory,
             positions_BT=jnp.full((1, 1), t),
             mask_BTS=seen_BNS,
-            caches=state.caches,
             slot=t * N,
             before_BTN=recent_BNS[..., :-1],
             method="decode",
         )
+        logits_BNV = readout.logits()
         at_limit_B = t + 1 >= limit_B
         barred_BV = never_V[None] | (at_limit_B[:, None] & (ids_V != eos)[None])
         logits_BNM, tokens_BNM = jax.lax.top_k(jnp.where(barred_BV[:, None], LOWEST, logits_BNV), M)

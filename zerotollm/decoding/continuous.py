@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from zerotollm.decoding.sample import SamplingParams, draw
-from zerotollm.model.config import TransformerConfig, round_up
+from zerotollm.model.build import Net, Params
+from zerotollm.model.config import round_up
 from zerotollm.model.layers import KVCache
-from zerotollm.model.transformer import Transformer, head_logits
 
 SHORTEST, CHUNK = 32, 256
 """Parts of prompts are padded to the first of these, or twice, four times, ... as many tokens, up to the second; those
@@ -48,15 +48,15 @@ class Drawn(NamedTuple):
     likeliest_log_p_RA: jax.Array
 
 
-def empty_slots(model: TransformerConfig, rows: int, context: int) -> Slots:
-    """Rows without texts, for `model`, which has been through `resolve`, and texts of at most `context` tokens."""
+def empty_slots(net: Net, rows: int, context: int) -> Slots:
+    """Rows without texts, for `net` and texts of at most `context` tokens."""
     return Slots(
-        last_RN=jnp.zeros((rows, model.token_shift + 1), jnp.int32),
+        last_RN=jnp.zeros((rows, net.config.token_shift + 1), jnp.int32),
         position_R=jnp.zeros(rows, jnp.int32),
         choice=jax.tree.map(
             lambda x_1: jnp.repeat(x_1, rows, axis=0), SamplingParams.row(0.0, 0, 1.0, 0.0, jnp.uint32(0), 0)
         ),
-        caches=_empty_caches(model, rows, round_up(context, 16)),
+        caches=_empty_caches(net, rows, round_up(context, 16)),
     )
 
 
@@ -74,9 +74,9 @@ def part_length(read: int, length: int, chunk: int) -> int:
     return (length - read - 1) % chunk + 1
 
 
-@partial(jax.jit, static_argnames=("reach", "model", "num_tokens"), donate_argnames="slots")
+@partial(jax.jit, static_argnames=("reach", "net", "num_tokens"), donate_argnames="slots")
 def admit(
-    params: Any,
+    params: Params,
     slots: Slots,
     row: jax.Array,
     tokens_M: jax.Array,
@@ -88,7 +88,7 @@ def admit(
     scored: jax.Array,
     *,
     reach: int,
-    model: TransformerConfig,
+    net: Net,
     num_tokens: int,
 ) -> tuple[Slots, Drawn, Drawn]:
     """Reads a part of a prompt into a row, from position `start` on; the draw after it, and its `targets_T` told.
@@ -98,7 +98,7 @@ def admit(
     `settings` are the arguments of `Choice.row`. With `alternatives` the likeliest tokens of the draw are told, with
     `scored` those of every target. Ids from `num_tokens` on, which only round the matrix up, are never drawn.
     """
-    N, T, choice = model.token_shift, targets_T.shape[0], SamplingParams.row(*settings)
+    N, T, choice = net.config.token_shift, targets_T.shape[0], SamplingParams.row(*settings)
     positions_T = start + jnp.arange(T)
     slots_S = jnp.arange(reach)
 
@@ -106,16 +106,17 @@ def admit(
         sizes = (1, all_RKSC.shape[1], reach, all_RKSC.shape[3])
         return jax.lax.dynamic_slice(all_RKSC, (row, 0, 0, 0), sizes)
 
-    (x_BTD, head_DV), filled = Transformer(model).apply(
+    readout, filled = net.apply(
         {"params": params},
         tokens_M[None, N:],
+        jax.tree.map(own, slots.caches),
         positions_BT=positions_T[None],
         mask_BTS=(slots_S[None] <= positions_T[:, None])[None],
-        caches=jax.tree.map(own, slots.caches),
         slot=start,
         before_BN=tokens_M[None, :N],
-        with_logits=False,
+        method="decode",
     )
+    x_BTD = readout.x_BTD
 
     def put_part(all_RKSC: jax.Array, own_BKSC: jax.Array) -> jax.Array:
         new_BKTC = jax.lax.dynamic_slice_in_dim(own_BKSC, start, T, axis=2)
@@ -124,12 +125,12 @@ def admit(
     # Keys of the padding are overwritten before anything looks at them.
     caches = jax.tree.map(put_part, slots.caches, filled)
     last_BTD = jax.lax.dynamic_slice_in_dim(x_BTD, length - 1, 1, axis=1)
-    logits_BV = head_logits(model, last_BTD, head_DV)[:, 0]
+    logits_BV = readout._replace(x_BTD=last_BTD).logits()[:, 0]
     drawn = _draw(logits_BV, choice, (start + length)[None], alternatives, num_tokens)
 
     def score(x_TD: jax.Array) -> Drawn:
         def block(part: tuple[jax.Array, jax.Array]) -> Drawn:
-            logits_XV = head_logits(model, part[0][None], head_DV)[0]
+            logits_XV = readout._replace(x_BTD=part[0][None]).logits()[0]
             logits_XV = jnp.where((jnp.arange(logits_XV.shape[-1]) < num_tokens)[None], logits_XV, -jnp.inf)
             return _told(logits_XV, part[1], num_tokens)
 
@@ -144,32 +145,33 @@ def admit(
     return jax.tree.map(put, slots._replace(caches=()), state)._replace(caches=caches), drawn, told
 
 
-@partial(jax.jit, static_argnames=("model", "num_tokens"), donate_argnames="slots")
+@partial(jax.jit, static_argnames=("net", "num_tokens"), donate_argnames="slots")
 def step(
-    params: Any,
+    params: Params,
     slots: Slots,
     active_R: jax.Array,
     alternatives: jax.Array,
     *,
-    model: TransformerConfig,
+    net: Net,
     num_tokens: int,
 ) -> tuple[Slots, Drawn]:
     """The next token of every row; of those that are not `active_R` it means nothing."""
     positions_R1 = slots.position_R[:, None]
     slots_S = jnp.arange(slots.caches[0].keys_BKSC.shape[2])
-    logits_RTV, caches = Transformer(model).apply(
+    readout, caches = net.apply(
         {"params": params},
         slots.last_RN[:, -1:],
+        slots.caches,
         positions_BT=positions_R1,
         mask_BTS=(slots_S[None] <= positions_R1)[:, None],
-        caches=slots.caches,
         slot=slots.position_R,
         before_BN=slots.last_RN[:, :-1],
+        method="decode",
     )
     # Settings of a text that is gone must cost nothing.
     choice = slots.choice._replace(temperature_B=jnp.where(active_R, slots.choice.temperature_B, 0))
     position_R = slots.position_R + active_R
-    drawn = _draw(logits_RTV[:, 0], choice, position_R, alternatives, num_tokens)
+    drawn = _draw(readout.logits()[:, 0], choice, position_R, alternatives, num_tokens)
     last_RN = jnp.concatenate([slots.last_RN[:, 1:], drawn.token_R[:, None]], axis=1)
     return Slots(last_RN, position_R, slots.choice, caches), drawn
 
@@ -196,9 +198,9 @@ def _nothing_told(token_R, num_tokens) -> Drawn:
     return Drawn(token_R, jnp.zeros(R), jnp.zeros((R, A), jnp.int32), jnp.zeros((R, A)))
 
 
-def _empty_caches(model: TransformerConfig, rows: int, slots: int) -> tuple[KVCache, ...]:
-    lead = (rows, model.num_kv_heads, slots)
+def _empty_caches(net: Net, rows: int, slots: int) -> tuple[KVCache, ...]:
+    lead = (rows, net.config.num_kv_heads, slots)
     return tuple(
-        KVCache(jnp.zeros((*lead, model.key_width)), jnp.zeros((*lead, model.head_width)))
-        for _ in range(model.num_layers)
+        KVCache(jnp.zeros((*lead, net.config.key_width)), jnp.zeros((*lead, net.config.head_width)))
+        for _ in range(net.config.num_layers)
     )

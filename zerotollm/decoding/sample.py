@@ -14,9 +14,9 @@ import numpy as np
 from zerotollm.decoding.cache_growth import cache_bytes, capacities, longer
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.model.accelerator import FEW_ROWS
-from zerotollm.model.config import TransformerConfig, round_up
+from zerotollm.model.build import Net, Params
+from zerotollm.model.config import round_up
 from zerotollm.model.layers import KVCache, fuse_projections
-from zerotollm.model.transformer import Transformer
 from zerotollm.randomness import stream_key
 from zerotollm.sharding.constraints import constrain
 
@@ -137,52 +137,61 @@ def draw(logits_BV: jax.Array, choice: SamplingParams, positions_B: jax.Array) -
     return jax.lax.cond(jnp.any(random_B), sampled, greedy, logits_BV).astype(jnp.int32)
 
 
-def _forward(model, params, tokens_BT, padding_B, caches, slot, before_BN=None):
+def _forward(
+    net: Net,
+    params: Params,
+    tokens_BT: jax.Array,
+    padding_B: jax.Array,
+    caches: tuple[KVCache, ...],
+    slot: jax.Array | int,
+    before_BN: jax.Array | None = None,
+) -> tuple[jax.Array, tuple[KVCache, ...]]:
     """Logits of the last token, (B, V), and the caches, after `tokens_BT` went into the slots from `slot` on."""
     slots_T = slot + jnp.arange(tokens_BT.shape[1])
     slots_S = jnp.arange(caches[0].keys_BKSC.shape[2])
     mask_BTS = (slots_S[None, None] <= slots_T[None, :, None]) & (
         slots_S[None, None] >= padding_B[:, None, None]
     )
-    logits_BTV, caches = Transformer(model).apply(
+    readout, caches = net.apply(
         {"params": params},
         tokens_BT,
+        caches,
         positions_BT=jnp.maximum(slots_T[None] - padding_B[:, None], 0),
         mask_BTS=mask_BTS,
-        caches=caches,
         slot=slot,
         before_BN=before_BN,
+        method="decode",
     )
-    return logits_BTV[:, -1], caches
+    return readout.logits()[:, -1], caches
 
 
-@partial(jax.jit, static_argnames=("model", "num_slots"))
+@partial(jax.jit, static_argnames=("net", "num_slots"))
 def prefill(
-    params: Any,
+    params: Params,
     prompts_BT: jax.Array,
     padding_B: jax.Array,
     dropped_B: jax.Array,
     *,
-    model: TransformerConfig,
+    net: Net,
     num_slots: int,
 ) -> DecodeState:
     """Reads the prompts, (B, T) padded on the left by `padding_B`, into a new cache of `num_slots` slots."""
     B, T = prompts_BT.shape
-    lead = (B, model.num_kv_heads, num_slots)
-    empty = KVCache(jnp.zeros((*lead, model.key_width)), jnp.zeros((*lead, model.head_width)))
-    caches = (empty,) * model.num_layers
-    logits_BV, caches = _forward(model, params, prompts_BT, padding_B, caches, 0)
+    lead = (B, net.config.num_kv_heads, num_slots)
+    empty = KVCache(jnp.zeros((*lead, net.config.key_width)), jnp.zeros((*lead, net.config.head_width)))
+    caches = (empty,) * net.config.num_layers
+    logits_BV, caches = _forward(net, params, prompts_BT, padding_B, caches, 0)
     tokens_BS = jnp.zeros((B, num_slots), jnp.int32).at[:, :T].set(prompts_BT)
     return DecodeState(tokens_BS, padding_B, dropped_B, jnp.int32(T), logits_BV, jnp.zeros(B, bool), caches)
 
 
 def _decode(
-    params: Any,
+    params: Params,
     state: DecodeState,
     choice: SamplingParams,
     end: jax.Array,
     *,
-    model: TransformerConfig,
+    net: Net,
     stop_id: int,
     num_tokens: int,
     stages: tuple[int, ...] = (),
@@ -192,7 +201,7 @@ def _decode(
     With `stages`, one after another, in each of which caches have so many slots. Ids from `num_tokens` on, which only
     round the matrix up, are never drawn.
     """
-    real_V = jnp.arange(model.vocab_size) < num_tokens
+    real_V = jnp.arange(net.config.vocab_size) < num_tokens
 
     def unfinished(state: DecodeState):
         return (state.slot < end) & ~jnp.all(state.done_B)
@@ -203,10 +212,10 @@ def _decode(
         drawn_B = jnp.where(state.done_B, stop_id, drawn_B)
         tokens_BS = jax.lax.dynamic_update_slice_in_dim(state.tokens_BS, drawn_B[:, None], state.slot, axis=1)
         before_BN = jax.lax.dynamic_slice_in_dim(
-            state.tokens_BS, state.slot - model.token_shift, model.token_shift, axis=1
+            state.tokens_BS, state.slot - net.config.token_shift, net.config.token_shift, axis=1
         )
         logits_BV, caches = _forward(
-            model, params, drawn_B[:, None], state.padding_B, state.caches, state.slot, before_BN
+            net, params, drawn_B[:, None], state.padding_B, state.caches, state.slot, before_BN
         )
         done_B = state.done_B | (drawn_B == stop_id)
         return state._replace(
@@ -226,18 +235,18 @@ def _decode(
 
 decode = jax.jit(
     _decode,
-    static_argnames=("model", "stop_id", "num_tokens"),
+    static_argnames=("net", "stop_id", "num_tokens"),
     donate_argnames="state",
     compiler_options=FEW_ROWS,
 )
 decode_growing = jax.jit(
-    _decode, static_argnames=("model", "stop_id", "num_tokens", "stages"), compiler_options=FEW_ROWS
+    _decode, static_argnames=("net", "stop_id", "num_tokens", "stages"), compiler_options=FEW_ROWS
 )
 
 
 def stream(
-    params: Any,
-    model: TransformerConfig,
+    params: Params,
+    net: Net,
     prompts: list[np.ndarray],
     sampling: SamplingConfig,
     *,
@@ -247,7 +256,7 @@ def stream(
 ) -> Iterator[list[np.ndarray]]:
     """Yields, again and again, the new tokens of each row, at most `chunk` a time (0: as many as fit).
 
-    Each prompt holds 1 to `model.max_length` ids. A row ends before its `stop_id`. Where the context is full, the
+    Each prompt holds 1 to `net.config.max_length` ids. A row ends before its `stop_id`. Where the context is full, the
     last half of it is read again and the text goes on from there: each row at its own place, so that it writes what it
     writes alone.
     """
@@ -255,12 +264,12 @@ def stream(
     # Weights that lie in the file's memory would be copied in every call.
     params = fuse_projections(jax.tree.map(jnp.asarray, params))
     texts = [np.asarray(prompt, np.int32) for prompt in prompts]
-    if not all(0 < len(text) <= model.max_length for text in texts):
-        raise ValueError(f"prompts need 1 to {model.max_length} tokens: {[len(text) for text in texts]}")
+    if not all(0 < len(text) <= net.config.max_length for text in texts):
+        raise ValueError(f"prompts need 1 to {net.config.max_length} tokens: {[len(text) for text in texts]}")
     longest = max(map(len, texts)) + sampling.max_tokens
     # A model that was built for a long context need not pay for all of it in a short text.
-    num_slots = min(round_up(model.max_length, PROMPT_MULTIPLE), round_up(longest, SLOT_MULTIPLE))
-    stages = capacities(num_slots + PROMPT_MULTIPLE, cache_bytes(model, len(texts)))
+    num_slots = min(round_up(net.config.max_length, PROMPT_MULTIPLE), round_up(longest, SLOT_MULTIPLE))
+    stages = capacities(num_slots + PROMPT_MULTIPLE, cache_bytes(net.config, len(texts)))
     finished = np.zeros(len(texts), bool)
     left = sampling.max_tokens
     dropped = [0] * len(texts)
@@ -268,8 +277,8 @@ def stream(
         for row, text in enumerate(texts):
             if finished[row]:  # its last token stands for it, so that nobody waits for it
                 dropped[row] = len(text) - 1
-            elif len(text) - dropped[row] > model.max_length:
-                dropped[row] = len(text) - max(1, model.max_length // 2)
+            elif len(text) - dropped[row] > net.config.max_length:
+                dropped[row] = len(text) - max(1, net.config.max_length // 2)
         windows = [text[start:] for text, start in zip(texts, dropped, strict=True)]
         longest = max(map(len, windows))
         width = round_up(longest, PROMPT_MULTIPLE)
@@ -277,15 +286,15 @@ def stream(
         padding_B = np.array([width - len(window) for window in windows], np.int32)
         dropped_B = np.array(dropped, np.int32)
         first = next(slots for slots in stages if slots > width)
-        state = prefill(params, prompts_BT, padding_B, dropped_B, model=model, num_slots=first)
+        state = prefill(params, prompts_BT, padding_B, dropped_B, net=net, num_slots=first)
         state = state._replace(done_B=jnp.asarray(finished))
         # The token in the last position of the context is drawn but never read: hence the one more.
-        last = width + min(left, model.max_length - longest + 1)
+        last = width + min(left, net.config.max_length - longest + 1)
         slot = width
         while slot < last and not finished.all():
             end = min(last, slot + (chunk or last))
             here = state.tokens_BS.shape[1]
-            choices = {"model": model, "stop_id": stop_id, "num_tokens": num_tokens}
+            choices = {"net": net, "stop_id": stop_id, "num_tokens": num_tokens}
             if end <= here:
                 state = decode(params, state, choice, jnp.int32(end), **choices)
             else:
@@ -306,8 +315,8 @@ def stream(
 
 
 def generate(
-    params: Any,
-    model: TransformerConfig,
+    params: Params,
+    net: Net,
     prompts: list[np.ndarray],
     sampling: SamplingConfig,
     *,
@@ -316,7 +325,7 @@ def generate(
 ) -> list[np.ndarray]:
     """The continuation of each prompt, without it: arrays of at most `sampling.max_tokens` ids."""
     pieces = [[] for _ in prompts]
-    for new in stream(params, model, prompts, sampling, stop_id=stop_id, num_tokens=num_tokens):
+    for new in stream(params, net, prompts, sampling, stop_id=stop_id, num_tokens=num_tokens):
         for row, piece in zip(pieces, new, strict=True):
             row.append(piece)
     return [np.concatenate(row) if row else np.zeros(0, np.int32) for row in pieces]

@@ -3,7 +3,6 @@
 import codecs
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,8 @@ from zerotollm.decoding import sample
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.decoding.translate import translate_text
 from zerotollm.errors import UsageError
-from zerotollm.model.config import TransformerConfig
+from zerotollm.model.build import Net, Params
+from zerotollm.model.encoder_decoder import EncoderDecoder
 
 
 def encode_prompt(tokenizer: AnyTokenizer, prompt: str, max_length: int) -> np.ndarray:
@@ -27,23 +27,23 @@ def encode_prompt(tokenizer: AnyTokenizer, prompt: str, max_length: int) -> np.n
 
 
 def generate_texts(
-    params: Any,
-    model: TransformerConfig,
+    params: Params,
+    net: Net,
     tokenizer: AnyTokenizer,
     prompts: Sequence[str],
     sampling: SamplingConfig,
 ) -> list[str]:
     """Each prompt followed by its continuation, drawn as one batch."""
-    ids = [encode_prompt(tokenizer, prompt, model.max_length) for prompt in prompts]
+    ids = [encode_prompt(tokenizer, prompt, net.config.max_length) for prompt in prompts]
     drawn = sample.generate(
-        params, model, ids, sampling, stop_id=tokenizer.stop_id, num_tokens=tokenizer.vocab_size
+        params, net, ids, sampling, stop_id=tokenizer.stop_id, num_tokens=tokenizer.vocab_size
     )
     return [prompt + tokenizer.decode(new) for prompt, new in zip(prompts, drawn, strict=True)]
 
 
 def sample_text(
-    params: Any,
-    model: TransformerConfig,
+    params: Params,
+    net: Net,
     tokenizer: AnyTokenizer,
     sampling: SamplingConfig,
     *,
@@ -52,33 +52,33 @@ def sample_text(
     """`sampling.prompt` and its continuation, or what it is translated to, as training shows it: where the context does
     not hold the prompt, that is said in its place, since no sample may cost a training."""
     try:
-        if translates or model.architecture == "encoder-decoder":
-            return translate_text(params, model, tokenizer, sampling) if sampling.prompt.strip() else ""
-        return generate_texts(params, model, tokenizer, [sampling.prompt], sampling)[0]
+        if translates or isinstance(net, EncoderDecoder):
+            return translate_text(params, net, tokenizer, sampling) if sampling.prompt.strip() else ""
+        return generate_texts(params, net, tokenizer, [sampling.prompt], sampling)[0]
     except UsageError as error:
         return f"no sample: {error}"
 
 
 def stream_text(
-    params: Any, model: TransformerConfig, tokenizer: AnyTokenizer, sampling: SamplingConfig, chunk: int = 4
+    params: Params, net: Net, tokenizer: AnyTokenizer, sampling: SamplingConfig, chunk: int = 4
 ) -> Iterator[str]:
     """First the prompt, then its continuation in pieces of `chunk` tokens as they are drawn.
 
     A character whose bytes lie in two pieces is shown with the second. The pieces joined are `sample_text`. What an
     encoder-decoder writes is one piece: until the end of a beam search no token is certain.
     """
-    if model.architecture == "encoder-decoder":
-        yield translate_text(params, model, tokenizer, sampling)
+    if isinstance(net, EncoderDecoder):
+        yield translate_text(params, net, tokenizer, sampling)
         return
-    ids = encode_prompt(tokenizer, sampling.prompt, model.max_length)
+    ids = encode_prompt(tokenizer, sampling.prompt, net.config.max_length)
     if sampling.prompt:
         yield sampling.prompt
-    yield from stream_answer(params, model, tokenizer, ids, sampling, chunk)
+    yield from stream_answer(params, net, tokenizer, ids, sampling, chunk)
 
 
 def stream_answer(
-    params: Any,
-    model: TransformerConfig,
+    params: Params,
+    net: Net,
     tokenizer: AnyTokenizer,
     ids_N: np.ndarray,
     sampling: SamplingConfig,
@@ -88,7 +88,7 @@ def stream_answer(
     characters = codecs.getincrementaldecoder("utf-8")(errors="replace")
     for (new,) in sample.stream(
         params,
-        model,
+        net,
         [ids_N],
         replace(sampling, prompt=""),
         stop_id=tokenizer.stop_id,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,9 @@ from zerotollm.decoding import sample
 from zerotollm.decoding.beam import beam_search, hypotheses
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import UsageError
-from zerotollm.model.config import TransformerConfig, round_up
+from zerotollm.model.build import Net, Params
+from zerotollm.model.config import round_up
+from zerotollm.model.encoder_decoder import EncoderDecoder
 
 LENGTHS = 32
 """Sources are padded to a multiple of this, so that few lengths are ever compiled."""
@@ -31,8 +33,8 @@ class Translation(NamedTuple):
 
 
 def translate_texts(
-    params: Any,
-    model: TransformerConfig,
+    params: Params,
+    net: Net,
     tokenizer: AnyTokenizer,
     texts: Sequence[str],
     sampling: SamplingConfig,
@@ -53,14 +55,14 @@ def translate_texts(
             raise UsageError(
                 f"there is nothing to translate in text {number + 1}: give one, as in --prompt TEXT"
             )
-    if model.architecture == "decoder":
-        return _continued(params, model, tokenizer, texts, sampling, done, cut)
+    if not isinstance(net, EncoderDecoder):
+        return _continued(params, net, tokenizer, texts, sampling, done, cut)
     beam = sampling.beam_size
     if not 1 <= sampling.n_best <= beam:
         raise UsageError(f"n_best is {sampling.n_best}, and must be from 1 to beam_size {beam}")
     eos = tokenizer.eos_id
     encoded = tokenizer.encode_batch([as_sentence(text) for text in texts])
-    room = model.max_length - 1
+    room = net.config.max_length - 1
     _refuse_or_tell([len(ids) for ids in encoded], room, cut)
     sources = [np.append(ids[:room], eos).astype(np.int32) for ids in encoded]
     results: list[list[Translation]] = [[] for _ in texts]
@@ -68,8 +70,8 @@ def translate_texts(
     for group, rows, width in _groups([len(source) for source in sources], beam, sampling.max_tokens):
         slots = width + sampling.max_tokens
         limits = [len(sources[i]) + sampling.max_tokens for i in group]
-        if model.position == "learned":  # there is no vector for a later place
-            slots = min(slots, model.max_length)
+        if net.config.position == "learned":  # there is no vector for a later place
+            slots = min(slots, net.config.max_length)
         sources_BS = np.full((rows, width), tokenizer.pad_id, np.int32)
         sources_BS[:, 0] = eos
         for row, i in enumerate(group):
@@ -81,7 +83,7 @@ def translate_texts(
             sources_BS != tokenizer.pad_id,
             limit_B,
             np.float32(sampling.length_penalty),
-            model=model,
+            net=net,
             beam=beam,
             slots=slots,
             num_tokens=tokenizer.vocab_size,
@@ -97,8 +99,8 @@ def translate_texts(
 
 
 def _continued(
-    params: Any,
-    model: TransformerConfig,
+    params: Params,
+    net: Net,
     tokenizer: AnyTokenizer,
     texts: Sequence[str],
     sampling: SamplingConfig,
@@ -108,8 +110,8 @@ def _continued(
     """What a decoder writes after each source, greedily; the score is not reckoned."""
     encoded = tokenizer.encode_batch([translation_prompt(text) for text in texts])
     # Beside bos, the line end, which says that the target begins, and the target, if need be in half of the context.
-    target = min(sampling.max_tokens, model.max_length // 2)
-    room = max(1, model.max_length - target - 2)
+    target = min(sampling.max_tokens, net.config.max_length // 2)
+    room = max(1, net.config.max_length - target - 2)
     _refuse_or_tell([len(ids) - 1 for ids in encoded], room, cut, target)
     prompts = [
         np.concatenate([[tokenizer.bos_id], ids[:-1][:room], ids[-1:]]).astype(np.int32) for ids in encoded
@@ -118,19 +120,19 @@ def _continued(
     results: list[list[Translation]] = [[] for _ in texts]
     for start in range(0, len(order), ROWS):
         group = order[start : start + ROWS]
-        most = model.max_length + 1 - len(prompts[group[0]])
+        most = net.config.max_length + 1 - len(prompts[group[0]])
         greedy = replace(sampling, temperature=0.0, max_tokens=min(sampling.max_tokens, most))
         rows = [*group, *[group[-1]] * (ROWS - len(group) if len(order) > ROWS else 0)]
         drawn = sample.generate(
             params,
-            model,
+            net,
             [prompts[i] for i in rows],
             greedy,
             stop_id=tokenizer.stop_id,
             num_tokens=tokenizer.vocab_size,
         )
         for i, ids in zip(group, drawn, strict=False):
-            ids = ids[: model.max_length + 1 - len(prompts[i])]  # while the source is read
+            ids = ids[: net.config.max_length + 1 - len(prompts[i])]  # while the source is read
             results[i] = [Translation(tokenizer.decode(ids).strip(), float("nan"))]
         done(start + len(group))
     return results
@@ -173,11 +175,9 @@ def _groups(lengths: list[int], beam: int, extra: int) -> list[tuple[list[int], 
     return groups
 
 
-def translate_text(
-    params: Any, model: TransformerConfig, tokenizer: AnyTokenizer, sampling: SamplingConfig
-) -> str:
+def translate_text(params: Params, net: Net, tokenizer: AnyTokenizer, sampling: SamplingConfig) -> str:
     """The best translation of `sampling.prompt`; with `n_best` above 1 each on a line, after its score."""
-    (best,) = translate_texts(params, model, tokenizer, [sampling.prompt], sampling)
+    (best,) = translate_texts(params, net, tokenizer, [sampling.prompt], sampling)
     if sampling.n_best == 1:
         return best[0].text
     return "\n".join(f"{translation.score:.4f}\t{translation.text}" for translation in best)

@@ -21,8 +21,7 @@ def sees_the_future(model: TransformerConfig, *, masked: bool) -> bool:
     import jax
     import numpy as np
 
-    from zerotollm.model.encoder_decoder import EncoderDecoder
-    from zerotollm.model.transformer import Transformer
+    from zerotollm.model.build import build_net, init_params
 
     length = min(LENGTH, model.max_length)
     draw = np.random.default_rng(0)
@@ -38,13 +37,13 @@ def sees_the_future(model: TransformerConfig, *, masked: bool) -> bool:
             return np.ones(leaf.shape, np.float32)
         return (draw.standard_normal(leaf.shape) / leaf.shape[0] ** 0.5).astype(np.float32)
 
+    net, inputs = build_net(model), {"inputs": tokens_BT}
     if model.architecture == "encoder-decoder":  # it may see all of the source, the same for all rows
-        net, sources_BS = EncoderDecoder(model), first_T[None].repeat(length + 1, axis=0).astype(np.int32)
-        inputs = (sources_BS, np.ones_like(sources_BS, bool), tokens_BT)
-    else:
-        net, inputs = Transformer(model), (tokens_BT, segments_BT.astype(np.int32) if masked else None)
-    shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), *inputs))["params"]
-    params = jax.tree.map(random, shapes)
-    logits_BTV = np.asarray(jax.jit(net.apply)({"params": params}, *inputs))
+        sources_BS = first_T[None].repeat(length + 1, axis=0).astype(np.int32)
+        inputs |= {"sources": sources_BS, "source_mask": np.ones_like(sources_BS, bool)}
+    elif masked:
+        inputs["segments"] = segments_BT.astype(np.int32)
+    params = jax.tree.map(random, jax.eval_shape(lambda: init_params(net, 0)))
+    logits_BTV = np.asarray(jax.jit(lambda params: net.apply({"params": params}, inputs).logits())(params))
     moved_TT = np.abs(logits_BTV[1:] - logits_BTV[:1]).max(axis=-1)
     return bool(np.where(after_TT, 0.0, moved_TT).max() > TOLERANCE * np.abs(logits_BTV).max())

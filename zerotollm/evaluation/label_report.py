@@ -22,11 +22,11 @@ def label_report(experiment: Experiment, run: Any, feed: Any, split: str, run_di
     """
     from collections import Counter
 
+    from zerotollm.components import label_step_of
     from zerotollm.data.sources.examples import open_examples
     from zerotollm.evaluation.classification import baseline_scores, label_scores, predict_batches
-    from zerotollm.training.step import make_label_step
 
-    step = make_label_step(run.model_config, pad_id=run.tokenizer.pad_id)
+    step = label_step_of(run.trained, run.tokenizer.pad_id)
     probabilities, true = predict_batches(step, run.params, feed.evaluation(split))
     scores = label_scores(true, probabilities.argmax(axis=1), run.labels)
     examples = open_examples(experiment.data, "label").splits

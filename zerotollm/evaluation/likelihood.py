@@ -16,8 +16,8 @@ import numpy as np
 
 from zerotollm.data.sources.lines import check_encodable, read_records
 from zerotollm.errors import DivergedError, UsageError
+from zerotollm.model.build import build_net
 from zerotollm.model.config import TransformerConfig, round_up
-from zerotollm.model.transformer import Transformer
 
 WIDTH_MULTIPLE = 64
 """Texts are padded to a multiple of this, so that few lengths are ever compiled."""
@@ -36,7 +36,7 @@ class Likelihood(NamedTuple):
 
 @partial(jax.jit, static_argnames=("model", "num_tokens"))
 def _score(params, inputs_BT, targets_BT, weights_BT, *, model, num_tokens):
-    logits_BTV = Transformer(model).apply({"params": params}, inputs_BT)
+    logits_BTV = build_net(model).apply({"params": params}, {"inputs": inputs_BT}).logits()
     real_V = jnp.arange(logits_BTV.shape[-1]) < num_tokens
     logits_BTV = jnp.where(real_V[None, None], logits_BTV, -jnp.inf)
     log_p_BTV = jax.nn.log_softmax(logits_BTV)

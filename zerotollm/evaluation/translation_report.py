@@ -3,10 +3,13 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from zerotollm import run_directory
+from zerotollm.components import model_of
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer
 from zerotollm.experiment import Experiment, translates
+from zerotollm.model.build import Net, Params
 
 __all__ = ["not_read", "translate_split", "translates", "validation_scores", "with_prompt"]
 
@@ -30,12 +33,12 @@ def with_prompt(experiment: Experiment, run_dir: Path) -> Experiment:
     return replace(experiment, sample=replace(experiment.sample, prompt=prompt))
 
 
-class Trained(Protocol):
+class Trained(NamedTuple):
     """What is needed of a run."""
 
-    params: Any
-    model_config: Any
-    tokenizer: Any
+    params: Params
+    net: Net
+    tokenizer: AnyTokenizer
 
 
 def translate_split(
@@ -56,7 +59,7 @@ def translate_split(
     cut: list[int] = []
     found = translate_texts(
         run.params,
-        run.model_config,
+        run.net,
         run.tokenizer,
         [pair.source for pair in pairs],
         experiment.sample,
@@ -79,9 +82,7 @@ def translate_split(
 def validation_scores(programs: Any, params: Any) -> dict[str, Any]:
     """`translate_split` of the validation split, scores alone, with parameters trained by
     `zerotollm.session.train_in_memory.fit`."""
-    from types import SimpleNamespace
-
-    run = SimpleNamespace(params=params, model_config=programs.model, tokenizer=programs.feed.tokenizer)
+    run = Trained(params, model_of(programs.experiment), programs.feed.tokenizer)
     return translate_split(programs.experiment, run, "validation")[0]
 
 

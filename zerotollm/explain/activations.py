@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from zerotollm.data.tokens.sentencepiece import Tokenizer
+from zerotollm.model.blocks import Block, EncoderOutput
 from zerotollm.model.config import TransformerConfig
 from zerotollm.model.layers import Norm
-from zerotollm.model.transformer import Block, EncoderOutput, Transformer, causal_mask, head_logits
+from zerotollm.model.transformer import Readout, Transformer, causal_mask
 
 LONGEST = 512
 """Tokens of a window that is looked into, at most: attention weights grow with the square."""
@@ -80,7 +81,7 @@ def _enter(params, tokens_BT, segments_BT, *, model):
     """The embedding of each token alone, and what enters the first block."""
     bare = Transformer(replace(model, num_layers=0))
     _, kept = bare.apply(
-        {"params": params}, tokens_BT, segments_BT, with_logits=False, mutable=["intermediates"]
+        {"params": params}, {"inputs": tokens_BT, "segments": segments_BT}, mutable=["intermediates"]
     )
     return kept["intermediates"]["embedded_BTD"][0], kept["intermediates"]["entering_BTD"][0]
 
@@ -113,7 +114,7 @@ def block(
         mask_BTS,
         positions_BT,
         deterministic=True,
-        memory=memory,
+        encoder=memory,
         mutable=["intermediates"],
     )
     sown = kept["intermediates"]
@@ -132,7 +133,9 @@ def without_heads(attention: Any, kept_H: jax.Array, model: TransformerConfig) -
 def _read(params, x_BTD, targets_BT, real, asked, *, model):
     if model.norm_position == "pre":
         x_BTD = Norm(model).apply({"params": params["final_norm"]}, x_BTD)
-    logits_BTV = head_logits(model, x_BTD, head_matrix(params, model), params.get("head_bias"))
+    logits_BTV = Readout(
+        x_BTD, head_matrix(params, model), params.get("head_bias"), model.logit_soft_cap
+    ).logits()
     known_BTV = jnp.where((jnp.arange(logits_BTV.shape[-1]) < real)[None, None], logits_BTV, -jnp.inf)
     top_BT = known_BTV.max(-1)
     total_BT = top_BT + jnp.log(jnp.exp(known_BTV - top_BT[..., None]).sum(-1))

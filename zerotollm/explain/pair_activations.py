@@ -16,10 +16,11 @@ from zerotollm.data.sources.pairs import as_sentence
 from zerotollm.data.tokens.sentencepiece import Tokenizer
 from zerotollm.explain.ablation import writing, written
 from zerotollm.explain.activations import Activations, BlockOutputs, block, read, row_length
+from zerotollm.model.blocks import EncoderOutput
 from zerotollm.model.config import TransformerConfig
 from zerotollm.model.encoder_decoder import EncoderDecoder
 from zerotollm.model.layers import Norm
-from zerotollm.model.transformer import EncoderOutput, causal_mask
+from zerotollm.model.transformer import causal_mask
 
 
 class Pair(NamedTuple):
@@ -80,7 +81,8 @@ class Inside(NamedTuple):
 def _enter(params, sources_BS, mask_BS, inputs_BT, *, model):
     """What enters the first block of the encoder, and of the decoder."""
     bare = EncoderDecoder(replace(model, num_layers=0, encoder_layers=0))
-    _, kept = bare.apply({"params": params}, sources_BS, mask_BS, inputs_BT, mutable=["intermediates"])
+    inputs = {"sources": sources_BS, "source_mask": mask_BS, "inputs": inputs_BT}
+    _, kept = bare.apply({"params": params}, inputs, mutable=["intermediates"])
     return tuple(kept["intermediates"][side]["entering_BTD"][0] for side in ("encoder", "decoder"))
 
 

@@ -6,7 +6,10 @@ Nothing heavy is imported before it is needed.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+
 from zerotollm.errors import UsageError
+from zerotollm.model.build import build_net, init_params
 from zerotollm.model.config import BIASED, TransformerConfig
 
 
@@ -111,16 +114,7 @@ def from_theirs(
 
 def parameter_shapes(model: TransformerConfig) -> Any:
     """Our nested dict, of shapes; nothing is allocated. `model` is resolved."""
-    import jax
-    import jax.numpy as jnp
-
-    from zerotollm.model.encoder_decoder import EncoderDecoder
-    from zerotollm.model.transformer import Transformer
-
-    ids, key = jnp.zeros((1, 1), jnp.int32), jax.random.key(0)
-    if model.architecture == "encoder-decoder":
-        return jax.eval_shape(EncoderDecoder(model).init, key, ids, ids == 0, ids)["params"]
-    return jax.eval_shape(Transformer(model).init, key, ids)["params"]
+    return jax.eval_shape(lambda: init_params(build_net(model), 0))
 
 
 def check(family: Family, model: TransformerConfig) -> None:

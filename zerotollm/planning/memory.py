@@ -9,16 +9,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from zerotollm.components import Training, computed, model_of, training_of
+from zerotollm.data.config import DataConfig
 from zerotollm.decoding.cache_growth import cache_bytes
 from zerotollm.decoding.continuous import CHUNK, SCORED
+from zerotollm.experiment import Experiment
+from zerotollm.model.build import Params, init_params
 from zerotollm.model.compute_config import ComputeConfig
 from zerotollm.model.config import TransformerConfig, round_up
+from zerotollm.own_code import OwnCode
 from zerotollm.planning.flops import decoder_layers, head_rows
-from zerotollm.training.chunked_cross_entropy import rows_for
 from zerotollm.training.config import OptimizerConfig, TrainConfig
+from zerotollm.training.cross_entropy import rows_for
 from zerotollm.training.lora import merge_params, trains_subset
 from zerotollm.training.parameter_transfer import NEW
-from zerotollm.training.step import init_params, init_state, make_train_step, objective_of, resolved_for
 
 CPU_SCRATCH = 1.05
 """What a process on a CPU takes while steps run, over what XLA plans: its matrix library packs operands. About the
@@ -41,6 +45,25 @@ class Job:
     """tokens in a window; with an encoder, of a source and of a target: the widest bucket needs most"""
     masked: bool = False
     """attention stays inside a document"""
+    code: OwnCode = OwnCode()  # noqa: RUF009
+    """functions that replace built-in ones"""
+
+    @property
+    def experiment(self) -> Experiment:
+        """The experiment that has this step."""
+        data = DataConfig(batch_size=self.batch_size, context=self.context, document_mask=self.masked)
+        return Experiment(
+            data=data,
+            model=self.model,
+            optimizer=self.optimizer,
+            train=self.train,
+            compute=self.compute,
+            code=self.code,
+        )
+
+    def training(self) -> Training:
+        """The pure functions of the training."""
+        return training_of(self.experiment)
 
     @property
     def micro_batch(self) -> int:
@@ -56,22 +79,21 @@ class Job:
 
     def parameters(self) -> Any:
         """Shapes of all of the model's parameters."""
-        return _parameters(self.model)
+        return _parameters(self.model, self.code)
 
     def state(self) -> Any:
         """Shapes of the state of training; a head of labels is one that `train.start_from` does not have."""
-        init = partial(init_state, self.model, self.optimizer, self.train, compute=self.compute)
-        taken_over = {name: tree for name, tree in self.parameters().items() if name != NEW}
-        return jax.eval_shape(init, given=taken_over if self.train.start_from else None)
+        inherited = {name: tree for name, tree in self.parameters().items() if name != NEW}
+        return jax.eval_shape(self.training().init, 0, inherited if self.train.start_from else None)
 
     def step(self) -> Any:
         """The jitted train step."""
-        how = {"masked": self.masked, "compute": self.compute}
-        return make_train_step(self.model, self.optimizer, self.train, **how)
+        step = self.training().train_step
+        return jax.jit(lambda state, batch: step(state, batch, self.train.seed), donate_argnums=0)
 
     def how(self) -> ComputeConfig:
         """Every choice of a micro-batch made."""
-        return resolved_for(self.compute, self.model, self.batch(self.micro_batch), masked=self.masked)
+        return computed(self.experiment, self.batch(self.micro_batch)).compute
 
 
 def tree_bytes(tree: Any) -> int:
@@ -181,7 +203,7 @@ def _state_bytes(job: Job) -> tuple[int, int, int, int]:
 @lru_cache(maxsize=64)
 def _residual_bytes(job: Job) -> int:
     """Bytes that the backward pass of a batch is given, parameters included."""
-    objective = objective_of(job.model, job.train, masked=job.masked, compute=job.compute)
+    objective = job.training().loss
 
     def kept(trained, frozen, batch, key):
         def loss(trained):
@@ -194,8 +216,9 @@ def _residual_bytes(job: Job) -> int:
 
 
 @lru_cache(maxsize=64)
-def _parameters(model: TransformerConfig) -> Any:
-    return jax.eval_shape(partial(init_params, model, 0))
+def _parameters(model: TransformerConfig, code: OwnCode = OwnCode()) -> Params:  # noqa: B008
+    net = model_of(Experiment(model=model, code=code))
+    return jax.eval_shape(partial(init_params, net, 0))
 
 
 def _logit_residuals(job: Job) -> int:

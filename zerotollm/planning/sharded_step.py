@@ -169,15 +169,12 @@ def _ask(job: Job, shape: MeshShape, node: int) -> tuple[Sent, int, int]:
 
 def main() -> None:
     """Compiles what standard input describes, in a process that has the devices."""
-    from functools import partial
-
     import jax
 
     from zerotollm.model.compute_config import ComputeConfig
     from zerotollm.planning.memory import planned_peak, xla_memory
     from zerotollm.sharding.rules import Placement, make_mesh, placed_shapes, shardings
     from zerotollm.training.config import TrainConfig
-    from zerotollm.training.step import init_state, make_train_step
 
     asked = json.load(sys.stdin)
     model, optimizer = TransformerConfig(**asked["model"]), OptimizerConfig(**asked["optimizer"])
@@ -185,14 +182,12 @@ def main() -> None:
     job = Job(model, optimizer, train, compute, *asked["rest"])
     mesh = make_mesh(parse_mesh(asked["mesh"]))
     with jax.set_mesh(mesh):
-        abstract = jax.eval_shape(partial(init_state, model, optimizer, train, compute=compute))
+        training = job.training()
+        abstract = jax.eval_shape(training.init, 0, None)
         everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-        step = make_train_step(
-            model,
-            optimizer,
-            train,
-            masked=job.masked,
-            compute=compute,
+        step = jax.jit(
+            lambda state, batch: training.train_step(state, batch, train.seed),
+            donate_argnums=0,
             out_shardings=(shardings(abstract, mesh), everywhere),
         )
         batch = Placement(mesh, train.micro_batches).shapes(

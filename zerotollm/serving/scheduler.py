@@ -15,7 +15,7 @@ import numpy as np
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer
 from zerotollm.decoding import continuous
 from zerotollm.model.accelerator import FEW_ROWS
-from zerotollm.model.config import TransformerConfig
+from zerotollm.model.build import Net
 from zerotollm.model.layers import fuse_projections
 from zerotollm.serving.generation import Generation, Token
 
@@ -61,7 +61,7 @@ class Batch(NamedTuple):
 
 def compile_programs(
     params: Any,
-    model: TransformerConfig,
+    net: Net,
     tokenizer: AnyTokenizer,
     rows: int,
     context: int,
@@ -69,8 +69,8 @@ def compile_programs(
 ) -> Programs:
     """Programs for `rows` texts at once, of at most `context` tokens with their prompts; `done` is called after each
     program, of which there are `num_programs`."""
-    fixed = {"model": model, "num_tokens": tokenizer.vocab_size}
-    empty = jax.jit(lambda: continuous.empty_slots(model, rows, context)).lower().compile()
+    fixed = {"net": net, "num_tokens": tokenizer.vocab_size}
+    empty = jax.jit(lambda: continuous.empty_slots(net, rows, context)).lower().compile()
     shapes = jax.eval_shape(empty)
     # Weights that lie in the file's memory would be copied in every call.
     params, admit = fuse_projections(jax.tree.map(jnp.asarray, params)), {}
@@ -79,11 +79,13 @@ def compile_programs(
     done()
     reaches = continuous.reaches(context)
     for reach in reaches:
-        part = _part(np.zeros(1, np.int32), 0, 1, min(reach, continuous.CHUNK), model.token_shift)
+        part = _part(np.zeros(1, np.int32), 0, 1, min(reach, continuous.CHUNK), net.config.token_shift)
         numbers = (np.int32(0), *part, settings_of(None), np.bool_(False), np.bool_(False))
         admit[reach] = continuous.admit.lower(params, shapes, *numbers, reach=reach, **fixed).compile()
         done()
-    return Programs(params, empty, admit, step, rows, min(reaches[-1], continuous.CHUNK), model.token_shift)
+    return Programs(
+        params, empty, admit, step, rows, min(reaches[-1], continuous.CHUNK), net.config.token_shift
+    )
 
 
 def num_programs(context: int) -> int:

@@ -44,4 +44,5 @@ def job_for(experiment: Experiment, accelerator: Accelerator) -> Job:
         shape.batch_size,
         shape.context,
         shape.document_mask,
+        experiment.code,
     )

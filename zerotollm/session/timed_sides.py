@@ -123,24 +123,24 @@ def ours(experiment: Experiment, *, decodes: bool = True, shared: bool = False) 
     import jax.numpy as jnp
     import numpy as np
 
+    from zerotollm.components import computed, dataset_of, model_of, training_of
     from zerotollm.decoding import sample
     from zerotollm.model.accelerator import options_to_run_once, this_accelerator
     from zerotollm.planning.device_benchmark import PRODUCT
     from zerotollm.planning.memory import xla_memory
     from zerotollm.planning.speed import flops_per_token
     from zerotollm.run_directory import environment
-    from zerotollm.session.data import feed_of
     from zerotollm.session.job import job_for
     from zerotollm.training.lora import merge_params
-    from zerotollm.training.step import init_state, make_train_step, resolved_for
 
     jax.config.update("jax_enable_compilation_cache", False)
-    feed, train = feed_of(experiment), experiment.train
+    feed, train = dataset_of(experiment), experiment.train
     vocab_size = feed.vocab_size
     model = replace(experiment.model, num_classes=len(feed.labels))
     model = resolve(model, vocab_size=vocab_size, context=shape.context)
-    init = partial(init_state, model, experiment.optimizer, experiment.train, compute=experiment.compute)
-    state = jax.jit(init, compiler_options=options_to_run_once())()
+    experiment = replace(experiment, model=model)
+    training = training_of(experiment)
+    state = jax.jit(training.init, compiler_options=options_to_run_once())(np.uint32(train.seed), None)
     batches = [
         {
             "inputs": jnp.asarray(tokens[:, :-1], jnp.int32),
@@ -154,19 +154,19 @@ def ours(experiment: Experiment, *, decodes: bool = True, shared: bool = False) 
     ]
     for batch in batches:
         del batch["segments" if translates(experiment) else "sources"]
-    how = {"masked": shape.document_mask, "compute": experiment.compute}
-    step = make_train_step(model, experiment.optimizer, experiment.train, **how)
+    step = jax.jit(training.train_step, donate_argnums=0)
+    seed = np.uint32(train.seed)
     begun = time.perf_counter()
-    compiled = step.lower(state, batches[0]).compile()
+    compiled = step.lower(state, batches[0], seed).compile()
     compile_seconds = time.perf_counter() - begun
     micro_batch = {"inputs": batches[0]["inputs"][: shape.batch_size // experiment.train.micro_batches]}
-    precision = resolved_for(experiment.compute, model, micro_batch, masked=shape.document_mask).precision
+    precision = computed(experiment, micro_batch).compute.precision
 
     count = 0
 
     def begin() -> Callable[[], None]:
         nonlocal state, count
-        state, metrics = compiled(state, batches[count % BATCHES])
+        state, metrics = compiled(state, batches[count % BATCHES], seed)
         count += 1
         return partial(jax.block_until_ready, metrics)
 
@@ -180,7 +180,7 @@ def ours(experiment: Experiment, *, decodes: bool = True, shared: bool = False) 
         "product": PRODUCT[jax.default_backend()],
         "model": model,
         "parameters": num_parameters(model),
-        "flops_per_token": flops_per_token(job_for(replace(experiment, model=model), this_accelerator())),
+        "flops_per_token": flops_per_token(job_for(experiment, this_accelerator())),
         "compile_seconds": compile_seconds,
         "peak_memory_bytes": memory.get("peak_bytes_in_use") or peak_memory_bytes(),
         "xla_memory_bytes": xla_memory(compiled),
@@ -195,7 +195,7 @@ def ours(experiment: Experiment, *, decodes: bool = True, shared: bool = False) 
         prompts = list(rng.integers(0, vocab_size, (rows, prompt)))
         drawn = sample.generate(
             params,
-            model,
+            model_of(experiment),
             prompts,
             replace(greedy, max_tokens=new),
             stop_id=-1,  # never drawn: all rows go on to the end

@@ -1,44 +1,43 @@
-"""A suite beside the numbers that its paper published: one table, and what of the paper's conclusions holds here."""
+"""A suite compared with the numbers that its paper published: a table, and which conclusions hold here too."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from zerotollm.studies.suite import BASE
-from zerotollm.studies.table import Row, verdict_note
+from zerotollm.studies.table import Row, markdown_table, verdict_note
 
 CLEAR = 0.01
-"""The paper's perplexity must differ by more than this share from its base's to be a conclusion."""
+"""Relative difference of the paper's perplexities from which on it is a conclusion."""
 
 
 def published_markdown(rows: Sequence[Row]) -> str:
-    """Perplexity per token, BLEU and parameters of every variant, ours (the mean of so many runs) and the paper's;
-    empty where no row has any of the paper's. Both perplexities and BLEUs are of each one's own validation set and
-    vocabulary."""
-    rows = [row for row in rows if row.get("published")]
+    """Return perplexity per token, BLEU and parameters of every variant: our mean over runs, and the paper's number.
+
+    Both are of their own validation set and vocabulary. Empty where no row has a published number.
+    """
+    rows = [row for row in rows if row["published"]]
     if not rows:
         return ""
     heads = ["", "change", "PPL (runs)", "paper", "BLEU", "paper", "parameters x 10^6", "paper"]
-    lines = [heads, ["---"] * len(heads), *map(_cells, rows)]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{table}\n\n{conclusion(rows)}\n"
+    return f"{markdown_table(heads, map(_cells, rows))}\n\n{conclusion(rows)}\n"
 
 
 def _cells(row: Row) -> list[str]:
-    published, shared = row["published"], row["shared"]
-    change = ", ".join(f"{c['field'].partition('.')[2]}={_short(c['to'])}" for c in row["change"])
+    published, shared = row["published"] or {}, row["shared"]
+    change = (f"{c['field'].partition('.')[2]}={_short(c['to'])}" for c in row["change"])
+    perplexity, millions = shared["perplexity"], row["parameters"] / 1e6
     return [
         row["group"] if row["variant"] != BASE else BASE,
-        change or "-",
-        f"{shared['perplexity']:.2f} ({shared['trained']})" if shared.get("perplexity") is not None else "",
+        ", ".join(change) or "-",
+        f"{perplexity:.2f} ({shared['trained']})" if perplexity is not None else "",
         _number(published.get("perplexity"), 2),
-        _number(shared.get("bleu"), 1),
+        _number(shared["bleu"], 1),
         _number(published.get("bleu"), 1),
-        f"{row['parameters'] / 1e6:.1f}" if row["parameters"] >= 1e6 else f"{row['parameters'] / 1e6:.2f}",
+        _number(millions, 1 if millions >= 1 else 2),
         _number(published.get("parameters"), 0),
     ]
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -47,23 +46,27 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def conclusion(rows: Sequence[Row]) -> str:
-    """Two sentences: which of the paper's differences to its base in perplexity have the same direction here, and for
-    which of them our seeds show it; and what that means. Ours are differences in bits per byte, of which perplexity is
-    an exponential."""
+    """Return which of the paper's differences in perplexity to its base have the same direction here, and which of
+    them our seeds show; then what that means. Ours are differences in bits per byte, the logarithm of perplexity."""
     by_name = {row["variant"]: row for row in rows}
     base = by_name.get(BASE)
     if base is None or base["shared"]["loss"] is None:
         return "The base was not trained, so nothing can be concluded."
+    base_perplexity = (base["published"] or {})["perplexity"]
     shown, same, other, contrary = [], [], [], []
     for name, row in by_name.items():
-        paper, paper_base = row["published"].get("perplexity"), base["published"]["perplexity"]
-        # Over the seeds that both have: the base's mean over more of them says nothing of a row with one.
+        perplexity = (row["published"] or {}).get("perplexity")
+        # Over the seeds of both: the base's mean over more seeds is not comparable with a row of one.
         difference = row["shared"]["difference"]
-        if name == BASE or paper is None or difference is None or abs(paper / paper_base - 1) <= CLEAR:
+        if (
+            name == BASE
+            or perplexity is None
+            or difference is None
+            or abs(perplexity / base_perplexity - 1) <= CLEAR
+        ):
             continue
-        agrees = (paper > paper_base) == (difference > 0)
         clear = row["shared"]["verdict"] in ("better", "worse")
-        if agrees:
+        if (perplexity > base_perplexity) == (difference > 0):
             (shown if clear else same).append(name)
         else:
             other.append(name)
@@ -71,15 +74,19 @@ def conclusion(rows: Sequence[Row]) -> str:
     total = len(shown) + len(same) + len(other)
     if not total:
         return (
-            "No variant was trained of which the paper's perplexity differs from its base's by more than 1 %."
+            "No variant was trained whose perplexity in the paper differs from its base's by more than 1 %."
         )
-    parts = [f"Of {total} variants whose perplexity differs from the base's by more than 1 % in the paper"]
-    parts.append(f"{len(shown)} are shown to differ in the same direction here{_names(shown)}")
-    parts.append(f"{len(same)} do so without being shown to{_names(same)}")
-    parts.append(f"{len(other)} do not{_names(other)}")
+    clauses = [
+        f"Of {total} variants whose perplexity differs from the base's by more than 1 % in the paper",
+        f"{len(shown)} are shown to differ in the same direction here{_names(shown)}",
+        f"{len(same)} do so without being shown to{_names(same)}",
+        f"{len(other)} do not{_names(other)}",
+    ]
     if contrary:
-        parts.append(f"{len(contrary)} of these are shown to differ in the other direction{_names(contrary)}")
-    return f"{', '.join(parts)}. {verdict_note(rows)}".rstrip()
+        clauses.append(
+            f"{len(contrary)} of these are shown to differ in the other direction{_names(contrary)}"
+        )
+    return f"{', '.join(clauses)}. {verdict_note(rows)}".rstrip()
 
 
 def _names(names: Sequence[str]) -> str:

@@ -1,19 +1,19 @@
-"""The runs of a suite on disk, one small JSON file each: what is there is finished, what is not is still to be done.
+"""The runs of a suite on disk, one JSON file each: a run with a file is finished, a run without one is still to do.
 
-    RUN_DIR/BUDGET/VARIANT/seed-0.json            a run at the rates of its variant
+    RUN_DIR/BUDGET/VARIANT/seed-0.json            a run at the learning rates of its variant
     RUN_DIR/BUDGET/VARIANT/rate-0.5/seed-0.json   with every learning rate times 0.5, of `--tune True`
     RUN_DIR/BUDGET/table.md, table.json, figure.html, figure.png
-    RUN_DIR/BUDGET/published.md                   beside the numbers of a paper, where it has some
+    RUN_DIR/BUDGET/published.md                   compared with the numbers of a paper, where it has some
 
-Tables and figures are made from these files alone. No heavy imports.
+Tables and figures are made from these files alone. The checks at the top serve the points of scaling ladders too.
 """
 
 import json
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict
 
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, differences, from_json, to_json
@@ -25,24 +25,89 @@ FORMAT = 1
 TABLE, TABLE_JSON, FIGURE_HTML, FIGURE_PNG = "table.md", "table.json", "figure.html", "figure.png"
 PUBLISHED = "published.md"
 RATES = (0.5, 1.0, 2.0)
-"""What `--tune True` multiplies the learning rates by."""
+"""Factors of the learning rates that `--tune True` tries."""
 RATE_FIELDS = ("learning_rate", "adam_learning_rate", "embedding_learning_rate")
 
-Record = dict[str, Any]
-Sources = Mapping[str, Any]
-"""Fingerprints of what a run read: `text`, and `start` of the parameters of `train.start_from`; earlier records have
-neither."""
 Outcome = Literal["trained", "diverged", "sees the future"]
+Change = TypedDict("Change", {"field": str, "from": Any, "to": Any})
+"""A field of the experiment: its value in the base and in the variant."""
+
+
+class Sources(TypedDict):
+    """Fingerprints of a run's inputs; records of earlier versions have none."""
+
+    text: NotRequired[list[int]]
+    start: NotRequired[int | None]
+    """of the parameters of `train.start_from`"""
+
+
+class Measurements(Sources):
+    """Numbers of one run; None where it was not trained to its end. Not in every version: the ones not required."""
+
+    parameters: int
+    flops_per_token: int
+    validation_loss: NotRequired[float | None]
+    """nats per token or label"""
+    validation_bpb: float | None
+    train_loss: NotRequired[float | None]
+    """mean over the last 5 % of the steps"""
+    validation_accuracy: NotRequired[float | None]
+    tokens_per_second: float | None
+    trained_parameters: NotRequired[int | None]
+    step_bytes: NotRequired[int | None]
+    """of memory that a step takes by XLA's account"""
+    seconds: NotRequired[float | None]
+    """of training and validation"""
+    validation_bleu: NotRequired[float]
+    environment: NotRequired[dict[str, Any]]
+
+
+class RunRecord(Measurements):
+    """One file."""
+
+    format: int
+    variant: str
+    group: str
+    change: list[Change]
+    paper: str
+    sentence: str
+    published: NotRequired[dict[str, float] | None]
+    seed: int
+    rate: float
+    """factor of the learning rates"""
+    outcome: Outcome
+    experiment: dict[str, Any]
+
+
+def check_experiment(
+    path: Path, stored: dict[str, Any], asked: Experiment, may_differ: Collection[str] = ("data.dir",)
+) -> None:
+    """Raise UsageError where the experiment `stored` in the file `path` is not the one asked for."""
+    changes = [
+        d for d in differences(from_json(json.dumps(stored), str(path)), asked) if d[0] not in may_differ
+    ]
+    if changes:
+        fields = ", ".join(f"{name} {was!r} (now {now!r})" for name, was, now in changes)
+        raise UsageError(
+            f"{path} was trained with {fields}: give the same values to resume, or choose another --run-dir"
+        )
+
+
+def another_text(path: Path, corpus: str) -> UsageError:
+    """Return the error for a run whose corpus had other contents."""
+    return UsageError(
+        f"{path} was trained on another text of {corpus}: bring that text back, or choose another --run-dir"
+    )
 
 
 def run_path(folder: Path, variant: str, seed: int, rate: float = 1.0) -> Path:
-    """Where a run is kept; `rate` is the factor of its learning rates."""
+    """Return the file of a run; `rate` is the factor of its learning rates."""
     inner = folder / variant if rate == 1 else folder / variant / f"rate-{rate:g}"
     return inner / f"seed-{seed}.json"
 
 
 def run_experiment(variant: Variant, seed: int, rate: float = 1.0) -> Experiment:
-    """What such a run trains. The same seed has the same data order and random streams in every variant."""
+    """Return the experiment of a run. A seed has the same data order and random streams in every variant."""
     optimizer = variant.experiment.optimizer
     if rate != 1:
         optimizer = replace(optimizer, **{name: getattr(optimizer, name) * rate for name in RATE_FIELDS})
@@ -57,112 +122,95 @@ def write_run(
     seed: int,
     rate: float,
     outcome: Outcome,
-    numbers: Record,
+    measurements: Measurements,
 ) -> None:
-    """Writes one finished run, whole or not at all. `numbers` are its measurements, None where there are none."""
+    """Write the record of a finished run."""
     experiment = run_experiment(variant, seed, rate)
-    # Where prepared data lies says nothing about a result, and is nobody's business.
+    # The folder of prepared data does not change a result, and may be private.
     experiment = replace(experiment, data=replace(experiment.data, dir=""))
-    change = [
-        {"field": name, "from": was, "to": now} for name, was, now in differences(base, variant.experiment)
-    ]
-    record = {
+    changes = differences(base, variant.experiment)
+    record: RunRecord = {
         "format": FORMAT,
         "variant": variant.name,
         "group": variant.group,
-        "change": change,
+        "change": [{"field": name, "from": was, "to": now} for name, was, now in changes],
         "paper": variant.paper,
         "sentence": variant.sentence,
         "published": variant.published,
         "seed": seed,
         "rate": rate,
         "outcome": outcome,
-        **numbers,
+        **measurements,
         "experiment": json.loads(to_json(experiment)),
     }
     text = json.dumps(record, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     write_atomically(run_path(folder, variant.name, seed, rate), text + "\n")
 
 
-def finished(folder: Path, variant: Variant, seed: int, rate: float = 1.0) -> Record | None:
-    """The run's record, or None where it is still to be done.
+def finished(folder: Path, variant: Variant, seed: int, rate: float = 1.0) -> RunRecord | None:
+    """Return the run's record, or None where it is still to do.
 
-    Raises UsageError where the file holds a run of another experiment; `data.dir` does not count.
+    Raises UsageError where the file holds a run of another experiment; `data.dir` may differ.
     """
     path = run_path(folder, variant.name, seed, rate)
     if not path.exists():
         return None
     record = read_run(path)
-    trained = from_json(json.dumps(record["experiment"]), str(path))
-    asked = run_experiment(variant, seed, rate)
-    differing = [d for d in differences(trained, asked) if d[0] != "data.dir"]
-    if differing:
-        fields = ", ".join(f"{name} {was!r} (now {now!r})" for name, was, now in differing)
-        raise UsageError(
-            f"{path} is a run with {fields}: give the same values to go on with this suite, "
-            "or another --run-dir to start a new one"
-        )
+    check_experiment(path, record["experiment"], run_experiment(variant, seed, rate))
     return record
 
 
-def reads(experiment: Experiment) -> Hashable:
-    """What decides the fingerprints of an experiment: runs that agree in it read the same, unless a file changed."""
+def source_fields(experiment: Experiment) -> Hashable:
+    """Return the fields that decide a run's `Sources`: with equal fields they are equal, unless a file changed."""
     data = replace(experiment.data, dir="", batch_size=1, document_mask=False)
     train = experiment.train
     return data, experiment.tokenizer, experiment.model.architecture, train.objective, train.start_from
 
 
-def check_sources(path: Path, record: Record, sources: Sources) -> None:
-    """Raises UsageError where a run read another text, or began with other parameters, than `sources` says."""
-    experiment = record["experiment"]
-    for key, what in (
-        ("text", f"on another text of {experiment['data']['corpus']}: bring that text back"),
-        ("start", f"from other parameters of {experiment['train']['start_from']}: bring that run back"),
-    ):
-        if record[key] != sources[key]:
-            raise UsageError(f"{path} was trained {what}, or choose another --run-dir")
-
-
-def read_run(path: Path) -> Record:
-    """One record. Raises UsageError where the file is not one."""
+def read_run(path: Path) -> RunRecord:
+    """Return one record. Raises UsageError where the file is not one."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         record = None
     if not isinstance(record, dict) or record.get("format") != FORMAT or "variant" not in record:
         raise UsageError(
-            f"{path} is no run of a suite in format {FORMAT}: move it away, or choose another --run-dir"
+            f"{path} is not a run of a suite in format {FORMAT}: move it away, or choose another --run-dir"
         )
-    return record
+    return record  # type: ignore[return-value]  (written by `write_run`)
 
 
-def read_runs(folder: Path, sources: Mapping[Hashable, Sources] | None = None) -> list[Record]:
-    """All finished runs of one budget, in the order of their paths.
+def read_runs(folder: Path, sources: Mapping[Hashable, Sources] | None = None) -> list[RunRecord]:
+    """Return all finished runs of one budget, in the order of their paths.
 
-    Raises UsageError as `check_folder` does, and where runs that agree in `reads` read different texts, or another one
-    than `sources` has now.
+    Raises UsageError as `check_folder` does, and where runs with equal `source_fields` read different texts, or
+    other ones than `sources`.
     """
     check_folder(folder)
     paths = sorted([*folder.glob("*/seed-*.json"), *folder.glob("*/rate-*/seed-*.json")])
     records, known = [read_run(path) for path in paths], dict(sources or {})
     for path, record in zip(paths, records, strict=True):
-        if "text" in record:
-            key = reads(from_json(json.dumps(record["experiment"]), str(path)))
-            check_sources(path, record, known.setdefault(key, record))
+        if "text" not in record:
+            continue
+        experiment = from_json(json.dumps(record["experiment"]), str(path))
+        expected = known.setdefault(source_fields(experiment), record)
+        if record["text"] != expected.get("text"):
+            raise another_text(path, experiment.data.corpus)
+        if record.get("start") != expected.get("start"):
+            raise UsageError(
+                f"{path} was initialized from other parameters of {experiment.train.start_from}: bring that run back, "
+                "or choose another --run-dir"
+            )
     return records
 
 
 def check_folder(folder: Path) -> None:
-    """Raises UsageError where a folder holds what no suite wrote; it need not exist."""
-    ours = (TABLE, TABLE_JSON, FIGURE_HTML, FIGURE_PNG, PUBLISHED)
+    """Raise UsageError where a folder holds a file that is not of a suite; the folder need not exist."""
+    results = (TABLE, TABLE_JSON, FIGURE_HTML, FIGURE_PNG, PUBLISHED)
     for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
-        if any(part.startswith(".") for part in parts) or parts[0] in ours:
+        name = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in name.parts)
+        if hidden or name.parts[0] in results or not path.is_file():
             continue
-        if path.is_file() and not (
-            re.fullmatch(r"seed-\d+\.json", parts[-1])
-            and (len(parts) == 2 or (len(parts) == 3 and parts[1].startswith("rate-")))
-        ):
-            raise UsageError(
-                f"{folder} holds {path.relative_to(folder)}, which no suite wrote: choose another --run-dir"
-            )
+        if not re.fullmatch(r"[^/]+/(rate-[^/]+/)?seed-\d+\.json", name.as_posix()):
+            raise UsageError(f"{folder} holds {name}, which is not of a suite: choose another --run-dir")

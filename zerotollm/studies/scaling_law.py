@@ -1,26 +1,27 @@
-"""The scaling law L(N, D) = E + A / N^alpha + B / D^beta: fitted, with intervals, and what follows from it.
+"""The scaling law L(N, D) = E + A / N^alpha + B / D^beta: its fit with intervals, and predictions from it.
 
-N counts the parameters in matrix products: the output head, and not the embedding table, which is a lookup and
-costs no operation. Chinchilla (arXiv:2203.15556) counts both and Kaplan et al. (arXiv:2001.08361) neither; in small
-models that choice decides much of what comes out (arXiv:2406.12907, arXiv:2406.19146), and this one keeps
-C = 6 N D closest to the operations done. D counts the tokens trained on, repeated ones too.
+N is `zerotollm.planning.flops.counted_parameters`; D counts the tokens trained on, repeated ones too.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from itertools import product
+from math import exp, log
+from typing import NamedTuple, TypeVar
 
-from zerotollm.model.config import TransformerConfig
-from zerotollm.planning.flops import num_parameters
+import numpy as np
+from scipy.optimize import minimize
 
 DELTA = 1e-3
-"""Huber's: a residual of log L beyond it counts linearly. Chinchilla's value."""
+"""Residual of log L from which on the Huber loss is linear: Chinchilla's value."""
 RESAMPLES = 200
 COVER = 0.95
 """Share of the resamples that an interval holds."""
 CONSTANTS = 5
 EXPONENTS = (0.01, 3.0)
-"""Where alpha and beta are sought: a resample may not tell them at all, and then ends at a bound."""
+"""Bounds of alpha and beta: a resample may not determine them at all, and then ends at a bound."""
+
+Numbers = TypeVar("Numbers", float, np.ndarray)
 
 
 class Point(NamedTuple):
@@ -28,15 +29,15 @@ class Point(NamedTuple):
 
     name: str
     parameters: int
-    """N, see above"""
+    """N"""
     tokens: int
     """D"""
     bpb: float
-    """loss: bits per byte of a whole validation split"""
+    """loss: bits per byte of the whole validation split"""
 
     @property
     def compute(self) -> float:
-        """C = 6 N D, floating-point operations, attention's scores left out."""
+        """C = 6 N D: floating-point operations without those of attention scores."""
         return 6.0 * self.parameters * self.tokens
 
 
@@ -50,19 +51,19 @@ class Law:
     alpha: float
     beta: float
 
-    def __call__(self, parameters: Any, tokens: Any) -> Any:
-        """The loss; numbers or numpy arrays."""
+    def __call__(self, parameters: Numbers, tokens: Numbers) -> Numbers:
+        """Return the loss."""
         return self.E + self.A / parameters**self.alpha + self.B / tokens**self.beta
 
     @property
     def exponent(self) -> float:
-        """a in N ~ C^a, how the best size grows with compute; D then grows as C^(1 - a)."""
+        """a in N ~ C^a for the best size at compute C; the best D then grows as C^(1 - a)."""
         return self.beta / (self.alpha + self.beta)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A law, and the laws of resampled points, which say how well it is known."""
+    """A law, and the laws of resampled points, which give its uncertainty."""
 
     points: tuple[Point, ...]
     law: Law
@@ -70,37 +71,29 @@ class Fit:
 
     @property
     def residuals(self) -> tuple[float, ...]:
-        """Of each point: measured over fitted, minus 1."""
+        """Measured over fitted loss, minus 1, of each point."""
         return tuple(p.bpb / self.law(p.parameters, p.tokens) - 1 for p in self.points)
 
-    def interval(self, of: Callable[[Law], float]) -> tuple[float, float]:
-        """The percentile interval of a number that a law gives, as in `fit.interval(lambda law: law.E)`."""
-        return _percentiles([of(law) for law in self.resamples])
+    def interval(self, number: Callable[[Law], float]) -> tuple[float, float]:
+        """Return the percentile interval of a number that a law gives: `fit.interval(lambda law: law.E)`."""
+        return _percentiles([number(law) for law in self.resamples])
 
 
 class Prediction(NamedTuple):
-    """The loss of one run that was not in the fit, in its unit."""
+    """The loss of a run that was not in the fit."""
 
     value: float
     low: float
     high: float
 
 
-def counted_parameters(model: TransformerConfig) -> int:
-    """N of a resolved model: see the top of this file. A tied table is the head, and counted."""
-    table = 0 if model.tie_embeddings else model.vocab_size * model.width
-    return num_parameters(model) - table
-
-
 def fit_law(points: Sequence[Point], seed: int = 0) -> Fit:
-    """Chinchilla's approach 3: least Huber loss of log L, by L-BFGS from a grid of starts.
+    """Fit a law by Chinchilla's approach 3 (arXiv:2203.15556): least Huber loss of log L, by L-BFGS from a grid.
 
-    Losses are summed, not averaged, and the tolerance is tight: stopping early is what made Chinchilla's own
-    constants wrong (arXiv:2404.10102). Each of `RESAMPLES` draws of as many points with replacement is fitted
-    from the best constants on. Raises ValueError for fewer points than constants.
+    Losses are summed, not averaged, and the tolerance is tight: stopping early made Chinchilla's own constants wrong
+    (arXiv:2404.10102). Each of `RESAMPLES` draws of the points with replacement is fitted from the best constants.
+    Raises ValueError for fewer points than constants.
     """
-    import numpy as np
-
     if len(points) < CONSTANTS:
         raise ValueError(f"{len(points)} points cannot fix {CONSTANTS} constants")
     log_NDL = np.log([[p.parameters, p.tokens, p.bpb] for p in points])
@@ -117,13 +110,10 @@ def fit_law(points: Sequence[Point], seed: int = 0) -> Fit:
 
 
 def predict(fit: Fit, parameters: int, tokens: int, seed: int = 0) -> Prediction:
-    """What one more run will measure. The interval holds both doubt about the law and the scatter of runs.
+    """Predict the loss of one more run. The interval holds the uncertainty of the law and the scatter of runs.
 
-    The scatter is that of the residuals, widened by sqrt(P / (P - 5)) for P points, for the law was bent
-    towards them.
+    The scatter is that of the residuals times sqrt(P / (P - 5)) for P points, because the law was fitted to them.
     """
-    import numpy as np
-
     count = len(fit.points)
     residuals = np.log1p(fit.residuals) * np.sqrt(count / max(1, count - CONSTANTS))
     scatter = np.random.default_rng(seed).choice(residuals, len(fit.resamples))
@@ -132,32 +122,23 @@ def predict(fit: Fit, parameters: int, tokens: int, seed: int = 0) -> Prediction
 
 
 def optimal_parameters(law: Law, compute: float) -> float:
-    """The N of least loss among all N, D with 6 N D = `compute` (arXiv:2203.15556, equation 4)."""
-    from math import exp, log
-
+    """Return the N of least loss among all N, D with 6 N D = `compute` (arXiv:2203.15556, equation 4)."""
     ratio = log(law.alpha * law.A) - log(law.beta * law.B) + law.beta * log(compute / 6)
     return exp(min(ratio / (law.alpha + law.beta), 100.0))  # a resample may put it beyond all numbers
 
 
-def says_little(low: float, high: float) -> bool:
-    """Whether an interval of a positive number is too wide to be of use: its ends differ threefold or more."""
+def is_wide(low: float, high: float) -> bool:
+    """Return whether the ends of an interval of a positive number differ threefold or more."""
     return low <= 0 or high >= 3 * low
 
 
-def _percentiles(values: Any) -> tuple[float, float]:
-    import numpy as np
-
+def _percentiles(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     low, high = np.quantile(values, [(1 - COVER) / 2, (1 + COVER) / 2])
     return float(low), float(high)
 
 
-def _starts(log_NDL: Any) -> list[tuple[float, ...]]:
-    """(log E, log A, log B, alpha, beta), A and B for the middle size: ways to share out the middle loss."""
-    from itertools import product
-    from math import log
-
-    import numpy as np
-
+def _starts(log_NDL: np.ndarray) -> list[tuple[float, ...]]:
+    """Return a grid of (log E, log A, log B, alpha, beta), A and B for the middle size: shares of the middle loss."""
     least, middle = float(np.exp(log_NDL[:, 2].min())), float(np.exp(log_NDL[:, 2].mean()))
     return [
         (log(least * e), log((middle - least * e) * a), log((middle - least * e) * (1 - a)), alpha, beta)
@@ -165,37 +146,32 @@ def _starts(log_NDL: Any) -> list[tuple[float, ...]]:
     ]
 
 
-def _minimize(start: Sequence[float], log_NDL: Any) -> tuple[Any, float]:
-    """The solution, in the form of a start, and its Huber loss in units of DELTA^2."""
-    import numpy as np
-    from scipy.optimize import minimize
-
+def _minimize(start: Sequence[float] | np.ndarray, log_NDL: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the solution, in the form of a start, and its Huber loss in units of DELTA^2."""
     log_N, log_D, log_L = log_NDL.T
     one = np.ones_like(log_N)
 
-    def loss(theta):
+    def loss(theta: np.ndarray) -> tuple[float, np.ndarray]:
         e, a, b, alpha, beta = theta
         terms_3P = np.stack([e * one, a - alpha * log_N, b - beta * log_D])
         top = terms_3P.max(axis=0)
         fitted = top + np.log(np.exp(terms_3P - top).sum(axis=0))
         share_E, share_A, share_B = np.exp(terms_3P - fitted)
         r = (fitted - log_L) / DELTA
-        slope = np.clip(r, -1, 1)  # of Huber's loss; below: r^2 / 2 within 1, and a line beyond
+        slope = np.clip(r, -1, 1)  # of the Huber loss: r^2 / 2 within 1, a line beyond
         gradient_5P = np.stack([share_E, share_A, share_B, -share_A * log_N, -share_B * log_D])
         return float((slope * (r - slope / 2)).sum()), gradient_5P @ slope / DELTA
 
     most = float(log_L.max())
-    bounds = [(most - 12, most), (most - 12, most), (most - 12, most), EXPONENTS, EXPONENTS]
+    bounds = [(most - 12, most)] * 3 + [EXPONENTS] * 2
     inside = np.clip(start, *np.transpose(bounds))
     options = {"maxiter": 5000, "maxfun": 20000, "ftol": 1e-13, "gtol": 1e-7, "maxcor": 20}
-    found = minimize(loss, inside, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
-    return found.x, float(found.fun)
+    result = minimize(loss, inside, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    return result.x, float(result.fun)
 
 
-def _law(solution: Any, middle: Any) -> Law:
-    """From sizes over their geometric mean to sizes."""
-    import numpy as np
-
+def _law(solution: np.ndarray, middle: np.ndarray) -> Law:
+    """Return the law of a solution for sizes over their geometric mean."""
     e, a, b, alpha, beta = map(float, solution)
     a, b = a + alpha * float(middle[0]), b + beta * float(middle[1])
     return Law(*map(float, np.exp([e, a, b])), alpha, beta)

@@ -1,83 +1,87 @@
-"""A suite: a base experiment and variants of it, each with one thing changed. No heavy imports."""
+"""A suite: a base experiment and its variants, each with one change. No heavy imports."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from zerotollm.errors import UsageError
-from zerotollm.experiment import Experiment, differences, validate
+from zerotollm.experiment import Experiment, differences
 from zerotollm.suggest import did_you_mean
+from zerotollm.validation import validate
 
 BASE = "base"
 """Name and group of the base in results."""
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Variant:
-    """One question about the base: what if this were different?"""
+    """The base with one change: the question that it answers, and its source."""
 
     name: str
-    """names a folder of results; unique in the suite, and no group's name"""
+    """names a folder of results; unique in the suite, and not the name of a group"""
     group: str
     """what the change is about"""
     experiment: Experiment
     paper: str
-    """where the changed thing comes from, as `arXiv:NUMBER` or in words"""
+    """source of the change: `arXiv:NUMBER`, or words"""
     sentence: str
-    """what is changed, and what of the rest moves with it"""
+    """what is changed, and what else changes with it"""
     published: dict[str, float] | None = None
-    """what the paper measured of it, to stand beside ours: `perplexity` per token, `bleu`, `parameters` in millions"""
+    """the paper's numbers, to compare with ours: `perplexity` per token, `bleu`, `parameters` in millions"""
 
 
 class Suite(NamedTuple):
-    """What the command line gives to the actions of suites."""
+    """Argument of the actions of suites."""
 
     base: Experiment
     variants: tuple[Variant, ...]
-    about: Variant | None = None
-    """what is said of the base, where anything is"""
+    """without the base"""
+    base_variant: Variant | None = None
+    """the base as a variant, where the experiment file describes it"""
 
 
-def changed(experiment: Experiment, fields: Mapping[str, Any]) -> Experiment:
-    """The experiment with fields replaced, each by its dotted name: `{"model.num_heads": 1, "name": "one"}`."""
+def changed(experiment: T, fields: Mapping[str, Any]) -> T:
+    """Return the dataclass with fields replaced by dotted names: `{"model.num_heads": 1, "name": "one"}`."""
     for name, value in fields.items():
-        group, _, part = name.partition(".")
-        inner = replace(getattr(experiment, group), **{part: value}) if part else value
-        experiment = replace(experiment, **{group: inner})
+        group, _, field = name.partition(".")
+        inner = replace(getattr(experiment, group), **{field: value}) if field else value
+        experiment = replace(experiment, **{group: inner})  # type: ignore[type-var]  (any dataclass)
     return experiment
 
 
 def make_suite(
     base: Experiment, variants: Callable[[Experiment], Sequence[Variant]], only: str = ""
 ) -> Suite:
-    """The suite of a base, of the variants that `only` names (see `select`).
+    """Return the suite of a base and of the variants that `only` names (see `select`).
 
-    A variant that is no different from the base is left out, as happens where the command line changes the base
-    to it; one that is called `base` says what there is to say of the base itself. Raises UsageError for a word that
-    names nothing, and where a variant cannot run on this base.
+    A variant called `base` describes the base. A variant equal to the base is left out: the command line may have
+    changed the base to it. Raises UsageError for an unknown word in `only`, and where a variant cannot run on the base.
     """
-    every = tuple(variants(base))
-    about = next((v for v in every if v.name == BASE), None)
-    others = tuple(v for v in every if v.name != BASE)
-    chosen = tuple(v for v in select(others, only) if differences(base, v.experiment))
-    for variant in chosen:
+    described = tuple(variants(base))
+    base_variant = next((variant for variant in described if variant.name == BASE), None)
+    selected = select([variant for variant in described if variant.name != BASE], only)
+    selected = tuple(variant for variant in selected if differences(base, variant.experiment))
+    for variant in selected:
         try:
             validate(variant.experiment)
         except UsageError as error:
             raise UsageError(
                 f"the variant {variant.name} cannot run on this base: {error}; or choose others with --only"
             ) from None
-    return Suite(base, chosen, about)
+    return Suite(base, selected, base_variant)
 
 
 def select(variants: Sequence[Variant], only: str) -> list[Variant]:
-    """The variants that `only` names, by their own names or their groups', with commas or spaces between; all
-    where it is empty. Raises UsageError for a word that names nothing."""
+    """Return the variants whose name or group is a word of `only` (separated by commas or spaces); all if it is empty.
+
+    Raises UsageError for an unknown word.
+    """
     words = only.replace(",", " ").split()
-    names = [variant.name for variant in variants]
-    groups = list(dict.fromkeys(variant.group for variant in variants))
+    names = [*dict.fromkeys(variant.group for variant in variants), *(variant.name for variant in variants)]
     for word in words:
-        if word not in {*names, *groups, BASE}:
-            near = did_you_mean(word, [*groups, *names]) or f": one of {', '.join([*groups, *names])}"
-            raise UsageError(f"--only: {word!r} is no variant and no group of them{near}")
+        if word not in {*names, BASE}:
+            near = did_you_mean(word, names) or f": one of {', '.join(names)}"
+            raise UsageError(f"--only: {word!r} is neither a variant nor a group of variants{near}")
     return [v for v in variants if not words or v.name in words or v.group in words]

@@ -1,23 +1,46 @@
-"""What training makes small."""
+"""Training objectives: what gradient descent minimizes, given what the head reads."""
+
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 
+from zerotollm.model.transformer import Readout
+from zerotollm.training.cross_entropy import Penalty, chunked_cross_entropy, token_losses
 
-def cross_entropy(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
-    """Negative log-likelihood of each target, (B, T) in nats: log sum exp(logits) - logit of the target."""
-    target_logit_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
-    return jax.nn.logsumexp(logits_BTV, axis=-1) - target_logit_BT
+Batch = Mapping[str, jax.Array]
+"""The net's inputs, "targets" (B, T) int32 and "weights" (B, T) float32, 0 where nothing is to be predicted."""
+Objective = Callable[[Readout, Batch], tuple[jax.Array, jax.Array]]
+"""(readout, batch) -> (training objective, cross-entropy), both weighted sums over tokens, in nats. Gradients are of
+the first; the second is reported, so that runs with different objectives compare."""
 
 
-def penalized(
-    nats_BT: jax.Array, logits_BTV: jax.Array, *, label_smoothing: float, z_loss: float
-) -> jax.Array:
-    """What gradients make small instead of the cross-entropy `nats_BT`; (B, T).
+def cross_entropy_objective(
+    label_smoothing: float = 0.0, z_loss: float = 0.0, *, chunked: bool = False
+) -> Objective:
+    """Return the objective of predicting "targets", with the penalties of `Penalty`. Chunked, logits are never all
+    in memory."""
+    penalty = Penalty(label_smoothing, z_loss)
 
-    With label smoothing (arXiv:1512.00567, section 7; arXiv:1706.03762, section 5.4) a share of each target is
-    spread evenly over all V rows. `z_loss` times log(Z)^2 keeps log(Z) near 0 (PaLM, arXiv:2204.02311, section 5).
-    """
-    log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
-    even_BT = log_z_BT - jnp.mean(logits_BTV, axis=-1)
-    return (1 - label_smoothing) * nats_BT + label_smoothing * even_BT + z_loss * jnp.square(log_z_BT)
+    def objective(readout: Readout, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        targets_BT, weights_BT = batch["targets"], batch["weights"]
+        if chunked:
+            x_BTD, head_DV = readout.x_BTD, readout.head_DV
+            if readout.bias_V is not None:  # one more row of the head, and a feature that is 1
+                x_BTD = jnp.concatenate([x_BTD, jnp.ones_like(x_BTD[..., :1])], axis=-1)
+                head_DV = jnp.concatenate([head_DV, readout.bias_V[None]])
+            x_BTD = jnp.broadcast_to(x_BTD, (*targets_BT.shape, x_BTD.shape[-1]))
+            capped = penalty._replace(soft_cap=readout.soft_cap)
+            return chunked_cross_entropy(x_BTD, head_DV, targets_BT, weights_BT, capped)
+        logits_BTV = logits_of(readout, batch)
+        loss_BT, nats_BT, _ = token_losses(logits_BTV, targets_BT, penalty)
+        nats = jnp.sum(nats_BT * weights_BT)
+        return (jnp.sum(loss_BT * weights_BT) if label_smoothing or z_loss else nats), nats
+
+    return objective
+
+
+def logits_of(readout: Readout, batch: Batch) -> jax.Array:
+    """Return a row of logits for every target, (B, T, V) in float32."""
+    logits_BTV = readout.logits()
+    return jnp.broadcast_to(logits_BTV, (*batch["targets"].shape, logits_BTV.shape[-1]))

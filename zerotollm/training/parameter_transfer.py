@@ -8,9 +8,9 @@ import jax
 import numpy as np
 
 from zerotollm.errors import UsageError
+from zerotollm.model.build import Net, init_params
 from zerotollm.model.config import TransformerConfig
 from zerotollm.training.lora import Params, flatten_params, unflatten_params
-from zerotollm.training.step import init_params
 
 NEW = "classifier"
 """The head that a task may add."""
@@ -31,14 +31,14 @@ def check_same_model(theirs: TransformerConfig, ours: TransformerConfig, source:
         )
 
 
-def given_params(params: Params, model: TransformerConfig, source: str, *, same_labels: bool) -> Params:
+def transfer_params(params: Params, net: Net, source: str, *, same_labels: bool) -> Params:
     """What a model takes over of the parameters of another one, `source`: all but a head of labels that are not the
     `same_labels`. A model that labels leaves the parts that it has no use for.
 
     Raises UsageError, naming the tensor and what was expected, where one is missing, has another shape or is too many.
     """
     have = {path: leaf for path, leaf in flatten_params(params) if same_labels or path != NEW}
-    wanted = dict(flatten_params(jax.eval_shape(lambda: init_params(model, 0))))
+    wanted = dict(flatten_params(jax.eval_shape(lambda: init_params(net, 0))))
     for path, leaf in wanted.items():
         if path not in have and path != NEW:
             raise UsageError(f"{source} has no tensor {path}, and this model needs one of shape {leaf.shape}")
@@ -47,7 +47,7 @@ def given_params(params: Params, model: TransformerConfig, source: str, *, same_
                 f"{source}: the tensor {path} has shape {have[path].shape}, and this model needs {leaf.shape}"
             )
     surplus = sorted(have.keys() - wanted.keys())
-    if surplus and not model.num_classes:
+    if surplus and not net.config.num_classes:
         raise UsageError(f"{source} has a tensor {surplus[0]}, and this model has none of that name")
     return unflatten_params({path: have[path] for path in wanted if path in have})
 

@@ -1,8 +1,9 @@
-"""Cross-entropy of a head's logits that are never all there: some rows at a time, and their gradient with them.
+"""Cross-entropy with its penalties: of logits that are there, or of logits that are never all there.
 
-The gradient of a sum of losses is known as soon as the logits are, so both are computed in the forward pass, three
-matrix products as in plain backpropagation, and only the gradients of activations and head are kept (as Liger
-does, arXiv:2410.10989, section 3.2). N tokens, otherwise axes as in `zerotollm.model.transformer`.
+The chunked form computes some rows at a time, and their gradient with them: the gradient of a sum of losses is known as
+soon as the logits are. It takes three matrix products, as plain backpropagation does, and keeps the gradients of
+activations and head alone (as Liger does, arXiv:2410.10989, section 3.2). N tokens; other axes as in
+`zerotollm.model.transformer`.
 """
 
 from functools import partial
@@ -14,22 +15,44 @@ import jax.numpy as jnp
 from zerotollm.sharding.constraints import ROWS, constrain, row_shards
 
 LOGITS = 2**24
-"""Numbers held at once: 64 MiB in float32."""
+"""Most logits held at once: 64 MiB in float32."""
 HALF_RANGE = 2.0**10
-"""Gradients of logits lie within +-1, and small ones would vanish in float16: they are computed so much larger."""
+"""Factor on gradients of logits in float16: they lie within +-1, and small ones would vanish."""
 
 
 class Penalty(NamedTuple):
-    """What is made small besides; see `zerotollm.training.objectives.penalized`."""
+    """What the training objective adds to the cross-entropy."""
 
     label_smoothing: float = 0.0
+    """share of each target spread evenly over V rows (arXiv:1512.00567, section 7; arXiv:1706.03762, section 5.4)"""
     z_loss: float = 0.0
+    """times log(Z)^2, which keeps log(Z) near 0 (PaLM, arXiv:2204.02311, section 5)"""
     soft_cap: float = 0.0
-    """logits become cap x tanh(logits / cap); 0: as they are"""
+    """chunked form: logits become cap x tanh(logits / cap); 0: unchanged"""
+
+
+def token_losses(
+    logits_XV: jax.Array,
+    targets_X: jax.Array,
+    penalty: Penalty = Penalty(),  # noqa: B008
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return (penalized loss, cross-entropy, log Z) of every token, each of the shape X of `targets_X`, in nats.
+
+    The cross-entropy is the negative log-likelihood of the target: log Z minus its logit.
+    """
+    log_z_X = jax.nn.logsumexp(logits_XV, axis=-1)
+    nats_X = log_z_X - jnp.take_along_axis(logits_XV, targets_X[..., None], axis=-1)[..., 0]
+    loss_X = nats_X
+    if penalty.label_smoothing:
+        even_X = log_z_X - jnp.mean(logits_XV, axis=-1)
+        loss_X = (1 - penalty.label_smoothing) * nats_X + penalty.label_smoothing * even_X
+    if penalty.z_loss:
+        loss_X = loss_X + penalty.z_loss * jnp.square(log_z_X)
+    return loss_X, nats_X, log_z_X
 
 
 def rows_for(tokens: int, vocab_size: int, logits: int = LOGITS) -> int:
-    """Rows of a chunk: as equal as can be, a multiple of 8, with at most about `logits` numbers in it."""
+    """Return the rows of a chunk: chunks of equal size, a multiple of 8, with at most about `logits` logits."""
     chunks = max(1, -(-tokens * vocab_size // logits))
     return min(tokens, -(-tokens // chunks // 8) * 8)
 
@@ -42,10 +65,10 @@ def chunked_cross_entropy(
     penalty: Penalty = Penalty(),  # noqa: B008
     rows: int = 0,
 ) -> tuple[jax.Array, jax.Array]:
-    """(objective, nats): sums over tokens of weight x penalized loss, and of weight x cross-entropy, in nats.
+    """Return (objective, nats): weighted sums over tokens of the penalized loss and of the cross-entropy, in nats.
 
-    Equals the plain ones on logits `x_BTD @ head_DV` to float32 rounding, in `rows` rows at a time (0: chosen by
-    size). Products are in the type of `x_BTD`, everything else in float32. Gradients flow to `x_BTD` and
+    They equal the plain ones on logits `x_BTD @ head_DV` up to float32 rounding. `rows` are computed at a time
+    (0: chosen by size). Products have the type of `x_BTD`, everything else is float32. Gradients flow to `x_BTD` and
     `head_DV`, from the objective alone.
     """
     B, T, D = x_BTD.shape
@@ -64,18 +87,14 @@ def chunked_cross_entropy(
     return objective, jax.lax.stop_gradient(nats)
 
 
-def _chunk(x_ND, head_DV, targets_N, weights_N, penalty: Penalty):
-    """Of one chunk: objective, nats, logits before the cap, logits, log Z."""
-    raw_NV = jnp.matmul(x_ND, head_DV, preferred_element_type=jnp.float32)
-    logits_NV = penalty.soft_cap * jnp.tanh(raw_NV / penalty.soft_cap) if penalty.soft_cap else raw_NV
-    log_z_N = jax.nn.logsumexp(logits_NV, axis=-1)
-    nats_N = log_z_N - jnp.take_along_axis(logits_NV, targets_N[:, None], axis=-1)[:, 0]
-    loss_N = nats_N
-    if penalty.label_smoothing:
-        even_N = log_z_N - jnp.mean(logits_NV, axis=-1)
-        loss_N = (1 - penalty.label_smoothing) * nats_N + penalty.label_smoothing * even_N
-    if penalty.z_loss:
-        loss_N += penalty.z_loss * jnp.square(log_z_N)
+def _chunk(
+    x_ND: jax.Array, head_DV: jax.Array, targets_N: jax.Array, weights_N: jax.Array, penalty: Penalty
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Return the objective, nats, logits and log Z of one chunk."""
+    logits_NV = jnp.matmul(x_ND, head_DV, preferred_element_type=jnp.float32)
+    if penalty.soft_cap:
+        logits_NV = penalty.soft_cap * jnp.tanh(logits_NV / penalty.soft_cap)
+    loss_N, nats_N, log_z_N = token_losses(logits_NV, targets_N, penalty)
     return jnp.sum(loss_N * weights_N), jnp.sum(nats_N * weights_N), logits_NV, log_z_N
 
 

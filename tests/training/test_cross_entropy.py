@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zerotollm.training import chunked_cross_entropy as module
-from zerotollm.training.chunked_cross_entropy import Penalty, chunked_cross_entropy, rows_for
-from zerotollm.training.objectives import cross_entropy, penalized
+from zerotollm.training import cross_entropy as module
+from zerotollm.training.cross_entropy import Penalty, chunked_cross_entropy, rows_for, token_losses
 
 QUICK = {"xla_backend_optimization_level": 0}
 """Of a compiler whose programs run once."""
@@ -21,8 +20,7 @@ def plain(x, head, targets, weights, penalty):
     logits = jnp.matmul(x, head.astype(x.dtype), preferred_element_type=jnp.float32)
     if penalty.soft_cap:
         logits = penalty.soft_cap * jnp.tanh(logits / penalty.soft_cap)
-    nats = cross_entropy(logits, targets)
-    loss = penalized(nats, logits, label_smoothing=penalty.label_smoothing, z_loss=penalty.z_loss)
+    loss, nats, _ = token_losses(logits, targets, penalty)
     return jnp.sum(loss * weights), jnp.sum(nats * weights)
 
 

@@ -1,0 +1,50 @@
+"""Question: how do I try another attention?
+
+Group: ideas of your own, without a change in the package
+
+Command: python launch.py --experiment own_attention
+
+Time: TIME2
+
+Expected: EXPECTED2
+"""
+
+from dataclasses import replace
+from functools import partial
+
+import flax.linen as nn
+import jax
+
+from experiments.base import experiment as base
+from zerotollm.experiment import Experiment
+from zerotollm.model.blocks import Block
+from zerotollm.model.build import Net, build_net
+from zerotollm.model.config import TransformerConfig
+from zerotollm.model.layers import Attention, KVCache, fan_in_normal, linear
+
+
+class GatedAttention(nn.Module):
+    """Attention whose output each token scales by a sigmoid of its own features (arXiv:2505.06708)."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, *inputs, **options) -> tuple[jax.Array, KVCache]:
+        out_BTD, kv = Attention(self.config, name="inner")(x_BTD, *inputs, **options)
+        D = self.config.width
+        gate_DD = self.param("gate", fan_in_normal(D), (D, D))
+        return out_BTD * jax.nn.sigmoid(linear(x_BTD, gate_DD)), kv
+
+
+GatedBlock = partial(Block, attention=GatedAttention)
+
+
+def experiment() -> Experiment:
+    """`base` for 300 steps. `model` below takes the place of the built-in one, in training and in generation."""
+    train = replace(base().train, steps=300, eval_every=150, sample_every=0, checkpoint_every=150)
+    return replace(base(), name="own_attention", train=train)
+
+
+def model(experiment: Experiment) -> Net:
+    """The built-in net, of other blocks. Both configurations are resolved."""
+    return build_net(experiment.model, experiment.compute, GatedBlock)

@@ -1,0 +1,40 @@
+"""Question: how do I minimize something else than the cross-entropy?
+
+Group: ideas of your own, without a change in the package
+
+Command: python launch.py --experiment own_objective
+
+Time: TIME3
+
+Expected: EXPECTED3
+"""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+
+from experiments.base import experiment as base
+from zerotollm.experiment import Experiment
+from zerotollm.model.transformer import Readout
+from zerotollm.training.cross_entropy import token_losses
+from zerotollm.training.objectives import Batch, Objective, logits_of
+
+GAMMA = 1.0
+
+
+def experiment() -> Experiment:
+    """`base` for 300 steps. Gradients are of `objective` below; logs and validation stay cross-entropy, to compare."""
+    train = replace(base().train, steps=300, eval_every=150, sample_every=0, checkpoint_every=150)
+    return replace(base(), name="own_objective", train=train)
+
+
+def objective(experiment: Experiment) -> Objective:
+    """The focal loss (arXiv:1708.02002, equation 4): tokens that are predicted well count less."""
+
+    def focal(readout: Readout, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        _, nats_BT, _ = token_losses(logits_of(readout, batch), batch["targets"])
+        loss_BT = (1 - jnp.exp(-nats_BT)) ** GAMMA * nats_BT
+        return jnp.sum(loss_BT * batch["weights"]), jnp.sum(nats_BT * batch["weights"])
+
+    return focal

@@ -1,0 +1,181 @@
+"""The stack of Transformer blocks: run one by one, rematerialized, or compiled once and scanned over layers."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from zerotollm.model.chunked_attention import AttentionMask
+from zerotollm.model.config import TransformerConfig
+from zerotollm.model.layers import Attention, Dropout, FeedForward, KVCache, Norm
+from zerotollm.sharding.constraints import ROWS, constrain
+
+# What each choice of `remat` keeps. Attention scores are products with batch axes: "dots" does not keep them.
+POLICIES = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class EncoderOutput(NamedTuple):
+    """What the cross attention of a decoder reads."""
+
+    mask_BS: jax.Array
+    """False at padding"""
+    encoded_BSD: jax.Array | None
+    """output of the encoder; None where `kv` replaces it"""
+    kv: tuple[KVCache, ...] | None = None
+    """precomputed cross-attention keys and values, one per layer"""
+
+    def of_layer(self, layer: int) -> "EncoderOutput":
+        """The same with the keys and values of one layer alone."""
+        return self._replace(kv=self.kv and self.kv[layer : layer + 1])
+
+
+class Block(nn.Module):
+    """Attention, cross attention where there is an encoder, and feed-forward, each with norm and residual
+    (arXiv:1706.03762, figure 1)."""
+
+    config: TransformerConfig
+    attention: Callable[..., nn.Module] = Attention
+    """called as `Attention` is; another class replaces self and cross attention"""
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        mask_BTS: jax.Array | AttentionMask,
+        positions_BT: jax.Array,
+        *,
+        deterministic: bool,
+        cache: KVCache | None = None,
+        slot: jax.Array | int = 0,
+        encoder: EncoderOutput | None = None,
+    ) -> tuple[jax.Array, tuple[KVCache, ...]]:
+        """Return the output (B, T, D), and the keys and values of self attention and of cross attention.
+
+        `encoder` holds at most one layer of keys and values. Where it has fewer rows than `x_BTD`, each of its rows
+        serves as many neighbouring rows of `x_BTD`, as in a beam.
+        """
+        c = self.config
+        kv: list[KVCache] = []
+
+        def attention(h_BTD: jax.Array) -> jax.Array:
+            out_BTD, new = self.attention(c, name="attention")(
+                h_BTD, mask_BTS, positions_BT, cache=cache, slot=slot
+            )
+            kv.append(new)
+            return out_BTD
+
+        def cross_attention(h_BTD: jax.Array) -> jax.Array:
+            assert encoder is not None
+            # Rows that share a source are further queries to the same keys: nothing is copied.
+            rows = encoder.mask_BS.shape[0]
+            positions_RX = jnp.broadcast_to(positions_BT, h_BTD.shape[:2]).reshape(rows, -1)
+            out_BTD, new = self.attention(c, name="cross_attention")(
+                h_BTD.reshape(rows, -1, c.width),
+                encoder.mask_BS[:, None],
+                positions_RX,
+                context_BSD=encoder.encoded_BSD,
+                known=encoder.kv[0] if encoder.kv else None,
+            )
+            kv.append(new)
+            return out_BTD.reshape(h_BTD.shape)
+
+        sublayers = {"attention": attention} | ({"cross_attention": cross_attention} if encoder else {})
+        sublayers["feed_forward"] = FeedForward(c, name="feed_forward")
+        for name, sublayer in sublayers.items():
+            norm = Norm(c, name=f"{name}_norm")
+            dropout = partial(Dropout(c.dropout), deterministic=deterministic)
+            if c.norm_position == "pre":
+                x_BTD = x_BTD + dropout(sublayer(norm(x_BTD)))
+            else:
+                x_BTD = norm(x_BTD + dropout(sublayer(x_BTD)))
+        self.sow("intermediates", "x_BTD", x_BTD)
+        return constrain(x_BTD, ROWS), tuple(kv)
+
+
+def run_blocks(
+    module: nn.Module,
+    num_layers: int,
+    x_BTD: jax.Array,
+    mask_BTS: jax.Array | AttentionMask,
+    positions_BT: jax.Array,
+    *,
+    deterministic: bool,
+    caches: tuple[KVCache, ...] | None = None,
+    slot: jax.Array | int = 0,
+    encoder: EncoderOutput | None = None,
+) -> tuple[jax.Array, list[tuple[KVCache, ...]]]:
+    """Apply blocks `layer_0`, `layer_1`, ... of `module`, and its `final_norm` where norms come first.
+
+    `module` has `config`, `compute` and `block`, the class of its blocks. Return the output (B, T, D) and what each
+    block returns beside it. Without caches, rematerialized or scanned blocks (`module.compute`) return none.
+    """
+    c, block = module.config, module.block
+    kv: list[tuple[KVCache, ...]] = []
+    # Parameters are created one block at a time: neither rematerialization nor scan can create them.
+    plain = caches is not None or module.is_initializing()
+    if plain or not (module.compute.scan_layers or module.compute.remat != "none"):
+        for i in range(num_layers):
+            x_BTD, new = block(c, name=f"layer_{i}")(
+                x_BTD,
+                mask_BTS,
+                positions_BT,
+                deterministic=deterministic,
+                cache=caches and caches[i],
+                slot=slot,
+                encoder=encoder and encoder.of_layer(i),
+            )
+            kv.append(new)
+    else:
+        inputs = {"mask_BTS": mask_BTS, "positions_BT": positions_BT, "encoder": encoder}
+        x_BTD = (_scan_blocks if module.compute.scan_layers else _remat_blocks)(
+            module, num_layers, x_BTD, deterministic=deterministic, **inputs
+        )
+    if c.norm_position == "pre":
+        x_BTD = Norm(c, name="final_norm")(x_BTD)
+    return x_BTD, kv
+
+
+def _remat_blocks(module: nn.Module, num_layers: int, x_BTD: jax.Array, **inputs) -> jax.Array:
+    """Recompute in the backward pass what `compute.remat` does not keep (arXiv:1604.06174)."""
+
+    def apply(block: nn.Module, x_BTD: jax.Array) -> jax.Array:
+        return block(x_BTD, **inputs)[0]
+
+    run = nn.remat(apply, policy=POLICIES[module.compute.remat])
+    for i in range(num_layers):
+        x_BTD = run(module.block(module.config, name=f"layer_{i}"), x_BTD)
+    return x_BTD
+
+
+def _scan_blocks(
+    module: nn.Module, num_layers: int, x_BTD: jax.Array, *, deterministic: bool, **inputs
+) -> jax.Array:
+    """Loop over the parameters of all layers, so that XLA compiles one block.
+
+    Everywhere else parameters stay one tree per layer. Here they are stacked, matrices in the type of `x_BTD`: in half
+    precision that is the copy that the products need anyway. The dropout key is split over layers.
+    """
+    c, remat = module.config, module.compute.remat
+    layers = [module.variables["params"][f"layer_{i}"] for i in range(num_layers)]
+    key = None if deterministic or not c.dropout else module.make_rng("dropout")
+
+    def stack(*leaves: jax.Array) -> jax.Array:
+        matrix = leaves[0].ndim == 2
+        return jnp.stack([leaf.astype(x_BTD.dtype) if matrix else leaf for leaf in leaves])
+
+    def body(x_BTD: jax.Array, layer: tuple[dict, jax.Array | None]) -> tuple[jax.Array, None]:
+        params, key = layer
+        rngs = None if key is None else {"dropout": key}
+        apply: Callable = partial(module.block(c, parent=None).apply, {"params": params}, rngs=rngs)
+        return apply(x_BTD, deterministic=key is None, **inputs)[0], None
+
+    if remat != "none":
+        body = jax.checkpoint(body, policy=POLICIES[remat], prevent_cse=False)  # a loop has none to prevent
+    keys = None if key is None else jax.random.split(key, num_layers)
+    return jax.lax.scan(body, x_BTD, (jax.tree.map(stack, *layers), keys))[0]

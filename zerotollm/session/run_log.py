@@ -1,0 +1,177 @@
+"""What a run records while it trains: metrics.jsonl, TensorBoard, the display, and what a checkpoint must remember."""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TypedDict
+
+from zerotollm import run_directory
+from zerotollm.data.feed import Feed
+from zerotollm.experiment import Experiment
+from zerotollm.host.atomic_files import write_atomically
+from zerotollm.session.progress import Display, Pace
+from zerotollm.sharding.processes import is_first, on_first
+from zerotollm.training.checkpoints import AHEAD, CheckpointWriter, of_step
+from zerotollm.training.metrics import MetricsWriter, NotWritten, StepLog
+from zerotollm.training.prefetch import DeferredMetrics
+from zerotollm.training.step import Metrics, TrainState
+
+Validation = dict[str, float]
+"""`loss`, `bpb`, and where there are `accuracy`, `old_bpb` and `lost`: see `StepLog.validation`."""
+
+
+class Notes(TypedDict):
+    """What the host must remember beside the state, in a checkpoint's manifest."""
+
+    text: list[int]
+    """fingerprint of the training text"""
+    frozen: int | None
+    """fingerprint of the frozen parameters"""
+    before: Validation | None
+    """validation before the first step, where training began with another run's parameters"""
+    losses: list[float]
+    """since the last line of metrics"""
+    validation: Validation | None
+    """at this very step, if it was measured"""
+    step_seconds: float
+    """spent in steps, over all processes of the run"""
+    seconds: float
+    """in all, over all processes of the run"""
+
+
+class RunLog:
+    """The record of one process's part of a run, from step `start` on; to be closed."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        experiment: Experiment,
+        feed: Feed,
+        display: Display,
+        start: int,
+        notes: Notes,
+        began: float,
+    ):
+        self.notes = notes
+        self._run_dir, self._train, self._feed, self._display = run_dir, experiment.train, feed, display
+        self._seconds_before, self._began, self._saved_at = notes["seconds"], began, start
+        self._pace = Pace(feed.tokens_per_step, notes["step_seconds"])
+        # In steps, until it was timed: the forward pass is a third of a step.
+        self._eval_guess = feed.evaluation_tokens / feed.tokens_per_step / 3
+        self._skipped = 0.0
+        self._deferred = DeferredMetrics(self._read)
+        self._metrics_path = run_dir / run_directory.METRICS
+        saved = of_step(run_dir / run_directory.CHECKPOINTS, start).path / run_directory.METRICS
+        self._metrics = (
+            MetricsWriter(self._metrics_path, run_dir / run_directory.TENSORBOARD, start, saved)
+            if is_first()
+            else NotWritten()
+        )
+        self._steps = StepLog(
+            self._metrics,
+            steps=self._train.steps,
+            every=self._train.log_every,
+            tokens_per_step=feed.tokens_per_step,
+            bpb_per_nat=feed.tokens / feed.num_bytes["train"] / math.log(2),
+            losses=notes["losses"],
+        )
+
+    def close(self) -> None:
+        self._metrics.close()
+
+    def before(self, evaluate: Callable[[], Validation]) -> None:
+        """Measure and show the validation before the first step."""
+        self.notes["before"] = before = evaluate()
+        self._display.say(f"before the first step: {words(before, self._feed)}")
+
+    def begin(self, start: int) -> None:
+        """The first step is given to the device now."""
+        self._display.begin(start)
+        self._pace.begin()
+
+    def step(self, step: int, metrics: Metrics) -> None:
+        """Record the metrics of a step, which the device may still be computing."""
+        self._deferred.add(step, metrics)
+        self.notes["validation"] = None
+
+    def _read(self, step: int, values: dict[str, float]) -> None:
+        pace, train = self._pace, self._train
+        pace.step_done()
+        if values.get("skipped_steps", 0.0) > self._skipped:
+            self._skipped = values["skipped_steps"]
+            self._display.say(
+                f"step {step} overflowed and was skipped, {self._skipped:.0f} so far; "
+                f"the loss scale is now {values['loss_scale']:g}"
+            )
+        self._steps.add(step, values, pace.tokens_per_second)
+        pauses = {  # those due after this very step are still to come
+            "validation": (times(step - 1, train.steps, train.eval_every), self._eval_guess),
+            "sample": (times(step - 1, train.steps, train.sample_every), 2.0),
+        }
+        left = pace.seconds_left(train.steps - step, pauses)
+        self._display.progress(step, values["loss"], pace.tokens_per_second, left)
+
+    @contextmanager
+    def _pause(self, kind: str):
+        """Around what stops the steps, whose metrics are read first."""
+        self._deferred.drain()
+        with self._pace.pause(kind):
+            yield
+
+    def validation(self, step: int, evaluate: Callable[[], Validation]) -> bool:
+        """Measure and record the validation after a step; return whether it is the best so far."""
+        with self._pause("validation"):
+            measured = evaluate()
+        self.notes["validation"] = measured
+        best = on_first(partial(self._steps.validation, step, measured))
+        self._display.validation(step, words(measured, self._feed), best)
+        return best
+
+    def sample(self, step: int, write: Callable[[], str]) -> None:
+        """Let the model write, and keep the text in samples/."""
+        with self._pause("sample"):
+            text = write()
+        if is_first():
+            write_atomically(self._run_dir / run_directory.SAMPLES / f"step-{step:06}.txt", text)
+        self._display.sample(step, text)
+
+    def save(self, writer: CheckpointWriter, state: TrainState, step: int) -> None:
+        """Start to save a checkpoint."""
+        with self._pause("save"):
+            self.notes = {
+                "text": self._feed.fingerprint,
+                "frozen": self.notes["frozen"],
+                "before": self.notes["before"],
+                "losses": list(self._steps.losses),
+                "validation": self.notes["validation"],
+                "step_seconds": self._pace.seconds,
+                "seconds": self._seconds_before + time.monotonic() - self._began,
+            }
+            self._metrics.sync()
+            writer.save(state.saved(), step, self.notes, self._metrics_path)
+        self._saved_at = step
+
+    def limit_lead(self, writer: CheckpointWriter, step: int) -> None:
+        """Wait for the disk once training is a twentieth of an interval beyond the checkpoint being saved."""
+        if step == self._saved_at + self._train.checkpoint_every // AHEAD:
+            if writer.busy():  # a slow disk, or quick steps: no time of theirs
+                with self._pause("slow save"):
+                    writer.wait()
+            writer.wait()
+
+
+def words(validation: Validation, feed: Feed) -> str:
+    """Return a validation as people read it."""
+    if feed.labels:
+        return f"loss {validation['loss']:.4f} nats per label, accuracy {validation['accuracy']:.4f}"
+    old = f", {validation['old_bpb']:.4f} on {feed.old.corpus}" if feed.old else ""
+    return f"loss {validation['loss']:.4f}, {validation['bpb']:.4f} bits per {feed.byte}{old}"
+
+
+def times(step: int, steps: int, every: int) -> int:
+    """Return how often what is done `every` steps is still to be done after `step`."""
+    between = steps // every - step // every if every else 0
+    return between + (step < steps and not (every and steps % every == 0))
