@@ -29,7 +29,7 @@ def split(texts) -> TokenizedSplit:
 
 
 def pairs(sizes) -> TokenizedPairs:
-    """Pair i holds the number 10 + i only, as often as its sizes say."""
+    """Return pairs of the given (source, target) lengths; pair i repeats the token 10 + i."""
     sources = split([[10 + i] * s for i, (s, _) in enumerate(sizes)])
     targets = split([[10 + i] * t for i, (_, t) in enumerate(sizes)])
     return TokenizedPairs(sources, targets, np.zeros(len(sizes), np.int64))
@@ -67,11 +67,13 @@ def test_an_epoch_has_every_pair_that_fits_exactly_once(sizes, batch_size, seed)
     batches = training_batches(data, layout, seed=seed)
     for epoch in (0, 1):
         steps = range(epoch * layout.num_batches, (epoch + 1) * layout.num_batches)
-        met = [batches[step] for step in steps]
-        assert sorted(n for batch in met for n in numbers(batch)) == fitting
-        assert sum(not batch["weights"].any(1).all() for batch in met) <= 1, "more than one batch is padded"
+        epoch_batches = [batches[step] for step in steps]
+        assert sorted(n for batch in epoch_batches for n in numbers(batch)) == fitting
+        assert sum(not batch["weights"].any(1).all() for batch in epoch_batches) <= 1, (
+            "more than one batch is padded"
+        )
         shapes = {(b.rows, b.width) for b in layout.buckets}
-        assert {batch["inputs"].shape for batch in met} <= shapes
+        assert {batch["inputs"].shape for batch in epoch_batches} <= shapes
     fresh = training_batches(data, layout, seed=seed)
     for step in (layout.num_batches + 1, 0, 3):
         assert all(np.array_equal(fresh[step][name], batches[step][name]) for name in fresh[0])
@@ -81,7 +83,7 @@ def test_an_epoch_has_every_pair_that_fits_exactly_once(sizes, batch_size, seed)
     assert sorted(once) == fitting
 
 
-def test_a_batch_is_source_and_target_with_their_ends():
+def test_a_batch_holds_source_and_target_with_eos():
     batch = pair_batch(pairs([(2, 1), (1, 3)]), np.array([1, 0]), rows=3, width=4)
     np.testing.assert_array_equal(
         batch["sources"], [[11, EOS, PAD, PAD], [10, 10, EOS, PAD], [EOS, PAD, PAD, PAD]]
@@ -91,7 +93,7 @@ def test_a_batch_is_source_and_target_with_their_ends():
     np.testing.assert_array_equal(batch["weights"], [[1, 1, 1, 1], [1, 1, 0, 0], [0] * 4])
 
 
-def test_epochs_and_seeds_differ_in_order_and_in_what_is_together():
+def test_epochs_and_seeds_differ_in_order_and_in_the_pairs_of_a_batch():
     rng = np.random.default_rng(0)
     data = pairs(rng.integers(1, 30, (400, 2)).tolist())
     layout = plan_buckets(data.side_lengths, context=32, batch_size=4, buckets=4)
@@ -102,7 +104,7 @@ def test_epochs_and_seeds_differ_in_order_and_in_what_is_together():
     }
 
 
-def test_padding_is_little_and_rows_of_all_processes_are_the_batch_of_one():
+def test_padding_is_small_and_processes_share_the_batch_of_one():
     rng = np.random.default_rng(0)
     sizes = np.clip(rng.lognormal(3.2, 0.5, (2000, 1)) * rng.uniform(0.9, 1.1, (2000, 2)), 1, 90).astype(int)
     data = pairs(sizes.tolist())

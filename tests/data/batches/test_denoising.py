@@ -1,4 +1,4 @@
-"""Span corruption and prefix LM: nothing is lost, and a batch is a pure function of (seed, step)."""
+"""Span corruption and prefix LM keep all text, and a batch depends on (seed, step) alone."""
 
 import math
 from dataclasses import replace
@@ -34,7 +34,7 @@ def batches(corrupt, seed=0):
 
 
 def put_back(source, target):
-    """The window, from what is seen and what is hidden."""
+    """Return the window from its visible and hidden tokens."""
     spans, current = {}, None
     for token in target:
         if token >= FIRST:
@@ -95,7 +95,7 @@ def test_evaluation_ends_with_the_last_window():
     assert len(some) == len(windows) == 3
 
 
-def test_what_has_no_room_is_refused():
+def test_windows_that_are_too_short_or_too_long_are_refused():
     with pytest.raises(UsageError, match="needs at least 2 tokens"):
         span_corruption(FIRST, 1)
     with pytest.raises(UsageError, match=f"there are {SENTINELS} sentinels"):
@@ -128,7 +128,7 @@ def test_batch_size_and_processes_do_not_change_the_data(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("num_tokens", [CONTEXT + 1, 5 * CONTEXT + 1, 5 * CONTEXT + 2, 5 * CONTEXT + 17])
-def test_evaluation_asks_for_real_text_alone_whatever_the_batch_size(kind, num_tokens):
+def test_evaluation_predicts_real_text_alone_for_any_batch_size(kind, num_tokens):
     tokens_N = np.arange(100, 100 + num_tokens, dtype=np.uint32)
     split = TokenizedSplit(tokens_N, np.zeros(1, np.int64), 0)
     texts = [tokens_N[start : start + CONTEXT] for start in range(0, num_tokens, CONTEXT)]
@@ -172,7 +172,7 @@ def corpus(tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_uniform_model_has_the_bits_per_byte_of_arithmetic(kind, corpus):
-    """Every target token costs log2 V bits, and bytes are those of the text in the targets alone."""
+    """Every target token costs log2 V bits, and only text in the targets counts as bytes."""
     feed = open_feed(corpus, TokenizerConfig(vocab_size=300), objective=kind, pairs=True)
     V = feed.vocab_size
     assert feed.tokenizer.vocab_size + SENTINELS == V

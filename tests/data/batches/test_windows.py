@@ -1,4 +1,4 @@
-"""A batch is a pure function of (seed, step); windows cover what they say they cover, each target once."""
+"""A batch depends on (seed, step) alone, and windows cover each target once."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +17,7 @@ BOS = 1
 
 
 def numbered(num_tokens: int, document: int = 10**9) -> TokenizedSplit:
-    """Tokens that say where they are: token i is 100 + i, but every document-th is bos."""
+    """Return tokens that tell their position: token i is 100 + i, but every document-th is bos."""
     tokens_N = np.arange(100, 100 + num_tokens, dtype=np.uint32)
     tokens_N[::document] = BOS
     return TokenizedSplit(tokens_N, np.arange(0, num_tokens, document), num_tokens)
@@ -27,7 +27,7 @@ def equal(left, right) -> bool:
     return left.keys() == right.keys() and all(np.array_equal(left[name], right[name]) for name in left)
 
 
-# Tokens are numbered without bos in them, so that a row's first target says where the row lies.
+# Without bos, the first target of a row tells the position of the row.
 def targets(batches, num_steps) -> np.ndarray:
     return np.concatenate([batches[step]["targets"] for step in range(num_steps)]) - 100
 
@@ -112,7 +112,7 @@ def test_segments_are_the_documents_of_a_window_counted_from_one(shape, document
 
 
 @given(parts=st.integers(1, 4), processes=st.integers(1, 4), step=st.integers(0, 100))
-def test_the_rows_of_all_processes_are_the_batch_of_one(parts, processes, step):
+def test_processes_share_the_batch_of_one(parts, processes, step):
     shape = {"context": 5, "batch_size": parts * processes, "seed": 3}
     split = numbered(80, document=9)
     whole = training_batches(split, **shape)[step]
@@ -188,7 +188,7 @@ def test_evaluation_ends_and_can_be_read_from_its_end():
 # --- mixtures
 
 
-def test_a_second_stage_begins_at_its_own_beginning():
+def test_a_second_stage_starts_at_its_own_step_0():
     batches = staged(["a0", "a1", "a2"], ["b0", "b1", "b2"], steps=2)
     assert [batches[step] for step in range(3)] == ["a0", "a1", "b0"]
     longer = staged(["a0", "a1"], [f"b{step}" for step in range(9)], steps=2)

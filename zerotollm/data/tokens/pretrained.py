@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tokenizers
@@ -34,7 +34,7 @@ Json = Mapping[str, Any]
 class PretrainedTokenizer(ByteTokenizer):
     """An imported tokenizer. Its `model` is JSON with pad, bos, eos and tokenizer. See `pretrained_tokenizer`."""
 
-    kind = "pretrained"
+    kind: ClassVar[str] = "pretrained"
 
     @property
     def pad_id(self) -> int:
