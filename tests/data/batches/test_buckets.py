@@ -1,5 +1,6 @@
 """Batches of pairs: each pair once an epoch, a pure function of (seed, step), within the token budget."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -14,7 +15,7 @@ from zerotollm.data.batches.buckets import (
     plan_buckets,
 )
 from zerotollm.data.batches.pairs import pair_batch
-from zerotollm.data.batches.windows import Batches
+from zerotollm.data.batches.windows import Batch
 from zerotollm.data.tokens.pairs import TokenizedPairs
 from zerotollm.data.tokens.text import TokenizedSplit
 from zerotollm.errors import UsageError
@@ -35,7 +36,7 @@ def pairs(sizes) -> TokenizedPairs:
     return TokenizedPairs(sources, targets, np.zeros(len(sizes), np.int64))
 
 
-def training_batches(data: TokenizedPairs, layout: BucketPlan, **options) -> Batches:
+def training_batches(data: TokenizedPairs, layout: BucketPlan, **options) -> Sequence[Batch]:
     return bucket_training_batches(layout, partial(pair_batch, data), **options)
 
 

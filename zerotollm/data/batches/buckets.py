@@ -5,13 +5,14 @@ are compiled. R x W is at most the token budget: a batch holds many short rows o
 same for every seed and epoch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
 
-from zerotollm.data.batches.windows import STEPS, Batch, Batches
+from zerotollm.data.batches.windows import STEPS, Batch
+from zerotollm.data.lazy_sequence import LazySequence
 from zerotollm.errors import UsageError
 
 MULTIPLE = 8
@@ -117,7 +118,7 @@ def _widths(longest_M: np.ndarray, context: int, buckets: int) -> list[int]:
 
 def bucket_training_batches(
     plan: BucketPlan, make: MakeBatch, *, seed: int, process_index: int = 0, process_count: int = 1
-) -> Batches:
+) -> Sequence[Batch]:
     """Return endless batches; each depends on (seed, step) alone.
 
     An epoch has every row of the plan exactly once, in random order. Of a batch of R rows, process p of P makes rows
@@ -150,10 +151,10 @@ def bucket_training_batches(
         rows = bucket.rows // process_count
         return make(numbers[process_index * rows : (process_index + 1) * rows], rows, bucket.width)
 
-    return Batches(STEPS, make_step)
+    return LazySequence(STEPS, make_step)
 
 
-def bucket_evaluation_batches(plan: BucketPlan, make: MakeBatch) -> Batches:
+def bucket_evaluation_batches(plan: BucketPlan, make: MakeBatch) -> Sequence[Batch]:
     """Return every row of the plan once, from short to long; the last batch of each bucket is padded."""
     batches = [
         (bucket, members[start : start + bucket.rows])
@@ -165,4 +166,4 @@ def bucket_evaluation_batches(plan: BucketPlan, make: MakeBatch) -> Batches:
         bucket, numbers = batches[number]
         return make(numbers, bucket.rows, bucket.width)
 
-    return Batches(len(batches), make_number)
+    return LazySequence(len(batches), make_number)

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zerotollm.data.batches.windows import Batch, Batches
+from zerotollm.data.batches.windows import Batch
+from zerotollm.data.lazy_sequence import LazySequence
 from zerotollm.data.tokens.sentencepiece import Tokenizer
 from zerotollm.errors import UsageError
 
@@ -45,7 +46,7 @@ class Corruption:
 
 def denoising_batches(
     windows: Sequence[Batch], corruption: Corruption, seed: int, batch_size: int, first_row: int = 0
-) -> Batches:
+) -> Sequence[Batch]:
     """Return pairs made from batches of windows.
 
     How a window is corrupted depends on (seed, number of the window) alone, not on batch size or processes.
@@ -72,7 +73,7 @@ def denoising_batches(
         inputs_BT[weights_BT == 0] = Tokenizer.pad_id
         return {"sources": sources_BS, "inputs": inputs_BT, "targets": targets_BT, "weights": weights_BT}
 
-    return Batches(len(windows), make)
+    return LazySequence(len(windows), make)
 
 
 def _padded(texts: Sequence[np.ndarray], length: int) -> np.ndarray:

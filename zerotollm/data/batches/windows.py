@@ -10,12 +10,12 @@ segments  int32    number of the document within the window, from 1. Document ma
 Windows cross document boundaries. The target of a document's last token is the bos of the next document.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import overload
 
 import numpy as np
 
+from zerotollm.data.lazy_sequence import LazySequence
 from zerotollm.data.tokens.text import TokenizedSplit
 from zerotollm.errors import UsageError
 
@@ -23,25 +23,6 @@ Batch = dict[str, np.ndarray]
 
 STEPS = 2**40
 """Length of training data, which has no end: a sequence needs a length."""
-
-
-class Batches(Sequence[Batch]):
-    """A sequence of `length` batches. `make(step)` makes a batch each time it is read."""
-
-    def __init__(self, length: int, make: Callable[[int], Batch]):
-        self._steps, self._make = range(length), make
-
-    def __len__(self) -> int:
-        return len(self._steps)
-
-    @overload
-    def __getitem__(self, index: int) -> Batch: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Batch]: ...
-    def __getitem__(self, index: int | slice) -> Batch | list[Batch]:
-        if isinstance(index, slice):
-            return [self._make(step) for step in self._steps[index]]
-        return self._make(self._steps[index])  # range handles negative steps and raises IndexError
 
 
 def training_batches(
@@ -52,7 +33,7 @@ def training_batches(
     seed: int,
     process_index: int = 0,
     process_count: int = 1,
-) -> Batches:
+) -> Sequence[Batch]:
     """Return endless batches; each depends on (seed, step) alone, so resuming needs no saved state.
 
     Each epoch divides the tokens into adjacent windows from a random phase on, in random order (`epoch_windows`).
@@ -85,10 +66,10 @@ def training_batches(
             start_B[epoch_B == epoch] = windows_of(epoch)[index_B[epoch_B == epoch]]
         return _batch(split, start_B, context)
 
-    return Batches(STEPS, make)
+    return LazySequence(STEPS, make)
 
 
-def evaluation_batches(split: TokenizedSplit, *, context: int, batch_size: int) -> Batches:
+def evaluation_batches(split: TokenizedSplit, *, context: int, batch_size: int) -> Sequence[Batch]:
     """Return the whole split in order as adjacent windows: every token but the first is a target once.
 
     All batches have one shape: the last window and the last batch are padded with weight 0. Raises UsageError if the
@@ -101,7 +82,7 @@ def evaluation_batches(split: TokenizedSplit, *, context: int, batch_size: int) 
     def make(number: int) -> Batch:
         return _batch(split, (number * batch_size + np.arange(batch_size)) * context, context)
 
-    return Batches(-(-num_targets // (context * batch_size)), make)
+    return LazySequence(-(-num_targets // (context * batch_size)), make)
 
 
 def num_windows(num_tokens: int, context: int) -> int:
