@@ -68,7 +68,6 @@ HEAVY = {
     "optax",
     "orbax",
     "numpy",
-    "grain",
     "tensorflow_datasets",
     "sentencepiece",
     "tensorboardX",

@@ -55,7 +55,6 @@ PACKAGES = (
     "flax",
     "optax",
     "orbax-checkpoint",
-    "grain",
     "sentencepiece",
     "numpy",
 )

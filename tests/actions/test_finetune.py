@@ -16,7 +16,7 @@ from zerotollm.actions.config import EvaluateOptions
 from zerotollm.actions.evaluate import evaluate
 from zerotollm.actions.train import train
 from zerotollm.cli import main
-from zerotollm.data.batches.windows import Replayed
+from zerotollm.data.batches.mixtures import replayed
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.sources.examples import open_examples
 from zerotollm.decoding.config import SamplingConfig
@@ -351,6 +351,6 @@ def test_a_decoder_of_pairs_translates_and_one_of_jsonl_does_not(base):
 
 
 def test_the_old_text_is_read_in_its_share_of_steps():
-    mixed = Replayed([f"new {i}" for i in range(100)], [f"old {i}" for i in range(100)], Fraction("0.25"))
+    mixed = replayed([f"new {i}" for i in range(100)], [f"old {i}" for i in range(100)], Fraction("0.25"))
     read = [mixed[step] for step in range(8)]
     assert read == ["new 0", "new 1", "new 2", "old 0", "new 3", "new 4", "new 5", "old 1"]

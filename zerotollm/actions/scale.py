@@ -86,8 +86,7 @@ def scale(
         write_atomically(run_dir / "table.md", text)
         for name in ("figure.png", "figure.html"):
             picture(fit, prediction, measured).save(run_dir / name)
-    console.print("", text, *report.law_lines(fit), "", report.prediction_line(prediction, N, D), sep="
-")
+    console.print("", text, *report.law_lines(fit), "", report.prediction_line(prediction, N, D), sep="\n")
     console.print(report.outcome_line(prediction, measured.bpb))
     console.print(f"\nwritten to {run_dir}: law.json, table.md, figure.png, figure.html")
     return fit, prediction, measured

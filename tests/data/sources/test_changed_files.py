@@ -113,7 +113,7 @@ def test_pairs_that_are_changed_while_they_are_read_stop_too(tmp_path, monkeypat
         open_parallel(data)
     monkeypatch.undo()
     splits = prepare_pairs(data, SETTINGS).splits.values()
-    assert sum(map(len, splits)) == COUNT + 1
+    assert sum(len(split.num_bytes) for split in splits) == COUNT + 1
 
 
 def test_a_file_that_is_only_touched_is_the_same(tmp_path):

@@ -110,7 +110,7 @@ def test_the_bytes_that_are_counted_are_those_that_are_learned(texts, spaces, lo
     split = prepare_examples(data, tokenizer, "completion").splits["train"]
     ends = [*split.starts_E[1:], len(split.tokens_N)]
     sentences = [0] * len(texts) + [len(texts)]
-    for start, end, counted, added in zip(split.starts_E, ends, split.bytes_E, sentences, strict=True):
+    for start, end, counted, added in zip(split.starts_E, ends, split.num_bytes, sentences, strict=True):
         ids, is_learned = split.tokens_N[start:end], split.learned_N[start:end] > 0
         learned_ids = ids[is_learned & (ids != tokenizer.stop_id)]
         told = decoded_bytes(tokenizer, learned_ids) - added
@@ -119,7 +119,7 @@ def test_the_bytes_that_are_counted_are_those_that_are_learned(texts, spaces, lo
         else:
             assert counted == told
     if not lossy:
-        assert split.bytes_E.tolist()[:-1] == [len(text.encode()) for text in texts]
+        assert split.num_bytes.tolist()[:-1] == [len(text.encode()) for text in texts]
 
 
 @given(lines=st.lists(LINE, min_size=2, max_size=6))
@@ -132,7 +132,7 @@ def test_the_bytes_of_pairs_are_those_of_the_targets(lines, tmp_path_factory):
     pairs = prepare_pairs(data, ANY_BYTES).splits["train"]
     examples = prepare_examples(data, ANY_BYTES, "completion").splits["train"]
     expected = [len(line.strip().encode()) for line in lines]
-    assert pairs.target_bytes_N.tolist() == examples.bytes_E.tolist() == expected
+    assert pairs.num_bytes.tolist() == examples.num_bytes.tolist() == expected
     starts = [*pairs.targets.document_starts_D, len(pairs.targets.tokens_N)]
     for start, end, counted in zip(starts, starts[1:], expected, strict=False):
         assert decoded_bytes(ANY_BYTES, pairs.targets.tokens_N[start + 1 : end]) == counted + 1
@@ -335,13 +335,13 @@ def test_bytes_that_are_lost_of_what_is_learned_are_counted(data):
     """Three UTF-8 bytes of a character that is not in the vocabulary; those of a prompt are not learned."""
     records = [{"prompt": "天天", "completion": f"ab天 {i % 7}"} for i in range(60)]
     prepared = prepare_examples(data(records), ASCII_NFKC, "completion")
-    sizes = {split: len(examples) for split, examples in prepared.splits.items()}
+    sizes = {split: len(examples.starts_E) for split, examples in prepared.splits.items()}
     assert sum(sizes.values()) == 60
-    assert prepared.lost == {split: 3 * size for split, size in sizes.items()}
-    for examples in prepared.splits.values():
-        assert examples.bytes_E.tolist() == [4] * len(examples)
+    assert prepared.counts.lost == {split: 3 * size for split, size in sizes.items()}
+    for split, examples in prepared.splits.items():
+        assert examples.num_bytes.tolist() == [4] * sizes[split]
         # a, b, unk, the space, the digit, and what ends them
-        assert examples.num_learned.tolist() == [6] * len(examples)
+        assert examples.num_predicted.tolist() == [6] * sizes[split]
 
 
 def test_a_labelled_text_of_exactly_the_context_is_not_cut(data):
@@ -352,5 +352,3 @@ def test_a_labelled_text_of_exactly_the_context_is_not_cut(data):
     assert set(whole.tolist()) == {4, 5, 6}
     assert train.num_cut == ((whole > 4).sum(), (whole - 4).sum())
     assert set(train.side_lengths[:, 0].tolist()) == {4}
-    assert train.no_longer_than(4).tolist() == list(range(len(train)))
-    assert len(train.no_longer_than(3)) == 0

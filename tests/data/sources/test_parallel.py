@@ -170,16 +170,16 @@ def test_tokens_of_pairs_are_those_of_both_sides(tmp_path):
     data = DataConfig(corpus=f"{source}:{target}", dir=str(tmp_path / "data"))
     prepared = prepare_pairs(data, TokenizerConfig(kind="char", vocab_size=100, byte_fallback=False))
     corpus = open_parallel(data)
-    assert sum(d.get("one side is empty", 0) for d in prepared.dropped.values()) == 1
+    assert sum(d.get("one side is empty", 0) for d in prepared.counts.dropped.values()) == 1
     for split, tokens in prepared.splits.items():
         pairs, _ = usable_pairs(corpus.splits[split], split)
-        assert len(tokens) == len(pairs)
+        assert len(tokens.num_bytes) == len(pairs)
         for side, texts in ((tokens.sources, "source"), (tokens.targets, "target")):
             starts = [*side.document_starts_D, len(side.tokens_N)]
             for i, pair in enumerate(pairs):
                 ids = side.tokens_N[starts[i] + 1 : starts[i + 1]]
                 assert prepared.tokenizer.decode(ids) == f" {getattr(pair, texts).strip()}"
-        assert tokens.target_bytes_N.tolist() == [len(pair.target.strip().encode()) for pair in pairs]
+        assert tokens.num_bytes.tolist() == [len(pair.target.strip().encode()) for pair in pairs]
 
 
 # --- the Bible
