@@ -94,12 +94,13 @@ class Torch:
     def __init__(self, job, compiles):
         import torch
 
-        from zerotollm.interop.qwen3 import twin
+        from zerotollm.interop import qwen3
+        from zerotollm.interop.torch_model import torch_model
 
         self.torch, self.job = torch, job
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.set_float32_matmul_precision("high")
-        net = twin(job.model).to(self.device)
+        net = torch_model(qwen3.FAMILY, job.model).to(self.device)
         fused = {"fused": True} if self.device == "cuda" else {}
         self.optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, **fused)
         self.net = torch.compile(net) if compiles else net

@@ -129,7 +129,7 @@ def test_generation_ends_at_a_stop_string(run, model):
     ids_N = np.append(1, run.tokenizer.encode("heaven")).astype(np.int32)
     greedy = SamplingConfig(max_tokens=12, temperature=0.0)
     (expected,) = sample.generate(
-        run.params, run.model_config, [ids_N], greedy, stop_id=1, num_tokens=run.tokenizer.vocab_size
+        run.params, run.net, [ids_N], greedy, stop_id=1, num_tokens=run.tokenizer.vocab_size
     )
     assert free == run.tokenizer.decode(expected)
     assert cut == free.partition("e")[0]

@@ -70,12 +70,16 @@ def test_the_best_checkpoint_is_opened_unless_another_is_named(run, run_dir):
 def test_its_validation_is_the_one_that_was_measured(run):
     """Saved and restored, the parameters give the very loss that training noted for them."""
     from tests.functions import make_eval_step
+    from zerotollm.data.batches.windows import evaluation_batches
+    from zerotollm.data.feed import evaluation_rows
     from zerotollm.data.tokens.text import prepare
-    from zerotollm.evaluation.loss import evaluate_split, evaluation_rows
+    from zerotollm.evaluation.loss import evaluate_batches
 
     split = prepare(run.experiment.data, run.experiment.tokenizer).splits["validation"]
     rows = evaluation_rows(run.experiment.data.batch_size)
-    scores = evaluate_split(make_eval_step(run.model_config), run.params, split, context=16, batch_size=rows)
+    batches = evaluation_batches(split, context=16, batch_size=rows)
+    step = make_eval_step(run.model_config)
+    scores = evaluate_batches(step, run.params, batches, num_bytes=split.num_bytes)
     assert scores["bpb"] == run.validation_bpb
 
 

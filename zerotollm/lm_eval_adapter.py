@@ -1,4 +1,4 @@
-"""EleutherAI's evaluation harness (`pip install lm_eval`) on a run: its tasks, its metrics, our model.
+"""A run as a model of EleutherAI's evaluation harness (`pip install lm_eval`).
 
 >>> import lm_eval, zerotollm
 >>> from zerotollm.lm_eval_adapter import harness_model
@@ -13,25 +13,23 @@ from typing import Any
 import numpy as np
 
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer
-from zerotollm.errors import RunError, UsageError
-from zerotollm.evaluation.likelihood import log_likelihoods
+from zerotollm.errors import RunError
+from zerotollm.evaluation.likelihood import log_likelihoods, require_language_model
 from zerotollm.run import Run
-from zerotollm.serving.generation import Generation, Request
-from zerotollm.serving.scheduler import compile_programs, write_all
+from zerotollm.serving.generation import Generation, GenerationRequest, Piece
+from zerotollm.serving.scheduler import Programs, compile_programs, write_all
 
 NEW_TOKENS = 256
-"""Most tokens of an answer where a task does not say; the context may hold fewer."""
+"""Default limit on the tokens of an answer; the context may hold fewer."""
 
 
 def harness_model(run: Run, rows: int = 16) -> Any:
-    """The run as an `lm_eval.api.model.LM`, which scores and writes `rows` texts at once.
+    """Return the run as an `lm_eval.api.model.LM`, which scores and generates `rows` texts at once.
 
-    What the context does not hold is cut off on the left; all of what is scored counts, in several windows where it is
-    longer than the context. Raises UsageError for a model that does not write texts on,
-    RunError where the harness is not installed.
+    Prompts longer than the context are truncated on the left. Scored texts never are: they are scored in several
+    windows. Raises UsageError for a model that does not continue texts, RunError where the harness is not installed.
     """
-    if run.model_config.architecture == "encoder-decoder" or run.model_config.num_classes:
-        raise UsageError(f"{run.path} holds no model that writes a text on, and the harness asks for one")
+    require_language_model(run.experiment, run.path)
     try:
         from lm_eval import utils
         from lm_eval.api.model import LM
@@ -49,21 +47,16 @@ def harness_model(run: Run, rows: int = 16) -> Any:
             return [log_p for log_p, _ in self._score([_after_bos(tokenizer, ids_N) for ids_N in ids])]
 
         def generate_until(self, requests: Sequence[Any]) -> list[str]:
-            told: list[list[str]] = [[] for _ in requests]
-            writings = []
-            for request, pieces in zip(requests, told, strict=True):
-                wanted = _wanted(run, *request.args[:2])
-                writings.append(
-                    Generation(
-                        wanted, tokenizer, context, lambda piece, pieces=pieces: pieces.append(piece.text)
-                    )
-                )
-            write_all(self._programs, writings)
-            return ["".join(pieces) for pieces in told]
+            texts: list[list[Piece]] = [[] for _ in requests]
+            generations = [
+                Generation(_generation_request(run, *request.args[:2]), tokenizer, context, pieces.append)
+                for request, pieces in zip(requests, texts, strict=True)
+            ]
+            write_all(self._programs, generations)
+            return ["".join(piece.text for piece in pieces) for pieces in texts]
 
         def _score(self, texts: Sequence[tuple[np.ndarray, int]]) -> list[tuple[float, bool]]:
-            """Of each text, (ids, how many of the last are scored): where those are more than the context holds, in
-            windows, so that every one counts."""
+            """Score texts of (ids, number of tokens at the end to score), in windows where the context is shorter."""
             windows, owners = [], []
             for number, (ids_N, scored) in enumerate(texts):
                 rolling = [(ids_N[:-scored], ids_N[-scored:])]
@@ -83,49 +76,49 @@ def harness_model(run: Run, rows: int = 16) -> Any:
                     window_N = np.array([*before, *after], np.int32)[-context - 1 :]
                     windows.append((window_N, len(after)))
                     owners.append(number)
-            found = [(0.0, True)] * len(texts)
+            results = [(0.0, True)] * len(texts)
             scores = log_likelihoods(run.params, model, windows, num_tokens=tokenizer.vocab_size, rows=rows)
             for number, score in zip(owners, scores, strict=True):
-                log_p, greedy = found[number]
-                found[number] = (log_p + score.log_p, greedy and score.greedy)
-            return found
+                log_p, greedy = results[number]
+                results[number] = (log_p + score.log_p, greedy and score.greedy)
+            return results
 
         @cached_property
-        def _programs(self) -> Any:
+        def _programs(self) -> Programs:
             return compile_programs(run.params, run.net, tokenizer, rows, context)
 
     return RunModel()
 
 
 def _after_bos(tokenizer: AnyTokenizer, ids_N: np.ndarray) -> tuple[np.ndarray, int]:
-    """(bos and the ids, how many these are)."""
+    """Return (bos and the ids, number of the ids)."""
     return np.append(tokenizer.bos_id, ids_N).astype(np.int32), len(ids_N)
 
 
 def _encode_pair(tokenizer: AnyTokenizer, before: str, after: str) -> tuple[np.ndarray, int]:
-    """(bos and the ids of both, how many are scored). Space between them is the second's, as in training.
+    """Return (bos and the ids of both, number of ids to score). Space between them belongs to the second.
 
-    Scored is all from where the ids of both part from those of the first alone: a token that spans both is the
-    second's. Where they never part, the second is encoded alone.
+    Scoring starts where the ids of both together differ from those of the first alone: a token that spans both belongs
+    to the second. Where they never differ, the second is encoded alone.
     """
-    kept = before.rstrip()
-    after = before[len(kept) :] + after
-    known_N, whole_N = tokenizer.encode(kept), tokenizer.encode(kept + after)
-    shorter = min(len(known_N), len(whole_N))
-    parts = np.append(known_N[:shorter] != whole_N[:shorter], True)
-    scored = len(whole_N) - int(np.argmax(parts))
+    first = before.rstrip()
+    after = before[len(first) :] + after
+    known_N, joined_N = tokenizer.encode(first), tokenizer.encode(first + after)
+    shorter = min(len(known_N), len(joined_N))
+    differs = np.append(known_N[:shorter] != joined_N[:shorter], True)
+    scored = len(joined_N) - int(np.argmax(differs))
     if not scored:
         alone_N = tokenizer.encode(after)
-        whole_N, scored = np.append(known_N, alone_N), len(alone_N)
-    return _after_bos(tokenizer, whole_N)[0], scored
+        joined_N, scored = np.append(known_N, alone_N), len(alone_N)
+    return _after_bos(tokenizer, joined_N)[0], scored
 
 
-def _wanted(run: Run, before: str, options: dict[str, Any]) -> Request:
-    """The text that a task asks for: greedy, unless it says otherwise."""
+def _generation_request(run: Run, before: str, options: dict[str, Any]) -> GenerationRequest:
+    """Return the text that a task asks for: greedy by default."""
     until = options.get("until") or []
     context = run.model_config.max_length
-    asked = options.get("max_gen_toks") or options.get("max_tokens")
-    most = min(asked, context - 1) if asked else max(1, min(NEW_TOKENS, context // 2))
+    limit = options.get("max_gen_toks") or options.get("max_tokens")
+    most = min(limit, context - 1) if limit else max(1, min(NEW_TOKENS, context // 2))
     draws = options.get("do_sample", options.get("temperature", 0.0) > 0)
     sampling = replace(
         run.experiment.sample,
@@ -137,4 +130,4 @@ def _wanted(run: Run, before: str, options: dict[str, Any]) -> Request:
     )
     ids_N = np.append(run.tokenizer.bos_id, run.tokenizer.encode(before)).astype(np.int32)
     stop = (until,) if isinstance(until, str) else tuple(s for s in until if s)
-    return Request(ids_N[-(context - most + 1) :], sampling, stop=stop)
+    return GenerationRequest(ids_N[-(context - most + 1) :], sampling, stop=stop)

@@ -17,6 +17,7 @@ from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.interop import qwen3
+from zerotollm.interop.family import check
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.session.timed_jax import jax_side
 from zerotollm.session.timed_sides import timed
@@ -135,7 +136,7 @@ def test_against_torch(tiny, tmp_path, capsys):
     [("muon", ["Muon", "AdamW"]), ("adamw", ["AdamW"]), ("sgd", ["SGD"]), ("lion", ["AdamW"])],
 )
 def test_the_twin_trains_every_parameter_by_the_same_kind_of_rule(tiny, kind, names):
-    net = qwen3.twin(resolve(tiny.model, vocab_size=32, context=12))
+    net = torch_model(qwen3.FAMILY, resolve(tiny.model, vocab_size=32, context=12))
     optimizers = torch_optimizers(kind, net)
     assert [type(optimizer).__name__ for optimizer in optimizers] == names
     trained = [id(p) for o in optimizers for group in o.param_groups for p in group["params"]]
@@ -146,7 +147,7 @@ def test_the_twin_trains_every_parameter_by_the_same_kind_of_rule(tiny, kind, na
 
 
 def test_base_without_token_shift_has_a_twin():
-    qwen3.check_twin(replace(base().model, token_shift=0))
+    check(qwen3.FAMILY, replace(base().model, token_shift=0))
 
 
 @pytest.mark.parametrize(
@@ -157,13 +158,15 @@ def test_base_without_token_shift_has_a_twin():
 def test_a_model_without_a_twin_is_refused_by_its_field(tiny, tmp_path, change):
     changed = replace(tiny, model=replace(tiny.model, **change))
     (name,) = change
-    with pytest.raises(UsageError, match=rf"model\.{name} is .* no twin"):
+    with pytest.raises(UsageError, match=rf"cannot express this model: .*model\.{name} is"):
         bench(changed, tmp_path / "run", BenchOptions(against="torch"))
     assert not (tmp_path / "run").exists()
 
 
 def test_a_missing_library_is_named_with_the_command_that_helps(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(qwen3, "find_spec", lambda name: None if name == "torch" else True)
+    monkeypatch.setattr(
+        "zerotollm.interop.torch_model.find_spec", lambda name: None if name == "torch" else True
+    )
     with pytest.raises(UsageError, match=r"^torch is not installed.*pip install -r requirements-dev\.txt"):
         bench(tiny, tmp_path, BenchOptions(against="torch"))
 

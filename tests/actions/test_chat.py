@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import zerotollm.run
 from tests.functions import init_params
 from zerotollm.actions.chat import chat
 from zerotollm.actions.config import ChatOptions
@@ -16,7 +15,6 @@ from zerotollm.data.config import TokenizerConfig
 from zerotollm.data.sources.conversations import chat_parts, check_messages
 from zerotollm.data.tokens.conversations import encode_parts, trim_conversation
 from zerotollm.data.tokens.sentencepiece import train_tokenizer
-from zerotollm.decoding import text
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
@@ -47,8 +45,8 @@ def run(tokenizer) -> Run:
 @pytest.fixture
 def talk(run, monkeypatch, capsys):
     """Types lines and returns (conversation, what was written, what was said besides)."""
-    monkeypatch.setattr(zerotollm.run, "load", lambda path, step: run)
-    monkeypatch.setattr(zerotollm.run, "cache_compiled_programs", lambda data: None)
+    monkeypatch.setattr("zerotollm.actions.chat.load", lambda path, step: run)
+    monkeypatch.setattr("zerotollm.actions.chat.cache_compiled_programs", lambda data: None)
 
     def typed(*lines: str, options: ChatOptions = OPTIONS):
         monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
@@ -62,7 +60,7 @@ def test_a_conversation_goes_on_and_begins_anew(talk):
     messages, out, err = talk("heaven", "earth")
     assert [m["role"] for m in messages] == ["user", "assistant"] * 2
     assert out == "".join(f"{m['content']}\n" for m in messages[1::2])
-    assert "never taught to answer" in err
+    assert "not trained on conversations" in err
     again, _, said = talk("earth", "/reset", "heaven", "", "/exit", "not read")
     assert again == messages[:2]  # the same seed, and nothing of the earth
     assert "a new conversation" in said
@@ -73,7 +71,7 @@ def test_commands_that_are_wrong_say_what_is_right(talk):
     assert out == ""
     assert err.count("/temperature takes a number from 0 on") == 2
     assert "the temperature is 0.0" in err
-    assert err.count("/reset begins anew") == 2
+    assert err.count("/reset starts a new conversation") == 2
 
 
 def test_the_oldest_turns_are_forgotten_and_that_is_said(talk):
@@ -111,12 +109,14 @@ def test_options_out_of_range_and_models_without_a_voice_are_refused_before_any_
         talk(options=replace(OPTIONS, temperature=-1.0))
     data = replace(EXPERIMENT.data, corpus="bible-wyc:bible-web")
     pair = replace(EXPERIMENT, data=data, model=TransformerConfig(architecture="encoder-decoder"))
-    with pytest.raises(UsageError, match="no model that writes a text on"):
+    with pytest.raises(UsageError, match="no language model"):
         chat(pair, Path("nowhere"), OPTIONS)
 
 
 def test_an_answer_begins_without_a_space_however_its_pieces_are_cut(talk, monkeypatch):
-    monkeypatch.setattr(text, "stream_answer", lambda *_: iter([" ", " ", " Hello", " world"]))
+    monkeypatch.setattr(
+        "zerotollm.actions.chat.stream_answer", lambda *_: iter([" ", " ", " Hello", " world"])
+    )
     messages, out, _ = talk("heaven")
     assert out == "Hello world\n"
     assert messages[-1]["content"] == "Hello world"
@@ -130,7 +130,9 @@ def test_an_empty_system_message_is_left_out_in_training_by_serve_and_by_chat(
     with_system = [{"role": "system", "content": content}, *turns]
     assert chat_parts(check_messages("line 1", with_system)) == chat_parts(turns)
     asked = []
-    monkeypatch.setattr(text, "stream_answer", lambda *given: asked.append(given[3]) or iter(["earth"]))
+    monkeypatch.setattr(
+        "zerotollm.actions.chat.stream_answer", lambda *given: asked.append(given[3]) or iter(["earth"])
+    )
     talk("heaven", options=replace(OPTIONS, system=content))
     served = Served("tiny", run.tokenizer, 80, SamplingConfig(), 80, 0, chats=True)
     for messages in (with_system[:2], turns[:1], [{"role": "developer", "content": content}, turns[0]]):

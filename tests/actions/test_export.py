@@ -136,7 +136,7 @@ def test_what_another_process_writes_meanwhile_is_left_alone(run_dir, exported, 
                 (other / "config.json").write_text("theirs")
             return real(*arguments)
 
-        monkeypatch.setattr("zerotollm.interop.folder.read_params", meanwhile)
+        monkeypatch.setattr("zerotollm.actions.import_model.read_params", meanwhile)
         error, says = (UsageError, "is not empty") if ended else (RunError, "is being written by process")
         with pytest.raises(error, match=says):
             import_model(experiment, other, ImportModelOptions(folder=str(exported)))
@@ -144,10 +144,10 @@ def test_what_another_process_writes_meanwhile_is_left_alone(run_dir, exported, 
 
 
 def test_an_import_that_fails_leaves_nothing(run_dir, exported, tmp_path, monkeypatch):
-    def full(params):
+    def full(writer, items, step, notes):
         raise RunError("the disk is full")
 
-    monkeypatch.setattr("zerotollm.actions.import_model._on_device", full)
+    monkeypatch.setattr(CheckpointWriter, "save", full)
     with pytest.raises(RunError, match="is full"):
         import_model(
             zerotollm.load(run_dir).experiment, tmp_path / "new", ImportModelOptions(folder=str(exported))
@@ -210,7 +210,7 @@ def test_what_is_in_the_way_is_said_in_one_line(run_dir, exported, tmp_path, cap
     assert "exists already and is not empty" in launch("export", "--run-dir", run_dir, "--out", exported)
     base = ("--experiment", "base", "import-model")
     assert "give --folder" in launch(*base, "--run-dir", tmp_path / "x")
-    assert re.search(r"runs/base is where base itself is trained", launch(*base, "--folder", exported))
+    assert re.search(r"runs/base is the run directory of base itself", launch(*base, "--folder", exported))
     assert "is not empty" in launch(*base, "--folder", exported, "--run-dir", run_dir)
     assert "is no folder" in launch(*base, "--folder", tmp_path / "y", "--run-dir", tmp_path / "x")
     assert not (tmp_path / "x").exists()

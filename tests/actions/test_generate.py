@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from zerotollm import run
 from zerotollm.actions.config import GenerateOptions
 from zerotollm.actions.generate import generate
 from zerotollm.errors import UsageError
@@ -23,8 +22,8 @@ def asked(monkeypatch) -> list[dict]:
     """A run that notes what it is asked for and writes PIECES."""
     noted = []
     stub = SimpleNamespace(labels=(), stream=lambda **sampling: noted.append(sampling) or iter(PIECES))
-    monkeypatch.setattr(run, "load", lambda path, step, mesh: stub)
-    monkeypatch.setattr(run, "cache_compiled_programs", lambda data: None)
+    monkeypatch.setattr("zerotollm.actions.generate.load", lambda path, step, mesh: stub)
+    monkeypatch.setattr("zerotollm.actions.generate.cache_compiled_programs", lambda data: None)
     return noted
 
 

@@ -24,7 +24,6 @@ from zerotollm.errors import RunError, UsageError
 from zerotollm.evaluation.likelihood import log_likelihoods
 from zerotollm.experiment import Experiment, to_json
 from zerotollm.model.config import TransformerConfig, resolve
-from zerotollm.planning import device_benchmark
 from zerotollm.planning.memory import serving_memory
 from zerotollm.planning.report import HOST_BYTES
 from zerotollm.serving import scheduler
@@ -101,7 +100,7 @@ def test_options_out_of_range_are_refused_before_any_work(run_dir, changes, mess
 
 def test_other_machines_need_a_key_and_a_file_without_one_is_refused(tmp_path):
     for host in ("0.0.0.0", "::", "192.168.1.7", ""):
-        with pytest.raises(UsageError, match=r"lets other machines ask: give --api-key-file"):
+        with pytest.raises(UsageError, match=r"admits other machines: give --api-key-file"):
             serve(Experiment(), Path("nowhere"), ServeOptions(host=host))
     file = tmp_path / "key"
     for content in (b"", b" \n", b"two words", b"two\nlines", "schlüssel".encode(), b"\xff", b"a\x00b"):
@@ -124,23 +123,23 @@ def test_a_context_that_does_not_fit_is_refused_in_one_line_with_numbers(run_dir
         serve(run.experiment, run_dir, ServeOptions(port=0, context=33))
     sizes = [serving_memory(run.model_config, 1000, context) for context in (16, 32)]
     room = sum(sizes[0].values())
-    monkeypatch.setattr(device_benchmark, "memory_here", lambda: HOST_BYTES + room)
+    monkeypatch.setattr("zerotollm.actions.serve.memory_here", lambda: HOST_BYTES + room)
     with pytest.raises(UsageError) as refused:
         serve(run.experiment, run_dir, ServeOptions(port=0, rows=1000))
     total, cache = sum(sizes[1].values()) / 1e9, sizes[1]["KV cache"] / 1e9
     assert str(refused.value) == (
         f"1000 texts of 32 tokens at once take {total:.2f} GB (parameters 0.00, KV cache {cache:.2f}, workspace "
-        f"{sizes[1]['workspace'] / 1e9:.2f}), and there is room for {room / 1e9:.2f} GB: give --context 16, or fewer "
+        f"{sizes[1]['workspace'] / 1e9:.2f}), and {room / 1e9:.2f} GB are free: give --context 16, or fewer "
         "--rows than 1000"
     )
-    monkeypatch.setattr(device_benchmark, "memory_here", lambda: HOST_BYTES + room - 1)
-    with pytest.raises(UsageError, match=r"GB: give fewer --rows than 1000$"):
+    monkeypatch.setattr("zerotollm.actions.serve.memory_here", lambda: HOST_BYTES + room - 1)
+    with pytest.raises(UsageError, match=r"GB are free: give fewer --rows than 1000$"):
         serve(run.experiment, run_dir, ServeOptions(port=0, rows=1000))
 
 
 def test_a_model_that_labels_texts_is_not_served():
     experiment = Experiment(train=TrainConfig(objective="label"), data=DataConfig(corpus="genre:bible-web"))
-    with pytest.raises(UsageError, match="no model that writes a text on"):
+    with pytest.raises(UsageError, match="no language model"):
         serve(experiment, Path("nowhere"), ServeOptions())
 
 
@@ -168,7 +167,7 @@ def test_the_likelier_of_two_texts_is_judged(run_dir, tmp_path, capsys):
     options = EvaluateOptions(judge=str(file))
     result = evaluate(run.experiment, run_dir, options)
     assert result == json.loads((run_dir / "evaluation-judge.json").read_text())[str(file)]
-    assert "1 of the questions hold the right text twice, and count as wrong" in capsys.readouterr().out
+    assert "1 of the questions hold the right text twice and count as wrong" in capsys.readouterr().out
     assert (result["groups"]["all"]["questions"], result["groups"]["all"]["equal"]) == (4, 1)
     texts = [*(text for pair in pairs for text in pair), "heaven and earth", "heaven and light"]
     ids = [[1, *run.tokenizer.encode(text).tolist()] for text in texts]

@@ -6,7 +6,7 @@ import pytest
 
 from tests.functions import forward, init_params
 from zerotollm.errors import DivergedError, UsageError
-from zerotollm.evaluation.likelihood import Question, judge, log_likelihoods, read_questions
+from zerotollm.evaluation.likelihood import Question, accuracy_by_group, log_likelihoods, read_questions
 from zerotollm.model.config import TransformerConfig, resolve
 
 
@@ -42,7 +42,7 @@ def test_a_model_that_has_diverged_judges_nothing():
     """The highest of numbers that are none is the first: it would be right in every minimal pair."""
     model = resolve(TransformerConfig(num_layers=1, width=16, num_heads=2), vocab_size=40, context=12)
     params = jax.tree.map(lambda x: np.full(x.shape, np.nan, np.float32), init_params(model, 0))
-    with pytest.raises(DivergedError, match="no finite numbers"):
+    with pytest.raises(DivergedError, match="are not finite"):
         log_likelihoods(params, model, [(np.array([1, 5], np.int32), 1)], num_tokens=40, rows=2)
 
 
@@ -98,7 +98,7 @@ def test_the_likeliest_is_right_and_equals_are_not():
         Question(("aa", "b"), 0, "one"),
         Question(("a", "b", "c", "d"), 3, "two"),
     ]
-    judged = judge(questions, [[-3.0, -2.0], [-1.0, -1.0], [-2.0, -2.0, -2.0, -1.0]])
+    judged = accuracy_by_group(questions, [[-3.0, -2.0], [-1.0, -1.0], [-2.0, -2.0, -2.0, -1.0]])
     assert list(judged) == ["one", "two", "all"]
     assert (judged["one"].right, judged["one"].right_per_byte) == (0, 2)
     assert (judged["all"].questions, judged["all"].right) == (3, 1)
@@ -115,7 +115,7 @@ def test_a_pair_of_two_equal_texts_is_wrong_and_told():
         Question(("b", "a"), 0, "two"),
     ]
     for other in (-3.0, -2.0, -2.0000002, -1.0):
-        judged = judge(questions, [[-2.0, other], [-1.0, -2.0], [-1.0, -2.0]])
+        judged = accuracy_by_group(questions, [[-2.0, other], [-1.0, -2.0], [-1.0, -2.0]])
         counts = {name: (found.right, found.right_per_byte, found.equal) for name, found in judged.items()}
         assert counts == {"one": (1, 1, 1), "two": (1, 1, 0), "all": (2, 2, 1)}
         assert judged["all"].questions == 3

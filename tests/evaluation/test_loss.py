@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from zerotollm.data.batches.windows import evaluation_batches
 from zerotollm.data.tokens.text import TokenizedSplit
 from zerotollm.errors import DivergedError, UsageError
-from zerotollm.evaluation.loss import IN_FLIGHT, evaluate_batches, evaluate_split
+from zerotollm.evaluation.loss import IN_FLIGHT, evaluate_batches
 
 NATS_V = np.linspace(0.5, 3.0, 32)
 """What a model without any context pays for each token."""
@@ -25,10 +26,15 @@ def split_of(num_tokens: int) -> TokenizedSplit:
     return TokenizedSplit(tokens_N, np.zeros(1, np.int64), num_bytes=3 * num_tokens)
 
 
+def evaluate_split(step, split, *, context, batch_size):
+    batches = evaluation_batches(split, context=context, batch_size=batch_size)
+    return evaluate_batches(step, {}, batches, num_bytes=split.num_bytes)
+
+
 @pytest.mark.parametrize(("context", "batch_size"), [(8, 1), (8, 4), (7, 3), (64, 2)])
 def test_every_token_counts_once(context, batch_size):
     split = split_of(301)
-    scores = evaluate_split(eval_step, None, split, context=context, batch_size=batch_size)
+    scores = evaluate_split(eval_step, split, context=context, batch_size=batch_size)
     nats = NATS_V[split.tokens_N[1:]].sum()
     assert scores["tokens"] == 300
     assert scores["bytes"] == 903
@@ -37,14 +43,14 @@ def test_every_token_counts_once(context, batch_size):
 
 
 def test_it_is_the_same_every_time():
-    first, second = (evaluate_split(eval_step, None, split_of(99), context=8, batch_size=4) for _ in range(2))
+    first, second = (evaluate_split(eval_step, split_of(99), context=8, batch_size=4) for _ in range(2))
     assert first == second
 
 
 def test_a_split_without_text_has_no_loss():
     empty = TokenizedSplit(np.zeros(0, np.uint16), np.zeros(0, np.int64), num_bytes=0)
     with pytest.raises(UsageError):
-        evaluate_split(eval_step, None, empty, context=8, batch_size=4)
+        evaluate_split(eval_step, empty, context=8, batch_size=4)
 
 
 def test_the_accuracy_of_labels_is_by_weight_and_absent_without_labels():
@@ -61,7 +67,7 @@ def test_the_accuracy_of_labels_is_by_weight_and_absent_without_labels():
         "bytes": 4,
         "accuracy": 0.5,
     }
-    assert "accuracy" not in evaluate_split(eval_step, None, split_of(9), context=8, batch_size=1)
+    assert "accuracy" not in evaluate_split(eval_step, split_of(9), context=8, batch_size=1)
 
 
 def test_the_device_always_has_batches_to_do_and_never_many():
@@ -93,4 +99,4 @@ def test_a_loss_that_is_not_finite_is_an_error_and_no_result(nats):
         return {"nats": jnp.float32(nats), "tokens": batch["weights"].sum()}
 
     with pytest.raises(DivergedError, match=f"over 98 held-out tokens is {nats}"):
-        evaluate_split(broken, None, split_of(99), context=8, batch_size=4)
+        evaluate_split(broken, split_of(99), context=8, batch_size=4)

@@ -16,6 +16,7 @@ from zerotollm.decoding.config import SamplingConfig
 from zerotollm.decoding.sample import generate
 from zerotollm.interop.folder import read_model, read_params, read_tokenizer
 from zerotollm.interop.huggingface import write_folder
+from zerotollm.model.build import build_net
 
 torch = pytest.importorskip("torch", reason="torch is a development requirement: requirements-dev.txt")
 transformers = pytest.importorskip("transformers", reason="see requirements-dev.txt")
@@ -179,13 +180,13 @@ def their_greedy(model, batch):
 def our_greedy(config, params, tokenizer, batch):
     if config.architecture != "encoder-decoder":
         rows = generate(
-            params, config, list(batch["input_ids"]), SamplingConfig(temperature=0.0, max_tokens=NEW),
+            params, build_net(config), list(batch["input_ids"]), SamplingConfig(temperature=0.0, max_tokens=NEW),
             stop_id=-1, num_tokens=256,
         )  # fmt: skip
         return np.stack(rows)
     ids, scores = beam_search(
         params, jnp.asarray(batch["input_ids"], jnp.int32), jnp.asarray(batch["attention_mask"]),
-        jnp.full(2, NEW + 1), jnp.float32(0), model=config, beam=1, slots=NEW + 1, num_tokens=257,
+        jnp.full(2, NEW + 1), jnp.float32(0), net=build_net(config), beam=1, slots=NEW + 1, num_tokens=257,
         special=(257, 257, 256),
     )  # fmt: skip
     return np.stack([row[0].ids for row in hypotheses(ids, scores, eos=256)])
@@ -196,7 +197,7 @@ def test_logits_and_weights_are_the_same_in_both_directions(family, changes, tmp
     reference, pair = theirs(family, changes), family == "Marian"
     folder = saved(reference, tmp_path / "theirs")
     kind, file, config = read_model(folder)
-    params, tokenizer = read_params(folder, kind, config), read_tokenizer(folder, file, config)
+    params, tokenizer = read_params(folder, kind, config), read_tokenizer(folder, kind, file, config)
     batch = inputs(pair)
     expected, ours = their_logits(reference, batch), our_logits(config, params, batch)
     assert np.abs(expected).max() > 1, "nothing to compare"
@@ -220,7 +221,7 @@ def test_greedy_text_is_the_same(family, changes, tmp_path):
     reference = talkative(theirs(family, changes))
     folder = saved(reference, tmp_path)
     kind, file, config = read_model(folder)
-    params, tokenizer = read_params(folder, kind, config), read_tokenizer(folder, file, config)
+    params, tokenizer = read_params(folder, kind, config), read_tokenizer(folder, kind, file, config)
     batch = inputs(family == "Marian")
     greedy = our_greedy(config, params, tokenizer, batch)
     assert len(np.unique(greedy)) > 3, "nothing to compare"

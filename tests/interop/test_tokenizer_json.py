@@ -92,7 +92,7 @@ def test_normalization_is_the_same_where_both_know_the_characters(text):
 
 
 def test_real_words_in_a_real_vocabulary():
-    from tests.data.test_tokenizer import TEXT
+    from tests.data.tokens.test_sentencepiece import TEXT
 
     for kind, size in (("bpe", 400), ("unigram", 330)):
         tokenizer = train_tokenizer(TokenizerConfig(kind, size), [TEXT])
@@ -113,5 +113,5 @@ def test_scores_that_do_not_add_up_exactly_are_refused():
     tokenizer, _, _ = trained("unigram")
     proto = type(tokenizer._proto).FromString(tokenizer.model)
     proto.pieces[-1].score += 0.3 / SCORE_STEPS
-    with pytest.raises(UsageError, match="train anew"):
+    with pytest.raises(UsageError, match="train the model again"):
         tokenizer_json(Tokenizer(proto.SerializeToString()), sentences=False)

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from tests.functions import forward, init_params
-from zerotollm.interop.marian import from_state_dict, twin
+from zerotollm.interop import marian
+from zerotollm.interop.torch_model import torch_model
+from zerotollm.interop.weights import from_theirs, parameter_shapes
 from zerotollm.model.blocks import EncoderOutput
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.encoder_decoder import EncoderDecoder
@@ -276,12 +278,14 @@ def test_it_is_marian_with_padding():
     pytest.importorskip("transformers", reason="see requirements-dev.txt")
     model = replace(PAPER, num_layers=2, encoder_layers=2, biases="all", sinusoid_layout="halves")
     torch.manual_seed(0)
-    reference = twin(model).eval()
+    reference = torch_model(marian.FAMILY, model).eval()
     with torch.no_grad():
         for name, p in reference.named_parameters():
             if "embed_positions" not in name:
                 p.add_(0.1 * torch.randn_like(p))  # norms and biases start as ones and zeros
-    params = jax.tree.map(jnp.asarray, from_state_dict(reference.state_dict(), model))
+    tensors, shapes = reference.state_dict(), parameter_shapes(model)
+    params = from_theirs(marian.weights(model), shapes, lambda name, shape: tensors[name].numpy())
+    params = jax.tree.map(jnp.asarray, params)
     assert jax.tree.map(np.shape, params) == jax.tree.map(
         np.shape, jax.eval_shape(lambda: init_params(model, 0))
     )

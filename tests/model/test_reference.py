@@ -8,12 +8,20 @@ import numpy as np
 import pytest
 
 from tests.functions import forward, init_params
-from zerotollm.interop.qwen3 import to_state_dict, twin
-from zerotollm.interop.token_shift import shift_embeddings
+from zerotollm.interop import qwen3
+from zerotollm.interop.torch_model import shift_embeddings, torch_model
+from zerotollm.interop.weights import to_theirs
 from zerotollm.model.config import TransformerConfig, resolve
 
 torch = pytest.importorskip("torch", reason="torch is a development requirement: requirements-dev.txt")
 transformers = pytest.importorskip("transformers", reason="see requirements-dev.txt")
+
+
+def to_state_dict(params, config):
+    tensors = {
+        name: torch.from_numpy(x) for name, x in to_theirs(params, qwen3.FAMILY.weights(config)).items()
+    }
+    return {"lm_head.weight": tensors["model.embed_tokens.weight"]} | tensors
 
 
 def numpy(tensor):
@@ -49,7 +57,7 @@ def test_decoder_is_qwen3(layers, kv_heads, tied, head_width):
         return rng.normal(x.ndim == 1, 0.1 if x.ndim == 1 else 0.2, x.shape).astype(np.float32)
 
     params = jax.tree.map(random, jax.eval_shape(lambda: init_params(config, 0)))
-    reference = twin(config).eval()
+    reference = torch_model(qwen3.FAMILY, config).eval()
     reference.load_state_dict(to_state_dict(params, config))  # strict: no weight is left over on either side
     tokens_BT = rng.integers(0, 64, (2, 20))
     with torch.no_grad():
@@ -66,7 +74,7 @@ def test_a_shifted_embedding_is_our_token_shift():
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(lambda: init_params(config, 0))
     params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), shapes)
-    reference = twin(replace(config, token_shift=0)).eval()
+    reference = torch_model(qwen3.FAMILY, replace(config, token_shift=0)).eval()
     shift_embeddings(reference, 3)
     weights = to_state_dict(params, config)
     weights["model.embed_tokens.shift_weight"] = torch.from_numpy(params["token_shift"]["weights"])

@@ -62,9 +62,9 @@ def running(tiny: Tiny, served: Served, api_key: str = "") -> Iterator[str]:
     loops = []
 
     async def main() -> None:
-        desk = ServerState(served, request_bytes=50_000, most_waiting=130, api_key=api_key)
+        state = ServerState(served, request_bytes=50_000, most_waiting=130, api_key=api_key)
         loops.append((asyncio.get_running_loop(), asyncio.current_task()))
-        await serve_until_stopped(make_app(desk, loopback=True), desk, tiny.programs, listening)
+        await serve_until_stopped(make_app(state, loopback=True), state, tiny.programs, listening)
 
     def run() -> None:
         with contextlib.suppress(asyncio.CancelledError):

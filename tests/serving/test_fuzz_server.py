@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.test_fuzz import SIZES, damaged, tried
-from zerotollm.serving.app import ServerState, make_app, write_for
+from zerotollm.serving.app import ServerState, generate_forever, make_app
 from zerotollm.serving.protocol import COMMON, IGNORED, NEUTRAL
 
 SECONDS = 20
@@ -153,17 +153,17 @@ def ask(tiny, served):
 
         async def begin() -> tuple:
             short = replace(served, sampling=replace(served.sampling, max_tokens=2), most_tokens=4)
-            desk = ServerState(short, request_bytes=50_000, most_waiting=130)
-            return make_app(desk, loopback=True), asyncio.create_task(write_for(desk, tiny.programs))
+            state = ServerState(short, request_bytes=50_000, most_waiting=130)
+            return make_app(state, loopback=True), asyncio.create_task(generate_forever(state, tiny.programs))
 
-        app, writing = runner.run(begin())
+        app, generating = runner.run(begin())
 
         def asking(asked: Asked) -> tuple[int, dict[bytes, bytes], bytes]:
-            assert not writing.done(), "nobody writes any more"
+            assert not generating.done(), "generation has failed"
             return runner.run(answer(app, asked))
 
         yield asking
-        writing.cancel()
+        generating.cancel()
 
 
 @pytest.mark.parametrize("number", SIZES)

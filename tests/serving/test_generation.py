@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.serving import protocol
-from zerotollm.serving.generation import Generation, Request, Token, cut_at_stop
+from zerotollm.serving.generation import Generation, GenerationRequest, Token, cut_at_stop
 
 
 class Bytes:
@@ -22,15 +22,15 @@ class Bytes:
 
 
 def pieces_of(text: bytes, stop=(), max_tokens=100, ends=True):
-    told = []
+    pieces = []
     prompt_N = np.zeros(1, np.int32)
-    wanted = Request(prompt_N, SamplingConfig(max_tokens=max_tokens), stop=tuple(stop))
-    writing = Generation(wanted, Bytes(), context=1000, tell=told.append)
+    request = GenerationRequest(prompt_N, SamplingConfig(max_tokens=max_tokens), stop=tuple(stop))
+    generation = Generation(request, Bytes(), context=1000, emit=pieces.append)
     for token_id in [*text, 256] if ends else text:
-        if writing.done:
+        if generation.done:
             break
-        writing.take(Token(token_id))
-    return told, writing
+        generation.take(Token(token_id))
+    return pieces, generation
 
 
 @settings(deadline=None)  # a loaded machine is no error
@@ -39,13 +39,13 @@ def pieces_of(text: bytes, stop=(), max_tokens=100, ends=True):
     st.lists(st.text(alphabet="abé", min_size=1, max_size=4), max_size=3),
 )
 def test_what_is_shown_is_the_text_before_the_first_stop_string(text, stop):
-    pieces, writing = pieces_of(text.encode(), stop)
+    pieces, generation = pieces_of(text.encode(), stop)
     shown = "".join(piece.text for piece in pieces)
     # The first to be complete ends the text: not always the one that begins first.
     ends = [text[:n] for n in range(len(text) + 1) if any(text[:n].endswith(s) for s in stop)]
     starts = [ends[0].find(s) for s in stop if s in ends[0]] if ends else [len(text)]
     assert shown == text[: min(starts)]
-    assert writing.done
+    assert generation.done
     assert pieces[-1].finish == "stop"
     assert not any(piece.finish for piece in pieces[:-1])
 
@@ -65,8 +65,8 @@ def test_half_a_character_waits_and_at_the_end_is_shown_as_one_that_is_not_known
 
 @pytest.mark.parametrize(("max_tokens", "finish"), [(2, "length"), (3, "length"), (4, "stop")])
 def test_a_text_ends_by_itself_or_at_its_length(max_tokens, finish):
-    pieces, writing = pieces_of(b"abc", max_tokens=max_tokens)
-    assert (pieces[-1].finish, writing.done) == (finish, True)
+    pieces, generation = pieces_of(b"abc", max_tokens=max_tokens)
+    assert (pieces[-1].finish, generation.done) == (finish, True)
     assert "".join(piece.text for piece in pieces) == "abc"[:max_tokens]
 
 
@@ -75,12 +75,12 @@ def test_a_text_ends_by_itself_or_at_its_length(max_tokens, finish):
     st.text(alphabet="a \n", max_size=8), st.lists(st.text(alphabet="a ", min_size=1, max_size=5), max_size=2)
 )
 def test_a_streamed_answer_is_the_whole_one_and_begins_without_a_space(text, stop):
-    pieces, writing = pieces_of(text.encode(), stop)
+    pieces, generation = pieces_of(text.encode(), stop)
     job, served = (
-        protocol.Job("id", 0, True, True, False, [writing.wanted]),
+        protocol.Job("id", 0, True, True, False, [generation.request]),
         SimpleNamespace(name="tiny", tokenizer=Bytes()),
     )
-    (whole,) = protocol.whole(job, served, [pieces])["choices"]
+    (whole,) = protocol.completion(job, served, [pieces])["choices"]
     events = [protocol.chunk(job, served, 0, [piece], first=i == 0) for i, piece in enumerate(pieces)]
     streamed = "".join(event["choices"][0]["delta"]["content"] for event in events)
     plain = "".join(piece.text for piece in pieces)

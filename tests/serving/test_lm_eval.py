@@ -8,7 +8,8 @@ import pytest
 from zerotollm.decoding import sample
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.evaluation.likelihood import log_likelihoods
-from zerotollm.interop.huggingface import tokenizer_files
+from zerotollm.interop.huggingface import family_of, tokenizer_files
+from zerotollm.model.build import build_net
 
 completions = pytest.importorskip("lm_eval.models.openai_completions", reason="optional: pip install lm_eval")
 for package in ("aiohttp", "tenacity"):
@@ -20,7 +21,7 @@ PAIRS = [("heaven", " light"), ("heaven", " earth day"), ("", " waters"), ("day 
 def tokenizer(tiny, tmp_path_factory):
     """The folder of the exported tokenizer, with which the harness makes token ids of texts."""
     folder = tmp_path_factory.mktemp("exported")
-    for name, content in tokenizer_files(tiny.model, tiny.tokenizer).items():
+    for name, content in tokenizer_files(family_of(tiny.model), tiny.model, tiny.tokenizer).items():
         (folder / name).write_bytes(content)
     return str(folder)
 
@@ -49,8 +50,8 @@ def likeliest_pair(tiny) -> tuple[str, str]:
     for before in ("heaven", "earth", "light", "waters", "day", "heaven day", "earth light", "day day"):
         ids = [1, *tiny.tokenizer.encode(before).tolist()]
         (drawn,) = sample.generate(
-            tiny.params, tiny.model, [np.array(ids, np.int32)], SamplingConfig(max_tokens=1, temperature=0.0),
-            stop_id=-1, num_tokens=290,
+            tiny.params, build_net(tiny.model), [np.array(ids, np.int32)],
+            SamplingConfig(max_tokens=1, temperature=0.0), stop_id=-1, num_tokens=290,
         )  # fmt: skip
         after = tiny.tokenizer.decode(drawn)
         if after and [1, *tiny.tokenizer.encode(before + after).tolist()] == [*ids, *drawn.tolist()]:
@@ -81,5 +82,7 @@ def test_texts_are_written_as_generate_writes_them(tiny, harness):
     (text,) = harness.generate_until([asked("heaven", {"until": ["zzz"], "max_gen_toks": 6})])
     ids_N = np.array([1, *tiny.tokenizer.encode("heaven")], np.int32)
     settings = SamplingConfig(max_tokens=6, temperature=0.0)
-    (expected,) = sample.generate(tiny.params, tiny.model, [ids_N], settings, stop_id=1, num_tokens=290)
+    (expected,) = sample.generate(
+        tiny.params, build_net(tiny.model), [ids_N], settings, stop_id=1, num_tokens=290
+    )
     assert text == tiny.tokenizer.decode(expected)

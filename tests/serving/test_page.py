@@ -102,7 +102,7 @@ def test_a_conversation_on_a_phone_shows_markup_as_text_and_says_what_was_droppe
     expect(page.locator("#facts")).to_have_text("context 48 tokens")
     page.get_by_label("Chat").check()
     page.get_by_text("Sampling").click()
-    page.get_by_label("Most tokens").fill("6")
+    page.get_by_label("Max tokens").fill("6")
     page.get_by_label("Seed").fill("5")
     said = "<img src=x onerror=alert(1)>"
     for turn in range(2):

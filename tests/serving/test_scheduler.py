@@ -12,7 +12,7 @@ from zerotollm.decoding.config import SamplingConfig
 from zerotollm.evaluation.likelihood import log_likelihoods
 from zerotollm.model.build import build_net
 from zerotollm.serving import scheduler
-from zerotollm.serving.generation import Generation, Request
+from zerotollm.serving.generation import Generation, GenerationRequest
 from zerotollm.serving.scheduler import compile_programs, num_programs, write
 
 SETTINGS = {
@@ -60,7 +60,7 @@ def test_what_is_told_of_a_draw_is_its_place_among_the_likeliest():
 
 
 def test_rows_begin_empty(tiny):
-    rows = continuous.empty_slots(tiny.model, 3, 33)
+    rows = continuous.empty_slots(build_net(tiny.model), 3, 33)
     assert rows.last_RN.shape == (3, tiny.model.token_shift + 1)
     assert rows.position_R.tolist() == [0, 0, 0]
     assert rows.choice.temperature_B.tolist() == [0, 0, 0], "a row of nobody costs no noise"
@@ -71,9 +71,9 @@ def test_rows_begin_empty(tiny):
     assert rows.caches[0].values_BKSC.shape == (3, tiny.model.num_kv_heads, 48, tiny.model.head_width)
 
 
-def wanted(length: int = 5, number: int = 0, echo: int | None = None, **sampling) -> Request:
+def wanted(length: int = 5, number: int = 0, echo: int | None = None, **sampling) -> GenerationRequest:
     prompt_N = np.random.default_rng(length).integers(4, 290, length).astype(np.int32)
-    return Request(prompt_N, SamplingConfig(**({"max_tokens": 30} | sampling)), number, (), 2, echo)
+    return GenerationRequest(prompt_N, SamplingConfig(**({"max_tokens": 30} | sampling)), number, (), 2, echo)
 
 
 def written(tiny, wants, leave=(), context=CONTEXT) -> list[list]:
@@ -112,7 +112,12 @@ def test_a_text_is_the_same_alone_among_others_and_from_generate(tiny, setting, 
     # More than there are rows: mine join late, after others have left, and one of those is given up.
     among = written(tiny, [*others, *mine, *others], leave=[2])[len(others) :]
     expected = sample.generate(
-        tiny.params, tiny.model, [mine[0].prompt_N] * 2, mine[0].sampling, stop_id=1, num_tokens=290
+        tiny.params,
+        build_net(tiny.model),
+        [mine[0].prompt_N] * 2,
+        mine[0].sampling,
+        stop_id=1,
+        num_tokens=290,
     )
     for number in (0, 1):
         (alone,) = written(tiny, [mine[number]])
@@ -139,7 +144,7 @@ def test_a_prompt_that_is_read_in_parts_is_gone_on_with_as_one_that_is_read_whol
     wants = [wanted(length, **SETTINGS[setting]) for length in (1, 15, 16, 17, 32, 33, 47, 48)]
     for want, tokens in zip(wants, written(parted, wants), strict=True):
         (expected,) = sample.generate(
-            parted.params, parted.model, [want.prompt_N], want.sampling, stop_id=1, num_tokens=290
+            parted.params, build_net(parted.model), [want.prompt_N], want.sampling, stop_id=1, num_tokens=290
         )
         assert ids(tokens) == expected[: len(tokens)].tolist()
         assert len(tokens) == min(len(expected), CONTEXT - len(want.prompt_N) + 1)
@@ -189,7 +194,7 @@ def test_a_prompt_is_told_as_likely_as_the_model_holds_it(tiny, parted, first, l
     for programs in (tiny, parted):
         (tokens,) = written(programs, [want])
         assert ids(tokens) == want.prompt_N[first:].tolist()
-        assert all(token.given for token in tokens)
+        assert all(token.in_prompt for token in tokens)
         if length - first < 2:
             continue
         scored = [token for token in tokens if token.log_p is not None]

@@ -11,7 +11,7 @@ from zerotollm.actions.config import EvaluateOptions
 from zerotollm.components import dataset_of, training_of
 from zerotollm.errors import RunError
 from zerotollm.evaluation.label_report import label_report, rows
-from zerotollm.evaluation.minimal_pair_report import evaluate_judgments
+from zerotollm.evaluation.minimal_pair_report import evaluate_minimal_pairs
 from zerotollm.evaluation.translation_report import not_read, translate_split, translates
 from zerotollm.experiment import Experiment
 from zerotollm.host.atomic_files import write_atomically
@@ -47,7 +47,7 @@ def _evaluate(
     run = load(run_dir, options.checkpoint, placement.mesh)
     cache_compiled_programs(shape)
     if options.judge:
-        return evaluate_judgments(run, Path(options.judge), options.checkpoint)
+        return evaluate_minimal_pairs(run, Path(options.judge), options.checkpoint)
     imported = run.tokenizer.kind == "pretrained"
     feed = dataset_of(experiment, tokenizer=run.tokenizer if imported else None)
     if feed.tokenizer != run.tokenizer:

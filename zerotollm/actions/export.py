@@ -2,25 +2,24 @@
 
 from pathlib import Path
 
+from zerotollm import run_directory
 from zerotollm.actions.config import ExportOptions
+from zerotollm.console import Console
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
+from zerotollm.interop.card import model_card
+from zerotollm.interop.huggingface import family_of, write_folder
+from zerotollm.run import load
 
 
 def export(experiment: Experiment, run_dir: Path, options: ExportOptions) -> Path:
-    """Writes one checkpoint of a run to a new folder, says what it is, and returns the folder.
+    """Write one checkpoint of a run to a new folder and return the folder.
 
-    Raises UsageError where there is no checkpoint, where the folder holds something and where no family of models of
-    the `transformers` library is exactly this model, naming the fields in the way.
+    Raises UsageError where there is no checkpoint, where the folder is not empty, and where no model family of the
+    `transformers` library is exactly this model, with the fields that differ.
     """
     if not options.out:
-        raise UsageError("give --out: the folder to be written")
-    from zerotollm import run_directory
-    from zerotollm.console import Console
-    from zerotollm.interop.card import model_card
-    from zerotollm.interop.huggingface import family_of, write_folder
-    from zerotollm.run import load
-
+        raise UsageError("give --out: the folder to write")
     run = load(run_dir, options.checkpoint)
     family, out = family_of(run.model_config), Path(options.out)
     card = model_card(

@@ -5,40 +5,42 @@ import shutil
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+
+import jax
 
 from zerotollm import run_directory
 from zerotollm.actions.config import ImportModelOptions
+from zerotollm.console import Console
 from zerotollm.data.config import TokenizerConfig
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, to_json
 from zerotollm.host.atomic_files import write_atomically
+from zerotollm.interop.folder import read_model, read_params, read_tokenizer
+from zerotollm.run import Run, load
+from zerotollm.training.checkpoints import CheckpointWriter
 from zerotollm.validation import validate
 
 
-def import_model(experiment: Experiment, run_dir: Path, options: ImportModelOptions) -> Any:
-    """Writes a run directory whose only checkpoint, of step 0, holds the model of a folder; returns the `Run`.
+def import_model(experiment: Experiment, run_dir: Path, options: ImportModelOptions) -> Run:
+    """Write a run directory with one checkpoint, of step 0, that holds the model of a folder; return the run.
 
-    Data, optimizer and sampling are the experiment's, its name that of the run directory, its context no longer than
-    the model's. Raises UsageError, naming file, field or tensor, where we have no such model, where the folder does not
-    hold what its config.json says, and where the run directory holds something.
+    Data, optimizer and sampling are the experiment's. The name is that of the run directory, and the context is at most
+    the model's. Raises UsageError, naming file, field or tensor, for an unsupported model, for a folder that
+    contradicts its config.json, and for a run directory that is not empty.
     """
-    from zerotollm.console import Console
-    from zerotollm.interop.folder import read_model, read_params, read_tokenizer
-    from zerotollm.run import load
-    from zerotollm.training.checkpoints import CheckpointWriter
-
     if not options.folder:
         raise UsageError(
-            "give --folder: config.json, safetensors and tokenizer.json as transformers saves them"
+            "give --folder: config.json, safetensors and tokenizer.json, as transformers saves them"
         )
     if run_dir == Path("runs") / experiment.name:
-        raise UsageError(f"{run_dir} is where {experiment.name} itself is trained: give another --run-dir")
+        raise UsageError(
+            f"{run_dir} is the run directory of {experiment.name} itself: give another --run-dir"
+        )
     if run_dir.is_dir():
-        _refuse_what_holds(run_dir)
+        _refuse_unless_empty(run_dir)
     folder = Path(options.folder)
     family, file, model = read_model(folder)
-    tokenizer = read_tokenizer(folder, file, model)
+    tokenizer = read_tokenizer(folder, family, file, model)
     imported = replace(
         experiment,
         name=run_dir.name,
@@ -50,15 +52,15 @@ def import_model(experiment: Experiment, run_dir: Path, options: ImportModelOpti
     validate(imported)
     params = read_params(folder, family, model)
     with run_directory.locked(run_dir):
-        _refuse_what_holds(run_dir)  # another process may have written there meanwhile
+        _refuse_unless_empty(run_dir)  # another process may have written there meanwhile
         try:
             tokenizer.save(run_dir / run_directory.TOKENIZER)
             environment = json.dumps(run_directory.environment(), indent=2)
             write_atomically(run_dir / run_directory.ENVIRONMENT, environment)
             with closing(CheckpointWriter(run_dir / run_directory.CHECKPOINTS, keep=1)) as writer:
                 notes = {"imported": f"{family.name}, {folder.name}", "validation": None}
-                writer.save({"params": _on_device(params)}, 0, notes)
-            # Last: a directory without it is no run.
+                writer.save({"params": jax.device_put(params)}, 0, notes)
+            # Written last: a directory without it is no run.
             write_atomically(run_dir / run_directory.CONFIG, to_json(imported))
         except BaseException:
             shutil.rmtree(run_dir, ignore_errors=True)
@@ -68,12 +70,6 @@ def import_model(experiment: Experiment, run_dir: Path, options: ImportModelOpti
     return run
 
 
-def _refuse_what_holds(run_dir: Path) -> None:
+def _refuse_unless_empty(run_dir: Path) -> None:
     if any(path.name != run_directory.LOCK for path in run_dir.iterdir()):
         raise UsageError(f"{run_dir} exists already and is not empty: give another --run-dir")
-
-
-def _on_device(params: Any) -> Any:
-    import jax
-
-    return jax.device_put(params)

@@ -4,61 +4,62 @@ import asyncio
 import socket
 import time
 from pathlib import Path
-from typing import Any
+
+import uvicorn
+from rich.progress import Progress
+from starlette.applications import Starlette
 
 from zerotollm.actions.config import ServeOptions
+from zerotollm.console import Console
 from zerotollm.errors import RunError, UsageError
+from zerotollm.evaluation.likelihood import require_language_model
 from zerotollm.experiment import Experiment
 from zerotollm.host.stop_signals import stop_requests
 from zerotollm.model.config import TransformerConfig
+from zerotollm.planning.device_benchmark import memory_here
+from zerotollm.planning.memory import largest_context, serving_memory
 from zerotollm.planning.report import HOST_BYTES
+from zerotollm.run import load
+from zerotollm.serving import scheduler
+from zerotollm.serving.app import ServerState, end_requests, generate_forever, make_app
+from zerotollm.serving.connection import TimedProtocol
+from zerotollm.serving.protocol import Served
+from zerotollm.session.compilation_cache import cache_compiled_programs
 from zerotollm.validation import validate
 
 STOP_SECONDS = 3
-"""Texts that are being written when the server is asked to stop may take so long to end."""
-
-MOST_KEY = 65_536
-"""Bytes of a key that are read."""
+"""Time that running generations have to end when the server is asked to stop."""
+LONGEST_KEY = 65_536
+"""Bytes of a key file that are read."""
+LOWER_BOUNDS = {"port": 0, "rows": 1, "context": 0, "max_tokens": 0, "waiting": 1, "request_bytes": 1}
+"""Option -> its smallest value."""
 
 
 def serve(experiment: Experiment, run_dir: Path, options: ServeOptions) -> None:
-    """Answers requests until SIGINT or SIGTERM. Everything is compiled before the first.
+    """Answer requests until SIGINT or SIGTERM. All programs are compiled before the first request.
 
-    Raises UsageError where there is no run, where its model has an encoder, where an option is out of range, where
-    other machines could ask without a key and where memory does not suffice. Raises RunError where the address cannot
-    be had.
+    Raises UsageError for a missing run, for a model that does not continue texts, for an option out of range, for a
+    public address without a key, and for too little memory. Raises RunError for an unavailable address.
     """
     validate(experiment)
-    least_of = {"port": 0, "rows": 1, "context": 0, "max_tokens": 0, "waiting": 1, "request_bytes": 1}
-    for name, least in least_of.items():
+    for name, least in LOWER_BOUNDS.items():
         if getattr(options, name) < least:
-            raise UsageError(
-                f"--{name.replace('_', '-')} is {getattr(options, name)}, and must be at least {least}"
-            )
-    refuse_unless_it_writes_on(experiment, run_dir)
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} is {getattr(options, name)}, and must be at least {least}")
+    require_language_model(experiment, run_dir)
     loopback = options.host in ("localhost", "127.0.0.1", "::1")
     if not (loopback or options.api_key_file):
         raise UsageError(
-            f"--host {options.host} lets other machines ask: give --api-key-file FILE too, a file that holds the key "
-            "which they must bring"
+            f"--host {options.host} admits other machines: give --api-key-file FILE too, a file with the key that "
+            "their requests must send"
         )
     api_key = read_api_key(options.api_key_file) if options.api_key_file else ""
     listening = listen(options.host, options.port)
-
-    from rich.progress import Progress
-
-    from zerotollm.console import Console
-    from zerotollm.run import load
-    from zerotollm.serving import scheduler
-    from zerotollm.serving.app import ServerState, make_app
-    from zerotollm.serving.protocol import Served
-    from zerotollm.session.compilation_cache import cache_compiled_programs
-
     cache_compiled_programs(experiment.data)
     run, console = load(run_dir, options.checkpoint), Console()
     model = run.model_config
     context = options.context or model.max_length
-    refuse_unless_it_fits(model, options.rows, context)
+    check_memory(model, options.rows, context)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("compiling", total=scheduler.num_programs(context))
         programs = scheduler.compile_programs(
@@ -73,7 +74,7 @@ def serve(experiment: Experiment, run_dir: Path, options: ServeOptions) -> None:
         created=int(time.time()),
         chats=experiment.train.objective == "completion",
     )
-    desk = ServerState(served, options.request_bytes, options.waiting, api_key)
+    state = ServerState(served, options.request_bytes, options.waiting, api_key)
     host, port = listening.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     console.print(
@@ -81,58 +82,46 @@ def serve(experiment: Experiment, run_dir: Path, options: ServeOptions) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    with stop_requests():  # the server listens to signals itself, and sends them on when it has stopped
-        asyncio.run(serve_until_stopped(make_app(desk, loopback=loopback), desk, programs, listening))
+    with stop_requests():  # uvicorn handles signals, and raises them again when it has stopped
+        asyncio.run(serve_until_stopped(make_app(state, loopback=loopback), state, programs, listening))
     console.print("stopped")
 
 
-def refuse_unless_it_writes_on(experiment: Experiment, run_dir: Path) -> None:
-    """Raises UsageError for a model that translates with an encoder, or labels texts."""
-    other = experiment.model.architecture == "encoder-decoder" or experiment.train.objective == "label"
-    if other:
-        raise UsageError(f"{run_dir} holds no model that writes a text on: see generate")
-
-
-def refuse_unless_it_fits(model: TransformerConfig, rows: int, context: int) -> None:
-    """Raises UsageError where the model holds no such context, and where the memory of the device does not."""
-    from zerotollm.planning.device_benchmark import memory_here
-    from zerotollm.planning.memory import largest_context, serving_memory
-
+def check_memory(model: TransformerConfig, rows: int, context: int) -> None:
+    """Raise UsageError for a context longer than the model's, and for more memory than the device has."""
     if context > model.max_length:
         raise UsageError(f"--context is {context:,}, and the context of this model is {model.max_length:,}")
     room = memory_here() - HOST_BYTES
     needed = serving_memory(model, rows, context)
-    if sum(needed.values()) <= room:
+    total = sum(needed.values())
+    if total <= room:
         return
     parts = ", ".join(f"{kind} {size / 1e9:.2f}" for kind, size in needed.items())
     largest = largest_context(model, rows, room)
     advice = f"--context {largest}, or fewer --rows than {rows}" if largest else f"fewer --rows than {rows}"
     raise UsageError(
-        f"{rows} texts of {context:,} tokens at once take {sum(needed.values()) / 1e9:.2f} GB ({parts}), and there is "
-        f"room for {max(0, room) / 1e9:.2f} GB: give {advice}"
+        f"{rows} texts of {context:,} tokens at once take {total / 1e9:.2f} GB ({parts}), and "
+        f"{max(0, room) / 1e9:.2f} GB are free: give {advice}"
     )
 
 
 def read_api_key(file: str) -> str:
-    """The key in a file, without the white space around it. Raises UsageError where the file holds none."""
+    """Return the key in a file, without white space around it. Raises UsageError where the file holds none."""
     try:
         with Path(file).expanduser().open("rb") as opened:
-            key = opened.read(MOST_KEY).decode("ascii").strip()  # a device would be read without end
+            key = opened.read(LONGEST_KEY).decode("ascii").strip()  # a device such as /dev/zero never ends
     except OSError as error:
-        raise UsageError(
-            f"--api-key-file is {file}, which cannot be read: {error.strerror or error}"
-        ) from None
+        reason = error.strerror or error
+        raise UsageError(f"--api-key-file is {file}, which cannot be read: {reason}") from None
     except UnicodeDecodeError:
         key = ""
     if not key or not key.isprintable() or " " in key:
-        raise UsageError(
-            f"{file} holds no key: write one line into it, of letters, digits and signs in ASCII"
-        )
+        raise UsageError(f"{file} holds no key: write one line into it, printable ASCII without spaces")
     return key
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket at the address; port 0 takes a free one. Raises RunError where it cannot be had."""
+    """Return a socket at the address; port 0 takes a free one. Raises RunError for an unavailable address."""
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
@@ -144,13 +133,10 @@ def listen(host: str, port: int) -> socket.socket:
         raise UsageError(f"--port is {port}, and must be at most 65535") from None
 
 
-async def serve_until_stopped(app: Any, desk: Any, programs: Any, listening: socket.socket) -> None:
-    """Serves until a signal comes, or until writing fails, which is then raised."""
-    import uvicorn
-
-    from zerotollm.serving.app import hang_up, write_for
-    from zerotollm.serving.connection import TimedProtocol
-
+async def serve_until_stopped(
+    app: Starlette, state: ServerState, programs: scheduler.Programs, listening: socket.socket
+) -> None:
+    """Serve until a signal arrives, or until generation fails, which is then raised."""
     config = uvicorn.Config(
         app,
         http=TimedProtocol,
@@ -162,17 +148,17 @@ async def serve_until_stopped(app: Any, desk: Any, programs: Any, listening: soc
     )
     server = uvicorn.Server(config)
 
-    async def end_texts() -> None:
+    async def end_when_stopping() -> None:
         while not server.should_exit:
             await asyncio.sleep(0.1)
         await asyncio.sleep(STOP_SECONDS)
-        hang_up(desk)
+        end_requests(state)
 
-    ending = asyncio.create_task(end_texts())
-    writing = asyncio.create_task(write_for(desk, programs))
-    writing.add_done_callback(lambda _: setattr(server, "should_exit", True))
+    ending = asyncio.create_task(end_when_stopping())
+    generating = asyncio.create_task(generate_forever(state, programs))
+    generating.add_done_callback(lambda _: setattr(server, "should_exit", True))
     await server.serve(sockets=[listening])
     ending.cancel()
-    if writing.done():
-        writing.result()
-    writing.cancel()
+    if generating.done():
+        generating.result()
+    generating.cancel()

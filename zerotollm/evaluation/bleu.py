@@ -1,20 +1,20 @@
-"""How good translations are, by sacrebleu (Post 2018, arXiv:1804.08771): numbers that compare with published ones."""
+"""Translation quality by sacrebleu (Post 2018, arXiv:1804.08771), comparable with published numbers."""
 
 from collections.abc import Sequence
-from typing import Any
+
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
 
 
-def corpus_scores(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
-    """BLEU (Papineni et al. 2002) and chrF (Popović 2015) of a whole corpus, 0 to 100, one reference a hypothesis.
+def corpus_scores(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float | str]:
+    """Return corpus BLEU (Papineni et al. 2002) and chrF (Popović 2015), 0 to 100, one reference a hypothesis.
 
-    Returns `bleu`, `chrf` and sacrebleu's signatures of both, which say how they were computed. Raises ValueError
-    where there are not as many hypotheses as references, or none.
+    The keys are `bleu`, `chrf`, and `bleu_signature` and `chrf_signature`, which say how sacrebleu computed them.
+    Raises ValueError for different numbers of hypotheses and references, and for none.
     """
     if len(hypotheses) != len(references) or not hypotheses:
         raise ValueError(f"{len(hypotheses)} hypotheses for {len(references)} references")
-    from sacrebleu.metrics import BLEU, CHRF
-
-    scores = {}
+    scores: dict[str, float | str] = {}
     for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
         scores[name] = metric.corpus_score(list(hypotheses), [list(references)]).score
         scores[f"{name}_signature"] = str(metric.get_signature())

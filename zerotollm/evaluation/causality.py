@@ -1,28 +1,29 @@
-"""Whether a model that should only look back looks ahead: such a model scores well and predicts nothing."""
+"""Find a model that attends to later tokens: its loss is low, and it predicts nothing."""
 
+from typing import cast
+
+import jax
+import numpy as np
+
+from zerotollm.model.build import Params, build_net, init_params
 from zerotollm.model.config import TransformerConfig
+from zerotollm.model.transformer import Readout
 
 LENGTH = 12
-"""Tokens of the window that is tried: a leak is a leak at any length."""
+"""Tokens of the tested window: a leak shows at any length."""
 TOLERANCE = 1e-4
-"""of the largest logit: above what two orders of a float32 sum differ by, far below any leak"""
+"""Relative to the largest logit: above the rounding of float32 sums in another order, far below any leak."""
 
 
 def sees_the_future(model: TransformerConfig, *, masked: bool) -> bool:
-    """Whether any logit of `model`, resolved, depends on a later token.
+    """Return whether any logit of `model`, resolved, depends on a later token.
 
-    Row t of a batch has other tokens after position t than row 0, and its logits up to t must be those of row 0.
-    The parameters are random in every matrix: freshly initialized, some are zero and would hide what they let
-    through. With `masked` the window holds two documents, as under `data.document_mask`. An encoder that labels reads
-    whole texts and predicts no token of them: it has no future to see.
+    Row t of a batch differs from row 0 in all tokens after position t, and must have the same logits up to t. All
+    matrices are random, since some are initialized to zero, which would hide a leak. With `masked` the window holds two
+    documents, as under `data.document_mask`. An encoder that labels texts predicts no token: the result is False.
     """
     if model.num_classes and model.architecture == "encoder-decoder":
         return False
-    import jax
-    import numpy as np
-
-    from zerotollm.model.build import build_net, init_params
-
     length = min(LENGTH, model.max_length)
     draw = np.random.default_rng(0)
     first_T, other_T = draw.integers(0, model.vocab_size // 2, (2, length))
@@ -38,12 +39,16 @@ def sees_the_future(model: TransformerConfig, *, masked: bool) -> bool:
         return (draw.standard_normal(leaf.shape) / leaf.shape[0] ** 0.5).astype(np.float32)
 
     net, inputs = build_net(model), {"inputs": tokens_BT}
-    if model.architecture == "encoder-decoder":  # it may see all of the source, the same for all rows
+    if model.architecture == "encoder-decoder":  # all rows have the same source, which it may attend to
         sources_BS = first_T[None].repeat(length + 1, axis=0).astype(np.int32)
         inputs |= {"sources": sources_BS, "source_mask": np.ones_like(sources_BS, bool)}
     elif masked:
         inputs["segments"] = segments_BT.astype(np.int32)
     params = jax.tree.map(random, jax.eval_shape(lambda: init_params(net, 0)))
-    logits_BTV = np.asarray(jax.jit(lambda params: net.apply({"params": params}, inputs).logits())(params))
-    moved_TT = np.abs(logits_BTV[1:] - logits_BTV[:1]).max(axis=-1)
-    return bool(np.where(after_TT, 0.0, moved_TT).max() > TOLERANCE * np.abs(logits_BTV).max())
+
+    def logits(params: Params) -> jax.Array:
+        return cast(Readout, net.apply({"params": params}, inputs)).logits()
+
+    logits_BTV = np.asarray(jax.jit(logits)(params))
+    changed_TT = np.abs(logits_BTV[1:] - logits_BTV[:1]).max(axis=-1)
+    return bool(np.where(after_TT, 0.0, changed_TT).max() > TOLERANCE * np.abs(logits_BTV).max())

@@ -1,14 +1,13 @@
-"""How likely a decoder holds given texts, and judgments that follow: minimal pairs, and gaps to fill (cloze).
+"""Likelihood of texts under a decoder, and accuracy on questions: minimal pairs and gaps to fill (cloze).
 
-Minimal pairs are those of BLiMP (arXiv:1912.00582, section 3): the model judges right where the good text of a pair is
-the likelier one, whole texts compared.
+Minimal pairs follow BLiMP (arXiv:1912.00582, section 3): the model is right where the good text of a pair is likelier.
 """
 
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,27 +15,54 @@ import numpy as np
 
 from zerotollm.data.sources.lines import check_encodable, read_records
 from zerotollm.errors import DivergedError, UsageError
-from zerotollm.model.build import build_net
+from zerotollm.experiment import Experiment
+from zerotollm.model.build import Params, build_net
 from zerotollm.model.config import TransformerConfig, round_up
+from zerotollm.model.transformer import Readout
 
 WIDTH_MULTIPLE = 64
-"""Texts are padded to a multiple of this, so that few lengths are ever compiled."""
+"""Texts are padded to a multiple of this, so that few shapes are compiled."""
 GAP = re.compile("_{3,}")
-"""Three underscores or more: all of them are filled."""
+"""A gap to fill: three underscores or more."""
+Z = 1.959964
+"""Standard deviations of a 95 % interval."""
+
+
+def require_language_model(experiment: Experiment, path: Path) -> None:
+    """Raise UsageError for an experiment that translates with an encoder or labels texts."""
+    if experiment.model.architecture == "encoder-decoder" or experiment.train.objective == "label":
+        raise UsageError(f"{path} holds no language model that continues a text: see generate")
 
 
 class Likelihood(NamedTuple):
-    """Of the scored tokens of a text."""
+    """Likelihood of the scored tokens of a text."""
 
     log_p: float
-    """log-probability of all of them, given what stands before, in nats"""
+    """Their log-probability in nats, given the tokens before them."""
     greedy: bool
-    """whether each is the likeliest at its place"""
+    """Whether each of them is the likeliest token at its position."""
+
+
+def padded(rows: Sequence[np.ndarray], num_rows: int, width: int, pad_id: int = 0) -> np.ndarray:
+    """Return rows of token ids as one int32 array [num_rows, width]."""
+    ids_BT = np.full((num_rows, width), pad_id, np.int32)
+    for row, ids_N in zip(ids_BT, rows, strict=False):
+        row[: len(ids_N)] = ids_N
+    return ids_BT
 
 
 @partial(jax.jit, static_argnames=("model", "num_tokens"))
-def _score(params, inputs_BT, targets_BT, weights_BT, *, model, num_tokens):
-    logits_BTV = build_net(model).apply({"params": params}, {"inputs": inputs_BT}).logits()
+def _score(
+    params: Params,
+    inputs_BT: jax.Array,
+    targets_BT: jax.Array,
+    weights_BT: jax.Array,
+    *,
+    model: TransformerConfig,
+    num_tokens: int,
+) -> tuple[jax.Array, jax.Array]:
+    readout = cast(Readout, build_net(model).apply({"params": params}, {"inputs": inputs_BT}))
+    logits_BTV = readout.logits()
     real_V = jnp.arange(logits_BTV.shape[-1]) < num_tokens
     logits_BTV = jnp.where(real_V[None, None], logits_BTV, -jnp.inf)
     log_p_BTV = jax.nn.log_softmax(logits_BTV)
@@ -46,7 +72,7 @@ def _score(params, inputs_BT, targets_BT, weights_BT, *, model, num_tokens):
 
 
 def log_likelihoods(
-    params: Any,
+    params: Params,
     model: TransformerConfig,
     texts: Sequence[tuple[np.ndarray, int]],
     *,
@@ -54,32 +80,31 @@ def log_likelihoods(
     rows: int = 16,
     done: Callable[[int], None] = lambda texts: None,
 ) -> list[Likelihood]:
-    """Of each text, (ids, how many of the last are scored). Ids are 2 to `model.max_length` + 1, the first is given.
+    """Return the likelihood of each text, which is (ids, number of tokens at its end to score).
 
-    Probabilities are over the `num_tokens` ids that are tokens. Texts of like length are scored `rows` at once;
-    `done` is told how many have been. Raises DivergedError where one is not finite, as no such text is the likelier.
+    A text has 2 to `model.max_length` + 1 ids, of which the first is never scored. Probabilities are over the
+    `num_tokens` ids that are tokens. Texts of similar length are scored in batches of `rows`; `done` gets the number of
+    scored texts. Raises DivergedError where a probability is not finite.
     """
-    found: list[Likelihood] = [Likelihood(0.0, True)] * len(texts)
+    results: list[Likelihood] = [Likelihood(0.0, True)] * len(texts)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i][0]))
     most = round_up(model.max_length, WIDTH_MULTIPLE)
     for start in range(0, len(order), rows):
         group = order[start : start + rows]
         width = min(most, round_up(len(texts[group[-1]][0]), WIDTH_MULTIPLE))
-        inputs_BT, targets_BT = (np.zeros((rows, width), np.int32) for _ in range(2))
+        inputs_BT = padded([texts[i][0][:-1] for i in group], rows, width)
+        targets_BT = padded([texts[i][0][1:] for i in group], rows, width)
         weights_BT = np.zeros((rows, width), np.float32)
-        for row, i in enumerate(group):
-            ids_N, scored = texts[i]
-            T = len(ids_N) - 1
-            inputs_BT[row, :T], targets_BT[row, :T] = ids_N[:-1], ids_N[1:]
-            weights_BT[row, T - scored : T] = 1
+        for row, (ids_N, scored) in enumerate(texts[i] for i in group):
+            weights_BT[row, len(ids_N) - 1 - scored : len(ids_N) - 1] = 1
         scores = _score(params, inputs_BT, targets_BT, weights_BT, model=model, num_tokens=num_tokens)
         log_p_B, greedy_B = jax.device_get(scores)
         if not np.isfinite(log_p_B[: len(group)]).all():
-            raise DivergedError("the model's probabilities are no finite numbers: its training has diverged")
+            raise DivergedError("the model's probabilities are not finite: its training has diverged")
         for row, i in enumerate(group):
-            found[i] = Likelihood(float(log_p_B[row]), bool(greedy_B[row]))
+            results[i] = Likelihood(float(log_p_B[row]), bool(greedy_B[row]))
         done(start + len(group))
-    return found
+    return results
 
 
 class Question(NamedTuple):
@@ -88,33 +113,34 @@ class Question(NamedTuple):
     texts: tuple[str, ...]
     right: int
     group: str
-    """what is asked: results are told of each group too"""
+    """Accuracy is reported for each group too."""
 
 
 def read_questions(path: Path, lines: Iterator[str]) -> list[Question]:
-    """Of jsonl, in which a line is {"good", "bad"} or {"text", "choices", "answer"}, and maybe "group".
+    """Return the questions of a jsonl file.
 
-    BLiMP's own names, "sentence_good", "sentence_bad" and "UID", will do. In "text" ___ or a longer row of _ is the
-    gap, and "answer" one of "choices" or its number from 0. Raises UsageError, naming file and line, for whatever is
-    neither.
+    A line is {"good", "bad"} or {"text", "choices", "answer"}, and may have a "group". BLiMP's names "sentence_good",
+    "sentence_bad" and "UID" are accepted. The gap in "text" is `___` or longer, and "answer" is one of "choices" or its
+    index. Raises UsageError, naming file and line, for any other line.
     """
-    found = []
+    questions = []
     for place, record in read_records(path, lines):
         try:
-            found.append(_question(record))
+            question = _question(record)
         except UsageError as error:
             raise UsageError(f"{place}: {error}") from None
-        for text in found[-1].texts:
+        for text in question.texts:
             check_encodable(place, text)
-    if not found:
+        questions.append(question)
+    if not questions:
         raise UsageError(f"{path} holds no question")
-    return found
+    return questions
 
 
 def _question(record: dict[str, Any]) -> Question:
     group = str(record.get("group", record.get("UID", "")))
     if group == "all":
-        raise UsageError('"group" is "all", which is the name of all questions together: give it another')
+        raise UsageError('"group" is "all", the name of all questions together: choose another')
     good, bad = (record.get(f"sentence_{name}", record.get(name)) for name in ("good", "bad"))
     if good is not None or bad is not None:
         if not (isinstance(good, str) and isinstance(bad, str) and good and bad):
@@ -123,63 +149,66 @@ def _question(record: dict[str, Any]) -> Question:
     text, choices, answer = (record.get(name) for name in ("text", "choices", "answer"))
     if not isinstance(text, str) or len(GAP.findall(text)) != 1:
         raise UsageError("it needs good and bad, or a text with one gap, ___, choices and an answer")
-    whole = isinstance(choices, list) and all(isinstance(choice, str) for choice in choices)
-    if not whole or len(set(choices)) != len(choices) or len(choices) < 2:
+    if (
+        not isinstance(choices, list)
+        or not all(isinstance(choice, str) for choice in choices)
+        or (not 2 <= len(choices) == len(set(choices)))
+    ):
         raise UsageError("choices must be two or more different texts")
     right = choices.index(answer) if answer in choices else answer
     if type(right) is not int or not 0 <= right < len(choices):
-        raise UsageError(f"answer is {answer!r}, and must be one of choices, or its number from 0")
+        raise UsageError(f"answer is {answer!r}, and must be one of choices, or its index from 0")
     before, after = GAP.split(text)
     return Question(tuple(before + choice + after for choice in choices), right, group)
 
 
-class Judged(NamedTuple):
+class Accuracy(NamedTuple):
     """Accuracy over questions."""
 
     questions: int
     right: int
-    """the likeliest text is the right one; equals are wrong"""
+    """Questions whose right text is the likeliest; a tie is wrong."""
     right_per_byte: int
-    """the same with log-probabilities per byte, which does not favour short texts"""
+    """The same by log-probability per byte, which does not favour short texts."""
     chance: float
-    """expected share of a guess"""
+    """Expected accuracy of guessing."""
     low: float
-    """95 % interval of right / questions (Wilson 1927)"""
+    """95 % interval of right / questions (Wilson 1927)."""
     high: float
     equal: int
-    """questions whose right text is a wrong one too, as in seven pairs of BLiMP: they count as wrong"""
+    """Questions whose right text is also a wrong one, as in seven pairs of BLiMP: they count as wrong."""
 
 
-def judge(questions: Sequence[Question], log_p: Sequence[Sequence[float]]) -> dict[str, Judged]:
-    """By group, and of all questions as the group "all"; `log_p` are those of the texts of each question."""
+def accuracy_by_group(questions: Sequence[Question], log_p: Sequence[Sequence[float]]) -> dict[str, Accuracy]:
+    """Return the accuracy of each group, and of all questions as "all", from the log-probabilities of their texts."""
     groups: dict[str, list[int]] = {}
     for number, question in enumerate(questions):
         groups.setdefault(question.group, []).append(number)
     named = {group: numbers for group, numbers in sorted(groups.items()) if group and len(groups) > 1}
     return {
-        group: _judged([questions[i] for i in numbers], [log_p[i] for i in numbers])
+        group: _accuracy([questions[i] for i in numbers], [log_p[i] for i in numbers])
         for group, numbers in {**named, "all": range(len(questions))}.items()
     }
 
 
-def _judged(questions: Sequence[Question], log_p: Sequence[Sequence[float]]) -> Judged:
+def _accuracy(questions: Sequence[Question], log_p: Sequence[Sequence[float]]) -> Accuracy:
     right = right_per_byte = equal = 0
     for question, scores in zip(questions, log_p, strict=True):
-        if question.texts.count(question.texts[question.right]) > 1:  # scores may differ by rounding
+        if question.texts.count(question.texts[question.right]) > 1:  # equal texts may differ by rounding
             equal += 1
             continue
         per_byte = [score / len(text.encode()) for score, text in zip(scores, question.texts, strict=True)]
-        right += _best(scores) == question.right
-        right_per_byte += _best(per_byte) == question.right
-    n, z = len(questions), 1.959964
+        right += _likeliest(scores) == question.right
+        right_per_byte += _likeliest(per_byte) == question.right
+    n = len(questions)
     share = right / n
-    center, half = share + z * z / (2 * n), z * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
-    scale = 1 + z * z / n
+    center, half = share + Z * Z / (2 * n), Z * (share * (1 - share) / n + Z * Z / (4 * n * n)) ** 0.5
+    scale = 1 + Z * Z / n
     chance = sum(1 / len(question.texts) for question in questions) / n
-    return Judged(n, right, right_per_byte, chance, (center - half) / scale, (center + half) / scale, equal)
+    return Accuracy(n, right, right_per_byte, chance, (center - half) / scale, (center + half) / scale, equal)
 
 
-def _best(scores: Sequence[float]) -> int:
-    """The number of the highest, -1 where there are several."""
+def _likeliest(scores: Sequence[float]) -> int:
+    """Return the index of the highest score, -1 for a tie."""
     top = max(scores)
-    return list(scores).index(top) if list(scores).count(top) == 1 else -1
+    return scores.index(top) if scores.count(top) == 1 else -1

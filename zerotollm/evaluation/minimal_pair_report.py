@@ -1,66 +1,83 @@
-"""evaluate --judge: which of several texts a model holds likelier, over a file of questions."""
+"""evaluate --judge: which of several texts a model finds likelier, over a file of questions."""
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from rich.table import Table
+
+from zerotollm.console import Console
+from zerotollm.data.sources.lines import read_lines
+from zerotollm.decoding.text import encode_prompt
 from zerotollm.errors import UsageError
+from zerotollm.evaluation.likelihood import (
+    accuracy_by_group,
+    log_likelihoods,
+    read_questions,
+    require_language_model,
+)
+from zerotollm.evaluation.translation_report import TrainedModel
+from zerotollm.experiment import Experiment
 from zerotollm.host.atomic_files import write_atomically
+from zerotollm.model.config import TransformerConfig
 from zerotollm.run_directory import read_json
 
 
-def evaluate_judgments(run: Any, path: Path, checkpoint: str) -> dict[str, Any]:
-    """Show accuracies with intervals, keep them in `evaluation-judge.json`, by the file's path, and return them.
+class SavedModel(TrainedModel, Protocol):
+    """A checkpoint of a run directory."""
 
-    Raises UsageError, naming the line, where the file is not what `read_questions` takes or a text does not fit.
+    @property
+    def model_config(self) -> TransformerConfig: ...
+    @property
+    def experiment(self) -> Experiment: ...
+    @property
+    def path(self) -> Path: ...
+    @property
+    def step(self) -> int: ...
+
+
+def evaluate_minimal_pairs(run: SavedModel, path: Path, checkpoint: str) -> dict[str, Any]:
+    """Show accuracies with intervals, save them in `evaluation-judge.json` under the file's path, and return them.
+
+    Raises UsageError for a model that does not continue texts and, naming the line, for an unusable question.
     """
-    from rich.table import Table
-
-    from zerotollm.console import Console
-    from zerotollm.data.sources.lines import read_lines
-    from zerotollm.decoding.text import encode_prompt
-    from zerotollm.evaluation.likelihood import judge, log_likelihoods, read_questions
-
-    if run.model_config.architecture == "encoder-decoder" or run.model_config.num_classes:
-        raise UsageError(
-            f"{run.path} holds no model that writes a text on, so that no text is likelier to it"
-        )
+    require_language_model(run.experiment, run.path)
     if not path.is_file():
         raise UsageError(f"{path} is no file: give --judge a .jsonl")
     questions = read_questions(path, read_lines(path))
     most, tokenizer = run.model_config.max_length + 1, run.tokenizer
     ids = [encode_prompt(tokenizer, text, most) for question in questions for text in question.texts]
     console = Console()
-    with console.status("reading") as status:
+    with console.status("scoring") as status:
         scores = log_likelihoods(
             run.params,
             run.model_config,
             [(ids_N, len(ids_N) - 1) for ids_N in ids],
             num_tokens=tokenizer.vocab_size,
-            done=lambda n: status.update(f"reading {n:,} of {len(ids):,} texts"),
+            done=lambda n: status.update(f"scored {n:,} of {len(ids):,} texts"),
         )
-    left = iter(scores)
-    log_p = [[next(left).log_p for _ in question.texts] for question in questions]
-    judged = judge(questions, log_p)
-    table = Table("", "right", "95 % interval", "by bytes", "chance", "questions", box=None, pad_edge=False)
-    for group, found in judged.items():
+    remaining = iter(scores)
+    log_p = [[next(remaining).log_p for _ in question.texts] for question in questions]
+    accuracies = accuracy_by_group(questions, log_p)
+    table = Table(
+        "", "right", "95 % interval", "right per byte", "chance", "questions", box=None, pad_edge=False
+    )
+    for group, accuracy in accuracies.items():
         table.add_row(
             group,
-            f"{100 * found.right / found.questions:.1f} %",
-            f"{100 * found.low:.1f} to {100 * found.high:.1f}",
-            f"{100 * found.right_per_byte / found.questions:.1f} %",
-            f"{100 * found.chance:.1f} %",
-            f"{found.questions:,}",
+            f"{100 * accuracy.right / accuracy.questions:.1f} %",
+            f"{100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}",
+            f"{100 * accuracy.right_per_byte / accuracy.questions:.1f} %",
+            f"{100 * accuracy.chance:.1f} %",
+            f"{accuracy.questions:,}",
         )
     result = {"judge": str(path), "checkpoint": checkpoint, "step": run.step}
-    result |= {"groups": {group: found._asdict() for group, found in judged.items()}}
-    kept = run.path / "evaluation-judge.json"
-    judgments = read_json(kept, dict, "remove it, and judge again") if kept.exists() else {}
-    judgments[str(path.resolve())] = result
-    write_atomically(kept, json.dumps(judgments, indent=2, allow_nan=False) + "\n")
+    result |= {"groups": {group: accuracy._asdict() for group, accuracy in accuracies.items()}}
+    file = run.path / "evaluation-judge.json"
+    saved = read_json(file, dict, "remove it, and evaluate again") if file.exists() else {}
+    saved[str(path.resolve())] = result
+    write_atomically(file, json.dumps(saved, indent=2, allow_nan=False) + "\n")
     console.print(table)
-    if judged["all"].equal:
-        console.print(
-            f"{judged['all'].equal:,} of the questions hold the right text twice, and count as wrong"
-        )
+    if equal := accuracies["all"].equal:
+        console.print(f"{equal:,} of the questions hold the right text twice and count as wrong")
     return result

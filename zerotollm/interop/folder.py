@@ -1,215 +1,137 @@
-"""A checkpoint folder of the `transformers` library, read with suspicion: config.json and safetensors, never a pickle.
-
-Nothing heavy is imported before it is needed.
-"""
+"""Read a folder of the `transformers` library: config.json, safetensors and tokenizer.json, never a pickle."""
 
 import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from zerotollm.data.tokens.pretrained import PretrainedTokenizer, pretrained_tokenizer
 from zerotollm.errors import RunError, UsageError
 from zerotollm.interop import gpt2, llama, marian, qwen2, qwen3
-from zerotollm.interop.weights import Family, from_theirs, parameter_shapes
+from zerotollm.interop.config_json import ConfigFile, Json
+from zerotollm.interop.family import Family
+from zerotollm.interop.weights import from_theirs, parameter_shapes
+from zerotollm.model.build import Params
 from zerotollm.model.config import TransformerConfig
 
 FAMILIES = (qwen3.FAMILY, llama.FAMILY, qwen2.FAMILY, gpt2.FAMILY, marian.FAMILY)
-"""Where several can express a model, it is written as the first."""
+"""A model that several can express is exported as the first."""
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
 TOKENIZER = "tokenizer.json"
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-TYPES = ("F32", "F16", "BF16", "F64")
-"""Of numbers in safetensors that are read; all become float32."""
-ROPE = ("rope_theta", "rope_parameters", "rope_scaling")
-PLAIN = {
-    "rope_type": ("default", None),
-    "type": ("default", None),
-    "factor": (1.0, None),
-    "partial_rotary_factor": (1.0, None),
-}
-"""What may be said of rotary positions that are plain, besides their theta; fields of other names only as null or
-false."""
+DTYPES = ("F32", "F16", "BF16", "F64")
+"""Types in safetensors that are read; all become float32."""
 SHOWN = 3
-"""Names of tensors in a message."""
+"""Tensor names in a message."""
 
 
-@dataclass(frozen=True)
-class ConfigFile:
-    """A config.json. Every method raises UsageError, naming file and field, where a value is none that we know."""
-
-    path: Path
-    fields: dict[str, Any]
-
-    def number(self, name: str, default: float | None = None, kind: Any = int | float) -> Any:
-        """A number above 0; where it is absent or null the default, if there is one (of which 0 may be one)."""
-        value = self.fields.get(name)
-        if value is None and default is not None:
-            return default
-        if isinstance(value, bool) or not isinstance(value, kind) or not value > 0:
-            whole = "whole " if kind is int else ""
-            raise UsageError(f"{self.path}: {name} is {value!r}, and must be a {whole}number above 0")
-        return value
-
-    def count(self, name: str, default: int | None = None) -> int:
-        """A whole number, likewise."""
-        return self.number(name, default, int)
-
-    def flag(self, name: str, default: bool) -> bool:
-        """True or False."""
-        return bool(self.allow(name, default, (True, False)))
-
-    def allow(self, name: str, default: Any, allowed: tuple[Any, ...]) -> Any:
-        """A value that must be among those which our model can express."""
-        value = self.fields.get(name, default)
-        if value not in allowed:
-            raise UsageError(
-                f"{self.path}: {name} is {value!r}, and our model knows only {' or '.join(map(repr, allowed))}"
-            )
-        return value
-
-    def token_id(self, name: str) -> int | None:
-        """A token's id, the first where there are several; None where there is none."""
-        value = self.fields.get(name)
-        value = value[0] if isinstance(value, list) and value else value
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-            raise UsageError(f"{self.path}: {name} is {value!r}, and must be the id of a token")
-        return value
-
-    def no_sliding_window(self) -> None:
-        """Attention looks at the whole context, in every layer."""
-        self.allow("use_sliding_window", False, (False, None))
-        layers = self.fields.get("layer_types") or []
-        if set(layers) - {"full_attention"}:
-            raise UsageError(
-                f"{self.path}: layer_types has {sorted(set(layers) - {'full_attention'})[0]!r}, "
-                "and our model knows only 'full_attention'"
-            )
-
-    def rope_theta(self) -> float:
-        """Of plain rotary positions. All else that a file may say of them could stretch them, and is refused."""
-        others = {name: value for name, value in self.fields.items() if name not in ROPE}
-        said = {
-            "": {name: value for name, value in others.items() if name.startswith("rope_") or name in PLAIN}
-        }
-        thetas = [self.fields.get("rope_theta")]
-        for where in ("rope_parameters", "rope_scaling"):
-            inside = self.fields.get(where) or {}
-            if not isinstance(inside, dict):
-                raise UsageError(f"{self.path}: {where} is {inside!r}, and must be an object of fields")
-            thetas.append(inside.get("rope_theta"))
-            said[f"{where}."] = {name: value for name, value in inside.items() if name != "rope_theta"}
-        for where, fields in said.items():
-            for name, value in fields.items():
-                shown = where + ("rope_type" if name == "type" else name)
-                replace(self, fields={shown: value}).allow(shown, None, PLAIN.get(name, (None, False)))
-        given = {
-            replace(self, fields={"rope_theta": x}).number("rope_theta") for x in thetas if x is not None
-        }
-        if len(given) > 1:
-            raise UsageError(f"{self.path}: rope_theta is both {' and '.join(map(str, sorted(given)))}")
-        return float(*given or [10000.0])
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises UsageError where there is none."""
+def read_json(path: Path) -> Json:
+    """Return a JSON object. Raises UsageError where the file holds none."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
+        raise _cannot_read(path, error) from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON: {error}") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise UsageError(f"{path} holds no JSON object")
-    return found
+    return value
 
 
 def read_model(folder: Path) -> tuple[Family, ConfigFile, TransformerConfig]:
-    """Whose model a folder holds, and which it is with us, resolved. Raises UsageError where we have no such model."""
+    """Return the family of a folder, its config.json and the resolved model. Raises UsageError for unsupported ones."""
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder: name one with a {CONFIG} and safetensors")
     file = ConfigFile(folder / CONFIG, read_json(folder / CONFIG))
-    kind = file.fields.get("model_type")
-    for family in FAMILIES:
-        if family.model_type == kind:
-            file.allow("quantization_config", None, (None,))
-            try:
-                return family, file, family.read_config(file)
-            except UsageError as error:
-                # What `resolve` says names our fields; which file they came from must be said too.
-                if str(file.path) in str(error):
-                    raise
-                raise UsageError(f"{file.path} describes no model: {error}") from None
-    raise UsageError(
-        f"{file.path}: model_type is {kind!r}, and those that can be read are "
-        f"{', '.join(family.model_type for family in FAMILIES)}"
-    )
+    families = {family.model_type: family for family in FAMILIES}
+    model_type = file.fields.get("model_type")
+    if model_type not in tuple(families):  # a list or an object has no hash
+        raise UsageError(
+            f"{file.path}: model_type is {model_type!r}, and only {', '.join(families)} are supported"
+        )
+    file.allow("quantization_config", None, (None,))
+    family = families[model_type]
+    try:
+        return family, file, family.read_config(file)
+    except UsageError as error:
+        if str(file.path) in str(error):
+            raise
+        raise UsageError(f"{file.path} describes no valid model: {error}") from None
 
 
-def read_params(folder: Path, family: Family, model: TransformerConfig) -> dict[str, Any]:
-    """The parameters, a nested dict of float32 numpy arrays.
+def read_params(folder: Path, family: Family, model: TransformerConfig) -> Params:
+    """Return the parameters as float32 numpy arrays. `model` is resolved.
 
-    Raises UsageError where a tensor is missing, surplus or of another shape than `model`, resolved, asks for, and where
-    there are no safetensors; RunError where a file is damaged.
+    Raises UsageError for a tensor that is missing, surplus or of another shape than config.json says, and where there
+    are no safetensors; RunError for a damaged file.
     """
     files = _tensor_files(folder)
-    weights, tied = family.weights(model), model.tie_embeddings
-    prefix, spellings = family.prefix, {weight.theirs: weight.theirs for weight in weights}
-    if not any(name.startswith(prefix) for name in files):  # saved without the head, or as OpenAI did
-        spellings = {name: name.removeprefix(prefix) for name in spellings}
-    expected = set(spellings.values())
-    surplus = [
-        name
-        for name in files
-        if name not in expected
-        and not re.fullmatch(family.computed, name)
-        and not (tied and name == "lm_head.weight")
-    ]
-    missing = [name for name in spellings.values() if name not in files]
-    if model.biases == "everywhere" and spellings["final_logits_bias"] not in files:
-        missing.remove("final_logits_bias")  # a buffer of zeros that need not be saved
-    if missing or surplus:
-        found = [
-            f"{len(names)} {what}: {', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''}"
-            for what, names in (("missing", missing), ("surplus", surplus))
-            if names
-        ]
+    weights, prefix = family.weights(model), family.prefix
+    # A folder that was saved without the head, or as OpenAI saved GPT-2, omits the prefix.
+    omitted = "" if any(name.startswith(prefix) for name in files) else prefix
+    names = {weight.theirs: weight.theirs.removeprefix(omitted) for weight in weights}
+    copies = family.copies if model.tie_embeddings else ()
+    expected = {*names.values(), *copies}
+    differences = {
+        "missing": [
+            names[weight.theirs]
+            for weight in weights
+            if names[weight.theirs] not in files and not weight.optional
+        ],
+        "surplus": [
+            name for name in files if name not in expected and not re.fullmatch(family.computed, name)
+        ],
+    }
+    if any(differences.values()):
+        lists = "; ".join(
+            f"{len(tensors)} {kind}: {', '.join(tensors[:SHOWN])}{', ...' if len(tensors) > SHOWN else ''}"
+            for kind, tensors in differences.items()
+            if tensors
+        )
         raise UsageError(
-            f"the tensors in {folder} are not those of the {family.name} in its {CONFIG}; {'; '.join(found)}"
+            f"the tensors in {folder} are not those of the {family.name} in its {CONFIG}; {lists}"
         )
 
-    def tensor(name: str, shape: tuple[int, ...]) -> Any:
-        import numpy as np
-
-        theirs = spellings[name]
-        return _read(files[theirs], theirs, shape) if theirs in files else np.zeros(shape, np.float32)
+    def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        name = names[name]
+        return _read(files[name], name, shape) if name in files else np.zeros(shape, np.float32)
 
     params = from_theirs(weights, parameter_shapes(model), tensor)
-    _check_copies(folder, files, params)
+    for name in copies:
+        if name in files and not np.array_equal(
+            _read(files[name], name, params["embedding"].shape), params["embedding"]
+        ):
+            raise UsageError(
+                f"{name} in {folder} differs from the embedding, but {CONFIG} ties them: "
+                "set tie_word_embeddings to false"
+            )
     return params
 
 
-def read_tokenizer(folder: Path, file: ConfigFile, model: TransformerConfig) -> PretrainedTokenizer:
-    """The tokenizer of tokenizer.json, with the special ids of `file`.
+def read_tokenizer(
+    folder: Path, family: Family, file: ConfigFile, model: TransformerConfig
+) -> PretrainedTokenizer:
+    """Return the tokenizer of tokenizer.json, with the special ids of config.json.
 
-    Raises UsageError where there is none, where it cannot be used, and where it has more tokens than `model`, resolved,
-    has rows.
+    Raises UsageError for a missing or unusable tokenizer, and for one with more tokens than the embedding has rows.
     """
-    path, pair = folder / TOKENIZER, model.architecture == "encoder-decoder"
+    path = folder / TOKENIZER
     if not path.exists():
-        raise UsageError(f"{folder} has no {TOKENIZER}: let transformers save its fast tokenizer there")
+        raise UsageError(f"{folder} has no {TOKENIZER}: save the fast tokenizer of transformers there")
     eos, bos, pad = (file.token_id(f"{name}_token_id") for name in ("eos", "bos", "pad"))
     if eos is None:
-        raise UsageError(f"{file.path}: eos_token_id is missing, and says what ends a text")
-    if pair:
+        raise UsageError(f"{file.path}: eos_token_id is missing; set it to the token that ends a text")
+    if family.encoder_decoder:
         bos = file.token_id("decoder_start_token_id")
         if pad is None or bos is None:
-            raise UsageError(f"{file.path}: pad_token_id and decoder_start_token_id must both be there")
+            raise UsageError(f"{file.path}: pad_token_id or decoder_start_token_id is missing; set both")
     tokenizer = pretrained_tokenizer(read_json(path), bos_id=bos, eos_id=eos, pad_id=pad, source=str(path))
     if tokenizer.vocab_size > model.vocab_size:
         raise UsageError(
@@ -219,81 +141,59 @@ def read_tokenizer(folder: Path, file: ConfigFile, model: TransformerConfig) -> 
     return tokenizer
 
 
-def _check_copies(folder: Path, files: dict[str, Path], params: dict[str, Any]) -> None:
-    """Raises UsageError where what should be a copy of the embedding is another matrix."""
-    import numpy as np
-
-    embedding_VD = params["embedding"]
-    if "head" in params:
-        return
-    copies = ["lm_head.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"]
-    for name in copies:
-        if name in files and not np.array_equal(_read(files[name], name, embedding_VD.shape), embedding_VD):
-            raise UsageError(
-                f"{name} in {folder} differs from the embedding, and {CONFIG} says that they are one: "
-                "set tie_word_embeddings to false where they are not"
-            )
-
-
 def _tensor_files(folder: Path) -> dict[str, Path]:
-    """Name of every tensor -> the file that it is in. Raises UsageError where there is no safetensors file."""
+    """Return the file of every tensor. Raises UsageError where there is no safetensors file."""
     index, single = folder / INDEX, folder / SINGLE
+    indexed: dict[str, str] = {}
     if index.exists():
-        files = read_json(index).get("weight_map")
-        if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
+        indexed = read_json(index).get("weight_map") or {}
+        if not (isinstance(indexed, dict) and indexed and all(isinstance(x, str) for x in indexed.values())):
             raise UsageError(f"{index} has no weight_map of file names")
-        for name in set(files.values()):
+        for name in set(indexed.values()):
             if Path(name).name != name:
                 raise UsageError(f"{index} names the file {name!r}, which is not in {folder}")
-        paths = sorted({folder / name for name in files.values()})
-    elif single.exists():
-        paths = [single]
-    else:
+    elif not single.exists():
         pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
         if pickles:
             raise UsageError(
-                f"{folder / pickles[0]} is a pickle, which can run any code when it is read, and is never read here: "
-                "let its maker save it as safetensors"
+                f"{folder / pickles[0]} is a pickle, which can run any code when it is read, so it is never read: "
+                "save the model as safetensors"
             )
         raise UsageError(f"{folder} has no {SINGLE} and no {INDEX}")
-    found: dict[str, Path] = {}
-    for path in paths:
+    files: dict[str, Path] = {}
+    for path in sorted({folder / name for name in indexed.values()} or {single}):
         with _opened(path) as file:
-            found |= dict.fromkeys(file.keys(), path)
-    if index.exists() and set(files) - set(found):
-        name = min(set(files) - set(found))
-        raise UsageError(f"{index} says that {name} is in {files[name]}, and it is not")
-    return found
+            files |= dict.fromkeys(file.keys(), path)
+    for name in sorted(set(indexed) - set(files)):
+        raise UsageError(f"{index} says that {name} is in {indexed[name]}, and it is not")
+    return files
 
 
-def _read(path: Path, name: str, shape: tuple[int, ...]) -> Any:
-    """One tensor in float32. Raises UsageError where it has another shape or holds no such numbers."""
-    import jax  # noqa: F401  with it numpy knows bfloat16
-    import numpy as np
-
+def _read(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Return one tensor in float32. Raises UsageError for another shape or an unsupported type."""
     with _opened(path) as file:
-        about = file.get_slice(name)
-        found, kind = tuple(about.get_shape()), about.get_dtype()
-        if found != shape:
-            raise UsageError(
-                f"{name} in {path} has the shape {_by(found)}, and {CONFIG} asks for {_by(shape)}"
-            )
-        if kind not in TYPES:
-            raise UsageError(f"{name} in {path} holds {kind}, and can be read as {', '.join(TYPES)}")
-        return np.asarray(file.get_tensor(name)).astype(np.float32)
+        header = file.get_slice(name)
+        actual, dtype = tuple(header.get_shape()), header.get_dtype()
+        if actual != shape:
+            raise UsageError(f"{name} in {path} has shape {_by(actual)}, and {CONFIG} asks for {_by(shape)}")
+        if dtype not in DTYPES:
+            raise UsageError(f"{name} in {path} holds {dtype}; supported types are {', '.join(DTYPES)}")
+        return np.asarray(file.get_tensor(name)).astype(np.float32)  # jax is imported: numpy knows bfloat16
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, "numpy") as file:
             yield file
     except SafetensorError as error:
         raise RunError(f"{path} is damaged or no safetensors file ({error}): get it again") from None
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
+        raise _cannot_read(path, error) from None
+
+
+def _cannot_read(path: Path, error: OSError) -> UsageError:
+    return UsageError(f"cannot read {path}: {error.strerror or error}")
 
 
 def _by(shape: tuple[int, ...]) -> str:

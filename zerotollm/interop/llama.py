@@ -1,12 +1,21 @@
-"""What Llama, Qwen2 and Qwen3 of the `transformers` library share: RMSNorm, RoPE, SwiGLU, and the names of all tensors.
+"""Llama (arXiv:2302.13971), and what Qwen2 and Qwen3 share with it: RMSNorm, RoPE, SwiGLU, and all tensor names.
 
-They differ in biases and in the norm of queries and keys. No heavy imports.
+The three differ in biases and in the norm of queries and keys.
 """
 
-from typing import Any
-
-from zerotollm.interop.weights import Family, Weight, linear, norm, unlike
-from zerotollm.model.config import TransformerConfig, resolve
+from zerotollm.interop.config_json import (
+    ConfigField,
+    ConfigFile,
+    Json,
+    constant,
+    count,
+    flag,
+    number,
+    only,
+)
+from zerotollm.interop.family import Family
+from zerotollm.interop.weights import Weight, head, linear, norm
+from zerotollm.model.config import TransformerConfig
 
 DECODER = {
     "architecture": "decoder",
@@ -15,115 +24,105 @@ DECODER = {
     "logit_soft_cap": 0.0,
     "norm_position": "pre",
 }
-"""Fields that no decoder here leaves a choice of."""
+"""Fixed in every decoder of transformers that is supported here."""
 SHARED = DECODER | {"feed_forward": "swiglu", "norm": "rms", "position": "rope"}
 ATTENTION = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"}
 FEED_FORWARD = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
+NORMS = {"attention_norm": "input_layernorm", "feed_forward_norm": "post_attention_layernorm"}
 BIASES = {
-    (False, False): "none",
-    (True, False): "attention",
-    (False, True): "feed_forward",
-    (True, True): "all",
+    "none": (False, False),
+    "attention": (True, False),
+    "feed_forward": (False, True),
+    "all": (True, True),
 }
-"""attention_bias and mlp_bias of Llama, and what they are with us."""
+"""Our biases -> attention_bias and mlp_bias."""
 COMPUTED = r".*rotary_emb\.inv_freq"
 
 
-def equal_widths(model: TransformerConfig) -> list[str]:
-    """Queries and keys as wide as values, which all families want."""
-    return unlike(model, {"key_width": (model.head_width, 0)})
-
-
-def weights(model: TransformerConfig) -> list[Weight]:
-    """Every tensor; names as in `LlamaForCausalLM`."""
-    found = [Weight("model.embed_tokens.weight", (("embedding",),))]
-    for i in range(model.num_layers):
-        at, layer = f"model.layers.{i}", f"layer_{i}"
-        for ours, theirs in ATTENTION.items():
-            found += linear(f"{at}.self_attn.{theirs}", (layer, "attention"), ours, model)
-        if model.qk_norm:
-            found += norm(f"{at}.self_attn.q_norm", (layer, "attention", "query_norm"), model)
-            found += norm(f"{at}.self_attn.k_norm", (layer, "attention", "key_norm"), model)
-        for ours, theirs in FEED_FORWARD.items():
-            found += linear(f"{at}.mlp.{theirs}", (layer, "feed_forward"), ours, model)
-        found += norm(f"{at}.input_layernorm", (layer, "attention_norm"), model)
-        found += norm(f"{at}.post_attention_layernorm", (layer, "feed_forward_norm"), model)
-    found += norm("model.norm", ("final_norm",), model)
-    if not model.tie_embeddings:
-        found.append(Weight("lm_head.weight", (("head",),), transposed=True))
-    return found
-
-
-def write_config(model: TransformerConfig) -> dict[str, Any]:
-    """Their fields, without the biases."""
-    return {
-        "vocab_size": model.vocab_size,
-        "hidden_size": model.width,
-        "intermediate_size": model.ff_width,
-        "num_hidden_layers": model.num_layers,
-        "num_attention_heads": model.num_heads,
-        "num_key_value_heads": model.num_kv_heads,
-        "head_dim": model.head_width,
-        "max_position_embeddings": model.max_length,
-        "hidden_act": "silu",
-        "rms_norm_eps": model.norm_epsilon,
-        "tie_word_embeddings": model.tie_embeddings,
-        # Both spellings: transformers 5, and what came before it and other programs.
-        "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_theta},
-        "rope_theta": model.rope_theta,
-        "attention_dropout": 0.0,
-    }
-
-
-def read_config(file: Any, *, kv_heads: int = 0, head_dim: int = 0, **fields: Any) -> TransformerConfig:
-    """Ours, resolved, from a `ConfigFile`; `fields` are what a family adds. Zeros: derived where the file is silent,
-    as they are where it says null."""
-    file.allow("hidden_act", "silu", ("silu", "swish"))
-    file.allow("pretraining_tp", 1, (1, None))
-    heads, vocab_size = file.count("num_attention_heads"), file.count("vocab_size")
-    length = file.count("max_position_embeddings", 2048)
-    kv_heads = 0 if "num_key_value_heads" in file.fields else kv_heads
-    head_dim = 0 if "head_dim" in file.fields else head_dim
-    return resolve(
-        TransformerConfig(
-            vocab_size=vocab_size,
-            max_length=length,
-            num_layers=file.count("num_hidden_layers"),
-            width=file.count("hidden_size"),
-            num_heads=heads,
-            num_kv_heads=file.count("num_key_value_heads", kv_heads) or heads,
-            head_width=file.count("head_dim", head_dim),
-            ff_width=file.count("intermediate_size"),
-            feed_forward="swiglu",
-            norm="rms",
-            norm_epsilon=file.number("rms_norm_eps", 1e-6),
-            position="rope",
-            rope_theta=file.rope_theta(),
-            tie_embeddings=file.flag("tie_word_embeddings", False),
-            **fields,
+def shared_fields(kv_heads: int = 0, head_dim: int = 0) -> tuple[ConfigField, ...]:
+    """Return the fields that the three families share; the arguments are a family's defaults, 0 for derived sizes."""
+    return (
+        count("vocab_size", "vocab_size"),
+        count("hidden_size", "width"),
+        count("intermediate_size", "ff_width"),
+        count("num_hidden_layers", "num_layers"),
+        count("num_attention_heads", "num_heads"),
+        count("num_key_value_heads", "num_kv_heads", 0, absent=kv_heads),
+        count("head_dim", "head_width", 0, absent=head_dim),
+        count("max_position_embeddings", "max_length", 2048),
+        constant("hidden_act", "silu", also=("swish",)),
+        number("rms_norm_eps", "norm_epsilon", 1e-6),
+        flag("tie_word_embeddings", "tie_embeddings", False),
+        ConfigField(
+            # transformers 5 reads the first; earlier versions and other programs read the second.
+            lambda model: {
+                "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_theta},
+                "rope_theta": model.rope_theta,
+            },
+            lambda file: {"rope_theta": file.rope_theta()},
         ),
-        vocab_size=vocab_size,
-        context=length,
+        constant("attention_dropout", 0.0),
+        only("pretraining_tp", 1, None),
     )
 
 
-def _obstacles(model: TransformerConfig) -> list[str]:
-    needed = SHARED | {"qk_norm": False, "biases": tuple(BIASES.values())}
-    return unlike(model, needed) + equal_widths(model)
+def _read_sliding_window(file: ConfigFile) -> Json:
+    file.allow("use_sliding_window", False, (False, None))
+    for kind in file.fields.get("layer_types") or []:
+        ConfigFile(file.path, {"layer_types": kind}).allow("layer_types", None, ("full_attention",))
+    return {}
 
 
-def _write_config(model: TransformerConfig) -> dict[str, Any]:
-    attention, feed_forward = {biases: flags for flags, biases in BIASES.items()}[model.biases]
-    return write_config(model) | {"attention_bias": attention, "mlp_bias": feed_forward}
+NO_SLIDING_WINDOW = ConfigField(lambda model: {"use_sliding_window": False}, _read_sliding_window)
 
 
-def _read_config(file: Any) -> TransformerConfig:
-    file.allow("sliding_window", None, (None,))
-    flags = file.flag("attention_bias", False), file.flag("mlp_bias", False)
-    return read_config(file, qk_norm=False, biases=BIASES[flags])
+def equal_widths(model: TransformerConfig) -> dict[str, tuple[int, ...]]:
+    """Require queries and keys as wide as values."""
+    return {"key_width": (model.head_width, 0)}
+
+
+def derived_widths(model: TransformerConfig) -> dict[str, tuple[int, ...]]:
+    """Require heads of width / num_heads too, where config.json holds no head_dim or other programs ignore it."""
+    return {"head_width": (0, model.width // model.num_heads), **equal_widths(model)}
+
+
+def weights(model: TransformerConfig) -> list[Weight]:
+    """Return every tensor; names as in `LlamaForCausalLM`."""
+    tensors = [Weight("model.embed_tokens.weight", (("embedding",),))]
+    for i in range(model.num_layers):
+        theirs, ours = f"model.layers.{i}", f"layer_{i}"
+        for name, matrix in ATTENTION.items():
+            tensors += linear(f"{theirs}.self_attn.{matrix}", (ours, "attention"), name, model)
+        if model.qk_norm:
+            tensors += norm(f"{theirs}.self_attn.q_norm", (ours, "attention", "query_norm"), model)
+            tensors += norm(f"{theirs}.self_attn.k_norm", (ours, "attention", "key_norm"), model)
+        for name, matrix in FEED_FORWARD.items():
+            tensors += linear(f"{theirs}.mlp.{matrix}", (ours, "feed_forward"), name, model)
+        for name, layer_norm in NORMS.items():
+            tensors += norm(f"{theirs}.{layer_norm}", (ours, name), model)
+    return [*tensors, *norm("model.norm", ("final_norm",), model), *head(model)]
 
 
 FAMILY = Family(
-    "Llama", "llama", "LlamaForCausalLM", _obstacles, _write_config, _read_config, weights, "model.", COMPUTED
+    name="Llama",
+    model_type="llama",
+    architecture="LlamaForCausalLM",
+    fields=(
+        *shared_fields(),
+        ConfigField(
+            lambda model: dict(zip(("attention_bias", "mlp_bias"), BIASES[model.biases], strict=True)),
+            lambda file: {
+                "biases": {flags: biases for biases, flags in BIASES.items()}[
+                    file.flag("attention_bias"), file.flag("mlp_bias")
+                ]
+            },
+            {"biases": tuple(BIASES)},
+        ),
+        only("sliding_window", None),
+    ),
+    fixed=SHARED | {"qk_norm": False},
+    widths=equal_widths,
+    weights=weights,
+    prefix="model.",
+    computed=COMPUTED,
 )
-"""Llama (arXiv:2302.13971, arXiv:2307.09288)."""

@@ -1,37 +1,37 @@
 """Our SentencePiece tokenizer as a `tokenizer.json` of the `tokenizers` library, with the same ids for every text.
 
-Spaces stay spaces there, so that U+2581 in a text, which SentencePiece cannot tell from one, is a character like any
-other. Special pieces and pieces of bytes, such as `<s>` and `<0x41>`, are met in no text, as with us.
+Spaces stay spaces there: SentencePiece writes a space as U+2581, and a U+2581 in a text must remain another character.
+No text contains special pieces or byte pieces, such as `<s>` and `<0x41>`, as in our own encoder.
 
-BPE: SentencePiece merges any two neighbours whose union is a piece, the best first, the `tokenizers` library only pairs
-on a list. One pair for each piece is enough, the last merge when the piece is encoded alone: until a piece stands in a
-longer text no merge has crossed its borders, and those within come in the order in which they come there.
+BPE: SentencePiece merges any two neighbours whose union is a piece, best score first. The `tokenizers` library merges
+only listed pairs. One pair a piece is enough: the last merge when the piece is encoded alone. No merge crosses the
+borders of a piece before the piece is complete, and merges inside it keep their order.
 
-Unigram: both find the best sum of scores and, among equal sums, the one with the longest last piece. Scores are
-multiples of 1/64 (see `train_tokenizer`), so that sums are exact in SentencePiece's float32 too, and equal sums equal;
-above 2^18, that is in words of thousands of characters, they no longer are.
+Unigram: both find the highest sum of scores and, among equal sums, the one with the longest last piece. Scores are
+multiples of 1/64 (see `train_tokenizer`), so float32 sums are exact, and equal sums compare equal. Sums above 2^18,
+in words of thousands of characters, are not exact.
 
-With nfc and nfkc the few dozen characters are excepted that Unicode normalizes since the library's tables were made.
+Exception: with nfc and nfkc, the few dozen characters that Unicode normalizes since the library's tables were made.
 """
 
 from itertools import pairwise
-from typing import Any
 
 from zerotollm.data.tokens.sentencepiece import SCORE_STEPS, SPACE, SPECIAL_PIECES, Tokenizer
 from zerotollm.errors import UsageError
+from zerotollm.interop.config_json import Json
 
 MARK = "\0"
-"""Follows every "<" in a unigram vocabulary and in what it reads: so no text holds `<s>` or `<0x41>`. NUL is in no
-piece of ours; one in a text is a byte as before."""
+"""Follows every "<" in a unigram vocabulary and in its input, so no input contains `<s>` or `<0x41>`. No piece of ours
+contains NUL; a NUL in a text stays a byte."""
 EDGES = r"[\s\x1c-\x1f]+"
-"""What `str.strip` removes."""
+"""The characters that `str.strip` removes."""
 
 
-def tokenizer_json(tokenizer: Tokenizer, *, sentences: bool) -> dict[str, Any]:
-    """The content of tokenizer.json.
+def tokenizer_json(tokenizer: Tokenizer, *, sentences: bool) -> Json:
+    """Return the content of tokenizer.json. Raises UsageError where the conversion would not be exact.
 
-    With `sentences`, for an encoder-decoder, a text is what `sources.pairs.as_sentence` makes of it, with eos behind;
-    else bos stands before it. Raises UsageError where the conversion would not be exact.
+    With `sentences`, for an encoder-decoder, a text is normalized as by `as_sentence` in `zerotollm.data.sources.pairs`
+    and followed by eos. Otherwise it is preceded by bos.
     """
     proto = tokenizer._proto
     normal = proto.SentencePiece.NORMAL
@@ -40,20 +40,20 @@ def tokenizer_json(tokenizer: Tokenizer, *, sentences: bool) -> dict[str, Any]:
         for piece in proto.pieces
     ]
     unigram, fallback = tokenizer.kind == "unigram", proto.trainer_spec.byte_fallback
-    normalizers: list[dict[str, Any]] = []
-    decoders: list[dict[str, Any]] = []
+    normalizers: list[Json] = []
+    decoders: list[Json] = []
     if sentences:
         for pattern in (rf"\A{EDGES}", rf"{EDGES}\z"):
             normalizers.append({"type": "Replace", "pattern": {"Regex": pattern}, "content": ""})
         normalizers.append({"type": "Prepend", "prepend": " "})
     if tokenizer.normalization != "identity":
         normalizers.append({"type": tokenizer.normalization.upper()})
-    apart = "\u2581"  # as in `Tokenizer.encode`, which gives it an unk of its own where there are no bytes
+    isolated = "\u2581"  # `Tokenizer.encode` makes each an unk of its own where there are no byte pieces
     if unigram:
         if any(score * SCORE_STEPS % 1 for text, score, kind in pieces if kind == normal):
             raise UsageError(
-                "this unigram tokenizer was trained by an earlier version, whose scores other programs add up "
-                "differently: train anew to export"
+                "the scores of this unigram tokenizer, trained by an earlier version, are rounded differently in other "
+                "programs: train the model again to export it"
             )
         if any("<" in text for text, _, kind in pieces if kind == normal):
             pieces = [
@@ -63,8 +63,8 @@ def tokenizer_json(tokenizer: Tokenizer, *, sentences: bool) -> dict[str, Any]:
             normalizers.append({"type": "Replace", "pattern": {"String": "<"}, "content": "<" + MARK})
             decoders.append({"type": "Replace", "pattern": {"String": "<" + MARK}, "content": "<"})
         elif fallback:
-            apart += "<"
-        else:  # unknown either way, and in one run with unknown neighbours
+            isolated += "<"
+        else:  # an unknown character in both, joined with unknown neighbours
             normalizers.append({"type": "Replace", "pattern": {"String": "<"}, "content": MARK})
         model = {
             "type": "Unigram",
@@ -91,8 +91,8 @@ def tokenizer_json(tokenizer: Tokenizer, *, sentences: bool) -> dict[str, Any]:
     decoders.append({"type": "Fuse"})
     if sentences:
         decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
-    outside = "eos" if sentences else "bos"
-    special = {"SpecialToken": {"id": SPECIAL_PIECES[outside], "type_id": 0}}
+    added = "eos" if sentences else "bos"
+    special = {"SpecialToken": {"id": SPECIAL_PIECES[added], "type_id": 0}}
     text = {"Sequence": {"id": "A", "type_id": 0}}
     return {
         "version": "1.0",
@@ -111,10 +111,10 @@ def tokenizer_json(tokenizer: Tokenizer, *, sentences: bool) -> dict[str, Any]:
             for token_id, piece in enumerate(SPECIAL_PIECES.values())
         ],
         "normalizer": {"type": "Sequence", "normalizers": normalizers} if normalizers else None,
-        # Words: no piece spans two (see `sentencepiece._BETWEEN_WORDS`), and a line end is one.
+        # Words: no piece spans two, and a line end is a word (see `sentencepiece._BETWEEN_WORDS`).
         "pre_tokenizer": {
             "type": "Split",
-            "pattern": {"Regex": f"\n|[{apart}]| *[^ \n{apart}]+| +"},
+            "pattern": {"Regex": f"\n|[{isolated}]| *[^ \n{isolated}]+| +"},
             "behavior": "Isolated",
             "invert": False,
         },
@@ -123,10 +123,10 @@ def tokenizer_json(tokenizer: Tokenizer, *, sentences: bool) -> dict[str, Any]:
             "single": [text, special] if sentences else [special, text],
             "pair": [text, {"Sequence": {"id": "B", "type_id": 0}}],
             "special_tokens": {
-                SPECIAL_PIECES[outside]: {
-                    "id": SPECIAL_PIECES[outside],
+                SPECIAL_PIECES[added]: {
+                    "id": SPECIAL_PIECES[added],
                     "ids": [Tokenizer.eos_id if sentences else Tokenizer.bos_id],
-                    "tokens": [SPECIAL_PIECES[outside]],
+                    "tokens": [SPECIAL_PIECES[added]],
                 }
             },
         },
@@ -136,10 +136,10 @@ def tokenizer_json(tokenizer: Tokenizer, *, sentences: bool) -> dict[str, Any]:
 
 
 def _merges(scores: dict[str, float]) -> list[list[str]]:
-    """The pairs of BPE, best first: of each piece the two that it is made of when it is encoded alone."""
+    """Return the merges of BPE, best first: the last merge of every piece when it is encoded alone."""
     if len(set(scores.values())) < len(scores):
         raise UsageError(
-            "two pieces of this BPE tokenizer have one score, and nobody knows which comes first"
+            "two pieces of this BPE tokenizer have the same score, so the order of merges is unknown: train it again"
         )
     pairs = {}
     for piece in scores:

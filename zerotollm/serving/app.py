@@ -1,16 +1,15 @@
-"""The server's web side: requests in, texts and streams out. What is written, and how, is not known here."""
+"""The web side of the server: HTTP requests in, responses and event streams out. `scheduler` generates the texts."""
 
 import asyncio
 import json
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from hmac import compare_digest
 from importlib.resources import files
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -22,14 +21,14 @@ from starlette.routing import Route
 
 from zerotollm.serving import protocol
 from zerotollm.serving.generation import Generation, Piece
-from zerotollm.serving.protocol import Job, RefusedError, Served
+from zerotollm.serving.protocol import Job, Json, RefusedError, Served
 from zerotollm.serving.scheduler import Programs, write
 
 BODY_SECONDS = 30.0
-"""A request that has not come by then is given up."""
+"""Time-out for the body of a request."""
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 Pieces = asyncio.Queue[tuple[int, Piece] | None]
-"""(number of the text, what it gained), or None where no more can come."""
+"""(index of the text, its next piece), or None where the server stops."""
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -39,95 +38,95 @@ class ServerState:
 
     served: Served
     request_bytes: int
-    """most of a request"""
+    """Largest request."""
     most_waiting: int
-    """most texts that wait for a row"""
+    """Most texts that wait for a row."""
     api_key: str = ""
-    """what a request must bring; empty: nothing"""
+    """Required of every request; empty: none."""
     line: asyncio.Queue[Generation] = field(default_factory=asyncio.Queue)
     opened: set[Pieces] = field(default_factory=set)
-    """one for each request that is being answered"""
+    """One for each request in progress."""
 
 
-async def write_for(desk: ServerState, programs: Programs) -> None:
-    """Writes what comes to the desk, for ever; if that fails, nobody is left waiting."""
+async def generate_forever(state: ServerState, programs: Programs) -> None:
+    """Run the generations that requests queue; if that fails, end every request in progress."""
     try:
-        await write(programs, desk.line)
+        await write(programs, state.line)
     finally:
-        hang_up(desk)
+        end_requests(state)
 
 
-def hang_up(desk: ServerState) -> None:
-    """Ends every request that is being answered."""
-    for pieces in desk.opened:
+def end_requests(state: ServerState) -> None:
+    """End every request in progress."""
+    for pieces in state.opened:
         pieces.put_nowait(None)
 
 
-def make_app(desk: ServerState, *, loopback: bool) -> Starlette:
-    """The pages of the server. On `loopback` a page of another name that a browser was sent here for gets nothing."""
-    ask = {"/v1/completions": False, "/v1/chat/completions": True}
-    page = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+def make_app(state: ServerState, *, loopback: bool) -> Starlette:
+    """Return the server's application. On `loopback` it refuses requests for other host names (DNS rebinding)."""
+    page = files("zerotollm.serving").joinpath("page.html").read_text(encoding="utf-8")
     headers = {"Content-Security-Policy": _policy(page), "X-Content-Type-Options": "nosniff"}
-    routes = [
-        Route("/", _answer(lambda _: HTMLResponse(page, headers=headers))),
-        Route("/health", _answer(lambda _: JSONResponse({"requests": len(desk.opened)}))),
-        Route("/v1/models", _with_key(desk, _answer(lambda _: JSONResponse(_models(desk.served))))),
-        Route("/v1/models/{name:path}", _with_key(desk, _answer(partial(_model, desk.served)))),
-        *(
-            Route(path, _with_key(desk, partial(_complete, desk, chat)), methods=["POST"])
-            for path, chat in ask.items()
-        ),
-    ]
-    hosts = [Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))] if loopback else []
-    handlers = {RefusedError: _refuse, HTTPException: _refuse_http, ClientDisconnect: _nobody}
-    app = Starlette(routes=routes, middleware=hosts, exception_handlers=handlers)
-    app.router.redirect_slashes = False  # an answer is an answer or an error
+    served = state.served
+
+    async def show_page(request: Request) -> Response:
+        return HTMLResponse(page, headers=headers)
+
+    async def health(request: Request) -> Response:
+        return JSONResponse({"requests": len(state.opened)})
+
+    async def models(request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [served.card()]})
+
+    async def model(request: Request) -> Response:
+        if request.path_params["name"] != served.name:
+            raise RefusedError(f"only {served.name!r} is here", "model", "model_not_found", 404)
+        return JSONResponse(served.card())
+
+    def route(path: str, endpoint: Endpoint, method: str = "GET") -> Route:
+        return Route(path, _with_key(state, endpoint), methods=[method])
+
+    app = Starlette(
+        routes=[
+            Route("/", show_page),
+            Route("/health", health),
+            route("/v1/models", models),
+            route("/v1/models/{name:path}", model),
+            route("/v1/completions", partial(_complete, state, False), "POST"),
+            route("/v1/chat/completions", partial(_complete, state, True), "POST"),
+        ],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))] if loopback else [],
+        exception_handlers={RefusedError: _refuse, HTTPException: _refuse_http, ClientDisconnect: _nobody},
+    )
+    app.router.redirect_slashes = False  # every path is answered or refused
     return app
 
 
 def _policy(page: str) -> str:
-    """The page's own script and style, this server, and nothing else."""
-    own = {}
+    """Allow the page's own script and style, and this server, and nothing else."""
+    hashes = {}
     for tag in ("script", "style"):
         text = page.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
-        own[tag] = f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
+        hashes[tag] = f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
     return (
-        f"default-src 'none'; script-src {own['script']}; style-src {own['style']}; connect-src 'self'; "
+        f"default-src 'none'; script-src {hashes['script']}; style-src {hashes['style']}; connect-src 'self'; "
         "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
 
 
-def _answer(make: Callable[[Request], Response]) -> Endpoint:
-    async def endpoint(request: Request) -> Response:
-        return make(request)
-
-    return endpoint
-
-
-def _with_key(desk: ServerState, endpoint: Endpoint) -> Endpoint:
-    """The same for a request that brings the key; any other is refused before its body is read."""
+def _with_key(state: ServerState, endpoint: Endpoint) -> Endpoint:
+    """Refuse a request without the API key before its body is read."""
 
     async def guarded(request: Request) -> Response:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        brought = key.strip() if scheme.lower() == "bearer" else ""
-        # Digests: a comparison in constant time would still tell the length.
-        digests = (sha256(text.encode()).digest() for text in (brought, desk.api_key))
-        if desk.api_key and not compare_digest(*digests):
-            message = "the API key is wrong" if brought else "an API key is needed: Authorization: Bearer KEY"
+        sent = key.strip() if scheme.lower() == "bearer" else ""
+        # Digests: a comparison in constant time would still reveal the key's length.
+        digests = (sha256(text.encode()).digest() for text in (sent, state.api_key))
+        if state.api_key and not compare_digest(*digests):
+            message = "the API key is wrong" if sent else "an API key is needed: Authorization: Bearer KEY"
             raise RefusedError(message, code="invalid_api_key", status=401)
         return await endpoint(request)
 
     return guarded
-
-
-def _models(served: Served) -> dict[str, Any]:
-    return {"object": "list", "data": [served.card()]}
-
-
-def _model(served: Served, request: Request) -> Response:
-    if request.path_params["name"] != served.name:
-        raise RefusedError(f"only {served.name!r} is here", "model", "model_not_found", 404)
-    return JSONResponse(served.card())
 
 
 def _refuse(request: Request, error: Exception) -> Response:
@@ -143,33 +142,35 @@ def _refuse_http(request: Request, error: Exception) -> Response:
 
 
 def _nobody(request: Request, error: Exception) -> Response:
-    return Response(status_code=499)  # nobody reads it
+    return Response(status_code=499)  # the client has disconnected
 
 
-async def _complete(desk: ServerState, chat: bool, request: Request) -> Response:
-    body = await _read(request, desk.request_bytes)
-    # In a thread: a long prompt must not hold up the tokens of others.
-    job = await asyncio.to_thread(lambda: protocol.parse(protocol.parse_json(body), desk.served, chat=chat))
-    if desk.line.qsize() + len(job.texts) > desk.most_waiting:
-        raise RefusedError(f"{desk.line.qsize()} texts are waiting: try again later", code="busy", status=503)
+async def _complete(state: ServerState, chat: bool, request: Request) -> Response:
+    body = await _read(request, state.request_bytes)
+    # In a thread: parsing a long prompt must not delay the tokens of other requests.
+    job = await asyncio.to_thread(lambda: protocol.parse(protocol.parse_json(body), state.served, chat=chat))
+    if state.line.qsize() + len(job.texts) > state.most_waiting:
+        raise RefusedError(
+            f"{state.line.qsize()} texts are waiting: try again later", code="busy", status=503
+        )
     if job.stream:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(_events(desk, job), media_type="text/event-stream", headers=headers)
-    written = asyncio.ensure_future(_collect(desk, job))
+        return StreamingResponse(_events(state, job), media_type="text/event-stream", headers=headers)
+    texts = asyncio.ensure_future(_collect(state, job))
     gone = asyncio.ensure_future(_gone(request))
     try:
-        await asyncio.wait({written, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not written.done():
+        await asyncio.wait({texts, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not texts.done():
             raise ClientDisconnect
-        return JSONResponse(protocol.whole(job, desk.served, written.result()))
+        return JSONResponse(protocol.completion(job, state.served, texts.result()))
     finally:
-        written.cancel()
+        texts.cancel()
         gone.cancel()
 
 
 async def _read(request: Request, most: int) -> bytes:
-    """The body. Raises RefusedError where it is no JSON by its own word, too long, or late."""
-    # A form that another site's page sends is never of this type without asking first, which nobody answers here.
+    """Return the body. Raises RefusedError where its type is not JSON, and where it is too long or late."""
+    # A form on another site's page cannot send this type without a preflight request, which is never answered.
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise RefusedError("the content-type must be application/json", status=415)
     too_long = RefusedError(f"a request may have {most:,} bytes", code="request_too_large", status=413)
@@ -186,7 +187,7 @@ async def _read(request: Request, most: int) -> bytes:
                 if len(body) > most:
                     raise too_long
     except TimeoutError:
-        raise RefusedError("the request did not come in time", status=408) from None
+        raise RefusedError("the request did not arrive in time", status=408) from None
     return bytes(body)
 
 
@@ -196,73 +197,79 @@ async def _gone(request: Request) -> None:
 
 
 @asynccontextmanager
-async def _written(desk: ServerState, job: Job) -> AsyncIterator[Pieces]:
-    """The pieces of a job's texts while the block runs; then nobody writes them any more."""
+async def _generating(state: ServerState, job: Job) -> AsyncIterator[Pieces]:
+    """Queue a job's texts and give their pieces while the block runs; cancel the texts when it ends."""
     pieces: Pieces = asyncio.Queue()
-    writings = [
-        Generation(
-            wanted,
-            desk.served.tokenizer,
-            desk.served.context,
-            lambda piece, index=index: pieces.put_nowait((index, piece)),
-        )
-        for index, wanted in enumerate(job.texts)
+
+    def emit(index: int, piece: Piece) -> None:
+        pieces.put_nowait((index, piece))
+
+    generations = [
+        Generation(text, state.served.tokenizer, state.served.context, partial(emit, index))
+        for index, text in enumerate(job.texts)
     ]
-    desk.opened.add(pieces)
+    state.opened.add(pieces)
     try:
-        for writing in writings:
-            desk.line.put_nowait(writing)
+        for generation in generations:
+            state.line.put_nowait(generation)
         yield pieces
     finally:
-        desk.opened.discard(pieces)
-        for writing in writings:
-            writing.done = True
-        # Texts that nobody waits for any more take no place in the line.
-        for _ in range(desk.line.qsize()):
-            writing = desk.line.get_nowait()
-            if not writing.done:
-                desk.line.put_nowait(writing)
+        state.opened.discard(pieces)
+        for generation in generations:
+            generation.done = True
+        # Cancelled texts leave the queue.
+        for _ in range(state.line.qsize()):
+            generation = state.line.get_nowait()
+            if not generation.done:
+                state.line.put_nowait(generation)
 
 
 async def _next(pieces: Pieces) -> dict[int, list[Piece]]:
-    """All that has come since, at least one piece, by the number of the text."""
-    found: dict[int, list[Piece]] = {}
-    waiting = [await pieces.get()]
+    """Return all pieces that have arrived, at least one, by the index of their text."""
+    items = [await pieces.get()]
     while not pieces.empty():
-        waiting.append(pieces.get_nowait())
-    for item in waiting:
+        items.append(pieces.get_nowait())
+    by_text: dict[int, list[Piece]] = {}
+    for item in items:
         if item is None:
             raise RefusedError("the server is stopping", code="stopping", status=503)
-        found.setdefault(item[0], []).append(item[1])
-    return found
+        by_text.setdefault(item[0], []).append(item[1])
+    return by_text
 
 
-async def _collect(desk: ServerState, job: Job) -> list[list[Piece]]:
-    written: list[list[Piece]] = [[] for _ in job.texts]
-    async with _written(desk, job) as pieces:
-        while not all(text and text[-1].finish for text in written):
+async def _texts(state: ServerState, job: Job) -> AsyncGenerator[tuple[int, list[Piece]], None]:
+    """Generate a job's texts; yield (index of a text, its pieces since the last time) until all have ended."""
+    running = set(range(len(job.texts)))
+    async with _generating(state, job) as pieces:
+        while running:
             for index, new in (await _next(pieces)).items():
-                written[index] += new
-    return written
+                if new[-1].finish:
+                    running.discard(index)
+                yield index, new
 
 
-async def _events(desk: ServerState, job: Job) -> AsyncIterator[str]:
-    """Server-sent events: what came since the last one, as often as somebody reads."""
-    written: list[list[Piece]] = [[] for _ in job.texts]
-    async with _written(desk, job) as pieces:
-        while not all(text and text[-1].finish for text in written):
-            try:
-                following = await _next(pieces)
-            except RefusedError as error:  # the head of the answer is out already
-                yield _event(error.body())
-                return
-            for index, new in following.items():
-                yield _event(protocol.chunk(job, desk.served, index, new, first=not written[index]))
-                written[index] += new
+async def _collect(state: ServerState, job: Job) -> list[list[Piece]]:
+    texts: list[list[Piece]] = [[] for _ in job.texts]
+    async for index, new in _texts(state, job):
+        texts[index] += new
+    return texts
+
+
+async def _events(state: ServerState, job: Job) -> AsyncIterator[str]:
+    """Yield server-sent events, each with the pieces since the last one."""
+    texts: list[list[Piece]] = [[] for _ in job.texts]
+    try:
+        async with aclosing(_texts(state, job)) as following:  # a closed stream cancels its texts at once
+            async for index, new in following:
+                yield _event(protocol.chunk(job, state.served, index, new, first=not texts[index]))
+                texts[index] += new
+    except RefusedError as error:  # the response's head is already sent
+        yield _event(error.body())
+        return
     if job.usage:
-        yield _event(protocol.last_chunk(job, desk.served, written))
+        yield _event(protocol.usage_chunk(job, state.served, texts))
     yield "data: [DONE]\n\n"
 
 
-def _event(value: dict[str, Any]) -> str:
+def _event(value: Json) -> str:
     return f"data: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}\n\n"

@@ -1,9 +1,8 @@
-"""What OpenAI's clients send and read: `/v1/completions` and `/v1/chat/completions`, as JSON values.
+"""OpenAI's protocol as JSON values: `/v1/completions` and `/v1/chat/completions`.
 
-What is not known here is refused by name, never ignored, but for fields that say nothing about the text. Fields of
-`SamplingConfig` that OpenAI has no word for (top_k, min_p) may be given too, and what is left out is as in the run's
-`sample`. A seed means the same text as `generate --seed`. With `echo` and `logprobs` a prompt is scored: each token
-that the client gave is told, so bos is where it came as an id, and is not where it was put before a text.
+An unknown or unsupported field is refused by name, unless it does not affect the text. Requests may also set top_k and
+min_p, which OpenAI lacks; defaults are the run's `sample`. A seed gives the same text as `generate --seed`. With `echo`
+and `logprobs` the client's prompt tokens are scored; a bos that the server adds before a text is not among them.
 """
 
 import json
@@ -11,7 +10,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -21,18 +20,20 @@ from zerotollm.data.tokens.sentencepiece import AnyTokenizer
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.decoding.continuous import ALTERNATIVES
 from zerotollm.errors import UsageError
-from zerotollm.serving.generation import Piece, Request, Token
+from zerotollm.serving.generation import GenerationRequest, Piece, Token
 from zerotollm.suggest import did_you_mean
 
+Json = dict[str, Any]
+"""A JSON object."""
 MOST_TEXTS = 32
-"""Of one request: prompts times `n`."""
+"""Most texts of a request: prompts times `n`."""
 MOST_STOPS, LONGEST_STOP = 16, 200
 
 IGNORED = {
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
     "reasoning_effort", "verbosity", "parallel_tool_calls",
 }  # fmt: skip
-"""Say nothing about the text, or nothing to a model that neither reasons nor calls tools."""
+"""Fields that do not affect the text of a model that neither reasons nor calls tools."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "echo": (False,),
     "suffix": ("",),
@@ -47,48 +48,48 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
 }
-"""What is not done here, and the values that do not ask for it."""
+"""Unsupported fields, and the values that have no effect."""
 SAMPLING = {"temperature", "top_p", "top_k", "min_p", "max_tokens", "seed"}
 COMMON = SAMPLING | {"model", "stream", "stream_options", "n", "stop", "logprobs"}
 
 
 class RefusedError(Exception):
-    """A request that gets no text: the HTTP status, and what an OpenAI client is told."""
+    """A refused request: its HTTP status, and the error that an OpenAI client reads."""
 
     def __init__(self, message: str, param: str | None = None, code: str | None = None, status: int = 400):
         super().__init__(message)
         self.status, self.param, self.code = status, param, code
 
-    def body(self) -> dict[str, Any]:
+    def body(self) -> Json:
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         param = None if self.param is None else _encodable(self.param)
         return {"error": {"message": _encodable(str(self)), "type": kind, "param": param, "code": self.code}}
 
 
 def _encodable(text: str) -> str:
-    """A text that UTF-8 can hold: JSON may spell halves of surrogate pairs."""
+    """Escape halves of surrogate pairs, which JSON can hold and UTF-8 cannot."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True)
 class Served:
-    """The model that answers."""
+    """The model that the server runs."""
 
     name: str
     tokenizer: AnyTokenizer
     context: int
-    """most tokens, of prompt and text together"""
+    """Most tokens of prompt and text together."""
     sampling: SamplingConfig
-    """what a request does not say"""
+    """Defaults of a request."""
     most_tokens: int
-    """that a request may ask for"""
+    """Most tokens that a request may generate."""
     created: int
-    """seconds since 1970"""
+    """Seconds since 1970."""
     chats: bool
-    """whether it was taught to answer"""
+    """Whether it was trained on conversations."""
 
-    def card(self) -> dict[str, Any]:
-        """As `/v1/models` lists it, with what the page wants to know besides."""
+    def card(self) -> Json:
+        """Return its entry in `/v1/models`, with further fields for the page."""
         card = {"id": self.name, "object": "model", "created": self.created, "owned_by": "zerotollm"}
         sampling = {name: getattr(self.sampling, name) for name in sorted(SAMPLING - {"seed"})}
         card |= {"context_length": self.context, "max_tokens": self.most_tokens}
@@ -96,25 +97,29 @@ class Served:
 
 
 class Job(NamedTuple):
-    """A request, understood."""
+    """A parsed request."""
 
     id: str
     created: int
     chat: bool
     stream: bool
     usage: bool
-    """whether a stream ends with a count of tokens"""
-    texts: list[Request]
+    """Whether a stream ends with a count of tokens."""
+    texts: list[GenerationRequest]
 
 
-def parse_json(body: bytes) -> dict[str, Any]:
-    """The JSON object of a request. A field that is null, at any depth, counts as not given."""
+def parse_json(body: bytes) -> Json:
+    """Return the JSON object of a request, without fields that are null, at any depth."""
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is no JSON number")
 
     try:
-        value = json.loads(body, parse_constant=refuse, object_hook=_given)
+        value = json.loads(
+            body,
+            parse_constant=refuse,
+            object_hook=lambda fields: {name: x for name, x in fields.items() if x is not None},
+        )
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         reason = "too deep" if isinstance(error, RecursionError) else error
         raise RefusedError(f"the body is not JSON: {reason}") from None
@@ -123,44 +128,38 @@ def parse_json(body: bytes) -> dict[str, Any]:
     return value
 
 
-def _given(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def parse(body: dict[str, Any], served: Served, *, chat: bool) -> Job:
-    """What a request asks for. Raises RefusedError, naming the field, for whatever cannot be done."""
-    own = ("messages", "top_logprobs", "max_completion_tokens") if chat else ("prompt", "echo")
-    known = COMMON | IGNORED | NEUTRAL.keys() | set(own)
+def parse(body: Json, served: Served, *, chat: bool) -> Job:
+    """Return the parsed request. Raises RefusedError, naming the field, for anything unsupported."""
+    specific = ("messages", "top_logprobs", "max_completion_tokens") if chat else ("prompt", "echo")
+    known = COMMON | IGNORED | NEUTRAL.keys() | set(specific)
     for name, value in body.items():
         if name not in known:
             raise RefusedError(f"unknown field {_shown(name)}{did_you_mean(name, known)}", name)
-        if name in NEUTRAL.keys() - own and value not in NEUTRAL[name]:
+        if name in NEUTRAL.keys() - specific and value not in NEUTRAL[name]:
             raise RefusedError(f"{name} is not supported here: leave it out", name, "unsupported")
     if body.get("model", served.name) not in ("", served.name):
         message = f"the model {_shown(body['model'])} is not here, only {served.name!r}"
         raise RefusedError(message, "model", "model_not_found", 404)
-    n = _number(body, "n", 1, 1, MOST_TEXTS, whole=True)
-    most = "max_completion_tokens" if chat and "max_completion_tokens" in body else "max_tokens"
+    n = _whole_number(body, "n", 1, 1, MOST_TEXTS)
+    limit = "max_completion_tokens" if chat and "max_completion_tokens" in body else "max_tokens"
     default, echo = served.sampling, not chat and _flag(body, "echo")
+    max_tokens = min(default.max_tokens, served.most_tokens)
     sampling = replace(
         default,
         prompt="",
-        max_tokens=_number(
-            body,
-            most,
-            min(default.max_tokens, served.most_tokens),
-            0 if echo else 1,
-            served.most_tokens,
-            True,
-        ),
+        max_tokens=_whole_number(body, limit, max_tokens, 0 if echo else 1, served.most_tokens),
         temperature=_number(body, "temperature", default.temperature, 0, 100),
         top_p=_number(body, "top_p", default.top_p, 0, 1),
-        top_k=_number(body, "top_k", default.top_k, 0, 2**31 - 1, True),
+        top_k=_whole_number(body, "top_k", default.top_k, 0, 2**31 - 1),
         min_p=_number(body, "min_p", default.min_p, 0, 1),
-        seed=_number(body, "seed", secrets.randbelow(2**32), -(2**63), 2**64, True) % 2**32,
+        seed=_whole_number(body, "seed", secrets.randbelow(2**32), -(2**63), 2**64) % 2**32,
     )
     stop, alternatives = _stop(body), _alternatives(body, chat)
-    prompts, first = ([_chat_prompt(body, served)], 0) if chat else _prompts(body, served)
+    field = "messages" if chat else "prompt"
+    try:
+        prompts, first = (_chat_prompt if chat else _prompts)(body, served)
+    except UsageError as error:  # half of a surrogate pair
+        raise RefusedError(str(error), field) from None
     if len(prompts) * n > MOST_TEXTS:
         message = (
             f"{len(prompts)} prompts times n = {n} is more than {MOST_TEXTS} texts: send several requests"
@@ -169,9 +168,9 @@ def parse(body: dict[str, Any], served: Served, *, chat: bool) -> Job:
     for prompt_N in prompts:
         if len(prompt_N) > served.context:
             raise RefusedError(
-                f"the prompt is {len(prompt_N):,} tokens long with what stands around it, and the context of this "
+                f"the prompt is {len(prompt_N):,} tokens long with its special tokens, and the context of this "
                 f"model holds {served.context:,}: shorten it",
-                "messages" if chat else "prompt",
+                field,
                 "context_length_exceeded",
             )
     options = body.get("stream_options", {})
@@ -184,7 +183,7 @@ def parse(body: dict[str, Any], served: Served, *, chat: bool) -> Job:
         stream=_flag(body, "stream"),
         usage=_flag(options, "include_usage"),
         texts=[
-            Request(prompt_N, sampling, number, stop, alternatives, first if echo else None)
+            GenerationRequest(prompt_N, sampling, number, stop, alternatives, first if echo else None)
             for prompt_N in prompts
             for number in range(n)
         ],
@@ -192,19 +191,22 @@ def parse(body: dict[str, Any], served: Served, *, chat: bool) -> Job:
 
 
 def _number(
-    body: dict[str, Any], name: str, default: float, low: float, high: float, whole: bool = False
-) -> Any:
+    body: Json, name: str, default: float, low: float, high: float, kinds: tuple[type, ...] = (int, float)
+) -> float:
     value = body.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-        raise RefusedError(
-            f"{name} is {_shown(value)}, and must be a {'whole ' if whole else ''}number", name
-        )
-    if not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        noun = "number" if float in kinds else "whole number"
+        raise RefusedError(f"{name} is {_shown(value)}, and must be a {noun}", name)
+    if not low <= cast(float, value) <= high:
         raise RefusedError(f"{name} is {_shown(value)}, and must be from {low:,} to {high:,}", name)
-    return value
+    return cast(float, value)
 
 
-def _flag(body: dict[str, Any], name: str) -> bool:
+def _whole_number(body: Json, name: str, default: int, low: int, high: int) -> int:
+    return cast(int, _number(body, name, default, low, high, (int,)))
+
+
+def _flag(body: Json, name: str) -> bool:
     value = body.get(name, False)
     if not isinstance(value, bool):
         raise RefusedError(f"{name} is {_shown(value)}, and must be true or false", name)
@@ -216,7 +218,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _stop(body: dict[str, Any]) -> tuple[str, ...]:
+def _stop(body: Json) -> tuple[str, ...]:
     stop = body.get("stop", [])
     stop = [stop] if isinstance(stop, str) else stop
     good = isinstance(stop, list) and len(stop) <= MOST_STOPS
@@ -227,19 +229,18 @@ def _stop(body: dict[str, Any]) -> tuple[str, ...]:
     return tuple(stop)
 
 
-def _alternatives(body: dict[str, Any], chat: bool) -> int | None:
-    if not chat:
-        return _number(body, "logprobs", 0, 0, ALTERNATIVES, True) if "logprobs" in body else None
-    told = _flag(body, "logprobs")
-    if "top_logprobs" in body and not told:
+def _alternatives(body: Json, chat: bool) -> int | None:
+    wanted = _flag(body, "logprobs") if chat else "logprobs" in body
+    if "top_logprobs" in body and not wanted:
         raise RefusedError("top_logprobs needs logprobs: true", "top_logprobs")
-    return _number(body, "top_logprobs", 0, 0, ALTERNATIVES, True) if told else None
+    name = "top_logprobs" if chat else "logprobs"
+    return _whole_number(body, name, 0, 0, ALTERNATIVES) if wanted else None
 
 
-def _prompts(body: dict[str, Any], served: Served) -> tuple[list[np.ndarray], int]:
-    """Ids of each prompt, and the number of the first that the client gave: bos is put before texts, not before ids."""
+def _prompts(body: Json, served: Served) -> tuple[list[np.ndarray], int]:
+    """Return the ids of each prompt, and the index of the first one that the client sent: 1 after an added bos."""
     prompt, tokenizer = body.get("prompt", ""), served.tokenizer
-    prompts = prompt if isinstance(prompt, list) else [prompt]
+    prompts: list[Any] = prompt if isinstance(prompt, list) else [prompt]
     if prompts and all(type(i) is int for i in prompts):
         prompts = [prompts]
     if len(prompts) > MOST_TEXTS:
@@ -247,7 +248,7 @@ def _prompts(body: dict[str, Any], served: Served) -> tuple[list[np.ndarray], in
             f"{len(prompts)} prompts are more than {MOST_TEXTS}: send several requests", "prompt"
         )
     if prompts and all(isinstance(text, str) for text in prompts):
-        return [np.append(tokenizer.bos_id, _encode(text, tokenizer)).astype(np.int32) for text in prompts], 1
+        return [np.append(tokenizer.bos_id, tokenizer.encode(text)).astype(np.int32) for text in prompts], 1
     if prompts and all(_are_ids(ids, tokenizer.vocab_size) for ids in prompts):
         return [np.array(ids, np.int32) for ids in prompts], 0
     raise RefusedError(
@@ -258,26 +259,15 @@ def _prompts(body: dict[str, Any], served: Served) -> tuple[list[np.ndarray], in
 
 
 def _are_ids(ids: Any, vocab_size: int) -> bool:
-    whole = isinstance(ids, list) and bool(ids)
-    return whole and all(type(i) is int and 0 <= i < vocab_size for i in ids)
+    return isinstance(ids, list) and bool(ids) and all(type(i) is int and 0 <= i < vocab_size for i in ids)
 
 
-def _encode(text: str, tokenizer: AnyTokenizer) -> np.ndarray:
-    try:
-        return tokenizer.encode(text)
-    except UsageError as error:
-        raise RefusedError(str(error), "prompt") from None
-
-
-def _chat_prompt(body: dict[str, Any], served: Served) -> np.ndarray:
+def _chat_prompt(body: Json, served: Served) -> tuple[list[np.ndarray], int]:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise RefusedError("messages must be a list of objects with role and content", "messages")
     parts = chat_parts([_message(number, m) for number, m in enumerate(messages)], answer=True)
-    try:
-        return encode_parts(served.tokenizer, parts)
-    except UsageError as error:
-        raise RefusedError(str(error), "messages") from None
+    return [encode_parts(served.tokenizer, parts)], 0
 
 
 def _message(number: int, message: Any) -> dict[str, str]:
@@ -290,78 +280,78 @@ def _message(number: int, message: Any) -> dict[str, str]:
         raise RefusedError(
             f"{place}.role is {_shown(role)}, and must be one of {', '.join(ROLES)}", "messages"
         )
-    if isinstance(content, list):  # of parts, of which text alone is understood
-        texts = [part.get("text") if isinstance(part, dict) else None for part in content]
+    if isinstance(content, list):  # parts, of which only text is supported
+        texts: list[Any] = [part.get("text") if isinstance(part, dict) else None for part in content]
         content = "".join(texts) if all(isinstance(text, str) for text in texts) else None
     if not isinstance(content, str):
         raise RefusedError(f"{place}.content must be a text", "messages")
     return {"role": role, "content": content}
 
 
-# --- answers
+# --- responses
 
 
-def whole(job: Job, served: Served, written: Sequence[Sequence[Piece]]) -> dict[str, Any]:
-    """The answer to a request, of which `written` are the texts."""
+def completion(job: Job, served: Served, texts: Sequence[Sequence[Piece]]) -> Json:
+    """Return the response to a request."""
     choices = []
-    for index, pieces in enumerate(written):
+    for index, pieces in enumerate(texts):
         text = _shown_text(job, pieces)
-        answer = {"message": {"role": "assistant", "content": text, "refusal": None}}
-        said = answer if job.chat else {"text": text}
+        message = {"role": "assistant", "content": text, "refusal": None}
         choices.append(
-            {"index": index, **said, "logprobs": _logprobs(job, served.tokenizer, pieces)}
-            | {"finish_reason": pieces[-1].finish}
+            _choice(job, served, index, pieces, {"message": message} if job.chat else {"text": text})
         )
     kind = "chat.completion" if job.chat else "text_completion"
-    return _head(job, served, kind) | {"choices": choices, "usage": usage(job, written)}
+    return _head(job, served, kind) | {"choices": choices, "usage": _usage(job, texts)}
 
 
-def chunk(job: Job, served: Served, index: int, pieces: Sequence[Piece], first: bool) -> dict[str, Any]:
-    """An event of a stream: what some pieces add to a text. `first`: nothing was sent of it before."""
+def chunk(job: Job, served: Served, index: int, pieces: Sequence[Piece], first: bool) -> Json:
+    """Return a stream event: what some pieces add to a text. `first`: it is the first event of the text."""
     text = _shown_text(job, pieces)
-    if job.chat:
-        said = {"delta": {"role": "assistant", "content": text} if first else {"content": text}}
-    else:
-        said = {"text": text}
-    choice = {"index": index, **said, "logprobs": _logprobs(job, served.tokenizer, pieces)}
-    choice["finish_reason"] = pieces[-1].finish or None
-    return _head(job, served, "chat.completion.chunk" if job.chat else "text_completion") | {
-        "choices": [choice]
-    }
+    delta = {"role": "assistant", "content": text} if first else {"content": text}
+    choice = _choice(job, served, index, pieces, {"delta": delta} if job.chat else {"text": text})
+    return _chunk_head(job, served) | {"choices": [choice]}
+
+
+def usage_chunk(job: Job, served: Served, texts: Sequence[Sequence[Piece]]) -> Json:
+    """Return the stream event that counts tokens."""
+    return _chunk_head(job, served) | {"choices": [], "usage": _usage(job, texts)}
+
+
+def _choice(job: Job, served: Served, index: int, pieces: Sequence[Piece], text: Json) -> Json:
+    logprobs = _logprobs(job, served.tokenizer, pieces)
+    return {"index": index, **text, "logprobs": logprobs, "finish_reason": pieces[-1].finish or None}
 
 
 def _shown_text(job: Job, pieces: Sequence[Piece]) -> str:
-    """The text of some pieces. An answer does not begin with the space that a word is written with."""
+    """Return the text of some pieces; an answer in a chat drops the space before its first word."""
     return "".join(piece.text.lstrip(" ") if job.chat and piece.leads else piece.text for piece in pieces)
 
 
-def last_chunk(job: Job, served: Served, written: Sequence[Sequence[Piece]]) -> dict[str, Any]:
-    """The event that counts, for a client that asked."""
-    kind = "chat.completion.chunk" if job.chat else "text_completion"
-    return _head(job, served, kind) | {"choices": [], "usage": usage(job, written)}
-
-
-def usage(job: Job, written: Sequence[Sequence[Piece]]) -> dict[str, int]:
-    """Tokens read and written. A prompt counts once for all its texts."""
+def _usage(job: Job, texts: Sequence[Sequence[Piece]]) -> dict[str, int]:
+    """Count tokens. A prompt counts once for all its texts."""
     prompts = {id(text.prompt_N): len(text.prompt_N) for text in job.texts}
-    read, wrote = sum(prompts.values()), sum(not piece.given for pieces in written for piece in pieces)
-    return {"prompt_tokens": read, "completion_tokens": wrote, "total_tokens": read + wrote}
+    read, generated = sum(prompts.values()), sum(not piece.in_prompt for pieces in texts for piece in pieces)
+    return {"prompt_tokens": read, "completion_tokens": generated, "total_tokens": read + generated}
 
 
-def _head(job: Job, served: Served, kind: str) -> dict[str, Any]:
+def _head(job: Job, served: Served, kind: str) -> Json:
     return {"id": job.id, "object": kind, "created": job.created, "model": served.name}
 
 
-def _logprobs(job: Job, tokenizer: AnyTokenizer, pieces: Sequence[Piece]) -> dict[str, Any] | None:
-    """Of the tokens as drawn, those of a stop string too, but not of the one that ends a text; and of an echo's.
+def _chunk_head(job: Job, served: Served) -> Json:
+    return _head(job, served, "chat.completion.chunk" if job.chat else "text_completion")
 
-    A token is always among its own `top_logprobs`, which are one more where it is not of the likeliest.
+
+def _logprobs(job: Job, tokenizer: AnyTokenizer, pieces: Sequence[Piece]) -> Json | None:
+    """Return the log-probabilities of the pieces' tokens, including stop strings, excluding the token that ends a text.
+
+    A token is always among its own `top_logprobs`, which are one more where it is not among the likeliest.
     """
     if job.texts[0].alternatives is None:
         return None
-    told = [(piece.token, piece.offset) for piece in pieces if piece.token]
+    tokens = [(piece.token, piece.offset) for piece in pieces if piece.token]
 
-    def entry(token_id: int, log_p: float | None) -> dict[str, Any]:
+    def entry(token_id: int, log_p: float | None) -> Json:
         spelled = list(tokenizer.token_bytes(token_id))
         return {"token": _name(tokenizer, token_id), "logprob": log_p, "bytes": spelled}
 
@@ -369,17 +359,17 @@ def _logprobs(job: Job, tokenizer: AnyTokenizer, pieces: Sequence[Piece]) -> dic
         content = [
             entry(token.id, token.log_p)
             | {"top_logprobs": [entry(*best) for best in (_with_itself(token) if token.likeliest else ())]}
-            for token, _ in told
+            for token, _ in tokens
         ]
         return {"content": content, "refusal": None}
     return {
-        "tokens": [_name(tokenizer, token.id) for token, _ in told],
-        "token_logprobs": [token.log_p for token, _ in told],
+        "tokens": [_name(tokenizer, token.id) for token, _ in tokens],
+        "token_logprobs": [token.log_p for token, _ in tokens],
         "top_logprobs": [
-            None if token.log_p is None else _by_name(tokenizer, _with_itself(token)) for token, _ in told
+            None if token.log_p is None else _by_name(tokenizer, _with_itself(token)) for token, _ in tokens
         ],
-        "text_offset": [offset for _, offset in told],
-        "bytes": [list(tokenizer.token_bytes(token.id)) for token, _ in told],
+        "text_offset": [offset for _, offset in tokens],
+        "bytes": [list(tokenizer.token_bytes(token.id)) for token, _ in tokens],
     }
 
 
@@ -392,16 +382,16 @@ def _with_itself(token: Token) -> tuple[tuple[int, float | None], ...]:
 def _by_name(
     tokenizer: AnyTokenizer, likeliest: Sequence[tuple[int, float | None]]
 ) -> dict[str, float | None]:
-    """Log-probabilities by name. Of two tokens that add the same, a letter and its byte, the second has its piece."""
-    found: dict[str, float | None] = {}
+    """Return log-probabilities by name. Of two tokens with one text (a letter and its byte) one has its piece."""
+    by_name: dict[str, float | None] = {}
     for token_id, log_p in likeliest:
         name = _name(tokenizer, token_id)
-        found[tokenizer.piece(token_id) if name in found else name] = log_p
-    return found
+        by_name[tokenizer.piece(token_id) if name in by_name else name] = log_p
+    return by_name
 
 
 def _name(tokenizer: AnyTokenizer, token_id: int) -> str:
-    """What a token adds, or, where that is no text of its own, how its vocabulary writes it."""
+    """Return the text of a token, or its piece where it is not valid text of its own."""
     try:
         return tokenizer.token_bytes(token_id).decode("utf-8") or tokenizer.piece(token_id)
     except UnicodeDecodeError:

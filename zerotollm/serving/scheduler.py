@@ -37,7 +37,7 @@ class Programs(NamedTuple):
 class Batch(NamedTuple):
     """The rows, and whose text is in each."""
 
-    continuous: continuous.Slots
+    slots: continuous.Slots
     writings: tuple[Generation | None, ...]
     reading: tuple[int, ...] = ()
     """rows whose prompt is not read to its end; the next is the first"""
@@ -105,7 +105,7 @@ def settings_of(writing: Generation | None) -> tuple[Any, ...]:
     """The arguments of `Choice.row`, in the types that the programs take."""
     if writing is None:
         return np.float32(0), np.int32(0), np.float32(1), np.float32(0), np.uint32(0), np.int32(0)
-    s, number = writing.wanted.sampling, writing.wanted.number
+    s, number = writing.request.sampling, writing.request.number
     return (
         np.float32(s.temperature),
         np.int32(s.top_k),
@@ -127,9 +127,9 @@ def read(programs: Programs, batch: Batch) -> tuple[Batch, list[tuple[Generation
     for row in batch.reading:
         writing = batch.writings[row]
         prompt_N, start, asked = (
-            writing.wanted.prompt_N,
+            writing.request.prompt_N,
             writing.read,
-            writing.wanted.alternatives is not None,
+            writing.request.alternatives is not None,
         )
         length = continuous.part_length(start, len(prompt_N), programs.chunk)
         reach = next(reach for reach in programs.admit if reach >= start + length)
@@ -137,7 +137,7 @@ def read(programs: Programs, batch: Batch) -> tuple[Batch, list[tuple[Generation
         room -= width
         if room < 0:
             break
-        echo = writing.wanted.echo
+        echo = writing.request.echo
         state, first, told = programs.admit[reach](
             programs.params,
             state,
@@ -150,7 +150,7 @@ def read(programs: Programs, batch: Batch) -> tuple[Batch, list[tuple[Generation
         writing.read = start + length
         whole = writing.read == len(prompt_N)
         if echo is not None:
-            given = [(writing, Token(int(prompt_N[0]), None, given=True))] if start == 0 else []
+            given = [(writing, Token(int(prompt_N[0]), None, in_prompt=True))] if start == 0 else []
             given += _tokens(told, [writing] * (length - whole), given=True)
             first_told = start + (start > 0)
             found += given[max(0, echo - first_told) :]
@@ -166,23 +166,23 @@ def step(programs: Programs, batch: Batch) -> tuple[Batch, list[tuple[Generation
     """The next token of every text whose prompt is read. The old `batch` is used up."""
     writings = batch.written()
     active_R = np.array([writing is not None for writing in writings])
-    told = any(writing and writing.wanted.alternatives is not None for writing in writings)
+    told = any(writing and writing.request.alternatives is not None for writing in writings)
     state, following = programs.step(programs.params, batch.slots, active_R, np.bool_(told))
-    return batch._replace(continuous=state), _tokens(following, writings)
+    return batch._replace(slots=state), _tokens(following, writings)
 
 
 def _tokens(
     drawn: continuous.Drawn, writings: Sequence[Generation | None], given: bool = False
 ) -> list[tuple[Generation, Token]]:
     """The token in each row of `drawn` and whose it is. `drawn` may have more rows."""
-    told = any(writing and writing.wanted.alternatives is not None for writing in writings)
+    told = any(writing and writing.request.alternatives is not None for writing in writings)
     token_R, *likely = jax.device_get(drawn if told else drawn[:1])
     found = []
     for row, writing in enumerate(writings):
         if writing is None:
             continue
-        token = Token(int(token_R[row]), given=given)
-        if (alternatives := writing.wanted.alternatives) is not None:
+        token = Token(int(token_R[row]), in_prompt=given)
+        if (alternatives := writing.request.alternatives) is not None:
             log_p_R, ids_RA, log_p_RA = likely
             best = zip(ids_RA[row, :alternatives], log_p_RA[row, :alternatives], strict=True)
             likeliest = tuple((int(i), float(log_p)) for i, log_p in best)

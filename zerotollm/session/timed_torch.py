@@ -8,7 +8,8 @@ from typing import Any, TypedDict
 from zerotollm.errors import RunError
 from zerotollm.experiment import Experiment
 from zerotollm.host.peak_memory import peak_memory_bytes
-from zerotollm.interop import marian, qwen3, token_shift
+from zerotollm.interop import marian, qwen3
+from zerotollm.interop.torch_model import shift_embeddings, torch_model
 from zerotollm.model.config import TransformerConfig
 from zerotollm.session import timed_sides as sides
 
@@ -64,11 +65,11 @@ def torch_side(
     torch.manual_seed(0)
     pairs = sides.has_encoder(experiment)
     if pairs:
-        net = marian.twin(model)
+        net = torch_model(marian.FAMILY, model)
     else:
-        net = qwen3.twin(replace(model, token_shift=0))
+        net = torch_model(qwen3.FAMILY, replace(model, token_shift=0))
         if model.token_shift:
-            token_shift.shift_embeddings(net, model.token_shift)
+            shift_embeddings(net, model.token_shift)
     net.to(device)
     optimizers = torch_optimizers(experiment.optimizer.kind, net)
     forward = torch.compile(net) if platform == "gpu" else net
