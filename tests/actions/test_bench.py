@@ -18,6 +18,7 @@ from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.interop import qwen3
 from zerotollm.interop.family import check
+from zerotollm.interop.torch_model import torch_model
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.session.timed_jax import jax_side
 from zerotollm.session.timed_sides import timed
