@@ -4,10 +4,10 @@ Group: many runs: ablations and scaling laws
 
 Command: python launch.py --experiment ablations --budget small --seeds 3
 
-Time: 66 seconds a run at the least, the middle one 105, beside other work on 2 CPU cores (AMD EPYC); 45 variants and
-the base, three times each
+Time: 66 seconds a run at least, the median run 105, on 2 shared CPU cores (AMD EPYC); 45 variants and the base, three
+seeds each
 
-Expected: the table in the README; 1.4521 bits per byte of the base, without token shift 1.5287
+Expected: the table in the README; base 1.4521 bits per byte, without token shift 1.5287
 """
 
 from typing import Any, Literal
@@ -20,13 +20,15 @@ from zerotollm.studies.suite import Variant, changed
 
 
 def experiment() -> Experiment:
-    """`base`, whose choices the variants change one by one."""
+    """Return `base`. The variants change its choices one by one."""
     return changed(base_experiment(), {"name": "ablations"})
 
 
 def budget(base: Experiment, size: Literal["tiny", "small", "full"]) -> Experiment:
-    """The base in the size that a suite can afford: full as it is; small in a minute a run on two slow CPU cores;
-    tiny in a few seconds, to see it work. A block of Muon stays as wide as a head."""
+    """Return the base in a size: full as it is, small for a minute a run on two slow CPU cores, tiny for a few seconds.
+
+    A block of Muon stays as wide as a head.
+    """
     small = {
         "model.width": 128,
         "model.num_heads": 2,
@@ -48,7 +50,7 @@ def budget(base: Experiment, size: Literal["tiny", "small", "full"]) -> Experime
 
 
 def variants(base: Experiment) -> tuple[Variant, ...]:
-    """Every variant of the base, each one change away from it."""
+    """Return the variants of the base, each with one change."""
     return tuple(
         Variant(name, group, changed(base, fields), paper, sentence)
         for group, rows in (_model_rows(base) | _training_rows(base) | _size_rows(base)).items()
@@ -59,14 +61,14 @@ def variants(base: Experiment) -> tuple[Variant, ...]:
 Row = tuple[str, dict[str, Any], str, str]
 """Name, changed fields, paper and sentence of a variant."""
 Rows = dict[str, list[Row]]
-"""By group."""
+"""Rows by group."""
 VASWANI = "arXiv:1706.03762, section "
 
 
 def _model_rows(base: Experiment) -> Rows:
     model = base.model
     gated = resolve(model, vocab_size=base.tokenizer.vocab_size, context=base.data.context).ff_width
-    # Two matrices of this width have as many numbers as the three of swiglu.
+    # Two matrices of this width have as many parameters as the three of swiglu.
     ff_width = 3 * gated // 2 if model.feed_forward == "swiglu" else gated
 
     def feed_forward(kind: str, paper: str) -> Row:
@@ -265,7 +267,7 @@ def _size_rows(base: Experiment) -> Rows:
 
 
 def width_for(base: Experiment, layers: int) -> int:
-    """The width at which so many layers have about as many parameters as the base, with the base's heads."""
+    """Return the width with which `layers` layers have about as many parameters as the base, and as many heads."""
 
     def parameters(layers: int, width: int) -> int:
         model = changed(base, {"model.num_layers": layers, "model.width": width}).model

@@ -1,4 +1,4 @@
-"""Question: how good a model of English can two CPU cores train from nothing in a few minutes?
+"""Question: how good a model of English can two CPU cores train from scratch in a few minutes?
 
 Group: from raw text
 
@@ -14,9 +14,9 @@ from zerotollm.model.config import TransformerConfig
 
 
 def experiment() -> Experiment:
-    """The defaults of every config, a decoder-only Transformer on the World English Bible, and token shift.
+    """Return the defaults, a decoder on the World English Bible, with token shift.
 
-    The three tokens before each reach the first layer without attention, which makes up for half the steps of
-    `base_qwen3`. What it costs: no other library has it.
+    The first layer reads the three previous tokens without attention, and the model needs half the steps of
+    `base_qwen3`. No other library has token shift.
     """
     return Experiment(name="base", model=TransformerConfig(token_shift=3))

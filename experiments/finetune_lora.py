@@ -1,13 +1,13 @@
-"""Question: what of full fine-tuning do adapters or the last layers alone give, and what do they cost?
+"""Question: how close to full fine-tuning do adapters or the last layers come, and at what cost?
 
-Group: fine-tuning, from a model that was trained
+Group: fine-tuning a pretrained model
 
 Command: python launch.py --experiment finetune_lora --train.start-from runs/base
 
-Time: 36 to 81 seconds a run in the small budget (100 steps) on 2 CPU cores that others used too (AMD EPYC)
+Time: 36 to 81 seconds a run in the small budget (100 steps) on 2 shared CPU cores (AMD EPYC)
 
-Expected: bible-kjv at 1.2948 bits per byte in full, 1.3408 by the last layer, 1.3386 by adapters with 4.2 % of the
-parameters (validation, one seed)
+Expected: 1.2948 bits per byte on bible-kjv by full fine-tuning, 1.3408 by the last layer, 1.3386 by adapters with
+4.2 % of the parameters (validation, one seed)
 """
 
 from typing import Any, Literal
@@ -18,17 +18,17 @@ from zerotollm.studies.suite import Variant, changed
 
 
 def experiment() -> Experiment:
-    """`finetune_subject` in full, beside which the variants train less; `--data.corpus my_notes/` takes your text."""
+    """Return `finetune_subject`, with all parameters trainable. For your own text add `--data.corpus my_notes/`."""
     return changed(subject(), {"name": "finetune_lora", "data.old": ""})
 
 
 def budget(base: Experiment, size: Literal["tiny", "small", "full"]) -> Experiment:
-    """The base in fewer steps: the model is that of the run which training begins with."""
+    """Return the base with fewer steps. The model is always the pretrained one."""
     return changed(base, {"train.steps": {"tiny": 10, "small": 100, "full": base.train.steps}[size]})
 
 
 def variants(base: Experiment) -> tuple[Variant, ...]:
-    """Every other way to fine-tune the base; scratch is the same training from nothing."""
+    """Return other ways to fine-tune the base, and scratch, the same training from random initialization."""
     last = base.model.num_layers - 1
     paper = "arXiv:2106.09685"
 

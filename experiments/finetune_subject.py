@@ -1,10 +1,10 @@
-"""Question: what does a model of one text gain when it learns another, and what does it forget?
+"""Question: how much does a model gain on a new text by fine-tuning, and how much does it forget of the old one?
 
-Group: fine-tuning, from a model that was trained
+Group: fine-tuning a pretrained model
 
 Command: python launch.py --experiment finetune_subject --train.start-from runs/base
 
-Time: 2:04 on one core of an AMD EPYC, beside another run (`taskset -c 1 python launch.py ...`)
+Time: 2:04 on one core of an AMD EPYC, shared with another run (`taskset -c 1 python launch.py ...`)
 
 Expected: bible-kjv from 1.722 to 1.2407 ± 0.0006 bits per byte, from scratch 1.5008 ± 0.0073 (validation, three seeds,
 `ablate --init-from runs/base --seeds 3`); bible-web from 1.1762 to 1.3482, or with --data.replay 0.25 to 1.2503 and
@@ -19,10 +19,10 @@ from zerotollm.studies.suite import Variant, changed
 
 
 def experiment() -> Experiment:
-    """`base` on the King James Bible of 1611, measured on its old text too, the World English Bible of 2000.
+    """Return `base` on the King James Bible of 1611, measured on the World English Bible of 2000 too.
 
-    For your own text add `--data.corpus my_notes/`. `--data.replay 0.25` reads the old one in every fourth step, so
-    that less of it is forgotten. Without `--train.start-from` the same is trained from nothing.
+    For your own text add `--data.corpus my_notes/`. `--data.replay 0.25` reads the old text in every fourth step, which
+    reduces forgetting. Without `--train.start-from` the model is trained from scratch.
     """
     parent = base()
     return replace(
@@ -38,7 +38,7 @@ def experiment() -> Experiment:
 
 
 def variants(base: Experiment) -> tuple[Variant, ...]:
-    """For `ablate --init-from runs/base`: what the beginning gave, and what replay takes."""
+    """Return the variants for `ablate --init-from runs/base`: training from scratch, and replay."""
     scratch = {"train.start_from": ""}
     replay = {"data.replay": 0.25}
     return (

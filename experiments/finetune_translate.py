@@ -1,13 +1,13 @@
 """Question: does a decoder that knows the target language translate as well as an encoder-decoder made for it?
 
-Group: fine-tuning, from a model that was trained
+Group: fine-tuning a pretrained model
 
 Command: python launch.py --experiment finetune_translate --train.start-from runs/base
 
-Time: 7 minutes on one core of an AMD EPYC, beside another run
+Time: 7 minutes on one core of an AMD EPYC, shared with another run
 
-Expected: no. 12.69 BLEU on the validation chapters (0.9989 bits per byte), from nothing 15.75 (1.0229), and the
-encoder-decoder at the same compute, from nothing too, 26.71 (0.9215; three seeds each)
+Expected: no. 12.69 BLEU on the validation chapters (0.9989 bits per byte), from scratch 15.75 (1.0229), and the
+encoder-decoder at the same compute, also from scratch, 26.71 (0.9215; three seeds each)
 """
 
 from dataclasses import replace
@@ -21,9 +21,9 @@ from zerotollm.studies.suite import Variant, changed
 
 
 def experiment() -> Experiment:
-    """`base` on the pairs of `translate`: it reads a verse and a line end, and the loss is on the translation alone.
+    """Return `base` on the pairs of `translate`: a verse, a line end and its translation, with loss on the translation.
 
-    `evaluate --split test` gives BLEU, as it does for `translate`, the encoder-decoder on the same pairs.
+    `evaluate --split test` measures BLEU, as for `translate`, the encoder-decoder on the same pairs.
     """
     parent = base()
     return replace(
@@ -45,8 +45,10 @@ def experiment() -> Experiment:
 
 
 def variants(base: Experiment) -> tuple[Variant, ...]:
-    """For `ablate --init-from runs/base`: what the beginning gave, and the paper's architecture, which has none, in as
-    many steps as take the same compute. Both read every pair as often as that allows."""
+    """Return the variants for `ablate --init-from runs/base`: training from scratch, and an encoder-decoder.
+
+    The encoder-decoder is trained from scratch for as many steps as take the same compute.
+    """
     scratch = {"train.start_from": ""}
     other = translate()
     steps = max(1, round(base.train.steps * flops_per_step(base) / flops_per_step(other)))
@@ -67,7 +69,7 @@ def variants(base: Experiment) -> tuple[Variant, ...]:
 
 
 def flops_per_step(experiment: Experiment) -> float:
-    """Floating-point operations of a train step whose rows are full."""
+    """Return the floating-point operations of a train step without padding."""
     shape = experiment.data
     model = resolve(experiment.model, vocab_size=experiment.tokenizer.vocab_size, context=shape.context)
     return train_flops(model, shape.context) * shape.context * shape.batch_size

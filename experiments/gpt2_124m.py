@@ -1,6 +1,6 @@
-"""Question: can I pretrain a model of GPT-2 small's shape with my own GPU?
+"""Question: can I pretrain a model with the shape of GPT-2 small on my own GPU?
 
-Group: for a GPU of your own
+Group: for your own GPU
 
 Command: python launch.py --experiment gpt2_124m
 
@@ -17,12 +17,10 @@ from zerotollm.experiment import Experiment
 
 
 def experiment() -> Experiment:
-    """12 layers of width 768 and a context of 1,024, as in GPT-2's paper (Radford et al. 2019, table 2), otherwise
-    `base`: RMSNorm, RoPE, QK-norm, SwiGLU of as many parameters, one table for both ends, Muon: Qwen3's
-    architecture.
+    """Return `base` with 12 layers of width 768 and a context of 1,024, as in GPT-2 (Radford et al. 2019, table 2).
 
-    20 tokens a parameter (arXiv:2203.15556), which is wikipedia two or three times. Micro-batches of 4 windows fit
-    8 GB: see `plan`.
+    The architecture stays that of Qwen3, with tied embeddings. The length is 20 tokens per parameter
+    (arXiv:2203.15556), two or three epochs of Wikipedia. Micro-batches of 4 windows fit into 8 GB: see `plan`.
     """
     parent = base()
     return replace(

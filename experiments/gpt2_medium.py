@@ -1,6 +1,6 @@
-"""Question: does a model of GPT-2 medium's shape, 350 million parameters, fit into 8 GB?
+"""Question: does a model with the shape of GPT-2 medium, 350 million parameters, fit into 8 GB?
 
-Group: for a GPU of your own
+Group: for your own GPU
 
 Command: python launch.py --experiment gpt2_medium plan --device rtx2080
 
@@ -16,10 +16,10 @@ from zerotollm.experiment import Experiment
 
 
 def experiment() -> Experiment:
-    """`gpt2_124m` with 24 layers of width 1,024 (Radford et al. 2019, table 2).
+    """Return `gpt2_124m` with 24 layers of width 1,024 (Radford et al. 2019, table 2).
 
-    What makes it fit: every block computed again in the backward pass, momentum in 16 bits, and micro-batches of 2
-    windows. A loop over layers keeps compilation short.
+    It fits because the backward pass recomputes every block, momentum has 16 bits, and micro-batches have 2 windows.
+    A loop over layers keeps compilation short.
     """
     parent = gpt2_124m()
     return replace(

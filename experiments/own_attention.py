@@ -1,6 +1,6 @@
 """Question: how do I try another attention?
 
-Group: ideas of your own, without a change in the package
+Group: your own ideas, without changing the package
 
 Command: python launch.py --experiment own_attention
 

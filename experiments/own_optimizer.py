@@ -1,6 +1,6 @@
 """Question: how do I train with an optimizer of my own?
 
-Group: ideas of your own, without a change in the package
+Group: your own ideas, without changing the package
 
 Command: python launch.py --experiment own_optimizer
 

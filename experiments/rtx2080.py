@@ -1,6 +1,6 @@
 """Question: what is the best model of English that 24 hours of an RTX 2080 can train?
 
-Group: for a GPU of your own
+Group: for your own GPU
 
 Command: python launch.py --experiment rtx2080
 
@@ -16,14 +16,13 @@ from zerotollm.experiment import Experiment
 
 
 def experiment() -> Experiment:
-    """`gpt2_124m`, as small as 24 hours ask for, by the reasoning of `plan --device rtx2080 --hours 24`.
+    """Return `gpt2_124m` in the compute-optimal size for 24 hours, from `plan --device rtx2080 --hours 24`.
 
-    `gpt2_124m` itself would see 10 tokens a parameter in a day. At the speed predicted for this card, 20 tokens a
-    parameter (arXiv:2203.15556, table 3) meet 24 hours at 80 to 90 million parameters. Width 640 keeps matrix units
-    busy (10 heads of 64) and 12 layers GPT-2's shape. A vocabulary of 32,768 instead of 50,304 makes the head,
-    which is a third of all products there, cheaper by a third. Micro-batches of 4 windows
-    leave room on 8 GB without computing anything twice. Should the card prove faster or slower, `train.steps` is
-    what to change: see `plan` for tokens/s.
+    `gpt2_124m` itself would see 10 tokens per parameter in a day. At the speed predicted for this card, 20 tokens per
+    parameter (arXiv:2203.15556, table 3) take 24 hours for 80 to 90 million parameters. Width 640 suits matrix units
+    (10 heads of 64), and 12 layers keep GPT-2's shape. The head takes a third of all products there; a vocabulary of
+    32,768 instead of 50,304 makes it cheaper by a third. Micro-batches of 4 windows fit into 8 GB without remat. If
+    the card is faster or slower, change `train.steps`: `plan` shows tokens/s.
     """
     parent = gpt2_124m()
     return replace(

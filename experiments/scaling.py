@@ -1,13 +1,13 @@
-"""Question: do small models tell how good a larger one will be, before it is trained?
+"""Question: do small models predict the loss of a larger one before it is trained?
 
 Group: many runs: ablations and scaling laws
 
 Command: python launch.py --experiment scaling
 
-Time: 50 minutes on one core of an AMD EPYC, beside another run (`taskset -c 1 python launch.py ...`), 12 of them for
-the largest
+Time: 50 minutes on one core of an AMD EPYC, shared with another run (`taskset -c 1 python launch.py ...`), 12 of them
+for the largest model
 
-Expected: 1.3280 bits per byte predicted for it, between 1.3199 and 1.3379, from the 14 smaller; measured 1.3278
+Expected: 1.3280 bits per byte predicted for it from the 14 smaller ones, between 1.3199 and 1.3379; measured 1.3278
 """
 
 from dataclasses import replace
@@ -18,21 +18,18 @@ from zerotollm.model.config import resolve
 from zerotollm.planning.flops import counted_parameters
 
 HEAD = 32
-"""Width of a head, and of a block of Muon, at every size."""
+"""Width of a head and of a block of Muon at every size."""
 WIDTHS = (32, 64, 96, 128, 160, 192)
 BUDGETS = (0.25e12, 0.5e12, 1e12, 2e12, 4e12, 8e12)
-"""C = 6 N D, floating-point operations: at most of them models of several sizes compete."""
+"""C = 6 N D, floating-point operations; at most budgets models of several sizes are trained."""
 TOKENS = (250_000, 1_200_000)
-"""Of a run. At most about once through bible-web, for repeated text follows another law (arXiv:2305.16264). At least
-some 240 steps: in a first ladder, shorter runs lay far off any law that fitted the others (NOTES.md)."""
+"""Fewest and most tokens of a run: at most about one epoch of bible-web, since repeated text follows another law
+(arXiv:2305.16264), and at least 240 steps, since shorter runs were far off the law of the others (NOTES.md)."""
 NEXT_WIDTH, NEXT_BUDGET = 256, 20e12
 
 
 def experiment() -> Experiment:
-    """`base` with a small vocabulary, so that the head does not outweigh the blocks of the smallest models.
-
-    In windows of 128 tokens; no text is repeated.
-    """
+    """Return `base` with windows of 128 tokens and a small vocabulary, for the head must not outweigh small blocks."""
     parent = base()
     return replace(
         parent,
@@ -44,23 +41,22 @@ def experiment() -> Experiment:
 
 
 def ladder(base: Experiment) -> tuple[Experiment, ...]:
-    """The runs that the law is fitted to: every width at every budget that leaves it a sensible time to train."""
+    """Return the runs to which the law is fitted: every width at every budget with a number of tokens in `TOKENS`."""
     runs = [sized(base, width, budget) for budget in BUDGETS for width in WIDTHS]
     return tuple(run for run in runs if TOKENS[0] <= tokens(run) <= TOKENS[1])
 
 
 def next_size(base: Experiment) -> Experiment:
-    """The run to be predicted: a larger model than any in the ladder, with 2.5 times the most compute there."""
+    """Return the run to predict: larger than all models of the ladder, with 2.5 times their largest budget."""
     return sized(base, NEXT_WIDTH, NEXT_BUDGET)
 
 
 def sized(base: Experiment, width: int, budget: float) -> Experiment:
-    """One width, trained for as many whole steps as the budget allows.
+    """Return a run of one width, with as many steps as the budget allows.
 
-    Depth and rates are the base's at every size: Muon's update is scaled by a kernel's shape, so that its rate need
-    not fall with width. The schedule ends where the run does, without which runs of different length cannot be
-    compared (arXiv:2203.15556, appendix B), and warmup takes at most a tenth of it, for a longer one holds the
-    short runs back and bends the law (arXiv:2406.19146).
+    Depth and learning rates are the base's at every size: Muon scales its update by the shape of a matrix. The
+    schedule ends with the run, without which runs of different length cannot be compared (arXiv:2203.15556,
+    appendix B). Warmup takes at most a tenth of the steps, since it would slow down short runs (arXiv:2406.19146).
     """
     model = replace(base.model, width=width, num_heads=width // HEAD, head_width=HEAD, ff_width=3 * width)
     resolved = resolve(model, vocab_size=base.tokenizer.vocab_size, context=base.data.context)
@@ -77,5 +73,5 @@ def sized(base: Experiment, width: int, budget: float) -> Experiment:
 
 
 def tokens(run: Experiment) -> int:
-    """Tokens trained on."""
+    """Return the number of tokens trained on."""
     return run.train.steps * run.data.batch_size * run.data.context

@@ -1,11 +1,11 @@
-"""Question: how low does the loss on tiny Shakespeare go on two CPU cores, given a longer context and time?
+"""Question: how low is the loss on tiny Shakespeare after minutes on two CPU cores, with a longer context?
 
 Group: from raw text
 
 Command: python launch.py --experiment shakespeare_char_best --data.corpus input.txt
 
-Time: 5:34 on 2 CPU cores (Intel Xeon, AVX-512); with --train.steps 8000 --model.dropout 0.1 46 minutes on slower ones
-(AMD EPYC, AVX2) that had other work to do besides
+Time: 5:34 on 2 CPU cores (Intel Xeon, AVX-512); with --train.steps 8000 --model.dropout 0.1 46 minutes on shared cores
+(AMD EPYC, AVX2)
 
 Expected: 1.4473 nats per character over the last 10 % of the text (one seed); with those options 1.4281 (one seed)
 """
@@ -18,8 +18,7 @@ from zerotollm.experiment import Experiment
 
 
 def experiment() -> Experiment:
-    """`shakespeare_char` with the model and the rates of `base`, a context of 256 characters, more steps and
-    a little dropout."""
+    """Return `shakespeare_char` with the model of `base`, 256 characters of context, more steps and little dropout."""
     parent = shakespeare_char()
     return replace(
         parent,

@@ -1,10 +1,10 @@
-"""Question: can two CPU cores learn to turn Wycliffe's English of 1395 into English of today?
+"""Question: can two CPU cores learn to translate Wycliffe's English of 1395 into modern English?
 
 Group: translation
 
 Command: python launch.py --experiment translate
 
-Time: 57 minutes on one core of an AMD EPYC, beside another run (`taskset -c 0 python launch.py ...`)
+Time: 57 minutes on one core of an AMD EPYC, shared with another run (`taskset -c 0 python launch.py ...`)
 
 Expected: 27.76 BLEU and 47.9 chrF on the test chapters, 30.31 and 50.3 on the validation chapters (one seed;
 `evaluate --split test` and `--split validation`)
@@ -17,11 +17,11 @@ from zerotollm.experiment import Experiment
 
 
 def experiment() -> Experiment:
-    """`base` with an encoder, on verses of the Wycliffe Bible and of the World English Bible.
+    """Return `base` with an encoder, on verses of the Wycliffe Bible and of the World English Bible.
 
-    Narrower than `base`, for it has two sides and reads its pairs some five times; more and narrower heads, as one
-    head of cross attention looks at one place. Token shift on both sides, and rope that tells cross attention how far
-    along each text is, let it find out sooner what belongs to what: the README has what each gave in `bible_style`.
+    It is narrower than `base`, since it has two sides and reads about five epochs. Its heads are more and narrower,
+    since one head of cross-attention attends to one position. Token shift on both sides and rope in cross-attention
+    make it learn the alignment sooner; the README has their effects in `bible_style`.
     """
     parent = base()
     return replace(

@@ -1,4 +1,4 @@
-"""Question: how much German do two CPU cores learn from one book?
+"""Question: how well do two CPU cores learn to translate into German from one book?
 
 Group: translation
 
@@ -18,8 +18,10 @@ from zerotollm.experiment import Experiment
 
 
 def experiment() -> Experiment:
-    """`translate_fr` to the Elberfelder Bible of 1932: of the package's two German editions the one in the public
-    domain, for Schlachter's is in the revision of 1951, which is under copyright."""
+    """Return `translate_fr` with the Elberfelder Bible of 1932, which is in the public domain.
+
+    The package's other German edition, Schlachter's in the revision of 1951, is under copyright.
+    """
     parent = translate_fr()
     return replace(
         parent, name="translate_de", data=replace(parent.data, corpus="bible-web:bible-elberfelder")

@@ -1,4 +1,4 @@
-"""Question: how much Spanish do two CPU cores learn from one book?
+"""Question: how well do two CPU cores learn to translate into Spanish from one book?
 
 Group: translation
 
@@ -18,6 +18,6 @@ from zerotollm.experiment import Experiment
 
 
 def experiment() -> Experiment:
-    """`translate_fr` to the Reina-Valera of 1909."""
+    """Return `translate_fr` with the Reina-Valera of 1909."""
     parent = translate_fr()
     return replace(parent, name="translate_es", data=replace(parent.data, corpus="bible-web:bible-rv1909"))

@@ -1,4 +1,4 @@
-"""Question: how much French do two CPU cores learn from one book?
+"""Question: how well do two CPU cores learn to translate into French from one book?
 
 Group: translation
 
@@ -18,7 +18,7 @@ from zerotollm.experiment import Experiment
 
 
 def experiment() -> Experiment:
-    """`translate` from the World English Bible to Louis Segond's of 1910."""
+    """Return `translate` from the World English Bible to the Louis Segond Bible of 1910."""
     parent = translate()
     return replace(
         parent,

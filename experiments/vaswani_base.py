@@ -1,4 +1,4 @@
-"""Question: what does the Transformer of "Attention Is All You Need" do, exactly as the paper has it?
+"""Question: which BLEU does the Transformer of "Attention Is All You Need" reach, exactly as in the paper?
 
 Group: translation
 
@@ -19,20 +19,20 @@ WARMUP = 4000
 
 
 def rate(width: int) -> float:
-    """The peak of d_model^-0.5 min(step^-0.5, step warmup^-1.5) (arXiv:1706.03762, equation 3), at step = warmup."""
+    """Return the peak (at the last step of warmup) of equation 3 in arXiv:1706.03762."""
     return width**-0.5 * WARMUP**-0.5
 
 
 def experiment() -> Experiment:
-    """Sections 3, 5 and 6.1 of arXiv:1706.03762, on WMT 2014 English to German.
+    """Return sections 3, 5 and 6.1 of arXiv:1706.03762, on WMT 2014 English to German.
 
-    It has 63.1 million parameters, and the paper says 65: a shared vocabulary of 37,000 rows of 512 is 18.9 million,
-    6 blocks of the encoder 18.9, 6 of the decoder 25.2. Taking these blocks from every row of the paper's Table 3
-    leaves about 41,000 rows of embedding, which is what a vocabulary of "about 37000" seems to have become.
+    It has 63.1 million parameters: 18.9 in a shared vocabulary of 37,000 rows of 512, 18.9 in 6 encoder blocks, 25.2
+    in 6 decoder blocks. The paper says 65. If these blocks are subtracted from every row of its Table 3, about 41,000
+    rows of embedding remain, although the paper gives a vocabulary of "about 37000".
     """
     return Experiment(
         name="vaswani_base",
-        # 98 x 256 = 25,088 source and as many target tokens in a batch.
+        # 98 x 256 = 25,088 source tokens and as many target tokens in a batch.
         data=DataConfig(corpus="tfds:wmt14_translate/de-en", reverse=True, context=256, batch_size=98),
         tokenizer=TokenizerConfig(kind="bpe", vocab_size=37000),
         model=TransformerConfig(
@@ -62,7 +62,7 @@ def experiment() -> Experiment:
             beta2=0.98,
             epsilon=1e-9,
         ),
-        # Checkpoints were written every 10 minutes of 0.4 seconds a step.
+        # The paper wrote checkpoints every 10 minutes, at 0.4 seconds a step.
         train=TrainConfig(
             steps=100_000,
             label_smoothing=0.1,

@@ -4,12 +4,13 @@ Group: many runs: ablations and scaling laws
 
 Command: python launch.py --experiment vaswani_table3 --budget small
 
-Time: 2 to 11 minutes a run on one core of an AMD EPYC beside another run, 97 for one seed of every row but `big`, which
-took 40
+Time: 2 to 11 minutes a run on one core of an AMD EPYC shared with another run; 97 minutes for one seed of all rows but
+`big`, and 40 for `big`
 
-Expected: 1.2507 bits per byte and 19.5 BLEU for the base, with a deviation of 0.0981 over three seeds; a third of the
-layers (0.9429, 34.7) and no dropout (0.9844, 33.2), worse in the paper, measured far better after so few steps, and
-`big`, the best there, among the worst (1.5293, 4.5, one seed); corrected for all rows, no difference is shown
+Expected: 1.2507 bits per byte and 19.5 BLEU for the base, with a standard deviation of 0.0981 bits per byte over three
+seeds. After so few steps, a third of the layers (0.9429, 34.7) and no dropout (0.9844, 33.2) are far better, although
+worse in the paper; `big`, the best there, is among the worst (1.5293, 4.5, one seed). Corrected for the number of rows,
+no difference is significant
 """
 
 from typing import Any, Literal
@@ -22,20 +23,22 @@ PAPER = "arXiv:1706.03762, table 3"
 
 
 def experiment() -> Experiment:
-    """`vaswani_base` with a vocabulary of 40,960.
+    """Return `vaswani_base` with a vocabulary of 40,960.
 
-    The paper's column of parameters, less what blocks of these widths have, leaves about 41,000 rows of embedding in
-    every row of its table: (65 - 44.1) / 0.512 = 40.8 thousand for the base. With them all rows agree within 1.5 %,
-    but for `big`, of which the same sum leaves 36 thousand: ours has 218 million, 2.5 % more than the paper says.
+    The paper's numbers of parameters, without those of the blocks, leave about 41,000 rows of embedding: for the base
+    (65 - 44.1) / 0.512 = 40.8 thousand. With them all rows of the table agree within 1.5 %, except `big`: it has 218
+    million parameters, 2.5 % more than in the paper.
     """
     return changed(vaswani_base(), {"name": "vaswani_table3", "tokenizer.vocab_size": 40960})
 
 
 def budget(base: Experiment, size: Literal["tiny", "small", "full"]) -> Experiment:
-    """The base in the size that a suite can afford: full is the paper's; small translates the English of 1611 into
-    that of today with a narrow base of the same shape and half its depth, and searches greedily; tiny, which needs no
-    further package, that of 1395, of which so few steps learn nothing. Warmup is shorter, and the peak of the learning
-    rate about what equation 3 gives for this warmup and a width of 1,024."""
+    """Return the base in a size: full as in the paper; small translates the English of 1611 into modern English.
+
+    Small is narrow, has half the depth and decodes greedily. Tiny needs no further package: it translates the English
+    of 1395, which it does not learn in so few steps. In both, warmup is shorter, and the peak learning rate is about
+    that of equation 3 for this warmup and a width of 1,024.
+    """
     data = {
         "data.corpus": "bible-kjv:bible-web",
         "data.reverse": False,
@@ -73,13 +76,13 @@ def budget(base: Experiment, size: Literal["tiny", "small", "full"]) -> Experime
 
 
 def published(perplexity: float, bleu: float, parameters: float | None = None) -> dict[str, float]:
-    """A row of the paper's table: perplexity per token and BLEU on newstest2013, parameters in millions."""
+    """Return a row of the paper's table: perplexity per token and BLEU on newstest2013, parameters in millions."""
     values = {"perplexity": perplexity, "bleu": bleu}
     return values if parameters is None else values | {"parameters": parameters}
 
 
 def variants(base: Experiment) -> tuple[Variant, ...]:
-    """Rows (A) to (E) and big, each as far from this base as the paper's row is from its own."""
+    """Return rows (A) to (E) and big, each with the change that the paper's row makes to its base."""
     model, steps = base.model, base.train.steps
     heads, layers, width, ff = model.num_heads, model.num_layers, model.width, model.ff_width
     own_rate = base.optimizer.learning_rate
@@ -94,7 +97,7 @@ def variants(base: Experiment) -> tuple[Variant, ...]:
         # Equation 3 divides the rate by the root of the width.
         return {"model.width": int(width * factor), "optimizer.learning_rate": own_rate * factor**-0.5}
 
-    # Name: group, changed fields, what changes beside them, and the paper's perplexity, BLEU and parameters.
+    # Name: group, changed fields, further changes, and the paper's perplexity, BLEU and parameters.
     rows: dict[str, tuple[str, dict[str, Any], str, tuple[float, ...]]] = {
         BASE: (BASE, {}, "", (4.92, 25.8, 65)),
         "A-heads-eighth": ("A", with_heads(1 / 8), "so much wider", (5.29, 24.9)),

@@ -1,4 +1,4 @@
-"""Damaged and invented input of every kind that is read from outside: one clear line, no other exception, no hang.
+"""Damaged and random input of every kind gives one clear line, no other exception, and no hang.
 
 `python -m pytest -m slow tests/test_fuzz.py` tries 10,000 of each; the tests that always run try a few.
 """
@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from zerotollm.cli import explain, override, split
+from zerotollm.cli import describe_error, override, split
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.sources.own_files import open_files
 from zerotollm.data.tokens.sentencepiece import load_tokenizer, train_tokenizer
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment, from_json, to_json
-from zerotollm.fields import flatten
+from zerotollm.fields import field_types, flatten
 from zerotollm.interop import folder
 from zerotollm.validation import validate
 
@@ -34,7 +34,7 @@ json_values = st.recursive(
 def tried(number: int):
     return settings(
         max_examples=number,
-        deadline=5000,  # ms: what takes longer hangs
+        deadline=5000,  # ms: a longer run counts as a hang
         suppress_health_check=list(HealthCheck),
         database=None,
     )
@@ -47,15 +47,15 @@ def one_line(error: Exception) -> None:
 
 
 def printed(error: Exception) -> None:
-    """As `one_line`, of what the command line prints: a word of it may hold a line break itself."""
-    line, code = explain(error)
+    """As `one_line`, for the command line, whose words may contain line breaks."""
+    line, code = describe_error(error)
     assert line
     assert LINE not in line
     assert code == 2
 
 
 def damaged(content: bytes):
-    """The bytes with some of them changed, cut off or put in."""
+    """Return bytes with random changes, deletions and insertions."""
 
     def change(edits: list[tuple[int, bytes, int]]) -> bytes:
         data = bytearray(content)
@@ -102,7 +102,7 @@ def test_configuration(number):
 
 @pytest.mark.parametrize("number", SIZES)
 def test_overrides(number):
-    names = list(flatten(Experiment()))
+    names = list(field_types(Experiment))
     words = st.text(max_size=12) | st.sampled_from(
         ["train", "--help", "--data.corpus", "--train.mesh", "data=2"]
     )
@@ -148,7 +148,7 @@ def test_jsonl(number, tmp_path):
 
 @pytest.mark.parametrize("number", SIZES)
 def test_safetensors(number, tmp_path):
-    """Headers of all kinds before a little data."""
+    """Random headers before a little data."""
     import numpy as np
     from safetensors.numpy import save
 

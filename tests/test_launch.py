@@ -1,4 +1,4 @@
-"""The command line: what it understands, what it refuses and how, without training anything."""
+"""The command line: accepted and refused words, without training."""
 
 import ast
 import os
@@ -21,7 +21,7 @@ from zerotollm.errors import RunError
 from zerotollm.experiment import Experiment, differences, to_json
 from zerotollm.fields import field_types
 from zerotollm.shell import option
-from zerotollm.suggest import ELSEWHERE, USUAL
+from zerotollm.suggest import NO_OPTION, SYNONYMS
 from zerotollm.usage import MOST_CHANGED
 
 ROOT = Path(__file__).parent.parent
@@ -30,7 +30,7 @@ EXPERIMENTS = ROOT / "experiments"
 
 @pytest.fixture
 def calls(monkeypatch) -> list:
-    """Every action replaced by one that only notes (action, experiment, run directory, options)."""
+    """Replace every action by one that records (action, experiment, run directory, options)."""
     noted = []
     for name in ACTIONS:
         module = name.replace("-", "_")
@@ -54,7 +54,7 @@ def sampling(experiment: Experiment, **changes: object) -> GenerateOptions:
     return replace(GenerateOptions(**asdict(experiment.sample)), **changes)
 
 
-# --- what is understood
+# --- accepted
 
 
 def test_training_is_the_default_action(calls, base):
@@ -87,7 +87,7 @@ def test_overrides_are_typed_and_reach_the_action(calls, base):
     }
 
 
-def test_the_name_moves_the_run_directory(calls):
+def test_the_name_determines_the_run_directory(calls):
     launch("--experiment", "base", "--name", "mine")
     assert calls[0][2] == Path("runs/mine")
 
@@ -132,7 +132,7 @@ def test_ablating_is_the_default_of_an_experiment_with_variants(calls):
     assert [call[0] for call in calls[2:]] == ["train", "tabulate"]
 
 
-def test_variants_without_budgets_are_done_in_full(calls):
+def test_variants_without_budgets_run_in_full(calls):
     assert launch("--experiment", "finetune_chat", "ablate", "--train.steps", "70") == 0
     assert launch("--experiment", "finetune_chat") == 0
     [(action, suite, run_dir, options), (default, *_)] = calls
@@ -147,7 +147,7 @@ def test_every_action_has_a_file_that_says_what_it_does(action):
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))).startswith(f"{action}: ")
 
 
-# --- a run directory says itself what it holds
+# --- a run directory has its own experiment
 
 
 def test_generate_takes_the_experiment_from_the_run_directory(calls, tmp_path, base):
@@ -160,7 +160,7 @@ def test_generate_takes_the_experiment_from_the_run_directory(calls, tmp_path, b
     assert calls[-1][3].top_k == 9
 
 
-def test_what_was_trained_cannot_be_changed_afterwards(calls, tmp_path, base, capsys):
+def test_overrides_cannot_change_what_was_trained(calls, tmp_path, base, capsys):
     (tmp_path / "config.json").write_text(to_json(base))
     assert launch("--run-dir", str(tmp_path), "generate", "--model.width", "512") == 2
     assert "was trained with model.width 192, not 512" in capsys.readouterr().err
@@ -173,7 +173,7 @@ def test_a_damaged_config_is_refused(calls, tmp_path, base, capsys):
     assert "config.json" in capsys.readouterr().err
 
 
-# --- what people type
+# --- short forms
 
 
 @pytest.mark.parametrize(
@@ -240,8 +240,8 @@ def test_generate_takes_a_text(words, options, calls, tmp_path, base):
         ("version", "ZeroToLLM 0.1.0"),
     ],
 )
-def test_what_is_shown(words, says, capsys):
-    if words == "base help all":  # `help` is a word of its own only where it stands first
+def test_information(words, says, capsys):
+    if words == "base help all":  # `help` is a switch only as the first word
         words = "base --help all"
     assert launch(*words.split()) == 0
     out, error = capsys.readouterr()
@@ -250,7 +250,7 @@ def test_what_is_shown(words, says, capsys):
 
 
 def test_the_examples_of_help_run_one_after_the_other(capsys, monkeypatch, tmp_path):
-    """Training claims its run directory and leaves a checkpoint; other actions need what it left."""
+    """Training claims its run directory and writes a checkpoint, which other actions need."""
     monkeypatch.chdir(tmp_path)
     done = []
 
@@ -301,22 +301,22 @@ def test_the_version_is_that_of_the_package():
     assert __version__ == project["version"]
 
 
-def test_usual_names_are_no_names_of_ours_and_mean_what_there_is():
+def test_synonyms_are_no_fields_and_mean_fields():
     fields = [*field_types(Experiment), *VALUES]
     own = {name.rpartition(".")[2] for name in fields}
-    assert USUAL.keys() <= set(fields)
-    every = [word for words in (*USUAL.values(), *ELSEWHERE) for word in words.split()]
+    assert SYNONYMS.keys() <= set(fields)
+    every = [word for words in (*SYNONYMS.values(), *NO_OPTION) for word in words.split()]
     assert [word for word in every if word in own - {"dir"}] == []
     assert len(every) == len(set(every))
 
 
 @pytest.mark.parametrize("name", ["num-experts", "num-experts-per-token", "moe", "mixture", "zzz"])
-def test_what_is_near_nothing_gets_no_suggestion(name, calls, capsys):
+def test_an_option_without_a_near_one_gets_no_suggestion(name, calls, capsys):
     assert launch("base", f"--model.{name}", "4") == 2
     assert "did you mean" not in capsys.readouterr().err
 
 
-# --- what is refused: one line on stderr that says what was wrong, what is allowed and the nearest match
+# --- refused: one line on stderr with what is wrong, what is allowed and the nearest match
 
 
 @pytest.mark.parametrize(
@@ -373,7 +373,7 @@ def test_what_is_near_nothing_gets_no_suggestion(name, calls, capsys):
         ("base --max_iters 9", ["did you mean --train.steps?"]),
         ("base --out_dir x", ["did you mean --run-dir?"]),
         ("base --config base", ["did you mean --experiment?"]),
-        ("base --resume x", ["goes on where it stopped"]),
+        ("base --resume x", ["the same command again resumes"]),
         ("base --smaple.seed 1", ["did you mean --sample.seed?"]),
         ("base --model.stpes 1", ["did you mean --train.steps?"]),
         ("base generate --max-new-tokens 5 --run-dir RUN", ["did you mean --max-tokens?"]),
@@ -434,7 +434,7 @@ def test_failures_have_one_line_and_an_exit_code(raised, code, says, monkeypatch
         launch("--experiment", "base", "--debug")
 
 
-# --- experiments of one's own
+# --- a user's experiments
 
 
 @pytest.fixture
@@ -445,7 +445,7 @@ def own_folder(tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def test_a_new_file_is_all_it_takes(own_folder, calls, capsys):
+def test_a_new_file_is_a_new_experiment(own_folder, calls, capsys):
     (own_folder / "tiny.py").write_text(
         '"""Question: how small can it be?\n\nTime: 1 minute\n"""\n'
         "from zerotollm.experiment import Experiment\n"
@@ -460,7 +460,7 @@ def test_a_new_file_is_all_it_takes(own_folder, calls, capsys):
     assert calls == [("train", Experiment(name="tiny"), Path("runs/tiny"))]
 
 
-def test_a_file_that_is_no_experiment_is_refused(own_folder, capsys):
+def test_a_file_without_an_experiment_is_refused(own_folder, capsys):
     (own_folder / "empty.py").write_text("")
     (own_folder / "torn.py").write_text("def experiment(:")
     for name, says in (("empty", "needs a function"), ("torn", "is not Python")):
@@ -506,7 +506,7 @@ def test_help_answers_in_a_second():
 
 
 def timed(*words: str) -> float:
-    """Seconds of processor time: what other programs take does not count."""
+    """Return the seconds of processor time, without that of other programs."""
     begin = os.times()
     subprocess.run([sys.executable, "launch.py", *words], cwd=ROOT, check=True, capture_output=True)
     end = os.times()
@@ -523,7 +523,7 @@ def timed(*words: str) -> float:
         (["generate", "--run-dir="], "--run-dir needs a value"),
     ],
 )
-def test_a_value_too_many_or_too_few_is_said(words, says, calls, capsys):
+def test_a_superfluous_or_missing_value_is_reported(words, says, calls, capsys):
     assert launch(*words) == 2
     assert says in capsys.readouterr().err
 

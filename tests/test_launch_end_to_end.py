@@ -23,7 +23,7 @@ TINY = [
 
 
 def launch(*words: str, folder: Path) -> subprocess.CompletedProcess:
-    """With the place for compiled programs that a person gets, not the one of these tests."""
+    """Run with a user's default compilation cache instead of that of the tests."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     environment["ZEROTOLLM_DATA"] = str(folder / "prepared")
     command = [sys.executable, str(ROOT / "launch.py"), "--run-dir", str(folder / "run"), *words]
@@ -43,7 +43,7 @@ def trained(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     return folder, done
 
 
-def test_train_leaves_a_run_and_says_what_to_try_next(trained):
+def test_train_writes_a_run_and_suggests_commands(trained):
     folder, done = trained
     assert done.returncode == 0, done.stderr
     assert "bits per byte" in done.stdout
@@ -52,7 +52,7 @@ def test_train_leaves_a_run_and_says_what_to_try_next(trained):
     assert any((folder / "prepared" / "compiled").iterdir()), "the next process will compile all again"
 
 
-def test_a_finished_run_says_so(trained):
+def test_a_finished_run_is_reported(trained):
     folder, _ = trained
     again = launch("--experiment", "base", "--data.corpus", "own.txt", *TINY, folder=folder)
     assert again.returncode == 0, again.stderr
@@ -77,7 +77,7 @@ def test_a_prompt_longer_than_the_context_is_refused_in_one_line(trained):
     assert "context" in done.stderr
 
 
-def test_evaluate_agrees_with_what_training_measured(trained):
+def test_evaluate_agrees_with_training(trained):
     folder, _ = trained
     done = launch("evaluate", folder=folder)
     assert done.returncode == 0, done.stderr

@@ -1,10 +1,10 @@
-"""What is shown: as it is written, on any terminal, and at no run's cost."""
+"""Output: texts are shown as written, on any terminal, and no run fails for lack of output."""
 
 import io
 import json
 import subprocess
 import sys
-from html import unescape
+from html import escape, unescape
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,9 @@ from rich.table import Table
 from tests.test_launch_end_to_end import ROOT, TINY
 from zerotollm.console import Console, Lines
 from zerotollm.evaluation import label_report
+from zerotollm.explain.figures.marks import Dots
 from zerotollm.explain.figures.markup import plain
+from zerotollm.explain.figures.picture import Picture
 from zerotollm.output import printable
 from zerotollm.studies import figure
 
@@ -21,7 +23,7 @@ LAUNCH = f"{sys.executable} {ROOT / 'launch.py'}"
 
 
 def test_standard_streams_that_were_closed_are_not_taken_by_files(tmp_path):
-    """Else the next file that is opened would be descriptor 1 or 2, and hold what C code logs."""
+    """Otherwise the next file would get descriptor 1 or 2, and C code would log into it."""
     code = (
         "from zerotollm.output import protect_output; protect_output(); import os, sys\n"
         "file = open('x', 'w'); sys.stdin.read(); print('lost'); os.write(2, b'lost'); file.write(str(file.fileno()))"
@@ -34,7 +36,7 @@ def test_standard_streams_that_were_closed_are_not_taken_by_files(tmp_path):
 
 
 def shell(line: str, folder: Path) -> subprocess.CompletedProcess:
-    """`line` by bash, with LAUNCH for the command and every step of a pipe counted."""
+    """Run `line` in bash, where LAUNCH is the command and a failure in a pipe counts."""
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", line.replace("LAUNCH", LAUNCH)], cwd=folder, capture_output=True
     )
@@ -53,7 +55,7 @@ def shell(line: str, folder: Path) -> subprocess.CompletedProcess:
         ("LAUNCH bse <&- >&-", 2, b"unknown"),
     ],
 )
-def test_no_stream_makes_a_traceback(line, code, says, tmp_path):
+def test_no_stream_causes_a_traceback(line, code, says, tmp_path):
     done = shell(line, tmp_path)
     assert (done.returncode, done.stderr.count(b"\n")) == (code, 1 if says else 0), done.stderr.decode()
     assert says in done.stderr
@@ -73,7 +75,7 @@ def test_a_run_outlives_its_output(output, tmp_path):
 
 
 def test_a_terminal_that_is_closed_costs_no_steps(tmp_path):
-    """SIGHUP ends a run saved; under nohup, where it is ignored, nothing is changed."""
+    """SIGHUP is a request to stop; under nohup it stays ignored."""
     code = (
         "import os, signal\n"
         "from zerotollm.host.stop_signals import stop_requests\n"
@@ -97,7 +99,7 @@ WRITTEN = [
 
 @pytest.mark.parametrize("text", WRITTEN)
 @pytest.mark.parametrize("terminal", [False, True])
-def test_text_is_shown_as_it_is_written(text, terminal):
+def test_text_is_shown_as_written(text, terminal):
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=100)
     console.print(Lines(text), soft_wrap=True)
@@ -109,7 +111,7 @@ def test_text_is_shown_as_it_is_written(text, terminal):
     assert shown.count(text.rpartition("\t")[2]) == 4
 
 
-def test_a_terminal_obeys_no_text():
+def test_no_text_controls_the_terminal():
     dangerous = "\x1b[2J\x07\x08\r\x9b\x00\x7f"
     assert printable(dangerous + "\t\n") == "\ufffd[2J" + "\ufffd" * 6 + "\t\n"
     out = io.StringIO()
@@ -133,7 +135,7 @@ HOSTILE = [
 ]
 
 
-def test_matplotlib_draws_text_as_it_is_written():
+def test_matplotlib_draws_text_as_written():
     from matplotlib.text import Text
 
     for text in HOSTILE:
@@ -143,19 +145,19 @@ def test_matplotlib_draws_text_as_it_is_written():
         assert not shown.startswith("_")
 
 
-def test_figures_of_labels_show_them_as_they_are_written():
+def test_figures_of_labels_show_them_as_they_are_written(tmp_path):
     count = len(HOSTILE)
     scores = {"confusion": [[1] * count] * count, "labels": HOSTILE}
-    assert label_report.png(scores, HOSTILE[0]).startswith(b"\x89PNG")
-    data, layout = plotly_json(label_report.html(scores, HOSTILE[4]))
-    assert [unescape(name) for name in data[0]["x"]] == HOSTILE
-    assert [unescape(name) for name in data[0]["y"]] == HOSTILE
-    assert unescape(layout["title"]["text"]) == HOSTILE[4]
-    assert "<b>" not in data[0]["x"][4]
-    assert layout["xaxis"]["type"] == layout["yaxis"]["type"] == "category"
+    data, layout = drawn(label_report.picture(scores, HOSTILE[4]), tmp_path)
+    for axis in (layout["xaxis"], layout["yaxis"]):
+        assert [unescape(name) for name in axis["ticktext"]] == HOSTILE
+        assert axis["type"] == "linear"  # names are labels of ticks: no number or date is read in them
+        assert "<b>" not in axis["ticktext"][4]
+    assert data[0]["text"] == [["1"] * count] * count
+    assert escape(HOSTILE[4]) in (tmp_path / "x.html").read_text(encoding="utf-8")
 
 
-def test_figures_of_suites_show_names_as_they_are_written():
+def test_figures_of_suites_show_names_as_they_are_written(tmp_path):
     shared = {
         "difference": 0.1,
         "low": 0.0,
@@ -170,17 +172,35 @@ def test_figures_of_suites_show_names_as_they_are_written():
         {"group": g, "variant": v, "sentence": v, "paper": g, "shared": shared}
         for g, v in zip(HOSTILE, reversed(HOSTILE), strict=True)
     ]
-    assert figure.png(rows).startswith(b"\x89PNG")
-    data, _ = plotly_json(figure.html(rows))
-    groups, variants = data[0]["y"]
+    data, layout = drawn(figure.picture(rows), tmp_path)
+    groups = [note["text"].removeprefix("<i>").removesuffix("</i>") for note in layout["annotations"]]
     assert sorted(map(unescape, groups)) == sorted(HOSTILE)
-    assert sorted(map(unescape, variants)) == sorted(HOSTILE)
-    assert not any("<b>bold" in text for text in data[0]["text"])
+    assert sorted(map(unescape, layout["yaxis"]["ticktext"])) == sorted(HOSTILE)
+    texts = [text for trace in data for text in (*trace.get("hovertext", ()), *trace.get("text", ()))]
+    assert any("+0.1000 [+0.0000, +0.2000]" in text for text in texts)
+    assert not any("<b>bold" in text for text in (*texts, *groups))
 
 
-def plotly_json(page: str) -> tuple[list, dict]:
-    """Data and layout of the one figure on a page."""
-    call = page.rpartition("Plotly.newPlot(")[2].partition("[")[2]
-    data, end = json.JSONDecoder().raw_decode("[" + call)
-    layout, _ = json.JSONDecoder().raw_decode(call[end - 1 :].lstrip(", \n"))
-    return data, layout
+def test_a_suite_is_drawn_within_its_axes():
+    """Variants far off become arrows at the edge, and every row keeps its numbers."""
+    shared = {"verdict": "worse", "measure": "bits per byte", "margin": 0.002, "bleu": None, "pairs": 3}
+    rows = [
+        {"group": "g", "variant": f"v{i}", "sentence": "", "paper": ""}
+        | {"shared": shared | {"difference": x, "low": x - 0.01, "high": x + 0.01}}
+        for i, x in enumerate([-0.02, -0.01, 0.01, 0.02, 0.03, 9.0])
+    ]
+    (panel,) = figure.picture(rows).panels
+    low, high = panel.x.span
+    assert -low == high < 0.2
+    dots = [mark for mark in panel.marks if isinstance(mark, Dots)]
+    assert [(mark.symbol, len(mark.x)) for mark in dots] == [("circle", 5), ("right", 1), ("none", 6)]
+    assert all(low <= x <= high for mark in dots for x in mark.x)
+    assert "+9.0000 [+8.9900, +9.0100]" in dots[-1].text
+
+
+def drawn(picture: Picture, folder: Path) -> tuple[list, dict]:
+    """Return data and layout of the one figure on the page of a picture, which is also saved as an image."""
+    assert picture.save(folder / "x.png").read_bytes().startswith(b"\x89PNG")
+    page = picture.save(folder / "x.html").read_text(encoding="utf-8")
+    figure, _ = json.JSONDecoder().raw_decode(page.rpartition("{const f = ")[2])
+    return figure["data"], figure["layout"]

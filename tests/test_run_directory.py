@@ -32,7 +32,7 @@ def test_another_experiment_is_refused_by_the_fields_that_differ(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_command_that_failed_before_it_began_takes_no_name_away(tmp_path):
+def test_a_failed_command_does_not_occupy_the_name(tmp_path):
     wrong = Experiment()
     run_directory.claim(tmp_path, replace(wrong, data=replace(wrong.data, corpus="typo.txt")))
     run_directory.claim(tmp_path, Experiment())
@@ -88,7 +88,7 @@ def test_a_refusal_says_the_command_for_another_directory(typed, again, tmp_path
         run_directory.claim(run_dir, Experiment(name="other"))
 
 
-def test_more_steps_for_a_finished_run_say_how_to_train_on(tmp_path, monkeypatch):
+def test_more_steps_for_a_finished_run_say_how_to_train_further(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["launch.py", "base", "--train.steps", "900"])
     run_dir, base = Path("runs/base"), Experiment()
@@ -106,8 +106,8 @@ def test_more_steps_for_a_finished_run_say_how_to_train_on(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("noted", [True, False])
-def test_the_run_that_another_one_began_with_is_found(noted, tmp_path, monkeypatch):
-    """From any working directory, moved together, moved alone where it was noted, and never one that is not a run."""
+def test_the_pretrained_run_is_found(noted, tmp_path, monkeypatch):
+    """From any working directory, moved together, or moved alone with a note; never a folder that is no run."""
     here = tmp_path / "here"
     start, run_dir = here / "runs" / "start", here / "runs" / "deep" / "lora"
     for path in (start, run_dir):
@@ -117,7 +117,7 @@ def test_the_run_that_another_one_began_with_is_found(noted, tmp_path, monkeypat
     experiment = replace(base, train=replace(base.train, start_from="runs/start"))
     (run_dir / run_directory.CONFIG).write_text(to_json(experiment))
     monkeypatch.chdir(here)
-    # As it is written, where that is the place.
+    # As it is written, if the run is there.
     assert run_directory.located(run_dir, experiment) == experiment
     assert run_directory.located(Path("runs/deep/lora"), experiment) == experiment
     if noted:
@@ -139,21 +139,21 @@ def test_the_run_that_another_one_began_with_is_found(noted, tmp_path, monkeypat
     assert run_directory.located(alone, base) == base
 
 
-def test_a_run_goes_on_where_its_start_is_spelled_in_another_way(tmp_path, monkeypatch):
+def test_a_run_resumes_if_its_start_is_spelled_in_another_way(tmp_path, monkeypatch):
     start, run_dir, base = tmp_path / "start", tmp_path / "run", Experiment()
     for path in (start, run_dir / run_directory.CHECKPOINTS / "00000100"):
         path.mkdir(parents=True)
     (start / run_directory.CONFIG).write_text("{}")
 
-    def begun_with(path: object) -> Experiment:
+    def starting_from(path: object) -> Experiment:
         return replace(base, train=replace(base.train, start_from=str(path)))
 
     monkeypatch.chdir(tmp_path)
-    (run_dir / run_directory.CONFIG).write_text(to_json(begun_with("start")))
+    (run_dir / run_directory.CONFIG).write_text(to_json(starting_from("start")))
     monkeypatch.chdir("/")
-    run_directory.claim(run_dir, begun_with(start))
+    run_directory.claim(run_dir, starting_from(start))
     with pytest.raises(UsageError, match="start_from 'start' "):
-        run_directory.claim(run_dir, begun_with(tmp_path / "other"))
+        run_directory.claim(run_dir, starting_from(tmp_path / "other"))
 
 
 def test_moved_data_is_the_same_experiment(tmp_path):
@@ -162,7 +162,7 @@ def test_moved_data_is_the_same_experiment(tmp_path):
     run_directory.claim(tmp_path, replace(moved, data=replace(moved.data, dir="/elsewhere")))
 
 
-def test_a_run_may_go_on_in_less_memory_but_not_in_another_precision(tmp_path):
+def test_a_run_may_resume_in_less_memory_but_not_in_another_precision(tmp_path):
     run_directory.claim(tmp_path, Experiment())
     (tmp_path / run_directory.CHECKPOINTS / "00000100").mkdir(parents=True)
     asked = Experiment()
@@ -200,7 +200,7 @@ def test_two_processes_cannot_write_one_directory(tmp_path):
         pass
 
 
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+def test_an_unwritable_place_is_reported_in_one_line(tmp_path):
     (tmp_path / "file").touch()
     for place in (tmp_path / "file" / "run", Path("/proc/run")):
         with pytest.raises(RunError, match="cannot write"):  # noqa: SIM117
@@ -223,14 +223,14 @@ def test_an_interrupted_write_leaves_the_old_content(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
-def test_environment_says_what_numbers_depend_on():
+def test_environment_holds_what_numbers_depend_on():
     environment = run_directory.environment()
     assert environment["versions"]["jax"]
     assert environment["devices"]
     json.dumps(environment)
 
 
-def test_a_disk_too_full_for_the_lock_is_said_with_its_place(tmp_path):
+def test_a_disk_too_full_for_the_lock_is_reported_with_its_path(tmp_path):
     code = (
         "import resource, sys; from pathlib import Path; from zerotollm import run_directory\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
@@ -247,19 +247,19 @@ DAMAGED = ["", "{", "[" * 100_000, "9" * 5000, "null", '"text"', "\x00"]
 
 
 @pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
-def test_a_damaged_file_is_said_in_one_line_with_what_to_do(tmp_path, content):
+def test_a_damaged_file_is_reported_in_one_line_with_what_to_do(tmp_path, content):
     for name, read in (
         (run_directory.SUMMARY, run_directory.read_summary),
         (run_directory.LABELS, run_directory.read_labels),
         (run_directory.ENVIRONMENT, run_directory.read_environment),
     ):
         (tmp_path / name).write_text(content)
-        with pytest.raises(RunError, match=f"{name} is damaged.*: (delete|bring) it"):
+        with pytest.raises(RunError, match=f"{name} is damaged.*: (delete|restore) it"):
             read(tmp_path)
     assert run_directory.starts(tmp_path, "runs/none") == []
 
 
 @pytest.mark.parametrize("noted", [[], 3, {"written": "runs/none"}, {"written": "runs/none", "path": 1}])
-def test_a_damaged_note_of_where_training_began_is_no_note(tmp_path, noted):
+def test_a_damaged_note_of_the_start_is_ignored(tmp_path, noted):
     (tmp_path / run_directory.ENVIRONMENT).write_text(json.dumps({"train.start_from": noted}))
     assert run_directory.starts(tmp_path, "runs/none") == []

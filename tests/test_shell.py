@@ -43,7 +43,7 @@ def test_a_quoted_text_is_one_word(text):
 
 @pytest.mark.parametrize("text", [text for text in AWKWARD if text])
 @pytest.mark.parametrize("kind", ["decoder", "encoder-decoder", "label"])
-def test_what_is_worth_trying_says_the_run_and_the_prompt(text, kind):
+def test_suggested_commands_name_the_run_and_the_prompt(text, kind):
     base = Experiment()
     experiment = replace(
         base,
@@ -86,16 +86,16 @@ def test_what_is_worth_trying_says_the_run_and_the_prompt(text, kind):
         ),
     ],
 )
-def test_what_was_typed_is_said_again_with_what_is_changed(typed, again, monkeypatch):
+def test_the_typed_command_is_repeated_with_changes(typed, again, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["launch.py", *shlex.split(typed)])
-    said = typed_again({"compute.remat": "full"}, without=("plan", *PlanOptions.__dataclass_fields__))
-    assert shlex.split(said) == ["python", "launch.py", *shlex.split(again)]
+    command = typed_again({"compute.remat": "full"}, without=("plan", *PlanOptions.__dataclass_fields__))
+    assert shlex.split(command) == ["python", "launch.py", *shlex.split(again)]
     monkeypatch.setattr(sys, "argv", ["pytest", "base"])
     assert typed_again({}) == ""
     assert launch(("experiment", "a b"), "plan") == 'python launch.py --experiment "a b" plan'
 
 
-def test_a_plan_that_does_not_fit_keeps_what_was_typed(monkeypatch, capsys):
+def test_a_plan_that_does_not_fit_keeps_typed_options(monkeypatch, capsys):
     base = Experiment()
     big = replace(base, data=replace(base.data, batch_size=64, corpus="my notes.txt"))
     typed = ["base", "plan", "--data.batch-size", "64", "--data.corpus", "my notes.txt", "--memory-gb", "1.2"]

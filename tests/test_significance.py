@@ -20,7 +20,7 @@ from zerotollm.significance import (
 
 
 def paired_difference(base: list[float], variant: list[float], margin: float = 0.0) -> Comparison:
-    """One comparison alone; nothing is smaller than a margin of 0."""
+    """Return one comparison alone; no difference is within a margin of 0."""
     return compare_all([[right - left for left, right in zip(base, variant, strict=True)]], margin)[0]
 
 
@@ -74,7 +74,7 @@ def test_pairs_must_be_pairs():
 
 
 def test_verdicts_are_corrected_for_all_rows():
-    """By scipy's p-values and Holm's steps: 0.03 alone is shown, and not beside a row that shows nothing."""
+    """By scipy's p-values and Holm's steps: 0.03 is shown alone, but not together with a row that shows nothing."""
     sure, likely, nothing = [0.1, 0.11, 0.12], [0.01, 0.016, 0.013], [-0.3, 0.2, 0.14]
     p = [stats.ttest_1samp(row, 0.0).pvalue for row in (sure, likely, nothing)]
     assert p[0] < p[1] < 0.05 / 2 < p[2]
@@ -113,7 +113,7 @@ def test_a_difference_may_be_sure_and_too_small_to_matter():
     ],
 )
 def test_suites_of_noise_show_nothing(true, wrong):
-    """Of 1,000 suites of 45 rows and 3 seeds, 5 % may show anything at all that is not there; three standard errors."""
+    """At most 5 % of 1,000 suites (45 rows, 3 seeds), and three standard errors, may show a false difference."""
     noise = np.random.default_rng(0).normal(true, 0.001, (1000, 45, 3))
     shown = [any(c.verdict in wrong for c in compare_all(rows.tolist(), 0.002)) for rows in noise]
     print(f"nothing shown in {100 - sum(shown[:100])}")
@@ -122,7 +122,7 @@ def test_suites_of_noise_show_nothing(true, wrong):
 
 
 def test_planted_differences_are_shown():
-    """Of 100 suites, in a row far from the base, and in one very close to it."""
+    """In 100 suites, one row is far from the base, then very close to it."""
     far = close = 0
     for seed in range(100):
         rows = np.random.default_rng(seed).normal(0, 0.001, (45, 3))

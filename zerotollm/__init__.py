@@ -5,23 +5,19 @@
 >>> run.generate("In the beginning")
 """
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import Any
 
-if TYPE_CHECKING:
-    from zerotollm.run import Run, load
-
-__all__ = ["Run", "load"]
 __version__ = "0.1.0"
+_FROM_RUN = ("Run", "load")
 
 
 def __getattr__(name: str) -> Any:
-    """`load` and `Run`, imported when they are first used: `import zerotollm` itself costs nothing."""
-    if name in __all__:
-        from zerotollm import run
-
-        return getattr(run, name)
+    """Import `load` and `Run` at their first use: `import zerotollm` itself does not import jax."""
+    if name in _FROM_RUN:
+        return getattr(import_module("zerotollm.run"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return [*globals(), *_FROM_RUN]

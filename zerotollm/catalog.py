@@ -16,10 +16,11 @@ from zerotollm.suggest import did_you_mean
 
 GROUPS = (
     "from raw text",
-    "fine-tuning, from a model that was trained",
+    "fine-tuning a pretrained model",
     "translation",
     "many runs: ablations and scaling laws",
-    "for a GPU of your own",
+    "for your own GPU",
+    "your own ideas, without changing the package",
 )
 """Groups of experiments in the order of the list; other groups follow."""
 

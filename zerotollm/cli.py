@@ -1,25 +1,24 @@
-"""From the words of a command line to one action on one experiment. No heavy imports: `--help` is quick."""
+"""The command line: from words to one action on one experiment. No heavy imports, which would slow down `--help`."""
 
-import math
 import os
 import re
 import sys
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
-from contextlib import redirect_stderr
-from dataclasses import dataclass, make_dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from importlib import import_module
-from io import StringIO
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from zerotollm import catalog
-from zerotollm.actions import ACTIONS
+from zerotollm import catalog, usage
+from zerotollm.actions import ACTIONS, Action
+from zerotollm.actions.config import AblateOptions
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment, differences, inherit_model, on_own_pairs
-from zerotollm.fields import describe_type, field_types
+from zerotollm.fields import field_types, is_valid, wrong_type
 from zerotollm.host.gpu import prepare_gpu
+from zerotollm.host.memory_limit import check_libraries
 from zerotollm.output import printable
 from zerotollm.run_directory import CONFIG, located, read_experiment
 from zerotollm.sharding.config import parse_distributed
@@ -30,50 +29,48 @@ from zerotollm.validation import validate
 
 SWITCHES = ("list", "help", "version", "debug")
 VALUES = ("experiment", "run_dir", "distributed")
-ALSO = {"init_from": "train.start_from", "with": "beside"}
-"""Fields and options by another name: none can be called `with` in Python."""
+ALIASES = {"init_from": "train.start_from", "with": "beside"}
+"""Other names of fields and options. (`with` is a keyword of Python.)"""
 LISTS = ("only", "beside", "train.mesh", "mesh", "distributed")
 """Options that take several words."""
 PATHS = ("run_dir", "train.start_from", "beside", "folder", "into", "judge", "out", "api_key_file")
-"""Options whose `~` is the home folder, which a shell replaces only where a word begins. Data expands its own."""
-ONLY_SHOWN = ("generate", "chat", "plan", "bench-data")
-"""Actions that leave no file: where their output is lost, all is."""
-TOGETHER = ("train", "evaluate", "generate")
-"""Actions that several processes do together."""
+"""Options in which `~` means the home folder even where a shell keeps it. Paths of data are expanded by `data`."""
+WITHOUT_FILES = ("generate", "chat", "plan", "bench-data")
+"""Actions that write no file: without standard output their result is lost."""
+DISTRIBUTED = ("train", "evaluate", "generate")
+"""Actions that several processes can do together."""
 RUN_MAY_CHANGE = ("sample.", "data.dir", "compute.", "train.mesh")
-"""What may be given anew for a run that exists already: nothing that decided what was trained."""
+"""Prefixes of the fields that may be overridden for an existing run: they did not affect its training."""
 
 NO_THREAD = "can't start new thread"
-"""How Python says that memory, or the number of threads, is at its limit."""
+"""Python's message if memory or the number of threads is at its limit."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command line taken apart."""
+    """A parsed command line."""
 
     switches: frozenset[str] = frozenset()
     experiment: str = ""
     run_dir: str = ""
     action: str = ""
-    """empty: the experiment's own, see `zerotollm.catalog.default_action`"""
+    """empty: the default action of the experiment"""
     options: tuple[tuple[str, str | None], ...] = ()
-    """everything else, as (name, value): fields of the experiment and options of the action; None: no value was
-    given"""
+    """(name, value) of all other options: fields of the experiment and options of the action; None: without value"""
     distributed: str = ""
     """which of several processes this is, see `zerotollm.sharding.config.parse_distributed`"""
 
-    def asks_for_help(self) -> bool:
-        """Whether something is to be shown and nothing done."""
+    def only_shows(self) -> bool:
+        """Return whether the command prints information and runs no action."""
         return bool(self.switches & {"list", "help", "version"}) or self == Command()
 
 
 def main(arguments: Sequence[str], experiments: Path) -> int:
-    """Runs one command line and returns its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+    """Run one command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 
-    `experiments` is the folder of experiments. What goes wrong is said in one line on stderr; with `--debug`
-    the exception passes through.
+    `experiments` is the folder of experiments. Errors are one line on stderr; with `--debug` they pass through.
     """
     try:
         command = split(arguments, catalog.names(experiments))
@@ -82,27 +79,25 @@ def main(arguments: Sequence[str], experiments: Path) -> int:
     except (UsageError, RunError, OSError, KeyboardInterrupt, MemoryError, RuntimeError) as error:
         if "--debug" in arguments or (isinstance(error, RuntimeError) and NO_THREAD not in str(error)):
             raise
-        line, code = explain(error)
+        line, code = describe_error(error)
         print(f"error: {printable(line)}", file=sys.stderr)
         return code
     lost = getattr(sys.stdout, "lost", None)
-    if lost is None or not (command.asks_for_help() or command.action in ONLY_SHOWN):
+    if lost is None or not (command.only_shows() or command.action in WITHOUT_FILES):
         return 0
-    if not isinstance(lost, BrokenPipeError):  # whoever read the output, `head` perhaps, has seen enough
+    if not isinstance(lost, BrokenPipeError):  # a reader such as `head` has seen enough
         print(f"error: standard output: {getattr(lost, 'strerror', lost)}", file=sys.stderr)
     return 1
 
 
-def explain(error: BaseException) -> tuple[str, int]:
-    """The one line that says what went wrong, and the exit code."""
+def describe_error(error: BaseException) -> tuple[str, int]:
+    """Return the line to print for an error, and the exit code."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 130
     if isinstance(error, MemoryError | RuntimeError):
-        what = "another thread" if isinstance(error, RuntimeError) else "what was to be done"
-        return (
-            f"no host memory is left for {what}: end other programs, or raise the limits (ulimit -a), then run again",
-            1,
-        )
+        where = " for another thread" if isinstance(error, RuntimeError) else ""
+        advice = "end other programs, or raise the limits (ulimit -a), then run again"
+        return f"out of host memory{where}: {advice}", 1
     message = str(error)
     if isinstance(error, OSError) and error.filename:
         message = f"{error.filename}: {error.strerror}"
@@ -110,89 +105,102 @@ def explain(error: BaseException) -> tuple[str, int]:
 
 
 def split(arguments: Iterable[str], experiments: Collection[str] = ()) -> Command:
-    """Takes a command line apart, in whatever order it is written. Raises UsageError where it cannot.
+    """Parse a command line, in any order. Raises UsageError if it is malformed.
 
-    A switch stands alone; every other option has exactly one value, `--name value` or `--name=value`, and a list
-    goes on to the next option or action. Of the words left over one may name an experiment of `experiments`, one is
-    the action, and one more its text, if it takes any. `list`, `help` and `version` as the first are switches.
+    A switch has no value; every other option has one, `--name value` or `--name=value`, and a list extends to the
+    next option or action. The other words are an experiment out of `experiments`, an action, and its text if it
+    takes one. `list`, `help` and `version` as the first word are switches.
     """
     switches, values, words, options = set(), {}, [], []
     rest = deque(arguments)
     while rest:
         word = rest.popleft()
-        name, equals, value = word.partition("=")
-        name = "help" if name == "-h" else name.removeprefix("--").replace("-", "_")
-        name = ALSO.get(name, name)
         if not word.startswith("-") or word == "-":
             words.append(word)
-        elif name in SWITCHES:
+            continue
+        name, equals, value = word.partition("=")
+        name = "help" if name == "-h" else name.removeprefix("--").replace("-", "_")
+        name = ALIASES.get(name, name)
+        if name in SWITCHES:
             if equals:
                 raise UsageError(f"{option(name)} takes no value: write it without {'=' + value!r}")
             switches.add(name)
+            continue
+        if not equals:
+            value = rest.popleft() if rest and not rest[0].startswith("--") else None
+        if value is not None:
+            value = _complete(name, value, rest)
+        if name not in VALUES:
+            options.append((name, value))
+        elif value is None or (name == "run_dir" and not value):  # "$RUN" of an unset RUN is not the default
+            raise _needs_value(name)
         else:
-            if not equals:
-                value = rest.popleft() if rest and not rest[0].startswith("--") else None
-            while value is not None and name in LISTS and rest and not rest[0].startswith("-"):
-                if rest[0] in ACTIONS:
-                    break
-                value += f" {rest.popleft()}"
-            if value is not None and name in PATHS:
-                value = re.sub(r"(^|[\s,])(~[^\s,/]*)", lambda m: m[1] + os.path.expanduser(m[2]), value)
-            if name not in VALUES:
-                options.append((name, value))
-            elif value is None or (
-                name == "run_dir" and not value
-            ):  # "$RUN" where RUN is not set is not the default
-                raise UsageError(needs_a_value(name))
-            else:
-                values[name] = value
+            values[name] = value
     if words and words[0] in SWITCHES:
         switches.add(words.pop(0))
     if "help" in switches and "all" in words:
         words.remove("all")
         switches.add("all")
     if not values.get("experiment"):
-        # An action may stand first, unless the word after it is the action's text.
+        # An action may precede the experiment, unless the next word is the action's text.
         place = 1 if words[1:] and words[0] in ACTIONS and not ACTIONS[words[0]].text_option else 0
         if words[place:] and words[place] in experiments and words[place] not in ACTIONS:
             values["experiment"] = words.pop(place)
+    options += _action_text(words, values, dict(options), experiments)
     action = words[0] if words else ""
-    if words and action not in ACTIONS:
-        what = "action" if values.get("experiment") else "action or experiment"
-        near = meant_run(action) or did_you_mean(
-            action, ACTIONS if values.get("experiment") else [*ACTIONS, *experiments]
-        )
-        raise UsageError(f"unknown {what} {action!r}: one of {', '.join(ACTIONS)}{near}")
-    if words[1:] and ACTIONS[action].text_option not in ("", *dict(options)):
-        if not values.get("run_dir") and (Path(words[1]) / CONFIG).exists():
-            raise UsageError(f"{words[1]!r} after {action!r} is a run directory{meant_run(words[1])}")
-        options.append((ACTIONS[action].text_option, words.pop(1)))
-    if words[1:]:
-        near = meant_run(words[1]) or ": put a text of several words in quotes"
-        raise UsageError(f"unexpected word {words[1]!r} after {action!r}{near}")
     return Command(frozenset(switches), action=action, options=tuple(options), **values)
 
 
-def meant_run(word: str) -> str:
-    """`; did you mean --run-dir WORD?`, where the word looks like a folder."""
-    looks = word.isprintable() and "/" in word and not re.search(r"\s", word)
-    return f"; did you mean {with_value('run_dir', word)}?" if looks or (word and Path(word).is_dir()) else ""
+def _complete(name: str, value: str, rest: deque[str]) -> str:
+    """Return an option's value with the further words of a list, and with the home folder for `~`."""
+    while name in LISTS and rest and not rest[0].startswith("-") and rest[0] not in ACTIONS:
+        value += f" {rest.popleft()}"
+    if name in PATHS:
+        value = re.sub(r"(^|[\s,])(~[^\s,/]*)", lambda m: m[1] + os.path.expanduser(m[2]), value)
+    return value
 
 
-def needs_a_value(name: str, kind: type = str) -> str:
+def _action_text(
+    words: Sequence[str], values: Mapping[str, str], options: Mapping[str, Any], experiments: Collection[str]
+) -> list[tuple[str, str]]:
+    """Return the text after the action as an option. Raises UsageError for an unknown action or further words."""
+    if not words:
+        return []
+    action, *texts = words
+    if action not in ACTIONS:
+        kind, known = "action", [*ACTIONS]
+        if not values.get("experiment"):
+            kind, known = "action or experiment", [*ACTIONS, *experiments]
+        near = _meant_run(action) or did_you_mean(action, known)
+        raise UsageError(f"unknown {kind} {action!r}: one of {', '.join(ACTIONS)}{near}")
+    name = ACTIONS[action].text_option
+    text = texts.pop(0) if texts and name and name not in options else None
+    if text and not values.get("run_dir") and (Path(text) / CONFIG).exists():
+        raise UsageError(f"{text!r} after {action!r} is a run directory{_meant_run(text)}")
+    if texts:
+        near = _meant_run(texts[0]) or ": put a text of several words in quotes"
+        raise UsageError(f"unexpected word {texts[0]!r} after {action!r}{near}")
+    return [] if text is None else [(name, text)]
+
+
+def _meant_run(word: str) -> str:
+    """Return `; did you mean --run-dir WORD?` if the word looks like a folder."""
+    path = word.isprintable() and "/" in word and not re.search(r"\s", word)
+    return f"; did you mean {with_value('run_dir', word)}?" if path or (word and Path(word).is_dir()) else ""
+
+
+def _needs_value(name: str, kind: type = str) -> UsageError:
     example = "True" if kind is bool else "VALUE"
-    return f"{option(name)} needs a value: {option(name)} {example}, or {option(name)}=VALUE where it begins with --"
+    return UsageError(
+        f"{option(name)} needs a value: {option(name)} {example}, or {option(name)}=VALUE if it begins with --"
+    )
 
 
 def run(command: Command, experiments: Path) -> None:
-    """Does what the command says. Raises UsageError, RunError or OSError."""
-    if not command.asks_for_help():
+    """Execute a command. Raises UsageError, RunError or OSError."""
+    if not command.only_shows():
         act(command, experiments)
-        return
-    # Imported here: no action needs it.
-    from zerotollm import usage
-
-    if "version" in command.switches:
+    elif "version" in command.switches:
         usage.show_version()
     elif "list" in command.switches:
         usage.show_list(experiments)
@@ -203,132 +211,148 @@ def run(command: Command, experiments: Path) -> None:
 
 
 def act(command: Command, experiments: Path) -> None:
-    """Name -> Experiment -> typed overrides -> action."""
+    """Load the experiment, apply the overrides and call the action."""
+    verb = command.action or catalog.default_action(experiments, command.experiment)
+    action = ACTIONS[verb]
     if command.distributed:
-        join_others(command, experiments)
-    chosen = command.action or catalog.default_action(experiments, command.experiment)
-    action = ACTIONS[chosen]
-    if command.distributed and chosen not in TOGETHER:
-        raise UsageError(f"--distributed is for {', '.join(TOGETHER)}: start {chosen} in one process")
-    fields = field_types(Experiment)
-    own = field_types(type(action.options(Experiment()))) if action.options else {}
-    for given, value in command.options:
-        if given not in fields and given not in own:
-            near = meant_option(given, map(option, [*own, *fields, *ALSO, *VALUES, *SWITCHES]))
-            typed = option(given).replace("---", "-")  # of one dash
-            raise UsageError(f"unknown option {typed}: --help all shows all there are{near}")
-        if value is None:
-            raise UsageError(needs_a_value(given, (own | fields)[given]))
-    overrides = [pair for pair in command.options if pair[0] in fields]
-    own_options = [pair for pair in command.options if pair[0] not in fields]
-
-    if command.experiment:
-        experiment = catalog.load(experiments, command.experiment)
-    elif action.reads_run and command.run_dir:
-        experiment = Experiment()  # the run directory itself says what it holds
-    elif command.run_dir and (Path(command.run_dir) / CONFIG).exists() and not action.functions:
-        experiment = read_experiment(Path(command.run_dir))
-    else:
-        raise UsageError(f"add --experiment NAME: one of {', '.join(catalog.names(experiments))}")
+        if verb not in DISTRIBUTED:
+            raise UsageError(f"--distributed is for {', '.join(DISTRIBUTED)}: start {verb} in one process")
+        _join_processes(command, experiments)
+    overrides, action_options = _separate_options(command.options, action)
+    experiment = _load(command, experiments, action)
+    suite_options = None
     if action.suite:
-        options = override(action.options(experiment), own_options)
-        [variants] = catalog.functions(experiments, command.experiment, ["variants"])
-        budget = catalog.function(experiments, command.experiment, "budget")
-        if budget is None and "budget" in dict(own_options):
-            raise UsageError(
-                f"{command.experiment} has no budgets: leave --budget out, and it is done in full"
-            )
-        options = options if budget else replace(options, budget="full")
-        experiment = budget(experiment, options.budget) if budget else experiment
-    start = dict(overrides).get("train.start_from", experiment.train.start_from)
-    if start and command.experiment and not action.reads_run:
-        experiment = inherit_model(experiment, read_experiment(Path(start)))
-    named, experiment = experiment, override(experiment, overrides)
-    if not action.reads_run:
-        experiment = on_own_pairs(named, experiment, dict(overrides))
+        experiment, suite_options = _at_budget(experiment, command, experiments, action_options)
+    start_from = dict(overrides).get("train.start_from", experiment.train.start_from)
+    if start_from and command.experiment and not action.reads_run:
+        experiment = inherit_model(experiment, read_experiment(Path(start_from)))
+    original, experiment = experiment, override(experiment, overrides)
     run_dir = Path(command.run_dir or Path("runs") / experiment.name)
     if action.reads_run:
-        training = [("run_dir", command.run_dir)] if command.run_dir else []
-        if not experiment.data.corpus:
-            training.append(("data.corpus", "FILE"))
-        experiment = as_trained(run_dir, overrides, launch(command.experiment or "EXPERIMENT", *training))
+        words = [("run_dir", command.run_dir)] if command.run_dir else []
+        words += [] if experiment.data.corpus else [("data.corpus", "FILE")]
+        experiment = as_trained(run_dir, overrides, launch(command.experiment or "EXPERIMENT", *words))
+    else:
+        experiment = on_own_pairs(original, experiment, dict(overrides))
     validate(experiment)
+    options = [override(action.options(experiment), action_options)] if action.options else []
+    required = ["variants"] if action.suite else action.functions
+    functions = catalog.functions(experiments, command.experiment, required)
 
-    suite = make_suite(experiment, variants, options.only) if action.suite else None
-    name = chosen.replace("-", "_")
+    suite = make_suite(experiment, functions[0], suite_options.only) if suite_options else None
+    if verb == "train":
+        check_libraries()  # before they are imported
+    name = verb.replace("-", "_")
     function = getattr(import_module(f"zerotollm.actions.{name}"), name)
     if suite:
-        function(suite, run_dir, options)
-        return
-    functions = catalog.functions(experiments, command.experiment, action.functions)
-    options = [override(action.options(experiment), own_options)] if action.options else []
-    function(experiment, run_dir, *functions, *options)
+        function(suite, run_dir, suite_options)
+    else:
+        function(experiment, run_dir, *functions, *options)
 
 
-def join_others(command: Command, experiments: Path) -> None:
-    """Meets the other processes, and makes sure that all do the same."""
-    place = parse_distributed(command.distributed)
+def _separate_options(
+    options: Iterable[tuple[str, str | None]], action: Action
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Return overrides of the experiment and options of the action. Raises UsageError for any other option."""
+    fields = field_types(Experiment)
+    own = field_types(type(action.options(Experiment()))) if action.options else {}
+    overrides, action_options = [], []
+    for name, value in options:
+        if name not in fields and name not in own:
+            near = meant_option(name, map(option, [*own, *fields, *ALIASES, *VALUES, *SWITCHES]))
+            typed = option(name).replace("---", "-")  # typed with one dash
+            raise UsageError(f"unknown option {typed}: --help all shows all options{near}")
+        if value is None:
+            raise _needs_value(name, (own | fields)[name])
+        (overrides if name in fields else action_options).append((name, value))
+    return overrides, action_options
+
+
+def _load(command: Command, experiments: Path, action: Action) -> Experiment:
+    """Return the experiment that the command names, or that its run directory holds."""
+    if command.experiment:
+        return catalog.load(experiments, command.experiment)
+    if command.run_dir and action.reads_run:
+        return Experiment()  # `as_trained` reads the run directory
+    if command.run_dir and (Path(command.run_dir) / CONFIG).exists() and not action.functions:
+        return read_experiment(Path(command.run_dir))
+    raise UsageError(f"add --experiment NAME: one of {', '.join(catalog.names(experiments))}")
+
+
+def _at_budget(
+    experiment: Experiment, command: Command, experiments: Path, action_options: Iterable[tuple[str, str]]
+) -> tuple[Experiment, AblateOptions]:
+    """Return the experiment in the size that `--budget` names, and the options of its suite."""
+    options = override(AblateOptions(), action_options)
+    budget = catalog.function(experiments, command.experiment, "budget")
+    if budget:
+        return budget(experiment, options.budget), options
+    if "budget" in dict(action_options):
+        raise UsageError(f"{command.experiment} has no budgets: leave --budget out to run it in full")
+    return experiment, replace(options, budget="full")
+
+
+def _join_processes(command: Command, experiments: Path) -> None:
+    """Connect to the other processes, and check that all do the same."""
+    address = parse_distributed(command.distributed)
     prepare_gpu()
-    from zerotollm.sharding import processes
-
-    processes.join(place.coordinator, place.process, place.of)
-    # Data may lie elsewhere on each machine.
-    options = [pair for pair in command.options if pair[0] != "data.dir"]
+    processes = import_module("zerotollm.sharding.processes")
+    processes.join(address.coordinator, address.process, address.num_processes)
+    options = [pair for pair in command.options if pair[0] != "data.dir"]  # it may differ between machines
+    command_values = [command.experiment, command.run_dir, command.action, sorted(command.switches), options]
     processes.check_same(
-        configuration=[
-            command.experiment,
-            command.run_dir,
-            command.action,
-            sorted(command.switches),
-            options,
-        ],
-        code=processes.code_version(Path(__file__).parent, experiments),
+        configuration=command_values, code=processes.code_version(Path(__file__).parent, experiments)
     )
 
 
 def override(default: T, options: Iterable[tuple[str, str]]) -> T:
-    """The dataclass with some fields given as text. Raises UsageError where a text is no value of it."""
-    import tyro
-
+    """Return a dataclass with some fields, by dotted name, parsed from text. Raises UsageError for a wrong type."""
     types = field_types(type(default))
-    for name, value in options:
-        value = whole_number(value) if types[name] is int else value
-        # A parser of this field alone: one of all of them takes as long to make for each.
-        given = make_dataclass("Given", [("value", types[name])])
-        try:
-            with redirect_stderr(StringIO()):  # tyro draws a box around its message; ours is one line
-                read = tyro.cli(given, args=[f"--value={value}"], config=(tyro.conf.FlagConversionOff,))
-            if isinstance(read.value, float) and not math.isfinite(read.value):
-                raise SystemExit
-            default = changed(default, {name: read.value})
-        except SystemExit:
-            allowed = describe_type(types[name])
-            near = did_you_mean(value, allowed.replace(",", "").split())
-            raise UsageError(f"{option(name)} is {value!r}, and must be {allowed}{near}") from None
+    for name, text in options:
+        value = parse_value(text, types[name])
+        if not is_valid(value, types[name]):
+            raise wrong_type(option(name), text, types[name])
+        default = changed(default, {name: value})
     return default
 
 
-def whole_number(text: str) -> str:
-    """`1e3`, `1k`, `1.5M`, `2B` and `1,000` as digits alone; any other text as it is."""
+def parse_value(text: str, annotation: Any) -> Any:
+    """Return the value of a field's type that the text means, or the text itself if there is none."""
+    if annotation is bool:
+        return {"True": True, "False": False}.get(text, text)
+    try:
+        return {int: parse_int, float: float}.get(annotation, str)(text)
+    except ValueError:
+        return text
+
+
+def parse_int(text: str) -> int:
+    """Return a whole number, also of `1e3`, `1k`, `1.5M`, `2B` and `1,000`. Raises ValueError for any other text."""
     match = re.fullmatch(r"(-?\d+(?:,\d{3})*(?:\.\d+)?)(?:[eE]\+?(\d{1,2}))?([kKmMgGbB]?)", text)
     if not match:
-        return text
+        return int(text)
     power = int(match[2] or 0) + {"": 0, "k": 3, "m": 6}.get(match[3].lower(), 9)
     number = Decimal(match[1].replace(",", "")).scaleb(power)
-    return str(int(number)) if number == int(number) else text
+    if number != int(number):
+        raise ValueError(text)
+    return int(number)
 
 
 def as_trained(run_dir: Path, overrides: Iterable[tuple[str, str]], training: str) -> Experiment:
-    """The experiment that a run directory holds. Overrides need not be repeated, nor can they change. `training`: the
-    command that makes the run."""
+    """Return the experiment of a run directory. Raises UsageError if overrides would change what was trained.
+
+    `training` is the command that creates the run, for the message if it does not exist.
+    """
     if not run_dir.exists():
         raise UsageError(
             f"{run_dir} does not exist: train first with {training}, or name a run directory with --run-dir DIR"
         )
     trained = read_experiment(run_dir)
-    # A run is read on one device, wherever it was trained, unless another mesh is asked for now.
-    asked = override(replace(trained, train=replace(trained.train, mesh="")), overrides)
-    for name, then, now in differences(trained, asked):
+    # A run is read on one device, whatever mesh trained it, unless the command names a mesh.
+    requested = override(replace(trained, train=replace(trained.train, mesh="")), overrides)
+    for name, before, after in differences(trained, requested):
         if not name.startswith(RUN_MAY_CHANGE):
-            raise UsageError(f"{run_dir} was trained with {name} {then}, not {now}: leave {option(name)} out")
-    return located(run_dir, asked)
+            raise UsageError(
+                f"{run_dir} was trained with {name} {before}, not {after}: leave {option(name)} out"
+            )
+    return located(run_dir, requested)

@@ -1,9 +1,9 @@
-"""The console that everything is shown on."""
+"""The console for all output."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import rich.console
+from rich.console import ConsoleOptions, RenderResult
 from rich.segment import Segment
 from rich.text import Text
 
@@ -11,23 +11,23 @@ from zerotollm.output import printable
 
 
 class Console(rich.console.Console):
-    """Rich's console, which shows every text as it is written: brackets are no markup, `:name:` is no emoji, and
-    control characters do not reach the terminal."""
+    """Rich's console without interpretation of texts: no markup, no emoji codes, no control characters."""
 
     def __init__(self, **options: Any):
-        super().__init__(**{"markup": False, "emoji": False, "highlight": False} | options)
+        plain: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}
+        super().__init__(**plain | options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        # Rich takes a tab for one column wide, and wraps cells too late.
+        # Rich takes a tab for one column, and wraps cells too late.
         return super().render_str(printable(text).expandtabs(), **options)
 
 
 class Lines:
-    """Lines of text for `Console.print`, which otherwise turns tabs into spaces."""
+    """Lines of text for `Console.print`, with their tabs, which it replaces in a string."""
 
     def __init__(self, text: str):
         self.text = text
 
-    def __rich_console__(self, *_: Any) -> Iterable[Segment]:
+    def __rich_console__(self, console: rich.console.Console, options: ConsoleOptions) -> RenderResult:
         yield Segment(printable(self.text))
         yield Segment.line()

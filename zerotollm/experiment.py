@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 from zerotollm.data.config import DataConfig, TokenizerConfig, names_pairs
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import UsageError
-from zerotollm.fields import ADDED, added_defaults, check_type, flatten
+from zerotollm.fields import ADDED, added_defaults, flatten, is_dataclass_type, is_valid, wrong_type
 from zerotollm.model.compute_config import ComputeConfig
 from zerotollm.model.config import TransformerConfig
 from zerotollm.own_code import OwnCode
@@ -136,9 +136,10 @@ def _from_dict(kind: type, raw: Any, prefix: str, source: str) -> Any:
     for name, annotation in types.items():
         if isinstance(raw[name], OwnCode):
             values[name] = raw[name]
-        elif dataclasses.is_dataclass(annotation):
+        elif is_dataclass_type(annotation):
             values[name] = _from_dict(annotation, raw[name], f"{prefix}{name}.", source)
         else:
-            check_type(f"{source}: {prefix}{name}", raw[name], annotation)
+            if not is_valid(raw[name], annotation):
+                raise wrong_type(f"{source}: {prefix}{name}", raw[name], annotation)
             values[name] = float(raw[name]) if annotation is float else raw[name]
     return kind(**values)

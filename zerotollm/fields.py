@@ -4,7 +4,7 @@ import dataclasses
 import math
 import sys
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeGuard, get_args, get_origin, get_type_hints
 
 from zerotollm.errors import UsageError
 from zerotollm.suggest import did_you_mean
@@ -49,6 +49,11 @@ A config.json without the field is read with its default, which therefore must m
 """
 
 
+def is_dataclass_type(annotation: Any) -> TypeGuard[type]:
+    """Return whether the annotation of a field is a dataclass, whose fields have dotted names."""
+    return isinstance(annotation, type) and dataclasses.is_dataclass(annotation)
+
+
 def added_defaults(kind: type) -> dict[str, Any]:
     """Return the default of every field of a dataclass that is marked `ADDED`."""
     return {f.name: f.default for f in dataclasses.fields(kind) if f.metadata.get("added")}
@@ -71,7 +76,7 @@ def field_types(kind: type, prefix: str = "") -> dict[str, Any]:
     for name, annotation in get_type_hints(kind).items():
         if name in hidden:
             continue
-        nested = dataclasses.is_dataclass(annotation)
+        nested = is_dataclass_type(annotation)
         flat |= field_types(annotation, f"{prefix}{name}.") if nested else {prefix + name: annotation}
     return flat
 
@@ -83,19 +88,22 @@ def describe_type(annotation: Any) -> str:
     return {int: "a whole number", float: "a number", bool: "True or False", str: "text"}[annotation]
 
 
-def check_type(name: str, value: Any, annotation: Any) -> None:
-    """Raise UsageError unless a field of this type may hold the value. An int is a valid float; a bool is not."""
+def is_valid(value: Any, annotation: Any) -> bool:
+    """Return whether a field of this type may hold the value. An int is a valid float; a bool is no number."""
     if get_origin(annotation) is Literal:
-        valid = value in get_args(annotation)
-    elif annotation is float:
+        return value in get_args(annotation)
+    if annotation is float:
         # math.isfinite raises OverflowError for ints beyond the range of a float.
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        valid = number and abs(value) <= sys.float_info.max
-    else:
-        valid = type(value) is annotation
-    if not valid:
-        near = did_you_mean(value, get_args(annotation)) if isinstance(value, str) else ""
-        raise UsageError(f"{name} is {value!r}, and must be {describe_type(annotation)}{near}")
+        return number and abs(value) <= sys.float_info.max
+    return type(value) is annotation
+
+
+def wrong_type(name: str, value: Any, annotation: Any) -> UsageError:
+    """Return the error for a value that is not valid, with the nearest choice."""
+    choices = ("True", "False") if annotation is bool else get_args(annotation)
+    near = did_you_mean(value, choices) if isinstance(value, str) else ""
+    return UsageError(f"{name} is {value!r}, and must be {describe_type(annotation)}{near}")
 
 
 def check_fields(config: Any, prefix: str = "") -> None:
@@ -105,12 +113,13 @@ def check_fields(config: Any, prefix: str = "") -> None:
     """
     for name, annotation in get_type_hints(type(config), include_extras=True).items():
         value = getattr(config, name)
-        if dataclasses.is_dataclass(annotation):
+        if is_dataclass_type(annotation):
             check_fields(value, f"{prefix}{name}.")
             continue
         kind, bounds = annotation, DEFAULT_BOUNDS.get(annotation)
         if get_origin(annotation) is Annotated:
             kind, bounds = get_args(annotation)
-        check_type(prefix + name, value, kind)
+        if not is_valid(value, kind):
+            raise wrong_type(prefix + name, value, kind)
         if bounds and (violated := bounds.violated(value)):
             raise UsageError(f"{prefix}{name} is {value}, and must be {violated}")

@@ -1,4 +1,4 @@
-"""Randomness as a function of (seed, stream name, step): nothing to save, nothing to lose."""
+"""Random keys as a function of (seed, stream name, step): no state to save."""
 
 from zlib import crc32
 
@@ -6,5 +6,5 @@ import jax
 
 
 def stream_key(seed: int | jax.Array, stream: str, step: int | jax.Array = 0) -> jax.Array:
-    """The key of a step of a named stream ("init", "dropout", "sample"). Streams and steps are independent."""
+    """Return the key of one step of a named stream ("init", "dropout", "sample"). All keys are independent."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), crc32(stream.encode())), step)

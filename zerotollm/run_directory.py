@@ -1,17 +1,15 @@
-"""The files of a run directory: who may write there, and how nothing there is ever half-written.
+"""The files of a run directory: exclusive access, and reading and writing them. No heavy imports.
 
-    config.json       the whole experiment; a directory belongs to one experiment for good
-    environment.json  versions, device and git commit of the process that last trained here
-    labels.json       where the model labels texts: the names of its labels
-    tokenizer.model   SentencePiece; of an imported model JSON, see zerotollm.data.tokens.pretrained
-    checkpoints/      see zerotollm.training.checkpoints
-    metrics.jsonl     see zerotollm.training.metrics
-    tensorboard/      the same numbers for `tensorboard --logdir`
-    samples/          step-000250.txt: the text that the model wrote after that step
-    summary.json      the final numbers; exists once the run is finished
-    bench.json        what the action bench measured, before, during or after the run
-
-No heavy imports.
+config.json       the experiment, which never changes
+environment.json  versions, device and git commit of the process that last trained here
+labels.json       label names, of a classifier
+tokenizer.model   SentencePiece; of an imported model JSON, see zerotollm.data.tokens.pretrained
+checkpoints/      see zerotollm.training.checkpoints
+metrics.jsonl     see zerotollm.training.metrics
+tensorboard/      the same numbers for `tensorboard --logdir`
+samples/          step-000250.txt: the text that the model generated after that step
+summary.json      the final numbers; exists once the run is finished
+bench.json        what the action bench measured, before, during or after the run
 """
 
 import json
@@ -43,24 +41,13 @@ SAMPLES = "samples"
 SUMMARY = "summary.json"
 BENCH = "bench.json"
 LOCK = ".lock"
-BEGUN = {CONFIG, ENVIRONMENT, TOKENIZER, LABELS, CHECKPOINTS, METRICS, TENSORBOARD, SAMPLES}
-"""What training has made before its first checkpoint."""
+BEFORE_CHECKPOINT = {CONFIG, ENVIRONMENT, TOKENIZER, LABELS, CHECKPOINTS, METRICS, TENSORBOARD, SAMPLES}
+"""Files that training creates before its first checkpoint."""
 START = "train.start_from"
-NOTED = ("written", "path", "from_here")
-"""What environment.json says of it."""
-
-T = TypeVar("T")
-
-MAY_MOVE = (
-    "data.dir",
-    "compute.attention",
-    "compute.cross_entropy",
-    "compute.remat",
-    "train.mesh",
-)
-"""What does not decide what is trained: a run may go on after its data was moved, with less memory, or on other
-devices."""
-
+START_NOTE = ("written", "path", "from_here")
+"""Keys of environment.json about `START`: as in config.json, absolute, and relative to the run directory."""
+MAY_MOVE = ("data.dir", "compute.attention", "compute.cross_entropy", "compute.remat", "train.mesh")
+"""Fields that may differ when a run resumes: with moved data, with less memory or on other devices."""
 PACKAGES = (
     "zerotollm",
     "jax",
@@ -68,18 +55,19 @@ PACKAGES = (
     "flax",
     "optax",
     "orbax-checkpoint",
-    "grain",
     "sentencepiece",
     "numpy",
 )
 
+T = TypeVar("T")
+
 
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Makes the directory and keeps every other process from writing there while the block runs.
+    """Create the directory, and let no other process write there while the block runs.
 
-    The kernel releases the lock when a process dies, however it dies. Raises RunError where another process
-    holds it or where the directory cannot be written.
+    The kernel releases the lock when the process ends in any way. Raises RunError if another process holds it or the
+    directory cannot be written.
     """
     import fcntl
 
@@ -100,7 +88,7 @@ def locked(run_dir: Path) -> Iterator[None]:
             ) from None
         try:
             file.truncate(0)
-            # Not through the file's buffer: closing would try to write it again, and hide the line with its own error.
+            # Without the file's buffer, which closing would flush again, with an error of its own.
             os.write(file.fileno(), f"{os.getpid()}\n".encode())
         except OSError as error:
             raise cannot_write(path, error) from None
@@ -108,21 +96,20 @@ def locked(run_dir: Path) -> Iterator[None]:
 
 
 def claim(run_dir: Path, experiment: Experiment) -> None:
-    """Writes config.json into a new run directory, or checks that the one there is the same experiment. One without a
-    checkpoint is new too, and what was begun there is removed: a command that failed, over a wrong path perhaps, takes
-    no name away.
+    """Write config.json into a new run directory, or check that the one there is the same experiment.
 
-    Raises UsageError where the directory belongs to another experiment, naming the fields that differ, or
-    where it holds files that are no run; with the command for another directory, where one was typed.
+    A run without a checkpoint counts as new, and its files are removed: a failed command must not occupy the name.
+    Raises UsageError if the directory belongs to another experiment, with the fields that differ, or holds other
+    files. The message has the command for another directory.
     """
-    held = {p.name for p in run_dir.iterdir() if not p.name.startswith(".") and p.name != BENCH}
+    files = {p.name for p in run_dir.iterdir() if not p.name.startswith(".") and p.name != BENCH}
     elsewhere = typed_again({"run_dir": another(run_dir)}) or "choose another --run-dir"
-    if CONFIG in held:
+    if CONFIG in files:
         differing = [
-            (name, was, now)
-            for name, was, now in differences(read_experiment(run_dir), experiment)
+            (name, before, now)
+            for name, before, now in differences(read_experiment(run_dir), experiment)
             if name not in MAY_MOVE
-            and not (name == START and str(now) in starts(run_dir, str(was), str(now)))
+            and not (name == START and str(now) in starts(run_dir, str(before), str(now)))
         ]
         if not differing:
             return
@@ -132,88 +119,89 @@ def claim(run_dir: Path, experiment: Experiment) -> None:
                 f"{code.module.replace('.', '/')}.py, whose {code.functions.replace(' ', '(), ')}() {run_dir} was "
                 f"trained with, has changed: bring that code back, or start a new run: {elsewhere}"
             )
-        if held - BEGUN or any((run_dir / CHECKPOINTS).glob("[0-9]*")):
-            fields = ", ".join(f"{name} {was!r} (now {now!r})" for name, was, now in differing)
+        if files - BEFORE_CHECKPOINT or any((run_dir / CHECKPOINTS).glob("[0-9]*")):
+            fields = ", ".join(f"{name} {before!r} (now {now!r})" for name, before, now in differing)
             raise UsageError(
-                f"{run_dir} belongs to a run with {fields}: give the same values to go on with it"
-                f"{_further(run_dir, differing)}, or start a new run: {elsewhere}"
+                f"{run_dir} belongs to a run with {fields}: give the same values to resume it"
+                f"{_train_further(run_dir, differing)}, or start a new run: {elsewhere}"
             )
-        for name in held - {CONFIG}:
-            shutil.rmtree(run_dir / name) if (run_dir / name).is_dir() else (run_dir / name).unlink()
-    elif held:
+        for name in files - {CONFIG}:
+            path = run_dir / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    elif files:
         raise UsageError(
-            f"{run_dir} is no run directory: it holds {min(held)} and no {CONFIG}; start a new run: {elsewhere}"
+            f"{run_dir} is no run directory: it holds {min(files)} and no {CONFIG}; start a new run: {elsewhere}"
         )
     write_atomically(run_dir / CONFIG, to_json(experiment))
 
 
-def _further(run_dir: Path, differing: Sequence[tuple[str, Any, Any]]) -> str:
-    """How a finished run is trained for more steps, where nothing else is asked of it."""
+def _train_further(run_dir: Path, differing: Sequence[tuple[str, Any, Any]]) -> str:
+    """Return advice on more steps for a finished run, if the number of steps is the only difference."""
     if [name for name, _, _ in differing] != ["train.steps"] or not (run_dir / SUMMARY).exists():
         return ""
     changes = {"init_from": run_dir, "run_dir": another(run_dir)}
-    more = typed_again(changes, without=("train.start_from",))
-    return f", or train on from its parameters, with a new schedule: {more or '--init-from ' + str(run_dir)}"
+    command = typed_again(changes, without=(START,)) or f"--init-from {run_dir}"
+    return f", or train further from its parameters, with a new schedule: {command}"
 
 
 def starts(run_dir: Path, start: str, also: str = "") -> list[str]:
-    """Where the run is that the one in `run_dir` began with, `start` as its config.json has it: the places that hold a
-    run, the likeliest first. Of two runs that were moved together, of one that was moved alone, and from whatever
-    working directory. A path `also` that is one of the places is returned as it is.
+    """Return existing run directories that `start`, the run's `train.start_from`, may name; the likeliest first.
 
-    Training notes the place in environment.json. Without that, every folder above the run directory may be the one
-    from which it was trained.
+    Finds the run from any working directory, if both runs were moved together, or this one alone. The place is noted
+    in environment.json by training; without the note it is sought in every folder above the run directory. A path
+    `also` that is one of the results keeps its spelling.
     """
-    noted = {}
-    with suppress(RunError):  # a hint alone
-        noted = (read_environment(run_dir) or {}).get(START) or {}
+    note: dict[str, str] = {}
+    with suppress(RunError):  # the note is optional
+        value = (read_environment(run_dir) or {}).get(START)
+        # A `start` other than the noted one: config.json was edited.
+        if isinstance(value, dict) and value.get("written") == start:
+            note = {key: value[key] for key in START_NOTE if isinstance(value.get(key), str)}
     written = Path(start).expanduser()
-    if not isinstance(noted, dict) or any(not isinstance(noted.get(key), str) for key in NOTED):
-        noted = {}
-    known = noted.get("written") == start  # config.json may have been edited
-    places = [run_dir.resolve() / noted["from_here"], Path(noted["path"])] if known else []
-    places += [written, *(parent / written for parent in run_dir.resolve().parents)]
+    places = [written, *(parent / written for parent in run_dir.resolve().parents)]
+    if len(note) == len(START_NOTE):
+        places = [run_dir.resolve() / note["from_here"], Path(note["path"]), *places]
     spelled = {path.resolve(): str(path) for path in (Path(also), written) if str(path) != "."}
-    found = dict.fromkeys(place.resolve() for place in places if (place / CONFIG).is_file())
-    return [spelled.get(place, str(place)) for place in found]
+    runs = dict.fromkeys(place.resolve() for place in places if (place / CONFIG).is_file())
+    return [spelled.get(run, str(run)) for run in runs]
 
 
 def located(run_dir: Path, experiment: Experiment) -> Experiment:
-    """The experiment of a run directory with `train.start_from` as it is found from here."""
+    """Return the experiment of a run directory with `train.start_from` as a path from here."""
     start = experiment.train.start_from
-    found = starts(run_dir, start) if start else []
-    return replace(experiment, train=replace(experiment.train, start_from=found[0])) if found else experiment
+    runs = starts(run_dir, start) if start else []
+    return replace(experiment, train=replace(experiment.train, start_from=runs[0])) if runs else experiment
 
 
-def note_of_start(run_dir: Path, experiment: Experiment) -> dict[str, Any]:
-    """What environment.json says for `starts`."""
+def note_of_start(run_dir: Path, experiment: Experiment) -> dict[str, dict[str, str]]:
+    """Return the entry of environment.json that `starts` reads."""
     if not experiment.train.start_from:
         return {}
     path = Path(experiment.train.start_from).expanduser().resolve()
     written = read_experiment(run_dir).train.start_from
-    here = os.path.relpath(path, run_dir.resolve())
-    return {START: dict(zip(NOTED, (written, str(path), here), strict=True))}
+    from_here = os.path.relpath(path, run_dir.resolve())
+    return {START: dict(zip(START_NOTE, (written, str(path), from_here), strict=True))}
 
 
 def read_experiment(run_dir: Path) -> Experiment:
-    """The experiment of a run directory. Raises UsageError where there is none."""
+    """Return the experiment of a run directory. Raises UsageError if it has none."""
     path = run_dir / CONFIG
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         raise UsageError(
-            f"{run_dir} is no run directory: it has no readable {CONFIG}; name one that was trained in"
+            f"{run_dir} is no run directory: it has no readable {CONFIG}; name the directory of a trained run"
         ) from None
     if is_transformers(text):
         raise UsageError(
-            f"{run_dir} is a model of transformers and no run directory; make one of it: "
+            f"{run_dir} is a model of transformers and no run directory; import it with "
             f"import-model --folder {run_dir} --run-dir runs/{run_dir.resolve().name}"
         )
     return from_json(text, str(path))
 
 
 def is_transformers(config: str) -> bool:
-    """Whether the text of a config.json is one of the transformers library."""
+    """Return whether the text of a config.json is one of the transformers library."""
     try:
         raw = json.loads(config)
     except (ValueError, RecursionError):
@@ -222,26 +210,26 @@ def is_transformers(config: str) -> bool:
 
 
 def read_labels(run_dir: Path) -> tuple[str, ...]:
-    """The names of a run's labels, in the order of their numbers; none where it does not label texts."""
+    """Return the label names of a classifier in the order of their numbers; none for other models."""
     path = run_dir / LABELS
-    return tuple(read_json(path, list, "bring it back from a copy")) if path.exists() else ()
+    return tuple(read_json(path, list, "restore it from a backup")) if path.exists() else ()
 
 
 def read_summary(run_dir: Path) -> dict[str, Any] | None:
-    """The final numbers, or None while the run is not finished."""
+    """Return the final numbers, or None while the run is not finished."""
     path = run_dir / SUMMARY
-    advice = "delete it, and run the training again, which then writes it anew"
+    advice = "delete it, and run the training again, which rewrites it"
     return read_json(path, dict, advice) if path.exists() else None
 
 
 def read_environment(run_dir: Path) -> dict[str, Any] | None:
-    """What environment.json says, or None where it is not there."""
+    """Return environment.json, or None if it does not exist."""
     path = run_dir / ENVIRONMENT
     return read_json(path, dict, "delete it: nothing depends on it") if path.exists() else None
 
 
 def read_json(path: Path, kind: type[T], advice: str) -> T:
-    """What a file of a run holds. Raises RunError, with the advice, where that is no JSON of this kind."""
+    """Return the JSON value of a file. Raises RunError, with the advice, if it is not of this kind."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -249,12 +237,12 @@ def read_json(path: Path, kind: type[T], advice: str) -> T:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, kind):
-        raise RunError(f"{path} is damaged, and is no JSON as it was written: {advice}")
+        raise RunError(f"{path} is damaged: {advice}")
     return value
 
 
 def environment() -> dict[str, Any]:
-    """Versions, device and git commit: what a number measured here depends on besides the experiment."""
+    """Return versions, device and git commit, on which numbers depend besides the experiment."""
     import jax
 
     return {
@@ -271,22 +259,17 @@ def environment() -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """Commit of the source code, with a `+` where files differ from it; None outside a git checkout."""
-    here = Path(__file__).parent
-    git = ["git", "-C", str(here)]
+    """Return the commit of the source code, with a `+` if files differ from it; None outside a git checkout."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    outputs = []
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
+            done = subprocess.run([*git, *command], capture_output=True, text=True, timeout=10, check=True)
+            outputs.append(done.stdout)
+    except (OSError, subprocess.SubprocessError):
         return None
-    if commit.returncode or changed.returncode:
-        return None
-    return commit.stdout.strip() + ("+" if changed.stdout else "")
+    commit, changed = outputs
+    return commit.strip() + ("+" if changed else "")
 
 
 def _version(package: str) -> str | None:

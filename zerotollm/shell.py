@@ -1,4 +1,4 @@
-"""Commands that run when they are pasted. No heavy imports."""
+"""Commands for messages, which run when they are pasted into a shell. No heavy imports."""
 
 import re
 import shlex
@@ -10,51 +10,53 @@ LAUNCH = "python launch.py"
 
 
 def quoted(text: str) -> str:
-    """The text as one word of a shell, in double quotes where that is enough."""
-    plain = shlex.quote(text)
+    """Return a text as one word of a shell, in double quotes if those suffice."""
+    quoted_text = shlex.quote(text)
     special = re.search(r'["$`\\!\x00-\x1f\x7f]', text)
-    return plain if plain == text or special else f'"{text}"'
+    return quoted_text if quoted_text == text or special else f'"{text}"'
 
 
 def option(name: str) -> str:
-    """How a field is spelled on the command line: `train.batch_size` is `--train.batch-size`."""
+    """Return a field's option: `--train.batch-size` for `train.batch_size`."""
     return "--" + name.replace("_", "-")
 
 
 def with_value(name: str, value: object) -> str:
-    """`--name value`, or `--name=value` where the value looks like an option."""
+    """Return `--name value`, or `--name=value` if the value is empty or looks like an option."""
     text = str(value)
     return f"{option(name)}{'=' if text.startswith('-') or not text else ' '}{quoted(text)}"
 
 
 def launch(*words: str | tuple[str, object]) -> str:
-    """A command of words and (name, value) pairs: `launch(("run_dir", "runs/base"), "generate")`."""
+    """Return a command of words and (name, value) pairs: `launch(("run_dir", "runs/base"), "generate")`."""
     return " ".join([LAUNCH, *(quoted(w) if isinstance(w, str) else with_value(*w) for w in words)])
 
 
 def typed_again(changes: Mapping[str, object], without: Collection[str] = ()) -> str:
-    """The command that was typed with other values for some options, and `without` some options and actions; nothing
-    where this process was not started by launch.py."""
+    """Return the command of this process with some options changed, and without some options and actions.
+
+    The text is empty if launch.py did not start this process.
+    """
     if Path(sys.argv[0]).name != "launch.py":
         return ""
-    kept, dropping = [], False
+    words, dropping = [], False
     for word in sys.argv[1:]:
         name, equals, _ = word.partition("=")
         name = name.removeprefix("--").replace("-", "_")
         if word.startswith("--"):
-            dropping = name in changes or name in without
-            kept += [] if dropping else [quoted(word)]
-            dropping = dropping and not equals
-        elif not dropping:
-            kept += [] if word in without else [quoted(word)]
+            drop = name in changes or name in without
+            dropping = drop and not equals
         else:
-            dropping = "=" in word  # data=2 fsdp=4: a mesh has several words
-    return " ".join([LAUNCH, *kept, *(with_value(*pair) for pair in changes.items())])
+            drop = dropping or word in without
+            dropping = dropping and bool(equals)  # the value of a mesh has several words: data=2 fsdp=4
+        if not drop:
+            words.append(quoted(word))
+    return " ".join([LAUNCH, *words, *(with_value(*pair) for pair in changes.items())])
 
 
 def another(run_dir: Path) -> Path:
-    """A run directory that is free, beside one that is taken: `runs/base-2`."""
+    """Return an unused run directory beside a used one: `runs/base-2`."""
     number = 2
-    while (free := run_dir.with_name(f"{run_dir.name}-{number}")).exists():
+    while (unused := run_dir.with_name(f"{run_dir.name}-{number}")).exists():
         number += 1
-    return free
+    return unused

@@ -1,9 +1,9 @@
-"""The nearest allowed word to one that is not allowed, for error messages. No heavy imports."""
+"""The nearest allowed word to an unknown one, for error messages. No heavy imports."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-USUAL = {
+SYNONYMS = {
     "optimizer.learning_rate": "lr max_lr base_lr peak_lr step_size",
     "optimizer.final_fraction": "min_lr end_lr lr_end",
     "optimizer.schedule": "lr_scheduler lr_scheduler_type scheduler lr_schedule decay_lr",
@@ -56,51 +56,51 @@ USUAL = {
     "experiment": "config config_name exp model model_name recipe",
     "run_dir": "out out_dir output output_dir save_dir checkpoint_dir ckpt_dir log_dir logdir dir model_dir folder",
 }
-"""Our names, and after each those that nanoGPT, transformers, litgpt and others have for the same."""
+"""Options, each with its names in nanoGPT, transformers, litgpt and others."""
 
-ELSEWHERE = {
-    "epochs epoch num_epochs num_train_epochs max_epochs n_epochs": "training is counted in --train.steps; its "
-    "first lines say how many times that reads the text",
-    "device cuda gpu cpu use_gpu no_cuda use_cpu accelerator": "jax chooses the device, and JAX_PLATFORMS=cpu before "
-    "the command another one; --train.mesh spreads over several",
-    "resume resume_from resume_from_checkpoint resume_training": "a run goes on where it stopped when the same "
-    "command is given again",
+NO_OPTION = {
+    "epochs epoch num_epochs num_train_epochs max_epochs n_epochs": "set --train.steps; training prints the "
+    "number of epochs",
+    "device cuda gpu cpu use_gpu no_cuda use_cpu accelerator": "jax chooses the device; set another with "
+    "JAX_PLATFORMS=cpu before the command, and several with --train.mesh",
+    "resume resume_from resume_from_checkpoint resume_training": "the same command again resumes a run",
     "wandb wandb_log wandb_project use_wandb report_to tensorboard": "every run writes tensorboard/ and metrics.jsonl",
     "compile torch_compile no_compile jit": "every step is compiled",
     "verbose v quiet debug_level log_level": "--debug shows the traceback of an error",
 }
-"""Names for what is no option here -> what is to be said."""
+"""Names of options that other programs have and this one does not -> what to do instead."""
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
-    """`; did you mean X?`, or nothing where no allowed word is near.
+    """Return `; did you mean X?`, or an empty text if no allowed word is near.
 
-    Case and the choice between `-` and `_` do not count, and neither does a missing group: `steps` is near
-    `train.steps`.
+    Case, the choice between `-` and `_`, and a missing group are ignored: `steps` is near `train.steps`.
     """
     names = list(allowed)
-    # What groups have in common makes no two fields alike: their own names decide.
-    near = [_own(word), *get_close_matches(_own(word), map(_own, names), 1, 0.7)]
-    alike = next((same for own in near if (same := [name for name in names if _own(name) == own])), [])
-    best = get_close_matches(word, alike, 1, 0.0) if "." in word else alike
+    # Names are compared without their groups, which would make different fields similar.
+    near = [_base_name(word), *get_close_matches(_base_name(word), map(_base_name, names), 1, 0.7)]
+    candidates: list[str] = []
+    for base_name in near:
+        candidates = candidates or [name for name in names if _base_name(name) == base_name]
+    best = get_close_matches(word, candidates, 1, 0.0) if "." in word else candidates
     return f"; did you mean {best[0]}?" if best else ""
 
 
 def meant_option(word: str, allowed: Iterable[str]) -> str:
-    """The same for an option of the command line: also by the names that other programs have for it."""
+    """Return the same for an option of the command line, which may have a name of another program."""
     names = list(allowed)
-    own = _own(word).replace("-", "_")
-    if own not in {_own(name).replace("-", "_") for name in names}:
-        for words, sentence in ELSEWHERE.items():
-            if own in words.split():
-                return f"; {sentence}"
-        for ours, words in USUAL.items():
-            if own in words.split():
-                # An option of the action itself has no group.
-                of_action = "--" + _own(ours)
-                return did_you_mean(of_action if of_action in names else ours, names)
+    base_name = _base_name(word).replace("-", "_")
+    if base_name not in {_base_name(name).replace("-", "_") for name in names}:
+        for words, advice in NO_OPTION.items():
+            if base_name in words.split():
+                return f"; {advice}"
+        for synonym_of, words in SYNONYMS.items():
+            if base_name in words.split():
+                # Options of an action have no group.
+                of_action = "--" + _base_name(synonym_of)
+                return did_you_mean(of_action if of_action in names else synonym_of, names)
     return did_you_mean(word, names)
 
 
-def _own(name: str) -> str:
+def _base_name(name: str) -> str:
     return name.lower().lstrip("-").replace("_", "-").rpartition(".")[2]

@@ -1,4 +1,4 @@
-"""What the command line says about itself: usage, experiments, fields."""
+"""What the command line shows of itself: usage, version, experiments, fields. Only `zerotollm.cli` imports this."""
 
 import argparse
 import ast
@@ -6,34 +6,35 @@ import sys
 from contextlib import suppress
 from importlib.metadata import version
 from inspect import getsource
+from itertools import pairwise
 from pathlib import Path
 from shutil import get_terminal_size
-from typing import Any, get_type_hints
+from typing import get_args, get_type_hints
 
 from zerotollm import __version__, catalog
 from zerotollm.actions import ACTIONS
 from zerotollm.experiment import Experiment
-from zerotollm.fields import field_types, flatten
+from zerotollm.fields import field_types, flatten, is_dataclass_type
 from zerotollm.run_directory import git_commit
-from zerotollm.shell import option
+from zerotollm.shell import LAUNCH, option
 
 USAGE = """\
 usage: python launch.py EXPERIMENT [ACTION] [--FIELD VALUE ...] [--run-dir DIR] [--debug]
        python launch.py list
 
-Trains a language model from text and measures it. An experiment is a set of typed fields, and each can
-be given another value, as in --train.steps 200.
+Trains a language model from text and measures it. An experiment is a set of typed fields. Each field can
+be overridden, as in --train.steps 200.
 
-  list, --list                every experiment, its time and its question
+  list, --list                list all experiments with time and question
   EXPERIMENT, --experiment NAME
-                              which experiment: a file in experiments/
-  EXPERIMENT --help           the fields that people change, with type and value; --help all shows every field
-  ACTION --help               the options of an action
-  --run-dir DIR               where results are kept; default: runs/NAME
-  --distributed auto          one of several processes, as Slurm or MPI says; or by hand:
+                              the experiment: a file in experiments/
+  EXPERIMENT --help           show the fields that people change, with type and value; --help all shows every field
+  ACTION --help               show the options of an action
+  --run-dir DIR               directory of the results; default: runs/NAME
+  --distributed auto          join the other processes, found by Slurm or MPI; or by hand:
                               --distributed coordinator=HOST:PORT process=0 of=4
   --debug                     show the traceback of an error
-  --version                   versions of this program and of what it computes with
+  --version                   show the versions of this program and of jax
 
 actions:
 {actions}
@@ -68,12 +69,12 @@ MOST_CHANGED = (
     "compute.precision",
     "sample.prompt",
 )
-"""Fields that help shows unless all are asked for."""
+"""Fields that `--help` shows; `--help all` shows every field."""
 
 
 def show_usage() -> None:
     width = max(map(len, ACTIONS))
-    actions = "\n".join(f"  {name:{width}}  {a.summary}" for name, a in ACTIONS.items())
+    actions = "\n".join(f"  {name:{width}}  {action.summary}" for name, action in ACTIONS.items())
     sys.stdout.write(USAGE.format(actions=actions) + most_changed(Experiment()))
 
 
@@ -84,78 +85,76 @@ def show_version() -> None:
 
 
 def show_list(experiments: Path) -> None:
-    """All experiments, one in a line, by group. On a terminal lines are cut to its width."""
-    groups: dict[str, list[tuple[str, catalog.Description]]] = {}
+    """Show all experiments by group, one a line. On a terminal lines are cut to its width."""
+    groups: dict[str, list[tuple[str, catalog.Description]]] = {group: [] for group in catalog.GROUPS}
     for name in catalog.names(experiments):
-        about = catalog.describe(experiments, name)
-        groups.setdefault(about.group or "others", []).append((name, about))
-    wide = max((len(name) for group in groups.values() for name, _ in group), default=0)
+        description = catalog.describe(experiments, name)
+        groups.setdefault(description.group or "others", []).append((name, description))
+    name_width = max((len(name) for entries in groups.values() for name, _ in entries), default=0)
     width = get_terminal_size().columns if sys.stdout.isatty() else 10_000
-    first = list(catalog.GROUPS)
-    for group in sorted(groups, key=lambda g: (first.index(g) if g in first else len(first), g)):
+    for group in filter(groups.get, groups):
         sys.stdout.write(f"{group}\n")
-        for name, about in groups[group]:
-            line = f"  {name:{wide}}  {about.short_time():22}  {about.question}"
+        for name, description in groups[group]:
+            line = f"  {name:{name_width}}  {description.short_time():22}  {description.question}"
             sys.stdout.write(f"{line if len(line) <= width else line[: width - 3] + '...'}\n")
 
 
 def show_fields(experiments: Path, name: str, action: str, every: bool) -> None:
-    """The options of an action, or else fields of an experiment: those that people change, or `every` one."""
+    """Show the options of an action, else fields of an experiment: those that people change, or every one."""
     experiment = catalog.load(experiments, name) if name else Experiment()
-    about = ACTIONS[action or "train"]
-    own = about.options is not None
-    words = " ".join(["python launch.py", *filter(None, (name, action))])
-    text = about.summary if action not in ("", "train") or not name else catalog.docstring(experiments, name)
-    if not (every or own):
-        sys.stdout.write(f"usage: {words} [--FIELD VALUE ...]\n\n{text}\n\n{most_changed(experiment)}")
+    entry = ACTIONS[action or "train"]
+    command = " ".join([LAUNCH, *filter(None, (name, action))])
+    description = catalog.docstring(experiments, name) if name and action in ("", "train") else entry.summary
+    if not (every or entry.options):
+        sys.stdout.write(
+            f"usage: {command} [--FIELD VALUE ...]\n\n{description}\n\n{most_changed(experiment)}"
+        )
         return
-    import tyro
+    import tyro  # half a second
 
-    value = about.options(experiment) if own else experiment
+    value = entry.options(experiment) if entry.options else experiment
     with suppress(SystemExit):
         tyro.cli(
             type(value),
             default=value,
             args=["--help"],
-            prog=words,
-            description=text,
+            prog=command,
+            description=description,
             config=(tyro.conf.FlagConversionOff,),
         )
 
 
 def most_changed(experiment: Experiment) -> str:
-    """The fields that people change: name, type, first words of the docstring, value."""
-    # Not by tyro, which takes a second to import.
-    types, values, said = field_types(Experiment), flatten(experiment), _docstrings(Experiment)
-    shown = {"train.start_from": "init_from"}
-    width = get_terminal_size().columns
+    """Return help on the fields that people change: name, type, first words of the docstring, value."""
+    # With argparse, since importing tyro takes half a second.
+    types, values, docs = field_types(Experiment), flatten(experiment), field_docstrings(Experiment)
+    width = min(get_terminal_size().columns, 110)
     parser = argparse.ArgumentParser(
         add_help=False,
         usage=argparse.SUPPRESS,
-        formatter_class=lambda prog: argparse.HelpFormatter(
-            prog, max_help_position=34, width=min(width, 110)
-        ),
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=width),
     )
     group = parser.add_argument_group("fields that people change (--help all shows every field)")
     for name in MOST_CHANGED:
         kind = {int: "INT", float: "FLOAT", str: "STR"}.get(types[name])
-        choices = kind or "{" + ",".join(types[name].__args__) + "}"
-        value = f"({values[name]})" if values[name] != "" else ""
-        text = f"{said[name].partition(';')[0] if kind else ''} {value}"
-        group.add_argument(option(shown.get(name, name)), metavar=choices, help=text.replace("%", "%%"))
+        text = docs[name].partition(";")[0] if kind else ""
+        text += f" ({values[name]})" if values[name] != "" else ""
+        group.add_argument(
+            "--init-from" if name == "train.start_from" else option(name),
+            metavar=kind or "{" + ",".join(get_args(types[name])) + "}",
+            help=text.strip().replace("%", "%%"),
+        )
     return parser.format_help()
 
 
-def _docstrings(kind: type, prefix: str = "") -> dict[str, str]:
-    """Dotted name of every field to the string below it in the source, on one line."""
-    found: dict[str, str] = {}
-    hints: dict[str, Any] = get_type_hints(kind)
-    body = ast.parse(getsource(kind)).body[0].body
-    for field, below in zip(body, [*body[1:], None], strict=True):
-        if isinstance(field, ast.AnnAssign):
-            name = field.target.id
-            if isinstance(below, ast.Expr):
-                found[prefix + name] = " ".join(below.value.value.split())
-            if hasattr(hints[name], "__dataclass_fields__"):
-                found |= _docstrings(hints[name], f"{prefix}{name}.")
-    return found
+def field_docstrings(kind: type, prefix: str = "") -> dict[str, str]:
+    """Return dotted names of a dataclass's fields with the string below each in the source, on one line."""
+    docstrings: dict[str, str] = {}
+    for name, annotation in get_type_hints(kind).items():
+        if is_dataclass_type(annotation):
+            docstrings |= field_docstrings(annotation, f"{prefix}{name}.")
+    for pair in pairwise(ast.walk(ast.parse(getsource(kind)))):
+        match pair:
+            case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(text))):
+                docstrings[prefix + name] = " ".join(text.split())
+    return docstrings

@@ -1,4 +1,4 @@
-"""A suite on a tiny model: what is paired, kept, done again, refused and written."""
+"""A suite with a tiny model: pairing of seeds, resuming, refusals and written files."""
 
 import json
 import os
@@ -61,7 +61,7 @@ def base(tmp_path_factory) -> Experiment:
 
 
 def suite(base: Experiment, **fields: dict) -> Suite:
-    """A variant for each keyword, which changes these fields."""
+    """Return a suite with a variant for each keyword, which changes these fields."""
     made = [
         Variant(name, "group", changed(base, change), "paper", "words") for name, change in fields.items()
     ]
@@ -69,7 +69,7 @@ def suite(base: Experiment, **fields: dict) -> Suite:
 
 
 def fake_fit(monkeypatch, bpb) -> list:
-    """Instead of training, `bpb(experiment, seed)`; gives the list of (experiment, seed) that were asked for."""
+    """Replace training by `bpb(programs, seed)`; return the list of (programs, seed) that it is called with."""
     asked = []
 
     def fitted(programs, seeds, progress):
@@ -155,7 +155,7 @@ def test_runs_of_another_experiment_are_refused(base, tmp_path, monkeypatch):
 
 
 def test_runs_of_another_text_are_refused(base, tmp_path, monkeypatch):
-    """Of the same name; `b` is then not compared with a base that read something else."""
+    """The text has the same name. Variant `b` must not be compared with a base that read another text."""
     fake_fit(monkeypatch, lambda programs, seed: 1.0)
     text = Path(base.data.corpus)
     before = text.read_text()
@@ -194,13 +194,13 @@ def test_a_text_that_changes_while_the_suite_runs_ends_it(base, tmp_path, monkey
     assert not (tmp_path / "tiny" / "a").exists()
 
 
-def test_records_of_before_have_no_fingerprints_and_are_still_compared(base, tmp_path, monkeypatch):
+def test_records_without_fingerprints_are_still_compared(base, tmp_path, monkeypatch):
     fake_fit(monkeypatch, lambda programs, seed: 1.0)
     ablate(suite(base), tmp_path, TINY)
     for path in tmp_path.rglob("seed-*.json"):
         record = json.loads(path.read_text())
         assert record.pop("text")[0] > 0
-        assert record.pop("start", "") is None  # it began from nothing
+        assert record.pop("start", "") is None
         path.write_text(json.dumps(record))
     asked = fake_fit(monkeypatch, lambda programs, seed: 1.0)
     rows = ablate(suite(base, a={"model.qk_norm": False}), tmp_path, TINY)
@@ -208,8 +208,8 @@ def test_records_of_before_have_no_fingerprints_and_are_still_compared(base, tmp
     assert [seed for _, seed in asked] == [0, 1]
 
 
-def test_runs_that_began_with_other_parameters_are_refused(base, tmp_path, monkeypatch):
-    """`train.start_from` names the same folder, whose run was trained anew."""
+def test_runs_initialized_from_other_parameters_are_refused(base, tmp_path, monkeypatch):
+    """`train.start_from` names the same folder, but its run was trained again."""
     from zerotollm.actions.train import train
 
     fake_fit(monkeypatch, lambda programs, seed: 1.0)
@@ -287,7 +287,7 @@ def test_a_variant_that_sees_the_future_is_not_trained(base, tmp_path, monkeypat
 
 
 def test_a_run_that_diverges_is_a_result(base, tmp_path, monkeypatch):
-    """How `fit` finds that out is tested with it."""
+    """The test of `fit` covers how it detects divergence."""
 
     def bpb(programs, seed):
         if programs.experiment.optimizer.learning_rate > 1:
@@ -297,14 +297,16 @@ def test_a_run_that_diverges_is_a_result(base, tmp_path, monkeypatch):
     asked = fake_fit(monkeypatch, bpb)
     wild = {"optimizer.learning_rate": 1e30}
     rows = ablate(suite(base, wild=wild), tmp_path, replace(TINY, together=True))
-    assert [seed for _, seed in asked] == [0, 1, 0, 1, 0, 1], "of several at once, which one it was"
+    assert [seed for _, seed in asked] == [0, 1, 0, 1, 0, 1], (
+        "seeds that trained together are tried one by one"
+    )
     assert rows[1]["shared"]["verdict"] == "diverged (2 of 2)"
     assert rows[1]["shared"]["bpb"] is None
     assert rows[0]["shared"]["trained"] == 2
 
 
 def test_a_run_whose_last_step_diverges_is_a_result(base, tmp_path):
-    """All training losses are finite, as each is of the parameters before its step; those after it are not."""
+    """All training losses are finite, because each is of the parameters before its step; those after it are not."""
     wild = {"optimizer.kind": "sgd", "optimizer.learning_rate": 1e38, "optimizer.weight_decay": 0.0}
     one = changed(base, {"train.steps": 1, "optimizer.warmup_steps": 0, "optimizer.kind": "adamw"})
     rows = ablate(suite(one, wild=wild), tmp_path, replace(TINY, seeds=1))
@@ -319,7 +321,7 @@ def test_a_loss_too_large_for_a_perplexity_is_still_a_row():
 
 
 def test_the_best_rate_of_labels_is_the_one_with_the_fewest_wrong():
-    """Bits per label would choose 0.5; the table compares wrong labels, of which 2 has fewer."""
+    """Bits per label would choose 0.5; the table compares wrong labels, and rate 2 has fewer."""
     measured = {0.5: (0.7, 1.0), 1.0: (0.75, 1.5), 2.0: (0.8, 2.0)}
     tried = [
         record("base", "base", rate=rate, validation_accuracy=accuracy, validation_bpb=bits)
@@ -330,7 +332,7 @@ def test_the_best_rate_of_labels_is_the_one_with_the_fewest_wrong():
 
 
 def test_tuning_takes_the_best_rate_of_each_for_all_seeds(base, tmp_path, monkeypatch):
-    """The base is best at its rate, `fast` at twice it, `slow` at half, where it beats the base."""
+    """The base is best at its rate, `fast` at twice that rate, `slow` at half of it, where it beats the base."""
     best = {"rms": 0.008, "layer": 0.016}
 
     def bpb(programs, seed):
@@ -418,13 +420,13 @@ def test_translations_are_compared_by_bleu_too():
     expected = stats.ttest_1samp([5.0, 6.0, 7.0], 0).confidence_interval()
     assert difference["difference"] == pytest.approx(6.0)
     assert (difference["low"], difference["high"]) == pytest.approx(tuple(expected))
-    assert difference["verdict"] == "better"  # of BLEU more is
+    assert difference["verdict"] == "better"  # more BLEU is better
     line = next(line for line in short_markdown(rows).splitlines() if "| other" in line)
     assert line.endswith("| 27.00 | +6.00 [+3.52, +8.48] | better |")
 
 
 def test_verdicts_of_a_suite_are_corrected_and_say_by_how_much():
-    """A hundred rows of noise, one of them as far from the base as its own interval calls worse."""
+    """In a hundred rows of noise, one is so far from the base that its own interval excludes 0."""
     noise = np.random.default_rng(1).normal(0, 0.02, (100, 3))
     records = [record("base", "base", seed, validation_bpb=1.0) for seed in range(3)]
     records += [
@@ -471,7 +473,7 @@ def test_rows_are_in_order_of_group_and_name_after_the_base():
 
 
 def test_time_left_is_what_was_measured():
-    remaining = RemainingTime(flops=100.0)
+    remaining = RemainingTime(planned=100.0)
     assert np.isnan(remaining.seconds_left())
     remaining.add(20.0, 40.0)
     assert remaining.seconds_left() == 160.0
@@ -479,7 +481,7 @@ def test_time_left_is_what_was_measured():
     assert remaining.seconds_left() == 100.0
 
 
-SUITE = '''"""Question: does it go on?"""
+SUITE = '''"""Question: is it resumed?"""
 from zerotollm.experiment import from_json
 from zerotollm.studies.suite import Variant, changed
 def experiment():
@@ -492,7 +494,7 @@ def variants(base):
 
 
 @pytest.mark.slow
-def test_killed_it_goes_on_and_keeps_what_is_finished(base, tmp_path):
+def test_a_killed_suite_is_resumed_and_keeps_finished_runs(base, tmp_path):
     from zerotollm.experiment import to_json
 
     (tmp_path / "suites").mkdir()

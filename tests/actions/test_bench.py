@@ -1,4 +1,4 @@
-"""bench measures a tiny experiment, writes what it shows, and leaves everything else in the directory alone."""
+"""bench measures a tiny experiment, writes the numbers that it shows, and changes no other file."""
 
 import json
 import multiprocessing
@@ -20,7 +20,9 @@ from zerotollm.interop import qwen3
 from zerotollm.interop.family import check
 from zerotollm.interop.torch_model import torch_model
 from zerotollm.model.config import TransformerConfig, resolve
-from zerotollm.session import timed_sides
+from zerotollm.session.timed_jax import jax_side
+from zerotollm.session.timed_sides import timed
+from zerotollm.session.timed_torch import torch_optimizers
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 
 QUICK = BenchOptions(rounds=2, seconds=0.01)
@@ -45,13 +47,13 @@ def tiny(tmp_path) -> Experiment:
 
 
 def positive(value) -> bool:
-    """Whether every number in nested dicts is above 0."""
+    """Return whether every number in nested dicts is above 0."""
     return all(map(positive, value.values())) if isinstance(value, dict) else value > 0
 
 
 @pytest.mark.parametrize("kind", ["labels", "adapters"])
 def test_what_is_measured_is_what_is_trained(tiny, tmp_path, kind):
-    """A head of labels, not of tokens; beside adapters the whole model writes."""
+    """With labels the head has a row a label; with adapters the merged model writes."""
     if kind == "labels":
         rows = [{"text": f"line {n} of the sea", "label": "abc"[n % 3]} for n in range(60)]
         (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -64,15 +66,15 @@ def test_what_is_measured_is_what_is_trained(tiny, tmp_path, kind):
         experiment = replace(tiny, train=replace(tiny.train, start_from=str(begun), lora_rank=2))
     experiment = replace(experiment, optimizer=OptimizerConfig(kind="sgd"))
     try:
-        facts, measurements = timed_sides.ours(experiment)
-    finally:  # it turned the cache off, for this process
+        facts, measurements = jax_side(experiment)
+    finally:  # the side turned the cache off for this process
         jax.config.update("jax_enable_compilation_cache", True)
     params = jax.eval_shape(lambda: init_params(facts["model"], 0))
     assert facts["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(params))
     assert ("classifier" in params) == (kind == "labels")
     assert {"train", "product"} <= set(measurements)
     assert ("decode 1" in measurements) == (kind == "adapters")
-    with pytest.raises(UsageError, match="labels, or trains a part"):
+    with pytest.raises(UsageError, match="labels texts or trains some"):
         bench(experiment, tmp_path / "run", replace(QUICK, against="torch"))
 
 
@@ -136,7 +138,7 @@ def test_against_torch(tiny, tmp_path, capsys):
 )
 def test_the_twin_trains_every_parameter_by_the_same_kind_of_rule(tiny, kind, names):
     net = torch_model(qwen3.FAMILY, resolve(tiny.model, vocab_size=32, context=12))
-    optimizers = timed_sides.torch_optimizers(kind, net)
+    optimizers = torch_optimizers(kind, net)
     assert [type(optimizer).__name__ for optimizer in optimizers] == names
     trained = [id(p) for o in optimizers for group in o.param_groups for p in group["params"]]
     assert sorted(trained) == sorted(map(id, net.parameters()))
@@ -184,7 +186,7 @@ def test_an_error_of_a_side_is_the_error_of_the_bench(tiny, tmp_path):
 
 
 def test_a_side_that_dies_is_said_so(tiny, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr("zerotollm.actions.bench.ours", broken)
+    monkeypatch.setattr("zerotollm.actions.bench.jax_side", broken)
     with pytest.raises(RunError, match="the process that measures jax died"):
         bench(tiny, tmp_path / "run", QUICK)
     assert "no such measurement" in capfd.readouterr().err
@@ -196,7 +198,7 @@ def broken(experiment):
 
 def test_a_busy_machine_is_said_so(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("os.getloadavg", lambda: (99.0, 0.0, 0.0))
-    monkeypatch.setattr("zerotollm.actions.bench.ours", stopped)
+    monkeypatch.setattr("zerotollm.actions.bench.jax_side", stopped)
     with pytest.raises(RunError, match="enough"):
         bench(tiny, tmp_path / "run", QUICK)
     assert "busy (load 99.0 on" in capsys.readouterr().out
@@ -208,4 +210,4 @@ def stopped(experiment):
 
 def test_a_call_is_timed_at_least_once():
     calls = []
-    assert len(timed_sides.timed(lambda: calls.append(1), 0.0)) == len(calls) == 1
+    assert len(timed(lambda: calls.append(1), 0.0)) == len(calls) == 1

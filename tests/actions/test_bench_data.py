@@ -1,4 +1,4 @@
-"""bench-data measures the experiment's own data and says the same on the terminal as it returns."""
+"""bench-data measures the experiment's own data and prints what it returns."""
 
 from dataclasses import replace
 

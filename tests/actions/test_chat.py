@@ -12,7 +12,8 @@ from tests.functions import init_params
 from zerotollm.actions.chat import chat
 from zerotollm.actions.config import ChatOptions
 from zerotollm.data.config import TokenizerConfig
-from zerotollm.data.sources.conversations import chat_parts, check_messages, encode_parts, fit
+from zerotollm.data.sources.conversations import chat_parts, check_messages
+from zerotollm.data.tokens.conversations import encode_parts, trim_conversation
 from zerotollm.data.tokens.sentencepiece import train_tokenizer
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import UsageError
@@ -94,13 +95,13 @@ def test_what_is_forgotten_is_the_least_and_never_what_the_system_says(tokenizer
     ]
     whole = len(encode_parts(tokenizer, chat_parts(messages, answer=True)))
     for most in range(whole + 1):
-        ids_N, kept = fit(tokenizer, messages, most)
+        ids_N, kept = trim_conversation(tokenizer, messages, most)
         assert kept[0] == messages[0]
         assert kept[-1] == messages[-1]
         assert kept[1]["role"] == "user"
         assert np.array_equal(ids_N, encode_parts(tokenizer, chat_parts(kept, answer=True)))
         assert len(ids_N) <= most or len(kept) == 2
-    assert fit(tokenizer, messages, whole)[1] == messages
+    assert trim_conversation(tokenizer, messages, whole)[1] == messages
 
 
 def test_options_out_of_range_and_models_without_a_voice_are_refused_before_any_work(talk):

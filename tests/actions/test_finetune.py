@@ -16,7 +16,7 @@ from zerotollm.actions.config import EvaluateOptions
 from zerotollm.actions.evaluate import evaluate
 from zerotollm.actions.train import train
 from zerotollm.cli import main
-from zerotollm.data.batches.windows import Replayed
+from zerotollm.data.batches.mixtures import replayed
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.sources.examples import open_examples
 from zerotollm.decoding.config import SamplingConfig
@@ -299,16 +299,16 @@ def test_options_that_need_a_start_or_an_old_text_say_so(base):
     for fields, message in (
         (
             {"train": replace(base.train, lora_rank=2)},
-            r"train\.lora_rank trains a part .* add --init-from RUN",
+            r"train\.lora_rank needs a pretrained model: add --init-from RUN",
         ),
-        ({"train": replace(base.train, trainable="head")}, r"train\.trainable trains a part"),
+        ({"train": replace(base.train, trainable="head")}, r"train\.trainable needs a pretrained model"),
         (
             {"train": replace(base.train, start_from="x", trainable="(")},
-            r"train\.trainable is no regular expression",
+            r"train\.trainable is not a regular expression",
         ),
-        ({"data": replace(base.data, replay=0.5)}, r"data\.replay reads an old corpus again"),
+        ({"data": replace(base.data, replay=0.5)}, r"data\.replay is the fraction of steps"),
         ({"data": replace(base.data, replay=1.0, old="x")}, r"data\.replay is 1\.0, and must be below 1"),
-        ({"model": replace(base.model, num_classes=3)}, r"model\.num_classes is as many as"),
+        ({"model": replace(base.model, num_classes=3)}, r"model\.num_classes is the number of labels"),
     ):
         with pytest.raises(UsageError, match=message):
             validate(replace(base, **fields))
@@ -351,6 +351,6 @@ def test_a_decoder_of_pairs_translates_and_one_of_jsonl_does_not(base):
 
 
 def test_the_old_text_is_read_in_its_share_of_steps():
-    mixed = Replayed([f"new {i}" for i in range(100)], [f"old {i}" for i in range(100)], Fraction("0.25"))
+    mixed = replayed([f"new {i}" for i in range(100)], [f"old {i}" for i in range(100)], Fraction("0.25"))
     read = [mixed[step] for step in range(8)]
     assert read == ["new 0", "new 1", "new 2", "old 0", "new 3", "new 4", "new 5", "old 1"]

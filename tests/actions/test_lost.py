@@ -1,4 +1,4 @@
-"""The share of a text that its tokenizer loses is said wherever bits per byte are, on the screen and in files."""
+"""The share of text that the tokenizer loses is reported next to bits per byte, on the screen and in files."""
 
 import json
 from dataclasses import replace
@@ -17,7 +17,7 @@ from zerotollm.training.config import TrainConfig
 KNOWN, LOST = "the sea and the river " * 10, "\u5929 " * 20
 
 
-def test_the_share_that_is_lost_is_said_everywhere(tmp_path, capsys):
+def test_the_lost_share_is_reported_everywhere(tmp_path, capsys):
     (tmp_path / "text.txt").write_text(KNOWN * 19 + KNOWN[: -len(LOST)] + LOST, encoding="utf-8")
     experiment = Experiment(
         name="tiny",
@@ -33,14 +33,14 @@ def test_the_share_that_is_lost_is_said_everywhere(tmp_path, capsys):
         train=TrainConfig(steps=2, eval_every=1, checkpoint_every=0, sample_every=0),
     )
     share = 60 / (len(KNOWN) - len(LOST) + 80)  # twenty characters of three bytes, each with a space
-    said = f"{100 * share:.3g} % of the validation bytes"
+    share_text = f"{100 * share:.3g} % of the validation bytes"
     prepare(experiment, tmp_path / "run", PrepareOptions())
-    assert said in capsys.readouterr().out
+    assert share_text in capsys.readouterr().out
     summary = train(experiment, tmp_path / "run")
     out = capsys.readouterr().out
-    assert f"left out of {experiment.data.corpus}: {said}" in out
+    assert f"left out of {experiment.data.corpus}: {share_text}" in out
     assert "bits per byte that is not lost" in out
-    assert f"{said}, by the tokenizer" in out
+    assert f"{share_text}, by the tokenizer" in out
     assert summary["validation_lost"] == pytest.approx(share)
     assert summary["byte"] == "byte that is not lost"
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -214,7 +214,7 @@ def test_out_of_memory_names_what_is_large_and_what_helps(change, says, architec
     )
     experiment = replace(shape, compute=replace(TINY.compute, **change))
     with (
-        pytest.raises(RunError, match=r"out of memory: of about .* GB") as caught,
+        pytest.raises(RunError, match=r"out of memory: about .* GB") as caught,
         out_of_memory_explained(experiment, Path("runs/x")),
     ):
         raise JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes.")

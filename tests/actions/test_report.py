@@ -15,8 +15,10 @@ from zerotollm.actions.report import report
 from zerotollm.cli import split
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
-from zerotollm.explain.figures.picture import Axis, Bars, Cloud, Dots, Heat, Line, Panel, Picture
-from zerotollm.explain.render.page import Explorer, Figure, Report, Section, Table, Texts, render, tree
+from zerotollm.explain.figures.marks import Axis, Bars, Cloud, Dots, Heat, Line, Panel
+from zerotollm.explain.figures.picture import Picture
+from zerotollm.explain.render.page import Explorer, Figure, Report, Section, Texts, render, tree
+from zerotollm.explain.render.tables import Table
 
 HOSTILE = "heaven </script><img/src=x/onerror=alert(1)> &lt;b&gt; {x} $y$ @ramp"
 
@@ -61,10 +63,12 @@ def text():
     )
     names = Axis(h, names=two)
     panels = tuple(Panel(f"{h} {i}", mark, names, names) for i, mark in enumerate(marks))
-    maps = tuple(Panel(h, (Heat(z, h, says="{y} takes {z} from {x}"),), names, names, choice=h) for _ in x)
+    maps = tuple(
+        Panel(h, (Heat(z, h, hover_template="{y} takes {z} from {x}"),), names, names, choice=h) for _ in x
+    )
     blocks = (
         Figure(Picture(h, (*panels, *maps), h)),
-        Table((h, "number"), ((h, "1"),), h),
+        Table((h, ">number"), ((h, "1"),), h),
         Table((h,), ((h,),), h, folded=True),
         Texts(h, ((h, two, "</script>"),)),
         Explorer(two, two, np.ones((2, 2, 2)) / 2, (two, two), z),

@@ -1,4 +1,4 @@
-"""The ladder from one end to the other: trained once, the same files each time, nothing foreign taken for its own."""
+"""A whole ladder: trained once, with the same files each time, and without points of another ladder."""
 
 import json
 from dataclasses import replace
@@ -56,7 +56,7 @@ def tiny(tmp_path_factory) -> Experiment:
 
 
 def pretended(run: Experiment) -> dict:
-    """What `measure_point` might give for that run, without training it."""
+    """Return a record as `measure_point` does, without training."""
     N, D = run_size(run, 64)
     loss = (1 + 3 / N**0.3 + 20 / D**0.5) * (1 + 0.001 * (run.train.steps % 3))
     text = dataset_of(run).fingerprint
@@ -74,7 +74,7 @@ def pretended(run: Experiment) -> dict:
 
 @pytest.fixture(scope="module")
 def done(tiny, tmp_path_factory) -> Path:
-    """A finished run directory, of runs that were not trained."""
+    """Return a finished run directory of made-up points."""
     run_dir = tmp_path_factory.mktemp("runs") / "tiny"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("zerotollm.actions.scale.cache_compiled_programs", lambda data: None)
@@ -85,7 +85,7 @@ def done(tiny, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def untrained(monkeypatch):
-    """Whatever would train fails instead."""
+    """Fail where a run would be trained."""
 
     def fail(*_):
         raise AssertionError("trained again")
@@ -117,7 +117,7 @@ def test_a_second_call_trains_nothing_and_writes_the_same_bytes(done, tiny, untr
 
 
 def test_the_prediction_is_written_before_the_larger_run_is_trained(done, tiny, tmp_path, monkeypatch):
-    """And is the one that stands there afterwards."""
+    """The prediction does not change afterwards."""
     for path in (done / "points").iterdir():
         if path.stem != next_size(tiny).name:
             (tmp_path / "points").mkdir(exist_ok=True)

@@ -279,7 +279,7 @@ def test_what_does_not_fit_together_is_refused(experiment):
     decoder = replace(experiment, model=replace(experiment.model, architecture="decoder"))
     with pytest.raises(UsageError, match=r"train\.objective span_corruption needs an encoder"):
         validate(replace(decoder, train=replace(experiment.train, objective="span_corruption")))
-    with pytest.raises(UsageError, match=r"bible-web is no pair to translate: .*bible-web:bible-bbe"):
+    with pytest.raises(UsageError, match=r"bible-web is not a pair to translate: .*bible-web:bible-bbe"):
         validate(replace(experiment, data=replace(experiment.data, corpus="bible-web")))
     with pytest.raises(UsageError, match=r"set model\.architecture to encoder-decoder"):
         validate(replace(decoder, data=replace(experiment.data, corpus="bible-wyc:bible-web")))

@@ -1,4 +1,4 @@
-"""What a feed says of its data: bytes that are predicted, bytes that are lost, and why nothing is left."""
+"""The counts of a feed: predicted bytes, lost bytes, and errors for splits where nothing is left."""
 
 import json
 import math
@@ -24,7 +24,7 @@ def written(path, records) -> str:
 
 
 def uniform_bpb(feed: Feed) -> float:
-    """Of a model that gives every id of the vocabulary the same probability."""
+    """Return the bits per byte of a model with uniform probabilities."""
 
     def uniform(params, batch):
         tokens = float(batch["weights"].sum())
@@ -40,7 +40,7 @@ def uniform_bpb(feed: Feed) -> float:
 
 @pytest.fixture
 def data(tmp_path):
-    """A text whose last twentieth, the validation split, is given."""
+    """Return a text with the given validation split, its last twentieth."""
 
     def make(validation: str, train: str = "") -> DataConfig:
         train = train or ("the sea and the river " * 100 * len(validation))[: 19 * len(validation)]
@@ -51,20 +51,20 @@ def data(tmp_path):
     return make
 
 
-def test_lost_characters_are_no_bytes_and_are_told(data):
-    """Ten characters of one byte that are known, then ten of three bytes that the training text does not have."""
+def test_lost_characters_are_not_counted_and_are_reported(data):
+    """50 known characters of one byte, then 50 unknown ones of three bytes."""
     feed = open_feed(data("the sea an" * 5 + "\u5929\u5730\u6c34\u706b\u98a8" * 10), CHARACTERS)
     assert feed.num_bytes["validation"] == 50
     assert feed.lost == {"validation": pytest.approx(150 / 200)}
     assert "75 % of the validation bytes" in feed.dropped
     assert feed.byte == "byte that is not lost"
-    # A run of lost characters is one token, which costs its bits and says no byte.
+    # A run of lost characters is one token, which costs bits and predicts no byte.
     assert uniform_bpb(feed) == pytest.approx(51 * math.log2(feed.vocab_size) / 50, rel=1e-12)
 
 
 @pytest.mark.parametrize("normalization", ["nfc", "nfkc"])
-def test_what_normalization_shortens_is_counted_as_it_is_predicted(data, normalization):
-    """Letters in full width have three bytes and become letters of one; `e` and an accent become one letter."""
+def test_text_shortened_by_normalization_is_counted_as_predicted(data, normalization):
+    """Full-width letters of three bytes become letters of one; `e` and an accent become one letter."""
     wide = "".join(chr(ord(letter) + 0xFEE0) for letter in "thesea")
     text = {"nfc": "the caf" + "e\u0301", "nfkc": wide}[normalization] * 6
     same = {"nfc": "the caf\u00e9", "nfkc": "thesea"}[normalization] * 6
@@ -85,20 +85,20 @@ def test_a_tokenizer_without_loss_counts_every_byte(data):
     assert (feed.lost, feed.dropped, feed.byte) == ({}, "", "byte")
 
 
-def test_a_text_that_is_lost_whole_is_refused(data):
+def test_a_text_that_is_lost_entirely_is_refused(data):
     with pytest.raises(UsageError, match=r"no character of the validation text .*tokenizer\.byte_fallback"):
         open_feed(data("\u5929\u5730" * 30), CHARACTERS)
     some = replace(data("sea" * 30 + "\u5929" * 90), test_fraction=0.025, validation_fraction=0.025)
     feed = open_feed(some, CHARACTERS)
     with pytest.raises(UsageError, match="no character of the test text"):
         feed.evaluation("test")
-    with pytest.raises(UsageError, match=r"has no test documents: see data\.test_fraction"):
+    with pytest.raises(UsageError, match=r"has no test documents: raise data\.test_fraction"):
         open_feed(data("the sea" * 9), CHARACTERS).evaluation("test")
 
 
 @pytest.mark.parametrize("special", [True, False])
 def test_an_imported_tokenizer_loses_characters_too(data, special):
-    """Whether its unk is a special token or a word like others."""
+    """Also if its unk is not marked as special."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     pieces = ["<unk>", "</s>", "\u2581", *"theasndriv"]
@@ -170,7 +170,7 @@ def examples(tmp_path):
         ),
     ],
 )
-def test_the_line_says_that_all_examples_are_too_long(examples, train, validation, line):
+def test_the_error_says_that_all_examples_are_too_long(examples, train, validation, line):
     data = examples(train, validation)
     with pytest.raises(UsageError) as caught:
         open_feed(data, CHARACTERS, objective="completion")
@@ -182,7 +182,7 @@ def test_the_line_says_that_all_examples_are_too_long(examples, train, validatio
         feed.evaluation("test")
 
 
-def test_the_line_says_which_file_has_no_example(examples):
+def test_the_error_says_which_file_has_no_example(examples):
     data = examples([4] * 9, [])
     with pytest.raises(UsageError) as caught:
         open_feed(data, CHARACTERS, objective="completion")
@@ -190,7 +190,7 @@ def test_the_line_says_which_file_has_no_example(examples):
 
 
 @pytest.mark.parametrize("objective", ["likelihood", "completion"])
-def test_the_line_says_why_no_pair_is_left(tmp_path, objective):
+def test_the_error_says_why_no_pair_is_left(tmp_path, objective):
     rows = {"my": ["a\tb"] * 9, "held": ["a\t ", " \tb", "a\t" + "b" * 40]}
     for name, lines in rows.items():
         (tmp_path / f"{name}.tsv").write_text("".join(f"{line}\n" for line in lines))
@@ -220,7 +220,7 @@ def test_an_old_text_that_is_too_short_is_named(data, tmp_path):
 
 @pytest.mark.parametrize("objective", ["completion", "likelihood"])
 def test_micro_batches_do_not_change_the_batches(tmp_path, objective):
-    """Accumulating gradients is a matter of memory; which examples are in a batch is not."""
+    """Gradient accumulation changes memory, not the examples in a batch."""
     draw = np.random.default_rng(0)
     lines = "".join(f"{'a' * draw.integers(1, 12)}\t{'b' * draw.integers(1, 12)} {n}\n" for n in range(200))
     (tmp_path / "my.tsv").write_text(lines)

@@ -1,4 +1,4 @@
-"""Which files a path, a folder and a glob name: each once, and what is left out is told."""
+"""Files that a path, a folder and a glob name: each once, and a log line about the others."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def folder(tmp_path):
     return tmp_path / "in"
 
 
-def told(caplog) -> str:
+def logged(caplog) -> str:
     lines = [record.getMessage() for record in caplog.records if record.name == "zerotollm.data.find"]
     caplog.clear()
     assert len(lines) <= 1
@@ -38,11 +38,11 @@ def by_folder_and_glob(folder) -> list[list[str]]:
     return sorted(os.path.relpath(path, os.path.realpath(folder)) for path in paths[0])
 
 
-def test_plain_files_are_found_and_nothing_is_told(folder, caplog):
+def test_plain_files_are_found_without_a_log_line(folder, caplog):
     assert by_folder_and_glob(folder) == ["a.txt", "deep/b.txt"]
     assert list(find_files(str(folder))) == ["a.txt", "deep/b.txt"]
     assert list(find_files(f"{folder}/deep/*.txt")) == [f"{folder}/deep/b.txt"]
-    assert not told(caplog)
+    assert not logged(caplog)
 
 
 def test_a_linked_folder_is_read(folder, tmp_path):
@@ -59,7 +59,7 @@ def test_a_linked_file_is_read_once_under_its_own_name(folder, caplog):
     assert by_folder_and_glob(folder) == ["a.txt", "deep/b.txt"]
     caplog.clear()
     assert list(find_files(f"{folder}/")) == ["a.txt", "deep/b.txt"]
-    assert "2 by further links" in told(caplog)
+    assert "2 further links to a file" in logged(caplog)
     assert list(find_files(f"{folder}/0*.txt")) == [f"{folder}/0.txt"], "the only name that matches"
 
 
@@ -70,22 +70,22 @@ def test_links_that_lead_back_end(folder):
     assert by_folder_and_glob(folder) == ["a.txt", "deep/b.txt"]
 
 
-def test_what_is_left_out_is_told_in_one_line(folder, caplog):
+def test_files_left_out_are_logged_in_one_line(folder, caplog):
     for name in ("c.parquet", "d.parquet", "e.csv", "f.jsonl.zst", "noname", ".hidden.txt"):
         (folder / name).write_text("x")
     (folder / "g.txt").symlink_to("nowhere.txt")
     assert list(find_files(str(folder))) == ["a.txt", "deep/b.txt"]
-    line = told(caplog)
+    line = logged(caplog)
     assert line.startswith(f"left out of {folder}: ")
-    for part in ("2 .parquet", "1 .csv", "1 .zst", "1 hidden", "1 by links to nothing", "1 without a suffix"):
+    for part in ("2 .parquet", "1 .csv", "1 .zst", "1 hidden", "1 broken links", "1 without a suffix"):
         assert part in line
     assert len(find_files(f"{folder}/*")) == 1
-    assert "2 .parquet" in told(caplog)
+    assert "2 .parquet" in logged(caplog)
     with pytest.raises(UsageError, match=r"2 paths but no text.*left out: 2 \.parquet"):
         find_files(f"{folder}/*.parquet")
 
 
-def test_what_this_program_wrote_is_no_text(folder, caplog):
+def test_runs_and_models_are_left_out(folder, caplog):
     with run_directory.locked(folder / "runs" / "base"):
         run_directory.claim(folder / "runs" / "base", Experiment())
     (folder / "runs" / "base" / "metrics.jsonl").write_text('{"step": 1}\n')
@@ -104,9 +104,9 @@ def test_what_this_program_wrote_is_no_text(folder, caplog):
     (mine / "config.json").write_text("[1]")
     (mine / "c.txt").write_text("text c")
     assert list(find_files(str(folder))) == ["a.txt", "deep/b.txt", "mine/c.txt"]
-    line = told(caplog)
+    line = logged(caplog)
     assert "copied (a run or a model)" in line
-    assert "1 more of such" in line
+    assert "1 more such folders" in line
     assert by_folder_and_glob(folder) == ["a.txt", "deep/b.txt", "mine/c.txt"]
     assert list(find_files(str(copied))) == ["metrics.jsonl"], "a folder that is named is meant"
 
@@ -134,7 +134,7 @@ def test_examples_are_read_from_the_jsonl_of_a_folder(folder, caplog):
     (folder / "my.jsonl").write_text(lines)
     made = open_examples(DataConfig(corpus=str(folder)), "completion")
     assert sum(map(len, made.splits.values())) == 40
-    assert told(caplog) == f"left out of {folder}: 2 .txt"
+    assert logged(caplog) == f"left out of {folder}: 2 .txt"
 
 
 def test_a_pipe_or_a_device_is_refused_and_not_waited_for(folder):
@@ -145,24 +145,26 @@ def test_a_pipe_or_a_device_is_refused_and_not_waited_for(folder):
             find_files(str(folder / name))
 
 
-@pytest.mark.parametrize(("number", "rest"), [(3, ""), (4, "1 more of such"), (6, "3 more of such")])
+@pytest.mark.parametrize(
+    ("number", "rest"), [(3, ""), (4, "1 more such folders"), (6, "3 more such folders")]
+)
 def test_three_folders_are_named_and_the_others_counted(folder, caplog, number, rest):
     for i in range(number):
         (folder / f"model{i}").mkdir()
         (folder / f"model{i}" / "config.json").write_text('{"model_type": "gpt2"}')
     assert list(find_files(str(folder))) == ["a.txt", "deep/b.txt"]
     named = [f"model{i} (a run or a model)" for i in range(3)]
-    assert told(caplog) == f"left out of {folder}: {', '.join(named + [rest] * bool(rest))}"
+    assert logged(caplog) == f"left out of {folder}: {', '.join(named + [rest] * bool(rest))}"
 
 
-def test_a_suffix_of_a_packed_file_is_told_whole(folder, caplog):
+def test_both_suffixes_of_a_compressed_file_are_logged(folder, caplog):
     for name in ("a.tar.gz", "b.TXT.GZ", "c.v2.csv"):
         (folder / name).write_bytes(b"")
     assert list(find_files(str(folder))) == ["a.txt", "b.TXT.GZ", "deep/b.txt"]
-    assert told(caplog) == f"left out of {folder}: 1 .csv, 1 .tar.gz"
+    assert logged(caplog) == f"left out of {folder}: 1 .csv, 1 .tar.gz"
 
 
-def test_a_folder_that_may_not_be_read_is_told(folder, caplog, monkeypatch):
+def test_a_folder_without_permission_is_logged(folder, caplog, monkeypatch):
     listed = os.listdir
 
     def listdir(path):
@@ -172,7 +174,7 @@ def test_a_folder_that_may_not_be_read_is_told(folder, caplog, monkeypatch):
 
     monkeypatch.setattr(os, "listdir", listdir)
     assert list(find_files(str(folder))) == ["a.txt"]
-    assert told(caplog) == f"left out of {folder}: deep (Permission denied)"
+    assert logged(caplog) == f"left out of {folder}: deep (Permission denied)"
 
 
 @pytest.mark.parametrize(
@@ -186,13 +188,13 @@ def test_a_folder_that_may_not_be_read_is_told(folder, caplog, monkeypatch):
         ("*/*.txt", ["deep/b.txt"]),
     ],
 )
-def test_two_stars_stand_for_any_folders_and_one_for_one_name(folder, pattern, names):
+def test_two_stars_match_any_folders_and_one_star_one_name(folder, pattern, names):
     (folder / "deep" / "er").mkdir()
     (folder / "deep" / "er" / "b.txt").write_text("text")
     (folder / "deep" / "er" / "c.md").write_text("text")
     assert list(find_files(f"{folder}/{pattern}")) == [f"{folder}/{name}" for name in names]
 
 
-def test_two_stars_stand_for_folders_of_the_working_directory_too(folder, monkeypatch):
+def test_two_stars_match_folders_of_the_working_directory(folder, monkeypatch):
     monkeypatch.chdir(folder)
     assert list(find_files("**/b.txt")) == ["deep/b.txt"]

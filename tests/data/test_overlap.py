@@ -1,4 +1,4 @@
-"""Held-out texts that are training texts too are counted; passages that are nearly so are a number."""
+"""Held-out texts and passages that equal or nearly equal training text are counted and logged."""
 
 import json
 import random
@@ -24,7 +24,7 @@ def prose(characters: int = 300) -> str:
     return " ".join(words)[:characters]
 
 
-def told(caplog) -> str:
+def logged(caplog) -> str:
     lines = [record.getMessage() for record in caplog.records if record.name == "zerotollm.data.overlap"]
     caplog.clear()
     assert len(lines) <= 1
@@ -68,7 +68,7 @@ def jsonl(path, records) -> str:
 
 
 @pytest.mark.parametrize("objective", ["completion", "label"])
-def test_examples_that_both_splits_hold_are_told(tmp_path, caplog, objective):
+def test_examples_in_two_splits_are_logged(tmp_path, caplog, objective):
     def records(texts):
         fields = ("prompt", "completion") if objective == "completion" else ("text", "label")
         return [dict(zip(fields, (text, str(i % 2)), strict=True)) for i, text in enumerate(texts)]
@@ -78,15 +78,15 @@ def test_examples_that_both_splits_hold_are_told(tmp_path, caplog, objective):
     shared = jsonl(tmp_path / "shared.jsonl", records([*texts[:2], *[prose() for _ in range(6)]]))
     apart = jsonl(tmp_path / "apart.jsonl", records([prose() for _ in range(8)]))
     open_examples(DataConfig(corpus=corpus, validation=shared), objective)
-    line = told(caplog)
+    line = logged(caplog)
     assert "2 of 8 validation texts are training texts too" in line
     assert "2 of 8 validation passages (25.0 %) are near-duplicates" in line
     open_examples(DataConfig(corpus=corpus, validation=apart, test=shared), objective)
-    assert "2 of 8 test texts are training texts too" in told(caplog)
+    assert "2 of 8 test texts are training texts too" in logged(caplog)
     open_examples(DataConfig(corpus=corpus, validation=apart, test=apart), objective)
-    assert "8 of 8 test texts are validation texts too" in told(caplog)
+    assert "8 of 8 test texts are validation texts too" in logged(caplog)
     open_examples(DataConfig(corpus=corpus, validation=apart), objective)
-    assert not told(caplog)
+    assert not logged(caplog)
     with pytest.raises(UsageError, match=r"every text of data\.validation is a training text"):
         open_examples(DataConfig(corpus=corpus, validation=corpus), objective)
     with pytest.raises(UsageError, match=r"every text of data\.test is a training text"):
@@ -99,42 +99,42 @@ def test_one_text_with_two_labels_may_lie_in_two_splits(tmp_path, caplog):
     made = open_examples(DataConfig(corpus=corpus, validation_fraction=0.3), "label")
     train, validation = ({e.parts[0].text for e in made.splits[split]} for split in ("train", "validation"))
     shared = sum(e.parts[0].text in train for e in made.splits["validation"])
-    assert f"{shared} of {len(made.splits['validation'])} validation texts" in told(caplog)
+    assert f"{shared} of {len(made.splits['validation'])} validation texts" in logged(caplog)
     assert len(validation) > shared > 10
 
 
-def test_pairs_that_both_splits_hold_are_told(tmp_path, caplog):
+def test_pairs_in_two_splits_are_logged(tmp_path, caplog):
     rows = [f"eins {i}\tone {i}" for i in range(COUNT)]
     train, shared = tmp_path / "train.tsv", tmp_path / "shared.tsv"
     train.write_text("\n".join([*rows, ""]))
     shared.write_text("\n".join([*rows[:3], "neu\tnew", "", ""]))
     open_parallel(DataConfig(corpus=str(train), validation=str(shared)))
-    assert told(caplog) == f"splits of {train}: 3 of 4 validation texts are training texts too"
+    assert logged(caplog) == f"splits of {train}: 3 of 4 validation texts are training texts too"
     with pytest.raises(UsageError, match=r"every text of data\.validation"):
         open_parallel(DataConfig(corpus=str(train), validation=str(train)))
     open_parallel(DataConfig(corpus=str(train)))
-    assert not told(caplog)
+    assert not logged(caplog)
 
 
-def test_near_duplicates_of_plain_text_are_told(tmp_path, caplog):
+def test_near_duplicates_of_plain_text_are_logged(tmp_path, caplog):
     text = prose(20 * PASSAGE)
     (tmp_path / "once.txt").write_text(text)
     (tmp_path / "twice.txt").write_text(f"{text} {text}")
     open_corpus(DataConfig(corpus=str(tmp_path / "once.txt")))
-    assert not told(caplog)
+    assert not logged(caplog)
     open_corpus(DataConfig(corpus=str(tmp_path / "twice.txt"), validation_fraction=0.1, test_fraction=0.1))
-    line = told(caplog)
+    line = logged(caplog)
     assert "4 of 4 validation passages (100.0 %) are near-duplicates" in line
     assert "4 of 4 test passages (100.0 %) are near-duplicates" in line
     letters = [f"Dear {i},\n{text[:900]}" for i in range(200)]
     path = jsonl(tmp_path / "letters.jsonl", [{"text": letter} for letter in letters])
     corpus = open_corpus(DataConfig(corpus=path))
     number = len(corpus.splits["validation"])
-    assert f"{number} of {number} validation passages (100.0 %)" in told(caplog)
+    assert f"{number} of {number} validation passages (100.0 %)" in logged(caplog)
 
 
 def test_training_text_is_hashed_in_blocks_of_bounded_size(monkeypatch):
-    """Many short texts are joined and a long one is cut, neither of which changes what is found."""
+    """Short texts are joined and a long one is cut, without changing the result."""
     texts = [prose() for _ in range(60)]
     sizes, hashes = [], overlap._hashes
 
@@ -152,9 +152,9 @@ def test_training_text_is_hashed_in_blocks_of_bounded_size(monkeypatch):
 
 
 def test_a_large_split_is_read_evenly(monkeypatch, caplog):
-    """Of each text as many characters as make the limit of them all; what is told is of those read."""
-    monkeypatch.setattr(overlap, "TEXTS", 5)
-    monkeypatch.setattr(overlap, "HELD_OUT", 500)
+    """Each text is cut to its share of the limit; the log line counts only what was read."""
+    monkeypatch.setattr(overlap, "MOST_TEXTS", 5)
+    monkeypatch.setattr(overlap, "MOST_HELD_OUT", 500)
     read = []
 
     def text(value):
@@ -164,5 +164,5 @@ def test_a_large_split_is_read_evenly(monkeypatch, caplog):
     splits = {"train": [prose() for _ in range(3)], "validation": [prose() for _ in range(20)], "test": []}
     overlap.log_overlap("c", splits | {"train": splits["validation"]}, text)
     assert [value for value in read if value in splits["validation"]][:5] == splits["validation"][::4]
-    assert "5 of 5 validation passages (100.0 %) are near-duplicates" in told(caplog)
+    assert "5 of 5 validation passages (100.0 %) are near-duplicates" in logged(caplog)
     assert [len(part) for part in overlap._spread(splits["validation"], str, 500)] == [100] * 5

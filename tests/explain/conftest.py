@@ -1,4 +1,4 @@
-"""A tiny tokenizer and a random model, made once."""
+"""A tiny tokenizer and a randomly initialized model."""
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ TEXT = "".join(
     )
 )
 CONTEXT = 32
-"""Every text and window of the tests is as long, so that programs are compiled once."""
+"""All tests use this length, so programs are compiled once."""
 
 
 @pytest.fixture(scope="session")
@@ -41,16 +41,12 @@ def tokens(tokenizer):
 
 @pytest.fixture(scope="session")
 def model(tokenizer):
-    return resolve(
-        TransformerConfig(num_layers=2, width=32, num_heads=2),
-        vocab_size=tokenizer.vocab_size,
-        context=CONTEXT,
-    )
+    config = TransformerConfig(num_layers=2, width=32, num_heads=2)
+    return resolve(config, vocab_size=tokenizer.vocab_size, context=CONTEXT)
 
 
 @pytest.fixture(scope="session")
 def params(model):
-    """A model that has learned nothing."""
     return jax.jit(
         lambda: Transformer(model).init(jax.random.key(0), {"inputs": np.zeros((1, 4), np.int32)})
     )()["params"]

@@ -1,10 +1,11 @@
-"""Cross attention: padding gets nothing, what is planted is found, and chance is not taken for order."""
+"""Cross attention: none goes to padding, a planted order is found, and chance is not taken for order."""
 
 import jax
 import numpy as np
 import pytest
 
 from zerotollm.explain.alignment import Alignment, align, distance_moved, monotony
+from zerotollm.explain.pair_activations import record_pair, text_pair
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.encoder_decoder import EncoderDecoder
 
@@ -12,7 +13,7 @@ T, S = 12, 15
 NOT_SHOWN = "is not shown"
 
 
-def _of(weights_TS: np.ndarray) -> Alignment:
+def alignment_of(weights_TS: np.ndarray) -> Alignment:
     order, p = monotony(weights_TS)
     T, S = weights_TS.shape
     moved = distance_moved(weights_TS)
@@ -20,12 +21,12 @@ def _of(weights_TS: np.ndarray) -> Alignment:
 
 
 def test_attention_that_is_all_but_even_does_not_move():
-    """In perfect order, over a hundredth of the source."""
+    """It moves in perfect order, but only over a hundredth of the source."""
     tilt_TS = 1 + 0.06 * np.outer(np.linspace(-1, 1, T), np.linspace(-1, 1, S))
-    found = _of(tilt_TS / tilt_TS.sum(-1, keepdims=True))
-    assert found.order > 0.99
-    assert 0 < found.moved < 0.05
-    assert NOT_SHOWN in found.sentence()
+    alignment = alignment_of(tilt_TS / tilt_TS.sum(-1, keepdims=True))
+    assert alignment.order > 0.99
+    assert 0 < alignment.moved < 0.05
+    assert NOT_SHOWN in alignment.sentence()
     assert distance_moved(np.eye(T)) == pytest.approx(1)
 
 
@@ -34,19 +35,19 @@ def test_a_planted_order_is_found(backwards):
     t_T, s_S = np.arange(T) / T, np.arange(S) / S
     weights_TS = np.exp(-80 * np.square(t_T[:, None] - s_S[None])) + 0.01
     weights_TS = (weights_TS[::-1] if backwards else weights_TS) / weights_TS.sum(-1, keepdims=True)
-    assert ("moves backwards" if backwards else "moves forwards") in _of(weights_TS).sentence()
+    assert ("moves backwards" if backwards else "moves forwards") in alignment_of(weights_TS).sentence()
 
 
 def test_no_order_is_found_in_chance():
     random = [np.random.default_rng(seed).dirichlet(np.ones(S), T) for seed in range(40)]
-    claimed = sum(NOT_SHOWN not in _of(weights_TS).sentence() for weights_TS in random)
+    claimed = sum(NOT_SHOWN not in alignment_of(weights_TS).sentence() for weights_TS in random)
     assert claimed <= 6  # 2 are expected
-    assert NOT_SHOWN in _of(np.full((T, S), 1 / S)).sentence()
-    assert NOT_SHOWN in _of(np.eye(3)).sentence()
+    assert NOT_SHOWN in alignment_of(np.full((T, S), 1 / S)).sentence()
+    assert NOT_SHOWN in alignment_of(np.eye(3)).sentence()
 
 
 @pytest.mark.slow
-def test_a_random_model_shows_nothing_and_rows_are_whole(tokenizer):
+def test_an_untrained_model_shows_nothing_and_rows_sum_to_one(tokenizer):
     model = TransformerConfig(
         architecture="encoder-decoder", num_layers=1, encoder_layers=1, width=16, num_heads=2
     )
@@ -57,10 +58,9 @@ def test_a_random_model_shows_nothing_and_rows_are_whole(tokenizer):
             jax.random.key(0), {"sources": row, "source_mask": row > -1, "inputs": row}
         )
     )
-    found = align(
-        init()["params"], model, tokenizer, "And Abia went to the sea", "who said the king is in the city"
-    )
-    assert found.weights_LHTS.shape == (1, 2, len(found.target), len(found.source))
-    np.testing.assert_allclose(found.weights_LHTS.sum(-1), 1, rtol=1e-5)
-    assert NOT_SHOWN in found.sentence()
-    assert len(found.show().panels) == 3
+    pair = text_pair(tokenizer, "And Abia went to the sea", "who said the king is in the city", 32)
+    alignment = align(record_pair(init()["params"], model, pair, tokenizer.bos_id), pair, tokenizer)
+    assert alignment.weights_LHTS.shape == (1, 2, len(alignment.target), len(alignment.source))
+    np.testing.assert_allclose(alignment.weights_LHTS.sum(-1), 1, rtol=1e-5)
+    assert NOT_SHOWN in alignment.sentence()
+    assert len(alignment.show().panels) == 3

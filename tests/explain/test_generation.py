@@ -1,8 +1,9 @@
-"""What was copied is found, to the token, and circles are circles."""
+"""Copies are found to the token, repetition is counted, and verdicts follow the intervals."""
 
 import numpy as np
 import pytest
 
+from zerotollm.explain.estimates import Estimate
 from zerotollm.explain.generation import (
     Generation,
     Measures,
@@ -13,28 +14,37 @@ from zerotollm.explain.generation import (
     longest_copied,
     repetition_rate,
 )
-from zerotollm.explain.statistics import Estimate
 
 DRAW = np.random.default_rng(0)
 TRAIN = DRAW.integers(0, 300, 20_000).astype(np.uint16)
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 8, 31, 40])
-def test_a_planted_copy_is_found_to_the_token(length):
-    text = 300 + np.arange(40)  # ids that training never had
+def test_planted_copy_is_found_to_the_token(length):
+    text = 300 + np.arange(40)  # ids that are not in the training text
     start = (40 - length) // 2
     text[start : start + length] = TRAIN[7000 : 7000 + length]
-    (found,) = longest_copied([text], TRAIN)
-    assert (found.start, found.length) == (start, length)
-    np.testing.assert_array_equal(TRAIN[found.source : found.source + length], text[start : start + length])
+    (copy,) = longest_copied([text], TRAIN)
+    assert (copy.start, copy.length) == (start, length)
+    np.testing.assert_array_equal(TRAIN[copy.source : copy.source + length], text[start : start + length])
 
 
-def test_nothing_copied_is_zero_and_the_longest_of_all_is_taken():
-    assert longest_copied([np.arange(400, 420)], TRAIN)[0].length == 0
-    train, text = DRAW.integers(0, 4, 300), DRAW.integers(0, 4, 30)
+def test_longest_copies_of_several_texts():
+    train = DRAW.integers(0, 4, 300)
     runs = {tuple(train[i : i + n]) for n in range(1, 31) for i in range(300 - n + 1)}
-    longest = max(n for n in range(1, 31) for i in range(30 - n + 1) if tuple(text[i : i + n]) in runs)
-    assert longest_copied([text], train)[0].length == longest
+    texts = [np.arange(400, 420), *(DRAW.integers(0, 4, size) for size in (30, 3, 22))]
+    longest = [
+        max(
+            (n for n in range(1, 31) for i in range(len(x) - n + 1) if tuple(x[i : i + n]) in runs), default=0
+        )
+        for x in texts
+    ]
+    copies = longest_copied(texts, train)
+    assert [copy.length for copy in copies] == longest
+    assert longest[0] == 0
+    for x, copy in zip(texts, copies, strict=True):
+        source = train[copy.source : copy.source + copy.length]
+        np.testing.assert_array_equal(x[copy.start : copy.start + copy.length], source)
 
 
 def test_repetition_and_distinct_runs():
@@ -44,23 +54,22 @@ def test_repetition_and_distinct_runs():
     assert distinct_ngrams([np.arange(9)], 3) == 1
 
 
-def test_texts_of_the_model_beside_real_ones(params, model, tokenizer, tokens):
+def test_own_texts_are_compared_with_real_ones(params, model, tokenizer, tokens):
     T = 31
     real_BT = np.stack([tokens[i * T : (i + 1) * T] for i in range(1, 9)])
     circles_BT = np.tile(real_BT[:, :3], 11)[:, :T]
-    found = explain_generation(params, model, tokenizer, circles_BT, real_BT, tokens)
-    assert found.real.longest_copy.value == T  # these stretches are training text
-    assert found.own.repetition.low > found.real.repetition.high
-    assert "round in circles" in found.sentence()
-    assert "nothing shows that later parts" in found.sentence()  # this model has learned nothing
-    assert "it copies less than real text repeats" in found.sentence()  # these stretches are training text
+    answer = explain_generation(params, model, tokenizer, circles_BT, real_BT, tokens)
+    assert answer.real.longest_copy.value == T  # the real texts are training text
+    assert answer.own.repetition.low > answer.real.repetition.high
+    assert "it repeats itself more;" in answer.sentence()
+    assert "nothing shows that later parts" in answer.sentence()  # the model is not trained
+    assert "it copies less;" in answer.sentence()
+    assert len(answer.samples) == len(answer.nearest) == 8
     same = explain_generation(params, model, tokenizer, real_BT[:4], real_BT[4:], tokens)
-    apart = explain_generation(params, model, tokenizer, circles_BT, real_BT, tokens, alike=False).sentence()
-    assert apart.startswith("Real texts are from the middle of documents.")
-    assert "that it repeats itself more or less is not shown" in apart
-    for word in ("copies more or less", "repeats itself more or less"):
-        assert f"that it {word}" in same.sentence()
-    assert len(found.samples) == len(found.nearest) == 8
+    assert same.sentence().count("a difference is not shown") == 3
+    other = explain_generation(params, model, tokenizer, circles_BT, real_BT, tokens, comparable=False)
+    assert other.sentence().startswith("Real texts start within documents.")
+    assert other.sentence().count("a difference is not shown") == 3
     with pytest.raises(ValueError, match="samples of 30 tokens"):
         explain_generation(params, model, tokenizer, circles_BT[:, :30], real_BT, tokens)
 
@@ -72,31 +81,40 @@ def test_real_texts_begin_documents_as_samples_do():
     assert document_beginnings(tokens_N, 3, 3, 9).shape == (0, 3)
 
 
-HANGS = Estimate(0.2, 0.1, 0.3)
+COHERENT = Estimate(0.2, 0.1, 0.3)
 
 
-def of(difference: Measures, hangs: Estimate = HANGS) -> str:
-    """The sentence of a generation with these differences."""
+def sentence(difference: Estimate, hangs: Estimate = COHERENT) -> str:
+    """Return the sentence of a generation in which every measure has this difference."""
     zero = Estimate(0.0, -1.0, 1.0)
     measures = TextMeasures((), zero, zero, (1.0, 1.0, 1.0), zero, zero)
-    return Generation((), (), (), measures, measures, difference, hangs).sentence()
+    return Generation((), (), (), measures, measures, Measures(*[difference] * 4), hangs).sentence()
 
 
 @pytest.mark.parametrize(
-    ("difference", "said"),
+    ("difference", "verdicts"),
     [
-        (Estimate(2.0, 1.0, 3.0), ("copies more than", "goes round", "surprises it more", "hang together, more")),
-        (Estimate(-2.0, -3.0, -1.0), ("copies less than", "itself less than", "surprises it less", "together, less")),
+        (
+            Estimate(2.0, 1.0, 3.0),
+            ("it copies more;", "itself more;", "surprises it more", "hang together, more"),
+        ),
+        (
+            Estimate(-2.0, -3.0, -1.0),
+            ("it copies less;", "itself less;", "surprises it less", "together, less"),
+        ),
         (
             Estimate(2.0, -0.1, 4.0),
-            ("more or less than real text repeats is not shown", "itself more or less is not shown",
-             "a difference is not shown", "whether more or less"),
+            (
+                "text 0.0: a difference is not shown",
+                "0.0 %: a difference is not shown",
+                "0.00: a difference is not shown",
+                "whether more or less",
+            ),
         ),
     ],
-)  # fmt: skip
-def test_every_verdict_has_three_outcomes(difference, said):
-    sentence = of(Measures(*[difference] * 4))
-    for words in said:
-        assert words in sentence
-    assert "nothing shows" in of(Measures(*[difference] * 4), Estimate(0.2, -0.1, 0.5))
-    assert "worse than those of other texts" in of(Measures(*[difference] * 4), Estimate(-0.2, -0.3, -0.1))
+)
+def test_every_verdict_has_three_outcomes(difference, verdicts):
+    for words in verdicts:
+        assert words in sentence(difference)
+    assert "nothing shows" in sentence(difference, Estimate(0.2, -0.1, 0.5))
+    assert "worse than those of other texts" in sentence(difference, Estimate(-0.2, -0.3, -0.1))

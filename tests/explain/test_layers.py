@@ -19,16 +19,16 @@ def stream(*layers):
 def test_one_vector_then_many():
     own = TABLE[WINDOWS[:, :T]]
     context = DRAW.standard_normal((B, T, D))
-    found = explain_layers(stream(own, own + context, context), WINDOWS, ENDS)
-    np.testing.assert_allclose(found.self_similarity_M.value[0], 1, rtol=1e-5)
-    assert found.self_similarity_M.value[1] == pytest.approx(0.5, abs=0.12)
-    assert found.self_similarity_M.low[2] < 0 < found.self_similarity_M.high[2]
-    assert found.context_M[0] == pytest.approx(0, abs=1e-5)
-    assert found.context_M[1] == pytest.approx(0.5, abs=0.12)
-    assert found.context_M[2] == pytest.approx(1, abs=0.05)
-    assert "one vector, wherever it stands" in found.sentence()
-    # Of a model alone nothing is said of learning: fresh parameters mix contexts too.
-    assert "how much of it was learned is not shown" in found.sentence()
+    answer = explain_layers(stream(own, own + context, context), WINDOWS, ENDS)
+    np.testing.assert_allclose(answer.self_similarity_M.value[0], 1, rtol=1e-5)
+    assert answer.self_similarity_M.value[1] == pytest.approx(0.5, abs=0.12)
+    assert answer.self_similarity_M.low[2] < 0 < answer.self_similarity_M.high[2]
+    assert answer.context_M[0] == pytest.approx(0, abs=1e-5)
+    assert answer.context_M[1] == pytest.approx(0.5, abs=0.12)
+    assert answer.context_M[2] == pytest.approx(1, abs=0.05)
+    assert "one vector, wherever it stands" in answer.sentence()
+    # A model alone shows nothing about learning: fresh parameters mix contexts too.
+    assert "how much of it was learned is not shown" in answer.sentence()
 
 
 def fresh_streams(share: float, models: int, seed: int = 7):
@@ -58,46 +58,46 @@ def test_a_narrower_cone_alone_is_no_context():
     """All vectors moved far in one direction: the corrected cosine falls, and no more of the variance is context."""
     (own,) = fresh_streams(0.3, 1, seed=1)
     own = own + np.float32(10) * (np.arange(3) == 2)[:, None, None, None]
-    found = explain_layers(own, WINDOWS, ENDS, fresh=fresh_streams(0.3, 5))
-    assert found.learned.high < 0
-    assert found.outcome() == "not shown"
-    assert "that training made context tell them apart is not shown" in found.sentence()
+    answer = explain_layers(own, WINDOWS, ENDS, fresh=fresh_streams(0.3, 5))
+    assert answer.learned.high < 0
+    assert answer.outcome() == "not shown"
+    assert "that training made context tell them apart is not shown" in answer.sentence()
 
 
 def test_a_cone_is_no_context():
     """All vectors have a cosine of 0.99 with all others: that those of one token have too shows nothing."""
     cone = stream(DRAW.standard_normal((B, T, D)) + 10)
-    found = explain_layers(cone, WINDOWS, ENDS)
-    assert found.self_similarity_M.value[0] > 0.95
-    assert abs(found.own_similarity[0]) < 0.01
+    answer = explain_layers(cone, WINDOWS, ENDS)
+    assert answer.self_similarity_M.value[0] > 0.95
+    assert abs(answer.own_similarity[0]) < 0.01
 
 
 def test_a_cone_is_measured():
-    found = explain_layers(stream(DRAW.standard_normal((B, T, D)) + 10), WINDOWS, ENDS)
-    assert found.any_similarity_M[0] > 0.95
-    assert found.sentence_similarity_M.value[0] > 0.95
+    answer = explain_layers(stream(DRAW.standard_normal((B, T, D)) + 10), WINDOWS, ENDS)
+    assert answer.any_similarity_M[0] > 0.95
+    assert answer.sentence_similarity_M.value[0] > 0.95
 
 
-def test_what_was_written_can_be_read_and_the_control_tells_why():
+def test_a_probe_reads_planted_labels_and_its_control_measures_memory():
     ids_N, window_N = WINDOWS[:, :T].ravel(), np.repeat(np.arange(B), T)
     label_N = DRAW.integers(0, 3, B * T)
     noise = DRAW.standard_normal((B * T, D))
     written = noise.copy()
     written[:, :3] += 6 * np.eye(3)[label_N]
-    known_by_heart = TABLE[ids_N] + 0.1 * noise
-    found = probe("a label", np.stack([noise, written, known_by_heart]), label_N, ids_N, window_N)
-    assert found.best() == 1
-    assert found.accuracy_M.value[1] > 0.95
-    assert found.accuracy_M.low[0] <= found.majority + 0.05
-    assert found.control_M[2] > found.control_M[0] + 0.2
-    # What is known by heart is no selectivity, however often it is right.
-    by_heart = probe("a token", known_by_heart[None], ids_N % 3, ids_N, window_N)
-    assert by_heart.accuracy_M.value[0] > 0.9
-    assert by_heart.best() is None
-    assert "a control is not shown" in by_heart.sentence() or "even better" in by_heart.sentence()
+    memorized = TABLE[ids_N] + 0.1 * noise
+    answer = probe("a label", np.stack([noise, written, memorized]), label_N, ids_N, window_N)
+    assert answer.best() == 1
+    assert answer.accuracy_M.value[1] > 0.95
+    assert answer.accuracy_M.low[0] <= answer.majority + 0.05
+    assert answer.control_M[2] > answer.control_M[0] + 0.2
+    # Memorized labels are not selective, however accurate the probe is.
+    by_memory = probe("a token", memorized[None], ids_N % 3, ids_N, window_N)
+    assert by_memory.accuracy_M.value[0] > 0.9
+    assert by_memory.best() is None
+    assert "a control is not shown" in by_memory.sentence() or "even better" in by_memory.sentence()
 
 
-def test_noise_can_be_read_nowhere():
+def test_a_probe_of_noise_reads_nothing():
     noise = DRAW.standard_normal((3, B, T, D))
     (*_, genre) = explain_layers(
         stream(*noise), WINDOWS, ENDS, {"genre": DRAW.integers(-1, 2, (B, T))}

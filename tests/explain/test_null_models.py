@@ -1,6 +1,6 @@
-"""Models that have learned nothing get no effects, and what is planted is found: 100 draws of each.
+"""Untrained models show no effects, and planted effects are shown: 100 draws of each.
 
-The table of docs/statistics.md is what this prints:
+This prints the table of docs/statistics.md:
 
     python -m pytest -n0 -s -m slow tests/explain/test_null_models.py
 """
@@ -12,15 +12,15 @@ import jax
 import numpy as np
 import pytest
 
-from zerotollm.explain.activations import Scores, even_windows, score_windows
+from zerotollm.explain.activations import Scores, even_windows, record_windows, score_windows
 from zerotollm.explain.alignment import distance_moved, monotony
 from zerotollm.explain.attention import Heads, explain_heads
 from zerotollm.explain.calibration import calibration, loss_by_position
+from zerotollm.explain.estimates import NEGLIGIBLE, Estimate, monotone, outcome_of
 from zerotollm.explain.explanation import streams_of
 from zerotollm.explain.generation import Measures, explain_generation
 from zerotollm.explain.layers import Layers, explain_layers
 from zerotollm.explain.learning import measure_learning
-from zerotollm.explain.statistics import NEGLIGIBLE, Estimate, monotone, outcome_of
 from zerotollm.explain.words import sentence_ends, token_counts
 from zerotollm.model.config import resolve
 from zerotollm.model.transformer import Transformer
@@ -58,22 +58,22 @@ def streams(fresh, wide, windows):
 
 
 def count(question: str, null: Callable[[int], bool], planted: Callable[[int], bool]) -> None:
-    """Print a row of the table: draws of the null model with nothing shown, and of the planted one that are shown."""
-    nothing, found = sum(not null(k) for k in range(DRAWS)), sum(planted(k) for k in range(DRAWS))
-    print(f"\n| {question} | {nothing} | {found} |")
+    """Print a row of the table: draws of the null model that show nothing, and planted draws that are shown."""
+    nothing, num_shown = sum(not null(k) for k in range(DRAWS)), sum(planted(k) for k in range(DRAWS))
+    print(f"\n| {question} | {nothing} | {num_shown} |")
     assert nothing >= ENOUGH
-    assert found >= ENOUGH
+    assert num_shown >= ENOUGH
 
 
 def shown(estimate: Estimate, margin: float = 0.0) -> bool:
-    """Whether a claim is made, or its opposite."""
+    """Return whether an effect or its opposite is shown."""
     return outcome_of(estimate, margin) != "not shown"
 
 
-def learned(found: Layers) -> bool:
-    """Whether anything is said to come of training."""
-    return found.outcome() != "not shown" or any(
-        p.best() is not None and shown(p.learned) for p in found.probes
+def learned(answer: Layers) -> bool:
+    """Return whether any effect of training is shown."""
+    return answer.outcome() != "not shown" or any(
+        p.best() is not None and shown(p.learned) for p in answer.probes
     )
 
 
@@ -101,8 +101,8 @@ def test_probes(streams, windows, tokenizer):
 
     def probed(own: np.ndarray, label_BT: np.ndarray, k: int) -> bool:
         others = (streams[(k + 1 + i) % DRAWS] for i in range(FRESH))
-        found = explain_layers(own, windows, ends_V, {"planted": label_BT}, fresh=others, seed=k).probes[-1]
-        return found.best() is not None and shown(found.learned)
+        answer = explain_layers(own, windows, ends_V, {"planted": label_BT}, fresh=others, seed=k).probes[-1]
+        return answer.best() is not None and shown(answer.learned)
 
     def labels(k: int) -> np.ndarray:
         return np.random.default_rng(k).integers(0, 3, (B, T))
@@ -121,18 +121,21 @@ def test_probes(streams, windows, tokenizer):
 
 def test_heads(fresh, wide, windows, tokenizer, tokens):
     ids_N = np.unique(tokens)
-    every = [
-        explain_heads(params, wide, tokenizer, windows[::4, :-1], ids_N, seed=k)
-        for k, params in enumerate(fresh)
-    ]
 
-    def planted(found: Heads) -> bool:
-        """One head of four gives half of its attention to the token before."""
-        score = Estimate(*(x.copy() for x in found.score_PLH))
+    def heads(params, k: int) -> Heads:
+        recorded = record_windows(params, windows[::4], model=wide)
+        weights = (window.weights() for window in recorded)
+        return explain_heads(params, wide, tokenizer, windows[::4, :-1], ids_N, weights, seed=k)
+
+    every = [heads(params, k) for k, params in enumerate(fresh)]
+
+    def planted(answer: Heads) -> bool:
+        """Return whether one head of four is named if it gives half of its attention to the previous token."""
+        score = Estimate(*(x.copy() for x in answer.score_PLH))
         for x in score:
             x[0, 0, 0] += 0.5
-        gain = Estimate(*(x + 0.5 for x in found.repetition_gain))
-        with_one = replace(found, score_PLH=score, repetition_gain=gain)
+        gain = Estimate(*(x + 0.5 for x in answer.repetition_gain))
+        with_one = replace(answer, score_PLH=score, repetition_gain=gain)
         return with_one.named() == {(0, 0): "previous token"} and gain.low > NEGLIGIBLE
 
     count(
@@ -146,8 +149,8 @@ def test_positions_and_calibration(fresh, wide, windows):
     every = [score_windows(params, windows, model=wide) for params in fresh]
 
     def blamed(scores: Scores) -> bool:
-        found = calibration(scores.confidence_BT, scores.correct_BT)
-        return "not shown" not in found.sentence() and "too small" not in found.sentence()
+        answer = calibration(scores.confidence_BT, scores.correct_BT)
+        return "not shown" not in answer.sentence() and "too small" not in answer.sentence()
 
     def exact(k: int, power: float) -> Scores:
         draw = np.random.default_rng(k)
@@ -157,10 +160,8 @@ def test_positions_and_calibration(fresh, wide, windows):
     fall_T = np.linspace(0, 0.5, T)
     count(
         "loss by position: fresh parameters; a fall of 0.5 nats planted",
-        lambda k: shown(loss_by_position(every[k]).gain, NEGLIGIBLE),
-        lambda k: (
-            loss_by_position(every[k]._replace(nats_BT=every[k].nats_BT - fall_T)).gain.low > NEGLIGIBLE
-        ),
+        lambda k: shown(loss_by_position(every[k].nats_BT).gain, NEGLIGIBLE),
+        lambda k: loss_by_position(every[k].nats_BT - fall_T).gain.low > NEGLIGIBLE,
     )
     count(
         "calibration: fresh parameters; roots of exact probabilities",
@@ -185,8 +186,8 @@ def test_generation(fresh, wide, tokenizer, tokens):
     def measured(k: int, circles: bool) -> tuple[Measures, Estimate]:
         own, real = texts(k)
         own = np.tile(own[:, :4], 8)[:, :T] if circles else own
-        found = explain_generation(fresh[k], wide, tokenizer, own, real, tokens[:800])
-        return found.difference, found.hangs
+        answer = explain_generation(fresh[k], wide, tokenizer, own, real, tokens[:800])
+        return answer.difference, answer.hangs
 
     def claims(k: int) -> bool:
         difference, hangs = measured(k, False)
@@ -237,7 +238,7 @@ def test_order_of_merges_and_of_translations():
 
     near_TS = np.exp(-40 * np.square(np.arange(12)[:, None] / 12 - np.arange(15)[None] / 15))
     count(
-        "alignment: attention by lot; a diagonal planted in it",
+        "alignment: random attention; a diagonal planted in it",
         lambda k: moves(noise(k)),
         lambda k: moves(noise(k) + near_TS),
     )

@@ -1,4 +1,4 @@
-"""Encoder-decoders: the model itself is seen, planted heads of all three kinds are named, and chance names none."""
+"""Encoder-decoders: activations are those of the model, planted heads of all kinds are named, chance names none."""
 
 from dataclasses import replace
 
@@ -7,23 +7,20 @@ import numpy as np
 import pytest
 
 from tests.functions import forward
-from zerotollm.explain.ablation import with_output_biases
+from zerotollm.explain.ablation import ablated_losses, mean_outputs, with_output_biases
 from zerotollm.explain.alignment import align
+from zerotollm.explain.attention import punctuation_marks
 from zerotollm.explain.explanation import ReferenceText, explain_text
 from zerotollm.explain.generation import explain_translations
 from zerotollm.explain.pair_activations import (
     Pair,
-    ablated_losses,
-    decoder_activations,
     even_pairs,
-    look_into_pair,
-    mean_written,
-    padded,
-    pair_scores,
+    pad_rows,
+    record_pair,
     score_pair,
     text_pair,
 )
-from zerotollm.explain.pair_answers import ROLES, _heads, learning, marks, places, role_scores
+from zerotollm.explain.pair_answers import ROLES, learning, pair_heads, role_masks, role_scores
 from zerotollm.explain.words import token_counts
 from zerotollm.model import layers
 from zerotollm.model.config import TransformerConfig, resolve
@@ -35,7 +32,7 @@ SIDES = ("encoder", "decoder", "cross")
 
 @pytest.fixture(scope="module")
 def translator(tokenizer):
-    """A model that has learned nothing; with norms after sub-layers, sinusoids and biases, as in the paper."""
+    """An untrained model with norms after sub-layers, sinusoids and biases, as in the paper."""
     model = TransformerConfig(
         architecture="encoder-decoder", num_layers=1, encoder_layers=2, width=16, num_heads=2, position="sinusoidal",
         biases="everywhere", tie_embeddings=True,
@@ -55,39 +52,37 @@ def pairs(tokenizer, text):
     return [text_pair(tokenizer, s, s.replace("And", "Then"), CONTEXT) for s in sentences]
 
 
-def test_the_model_itself_is_looked_into(translator, tokenizer, pairs):
+def test_activations_are_those_of_the_model(translator, tokenizer, pairs):
     model, params = translator
     pair = Pair(pairs[0].source_S[:-3], pairs[0].target_T)
-    inside = look_into_pair(params, model, pair, tokenizer.bos_id)
+    recording = record_pair(params, model, pair, tokenizer.bos_id)
     T = len(pair.target_T)
     mask_BS = (np.arange(CONTEXT) < len(pair.source_S))[None]
-    rows = inside.sources_BS, mask_BS, inside.inputs_BT
+    rows = recording.row.source_1S, mask_BS, recording.row.tokens_1S
     logits_BTV = np.asarray(jax.jit(forward(model))(params, *rows))
-    seen = decoder_activations(inside, params, model, T)
-    np.testing.assert_allclose(seen.logits_BTV[0], logits_BTV[0, :T], atol=2e-5)
+    np.testing.assert_allclose(recording.decoder_activations(T).logits_TV, logits_BTV[0, :T], atol=2e-5)
     log_p = np.log(np.exp(logits_BTV[0, :T]) / np.exp(logits_BTV[0, :T]).sum(-1, keepdims=True))
-    nats = pair_scores(inside, inside.decoder.x_BTD, params, model).nats_T
-    np.testing.assert_allclose(nats, -log_p[np.arange(T), pair.target_T], atol=1e-4)
+    np.testing.assert_allclose(recording.scores().nats_BT[0], -log_p[np.arange(T), pair.target_T], atol=1e-4)
     for side, shape in (("encoder", (2, 2)), ("decoder", (1, 2)), ("cross", (1, 2))):
-        weights = inside.weights(side)
+        weights = recording.weights(side)
         assert weights.shape[:2] == shape
         np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)  # nothing goes to padding
-    assert not np.triu(inside.weights("decoder"), 1).any()
-    assert np.triu(inside.weights("encoder"), 1).any()
-    assert inside.residual("encoder", np.asarray(params["embedding"])).shape == (3, len(pair.source_S), 16)
+    assert not np.triu(recording.weights("decoder"), 1).any()
+    assert np.triu(recording.weights("encoder"), 1).any()
+    assert recording.residual("encoder").shape == (3, len(pair.source_S), 16)
 
 
 @pytest.fixture(scope="module")
 def explanation(translator, tokenizer, tokens, pairs):
     model, params = translator
-    material = ReferenceText(tokens, np.concatenate([pair.target_T for pair in pairs]), pairs=tuple(pairs))
+    reference = ReferenceText(tokens, np.concatenate([pair.target_T for pair in pairs]), pairs=tuple(pairs))
     return explain_text(
         params,
         model,
         tokenizer,
         "And Abia went",
-        material=material,
-        translate=lambda text: "Then Abia went",
+        reference=reference,
+        translate=lambda texts: ["Then Abia went"],
         fresh=lambda: iter([params, params]),
     )
 
@@ -110,7 +105,7 @@ def test_every_question_is_answered_and_chance_is_not_taken_for_a_role(explanati
     assert said["encoder_layers"].startswith("The encoder: in the embedding a token is one vector")
     for side in (explanation.encoder_layers, explanation.layers):
         assert side.fresh == 2
-        assert side.learned == side.learned_context == (0, 0, 0)  # the model is what it is compared with
+        assert side.learned == side.learned_context == (0, 0, 0)  # fresh models are the same model
         assert "that training made context tell them apart is not shown" in side.sentence()
     assert "of the encoder" in said["encoder_heads"]
     assert "of cross attention" in said["cross_ablation"]
@@ -120,11 +115,11 @@ def test_every_question_is_answered_and_chance_is_not_taken_for_a_role(explanati
 
 def test_every_answer_has_a_picture_and_a_place(explanation):
     from zerotollm.explain.render.page_answers import answer_sections
-    from zerotollm.explain.render.terminal import text_tables
+    from zerotollm.explain.render.terminal import question_tables
 
     for name in explanation.sentences():
         assert getattr(explanation, name).show().panels
-    shown = [item for _, items in text_tables(explanation) for item in items]
+    shown = [item for _, items in question_tables(explanation) for item in items]
     written = [sentence for section in answer_sections(explanation, None) for sentence in section.sentences]
     for sentence in explanation.sentences().values():
         assert sentence in shown
@@ -133,14 +128,14 @@ def test_every_answer_has_a_picture_and_a_place(explanation):
 
 @pytest.mark.parametrize("side", SIDES)
 def test_a_planted_role_is_named_and_even_attention_has_none(side, tokenizer, translator, pairs):
-    """A head that gives 0.8 to the places of a role, where there are any, and the rest evenly."""
+    """A head gives 0.8 of its attention to the tokens of a role, if there are any, and the rest evenly."""
     model, _ = translator
-    mark_V = marks(tokenizer, model)
+    mark_V = punctuation_marks(tokenizer, model)
     for role in ROLES[side]:
         seen = []
         for pair in pairs:
             queries_T = pair.target_T if side == "cross" else pair.source_S
-            at = places(side, queries_T, pair.source_S, mark_V)
+            at = role_masks(side, queries_T, pair.source_S, mark_V)
             T, S = at[role].shape
             even_TS = np.tril(np.ones((T, S))) if side == "decoder" else np.ones((T, S))
             even_TS /= even_TS.sum(-1, keepdims=True)
@@ -153,17 +148,24 @@ def test_a_planted_role_is_named_and_even_attention_has_none(side, tokenizer, tr
             )
             weights = np.stack([planted_TS, even_TS])[None]
             seen.append((role_scores(weights, at), role_scores(even_TS[None, None], at)))
-        named = _heads(side, seen).named()
+        named = pair_heads(side, seen).named()
         assert (0, 1) not in named
-        if role not in ("same token", "punctuation", "first token"):  # others have it at some queries alone
+        if role not in ("same token", "punctuation", "first token"):  # those exist only for some queries
             assert named[0, 0] == role
 
 
 def test_a_head_that_matters_is_found(translator, tokenizer, pairs):
-    """All that the decoder learns of the source goes through one head of cross attention."""
+    """Zero ablation of a head of cross attention is the same model without that head's output."""
     model, params = translator
-    inside = look_into_pair(params, model, pairs[0], tokenizer.bos_id)
-    whole, without = ablated_losses(inside, params, model)
+
+    def losses(params):
+        """Return the loss, and the losses without each head, (L, H) by kind of attention."""
+        recording = record_pair(params, model, pairs[0], tokenizer.bos_id)
+        means = mean_outputs([recording])
+        ablated = {kind: ablated_losses(recording, kind, means[kind])[0, 0] for kind in means}
+        return recording.scores().nats_BT.mean(), ablated
+
+    whole, without = losses(params)
     assert {side: losses.shape for side, losses in without.items()} == {
         "encoder": (2, 2), "decoder": (1, 2), "cross": (1, 2),
     }  # fmt: skip
@@ -171,21 +173,19 @@ def test_a_head_that_matters_is_found(translator, tokenizer, pairs):
     output = np.array(silent["decoder"]["layer_0"]["cross_attention"]["output"])
     output[: model.head_width] = 0  # the first head writes nothing
     silent["decoder"]["layer_0"]["cross_attention"]["output"] = output
-    again = look_into_pair(silent, model, pairs[0], tokenizer.bos_id)
-    silent_whole, silent_without = ablated_losses(again, silent, model)
+    silent_whole, silent_without = losses(silent)
     assert silent_without["cross"][0, 0] == pytest.approx(silent_whole, abs=1e-6)
-    assert silent_whole == pytest.approx(without["cross"][0, 0], abs=1e-6)  # as if it were taken out
-    # Without the other one too, the source is not heard, and heads of the encoder change nothing.
+    assert silent_whole == pytest.approx(without["cross"][0, 0], abs=1e-6)
+    # Without the other head as well, the encoder has no effect.
     output[:] = 0
-    deaf = look_into_pair(silent, model, pairs[0], tokenizer.bos_id)
-    deaf_whole, deaf_without = ablated_losses(deaf, silent, model)
+    deaf_whole, deaf_without = losses(silent)
     np.testing.assert_allclose(deaf_without["encoder"], deaf_whole, atol=1e-6)
     assert abs(without["encoder"] - whole).max() > 1e-7
 
 
 @pytest.mark.parametrize("biases", ["everywhere", "none"])
 def test_a_mean_ablation_of_pairs_is_the_models_own(translator, tokenizer, pairs, monkeypatch, biases):
-    """By another way: what attention mixes for a head is replaced in the model's own module, pair by pair."""
+    """Checked independently: a head's mixed values are replaced inside the model's own module, pair by pair."""
     model = replace(translator[0], biases=biases)
     row, draw = np.zeros((1, 4), np.int32), np.random.default_rng(0)
     params = EncoderDecoder(model).init(
@@ -199,7 +199,7 @@ def test_a_mean_ablation_of_pairs_is_the_models_own(translator, tokenizer, pairs
     }  # in the order in which attention is computed
 
     def run(pair, change) -> tuple[float, list]:
-        """The loss of one pair that is not padded, and what was mixed at each place, where `change` turns it."""
+        """Return the loss of one pair without padding, and the mixed values of each attention after `change`."""
         mixes = []
 
         def mixed(weights_BHTS, v_BKSC):
@@ -218,57 +218,59 @@ def test_a_mean_ablation_of_pairs_is_the_models_own(translator, tokenizer, pairs
     assert [len(mixes) for _, mixes in whole] == [4, 4]
     biased, biased_model = with_output_biases(params, model)
     monkeypatch.setattr(layers, "mix_values", mix_values)
-    insides = [look_into_pair(biased, biased_model, pair, tokenizer.bos_id) for pair in two]
-    means = mean_written(insides, biased, biased_model)
-    found = [ablated_losses(inside, biased, biased_model, means) for inside in insides]
+    recordings = [record_pair(biased, biased_model, pair, tokenizer.bos_id) for pair in two]
+    means = mean_outputs(recordings)
+    for recording, (loss, _) in zip(recordings, whole, strict=True):
+        assert recording.scores().nats_BT.mean() == pytest.approx(loss, abs=2e-5)
     for side, at in places.items():
+        losses = [ablated_losses(recording, side, means[side])[0, 1] for recording in recordings]
         for i, h in np.ndindex(len(at), 2):
             together = np.concatenate([np.asarray(mixes[at[i]])[0, h] for _, mixes in whole])
-            for pair, (loss, _), (own, losses) in zip(two, whole, found, strict=True):
-                value, place = together.mean(0), at[i]
+            value, place = together.mean(0), at[i]
+            for pair, losses_LH in zip(two, losses, strict=True):
                 expected, _ = run(pair, lambda n, x: x.at[:, h].set(value) if n == place else x)  # noqa: B023
-                assert losses[side][i, h] == pytest.approx(expected, abs=2e-5)
-                assert own == pytest.approx(loss, abs=2e-5)
+                assert losses_LH[i, h] == pytest.approx(expected, abs=2e-5)
 
 
 def test_rows_are_padded_and_pairs_spread(pairs):
     np.testing.assert_array_equal(
-        padded([np.array([1.0, 2]), np.array([3.0])], np.nan), [[1, 2], [3, np.nan]]
+        pad_rows([np.array([1.0, 2]), np.array([3.0])], np.nan), [[1, 2], [3, np.nan]]
     )
     assert even_pairs(pairs, 3) == [pairs[0], pairs[5], pairs[11]]
     assert len(even_pairs(pairs, 99)) == len(pairs)
 
 
-def test_alignment_is_of_the_same_forward_pass(translator, tokenizer):
+def test_alignment_ends_with_the_sentences(translator, tokenizer):
     model, params = translator
-    found = align(params, model, tokenizer, "And Abia went to the sea", "who said the king")
-    assert found.weights_LHTS.shape == (1, 2, len(found.target), len(found.source))
-    assert found.source[-1] == found.target[-1] == "</s>"
+    pair = text_pair(tokenizer, "And Abia went to the sea", "who said the king", CONTEXT)
+    answer = align(record_pair(params, model, pair, tokenizer.bos_id), pair, tokenizer)
+    assert answer.weights_LHTS.shape == (1, 2, len(answer.target), len(answer.source))
+    assert answer.source[-1] == answer.target[-1] == "</s>"
 
 
-def test_a_model_that_is_deaf_to_the_source_is_not_said_to_heed_it(translator, tokenizer, pairs, tokens):
+def test_a_model_without_cross_attention_is_not_said_to_heed_the_source(translator, tokenizer, pairs, tokens):
     model, params = translator
     deaf = jax.tree.map(lambda x: x, params)
     attention = deaf["decoder"]["layer_0"]["cross_attention"]
     for name in ("output", "output_bias"):
         attention[name] = np.zeros_like(attention[name])
     written = ["The king of Abia is in the sea."] * len(pairs)
-    found = explain_translations(deaf, model, tokenizer, pairs, written, tokens)
-    assert found.real.coherence.value == found.own.coherence.value == 0
-    assert "not shown to heed the source" in found.sentence()
-    assert found.sources[0] in tokenizer.decode(pairs[0].source_S)
-    assert found.own.longest_copy.value > 1
-    assert found.show().panels
+    answer = explain_translations(deaf, model, tokenizer, pairs, written, tokens)
+    assert answer.real.coherence.value == answer.own.coherence.value == 0
+    assert "not shown to heed the source" in answer.sentence()
+    assert answer.sources[0] in tokenizer.decode(pairs[0].source_S)
+    assert answer.own.longest_copy.value > 1
+    assert answer.show().panels
 
 
-def test_learning_of_pairs_says_nothing_of_induction(translator, tokenizer, pairs, tokens):
+def test_learning_of_pairs_has_no_induction(translator, tokenizer, pairs, tokens):
     model, params = translator
     counts_V = token_counts(tokens, tokenizer.vocab_size)
-    found = learning([(0, params), (5, params)], model, tokenizer, pairs, counts_V)
-    assert found.loss_Y.value[0] == found.loss_Y.value[1]
-    assert found.induction_Y is None
-    assert found.sentence().count("were learned is not shown") == 2
-    assert "repeat" not in found.sentence()
-    every = [score_pair(params, model, pair, tokenizer.bos_id).nats_T.mean() for pair in pairs]
-    assert found.loss_Y.value[0] == pytest.approx(np.mean(every), rel=1e-5)
-    assert len(found.show().panels) == 2
+    answer = learning([(0, params), (5, params)], model, tokenizer, pairs, counts_V)
+    assert answer.loss_Y.value[0] == answer.loss_Y.value[1]
+    assert answer.induction_Y is None
+    assert answer.sentence().count("were learned is not shown") == 2
+    assert "repeat" not in answer.sentence()
+    every = [score_pair(params, model, pair, tokenizer.bos_id).nats_BT.mean() for pair in pairs]
+    assert answer.loss_Y.value[0] == pytest.approx(np.mean(every), rel=1e-5)
+    assert len(answer.show().panels) == 2

@@ -1,4 +1,4 @@
-"""Too little host memory for native code, which would abort or hang: one line before anything is begun."""
+"""Too little host memory for native code is reported in one line before anything starts."""
 
 import os
 import re
@@ -10,7 +10,7 @@ import pytest
 
 from zerotollm.host import memory_limit
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits are read as Linux counts them")
 
 
@@ -20,7 +20,7 @@ def limited(option: str, kilobytes: int, words: list[str]) -> subprocess.Complet
 
 
 @pytest.mark.parametrize("option", "dv")
-def test_a_limit_that_does_not_suffice_is_refused_in_a_line(option, tmp_path):
+def test_an_insufficient_limit_is_reported_in_one_line(option, tmp_path):
     (tmp_path / "text.txt").write_text("nothing is read of it")
     run_dir = tmp_path / "run"
     words = [f"--data.corpus={tmp_path / 'text.txt'}", f"--data.dir={tmp_path / 'data'}"]
@@ -35,13 +35,13 @@ def test_a_limit_that_does_not_suffice_is_refused_in_a_line(option, tmp_path):
     assert not (run_dir / "checkpoints").exists()
 
 
-def test_what_a_step_takes_counts_too():
+def test_the_memory_of_a_step_counts_too():
     code = (
         "from zerotollm.host.memory_limit import check_step, limits\n"
         "check_step(10**6)\n"
         "check_step(limits()[0].size - limits()[0].used)"
     )
-    # Many cores have many threads, which take more.
+    # Each core has threads, which take memory.
     kilobytes = 500_000 + 100_000 * len(os.sched_getaffinity(0))
     done = limited("d", kilobytes, [sys.executable, "-c", code])
     assert "line 3, in <module>" in done.stderr
@@ -55,7 +55,7 @@ def test_without_a_limit_nothing_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't start new thread")])
-def test_no_memory_left_is_said_in_a_line(error, capsys, monkeypatch):
+def test_lack_of_memory_is_reported_in_one_line(error, capsys, monkeypatch):
     from zerotollm import cli
 
     def out_of_memory(*_):
@@ -63,7 +63,7 @@ def test_no_memory_left_is_said_in_a_line(error, capsys, monkeypatch):
 
     monkeypatch.setattr(cli, "run", out_of_memory)
     assert cli.main([], ROOT / "experiments") == 1
-    assert capsys.readouterr().err.startswith("error: no host memory is left for ")
+    assert capsys.readouterr().err.startswith("error: out of host memory")
 
 
 def test_another_error_is_not_hidden(monkeypatch):

@@ -229,7 +229,7 @@ def test_null_is_as_many_key_value_heads_as_heads(folder, kind):
 
 def test_files_that_are_not_there_or_no_json(folder, tmp_path):
     (folder / "tokenizer.json").write_text('{"model": 3}')
-    assert "tokenizer.json is no tokenizer that can be used here" in refused(folder)
+    assert "tokenizer.json is not a supported tokenizer" in refused(folder)
     (folder / "tokenizer.json").unlink()
     assert "has no tokenizer.json" in refused(folder)
     (folder / "config.json").write_text("[1")

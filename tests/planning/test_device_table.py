@@ -1,4 +1,4 @@
-"""The device table, and what is said where jax does not find the GPU."""
+"""The device table, and the reason why jax does not find the GPU."""
 
 import re
 
@@ -61,7 +61,7 @@ def test_an_unknown_device_is_one_line_with_the_nearest(name, near):
         (550, 7.5, 12, "gpu", None),
         (550, 7.5, None, "cpu", "requirements-cuda.txt"),
         (470, 7.5, 12, "cpu", "driver 470 is too old .* 525"),
-        (550, 8.6, 13, "cpu", "ask for 580.*or install the CUDA 12"),
+        (550, 8.6, 13, "cpu", "need 580.*or install the CUDA 12"),
         (580, 7.0, 13, "cpu", "no code for compute capability 7.0"),
         (580, 8.6, 12, "cpu", "jax.devices"),
     ],

@@ -1,4 +1,4 @@
-"""The counts against the parameters that exist and the operations that XLA counts."""
+"""The counts, compared with the parameters of the model and the operations of its program."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Counting operations of a traced program: loops turn, and nothing is computed."""
+"""Operations of a traced program are counted, loops once an iteration, without computing anything."""
 
 import jax
 import jax.numpy as jnp

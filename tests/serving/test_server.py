@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tests.serving.conftest import KEY
-from zerotollm.data.sources.conversations import chat_parts, encode_parts
+from zerotollm.data.sources.conversations import chat_parts
+from zerotollm.data.tokens.conversations import encode_parts
 from zerotollm.evaluation.likelihood import log_likelihoods
 from zerotollm.serving import connection, scheduler
 from zerotollm.serving.protocol import NEUTRAL, RefusedError, parse, parse_json

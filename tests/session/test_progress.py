@@ -1,4 +1,4 @@
-"""Time left is honest, and what is no terminal gets no control characters."""
+"""The time left counts pauses, and an output that is not a terminal gets no control characters."""
 
 import io
 import math

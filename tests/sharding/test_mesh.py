@@ -1,5 +1,7 @@
-"""The same losses on any mesh, and memory that falls as planned. Eight devices are eight threads of one CPU, in a
-process of their own, which this file is when it is run as a script."""
+"""Losses are equal on any mesh, and memory falls as planned.
+
+Eight devices are eight threads of one CPU, in a separate process that runs this file as a script.
+"""
 
 import json
 import os
@@ -21,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 ROWS, CONTEXT, STEPS = 16, 16, 50
 SMALL = TransformerConfig(vocab_size=64, num_layers=2, width=32, num_heads=4, ff_width=64, dropout=0.1)
 KINDS = {
-    # With token shift and a tied head; orthogonalized in blocks, of which 8 devices get unequal numbers.
+    # With token shift, a tied head, and Muon's blocks in unequal numbers on 8 devices.
     "decoder": (
         replace(SMALL, num_kv_heads=2, token_shift=2, tie_embeddings=True),
         OptimizerConfig(learning_rate=0.004, block=8, warmup_steps=5),
@@ -71,7 +73,7 @@ KINDS = {
 
 
 def batches(pair: bool, vocab_size: int):
-    """What follows a token is mostly its double, so that there is something to learn."""
+    """Yield batches in which the double of a token mostly follows it."""
     draw = np.random.default_rng(0)
     while True:
         tokens = draw.integers(4, vocab_size, (ROWS, CONTEXT + 1)).astype(np.int32)
@@ -88,7 +90,7 @@ def batches(pair: bool, vocab_size: int):
 
 
 def trained(kind: str, mesh_text: str, steps: int, checkpoint: str = "", beginning: str = "") -> dict:
-    """Losses of some steps on a mesh, from a checkpoint if there is one, and what XLA says that a device holds."""
+    """Return losses on a mesh, optionally from a checkpoint, and the memory of a device."""
     import jax
 
     from tests.functions import init_state, make_eval_step, make_train_step
@@ -185,13 +187,13 @@ def test_losses_agree_on_every_mesh_and_memory_falls_as_planned():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["chunked", "encoder-decoder", "lean encoder-decoder", "lora"])
-def test_losses_agree_in_three_ways_at_once(kind):
+def test_losses_agree_with_three_axes_at_once(kind):
     one, other = on_eight_devices(kind, "data=1", "data=2 fsdp=2 tensor=2", steps=20)
     assert_same_losses(one, [other])
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_one_mesh_goes_on_on_any_other(tmp_path):
+def test_a_checkpoint_of_one_mesh_resumes_on_any_other(tmp_path):
     (one,) = on_eight_devices("decoder", "data=1", steps=30)
     saved, again = tmp_path / "a", tmp_path / "b"
     (first,) = on_eight_devices("decoder", "data=2 fsdp=4", steps=10, options={"checkpoint": str(saved)})

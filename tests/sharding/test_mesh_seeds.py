@@ -1,5 +1,7 @@
-"""Seeds that train at once, each split over a mesh, are seeds one at a time on one device. Eight devices are eight
-threads of one CPU, in a process of their own, which this file is when it is run as a script."""
+"""Seeds that train together on a mesh give the losses of single seeds on one device.
+
+Eight devices are eight threads of one CPU, in a separate process that runs this file as a script.
+"""
 
 import json
 import os
@@ -43,7 +45,7 @@ def main(folder: Path) -> None:
             fitted = fit(programs, SEEDS)
         results[name] = [[*run.losses, run.validation["loss"]] for run in fitted]
         results[f"{name} on"] = programs.placement.mesh.size
-    # One seed, whose batches are placed as those of a run are.
+    # One seed, whose batches are placed as in a run.
     programs = compile_programs(experiment_in(folder, "data=4 fsdp=2"))
     results["one"] = fit(programs, SEEDS[:1])[0].losses
     sys.stdout.write(json.dumps(results))
@@ -54,7 +56,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_seeds_at_once_on_a_mesh_are_seeds_one_at_a_time_on_one_device(tmp_path):
+def test_seeds_together_on_a_mesh_equal_single_seeds_on_one_device(tmp_path):
     draw = np.random.default_rng(0)
     words = ["sea", "ship", "wind", "star", "salt", "rope"]
     (tmp_path / "text.txt").write_text("\n\n".join(" ".join(draw.choice(words, 60)) for _ in range(60)))

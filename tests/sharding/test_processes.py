@@ -1,4 +1,4 @@
-"""Several processes on this machine, over loopback: the numbers of one, one that writes, one line where they differ."""
+"""Several processes on this machine give the numbers of one process; only the first writes."""
 
 import os
 import random
@@ -104,7 +104,7 @@ def test_several_processes_give_the_numbers_of_one(folder, alone, processes, mes
     assert numbers(folder / name) == pytest.approx(numbers(alone), rel=1e-5)
 
 
-def test_stopped_by_sigterm_all_save_after_the_same_step_and_go_on_in_any_number(folder, alone):
+def test_after_sigterm_all_save_the_same_step_and_any_number_resumes(folder, alone):
     words = command(folder, "stopped")
     process = start(words, 2)
     deadline = time.monotonic() + TIMEOUT
@@ -118,7 +118,7 @@ def test_stopped_by_sigterm_all_save_after_the_same_step_and_go_on_in_any_number
     assert numbers(folder / "stopped") == pytest.approx(numbers(alone), rel=1e-5)
 
 
-def test_processes_that_differ_all_end_with_the_same_line(folder):
+def test_different_processes_all_end_with_the_same_line(folder):
     place = ["--distributed", "coordinator=127.0.0.1:39217"]
     processes = [
         start(command(folder, "differ", f"--train.seed={number}", *place, f"process={number}", "of=2"))

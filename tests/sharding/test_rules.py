@@ -1,4 +1,4 @@
-"""Rules of sharding, what a mesh must divide, and that one device is a mesh of 1 x 1 x 1."""
+"""Sharding rules, meshes as text, and processes that meet."""
 
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ from zerotollm.errors import RunError, UsageError
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.planning.collectives import Collective, collectives
 from zerotollm.sharding import local_launcher
-from zerotollm.sharding.config import MeshShape, Place, parse_distributed, parse_mesh
+from zerotollm.sharding.config import MeshShape, ProcessAddress, parse_distributed, parse_mesh
 from zerotollm.sharding.processes import check_same, is_first, join, meet, on_first, together
 from zerotollm.sharding.rules import (
     Placement,
@@ -57,26 +57,26 @@ def test_a_mesh_is_read_from_text(text, shape):
 @pytest.mark.parametrize(
     "text", ["data", "data=0", "data=-1", "data=2 data=2", "rows=2", "data=2x", "data=", "8"]
 )
-def test_what_is_no_mesh_is_refused_in_one_line(text):
+def test_an_invalid_mesh_is_refused_in_one_line(text):
     with pytest.raises(UsageError, match=r"train\.mesh is .*must be some of data=N") as error:
         parse_mesh(text)
     assert "\n" not in str(error.value)
 
 
-def test_a_place_among_processes_is_read_from_text():
-    assert parse_distributed("auto") == Place("")
-    assert parse_distributed("coordinator=h:1 process=1 of=2") == Place("h:1", 1, 2)
+def test_a_process_address_is_read_from_text():
+    assert parse_distributed("auto") == ProcessAddress("")
+    assert parse_distributed("coordinator=h:1 process=1 of=2") == ProcessAddress("h:1", 1, 2)
 
 
 @pytest.mark.parametrize(
     "text", ["", "x", "coordinator=h:1", "coordinator=h process=0 of=1", "coordinator=h:1 process=2 of=2"]
 )
-def test_what_is_no_place_is_refused(text):
+def test_an_invalid_process_address_is_refused(text):
     with pytest.raises(UsageError, match="--distributed"):
         parse_distributed(text)
 
 
-def test_every_matrix_is_split_and_its_optimizer_state_lies_with_it(state):
+def test_every_matrix_and_its_optimizer_state_are_split(state):
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         name = path_name(path)
         spec = spec_of(name, len(leaf.shape))
@@ -110,12 +110,12 @@ def test_an_axis_that_does_not_divide_is_named(state, shape, words):
         check_divides(state.params, shape, heads=(2, 2))
 
 
-def test_a_mesh_of_other_devices_than_are_here_is_refused():
+def test_a_mesh_of_a_wrong_number_of_devices_is_refused():
     with pytest.raises(UsageError, match="is made of 1000 devices"):
         make_mesh(MeshShape(data=1000))
 
 
-def test_batches_are_filled_up_with_rows_that_do_not_count():
+def test_batches_are_padded_with_rows_of_weight_0():
     placement = Placement(make_mesh(MeshShape(), jax.devices()[:1]), micro_batches=4)
     placed = placement.place_part(
         {"inputs": np.ones((6, 3), np.int32), "weights": np.ones((6, 3), np.float32)}
@@ -171,49 +171,49 @@ ENTRY %main (a: f32[8,4]) -> f32[8,4] {
 }
 """
     assert collectives(hlo, node=2) == {
-        Collective("all-gather", 2, 1, 64): 3,  # half of 128 bytes comes from the other
+        Collective("all-gather", 2, 1, 64): 3,  # half of 128 bytes comes from the other device
         Collective("all-gather", 4, 2, 24): 2,  # devices 0 to 3 and 4 to 7; 0, 1, 4, 5 and 2, 3, 6, 7
         Collective("all-reduce", 2, 2, 64): 1,  # groups (0, 2) and (1, 3)
-        Collective("collective-permute", 2, 2, 32): 1,  # 1 and 2 are of different nodes
+        Collective("collective-permute", 2, 2, 32): 1,  # devices 1 and 2 are on different nodes
         Collective("reduce-scatter", 4, 2, 60): 1,
     }
 
 
-def test_alone_a_process_is_the_first_and_waits_for_nobody():
+def test_a_single_process_is_the_first():
     assert is_first()
     assert not together()
     assert on_first(lambda: object) is object
     check_same(configuration=object)  # which JSON could not hold
 
 
-def test_a_coordinator_that_is_not_there_is_one_line():
+def test_a_missing_coordinator_is_reported_in_one_line():
     with pytest.raises(RunError, match=r"no coordinator answers at 127\.0\.0\.1:1 within 0 s"):
-        join("127.0.0.1:1", process=1, of=2, limit=0)
+        join("127.0.0.1:1", process=1, num_processes=2, timeout=0)
 
 
-@pytest.mark.parametrize(("came", "missing"), [((0, 1, 2), None), ((0, 2), "1")])
-def test_all_that_came_hear_who_did_not(came, missing):
+@pytest.mark.parametrize(("present", "missing"), [((0, 1, 2), None), ((0, 2), "1")])
+def test_all_processes_report_the_missing_ones(present, missing):
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{one.getsockname()[1]}"
 
     def attempt(process: int) -> str | None:
         try:
-            meet(coordinator, process, of=3, limit=0.6 if missing else 20)
+            meet(coordinator, process, num_processes=3, timeout=0.6 if missing else 20)
         except RunError as error:
             return str(error)
         return None
 
     with ThreadPoolExecutor(3) as threads:
-        said = set(threads.map(attempt, came))
-    assert len(said) == 1
-    (line,) = said
+        lines = set(threads.map(attempt, present))
+    assert len(lines) == 1
+    (line,) = lines
     assert line is None if missing is None else line.startswith(f"process {missing} of 3 did not come")
 
 
 @pytest.mark.parametrize(
     "words", [[], ["--processes", "2"], ["--processes", "0", "--", "true"], ["2", "--", "a", "b"]]
 )
-def test_the_local_launcher_says_how_it_is_used(words, capsys):
+def test_the_local_launcher_shows_its_usage(words, capsys):
     assert local_launcher.main(words) == 2
     assert capsys.readouterr().err.startswith("error:")

@@ -1,4 +1,4 @@
-"""The fit finds the law that made the points, says how well it knows it, and predicts a run that it never saw."""
+"""The fit finds the law that made the points, gives its uncertainty, and predicts a run that was not in the fit."""
 
 from dataclasses import astuple
 from itertools import product
@@ -26,7 +26,7 @@ LARGER = (3_700_000, 2_000_000)
 
 
 def points(noise: float = 0.0, seed: int = 0, law: Law = TRUTH) -> list[Point]:
-    """Runs of that law, off by `noise` of the loss, as a share of it."""
+    """Return runs of that law, with a relative error `noise` of the loss."""
     rng = np.random.default_rng(seed)
     return [
         Point(f"{n}-{d}", n, d, float(law(n, d) * np.exp(noise * rng.standard_normal())))

@@ -4,22 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Literal, NamedTuple
 
-from zerotollm.actions.config import (
-    AblateOptions,
-    BenchOptions,
-    ChatOptions,
-    EvaluateOptions,
-    ExplainOptions,
-    ExportOptions,
-    GenerateOptions,
-    ImportModelOptions,
-    PlanOptions,
-    PrepareOptions,
-    ProfileOptions,
-    ReportOptions,
-    ServeOptions,
-    TabulateOptions,
-)
+from zerotollm.actions import config
 from zerotollm.experiment import Experiment
 
 
@@ -56,30 +41,32 @@ ACTIONS: dict[str, Action] = {
     ),
     "generate": Action(
         "continue or translate a text with the trained model",
-        lambda experiment: GenerateOptions(**asdict(experiment.sample), checkpoint=_checkpoint(experiment)),
+        lambda experiment: config.GenerateOptions(
+            **asdict(experiment.sample), checkpoint=_checkpoint(experiment)
+        ),
         reads_run=True,
         text_option="prompt",
     ),
     "evaluate": Action(
         "measure loss and bits per byte on a whole split, for translations BLEU and chrF too",
-        lambda experiment: EvaluateOptions(_checkpoint(experiment)),
+        lambda experiment: config.EvaluateOptions(_checkpoint(experiment)),
         reads_run=True,
     ),
     "explain": Action(
         "measure on one text why it is split so, what a vector means, how the model predicts, where it attends",
-        lambda experiment: ExplainOptions(_checkpoint(experiment)),
+        lambda experiment: config.ExplainOptions(_checkpoint(experiment)),
         reads_run=True,
         text_option="text",
     ),
     "report": Action(
         "write one HTML file about a run: curves, all answers of explain with interactive figures, other runs",
-        lambda experiment: ReportOptions(_checkpoint(experiment)),
+        lambda experiment: config.ReportOptions(_checkpoint(experiment)),
         reads_run=True,
         text_option="text",
     ),
     "chat": Action(
         "talk to the trained model on the terminal",
-        lambda experiment: ChatOptions(
+        lambda experiment: config.ChatOptions(
             _checkpoint(experiment),
             temperature=experiment.sample.temperature,
             max_tokens=experiment.sample.max_tokens,
@@ -89,32 +76,36 @@ ACTIONS: dict[str, Action] = {
     ),
     "serve": Action(
         "answer requests in OpenAI's protocol, with a page to talk to the trained model",
-        lambda experiment: ServeOptions(_checkpoint(experiment)),
+        lambda experiment: config.ServeOptions(_checkpoint(experiment)),
         reads_run=True,
     ),
     "export": Action(
         "write the trained model as a folder that transformers loads",
-        lambda experiment: ExportOptions(_checkpoint(experiment)),
+        lambda experiment: config.ExportOptions(_checkpoint(experiment)),
         reads_run=True,
     ),
     "import-model": Action(
-        "make a run directory of a model that transformers saved", lambda _: ImportModelOptions()
+        "make a run directory of a model that transformers saved", lambda _: config.ImportModelOptions()
     ),
     "plan": Action(
-        "estimate memory and time, on this device or another, before training", lambda _: PlanOptions()
+        "estimate memory and time, on this device or another, before training", lambda _: config.PlanOptions()
     ),
-    "bench": Action("measure speed and memory of training and of generation", lambda _: BenchOptions()),
-    "profile": Action("trace train steps, for https://ui.perfetto.dev", lambda _: ProfileOptions()),
+    "bench": Action(
+        "measure speed and memory of training and of generation", lambda _: config.BenchOptions()
+    ),
+    "profile": Action("trace train steps, for https://ui.perfetto.dev", lambda _: config.ProfileOptions()),
     "prepare": Action(
         "only prepare the tokens; several processes started at once share the work",
-        lambda _: PrepareOptions(),
+        lambda _: config.PrepareOptions(),
     ),
     "bench-data": Action("measure tokens/s of tokenization and of the data pipeline"),
     "ablate": Action(
         "train the variants of an experiment and test which differences are significant",
-        lambda _: AblateOptions(),
+        lambda _: config.AblateOptions(),
         functions=("budget", "variants"),
         suite=True,
     ),
-    "tabulate": Action("rewrite the tables and figures of finished ablations", lambda _: TabulateOptions()),
+    "tabulate": Action(
+        "rewrite the tables and figures of finished ablations", lambda _: config.TabulateOptions()
+    ),
 }

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from zerotollm import run_directory
-from zerotollm.actions import AblateOptions
+from zerotollm.actions.config import AblateOptions
 from zerotollm.errors import UsageError
 from zerotollm.host.allocator import reuse_memory
 from zerotollm.studies.records import check_folder

@@ -8,7 +8,7 @@ from math import inf
 from pathlib import Path
 
 from zerotollm.actions.config import ChatOptions
-from zerotollm.data.sources.conversations import fit
+from zerotollm.data.tokens.conversations import trim_conversation
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.decoding.text import stream_answer
 from zerotollm.errors import UsageError
@@ -68,7 +68,7 @@ def _answer(run: Run, messages: Messages, sampling: SamplingConfig) -> Messages:
     context = run.model_config.max_length
     room = min(sampling.max_tokens, max(1, context // 4))
     try:
-        ids_N, remembered = fit(run.tokenizer, messages, context - room)
+        ids_N, remembered = trim_conversation(run.tokenizer, messages, context - room)
     except UsageError as error:  # half of a surrogate pair
         _say(str(error))
         return messages[:-1]

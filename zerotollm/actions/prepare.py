@@ -1,28 +1,27 @@
-"""prepare: the tokens of an experiment's data, made ahead of training, by as many processes as are started."""
+"""prepare: make the tokens of an experiment's data before training, by one or more processes."""
 
 from pathlib import Path
-from typing import Any
 
 from zerotollm.actions.config import PrepareOptions
 from zerotollm.components import dataset_of, tokenizer_of
+from zerotollm.console import Console
+from zerotollm.data.feed import EXAMPLES
+from zerotollm.data.tokens.shards import prepare_in_shards
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, translates
 
 
-def prepare(experiment: Experiment, run_dir: Path, options: PrepareOptions) -> dict[str, Any]:
-    """Makes what training would make of the data first. Leaves `run_dir` alone.
+def prepare(
+    experiment: Experiment, run_dir: Path, options: PrepareOptions
+) -> dict[str, int | dict[str, int]]:
+    """Prepare the data as training would, and return the number of training `tokens` and the `bytes` of each split.
 
-    Started several times with the same command, here or on machines that share `data.dir`, the processes split the
-    documents of a text among them; killed and started again, it goes on. Pairs and examples one process makes, and the
-    others wait. Returns `tokens`, to train on, and `bytes`. Raises as training does.
+    Processes started with the same command, here or on machines that share `data.dir`, divide the documents of a text
+    among them. A killed process resumes when started again. Pairs and examples are prepared by one process while
+    the others wait. `run_dir` is not touched. Raises what training raises.
     """
     if options.shards < 1:
-        raise UsageError(f"--shards is {options.shards}: take at least 1")
-    # Imported here: the command line reads the name of this action without waiting.
-    from zerotollm.console import Console
-    from zerotollm.data.feed import EXAMPLES
-    from zerotollm.data.tokens.shards import prepare_in_shards
-
+        raise UsageError(f"--shards is {options.shards}: expected a whole number of at least 1")
     console = Console(highlight=False, soft_wrap=True)
     if not translates(experiment) and experiment.train.objective not in EXAMPLES:
         tokenizer = tokenizer_of(experiment)

@@ -1,82 +1,82 @@
-"""profile: a trace of some train steps, to be opened in Perfetto: what runs when, and where nothing does."""
+"""profile: trace some train steps for Perfetto, and tell how busy the device is."""
 
 import gzip
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
+
+import jax
 
 from zerotollm.actions.config import ProfileOptions
+from zerotollm.console import Console
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
-from zerotollm.session.timed_sides import ours
+from zerotollm.session.timed_jax import jax_side
 
 TRACE = "profile"
+Span = tuple[float, float]
+"""Begin and end, in seconds."""
 
 
-def profile(experiment: Experiment, run_dir: Path, options: ProfileOptions) -> dict[str, Any]:
-    """Runs steps as training does, on random tokens and fresh parameters, and traces them into `run_dir`.
+class Profile(TypedDict):
+    """Result of the action."""
 
-    Returns `trace`, the path of a file that https://ui.perfetto.dev opens, `seconds` of each step, and `busy` and
-    `longest_pause`, see `occupied`: what the device waits for the host. Raises UsageError where the options are out
-    of range.
+    trace: str
+    """path of a file that https://ui.perfetto.dev opens"""
+    seconds: list[float]
+    """of each step"""
+    busy: float
+    """share of the time in which the device computes"""
+    longest_pause: float
+    """longest time in which it does not, in seconds"""
+
+
+def profile(experiment: Experiment, run_dir: Path, options: ProfileOptions) -> Profile:
+    """Trace train steps, on random tokens with fresh parameters, into `run_dir`.
+
+    Raises UsageError where the options are out of range.
     """
     if not options.seconds > 0:
-        raise UsageError(f"seconds is {options.seconds}, and must be above 0")
-    facts, measurements = ours(experiment, decodes=False)
-    # Imported here: jax must not start before `ours` has prepared memory.
-    import jax
-
-    from zerotollm.console import Console
-
+        raise UsageError(f"seconds is {options.seconds}: expected a number above 0")
+    facts, measurements = jax_side(experiment, decodes=False)
     folder = run_dir / TRACE
     folder.mkdir(parents=True, exist_ok=True)
     with jax.profiler.trace(str(folder), create_perfetto_trace=True):
-        taken = measurements["train"](options.seconds)
+        times = measurements["train"](options.seconds)
     trace = max(folder.rglob("perfetto_trace.json.gz"), key=lambda path: path.stat().st_mtime)
-    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
-    busy, pause = occupied(device_spans(events))
+    busy, pause = occupied(device_spans(json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]))
     Console(soft_wrap=True).print(
-        f"{len(taken)} steps of {facts['parameters']:,} parameters, {sum(taken) / len(taken) * 1e3:.1f} ms each; the "
+        f"{len(times)} steps of {facts['parameters']:,} parameters, {sum(times) / len(times) * 1e3:.1f} ms each; the "
         f"device computes {busy:.1%} of the time, its longest pause is {pause * 1e3:.2f} ms: "
-        f"open {trace} in https://ui.perfetto.dev",
-        highlight=False,
+        f"open {trace} in https://ui.perfetto.dev"
     )
-    return {"trace": str(trace), "seconds": taken, "busy": busy, "longest_pause": pause}
+    return {"trace": str(trace), "seconds": times, "busy": busy, "longest_pause": pause}
 
 
-def device_spans(events: list[dict[str, Any]]) -> list[tuple[float, float]]:
-    """Begin and end, in seconds, of what a device computes, from a trace's events: on a GPU's streams, or else on the
-    threads of XLA's CPU backend."""
-    names = {
-        (event["name"], event["pid"], event.get("tid")): event["args"]["name"]
-        for event in events
-        if event.get("ph") == "M" and event["name"] in ("process_name", "thread_name")
-    }
-
-    def spans(kind: str, start: str) -> list[tuple[float, float]]:
-        return [
-            (event["ts"] / 1e6, (event["ts"] + event["dur"]) / 1e6)
-            for event in events
-            if event.get("ph") == "X"
-            and names.get(
-                (kind, event["pid"], event["tid"] if kind == "thread_name" else None), ""
-            ).startswith(start)
-            and "wait" not in event["name"]
-        ]
-
-    return spans("process_name", "/device:") or spans("thread_name", "tf_XLA")
+def device_spans(events: list[dict[str, Any]]) -> list[Span]:
+    """Return when a device computes, from a trace's events: a GPU's streams, or the threads of XLA's CPU backend."""
+    names = [event for event in events if event.get("ph") == "M"]
+    processes = {e["pid"]: e["args"]["name"] for e in names if e["name"] == "process_name"}
+    threads = {(e["pid"], e["tid"]): e["args"]["name"] for e in names if e["name"] == "thread_name"}
+    spans = [event for event in events if event.get("ph") == "X" and "wait" not in event["name"]]
+    gpu = [e for e in spans if processes.get(e["pid"], "").startswith("/device:")]
+    cpu = [e for e in spans if threads.get((e["pid"], e["tid"]), "").startswith("tf_XLA")]
+    return [(e["ts"] / 1e6, (e["ts"] + e["dur"]) / 1e6) for e in gpu or cpu]
 
 
-def occupied(spans: Iterable[tuple[float, float]]) -> tuple[float, float]:
-    """Share of the time from the first span to the end of the last that any of them covers, and the longest time that
-    none does. Nothing is covered where there are none."""
-    begun = end = None
-    covered = pause = 0.0
-    for begin, stop in sorted(spans):
-        if end is None:
-            begun = end = begin
-        pause = max(pause, begin - end)
-        covered += max(0.0, stop - max(begin, end))
+def occupied(spans: Iterable[Span]) -> tuple[float, float]:
+    """Return the share of the time between first begin and last end that spans cover, and the longest gap.
+
+    Without spans both are 0.
+    """
+    ordered = sorted(spans)
+    if not ordered:
+        return 0.0, 0.0
+    begin = end = ordered[0][0]
+    covered = gap = 0.0
+    for start, stop in ordered:
+        gap = max(gap, start - end)
+        covered += max(0.0, stop - max(start, end))
         end = max(end, stop)
-    return (covered / (end - begun) if begun != end else 0.0), pause
+    return (covered / (end - begin) if end > begin else 0.0), gap

@@ -1,60 +1,83 @@
-"""report: one HTML file with all that can be seen of a run. Needs no network to be read."""
+"""report: write one HTML file with everything that can be seen of a run; reading it needs no network."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from zerotollm import run_directory
 from zerotollm.actions.config import ReportOptions
+from zerotollm.console import Console
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, differences
+from zerotollm.explain.figures.curves import compare_runs, training_curves
+from zerotollm.explain.render.page import Block, Figure, Report, Section, Texts, render, tree
+from zerotollm.explain.render.page_answers import answer_sections
+from zerotollm.explain.render.tables import Table
 from zerotollm.fields import flatten
 from zerotollm.host.atomic_files import write_atomically
-
-if TYPE_CHECKING:
-    from zerotollm.explain.render.page import Section
-    from zerotollm.run import Run
+from zerotollm.model.accelerator import this_accelerator
+from zerotollm.planning.speed import flops_per_token
+from zerotollm.run import Run, load
+from zerotollm.session import summary as summaries
+from zerotollm.session.compilation_cache import cache_compiled_programs
+from zerotollm.session.job import job_for
+from zerotollm.session.progress import clock
+from zerotollm.training.metrics import read_metrics
 
 NAME = "report.html"
 LONGEST = 64
-"""Tokens of the text that are looked at: a page must carry the attention of every head."""
+"""Tokens of the explained text: the page carries the attention of every head."""
+DEFAULT_TEXT = "In the beginning God created the heavens"
+NUMBERS = {
+    "parameters": "parameters",
+    "tokens": "tokens",
+    "validation_bpb": "bits per byte",
+    "best_validation_bpb": "best",
+    "tokens_per_second": "tokens/s",
+    "seconds": "seconds",
+}
+"""Fields of a summary that runs are compared by, and the names of their columns."""
+
+
+class Trained(NamedTuple):
+    """A run as its directory records it."""
+
+    experiment: Experiment
+    summary: Mapping[str, Any]
+    """empty while the run is not finished, or if it was not trained here"""
+    metrics: Sequence[Mapping[str, Any]]
 
 
 def report(experiment: Experiment, run_dir: Path, options: ReportOptions) -> Path:
-    """Measures the run as `explain --whole-run True` does and writes `report.html` in its directory; returns the path.
+    """Measure the run as `explain --whole-run True` does, and write `report.html` in its directory; return the path.
 
-    Raises UsageError where there is no checkpoint, or a run of `options.beside` is none.
+    Raises UsageError if there is no checkpoint, or if a path of `options.beside` is not a run directory.
     """
-    from zerotollm.console import Console
-    from zerotollm.explain.render.page import Report, Section, render, tree
-    from zerotollm.explain.render.page_answers import answer_sections
-    from zerotollm.run import load
-    from zerotollm.session.compilation_cache import cache_compiled_programs
-
-    others = {str(path): _other(Path(path)) for path in options.beside.replace(",", " ").split()}
+    others = {str(path): _read(Path(path)) for path in options.beside.replace(",", " ").split()}
     cache_compiled_programs(experiment.data)
     run = replace(load(run_dir, options.checkpoint), experiment=experiment)
     console = Console()
-    text = _short(run, options.text or experiment.sample.prompt or "In the beginning God created the heavens")
+    text = _cut(run, options.text or experiment.sample.prompt or DEFAULT_TEXT)
     console.print(f"measuring {run!r}", highlight=False, soft_wrap=True)
     explanation = run.explain(text)
-    study, why = None, ""
+    run_explanation, why = None, ""
     try:
-        study = run.study(text)
+        run_explanation = run.study(text)
     except UsageError as error:
         why = f"left out: {error}"
-    summary = run_directory.read_summary(run_dir)
+    trained = Trained(experiment, run_directory.read_summary(run_dir) or {}, run.metrics())
     page = Report(
         title=f"{run.path.name}: what it learned and how it works",
         lead=_lead(run),
-        facts=_facts(run, summary),
+        facts=_facts(run, trained.summary),
         sections=(
-            _training(run),
-            *answer_sections(explanation, study, why),
-            *_beside(run, summary, others),
+            _training(run, trained.metrics),
+            *answer_sections(explanation, run_explanation, why),
+            *_other_runs(run.path, trained, others),
             Section("parameters", "Parameters", "The parameters", (), (tree("params", run.params),)),
-            _made(run, summary),
+            _made(run, trained.summary),
         ),
     )
     path = run_dir / NAME
@@ -63,35 +86,30 @@ def report(experiment: Experiment, run_dir: Path, options: ReportOptions) -> Pat
     return path
 
 
-def _lead(run: "Run") -> str:
-    model = run.model_config
-    return (
-        f"{run.num_parameters:,} parameters, {model.num_layers} layers, width {model.width}; text: "
-        f"{run.experiment.data.corpus}; step {run.step:,}. Every sentence below is made from numbers "
-        "that were measured on this very model; 95 % intervals stand in brackets."
-    )
+def _read(path: Path) -> Trained:
+    metrics = read_metrics(path / run_directory.METRICS)
+    return Trained(run_directory.read_experiment(path), run_directory.read_summary(path) or {}, metrics)
 
 
-def _short(run: "Run", text: str) -> str:
-    """The beginning of a text, as far as it is shown."""
+def _cut(run: Run, text: str) -> str:
+    """Return the start of a text, `LONGEST` tokens with the one that starts a document."""
     ids = run.tokenizer.encode(text)
     return text if len(ids) < LONGEST else run.tokenizer.decode(ids[: LONGEST - 1]).strip()
 
 
-def _other(path: Path) -> tuple[Experiment, dict[str, Any] | None, list[dict[str, Any]]]:
-    from zerotollm.training.metrics import read_metrics
+def _lead(run: Run) -> str:
+    model = run.model_config
+    return (
+        f"{run.num_parameters:,} parameters, {model.num_layers} layers, width {model.width}; text: "
+        f"{run.experiment.data.corpus}; step {run.step:,}. All numbers below were measured on this model; "
+        "brackets are 95 % intervals."
+    )
 
-    experiment = run_directory.read_experiment(path)
-    return experiment, run_directory.read_summary(path), read_metrics(path / run_directory.METRICS)
 
-
-def _facts(run: "Run", summary: Mapping[str, Any] | None) -> tuple[tuple[str, str], ...]:
-    from zerotollm.session.progress import clock
-
+def _facts(run: Run, summary: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     facts = [(f"{run.num_parameters / 1e6:.2f} M", "parameters")]
     if run.validation_bpb is not None:
-        byte = (summary or {}).get("byte", "byte")
-        facts.append((f"{run.validation_bpb:.4f}", f"bits per {byte}, validation"))
+        facts.append((f"{run.validation_bpb:.4f}", f"bits per {summary.get('byte', 'byte')}, validation"))
     if summary:
         facts += [
             (f"{summary['validation_loss']:.3f}", "nats per token, validation"),
@@ -102,133 +120,105 @@ def _facts(run: "Run", summary: Mapping[str, Any] | None) -> tuple[tuple[str, st
     return (*facts, (f"{run.tokenizer.vocab_size:,}", "tokens in the vocabulary"))
 
 
-def _training(run: "Run") -> "Section":
-    from zerotollm.explain.figures.curves import curves
-    from zerotollm.explain.render.page import Figure, Section, Texts
-
-    lines = run.metrics()
-    blocks, sentences = [], []
-    if any("loss" in line for line in lines):
-        blocks.append(Figure(curves(lines)))
-        losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
-        held_out = [(line["step"], line["validation_bpb"]) for line in lines if "validation_bpb" in line]
+def _training(run: Run, metrics: Sequence[Mapping[str, Any]]) -> Section:
+    blocks: list[Block] = []
+    losses = [(line["step"], line["loss"]) for line in metrics if "loss" in line]
+    if losses:
+        blocks.append(Figure(training_curves(metrics)))
         (first, before), (last, after) = losses[0], losses[-1]
-        sentence = f"From step {first} to {last:,} the training loss went from {before:.3f} to {after:.3f} nats a token"
-        if held_out:
-            step, best = min(held_out, key=lambda point: point[1])
-            when = "the last measurement" if step == held_out[-1][0] else "later ones are higher"
+        sentence = f"The training loss is {before:.3f} nats per token at step {first} and {after:.3f} at step {last:,}"
+        validation = [(line["step"], line["validation_bpb"]) for line in metrics if "validation_bpb" in line]
+        if validation:
+            step, best = min(validation, key=lambda point: point[1])
+            when = "the last measurement" if step == validation[-1][0] else "later ones are higher"
             sentence += (
-                f"; on held-out text the lowest is after step {step:,}, {best:.4f} bits per byte ({when})"
+                f"; the lowest validation loss is {best:.4f} bits per byte, after step {step:,} ({when})"
             )
-        sentences.append(sentence + ".")
     else:
-        sentences.append("There are no curves: this model was not trained here, or has not begun.")
+        sentence = "There are no curves: this model was not trained here, or training has not started"
     texts = [
         (
-            f"after step {int(path.stem[5:]):,}",
+            f"after step {int(path.stem.removeprefix('step-')):,}",
             (path.read_text(encoding="utf-8", errors="replace").strip(),),
             "",
         )
         for path in sorted((run.path / run_directory.SAMPLES).glob("step-*.txt"))
     ]
     if texts:
-        blocks.append(Texts("What it wrote on the way", tuple(texts)))
-    return Section("training", "Training", "How did training go?", tuple(sentences), tuple(blocks))
+        blocks.append(Texts("Samples during training", tuple(texts)))
+    return Section("training", "Training", "How did training go?", (f"{sentence}.",), tuple(blocks))
 
 
-def _beside(
-    run: "Run", summary: Mapping[str, Any] | None, others: Mapping[str, tuple[Experiment, Any, Sequence[Any]]]
-) -> "tuple[Section, ...]":
-    """The run and others: the curve, the numbers, and which fields differ."""
-    from zerotollm.explain.figures.curves import beside
-    from zerotollm.explain.render.page import Figure, Section, Table
-
+def _other_runs(path: Path, trained: Trained, others: Mapping[str, Trained]) -> tuple[Section, ...]:
+    """Return a section that compares the run with others: curves, final numbers, and fields that differ."""
     if not others:
         return ()
-    names = [Path(path).name for path in (str(run.path), *others)]
-    if len(set(names)) == len(names):
-        others = {Path(path).name: other for path, other in others.items()}
-    own = str(run.path) if len(set(names)) < len(names) else names[0]
-    all_ = {own: (run.experiment, summary, run.metrics())} | others
-    columns = {
-        "parameters": "parameters",
-        "tokens": "tokens",
-        "validation_bpb": "bits per byte",
-        "best_validation_bpb": "best",
-        "tokens_per_second": "tokens/s",
-        "seconds": "seconds",
-    }
-    rows, sentences = [], []
-    for name, (_, numbers, _) in all_.items():
-        cells = [_cell((numbers or {}).get(field)) for field in columns]
-        rows.append((name, *cells))
-        if numbers is None:
-            sentences.append(f"{name} is not finished, or was not trained here: it has no final numbers.")
-    mine = (summary or {}).get("validation_bpb")
-    for name, (_, numbers, _) in others.items():
-        theirs = (numbers or {}).get("validation_bpb")
-        same = (summary or {}).get("byte") == (numbers or {}).get("byte")
-        if mine is not None and theirs is not None and same:
-            word = "fewer" if mine < theirs else "more"
+    name = str(path)
+    short = [Path(path).name for path in (name, *others)]
+    if len(set(short)) == len(short):
+        name, others = short[0], dict(zip(short[1:], others.values(), strict=True))
+    runs = {name: trained, **others}
+    rows = [(run, *(_cell(runs[run].summary.get(field)) for field in NUMBERS)) for run in runs]
+    sentences = [
+        f"{run} is not finished, or was not trained here: it has no final numbers."
+        for run in runs
+        if not runs[run].summary
+    ]
+    bpb = trained.summary.get("validation_bpb")
+    for other, (_, summary, _) in others.items():
+        other_bpb, same_unit = (
+            summary.get("validation_bpb"),
+            summary.get("byte") == trained.summary.get("byte"),
+        )
+        if bpb is not None and other_bpb is not None and same_unit:
+            word = "fewer" if bpb < other_bpb else "more"
             sentences.append(
-                f"{own} needs {abs(mine - theirs):.4f} bits per byte {word} than {name}: one run of each, so no "
-                "interval, and no difference is shown."
+                f"{name} needs {abs(bpb - other_bpb):.4f} bits per byte {word} than {other}: with one run of each "
+                "there is no interval, and no difference is shown."
             )
     changed = [
-        (name, field, str(theirs), str(own_value))
-        for name, (experiment, _, _) in others.items()
-        for field, own_value, theirs in differences(run.experiment, experiment)
+        (run, field, str(value), str(own_value))
+        for run, other in others.items()
+        for field, own_value, value in differences(trained.experiment, other.experiment)
     ]
-    picture = beside({name: lines for name, (_, _, lines) in all_.items()})
-    blocks = [Figure(picture)] if picture.panels else []
-    blocks.append(Table(("run", *columns.values()), tuple(rows), "Final numbers"))
+    picture = compare_runs({run: runs[run].metrics for run in runs})
+    blocks: list[Block] = [Figure(picture)] if picture.panels else []
+    blocks.append(Table(("run", *(f">{column}" for column in NUMBERS.values())), rows, "Final numbers"))
     if changed:
-        blocks.append(Table(("run", "field", "there", "here"), tuple(changed), "What differs"))
-    return (
-        Section(
-            "beside", "Other runs", "How does it compare with other runs?", tuple(sentences), tuple(blocks)
-        ),
-    )
+        blocks.append(Table(("run", "field", "there", "here"), changed, "Fields that differ"))
+    title = "How does it compare with other runs?"
+    return (Section("other-runs", "Other runs", title, tuple(sentences), tuple(blocks)),)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}" if value > 100 else f"{value:.4f}"
 
 
-def _made(run: "Run", summary: Mapping[str, Any] | None) -> "Section":
-    """Configuration, environment and cost."""
-    import json
-
-    from zerotollm.explain.render.page import Section, Table
-    from zerotollm.model.accelerator import this_accelerator
-    from zerotollm.planning.speed import flops_per_token
-    from zerotollm.session import summary as final
-    from zerotollm.session.job import job_for
-
-    blocks, sentences = [], []
+def _made(run: Run, summary: Mapping[str, Any]) -> Section:
+    """Return a section of cost, configuration and environment."""
+    blocks: list[Block] = []
+    sentence = "There are no final numbers: this model was not trained here, or is not finished."
     if summary:
-        # Of every token that was read, though a part of them be learned, or a label alone.
+        # All tokens count that the model reads, also those without a loss.
         job = job_for(replace(run.experiment, model=run.model_config), this_accelerator())
         flops = flops_per_token(job) * summary["steps"] * job.batch_size * job.context
         speed = flops / summary["step_seconds"]
-        sentences.append(
+        sentence = (
             f"It took {summary['seconds']:,.0f} seconds and {flops:.3g} floating-point operations in matrix products, "
-            f"{speed / 1e9:,.0f} GFLOP/s while it trained."
+            f"{speed / 1e9:,.0f} GFLOP/s during training steps."
         )
-        rows = tuple(final.rows(summary).items())
-        blocks.append(Table(("what", "value"), rows, "Cost and result"))
-    else:
-        sentences.append("There are no final numbers: this model was not trained here, or is not finished.")
-    plain = {name: value for name, value, _ in differences(run.experiment, Experiment())}
-    fields = flatten(run.experiment).items()
-    rows = tuple((name, str(value), "changed" if name in plain else "") for name, value in fields)
-    blocks.append(Table(("field", "value", "against the defaults"), rows, "Configuration", folded=True))
-    known = run_directory.read_environment(run.path)
-    if known:
-        rows = tuple((name, json.dumps(value, ensure_ascii=False)) for name, value in known.items())
-        blocks.append(Table(("what", "value"), rows, "Environment", folded=True))
-    return Section(
-        "made", "Made with", "With what was it made, and what did it cost?", tuple(sentences), tuple(blocks)
-    )
+        rows = list(summaries.rows(dict(summary)).items())
+        blocks.append(Table(("name", "value"), rows, "Cost and result"))
+    changed = {name for name, _, _ in differences(run.experiment, Experiment())}
+    fields = [
+        (name, str(value), "changed" if name in changed else "")
+        for name, value in flatten(run.experiment).items()
+    ]
+    blocks.append(Table(("field", "value", "against the defaults"), fields, "Configuration", folded=True))
+    if environment := run_directory.read_environment(run.path):
+        rows = [(name, json.dumps(value, ensure_ascii=False)) for name, value in environment.items()]
+        blocks.append(Table(("name", "value"), rows, "Environment", folded=True))
+    title = "With what was it made, and what did it cost?"
+    return Section("made", "Made with", title, (sentence,), tuple(blocks))

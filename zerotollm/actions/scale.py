@@ -7,7 +7,6 @@ come, with the same bytes each time, `law.json`, `table.md`, `figure.png` and `f
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from zerotollm import run_directory
 from zerotollm.console import Console
@@ -17,26 +16,11 @@ from zerotollm.host.atomic_files import write_atomically
 from zerotollm.session.compilation_cache import cache_compiled_programs
 from zerotollm.session.progress import clock
 from zerotollm.studies import ladder as points
+from zerotollm.studies import scaling_report as report
 from zerotollm.studies.ladder import PointRecord, as_point
-from zerotollm.studies.scaling_figure import interactive, picture
+from zerotollm.studies.scaling_figure import picture
 from zerotollm.studies.scaling_law import CONSTANTS, Fit, Point, Prediction, fit_law, predict
-from zerotollm.studies.scaling_report import (
-    law_json,
-    law_lines,
-    outcome_line,
-    prediction_line,
-    run_line,
-    table,
-)
 from zerotollm.validation import validate
-
-
-class ScalingResult(NamedTuple):
-    """The law, its prediction for the larger run, and that run."""
-
-    fit: Fit
-    prediction: Prediction
-    measured: Point
 
 
 def scale(
@@ -44,10 +28,11 @@ def scale(
     run_dir: Path,
     ladder: Callable[[Experiment], tuple[Experiment, ...]],
     next_size: Callable[[Experiment], Experiment],
-) -> ScalingResult:
+) -> tuple[Fit, Prediction, Point]:
     """Train the missing runs: the larger one last, and only after its prediction was written to law.json.
 
-    A finished ladder trains nothing, and writes the same files again. Raises UsageError where the directory or a
+    A finished ladder trains nothing, and writes the same files again. Return the law, its prediction for the larger
+    run, and that run. Raises UsageError where the directory or a
     point belongs to other experiments, or the ladder is too short to fit, and RunError where a loss is not finite.
     """
     console = Console(soft_wrap=True)
@@ -81,7 +66,7 @@ def scale(
                     if not done
                 ]
                 left = f", {clock(points.seconds_left(trained, waiting))} left" if waiting else ""
-                line = run_line(as_point(record), record["epochs"])
+                line = report.run_line(as_point(record), record["epochs"])
                 console.print(f"run {number + 1}/{len(runs)}: {line} in {clock(record['seconds'])}{left}")
             records.append(record)
 
@@ -91,17 +76,17 @@ def scale(
         N, D = points.run_size(runs[-1], records[0]["vocab_size"])
         prediction = predict(fit, N, D)
         if stored[-1] is None:
-            write_atomically(run_dir / "law.json", law_json(fit, prediction, N, D, None))
-            console.print("", *law_lines(fit), "", prediction_line(prediction, N, D), sep="\n")
+            write_atomically(run_dir / "law.json", report.law_json(fit, prediction, N, D, None))
+            console.print("", *report.law_lines(fit), "", report.prediction_line(prediction, N, D), sep="\n")
             console.print("Now that run is trained.\n")
         complete(len(runs) - 1)
         measured = as_point(records[-1])
-        text = table(fit, prediction, measured, [(r["flops"], r["epochs"]) for r in records])
-        write_atomically(run_dir / "law.json", law_json(fit, prediction, N, D, measured.bpb))
+        text = report.table(fit, prediction, measured, [(r["flops"], r["epochs"]) for r in records])
+        write_atomically(run_dir / "law.json", report.law_json(fit, prediction, N, D, measured.bpb))
         write_atomically(run_dir / "table.md", text)
-        write_atomically(run_dir / "figure.png", picture(fit, prediction, measured))
-        write_atomically(run_dir / "figure.html", interactive(fit, prediction, measured))
-    console.print("", text, *law_lines(fit), "", prediction_line(prediction, N, D), sep="\n")
-    console.print(outcome_line(prediction, measured.bpb))
+        for name in ("figure.png", "figure.html"):
+            picture(fit, prediction, measured).save(run_dir / name)
+    console.print("", text, *report.law_lines(fit), "", report.prediction_line(prediction, N, D), sep="\n")
+    console.print(report.outcome_line(prediction, measured.bpb))
     console.print(f"\nwritten to {run_dir}: law.json, table.md, figure.png, figure.html")
-    return ScalingResult(fit, prediction, measured)
+    return fit, prediction, measured

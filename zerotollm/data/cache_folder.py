@@ -1,4 +1,4 @@
-"""Where prepared data lies, and how a directory comes to be there whole or not at all."""
+"""The folder of prepared data, and directories that are either complete or absent."""
 
 import fcntl
 import os
@@ -11,19 +11,19 @@ from zerotollm.errors import RunError
 
 
 def data_directory(config: DataConfig) -> Path:
-    """The folder of prepared data, tokenizers and tokens; it need not exist yet."""
-    chosen = config.dir or os.environ.get("ZEROTOLLM_DATA", "") or "~/.cache/zerotollm"
-    return Path(chosen).expanduser()
+    """Return the folder of prepared data, tokenizers and tokens, which may not exist yet."""
+    folder = config.dir or os.environ.get("ZEROTOLLM_DATA", "") or "~/.cache/zerotollm"
+    return Path(folder).expanduser()
 
 
 def build_once(final: Path, build: Callable[[Path], None]) -> None:
-    """Makes the directory `final` with `build(temporary directory)`, unless it exists.
+    """Make the directory `final` with `build(temporary directory)`, unless it exists.
 
-    The temporary directory is renamed when it is complete, so a process killed at any moment leaves `final`
-    whole or absent. Of several processes one builds and the others wait: the lock dies with its holder, and
-    whoever holds it may clear away what a killed one left. Raises RunError where nothing can be written.
+    The temporary directory is renamed when complete, so a killed process leaves `final` complete or absent. One of
+    several processes builds while the others wait: the lock dies with its holder, which may remove what a killed
+    process left. Raises RunError if `final` cannot be written.
     """
-    if os.path.isdir(final):  # not Path.is_dir, which raises where one may not look
+    if os.path.isdir(final):  # Path.is_dir raises where permission is denied
         return
     temporary = final.with_name(f".{final.name}.incomplete")
     try:
@@ -45,9 +45,9 @@ def build_once(final: Path, build: Callable[[Path], None]) -> None:
 
 
 def cannot_prepare(final: Path, error: OSError) -> RunError:
-    """The one line for a place that takes no more."""
+    """Return the error for a data directory that cannot be written."""
     reason = error.strerror or str(error).splitlines()[0]
     return RunError(
-        f"cannot prepare {final}: {reason}; free or allow space there, or choose another folder with --data.dir or "
-        "$ZEROTOLLM_DATA"
+        f"cannot prepare {final}: {reason}; free or allow space there, or choose another folder with "
+        "--data.dir or $ZEROTOLLM_DATA"
     )

@@ -1,4 +1,4 @@
-"""The files that a path, a folder or a glob names, each once whatever links there are; what is left out is logged."""
+"""The files that a path, a folder or a glob names, each once despite links. Files left out are logged."""
 
 import glob
 import json
@@ -15,43 +15,42 @@ from pathlib import Path
 from zerotollm.errors import UsageError
 
 SUFFIXES = (".txt", ".md", ".jsonl")
-NAMED = 3
-"""Folders named in the line; of more only the number is given."""
+MOST_NAMED = 3
+"""folders named in the log; further ones are counted"""
+
+_warn_once = lru_cache(maxsize=256)(logging.getLogger(__name__).warning)  # a corpus is opened several times
 
 
 @dataclass
 class _LeftOut:
-    """What is not read, for one line."""
+    """Folders, each with the reason, and numbers of files by kind that are not read."""
 
     folders: list[str] = field(default_factory=list)
-    """with the reason"""
     files: Counter[str] = field(default_factory=Counter)
-    """by kind"""
 
     def __str__(self) -> str:
-        more = len(self.folders) - NAMED
-        folders = [*self.folders[:NAMED], *([f"{more} more of such"] if more > 0 else [])]
+        more = len(self.folders) - MOST_NAMED
+        folders = [*self.folders[:MOST_NAMED], *([f"{more} more such folders"] if more > 0 else [])]
         return ", ".join(folders + [f"{number:,} {kind}" for kind, number in sorted(self.files.items())])
 
 
 def find_files(corpus: str, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, Path]:
-    """{name: path} in the order of the names, which are relative to the folder, so that it may be moved.
+    """Return {name: path}, sorted by name. Names are relative to a folder, so that it may be moved.
 
-    What exists as it is written is that file or folder, all else is a glob. Links are followed, and of several names of
-    a file the one without links is taken. Runs and models below a folder are no text. Logs a line on what is left out.
-    Raises UsageError where nothing is found.
+    An existing path is that file or folder; everything else is a glob. Links are followed, and of several names of a
+    file the one without links is taken. Folders of runs and models are left out. Logs a line about what is left out.
+    Raises UsageError if nothing is found.
     """
     path = Path(corpus).expanduser()
     left_out = _LeftOut()
     readable = f"files of {', '.join(suffixes)} (each also .gz) are read"
-    # os.path answers no, where pathlib raises, for a name that is too long or may not be looked at.
+    # os.path returns False where pathlib raises: a name too long, permission denied.
     if os.path.isdir(path):
-        names = [os.path.relpath(file, path) for file in _below(str(path), left_out)]
-        found = _read_once(str(path), names, suffixes, left_out)
-        if not found:
-            raise UsageError(f"folder {corpus} holds no text; {readable}{_besides(left_out)}")
+        names = [os.path.relpath(file, path) for file in _walk(str(path), left_out)]
+        files = _unique_files(str(path), names, suffixes, left_out)
+        problem = f"folder {corpus} holds no text; {readable}"
     elif os.path.exists(path):
-        if not os.path.isfile(path):  # a pipe or a device would be waited for, or read without end
+        if not os.path.isfile(path):  # reading would wait, or never end
             raise UsageError(
                 f"{corpus} is a pipe or a device, and text is read several times: write it into a file first"
             )
@@ -60,63 +59,55 @@ def find_files(corpus: str, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, P
         return {path.name: path}
     elif glob.has_magic(corpus):
         folder, names = _matches(str(path), left_out)
-        found = _read_once(folder, names, suffixes, left_out)
-        if not found:
-            brackets = "; a [ of a name is written [[]" if "[" in corpus else ""
-            matched = f"{len(names)} paths but " if names else ""
-            raise UsageError(f"{corpus} matches {matched}no text; {readable}{brackets}{_besides(left_out)}")
-        found = {file.as_posix(): file for file in found.values()}
+        files = _unique_files(folder, names, suffixes, left_out)
+        files = {file.as_posix(): file for file in files.values()}
+        hint = "; a [ of a name is written [[]" if "[" in corpus else ""
+        matched = f"{len(names)} paths but " if names else ""
+        problem = f"{corpus} matches {matched}no text; {readable}{hint}"
     else:
-        raise UsageError(f"{corpus} does not exist or may not be looked at; give a path, a folder or a glob")
-    if line := str(left_out):
-        _log(f"left out of {corpus}: {line}")
-    return dict(sorted(found.items()))
+        raise UsageError(f"{corpus} is not found, or permission is denied; give a path, a folder or a glob")
+    if not files:
+        raise UsageError(problem + (f"; left out: {left_out}" if str(left_out) else ""))
+    if str(left_out):
+        _warn_once(f"left out of {corpus}: {left_out}")
+    return dict(sorted(files.items()))
 
 
 def has_suffix(name: str, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
-    """Whether a file of this name is read, perhaps unpacked first."""
+    """Return whether a file of this name has one of the suffixes, maybe followed by .gz."""
     return name.lower().removesuffix(".gz").endswith(suffixes)
 
 
-@lru_cache(maxsize=256)  # a corpus is opened several times
-def _log(line: str) -> None:
-    logging.getLogger(__name__).warning(line)
-
-
-def _besides(left_out: _LeftOut) -> str:
-    return f"; left out: {left_out}" if str(left_out) else ""
-
-
-def _read_once(
+def _unique_files(
     folder: str, names: Iterable[str], suffixes: tuple[str, ...], left_out: _LeftOut
 ) -> dict[str, Path]:
-    """Of the names below a folder those of files that are read; of several names of a file one."""
-    real = os.path.realpath(folder)
-    places = {name: os.path.realpath(os.path.join(folder, name)) for name in names}
-    found: dict[str, Path] = {}
+    """Return the readable files among the names below a folder, each file under one name."""
+    real_folder = os.path.realpath(folder)
+    targets = {name: os.path.realpath(os.path.join(folder, name)) for name in names}
+    files: dict[str, Path] = {}
     seen: set[str] = set()
-    for name in sorted(places, key=lambda name: (places[name] != os.path.join(real, name), name)):
+    for name in sorted(targets, key=lambda name: (targets[name] != os.path.join(real_folder, name), name)):
         path = os.path.join(folder, name)
         if not has_suffix(name, suffixes):
             suffix = "".join(Path(name).suffixes[-2 if name.lower().endswith(".gz") else -1 :])
             left_out.files[suffix or "without a suffix"] += 1
         elif not os.path.isfile(path):
-            left_out.files["by links to nothing" if os.path.islink(path) else "that are no files"] += 1
-        elif places[name] in seen:
-            left_out.files["by further links"] += 1
+            left_out.files["broken links" if os.path.islink(path) else "pipes or devices"] += 1
+        elif targets[name] in seen:
+            left_out.files["further links to a file"] += 1
         else:
-            seen.add(places[name])
-            found[name] = Path(path)
-    return found
+            seen.add(targets[name])
+            files[name] = Path(path)
+    return files
 
 
-def _below(top: str, left_out: _LeftOut) -> Iterator[str]:
-    """Every path below a folder that is no folder, links followed; not what is hidden, nor runs and models."""
+def _walk(top: str, left_out: _LeftOut) -> Iterator[str]:
+    """Yield every file below a folder, following links, without hidden files and folders of runs and models."""
     waiting: list[tuple[str, tuple[str, ...]]] = [(top, ())]
     while waiting:
-        folder, above = waiting.pop()
-        real = os.path.realpath(folder)
-        if real in above:  # a link leads back
+        folder, parents = waiting.pop()
+        real_folder = os.path.realpath(folder)
+        if real_folder in parents:  # a link to a parent
             continue
         try:
             names = sorted(os.listdir(folder))
@@ -132,11 +123,11 @@ def _below(top: str, left_out: _LeftOut) -> Iterator[str]:
             elif _is_run_or_model(path):
                 left_out.folders.append(f"{os.path.relpath(path, top)} (a run or a model)")
             else:
-                waiting.append((path, (*above, real)))
+                waiting.append((path, (*parents, real_folder)))
 
 
 def _is_run_or_model(folder: str) -> bool:
-    """Whether a folder is a run or a suite of runs that this program wrote, or holds a model of any library."""
+    """Return whether a folder is a run or a suite of runs of this program, or a model of any library."""
     try:
         if re.fullmatch(r"\d+\n", Path(folder, ".lock").read_text("utf-8")):
             return True
@@ -150,29 +141,27 @@ def _is_run_or_model(folder: str) -> bool:
 
 
 def _matches(pattern: str, left_out: _LeftOut) -> tuple[str, list[str]]:
-    """The folder that all matches of a glob lie in, and their names below it. The folders with which the pattern
-    begins are taken as they are written, where they exist."""
+    """Return the folder that contains all matches of a glob, and their names below it.
+
+    Leading folders of the pattern that exist are taken literally.
+    """
     parts, folder = pattern.split("/"), ""
-    while len(parts) > 1:
-        longer = f"{folder}{parts[0]}/"
-        if glob.has_magic(parts[0]) and not os.path.isdir(longer):
-            break
-        folder = longer
-        del parts[0]
-    within = glob.escape(folder)
+    while len(parts) > 1 and (not glob.has_magic(parts[0]) or os.path.isdir(f"{folder}{parts[0]}/")):
+        folder += f"{parts.pop(0)}/"
+    escaped = glob.escape(folder)
     if "**" not in parts:
-        found = glob.glob(within + "/".join(parts))
-    else:  # glob.glob goes round and round where a link leads back
+        paths = glob.glob(escaped + "/".join(parts))
+    else:  # glob.glob never ends where a link leads to a parent
         start = parts.index("**")
-        tops = glob.glob(within + "/".join(parts[:start])) if start else [folder or "."]
-        found = [path for top in sorted(tops) for path in _below(top, left_out)]
-    names = [os.path.relpath(path, folder or ".") for path in found if not os.path.isdir(path)]
-    return folder, [name for name in names if _fits(name.split("/"), parts)]
+        tops = glob.glob(escaped + "/".join(parts[:start])) if start else [folder or "."]
+        paths = [path for top in sorted(tops) for path in _walk(top, left_out)]
+    names = [os.path.relpath(path, folder or ".") for path in paths if not os.path.isdir(path)]
+    return folder, [name for name in names if _match(name.split("/"), parts)]
 
 
-def _fits(names: list[str], pattern: list[str]) -> bool:
+def _match(names: list[str], pattern: list[str]) -> bool:
     if not pattern:
         return not names
     if pattern[0] == "**":
-        return _fits(names, pattern[1:]) or (bool(names) and _fits(names[1:], pattern))
-    return bool(names) and fnmatchcase(names[0], pattern[0]) and _fits(names[1:], pattern[1:])
+        return _match(names, pattern[1:]) or (bool(names) and _match(names[1:], pattern))
+    return bool(names) and fnmatchcase(names[0], pattern[0]) and _match(names[1:], pattern[1:])

@@ -1,4 +1,4 @@
-"""Held-out texts that are training texts too, and passages most of which is: what makes a validation loss too low."""
+"""Held-out texts that also occur in the training text: they make the validation loss too low."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,75 +10,72 @@ import numpy as np
 from zerotollm.errors import UsageError
 
 WINDOW = 64
-"""Bytes that are compared at once, about 13 English words: the length of arXiv:2005.14165, appendix C."""
+"""bytes compared at once, about 13 English words: the length of arXiv:2005.14165, appendix C"""
 PASSAGE = 2000
-"""Characters of a passage; a longer text is several."""
-HELD_OUT = 1_000_000
-"""Characters of a held-out split that are compared at most, in texts spread evenly over it."""
-TRAINING = 8_000_000
-"""Likewise of the training split."""
-TEXTS = 10_000
-"""Texts of a split that are read at most."""
+"""characters in a passage; a longer text is several passages"""
+MOST_HELD_OUT = 1_000_000
+"""characters of a held-out split that are compared, in texts spread evenly over it"""
+MOST_TRAINING = 8_000_000
+"""the same for the training split"""
+MOST_TEXTS = 10_000
+"""texts of a split that are read"""
 BLOCK = 250_000
-"""Characters hashed at once."""
+"""characters hashed at once"""
 FACTOR = 0x9E3779B97F4A7C15
 INVERSE = pow(FACTOR, -1, 2**64)
-TABLE = 22
-"""Bits of a hash that choose a place in the table of those that may be held out."""
+TABLE_BITS = 22
+"""leading bits of a hash that index the table of possible held-out hashes"""
 
 T = TypeVar("T")
 
+_warn_once = lru_cache(maxsize=256)(logging.getLogger(__name__).warning)  # a corpus is opened several times
+
 
 def check_overlap(corpus: str, splits: Mapping[str, Sequence[str]], *, named: bool) -> None:
-    """Logs how many held-out texts are equal to training texts, and how many passages are nearly so.
+    """Log how many held-out texts equal a training text, and how many passages nearly do.
 
-    Raises UsageError where all texts of a split are equal to training texts and its files were `named` by the user.
+    Raises UsageError if all texts of a split equal training texts and the user `named` its files.
     """
-    train, earlier, parts = set(splits["train"]), set[str](), []
+    train, validation = set(splits["train"]), set(splits["validation"])
+    findings = []
     for split in ("validation", "test"):
         texts = splits[split]
-        equal = sum(text in train for text in texts)
-        if named and texts and equal == len(texts):
+        in_train = sum(text in train for text in texts)
+        if named and texts and in_train == len(texts):
             raise UsageError(
-                f"every text of data.{split} is a training text of {corpus} too, so that it would measure what was "
-                "memorized: give other files"
+                f"every text of data.{split} is a training text of {corpus} too, so the loss on it would measure "
+                "memorization: give other files"
             )
-        if equal:
-            parts.append(f"{equal:,} of {len(texts):,} {split} texts are training texts too")
-        if twice := sum(text in earlier for text in texts):
-            parts.append(f"{twice:,} of {len(texts):,} {split} texts are validation texts too")
-        earlier = set(texts)
-    log_overlap(corpus, splits, str, parts)
+        in_validation = sum(text in validation for text in texts) if split == "test" else 0
+        for equal, other in ((in_train, "training"), (in_validation, "validation")):
+            if equal:
+                findings.append(f"{equal:,} of {len(texts):,} {split} texts are {other} texts too")
+    log_overlap(corpus, splits, str, findings)
 
 
 def log_overlap(
-    corpus: str, splits: Mapping[str, Sequence[T]], text: Callable[[T], str], parts: Iterable[str] = ()
+    corpus: str, splits: Mapping[str, Sequence[T]], text: Callable[[T], str], findings: Iterable[str] = ()
 ) -> None:
-    """Logs `parts` and the share of held-out passages that are near-duplicates, unless there is neither."""
-    parts = list(parts)
+    """Log `findings` and the share of held-out passages that are near-duplicates, unless there is neither."""
+    findings = list(findings)
     for split in ("validation", "test"):
-        near, passages = near_duplicates(
-            _spread(splits["train"], text, TRAINING), list(_spread(splits[split], text, HELD_OUT))
-        )
+        train = _spread(splits["train"], text, MOST_TRAINING)
+        near, passages = near_duplicates(train, list(_spread(splits[split], text, MOST_HELD_OUT)))
         if near:
-            parts.append(
+            findings.append(
                 f"{near:,} of {passages:,} {split} passages ({100 * near / passages:.1f} %) are near-duplicates: most "
-                f"of their runs of {WINDOW} bytes are in the training text"
+                f"of their windows of {WINDOW} bytes are in the training text"
             )
-    if parts:
-        _log(f"splits of {corpus}: {'; '.join(parts)}")
-
-
-@lru_cache(maxsize=256)  # a corpus is opened several times
-def _log(line: str) -> None:
-    logging.getLogger(__name__).warning(line)
+    if findings:
+        _warn_once(f"splits of {corpus}: {'; '.join(findings)}")
 
 
 def near_duplicates(train: Iterable[str], held_out: Iterable[str]) -> tuple[int, int]:
-    """(near-duplicates, passages) of held-out texts: passages of at most `PASSAGE` characters and at least `WINDOW`
-    bytes, and those of them of which more than half of all runs of `WINDOW` bytes occur in a training text.
+    """Return (near-duplicates, passages) of held-out texts.
 
-    Case and the kind of white space make no difference. The hashes are of Karp and Rabin (1987), modulo 2^64.
+    A passage has at most `PASSAGE` characters and at least `WINDOW` bytes. It is a near-duplicate if more than half of
+    its windows of `WINDOW` bytes occur in a training text. Case and the kind of white space are ignored. Windows are
+    compared by their rolling hashes (Karp and Rabin 1987), modulo 2^64.
     """
     passages = [
         window_N
@@ -89,13 +86,14 @@ def near_duplicates(train: Iterable[str], held_out: Iterable[str]) -> tuple[int,
     if not passages:
         return 0, 0
     wanted_W, which_N = np.unique(np.concatenate(passages), return_inverse=True)
-    # Most training windows are in no held-out text, and a table tells so quicker than a search.
-    maybe = np.zeros(2**TABLE, bool)
-    maybe[wanted_W >> np.uint64(64 - TABLE)] = True
+    # Most training windows are in no held-out text, and a table shows that faster than a search.
+    shift = np.uint64(64 - TABLE_BITS)
+    maybe = np.zeros(2**TABLE_BITS, bool)
+    maybe[wanted_W >> shift] = True
     seen_W = np.zeros(len(wanted_W), bool)
     for block in _blocks(train):
         hash_N = _hashes(block)
-        hash_N = hash_N[maybe[hash_N >> np.uint64(64 - TABLE)]]
+        hash_N = hash_N[maybe[hash_N >> shift]]
         place_N = np.minimum(np.searchsorted(wanted_W, hash_N), len(wanted_W) - 1)
         seen_W[place_N[wanted_W[place_N] == hash_N]] = True
     starts_P = np.cumsum([0, *map(len, passages[:-1])])
@@ -108,18 +106,18 @@ def _normalize(text: str) -> str:
 
 
 def _hashes(text: str) -> np.ndarray:
-    """uint64: of every run of `WINDOW` bytes."""
+    """Return the hash of every window of `WINDOW` bytes, uint64 [windows]."""
     byte_N = np.frombuffer(text.encode("utf-8", "replace"), np.uint8).astype(np.uint64)
     if len(byte_N) < WINDOW:
         return np.zeros(0, np.uint64)
-    # The sum of byte i times FACTOR^i up to each place; of a run the difference, which is moved to power 0.
+    # Prefix sums of byte i times FACTOR^i; a window is a difference of two, shifted to power 0.
     size = 1 << len(byte_N).bit_length()
     sum_N = np.cumsum(byte_N * _powers(FACTOR, size)[: len(byte_N)])
-    run_N = sum_N[WINDOW - 1 :].copy()
-    run_N[1:] -= sum_N[:-WINDOW]
-    run_N *= _powers(INVERSE, size)[: len(run_N)]
-    run_N ^= run_N >> np.uint64(32)
-    return run_N * np.uint64(FACTOR)
+    window_N = sum_N[WINDOW - 1 :].copy()
+    window_N[1:] -= sum_N[:-WINDOW]
+    window_N *= _powers(INVERSE, size)[: len(window_N)]
+    window_N ^= window_N >> np.uint64(32)
+    return window_N * np.uint64(FACTOR)
 
 
 @lru_cache(maxsize=64)
@@ -130,20 +128,20 @@ def _powers(factor: int, size: int) -> np.ndarray:
 
 
 def _blocks(texts: Iterable[str]) -> Iterator[str]:
-    """Normalized texts, joined or cut to about `BLOCK` characters."""
-    held, size = [], 0
+    """Yield normalized texts, joined or cut to about `BLOCK` characters."""
+    parts, size = [], 0
     for text in texts:
         for start in range(0, len(text), BLOCK):
-            held.append(_normalize(text[start : start + BLOCK]))
-            size += len(held[-1])
+            parts.append(_normalize(text[start : start + BLOCK]))
+            size += len(parts[-1])
             if size >= BLOCK:
-                yield "\n".join(held)
-                held, size = [], 0
-    yield "\n".join(held)
+                yield "\n".join(parts)
+                parts, size = [], 0
+    yield "\n".join(parts)
 
 
-def _spread(values: Sequence[T], text: Callable[[T], str], most: int) -> Iterator[str]:
-    """At most `TEXTS` texts, spread evenly, and of each as many characters as make `most` of them all."""
-    number = min(len(values), TEXTS)
+def _spread(values: Sequence[T], text: Callable[[T], str], most_characters: int) -> Iterator[str]:
+    """Yield at most `MOST_TEXTS` texts, spread evenly, each cut to an equal share of `most_characters`."""
+    number = min(len(values), MOST_TEXTS)
     for i in range(number):
-        yield text(values[i * len(values) // number])[: most // number]
+        yield text(values[i * len(values) // number])[: most_characters // number]

@@ -137,6 +137,28 @@ def draw(logits_BV: jax.Array, choice: SamplingParams, positions_B: jax.Array) -
     return jax.lax.cond(jnp.any(random_B), sampled, greedy, logits_BV).astype(jnp.int32)
 
 
+def probabilities(sampling: SamplingConfig, logits_V: np.ndarray) -> np.ndarray:
+    """Return the probabilities, (V,) float64, that the next token is drawn with."""
+    if not sampling.temperature:
+        return np.eye(len(logits_V))[np.argmax(logits_V)]
+    scaled_BV = jnp.asarray(logits_V / sampling.temperature, jnp.float32)[None]
+    if sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p > 0:
+        scaled_BV = filter_logits(scaled_BV, SamplingParams.of(sampling))
+    return np.asarray(jax.nn.softmax(scaled_BV)[0], np.float64)
+
+
+def draw_one(sampling: SamplingConfig, logits_V: np.ndarray, position: int, *, num_tokens: int) -> int:
+    """Return the token that a lone text draws at a position; ids from `num_tokens` on are never drawn."""
+    real_V = np.arange(len(logits_V)) < num_tokens
+    logits_BV = np.where(real_V, logits_V, -np.inf)[None].astype(np.float32)
+
+    @jax.jit  # settings as constants: sorting, if it is not asked for, is not compiled
+    def compiled(logits_BV: jax.Array, position_B: jax.Array) -> jax.Array:
+        return draw(logits_BV, SamplingParams.of(sampling), position_B)
+
+    return int(np.asarray(compiled(logits_BV, np.array([position])))[0])
+
+
 def _forward(
     net: Net,
     params: Params,

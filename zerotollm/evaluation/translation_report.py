@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from zerotollm import run_directory
 from zerotollm.components import model_of
 from zerotollm.data.feed import Feed
-from zerotollm.data.sources.pairs import Pair, kept
+from zerotollm.data.sources.pairs import Pair, usable_pairs
 from zerotollm.data.sources.parallel import open_parallel
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer
 from zerotollm.decoding.translate import translate_texts
@@ -113,4 +113,4 @@ def not_read(scores: Scores) -> list[tuple[str, str]]:
 
 
 def _pairs(experiment: Experiment, split: str) -> list[Pair]:
-    return kept(open_parallel(experiment.data).splits[split], split)[0]
+    return usable_pairs(open_parallel(experiment.data).splits[split], split)[0]

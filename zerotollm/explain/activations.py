@@ -1,12 +1,13 @@
-"""What goes on inside a model: its own modules, block by block, with what they sow. Axes as in `model/transformer.py`.
+"""Activations of a model on texts and on pairs: residual streams, attention weights, logits. Axes as in
+`model/transformer.py`; M = L + 1 states of a residual stream: the token embedding, then the output of each block.
 
-There is no second implementation of the model here: `Transformer` without blocks makes of tokens what enters the
-first of them, `Block` is each, and norm and head are the model's own. One block is compiled for all layers, one length
-for all texts, and what enters a block can be kept: without a head of layer i, only the layers from i on differ.
+The model's own modules compute them. A model without blocks returns the input of the first block, `Block` is applied
+layer by layer, and `read_out` applies the final norm and the head. One compiled block serves all layers and nearly all
+texts, which are padded to one length. When layer i changes, only the layers from i on are computed again.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,309 +15,402 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zerotollm.data.tokens.sentencepiece import Tokenizer
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer
 from zerotollm.model.blocks import Block, EncoderOutput
+from zerotollm.model.build import build_net
 from zerotollm.model.config import TransformerConfig
 from zerotollm.model.layers import Norm
-from zerotollm.model.transformer import Readout, Transformer, causal_mask
+from zerotollm.model.transformer import Inputs, Readout, causal_mask
+from zerotollm.training.lora import Params
 
 LONGEST = 512
-"""Tokens of a window that is looked into, at most: attention weights grow with the square."""
+"""Maximum tokens of a window, because attention weights grow with the square of its length."""
+ATTENTION = {
+    "": ("", "attention"),
+    "encoder": ("encoder", "attention"),
+    "decoder": ("decoder", "attention"),
+    "cross": ("decoder", "cross_attention"),
+}
+"""Kind of attention -> the stack of blocks that has it, and its module's name. A decoder-only model has the kind "",
+whose stack, also called "", lies at the top of its parameters."""
 
 
 class Activations(NamedTuple):
-    """Of B windows; M = L + 1 places of the residual stream: the embedding of the token alone, and after each block."""
+    """Activations of a decoder on the T tokens of one text."""
 
-    logits_BTV: np.ndarray
-    residual_MBTD: np.ndarray
-    final_BTD: np.ndarray
-    """what the head reads"""
-    weights_LBHTS: np.ndarray
-    """attention: how much query t takes from position s"""
+    logits_TV: np.ndarray
+    final_TD: np.ndarray
+    """the head's input"""
+    residual_MTD: np.ndarray
+    weights_LHTS: np.ndarray
+    """attention of query t to position s; rows sum to 1"""
 
 
 class Scores(NamedTuple):
-    """How the token after each of B windows' T tokens was predicted."""
+    """Quality of the predictions of T tokens in each of B windows."""
 
     nats_BT: np.ndarray
     """cross-entropy"""
     confidence_BT: np.ndarray
     """probability of the likeliest token"""
     correct_BT: np.ndarray
-    """whether that is the one that came"""
+    """whether the likeliest token is the target"""
 
 
 class Reading(NamedTuple):
-    """What the head says at any place of the residual stream, as if the blocks after it were left out."""
+    """Output of the final norm and the head for any state of the residual stream."""
 
     logits_BTV: jax.Array
     final_BTD: jax.Array
-    """what the head reads"""
+    """the head's input"""
     nats_BT: jax.Array
-    """cross-entropy of the token that came"""
+    """cross-entropy of the targets"""
     best_BT: jax.Array
-    """ids of the likeliest"""
+    """ids of the likeliest tokens"""
     confidence_BT: jax.Array
     """their probabilities"""
-    asked_BT: jax.Array
-    """probability of the token that was asked for"""
+    probability_BT: jax.Array
+    """probability of the id `token_id`"""
 
 
 class BlockOutputs(NamedTuple):
-    """A stack of blocks, gone through."""
+    """Activations of consecutive blocks of a stack."""
 
-    x_BTD: jax.Array
-    entered: tuple[jax.Array, ...]
-    """x_BTD in front of each block"""
-    left: tuple[jax.Array, ...]
-    """x_BTD behind each"""
-    weights: tuple[jax.Array, ...]
-    """attention of each, (B, H, T, S)"""
-    cross: tuple[jax.Array, ...]
-    """cross attention of each, where there is one"""
+    states: list[jax.Array]
+    """(B, T, D) each: the input of the first block, then the output of each"""
+    weights: dict[str, list[jax.Array]]
+    """name of the attention module -> (B, H, T, S) of each block"""
+
+
+class Row(NamedTuple):
+    """Padded input of one forward pass: windows of a text side by side, or one pair of a source and a target."""
+
+    tokens_1S: np.ndarray
+    """the decoder's input"""
+    targets_1S: np.ndarray
+    windows: int
+    length: int
+    """tokens of each window"""
+    segments_1S: np.ndarray | None = None
+    """for a decoder-only model: tokens attend only to their own segment"""
+    source_1S: np.ndarray | None = None
+    """for an encoder-decoder: the encoder's input"""
+    source_length: int = 0
+
+    def split(self, x_1S: jax.Array | np.ndarray) -> np.ndarray:
+        """Return the values of each window, (windows, length)."""
+        return np.asarray(x_1S)[0, : self.windows * self.length].reshape(self.windows, self.length)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """All activations of one row."""
+
+    params: Params
+    model: TransformerConfig
+    row: Row
+    mask_1TS: jax.Array
+    """of the decoder's self-attention"""
+    stacks: dict[str, BlockOutputs]
+    """by the names in `ATTENTION`, the decoder last"""
+    encoder_output: EncoderOutput | None = None
+
+    def layers(self, stack: str) -> Params:
+        """Return the parameters of a stack."""
+        return self.params[stack] if stack else self.params
+
+    def lengths(self, kind: str) -> tuple[int, int]:
+        """Return the number of queries and of keys of an attention without padding."""
+        source, target = self.row.source_length, self.row.windows * self.row.length
+        return (source if kind == "encoder" else target, target if kind in ("", "decoder") else source)
+
+    def residual(self, stack: str, span: slice | None = None) -> np.ndarray:
+        """Return the residual stream of a stack, (M, tokens, D), at the tokens of `span` or at all but padding."""
+        tokens_1S = self.row.source_1S if stack == "encoder" else self.row.tokens_1S
+        span = span or slice(self.lengths(stack)[0])
+        states = (self.params["embedding"][tokens_1S], *self.stacks[stack].states[1:])
+        return np.stack([np.asarray(x_1SD)[0, span] for x_1SD in states])
+
+    def weights(self, kind: str, span: slice | None = None) -> np.ndarray:
+        """Return attention weights, (L, H, queries, keys), between the tokens of `span` or all but padding."""
+        stack, name = ATTENTION[kind]
+        queries, keys = (span, span) if span else map(slice, self.lengths(kind))
+        weights = self.stacks[stack].weights[name]
+        return np.stack([np.asarray(x_1HTS)[0, :, queries, keys] for x_1HTS in weights])
+
+    def decoder_activations(self, tokens: int) -> Activations:
+        """Return the activations of the decoder on its first tokens."""
+        stack, span = [*self.stacks][-1], slice(tokens)
+        logits_1SV, final_1SD, *_ = self._read_out()
+        final_TD = np.asarray(final_1SD)[0, span]
+        return Activations(
+            np.asarray(logits_1SV)[0, span],
+            final_TD,
+            self.residual(stack, span),
+            self.weights(stack, span),
+        )
+
+    def scores(self, x_1SD: jax.Array | None = None) -> Scores:
+        """Return the scores of each window, by default for the recorded output of the last block."""
+        reading = self._read_out(x_1SD)
+        correct_1S = np.asarray(reading.best_BT) == self.row.targets_1S
+        columns = (reading.nats_BT, reading.confidence_BT, correct_1S)
+        return Scores(*(self.row.split(x_1S) for x_1S in columns))
+
+    def _read_out(self, x_1SD: jax.Array | None = None) -> Reading:
+        x_1SD = [*self.stacks.values()][-1].states[-1] if x_1SD is None else x_1SD
+        return read_out(self.params, x_1SD, self.row.targets_1S, model=self.model)
+
+    def run_changed(self, stack: str, i: int, layer: Params) -> jax.Array:
+        """Return the output of the last block, (1, S, D), of the same model with another layer i in a stack."""
+        layers = self.layers(stack) | {f"layer_{i}": layer}
+        x_1SD, encoder_output = self.stacks[stack].states[i], self.encoder_output
+        if stack == "encoder" and encoder_output is not None:
+            mask_1S = encoder_output.mask_BS
+            _, encoder_output = _run_encoder(layers, x_1SD, mask_1S, model=self.model, first=i)
+            layers, x_1SD, i = self.layers("decoder"), self.stacks["decoder"].states[0], 0
+        blocks = _run_blocks(layers, x_1SD, self.mask_1TS, encoder_output, model=self.model, first=i)
+        return blocks.states[-1]
+
+    def head_outputs(self, kind: str) -> np.ndarray:
+        """Return the sum over the row's tokens of each head's output, (L, H, D), for parameters with output biases."""
+        (stack, name), (queries, _) = ATTENTION[kind], self.lengths(kind)
+        H, C = self.model.num_heads, self.model.head_width
+        outputs = []
+        for i, weights_1HTS in enumerate(self.stacks[stack].weights[name]):
+            layer = self.layers(stack)[f"layer_{i}"]
+            x_1SD: Any = self.stacks[stack].states[i]
+            if kind == "cross" and self.encoder_output is not None:
+                x_1SD = self.encoder_output.encoded_BSD
+            elif self.model.norm_position == "pre":
+                x_1SD = Norm(self.model).apply({"params": layer[f"{name}_norm"]}, x_1SD)
+            attention = layer[name]
+            values_SX = x_1SD[0] @ attention["value"] + attention["value_bias"][None]
+            values_SKC = values_SX.reshape(len(values_SX), -1, C)
+            values_SHC = jnp.repeat(values_SKC, H // values_SKC.shape[1], axis=1)
+            mixed_HC = jnp.einsum("hts,shc->hc", weights_1HTS[0, :, :queries], values_SHC)
+            output_HD = jnp.einsum("hc,hcd->hd", mixed_HC, attention["output"].reshape(H, C, -1))
+            outputs.append(np.asarray(output_HD, np.float64))
+        return np.stack(outputs)
+
+
+def record(params: Params, model: TransformerConfig, row: Row) -> Recording:
+    """Run the model on one row and keep all activations."""
+    S = row.tokens_1S.shape[1]
+    if row.source_1S is None:
+        mask_1TS = causal_mask(jnp.asarray(row.segments_1S), S)
+        x_1SD = _first_inputs(params, {"inputs": row.tokens_1S, "segments": row.segments_1S}, model=model)[
+            "entering_BTD"
+        ][0]
+        return Recording(
+            params, model, row, mask_1TS, {"": _run_blocks(params, x_1SD, mask_1TS, model=model)}
+        )
+    mask_1TS, mask_1S = causal_mask(None, S), jnp.asarray(np.arange(S) < row.source_length)[None]
+    inputs = {"sources": row.source_1S, "source_mask": mask_1S, "inputs": row.tokens_1S}
+    sown = _first_inputs(params, inputs, model=model)
+    x_1SD, x_1TD = (sown[stack]["entering_BTD"][0] for stack in ("encoder", "decoder"))
+    encoder, encoder_output = _run_encoder(params["encoder"], x_1SD, mask_1S, model=model)
+    decoder = _run_blocks(params["decoder"], x_1TD, mask_1TS, encoder_output, model=model)
+    return Recording(params, model, row, mask_1TS, {"encoder": encoder, "decoder": decoder}, encoder_output)
 
 
 @partial(jax.jit, static_argnames="model")
-def _enter(params, tokens_BT, segments_BT, *, model):
-    """The embedding of each token alone, and what enters the first block."""
-    bare = Transformer(replace(model, num_layers=0))
-    _, kept = bare.apply(
-        {"params": params}, {"inputs": tokens_BT, "segments": segments_BT}, mutable=["intermediates"]
-    )
-    return kept["intermediates"]["embedded_BTD"][0], kept["intermediates"]["entering_BTD"][0]
+def _first_inputs(params: Params, inputs: Inputs, *, model: TransformerConfig) -> Mapping[str, Any]:
+    """Return what a model without blocks sows: `entering_BTD`, the input of the first block of each stack."""
+    bare = build_net(replace(model, num_layers=0, encoder_layers=0))
+    _, sown = bare.apply({"params": params}, inputs, mutable=["intermediates"])
+    return sown["intermediates"]
 
 
 @partial(jax.jit, static_argnames="model")
-def _causal_block(layer, x_BTD, segments_BT, kept_H, *, model):
-    mask_BTS = causal_mask(segments_BT, x_BTD.shape[1])
-    return block(layer, x_BTD, mask_BTS, kept_H, model=model)[:2]
-
-
-def block(
-    layer: Any,
+def _run_block(
+    layer: Params,
     x_BTD: jax.Array,
     mask_BTS: jax.Array,
-    kept_H: jax.Array,
-    memory: EncoderOutput | None = None,
-    kept_cross_H: jax.Array | None = None,
+    encoder_output: EncoderOutput | None,
     *,
     model: TransformerConfig,
-) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """The model's own block: its output, its attention and its cross attention, (B, H, T, S). Heads whose `kept_H` is
-    0 are out."""
-    layer = layer | {"attention": without_heads(layer["attention"], kept_H, model)}
-    if memory is not None:
-        layer |= {"cross_attention": without_heads(layer["cross_attention"], kept_cross_H, model)}
-    positions_BT = jnp.arange(x_BTD.shape[1])[None]
-    (x_BTD, _), kept = Block(model).apply(
+) -> tuple[jax.Array, Mapping[str, Any]]:
+    """Return the output of one block and what it sows: `weights_BHTS` of each of its attention modules."""
+    (x_BTD, _), sown = Block(model).apply(
         {"params": layer},
         x_BTD,
         mask_BTS,
-        positions_BT,
+        jnp.arange(x_BTD.shape[1])[None],
         deterministic=True,
-        encoder=memory,
+        encoder=encoder_output,
         mutable=["intermediates"],
     )
-    sown = kept["intermediates"]
-    cross = None if memory is None else sown["cross_attention"]["weights_BHTS"][0]
-    return x_BTD, sown["attention"]["weights_BHTS"][0], cross
+    return x_BTD, sown["intermediates"]
 
 
-def without_heads(attention: Any, kept_H: jax.Array, model: TransformerConfig) -> dict[str, Any]:
-    """Parameters of an attention without the heads whose `kept_H` is 0: zero ablation, by their rows of the `output`
-    matrix (Michel et al. 2019, arXiv:1905.10650)."""
-    rows_Y1 = jnp.repeat(kept_H, model.head_width)[:, None]
-    return attention | {"output": attention["output"] * rows_Y1}
+def _run_blocks(
+    layers: Params,
+    x_BTD: jax.Array,
+    mask_BTS: jax.Array,
+    encoder_output: EncoderOutput | None = None,
+    *,
+    model: TransformerConfig,
+    first: int = 0,
+) -> BlockOutputs:
+    """Run the blocks of a stack from layer `first` on, whose input is `x_BTD`."""
+    states, sown = [x_BTD], []
+    for i in range(first, sum(name.startswith("layer_") for name in layers)):
+        x_BTD, intermediates = _run_block(layers[f"layer_{i}"], x_BTD, mask_BTS, encoder_output, model=model)
+        states.append(x_BTD)
+        sown.append(intermediates)
+    names = ("attention", "cross_attention")[: 1 if encoder_output is None else 2]
+    return BlockOutputs(states, {name: [block[name]["weights_BHTS"][0] for block in sown] for name in names})
+
+
+def _run_encoder(
+    layers: Params, x_BSD: jax.Array, mask_BS: jax.Array, *, model: TransformerConfig, first: int = 0
+) -> tuple[BlockOutputs, EncoderOutput]:
+    blocks = _run_blocks(layers, x_BSD, mask_BS[:, None], model=model, first=first)
+    encoded_BSD = blocks.states[-1]
+    if "final_norm" in layers:
+        encoded_BSD = _norm(layers["final_norm"], encoded_BSD, model=model)
+    return blocks, EncoderOutput(mask_BS, encoded_BSD)
 
 
 @partial(jax.jit, static_argnames="model")
-def _read(params, x_BTD, targets_BT, real, asked, *, model):
+def _norm(norm: Params, x_BTD: jax.Array, *, model: TransformerConfig) -> Any:
+    return Norm(model).apply({"params": norm}, x_BTD)
+
+
+@partial(jax.jit, static_argnames="model")
+def _read_out(
+    params: Params,
+    x_BTD: jax.Array,
+    targets_BT: jax.Array,
+    num_ids: int,
+    token_id: int,
+    *,
+    model: TransformerConfig,
+) -> Reading:
     if model.norm_position == "pre":
-        x_BTD = Norm(model).apply({"params": params["final_norm"]}, x_BTD)
+        x_BTD = _norm(params["final_norm"], x_BTD, model=model)
     logits_BTV = Readout(
         x_BTD, head_matrix(params, model), params.get("head_bias"), model.logit_soft_cap
     ).logits()
-    known_BTV = jnp.where((jnp.arange(logits_BTV.shape[-1]) < real)[None, None], logits_BTV, -jnp.inf)
+    known_BTV = jnp.where((jnp.arange(logits_BTV.shape[-1]) < num_ids)[None, None], logits_BTV, -jnp.inf)
     top_BT = known_BTV.max(-1)
     total_BT = top_BT + jnp.log(jnp.exp(known_BTV - top_BT[..., None]).sum(-1))
     target_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
-    asked_BT = jnp.exp(logits_BTV[..., asked] - total_BT)
-    best_BT, sure_BT = known_BTV.argmax(-1), jnp.exp(top_BT - total_BT)
-    return Reading(logits_BTV, x_BTD, total_BT - target_BT, best_BT, sure_BT, asked_BT)
+    probability_BT = jnp.exp(logits_BTV[..., token_id] - total_BT)
+    best_BT, confidence_BT = known_BTV.argmax(-1), jnp.exp(top_BT - total_BT)
+    return Reading(logits_BTV, x_BTD, total_BT - target_BT, best_BT, confidence_BT, probability_BT)
 
 
-def read(
-    params: Any,
-    x_BTD: Any,
+def read_out(
+    params: Params,
+    x_BTD: jax.Array | np.ndarray,
     targets_BT: np.ndarray,
     *,
     model: TransformerConfig,
-    real: int | None = None,
-    asked: int = 0,
+    num_ids: int | None = None,
+    token_id: int = 0,
 ) -> Reading:
-    """Reads any place of the residual stream by the model's final norm and head; of `real` ids, where not all are.
-    `targets_BT` are the tokens that came, `asked` is an id."""
+    """Apply the final norm and the head to any state of the residual stream, as if the blocks after it were left out.
+
+    Probabilities are over the first `num_ids` ids, by default over all. That of `token_id` is returned too.
+    """
     names = ("embedding", "head", "head_bias", "final_norm")
-    known = params.get("decoder", {}) | params
-    named = {name: known[name] for name in names if name in known}
-    if isinstance(
-        params["embedding"], jax.Array
-    ):  # for jit, an array that is bound to no device is another case
+    candidates = params.get("decoder", {}) | params
+    head = {name: candidates[name] for name in names if name in candidates}
+    if isinstance(params["embedding"], jax.Array):
+        # jit compiles again for an array that is not committed to a device.
         x_BTD = jax.device_put(x_BTD, params["embedding"].sharding)
-    real, asked = np.int32(model.vocab_size if real is None else real), np.int32(asked)
-    return _read(named, x_BTD, targets_BT, real, asked, model=model)
+    ids = np.int32(model.vocab_size if num_ids is None else num_ids), np.int32(token_id)
+    return _read_out(head, x_BTD, targets_BT, *ids, model=model)
 
 
-def head_matrix(params: Any, model: TransformerConfig) -> jax.Array:
-    """The matrix that turns a state into logits, (D, V)."""
+def head_matrix(params: Params, model: TransformerConfig) -> jax.Array:
+    """Return the matrix that maps a state to logits, (D, V)."""
     return params["embedding"].T if model.tie_embeddings else params["head"]
 
 
 def row_length(tokens: int, model: TransformerConfig) -> int:
-    """The length to which texts of so many tokens are padded: the same for nearly all, so that one program is, and for
-    longer ones the next power of two, since attention weights grow with the square."""
+    """Return the padded length of a text: `LONGEST`, or the next power of two for longer texts, since attention weights
+    grow with the square. Few lengths mean few compiled programs."""
     return min(model.max_length, max(LONGEST, 1 << (tokens - 1).bit_length()))
 
 
-def run_blocks(
-    params: Any,
-    x_BTD: Any,
-    segments_BT: np.ndarray,
-    *,
-    model: TransformerConfig,
-    first: int = 0,
-    kept_LH: np.ndarray | None = None,
-) -> BlockOutputs:
-    """A decoder's blocks from `first` on, with what enters it; heads whose `kept_LH` is 0 are out."""
-    if kept_LH is None:
-        kept_LH = np.ones((model.num_layers, model.num_heads), np.float32)
-    entered, left, weights = [], [], []
-    for i in range(first, model.num_layers):
-        entered.append(x_BTD)
-        x_BTD, weights_BHTS = _causal_block(params[f"layer_{i}"], x_BTD, segments_BT, kept_LH[i], model=model)
-        left.append(x_BTD)
-        weights.append(weights_BHTS)
-    return BlockOutputs(x_BTD, tuple(entered), tuple(left), tuple(weights), ())
-
-
-def enter(
-    params: Any, tokens_BT: np.ndarray, segments_BT: np.ndarray, *, model: TransformerConfig
-) -> tuple[jax.Array, jax.Array]:
-    """A decoder's embedding of each token alone, and what enters its first block, each (B, T, D)."""
-    outside = {name: value for name, value in params.items() if not name.startswith("layer_")}
-    return _enter(outside, tokens_BT, segments_BT, model=model)
-
-
-def look_inside(params: Any, model: TransformerConfig, tokens_T: np.ndarray) -> Activations:
-    """All of one text in a decoder, B = 1, in float32. Padding on the right changes nothing in a causal model, and is
-    cut off again."""
+def record_text(params: Params, model: TransformerConfig, tokens_T: np.ndarray) -> Activations:
+    """Return the activations of a decoder-only model on one text."""
     T = len(tokens_T)
-    padded_T = np.pad(tokens_T, (0, row_length(T, model) - T)).astype(np.int32)
-    embedded_BTD, passed = _inside(params, padded_T[None], np.zeros_like(padded_T[None]), model=model)
-    reading = read(params, passed.x_BTD, np.zeros_like(padded_T[None]), model=model)
-    return Activations(
-        np.asarray(reading.logits_BTV)[:, :T],
-        np.stack([np.asarray(x)[:, :T] for x in (embedded_BTD, *passed.left)]),
-        np.asarray(reading.final_BTD)[:, :T],
-        np.stack([np.asarray(weights)[..., :T, :T] for weights in passed.weights]),
-    )
+    tokens_1S = np.pad(tokens_T, (0, row_length(T, model) - T)).astype(np.int32)[None]
+    row = Row(tokens_1S, np.zeros_like(tokens_1S), 1, T, np.zeros_like(tokens_1S))
+    return record(params, model, row).decoder_activations(T)
 
 
-def _inside(params, tokens_BT, segments_BT, *, model) -> tuple[jax.Array, BlockOutputs]:
-    embedded_BTD, x_BTD = enter(params, tokens_BT, segments_BT, model=model)
-    return embedded_BTD, run_blocks(params, x_BTD, segments_BT, model=model)
+class Window(NamedTuple):
+    """One window of T + 1 tokens, with its scores and activations, which are copied only on request."""
+
+    scores: Scores
+    recording: Recording
+    span: slice
+    """of its T inputs in the row"""
+
+    def residual(self) -> np.ndarray:
+        """Return the residual stream, (M, T, D)."""
+        return self.recording.residual("", self.span)
+
+    def weights(self) -> np.ndarray:
+        """Return attention weights, (L, H, T, T)."""
+        return self.recording.weights("", self.span)
 
 
-class Row(NamedTuple):
-    """Some windows of T + 1 tokens, side by side in one row, so that none of it is wasted."""
+def record_rows(
+    params: Params, model: TransformerConfig, windows_BW: np.ndarray, document_bos: int | None = None
+) -> Iterator[Recording]:
+    """Run a decoder-only model on windows of T + 1 tokens, as many side by side as fit into a row.
 
-    tokens_1S: np.ndarray
-    targets_1S: np.ndarray
-    segments_1S: np.ndarray
-    count: int
-    """windows in it"""
-
-    def split(self, x_1S: Any, T: int) -> np.ndarray:
-        """What belongs to each window, (count, T)."""
-        return np.asarray(x_1S)[0, : self.count * T].reshape(self.count, T)
-
-
-def rows_of(
-    windows_BW: np.ndarray, model: TransformerConfig, document_bos: int | None = None
-) -> Iterator[Row]:
-    """Puts windows in rows, as many in each as fit; they do not see each other.
-
-    `document_bos` is the id with which a document begins, where the model was trained with `data.document_mask`:
-    documents then do not see each other either.
+    Windows do not attend to each other. Neither do documents if `document_bos`, the id at the start of a document, is
+    given, as for a model that was trained with `data.document_mask`.
     """
     T = windows_BW.shape[1] - 1
     S = row_length(T, model)
-    together = S // T
-    for start in range(0, len(windows_BW), together):
-        some = windows_BW[start : start + together].astype(np.int32)
-        padding = (0, S - some[:, :-1].size)
-        tokens_1S, targets_1S = (np.pad(x.ravel(), padding)[None] for x in (some[:, :-1], some[:, 1:]))
+    for start in range(0, len(windows_BW), S // T):
+        rows_BW = windows_BW[start : start + S // T].astype(np.int32)
+        padding = (0, S - rows_BW[:, :-1].size)
+        tokens_1S, targets_1S = (np.pad(x.ravel(), padding)[None] for x in (rows_BW[:, :-1], rows_BW[:, 1:]))
         first_1S = (np.arange(S) % T == 0)[None]
         if document_bos is not None:
             first_1S = first_1S | (tokens_1S == document_bos)
         segments_1S = np.cumsum(first_1S, axis=1, dtype=np.int32) - 1
-        yield Row(tokens_1S, targets_1S, segments_1S, len(some))
+        yield record(params, model, Row(tokens_1S, targets_1S, len(rows_BW), T, segments_1S))
+
+
+def record_windows(
+    params: Params, windows_BW: np.ndarray, *, model: TransformerConfig, document_bos: int | None = None
+) -> Iterator[Window]:
+    """Yield windows of T + 1 tokens one by one, as attention weights take most memory; see `record_rows`."""
+    T = windows_BW.shape[1] - 1
+    for recording in record_rows(params, model, windows_BW, document_bos):
+        scores = recording.scores()
+        for b in range(recording.row.windows):
+            window_scores = Scores(*(x_BT[b : b + 1] for x_BT in scores))
+            yield Window(window_scores, recording, slice(b * T, (b + 1) * T))
 
 
 def score_windows(
-    params: Any, windows_BW: np.ndarray, *, model: TransformerConfig, document_bos: int | None = None
+    params: Params, windows_BW: np.ndarray, *, model: TransformerConfig, document_bos: int | None = None
 ) -> Scores:
-    """Every prediction of a decoder in windows of T + 1 tokens; `document_bos` as in `rows_of`."""
-    seen = look_into_windows(params, windows_BW, model=model, document_bos=document_bos)
-    return joined(window.scores for window in seen)
+    """Return the scores of a decoder-only model in windows of T + 1 tokens; see `record_rows`."""
+    rows = record_rows(params, model, windows_BW, document_bos)
+    return concatenate_scores(recording.scores() for recording in rows)
 
 
-def joined(parts: Iterable[Scores]) -> Scores:
-    """Scores of several windows as one."""
+def concatenate_scores(parts: Iterable[Scores]) -> Scores:
+    """Return the scores of several groups of windows as one."""
     return Scores(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
-def scored(row: Row, reading: Reading, T: int) -> Scores:
-    """The scores of a row's windows."""
-    correct_1S = np.asarray(reading.best_BT) == row.targets_1S
-    return Scores(*(row.split(x_1S, T) for x_1S in (reading.nats_BT, reading.confidence_BT, correct_1S)))
-
-
-class Window(NamedTuple):
-    """One window of T + 1 tokens, scored and looked into. What is in it is fetched when it is asked for."""
-
-    scores: Scores
-    embedded_1SD: jax.Array
-    passed: BlockOutputs
-    place: slice
-    """of its T inputs in their row"""
-
-    def residual(self) -> np.ndarray:
-        """(M, T, D), as in `Activations`."""
-        return np.stack([np.asarray(x)[0, self.place] for x in (self.embedded_1SD, *self.passed.left)])
-
-    def weights(self) -> np.ndarray:
-        """(L, H, T, T), as in `Activations`."""
-        return np.stack([np.asarray(x)[0, :, self.place, self.place] for x in self.passed.weights])
-
-
-def look_into_windows(
-    params: Any, windows_BW: np.ndarray, *, model: TransformerConfig, document_bos: int | None = None
-) -> Iterator[Window]:
-    """Windows of T + 1 tokens, one after the other: attention weights are the largest thing here."""
-    T = windows_BW.shape[1] - 1
-    for row in rows_of(windows_BW, model, document_bos):
-        embedded_1SD, passed = _inside(params, row.tokens_1S, row.segments_1S, model=model)
-        scores = scored(row, read(params, passed.x_BTD, row.targets_1S, model=model), T)
-        for b in range(row.count):
-            own = Scores(*(x_BT[b : b + 1] for x_BT in scores))
-            yield Window(own, embedded_1SD, passed, slice(b * T, (b + 1) * T))
-
-
 def even_windows(tokens_N: np.ndarray, length: int, count: int) -> np.ndarray:
-    """At most `count` windows of `length` + 1 tokens, spread evenly over a text and never overlapping.
+    """Return at most `count` windows of `length` + 1 tokens, evenly spread over a text without overlap.
 
-    Returns (B, T + 1) int32. A text too short for one is one window.
+    Returns (B, T + 1) int32. A text too short for one window is one shorter window.
     """
     T = min(length, len(tokens_N) - 1)
     possible = max(1, len(tokens_N) // (T + 1))
@@ -324,7 +418,7 @@ def even_windows(tokens_N: np.ndarray, length: int, count: int) -> np.ndarray:
     return np.asarray(tokens_N)[starts_B[:, None] + np.arange(T + 1)].astype(np.int32)
 
 
-def text_tokens(tokenizer: Tokenizer, text: str, longest: int) -> tuple[np.ndarray, bool]:
-    """bos and the tokens of a text, (T,), the last `longest` of them; and whether some had to be left out."""
+def text_tokens(tokenizer: AnyTokenizer, text: str, longest: int) -> tuple[np.ndarray, bool]:
+    """Return the last `longest` tokens of bos and a text, (T,), and whether some were cut."""
     tokens_T = np.concatenate([[tokenizer.bos_id], tokenizer.encode(text)]).astype(np.int32)
     return tokens_T[-longest:], len(tokens_T) > longest

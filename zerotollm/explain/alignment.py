@@ -1,31 +1,33 @@
-"""Which words of the source does a translation look at? Cross attention of an encoder-decoder, on one text.
+"""Which words of the source does a translation look at? Cross attention of an encoder-decoder on one text.
 
-Cross attention was made for this (Bahdanau et al. 2015, arXiv:1409.0473, figure 3). That it looks somewhere does not
-show that this place decides: Jain and Wallace 2019 (arXiv:1902.10186).
+Cross attention was introduced to align the two (Bahdanau et al. 2015, arXiv:1409.0473, figure 3). Attention to a token
+does not prove that this token decides the prediction (Jain and Wallace 2019, arXiv:1902.10186).
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from zerotollm.data.tokens.sentencepiece import Tokenizer
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer
+from zerotollm.explain.activations import Recording
 from zerotollm.explain.answer import Answer
-from zerotollm.explain.pair_activations import Inside, look_into_pair, text_pair
-from zerotollm.explain.statistics import CONFIDENCE, ranks
-from zerotollm.explain.words import shown
-from zerotollm.model.config import TransformerConfig
+from zerotollm.explain.attention import attention_entropy, map_panels
+from zerotollm.explain.estimates import CONFIDENCE, ranks
+from zerotollm.explain.figures.picture import Picture
+from zerotollm.explain.pair_activations import Pair
+from zerotollm.explain.words import readable_token
 
 DRAWS = 999
+"""Permutations of the test."""
 MOVED = 0.25
-"""Share of the source that the mean place must pass: attention that is all but even may creep in perfect order."""
+"""Minimum share of the source that the mean position must cross. Almost even attention may move in perfect order."""
 CLEAR = 0.5
-"""Least correlation that is called a movement: neighbouring places look alike, which permutations do not know."""
+"""Minimum correlation that counts as a movement. Neighbouring queries are alike, which permutations ignore."""
 
 
 @dataclass(frozen=True)
 class Alignment(Answer):
-    """Where T tokens of a translation, each as it is predicted, look in the S tokens of their source."""
+    """Cross attention from T tokens of a translation, each as it is predicted, to the S tokens of its source."""
 
     source: tuple[str, ...]
     """pieces, the last the end of the sentence"""
@@ -34,15 +36,15 @@ class Alignment(Answer):
     weights_LHTS: np.ndarray
     """cross attention of each of L x H heads; rows sum to 1"""
     order: float
-    """Spearman's correlation of the place in the translation with the mean place looked at; the ends left out"""
+    """Spearman's correlation of the position in the translation with the mean position attended to, without the ends"""
     p_value: float
-    """of permutations of the translation's tokens, two-sided"""
+    """two-sided, of permutations of the translation's tokens"""
     entropy: float
     """mean over queries and heads, nats"""
     sharpest: tuple[int, int]
     """layer and head, from 0, with the least entropy"""
     moved: float = 1.0
-    """share of the source that the mean place looked at passes from the first token of the translation to the last"""
+    """share of the source that the mean position crosses from the first token of the translation to the last"""
 
     def sentence(self) -> str:
         S = len(self.source)
@@ -63,24 +65,21 @@ class Alignment(Answer):
             f"the most focused is head {head + 1} of layer {layer + 1}."
         )
 
-
-def align(
-    params: Any, model: TransformerConfig, tokenizer: Tokenizer, source: str, target: str, seed: int = 0
-) -> Alignment:
-    """Reads a source and one translation of it, the model's own or another. Both are cut at the model's length."""
-    pair = text_pair(tokenizer, source, target, model.max_length)
-    return aligned(look_into_pair(params, model, pair, tokenizer.bos_id), tokenizer, seed)
+    def show(self) -> Picture:
+        """Return a map of every head, and of the mean of all."""
+        panels = map_panels("From the translation to its source", self.weights_LHTS, self.target, self.source)
+        return Picture("Cross attention", panels, self.sentence())
 
 
-def aligned(inside: Inside, tokenizer: Tokenizer, seed: int = 0) -> Alignment:
-    """The same of a pair that was looked into."""
-    weights_LHTS = inside.weights("cross")
-    order, p_value = monotony(weights_LHTS.mean((0, 1)), seed)
-    entropy_LH = -(weights_LHTS * np.log(np.maximum(weights_LHTS, 1e-30))).sum(-1).mean(-1)
+def align(recording: Recording, pair: Pair, tokenizer: AnyTokenizer) -> Alignment:
+    """Return the cross attention of a recorded pair, and its movement along the source."""
+    weights_LHTS = recording.weights("cross")
+    order, p_value = monotony(weights_LHTS.mean((0, 1)))
+    entropy_LH = attention_entropy(weights_LHTS).mean(-1)
     layer, head = np.unravel_index(entropy_LH.argmin(), entropy_LH.shape)
     return Alignment(
-        tuple(shown(tokenizer, i) for i in inside.pair.source_S),
-        tuple(shown(tokenizer, i) for i in inside.pair.target_T),
+        tuple(readable_token(tokenizer, i) for i in pair.source_S),
+        tuple(readable_token(tokenizer, i) for i in pair.target_T),
         weights_LHTS,
         order,
         p_value,
@@ -91,35 +90,37 @@ def aligned(inside: Inside, tokenizer: Tokenizer, seed: int = 0) -> Alignment:
 
 
 def distance_moved(weights_TS: np.ndarray) -> float:
-    """Slope of the mean place that query t looks at against t, by least squares, as a share of the whole source from
-    the first query to the last; the ends left out as in `monotony`."""
+    """Return the share of the source that the mean position attended to crosses, by least squares over the queries.
+
+    The ends are left out as in `monotony`.
+    """
     inner_TS = weights_TS[:-1, :-1]
     T, S = inner_TS.shape
     if min(T, S) < 2:
         return 0.0
-    place_T = inner_TS @ np.arange(S) / np.maximum(inner_TS.sum(-1), 1e-12)
-    return float(np.polyfit(np.arange(T), place_T, 1)[0] * (T - 1) / (S - 1))
+    mean_T = inner_TS @ np.arange(S) / np.maximum(inner_TS.sum(-1), 1e-12)
+    return float(np.polyfit(np.arange(T), mean_T, 1)[0] * (T - 1) / (S - 1))
 
 
-def monotony(weights_TS: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """Spearman's correlation of t with the mean place that query t looks at, and its p-value by permutation.
+def monotony(weights_TS: np.ndarray) -> tuple[float, float]:
+    """Return Spearman's correlation of t with the mean position attended to by query t, and its p-value by permutation.
 
-    The last query and the last place, where sentences end, are left out: they belong together in any order of words.
+    The last query and the last position are left out: ends of sentences belong together in any order of words.
     """
     inner_TS = weights_TS[:-1, :-1]
     if min(inner_TS.shape) < 4:
         return float("nan"), 1.0
     inner_TS = inner_TS / np.maximum(inner_TS.sum(-1, keepdims=True), 1e-12)
-    place_T = ranks(inner_TS @ np.arange(inner_TS.shape[1]))
-    if np.ptp(place_T) == 0:
+    rank_T = ranks(inner_TS @ np.arange(inner_TS.shape[1]))
+    if np.ptp(rank_T) == 0:
         return 0.0, 1.0
 
     def unit(x: np.ndarray) -> np.ndarray:
         x = x - x.mean()
         return x / np.linalg.norm(x)
 
-    t_T, place_T = unit(np.arange(len(place_T))), unit(place_T)
-    shuffled_XT = np.random.default_rng(seed).permuted(np.tile(place_T, (DRAWS, 1)), axis=1)
-    order = float(place_T @ t_T)
+    t_T, rank_T = unit(np.arange(len(rank_T))), unit(rank_T)
+    shuffled_XT = np.random.default_rng(0).permuted(np.tile(rank_T, (DRAWS, 1)), axis=1)
+    order = float(rank_T @ t_T)
     as_far = int((np.abs(shuffled_XT @ t_T) >= abs(order) - 1e-12).sum())
     return order, (1 + as_far) / (1 + DRAWS)

@@ -1,21 +1,17 @@
-"""What all answers have in common."""
+"""The interface of all answers."""
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from zerotollm.explain.figures.picture import Picture
+from zerotollm.explain.figures.picture import Picture
 
 
 class Answer(ABC):
-    """Numbers that answer one question; the dataclasses that hold them inherit from this."""
+    """Numbers that answer one question about a model; a dataclass for each question inherits from this."""
 
     @abstractmethod
     def sentence(self) -> str:
-        """The answer in words, made from the numbers."""
+        """Return the answer in words, made from the numbers."""
 
-    def show(self) -> "Picture":
-        """The answer as a picture, which a notebook shows; `.show().save("x.png")` writes it, also as .html."""
-        from zerotollm.explain.figures import draw
-
-        return draw(self)
+    @abstractmethod
+    def show(self) -> Picture:
+        """Return the answer as a picture, which a notebook shows and `.save("x.png")` or `.save("x.html")` writes."""

@@ -1,25 +1,29 @@
-"""How does attention stay focused? What each head looks at, on a text and measured over held-out text.
+"""How does attention stay focused? Attention of each head on a text, and statistics over held-out text.
 
-Heads are known by what they look at: the token before (previous-token heads) and what came after the same token
-earlier (induction heads: Olsson et al. 2022, arXiv:2209.11895), the same token, the first one (attention sinks: Xiao
-et al. 2024, arXiv:2309.17453), punctuation (Clark et al. 2019, arXiv:1906.04341). Whether one matters is another
-question: `ablation.py`.
+Heads are named after the tokens they attend to: the previous token, the token after an earlier occurrence of the same
+token (induction heads: Olsson et al. 2022, arXiv:2209.11895), the same token, the first one (attention sinks: Xiao et
+al. 2024, arXiv:2309.17453), punctuation (Clark et al. 2019, arXiv:1906.04341). `ablation.py` measures whether a head
+matters.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zerotollm.data.tokens.sentencepiece import Tokenizer
-from zerotollm.explain.activations import LONGEST, look_into_windows
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer
+from zerotollm.explain.activations import LONGEST, record_windows
 from zerotollm.explain.answer import Answer
-from zerotollm.explain.statistics import NEGLIGIBLE, Estimate, mean_estimate, verdict
-from zerotollm.explain.words import KINDS, kinds_of
+from zerotollm.explain.estimates import NEGLIGIBLE, Estimate, mean_estimate, verdict
+from zerotollm.explain.figures.helpers import visible
+from zerotollm.explain.figures.marks import Axis, Dots, Heat, Line, Panel, said
+from zerotollm.explain.figures.picture import Picture
+from zerotollm.explain.words import KINDS, token_kinds
 from zerotollm.model.config import TransformerConfig
+from zerotollm.training.lora import Params
 
 ROLES = ("previous token", "same token", "first token", "punctuation", "induction")
 NAMES = {
@@ -28,68 +32,71 @@ NAMES = {
     "decoder": "heads of the decoder",
     "cross": "heads of cross attention",
 }
-"""How the heads of each kind of attention are called."""
+"""Name of the heads by kind of attention."""
 NAMED = 0.3
-"""Share of its attention that a head must give to a place, on average, to be named after it ..."""
+"""Minimum mean share of attention to a kind of token for a head to be named after it ..."""
 TIMES_EVEN = 3.0
-"""... and so many times what even attention would give."""
+"""... and minimum ratio of that share to the share under even attention."""
 REPEATED = 50
-"""Random tokens that are repeated, at most."""
+"""Maximum random tokens that are repeated."""
 SEQUENCES = 8
+"""Sequences of repeated random tokens."""
 
 
-class HeadStatistics(NamedTuple):
-    """Of one window, of L x H heads: mean attention over queries from the second on."""
+A = TypeVar("A", jax.Array, np.ndarray)
 
-    previous_LH: jax.Array
-    same_LH: jax.Array
-    """to all earlier places with the query's own token together"""
-    first_LH: jax.Array
-    punctuation_LH: jax.Array
-    entropy_LH: jax.Array
+
+class HeadStatistics(NamedTuple, Generic[A]):
+    """Mean attention of L x H heads in one window, over queries from the second on."""
+
+    previous_LH: A
+    same_LH: A
+    """to all earlier occurrences of the query's token together"""
+    first_LH: A
+    punctuation_LH: A
+    entropy_LH: A
     """nats"""
-    profile_LHT: jax.Array
-    """by distance 0, 1, ... back"""
+    profile_LHT: A
+    """by distance back: 0, 1, ..."""
 
 
 @dataclass(frozen=True)
 class Heads(Answer):
-    """What each of L x H heads does over B windows of held-out text; P is the number of `ROLES`."""
+    """Statistics of L x H heads over B windows of held-out text; P is the number of `roles`."""
 
     roles: tuple[str, ...]
-    score_PLH: Estimate
-    """mean attention, with Student's intervals over windows (of induction: over random sequences); all P x L x H hold
-    together"""
+    score_PLH: Estimate[np.ndarray]
+    """mean attention; simultaneous Student's intervals over windows, for induction over random sequences"""
     even_P: np.ndarray
-    """the same of a head that looks evenly at all it may see"""
+    """the same under even attention to all visible tokens"""
     entropy_LH: np.ndarray
     """mean entropy of attention, nats"""
     even_entropy: float
     profile_LHT: np.ndarray | None = None
-    """mean attention by distance back, over the queries that have so long a past; None where texts are short pairs"""
+    """mean attention by distance back, over queries with that many earlier tokens; None for pairs"""
     even_profile_T: np.ndarray | None = None
-    first_copy: Estimate | None = None
-    """loss on random tokens, nats, over sequences; None of an encoder-decoder"""
-    second_copy: Estimate | None = None
-    """loss where they come for the second time"""
-    repetition_gain: Estimate | None = None
+    first_copy: Estimate[float] | None = None
+    """loss on random tokens, nats, over sequences; None for an encoder-decoder"""
+    second_copy: Estimate[float] | None = None
+    """loss on their repetition"""
+    repetition_gain: Estimate[float] | None = None
     """first - second, paired"""
     where: str = ""
-    """"encoder", "decoder" or "cross" of a model that has all three"""
+    """kind of attention, see `activations.ATTENTION`"""
 
     def named(self) -> dict[tuple[int, int], str]:
-        """(layer, head), from 0, -> its role, where its attention is above both thresholds: 95 % for all together."""
+        """Return (layer, head), from 0, -> role of the heads whose attention is significantly above both thresholds."""
         needed_P = np.maximum(NAMED, TIMES_EVEN * self.even_P)
         sure_PLH = self.score_PLH.low > needed_P[:, None, None]
-        # Induction first: such a head may also look at the first token where there is nothing to repeat.
+        # Induction has priority: without a repetition such a head may attend to the first token.
         order = sorted(range(len(self.roles)), key=lambda p: self.roles[p] != "induction")
         return {(int(i), int(h)): self.roles[p] for p in reversed(order) for i, h in np.argwhere(sure_PLH[p])}
 
     def sentence(self) -> str:
         named, total = self.named(), self.entropy_LH.size
         counts = {role: sum(r == role for r in named.values()) for role in self.roles}
-        found = ", ".join(f"{n} {role}" for role, n in counts.items() if n) or "none is shown to have a role"
-        own, even = np.exp(self.entropy_LH.mean()), np.exp(self.even_entropy)
+        roles = ", ".join(f"{n} {role}" for role, n in counts.items() if n) or "none is shown to have a role"
+        effective, even = np.exp(self.entropy_LH.mean()), np.exp(self.even_entropy)
         gain, copies = self.repetition_gain, ""
         if gain is not None:
             copies = verdict(
@@ -100,141 +107,183 @@ class Heads(Answer):
                 NEGLIGIBLE,
             )
         return (
-            f"Of {total} {NAMES[self.where]}: {found}; attention is as open as over {own:.0f} tokens alike, "
-            f"where without a choice it were {even:.0f}{copies}."
+            f"Of {total} {NAMES[self.where]}: {roles}; attention is as open as over {effective:.0f} tokens alike, "
+            f"even attention as over {even:.0f}{copies}."
         )
 
+    def show(self) -> Picture:
+        """Return a picture of the roles of each head, its entropy, and its attention by distance."""
+        L, H = self.entropy_LH.shape
+        names, heads = head_names((L, H)), NAMES[self.where]
+        z, low, high = (np.reshape(x, (len(self.roles), L * H)) for x in self.score_PLH)
+        template = "head {}, {}: {:.3f} [{:.3f}, {:.3f}], evenly {:.3f}"
+        hover = tuple(
+            said(template, names, role, z[p], low[p], high[p], self.even_P[p])
+            for p, role in enumerate(self.roles)
+        )
+        cells = tuple(tuple(f"{v:.2f}" for v in row) for row in z) if L * H <= 24 else ()
+        heat = Heat(z, "share of attention", hover, text=cells, span=(0.0, max(0.3, float(z.max()))))
+        axes = Axis("head, as layer.head", names=names), Axis(names=self.roles, down=True)
+        roles = Panel(f"What each of the {heads} looks at", (heat,), *axes, height=300, wide=True)
 
+        entropy_N = self.entropy_LH.ravel()
+        hover = said("head {}: {:.2f} nats, as over {:.0f} tokens alike", names, entropy_N, np.exp(entropy_N))
+        dots = Dots(range(L * H), entropy_N, "this model", 0, hover=hover)
+        even = Line([-0.5, L * H - 0.5], [self.even_entropy] * 2, "evenly over all", 6, dashed=True)
+        axes = Axis("head", names=names), Axis("entropy, nats", span=(0, self.even_entropy * 1.1))
+        panels = [roles, Panel(f"How widely each of the {heads} looks", (dots, even), *axes)]
+
+        if self.profile_LHT is not None and self.even_profile_T is not None:
+            profile_LT = self.profile_LHT.mean(1)
+            back_T = np.arange(profile_LT.shape[1]) + 1
+            lines = [
+                Line(
+                    back_T,
+                    np.maximum(profile_T, 1e-6),
+                    f"layer {i}",
+                    (i - 1) % 6,
+                    hover=said("layer {}, {} back: {:.4f}", i, back_T - 1, profile_T),
+                )
+                for i, profile_T in enumerate(profile_LT, 1)
+            ]
+            lines.append(Line(back_T, np.maximum(self.even_profile_T, 1e-6), "evenly", 6, dashed=True))
+            axes = Axis("tokens back + 1", log=True), Axis("attention", log=True)
+            panels.append(Panel("How far back, mean of a layer's heads", tuple(lines), *axes))
+        return Picture(f"What the {heads} do", tuple(panels), self.sentence())
+
+
+def head_names(shape: tuple[int, int]) -> tuple[str, ...]:
+    """Return "layer.head", from 1, of every head of (L, H)."""
+    return tuple(f"{i + 1}.{h + 1}" for i, h in np.ndindex(shape))
+
+
+@jax.jit
 def head_statistics(
-    weights_LHTS: jax.Array, tokens_T: jax.Array, marks_T: jax.Array, start_T: jax.Array | None = None
-) -> HeadStatistics:
-    """Statistics of attention weights on one window; `marks_T` is True at punctuation, `start_T` is where the text that
-    each query may see begins: the first token of its document, by default 0. Needs T >= 2."""
+    weights_LHTS: jax.Array, tokens_T: jax.Array, marks_T: jax.Array, start_T: jax.Array
+) -> HeadStatistics[jax.Array]:
+    """Return statistics of attention weights in one window of at least 2 tokens.
+
+    `marks_T` is True at punctuation. `start_T` is the first token visible to each query.
+    """
     T = tokens_T.shape[0]
-    start_T = jnp.zeros(T, int) if start_T is None else start_T
     t_T = jnp.arange(T)
     earlier_TS = (t_T[None] < t_T[:, None]) & (t_T[None] >= start_T[:, None])
     first_TS = t_T[None] == start_T[:, None]
     same_TS = earlier_TS & (tokens_T[:, None] == tokens_T[None])
     queries_LHTS = weights_LHTS[:, :, 1:]
-
-    def mean(share_LHT):
-        return share_LHT.mean(-1)
-
     log_weights = jnp.log(jnp.maximum(queries_LHTS, 1e-30))
-    back_TS = t_T[:, None] - t_T[None]  # read as (query, distance) -> key
+    back_TS = t_T[:, None] - t_T[None]  # as an index: (query, distance) -> key
     by_distance = jnp.take_along_axis(weights_LHTS, jnp.maximum(back_TS, 0)[None, None], axis=-1)
     by_distance = jnp.where((back_TS >= 0)[None, None], by_distance, 0.0)
     return HeadStatistics(
         jnp.diagonal(weights_LHTS, offset=-1, axis1=2, axis2=3).mean(-1),
-        mean((queries_LHTS * same_TS[None, None, 1:]).sum(-1)),
-        mean((queries_LHTS * first_TS[None, None, 1:]).sum(-1)),
-        mean((queries_LHTS * marks_T[None, None, None]).sum(-1)),
-        mean(-(queries_LHTS * log_weights).sum(-1)),
+        (queries_LHTS * same_TS[None, None, 1:]).sum(-1).mean(-1),
+        (queries_LHTS * first_TS[None, None, 1:]).sum(-1).mean(-1),
+        (queries_LHTS * marks_T[None, None, None]).sum(-1).mean(-1),
+        (-(queries_LHTS * log_weights).sum(-1)).mean(-1),
         by_distance.sum(2) / (T - t_T)[None, None],
     )
 
 
 def even_attention(T: int, start_T: np.ndarray | int = 0) -> np.ndarray:
-    """What a head that sees all of its past alike gives, (1, 1, T, T); `start_T` as in `head_statistics`."""
+    """Return even attention to all visible tokens, (1, 1, T, T); `start_T` as in `head_statistics`."""
     mask_TS = np.tril(np.ones((T, T), np.float32)) * (np.arange(T)[None] >= np.reshape(start_T, (-1, 1)))
     return (mask_TS / mask_TS.sum(-1, keepdims=True))[None, None]
 
 
-_one_layer = jax.jit(head_statistics)
-
-
 def window_statistics(
     weights_LHTS: np.ndarray, tokens_T: np.ndarray, marks_T: np.ndarray, document_bos: int | None = None
-) -> HeadStatistics:
-    """`head_statistics` layer by layer, and of even attention as the last: (L + 1, H) each."""
+) -> HeadStatistics[np.ndarray]:
+    """Return `head_statistics` of each layer and, as the last, of even attention: (L + 1, H) each."""
     _, H, T, _ = weights_LHTS.shape
     begins_T = np.zeros(T, bool) if document_bos is None else tokens_T == document_bos
     start_T = np.maximum.accumulate(np.where(begins_T, np.arange(T), 0))
     even_HTS = np.broadcast_to(even_attention(T, start_T)[0], (H, T, T))
-    each = [
-        _one_layer(weights_HTS[None], tokens_T, marks_T, start_T) for weights_HTS in (*weights_LHTS, even_HTS)
-    ]
-    return HeadStatistics(*(np.concatenate(arrays) for arrays in zip(*each, strict=True)))
-
-
-def _induction(weights_LHTS: np.ndarray) -> np.ndarray:
-    """Attention of queries in the second of two copies to what came after their token in the first, (L, H)."""
-    n = weights_LHTS.shape[-1] // 2
-    return np.diagonal(weights_LHTS, offset=1 - n, axis1=2, axis2=3)[..., 2:].mean(-1)
+    layers = (*weights_LHTS, even_HTS)
+    statistics = [head_statistics(weights_HTS[None], tokens_T, marks_T, start_T) for weights_HTS in layers]
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *statistics)
 
 
 def repeated_random(ids_N: np.ndarray, length: int, count: int, bos_id: int, seed: int = 0) -> np.ndarray:
-    """bos, random tokens out of `ids_N`, and the same once more: (count, 1 + 2 `length`) int32."""
+    """Return bos, `length` random tokens out of `ids_N`, and the same again: (count, 1 + 2 `length`) int32."""
     random = np.random.default_rng(seed)
-    # No token twice in a copy, where there are enough of them: nothing is repeated but the whole.
+    # Tokens are drawn without replacement if there are enough, so that nothing repeats inside a copy.
     drawn_BN = np.stack([random.choice(ids_N, length, replace=length > len(ids_N)) for _ in range(count)])
     return np.concatenate([np.full((count, 1), bos_id), drawn_BN, drawn_BN], axis=1).astype(np.int32)
 
 
-def repetition(params: Any, model: TransformerConfig, tokenizer: Tokenizer, ids_N: np.ndarray, seed: int = 0):
-    """Induction by behaviour and by attention, on repeated random tokens (Olsson et al. 2022, "per-token loss").
+def repetition(
+    params: Params, model: TransformerConfig, tokenizer: AnyTokenizer, ids_N: np.ndarray, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Measure induction on repeated random tokens (Olsson et al. 2022, "per-token loss").
 
-    Returns the attention of each head, (B, L, H), and the loss on the first and on the second copy, each (B,). The
-    first token of each copy is left out: nothing before it says which it will be.
+    Returns the attention of each head in the second copy to the token after the same token in the first, (B, L, H),
+    and the loss on the first and on the second copy, each (B,). The first token of a copy is unpredictable and left
+    out.
     """
-    n = max(2, min(REPEATED, (min(model.max_length, LONGEST) - 1) // 2))
+    n = _copy_length(model)
     tokens_BT = repeated_random(ids_N, n, SEQUENCES, tokenizer.bos_id, seed)
     induction, nats = [], []
-    for window in look_into_windows(params, tokens_BT, model=model):
-        induction.append(_induction(window.weights()))
+    for window in record_windows(params, tokens_BT, model=model):
+        diagonal_LHN = np.diagonal(window.weights(), offset=1 - n, axis1=2, axis2=3)
+        induction.append(diagonal_LHN[..., 2:].mean(-1))
         nats.append(window.scores.nats_BT[0])
     nats_BT = np.stack(nats)
     return np.stack(induction), nats_BT[:, 1:n].mean(1), nats_BT[:, n + 1 :].mean(1)
 
 
+def _copy_length(model: TransformerConfig) -> int:
+    return max(2, min(REPEATED, (min(model.max_length, LONGEST) - 1) // 2))
+
+
 def explain_heads(
-    params: Any,
+    params: Params,
     model: TransformerConfig,
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     tokens_BT: np.ndarray,
     ids_N: np.ndarray,
-    weights: Iterable[np.ndarray] | None = None,
+    weights: Iterable[np.ndarray],
     document_bos: int | None = None,
     seed: int = 0,
 ) -> Heads:
-    """What every head looks at in windows of held-out text, and in random tokens out of `ids_N` that are repeated.
+    """Return statistics of every head in windows of held-out text, and on repeated random tokens out of `ids_N`.
 
-    `weights`, (L, H, T, T) of each window, where they are there already. `document_bos` as in `forward.rows_of`.
+    `weights` are the attention weights of each window, (L, H, T, T). `document_bos` as in `record_rows`.
     """
-    mark_V = np.append(kinds_of(tokenizer) == KINDS.index("punctuation"), np.zeros(model.vocab_size, bool))
-    if weights is None:
-        # A window has one token more than is looked at: the last is only predicted.
-        windows_BW = np.pad(tokens_BT, ((0, 0), (0, 1)))
-        seen_ = look_into_windows(params, windows_BW, model=model, document_bos=document_bos)
-        weights = (window.weights() for window in seen_)
-    # One window after the other: attention weights are the largest thing here.
-    seen = [
+    mark_V = punctuation_marks(tokenizer, model)
+    # One window at a time: attention weights take most memory.
+    windows = [
         window_statistics(weights_LHTS, tokens_T, mark_V[tokens_T], document_bos)
         for weights_LHTS, tokens_T in zip(weights, tokens_BT, strict=True)
     ]
-    all_ = HeadStatistics(*(np.stack(arrays) for arrays in zip(*seen, strict=True)))
-    stats = HeadStatistics(*(array[:, :-1] for array in all_))
-    even = HeadStatistics(*(array[:, -1].mean((0, 1)) for array in all_))
+    stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *windows)
+    model_heads = jax.tree.map(lambda array: array[:, :-1], stacked)
+    even = jax.tree.map(lambda array: array[:, -1].mean((0, 1)), stacked)
     induction_BLH, first_B, second_B = repetition(params, model, tokenizer, ids_N, seed)
-    n = max(2, min(REPEATED, (min(model.max_length, LONGEST) - 1) // 2))
-    measured = (*stats[:4], induction_BLH)
-    looked_at = sum(score_BLH[0].size for score_BLH in measured)
-    later_N = np.arange(n + 1, 2 * n + 1)
+    measured = (*model_heads[:4], induction_BLH)
+    comparisons = sum(score_BLH[0].size for score_BLH in measured)
+    n = _copy_length(model)
+    scores = zip(*(mean_estimate(x, comparisons) for x in measured), strict=True)
     return Heads(
         roles=ROLES,
-        score_PLH=Estimate(
-            *map(np.stack, zip(*(mean_estimate(x, looked_at) for x in measured), strict=True))
-        ),
-        even_P=np.array([*map(float, even[:4]), np.mean(1 / (1 + later_N))]),
-        entropy_LH=stats.entropy_LH.mean(0),
+        score_PLH=Estimate(*map(np.stack, scores)),
+        even_P=np.array([*map(float, even[:4]), np.mean(1 / (1 + np.arange(n + 1, 2 * n + 1)))]),
+        entropy_LH=model_heads.entropy_LH.mean(0),
         even_entropy=float(even.entropy_LH),
-        profile_LHT=stats.profile_LHT.mean(0),
+        profile_LHT=model_heads.profile_LHT.mean(0),
         even_profile_T=even.profile_LHT,
         first_copy=mean_estimate(first_B),
         second_copy=mean_estimate(second_B),
         repetition_gain=mean_estimate(first_B - second_B),
     )
+
+
+def punctuation_marks(tokenizer: AnyTokenizer, model: TransformerConfig) -> np.ndarray:
+    """Return True for the ids of the model that are punctuation, (V,)."""
+    mark_V = np.zeros(model.vocab_size, bool)
+    kinds_V = token_kinds(tokenizer)[: model.vocab_size]
+    mark_V[: len(kinds_V)] = kinds_V == KINDS.index("punctuation")
+    return mark_V
 
 
 @dataclass(frozen=True)
@@ -243,11 +292,11 @@ class AttentionMaps(Answer):
 
     pieces: tuple[str, ...]
     weights_LHTS: np.ndarray
-    """how much query t takes from position s; rows sum to 1"""
+    """attention of query t to position s; rows sum to 1"""
     entropy_LHT: np.ndarray
-    """nats, of each query"""
+    """of each query, nats"""
     where: str = ""
-    """"encoder" or "decoder" of a model that has both"""
+    """kind of attention, see `activations.ATTENTION`"""
 
     def sentence(self) -> str:
         L, H, T, _ = self.weights_LHTS.shape
@@ -255,17 +304,51 @@ class AttentionMaps(Answer):
         mean_S = last_LHS.mean((0, 1))
         layer, head = np.unravel_index(self.entropy_LHT[:, :, -1].argmin(), (L, H))
         sharpest = int(last_LHS[layer, head].argmax())
-        before = np.argsort(-mean_S)[:3]
-        most = ", ".join(f"{self.pieces[s]!r} {mean_S[s]:.2f}" for s in before)
+        most = ", ".join(f"{self.pieces[s]!r} {mean_S[s]:.2f}" for s in np.argsort(-mean_S)[:3])
         focused = f"head {head + 1} of layer {layer + 1}"
         last = f"In the {self.where} the last token" if self.where else "The last token"
         return (
-            f"{last} takes most from {most} (mean of {L * H} heads; evenly it were {1 / T:.2f}); the most "
+            f"{last} takes most from {most} (mean of {L * H} heads; even attention takes {1 / T:.2f}); the most "
             f"focused, {focused}, gives {last_LHS[layer, head, sharpest]:.2f} to {self.pieces[sharpest]!r}."
         )
 
+    def show(self) -> Picture:
+        """Return a map of every head, and of the mean of all."""
+        title = f"Attention of the {self.where}" if self.where else "Attention on the text"
+        panels = map_panels(title, self.weights_LHTS, self.pieces, self.pieces)
+        return Picture("Where attention looks", panels, self.sentence())
+
+
+def map_panels(
+    title: str, weights_LHTS: np.ndarray, queries: tuple[str, ...], keys: tuple[str, ...]
+) -> tuple[Panel, ...]:
+    """Return attention maps, queries downwards, of the mean of all heads and of each head."""
+    L, H, T, _ = weights_LHTS.shape
+    maps = {"mean of all heads": weights_LHTS.mean((0, 1))}
+    maps |= {f"layer {i + 1}, head {h + 1}": weights_LHTS[i, h] for i, h in np.ndindex(L, H)}
+    axes = (
+        Axis("looks at", names=tuple(map(visible, keys))),
+        Axis("token", names=tuple(map(visible, queries)), down=True),
+    )
+    height = int(np.clip(120 + 26 * T, 260, 720))
+    return tuple(
+        Panel(
+            title,
+            (Heat(weights_TS, "attention", hover_template="{y} takes {z} from {x}"),),
+            *axes,
+            height=height,
+            choice=choice,
+            wide=True,
+        )
+        for choice, weights_TS in maps.items()
+    )
+
 
 def attention_maps(weights_LHTS: np.ndarray, pieces: tuple[str, ...], where: str = "") -> AttentionMaps:
-    """Attention on one text, from `look_inside(...).weights_LBHTS[:, 0]`."""
-    log_weights = np.log(np.maximum(weights_LHTS, 1e-30))
-    return AttentionMaps(pieces, weights_LHTS, -(weights_LHTS * log_weights).sum(-1), where)
+    """Return the attention on one text of T `pieces`."""
+    return AttentionMaps(pieces, weights_LHTS, attention_entropy(weights_LHTS), where)
+
+
+def attention_entropy(weights_LHTS: np.ndarray) -> np.ndarray:
+    """Return the entropy of each query's attention, nats, (L, H, T)."""
+    return -(weights_LHTS * np.log(np.maximum(weights_LHTS, 1e-30))).sum(-1)

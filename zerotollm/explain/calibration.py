@@ -1,12 +1,11 @@
-"""Can the probabilities be believed, and where in a context does the model know more?"""
+"""Are the probabilities calibrated, and does the loss fall with more context?"""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from zerotollm.explain.activations import Scores
 from zerotollm.explain.answer import Answer
-from zerotollm.explain.statistics import (
+from zerotollm.explain.estimates import (
     CONFIDENCE,
     DRAWS,
     NEGLIGIBLE,
@@ -15,36 +14,37 @@ from zerotollm.explain.statistics import (
     share_estimate,
     verdict,
 )
+from zerotollm.explain.figures.marks import Axis, Bars, Dots, Line, Panel, said
+from zerotollm.explain.figures.picture import Picture
 
 BINS = 10
 EARLY = 8
-"""Places at the beginning of a window that its end is compared with."""
+"""Positions at the beginning of a window that its end is compared with."""
 SMALL_ERROR = 0.02
-"""Calibration errors below are not worth a warning, however surely they are not 0."""
+"""Calibration error below which even a significant one is not worth a warning."""
 
 
 @dataclass(frozen=True)
 class Calibration(Answer):
-    """Of the likeliest token at every place: how sure the model was, and how often it was right; X bins."""
+    """Confidence and accuracy of the likeliest token at every position, in X bins of confidence."""
 
     edges: np.ndarray
-    """X + 1 probabilities between the bins"""
+    """X + 1 limits of the bins"""
     count_X: np.ndarray
     confidence_X: np.ndarray
-    """mean probability in each bin; nan where it is empty"""
-    accuracy_X: Estimate
-    """share that was right, with Wilson's intervals"""
+    """mean probability in each bin; nan in an empty one"""
+    accuracy_X: Estimate[np.ndarray]
+    """with Wilson's intervals"""
     error: float
-    """expected calibration error: mean distance of the two, weighted by count (Guo et al. 2017, arXiv:1706.04599,
-    equation 3)"""
+    """expected calibration error (Guo et al. 2017, arXiv:1706.04599, equation 3)"""
     chance_error: float
-    """what this error would be for probabilities that are exactly right: mean over draws"""
+    """mean of this error over draws from exact probabilities"""
     p_value: float
-    """share of such draws with at least this error"""
+    """share of these draws with at least the observed error"""
     mean_confidence: float
     mean_accuracy: float
-    excess: Estimate
-    """by which it is surer than it is right, over windows"""
+    excess: Estimate[float]
+    """confidence minus accuracy, over windows"""
 
     def sentence(self) -> str:
         sure, right = f"{100 * self.mean_confidence:.1f} %", f"{100 * self.mean_accuracy:.1f} %"
@@ -65,48 +65,62 @@ class Calibration(Answer):
         )
         return f"{facts}: {direction}, by {self.excess}."
 
+    def show(self) -> Picture:
+        """Return the reliability diagram, and the number of predictions by confidence."""
+        full = np.flatnonzero(self.count_X)
+        confidence_X, accuracy, low, high = (x[full] for x in (self.confidence_X, *self.accuracy_X))
+        percent = (100 * x for x in (confidence_X, accuracy, low, high))
+        hover = said(
+            "sure to {:.1f} %, right {:.1f} % [{:.1f}, {:.1f}] of {:,} times", *percent, self.count_X[full]
+        )
+        marks = (
+            Line([0, 1], [0, 1], "exactly right", 6, dashed=True),
+            Dots(confidence_X, accuracy, "this model", 0, low, high, hover=hover),
+        )
+        unit = (-0.02, 1.02)
+        axes = Axis("how sure it was", span=unit), Axis("how often it was right", span=unit)
+        reliability = Panel("Is 70 % right 70 % of the time?", marks, *axes)
+        middle_X = 50 * (self.edges[:-1] + self.edges[1:])
+        count = Bars(middle_X, self.count_X, hover=said("{:,} predictions", self.count_X))
+        often = Panel("How sure it is how often", (count,), Axis("how sure, %"), Axis("predictions"))
+        return Picture("Can the probabilities be believed?", (reliability, often), self.sentence())
+
 
 def calibration(
-    confidence_N: np.ndarray,
-    correct_N: np.ndarray,
-    window_N: np.ndarray | None = None,
-    bins: int = BINS,
-    draws: int = DRAWS,
-    seed: int = 0,
+    confidence_N: np.ndarray, correct_N: np.ndarray, window_N: np.ndarray | None = None
 ) -> Calibration:
-    """Reliability of predictions (Guo et al. 2017) with a test against exact probabilities.
+    """Return the reliability of predictions (Guo et al. 2017), with a test against exact probabilities.
 
-    The test draws what would have been right if the stated probabilities were (consistency resampling: Bröcker and
-    Smith 2007): given the text before it, each token is then an independent draw. `window_N` is the window of each
-    prediction; without it the rows of (B, T) are windows, and single numbers each their own.
+    The test draws which predictions would be right if the probabilities were exact (consistency resampling: Bröcker and
+    Smith 2007). Given the text before it, each token is an independent draw. `window_N` numbers the window of each
+    prediction. By default the rows of (B, T) are windows, and each prediction of (N,) is one.
     """
     if window_N is None:
         window_N = np.arange(len(confidence_N)).repeat(np.size(confidence_N) // len(confidence_N))
     confidence_N = np.asarray(confidence_N, np.float64).ravel()
     correct_N = np.asarray(correct_N, np.float64).ravel()
-    edges = np.linspace(0, 1, bins + 1)
-    bin_N = np.minimum((confidence_N * bins).astype(int), bins - 1)
-    count_X = np.bincount(bin_N, minlength=bins)
-    sure_X = np.bincount(bin_N, confidence_N, bins)
+    bin_N = np.minimum((confidence_N * BINS).astype(int), BINS - 1)
+    count_X = np.bincount(bin_N, minlength=BINS)
+    sum_X = np.bincount(bin_N, confidence_N, BINS)
 
     def error(right_N: np.ndarray) -> float:
-        return float(np.abs(np.bincount(bin_N, right_N, bins) - sure_X).sum() / len(bin_N))
+        return float(np.abs(np.bincount(bin_N, right_N, BINS) - sum_X).sum() / len(bin_N))
 
-    random = np.random.default_rng(seed)
-    by_chance = np.array([error(random.random(len(bin_N)) < confidence_N) for _ in range(draws)])
+    random = np.random.default_rng(0)
+    by_chance = np.array([error(random.random(len(bin_N)) < confidence_N) for _ in range(DRAWS)])
     observed = error(correct_N)
     size_B = np.bincount(window_N)
     excess_B = np.bincount(window_N, confidence_N - correct_N)[size_B > 0] / size_B[size_B > 0]
     with np.errstate(invalid="ignore"):
-        confidence_X = sure_X / count_X
+        confidence_X = sum_X / count_X
     return Calibration(
-        edges=edges,
+        edges=np.linspace(0, 1, BINS + 1),
         count_X=count_X,
         confidence_X=confidence_X,
-        accuracy_X=share_estimate(np.bincount(bin_N, correct_N, bins), count_X),
+        accuracy_X=share_estimate(np.bincount(bin_N, correct_N, BINS), count_X),
         error=observed,
         chance_error=float(by_chance.mean()),
-        p_value=float((1 + (by_chance >= observed).sum()) / (1 + draws)),
+        p_value=float((1 + (by_chance >= observed).sum()) / (1 + DRAWS)),
         mean_confidence=float(confidence_N.mean()),
         mean_accuracy=float(correct_N.mean()),
         excess=mean_estimate(excess_B),
@@ -115,46 +129,55 @@ def calibration(
 
 @dataclass(frozen=True)
 class LossByPosition(Answer):
-    """Cross-entropy by place in the window; Y ranges of places, each about twice as long as the one before."""
+    """Cross-entropy by position in the window, in Y ranges that double in length."""
 
     first_Y: np.ndarray
-    """first place of each range, from 0"""
+    """first position of each range, from 0"""
     last_Y: np.ndarray
-    nats_Y: Estimate
-    """mean loss with intervals over windows"""
-    gain: Estimate
-    """nats by which the last range is better than `early`, over windows, paired"""
+    nats_Y: Estimate[np.ndarray]
+    """mean loss, with intervals over windows"""
+    gain: Estimate[float]
+    """loss of `early` minus loss of the last range, nats, paired over windows"""
     early: tuple[int, int]
-    """first place and the one after the last, from 0: the beginning without the very first place"""
+    """positions from 0, half open: the beginning without the first position"""
     of: str = "window"
-    """in what the places are"""
+    """what the positions are in"""
 
     def sentence(self) -> str:
         early = f"places {self.early[0] + 1} to {self.early[1]}"
         late = f"places {self.first_Y[-1] + 1} to {self.last_Y[-1] + 1}"
-        where, turned = f"From {early} to {late} of a {self.of}", Estimate(*(-x for x in self.gain))
+        where, gain = f"From {early} to {late} of a {self.of}", self.gain
         return verdict(
-            self.gain,
-            f"{where} the loss falls, by {self.gain} nats: with more context it predicts better.",
-            f"{where} the loss rises, by {Estimate(turned.value, turned.high, turned.low)} nats: with more context it "
+            gain,
+            f"{where} the loss falls, by {gain} nats: with more context it predicts better.",
+            f"{where} the loss rises, by {Estimate(-gain.value, -gain.high, -gain.low)} nats: with more context it "
             "predicts worse.",
-            f"{where} no difference in loss of more than {NEGLIGIBLE} nats is shown: {self.gain} nats.",
+            f"{where} no difference in loss of more than {NEGLIGIBLE} nats is shown: {gain} nats.",
             NEGLIGIBLE,
         )
 
+    def show(self) -> Picture:
+        """Return a picture of the loss by position."""
+        middle_Y = np.sqrt((self.first_Y + 1) * (self.last_Y + 1))
+        template = "places {} to {}: {:.3f} [{:.3f}, {:.3f}] nats"
+        hover = said(template, self.first_Y + 1, self.last_Y + 1, *self.nats_Y)
+        value, low, high = self.nats_Y
+        line = Line(middle_Y, value, "", 0, low, high, hover, dots=True)
+        axes = Axis(f"place in the {self.of}", log=True), Axis("nats per token")
+        panel = Panel("Does more context help?", (line,), *axes)
+        return Picture("Loss by position", (panel,), self.sentence())
 
-def loss_by_position(scores: Scores, of: str = "window") -> LossByPosition:
-    """Mean loss in ranges of places 1, 2, 3-4, 5-8, ... of the windows (Kaplan et al. 2020, arXiv:2001.08361,
+
+def loss_by_position(nats_BT: np.ndarray, of: str = "window") -> LossByPosition:
+    """Return the mean loss at positions 1, 2, 3-4, 5-8, ... of the windows (Kaplan et al. 2020, arXiv:2001.08361,
     section 3.2.1)."""
-    _, T = scores.nats_BT.shape
-    first_Y = np.unique([0, *(2 ** np.arange(int(np.ceil(np.log2(max(T, 2))))))])
+    _, T = nats_BT.shape
+    first_Y = np.append(0, 2 ** np.arange(int(np.ceil(np.log2(max(T, 2))))))
     first_Y = first_Y[first_Y < T]
     last_Y = np.append(first_Y[1:], T) - 1
-    means_BY = np.stack(
-        [scores.nats_BT[:, a : b + 1].mean(1) for a, b in zip(first_Y, last_Y, strict=True)], axis=1
-    ).astype(np.float64)
+    ranges = zip(first_Y, last_Y, strict=True)
+    means_BY = np.stack([nats_BT[:, a : b + 1].mean(1) for a, b in ranges], axis=1).astype(np.float64)
     early = (min(1, T - 1), min(EARLY, T))
-    early_B = scores.nats_BT[:, slice(*early)].astype(np.float64).mean(1)
-    return LossByPosition(
-        first_Y, last_Y, mean_estimate(means_BY), mean_estimate(early_B - means_BY[:, -1]), early, of
-    )
+    early_B = nats_BT[:, slice(*early)].astype(np.float64).mean(1)
+    gain = mean_estimate(early_B - means_BY[:, -1])
+    return LossByPosition(first_Y, last_Y, mean_estimate(means_BY), gain, early, of)

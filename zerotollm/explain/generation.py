@@ -1,21 +1,20 @@
 """Does it generate meaningful output or only grammatical output?
 
-No number is meaning. What can be counted is whether a text is copied, whether it goes round in circles, and whether
-what comes later depends on what came before; each for the model's own texts beside held-out real ones. Both begin a
-document, have the same length, and are drawn and scored at temperature 1.
+No number measures meaning. This file measures copying, repetition, and whether later parts of a text depend on earlier
+ones. It compares the model's own texts with held-out real ones. Both begin documents, have the same length, and are
+sampled and scored at temperature 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from zerotollm.data.tokens.sentencepiece import Tokenizer
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer
 from zerotollm.explain.activations import score_windows
 from zerotollm.explain.answer import Answer
-from zerotollm.explain.pair_activations import Pair, score_pair, text_pair
-from zerotollm.explain.statistics import (
+from zerotollm.explain.estimates import (
     NEGLIGIBLE,
     UNKNOWN,
     Estimate,
@@ -23,132 +22,141 @@ from zerotollm.explain.statistics import (
     mean_estimate,
     verdict,
 )
+from zerotollm.explain.figures.marks import Axis, Dots, Panel
+from zerotollm.explain.figures.picture import Picture
+from zerotollm.explain.pair_activations import Pair, score_pair, text_pair
 from zerotollm.model.config import TransformerConfig
+from zerotollm.training.lora import Params
 
 NGRAM = 4
-"""Tokens in a row whose return counts as repetition (Welleck et al. 2020, arXiv:1908.04319, section 6)."""
+"""Tokens in a run that counts as repeated (Welleck et al. 2020, arXiv:1908.04319, section 6)."""
 VERDICTS = 5
-"""Intervals that the sentence decides by: four differences, and whether anything hangs together at all."""
+"""Comparisons that the sentence is based on: four differences, and coherence alone."""
+
+Number = TypeVar("Number")
 
 
 @dataclass(frozen=True)
 class Copied:
-    """The longest run of tokens of a text that stands in the training text."""
+    """The longest run of a text's tokens that is in the training text."""
 
     start: int
-    """first token of it in the text"""
+    """its first token in the text"""
     length: int
     source: int
-    """where it stands in the training tokens"""
+    """its first token in the training text"""
 
 
-class Measures(NamedTuple):
-    """A number of each of B texts, (B,), or an `Estimate`."""
+class Measures(NamedTuple, Generic[Number]):
+    """Numbers of B texts: an array (B,) each, or an estimate."""
 
-    longest_copy: Any
-    """tokens of the longest span that stands in the training text"""
-    repetition: Any
-    """share of runs of `NGRAM` tokens that came before in the same text"""
-    bits_per_byte: Any
-    """that the model itself needs"""
-    coherence: Any
-    """nats per token by which the second half is better predicted after its own first half than after another's; of
-    a translation, by which it is better predicted from its own source than from another"""
+    longest_copy: Number
+    """tokens of the longest span that is in the training text"""
+    repetition: Number
+    """share of runs of `NGRAM` tokens that occurred before in the same text"""
+    bits_per_byte: Number
+    """under the model itself"""
+    coherence: Number
+    """nats per token by which the second half is better predicted after its own first half than after another text's;
+    of a translation, by which it is better predicted from its own source than from another"""
 
 
 @dataclass(frozen=True)
 class TextMeasures:
-    """Of B texts of one kind, means with intervals over texts; see `Measures`."""
+    """Means over B texts with intervals; see `Measures`."""
 
     copied: tuple[Copied, ...]
-    longest_copy: Estimate
-    repetition: Estimate
-    distinct: tuple[float, float, float]
+    longest_copy: Estimate[float]
+    repetition: Estimate[float]
+    distinct: tuple[float, ...]
     """distinct runs of 1, 2 and 3 tokens over all such runs of all texts (Li et al. 2016, arXiv:1510.03055)"""
-    bits_per_byte: Estimate
-    coherence: Estimate
+    bits_per_byte: Estimate[float]
+    coherence: Estimate[float]
 
 
 @dataclass(frozen=True)
 class Generation(Answer):
-    """The model's own texts beside held-out real ones of the same length in tokens; of an encoder-decoder its own
-    translations beside the real ones."""
+    """The model's own texts, or its translations, and held-out real ones of the same length in tokens."""
 
     samples: tuple[str, ...]
     copied: tuple[str, ...]
-    """the longest span of each that stands in the training text"""
+    """the longest span of each that is in the training text"""
     nearest: tuple[str, ...]
-    """the training text around each sample's longest copied span"""
+    """the training text around that span"""
     own: TextMeasures
     real: TextMeasures
-    difference: Measures
-    """own - real, Estimates that hold together with `hangs`; of translations paired by source"""
-    hangs: Estimate
-    """coherence of its own texts; of translations that of the real ones, since it chose its own by that"""
+    difference: Measures[Estimate[float]]
+    """own - real; of translations paired by source. The intervals and that of `hangs` all hold together"""
+    hangs: Estimate[float]
+    """coherence of the model's own texts. Of translations that of the real ones, since the model chose its own by it"""
     sources: tuple[str, ...] = ()
     """what was translated"""
 
     def sentence(self) -> str:
-        own, real, less = self.own, self.real, self.difference
-        copy = verdict(
-            less.longest_copy,
-            "it copies more than real text repeats",
-            "it copies less than real text repeats",
-            "that it copies more or less than real text repeats is not shown",
+        own, real = self.own, self.real
+        copying, repetition, surprise = (
+            verdict(difference, f"{words} more", f"{words} less", "a difference is not shown")
+            for difference, words in zip(
+                self.difference[:3],
+                ("it copies", "it repeats itself", "its own text surprises it"),
+                strict=True,
+            )
         )
-        again = verdict(
-            less.repetition,
-            "it goes round in circles",
-            "it repeats itself less than real text",
-            "that it repeats itself more or less is not shown",
+        known = np.isfinite(self.difference.longest_copy.value)
+        return (
+            f"{'' if known else 'Real texts start within documents. '}"
+            f"The longest span copied from the training text is {own.longest_copy.value:.1f} tokens on "
+            f"average, in real held-out text {real.longest_copy.value:.1f}: {copying}; "
+            f"{100 * own.repetition.value:.1f} % of its {NGRAM}-grams occurred before, in real text "
+            f"{100 * real.repetition.value:.1f} %: {repetition}; its own text costs it {own.bits_per_byte.value:.2f} "
+            f"bits per byte, real text {real.bits_per_byte.value:.2f}: {surprise}; {self._coherence()}."
         )
-        costs = verdict(
-            less.bits_per_byte,
-            "its own text surprises it more",
-            "its own text surprises it less",
-            "a difference is not shown",
-        )
+
+    def _coherence(self) -> str:
         if self.sources:
-            heeds = verdict(
-                self.hangs,
+            texts = (
                 "it heeds the source",
                 "another source would serve better",
                 "it is not shown to heed the source",
-                NEGLIGIBLE,
             )
-            thread = (
-                f"a real translation is {self.hangs} nats a token likelier from its source than from another: "
-                f"{heeds}"
-            )
-        else:
-            compared = verdict(
-                less.coherence,
-                "more, by its own measure, than those of real ones",
-                "less than those of real ones",
-                "whether more or less than those of real ones is not shown",
-                NEGLIGIBLE,
-            )
-            thread = verdict(
-                self.hangs,
-                f"the halves of its texts hang together, {compared}",
-                f"the halves of its texts fit each other worse than those of other texts ({self.hangs} nats)",
-                f"nothing shows that later parts of its texts depend on earlier ones ({self.hangs} nats)",
-                NEGLIGIBLE,
-            )
-        middle = (
-            "" if np.isfinite(less.longest_copy.value) else "Real texts are from the middle of documents. "
+            facts = f"a real translation is {self.hangs} nats per token likelier from its source than from another"
+            return f"{facts}: {verdict(self.hangs, *texts, NEGLIGIBLE)}"
+        texts = (
+            "more, by its own measure, than those of real ones",
+            "less than those of real ones",
+            "whether more or less than those of real ones is not shown",
         )
-        return (
-            f"{middle}The longest span copied from the training text is {own.longest_copy.value:.1f} tokens on "
-            f"average, in real held-out text {real.longest_copy.value:.1f}: {copy}; "
-            f"{100 * own.repetition.value:.1f} % of its {NGRAM}-grams came before, in real text "
-            f"{100 * real.repetition.value:.1f} %: {again}; its own text costs it {own.bits_per_byte.value:.2f} bits "
-            f"per byte, real text {real.bits_per_byte.value:.2f}: {costs}; {thread}."
+        return verdict(
+            self.hangs,
+            f"the halves of its texts hang together, {verdict(self.difference.coherence, *texts, NEGLIGIBLE)}",
+            f"the halves of its texts fit each other worse than those of other texts ({self.hangs} nats)",
+            f"nothing shows that later parts of its texts depend on earlier ones ({self.hangs} nats)",
+            NEGLIGIBLE,
         )
+
+    def show(self) -> Picture:
+        """Draw its own texts beside real ones, one panel per measure."""
+        coherence = "Does it heed its source?" if self.sources else "Do its halves belong together?"
+        panels = []
+        for title, field, unit in (
+            ("Longest copied span", "longest_copy", "tokens"),
+            ("Repetition", "repetition", f"share of {NGRAM}-grams that came before"),
+            ("Bits per byte", "bits_per_byte", "bits per byte"),
+            (coherence, "coherence", "nats per token"),
+        ):
+            marks = []
+            for row, (name, measures) in enumerate((("its own", self.own), ("real", self.real))):
+                e: Estimate[float] = getattr(measures, field)
+                point, low, high = ([x] for x in e)
+                hover = (f"{name}: {e} {unit}",)
+                marks.append(Dots(point, [row], name, row, low, high, across=True, hover=hover, size=10))
+            axes = Axis(unit), Axis(names=("its own", "real"), down=True)
+            panels.append(Panel(title, tuple(marks), *axes, height=190))
+        return Picture("Meaning or only grammar?", tuple(panels), self.sentence())
 
 
 def document_beginnings(tokens_N: np.ndarray, bos_id: int, length: int, count: int) -> np.ndarray:
-    """The first `length` tokens after the bos of at most `count` documents, evenly spread: (B, length)."""
+    """Return the first `length` tokens after the bos of at most `count` documents, evenly spread: (B, length)."""
     first_D = np.flatnonzero(np.asarray(tokens_N) == bos_id) + 1
     first_D = first_D[first_D + length <= len(tokens_N)]
     chosen = first_D[np.linspace(0, len(first_D) - 1, min(count, len(first_D))).astype(int)]
@@ -156,208 +164,177 @@ def document_beginnings(tokens_N: np.ndarray, bos_id: int, length: int, count: i
 
 
 def explain_generation(
-    params: Any,
+    params: Params,
     model: TransformerConfig,
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     samples_BT: np.ndarray,
     real_BT: np.ndarray,
     train_N: np.ndarray,
     document_bos: int | None = None,
-    alike: bool = True,
+    comparable: bool = True,
 ) -> Generation:
-    """Measures B samples of T tokens, without bos, and stretches of real text of the same length.
+    """Measure B samples of T tokens, without bos, and real texts of the same length.
 
-    Where the two are not `alike`, since real texts do not begin documents as samples do, no difference is taken.
-
-    Lengths must be the same, since longer texts have longer copies and more repetition. Raises ValueError where they
-    are not.
+    Set `comparable` to False if real texts do not begin documents as samples do: then no difference is computed.
+    Raises ValueError if lengths differ, since longer texts have longer copies and more repetition.
     """
     if samples_BT.shape[1] != real_BT.shape[1]:
         raise ValueError(f"samples of {samples_BT.shape[1]} tokens and real texts of {real_BT.shape[1]}")
-    own, real = (
-        _measure(params, model, tokenizer, np.asarray(x_BT), train_N, document_bos)
-        for x_BT in (samples_BT, real_BT)
-    )
-    less = (
-        difference_estimate(mine, theirs, VERDICTS) if alike else UNKNOWN
-        for mine, theirs in zip(own[1], real[1], strict=True)
-    )  # fmt: skip
-    return _answer(
-        tokenizer,
-        list(samples_BT),
-        train_N,
-        own,
-        real,
-        Measures(*less),
-        mean_estimate(own[1].coherence, VERDICTS),
-    )
+    half = samples_BT.shape[1] // 2
 
+    def nats(texts_BT: np.ndarray) -> np.ndarray:
+        bos_B1 = np.full((len(texts_BT), 1), tokenizer.bos_id)
+        windows_BW = np.concatenate([bos_B1, texts_BT], axis=1).astype(np.int32)
+        return score_windows(params, windows_BW, model=model, document_bos=document_bos).nats_BT
 
-def _answer(
-    tokenizer: Tokenizer,
-    texts: Sequence[np.ndarray],
-    train_N: np.ndarray,
-    own: tuple[TextMeasures, Measures],
-    real: tuple[TextMeasures, Measures],
-    difference: Measures,
-    hangs: Estimate,
-    **more: tuple[str, ...],
-) -> Generation:
-    copied = own[0].copied
-    nearest = (train_N[max(0, c.source - 10) : c.source + c.length + 10] for c in copied)
-    spans = (x_T[c.start : c.start + c.length] for x_T, c in zip(texts, copied, strict=True))
-    parts = {
-        "samples": tuple(tokenizer.decode(x_T) for x_T in texts),
-        "copied": tuple(tokenizer.decode(span) for span in spans),
-        "nearest": tuple(tokenizer.decode(x_N) for x_N in nearest),
-    }
-    return Generation(own=own[0], real=real[0], difference=difference, hangs=hangs, **(parts | more))
+    def score(texts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        texts_BT = np.stack(texts)
+        swapped_BT = np.concatenate([np.roll(texts_BT[:, :half], 1, axis=0), texts_BT[:, half:]], axis=1)
+        nats_BT = nats(texts_BT)
+        # The token at the seam is left out: it only shows that there is a seam.
+        coherence_B = (nats(swapped_BT)[:, half + 1 :] - nats_BT[:, half + 1 :]).mean(1)
+        return nats_BT.sum(1), coherence_B
 
+    def difference(own_B: np.ndarray, real_B: np.ndarray) -> Estimate[float]:
+        return difference_estimate(own_B, real_B, VERDICTS) if comparable else UNKNOWN
 
-def _measure(
-    params: Any,
-    model: TransformerConfig,
-    tokenizer: Tokenizer,
-    texts_BT: np.ndarray,
-    train_N: np.ndarray,
-    document_bos: int | None,
-) -> tuple[TextMeasures, Measures]:
-    B, T = texts_BT.shape
-    copied = longest_copied(list(texts_BT), train_N)
-    bos_B1 = np.full((B, 1), tokenizer.bos_id)
-    half = T // 2
-    swapped_BT = np.concatenate([np.roll(texts_BT[:, :half], 1, axis=0), texts_BT[:, half:]], axis=1)
-    nats_BT, swapped = (
-        score_windows(
-            params,
-            np.concatenate([bos_B1, x_BT], axis=1).astype(np.int32),
-            model=model,
-            document_bos=document_bos,
-        ).nats_BT
-        for x_BT in (texts_BT, swapped_BT)
-    )
-    # The token at the seam only shows that there is a seam.
-    coherence_B = (swapped[:, half + 1 :] - nats_BT[:, half + 1 :]).mean(1)
-    return _measured(texts_BT, tokenizer, copied, nats_BT.sum(1), coherence_B)
-
-
-def _measured(texts, tokenizer, copied, nats_B, coherence_B) -> tuple[TextMeasures, Measures]:
-    # What a tokenizer has lost is no byte that was predicted.
-    known = [x_T[x_T != tokenizer.unk_id] if tokenizer.unk_id is not None else x_T for x_T in texts]
-    sizes_B = np.array([max(1, len(tokenizer.decode(x_T).encode())) for x_T in known])
-    values = Measures(
-        np.array([c.length for c in copied]),
-        np.array([repetition_rate(x_T) for x_T in texts]),
-        nats_B / np.log(2) / sizes_B,
-        coherence_B,
-    )
-    distinct = tuple(distinct_ngrams(texts, n) for n in (1, 2, 3))
-    means = {name: mean_estimate(value_B) for name, value_B in values._asdict().items()}
-    return TextMeasures(copied=tuple(copied), distinct=distinct, **means), values
+    samples = [tokenizer.decode(x_T) for x_T in samples_BT]
+    return _compare(list(samples_BT), list(real_BT), score, difference, tokenizer, train_N, samples)
 
 
 def explain_translations(
-    params: Any,
+    params: Params,
     model: TransformerConfig,
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     pairs: Sequence[Pair],
-    written: Sequence[str],
+    translations: Sequence[str],
     train_N: np.ndarray,
 ) -> Generation:
-    """Measures what a model wrote for the sources of held-out pairs, beside the real targets, each two cut to the
-    length of the shorter: longer texts have longer copies and more repetition."""
+    """Measure the model's translations of held-out sources and the real targets.
+
+    Each two are cut to the length of the shorter, since longer texts have longer copies and more repetition.
+    """
     own, real = [], []
-    for pair, text in zip(pairs, written, strict=True):
-        mine_T = text_pair(tokenizer, "", text, model.max_length).target_T[:-1]
-        T = max(1, min(len(mine_T), len(pair.target_T) - 1))
-        own.append(mine_T[:T])
-        real.append(pair.target_T[:-1][:T])
+    for pair, text in zip(pairs, translations, strict=True):
+        own_T, real_T = text_pair(tokenizer, "", text, model.max_length).target_T[:-1], pair.target_T[:-1]
+        length = max(1, min(len(own_T), len(real_T)))
+        own.append(own_T[:length])
+        real.append(real_T[:length])
 
-    def measure(texts: list[np.ndarray]) -> tuple[TextMeasures, Measures]:
-        nats, gains = [], []
+    def score(texts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        nats, coherence = [], []
         for number, x_T in enumerate(texts):
-            other = pairs[(number + 1) % len(pairs)]
-            its_own, others = (
-                score_pair(params, model, Pair(source_S, x_T), tokenizer.bos_id).nats_T
-                for source_S in (pairs[number].source_S, other.source_S)
+            own_nats_T, other_nats_T = (
+                score_pair(params, model, Pair(pair.source_S, x_T), tokenizer.bos_id).nats_BT[0]
+                for pair in (pairs[number], pairs[(number + 1) % len(pairs)])
             )
-            nats.append(its_own.sum())
-            gains.append((others - its_own).mean())
-        copied = longest_copied(texts, train_N)
-        return _measured(texts, tokenizer, copied, np.array(nats), np.array(gains))
+            nats.append(own_nats_T.sum())
+            coherence.append((other_nats_T - own_nats_T).mean())
+        return np.array(nats), np.array(coherence)
 
-    mine, theirs = measure(own), measure(real)
-    less = (mean_estimate(a_B - b_B, VERDICTS) for a_B, b_B in zip(mine[1], theirs[1], strict=True))
-    return _answer(
-        tokenizer,
-        own,
-        train_N,
-        mine,
-        theirs,
-        Measures(*less),
-        mean_estimate(theirs[1].coherence, VERDICTS),
-        samples=tuple(written),
-        sources=tuple(tokenizer.decode(pair.source_S[:-1]) for pair in pairs),
+    def difference(own_B: np.ndarray, real_B: np.ndarray) -> Estimate[float]:
+        return mean_estimate(own_B - real_B, VERDICTS)
+
+    sources = [tokenizer.decode(pair.source_S[:-1]) for pair in pairs]
+    return _compare(own, real, score, difference, tokenizer, train_N, translations, sources)
+
+
+def _compare(
+    own_texts: Sequence[np.ndarray],
+    real_texts: Sequence[np.ndarray],
+    score: Callable[[Sequence[np.ndarray]], tuple[np.ndarray, np.ndarray]],
+    difference: Callable[[np.ndarray, np.ndarray], Estimate[float]],
+    tokenizer: AnyTokenizer,
+    train_N: np.ndarray,
+    samples: Sequence[str],
+    sources: Sequence[str] = (),
+) -> Generation:
+    """Return the answer. `score` returns nats and coherence of B texts, each (B,)."""
+
+    def measure(texts: Sequence[np.ndarray]) -> tuple[TextMeasures, Measures[np.ndarray]]:
+        # The bytes that unk stands for are lost, so they do not count as predicted.
+        known = [x_T if tokenizer.unk_id is None else x_T[x_T != tokenizer.unk_id] for x_T in texts]
+        sizes_B = np.array([max(1, len(tokenizer.decode(x_T).encode())) for x_T in known])
+        copied = longest_copied(texts, train_N)
+        nats_B, coherence_B = score(texts)
+        values = Measures(
+            np.array([c.length for c in copied]),
+            np.array([repetition_rate(x_T) for x_T in texts]),
+            nats_B / np.log(2) / sizes_B,
+            coherence_B,
+        )
+        distinct = tuple(distinct_ngrams(texts, n) for n in (1, 2, 3))
+        means = {name: mean_estimate(value_B) for name, value_B in values._asdict().items()}
+        return TextMeasures(copied=tuple(copied), distinct=distinct, **means), values
+
+    (own, own_values), (real, real_values) = measure(own_texts), measure(real_texts)
+    spans = (x_T[c.start : c.start + c.length] for x_T, c in zip(own_texts, own.copied, strict=True))
+    around = (train_N[max(0, c.source - 10) : c.source + c.length + 10] for c in own.copied)
+    return Generation(
+        samples=tuple(samples),
+        copied=tuple(map(tokenizer.decode, spans)),
+        nearest=tuple(map(tokenizer.decode, around)),
+        own=own,
+        real=real,
+        difference=Measures(*map(difference, own_values, real_values)),
+        hangs=mean_estimate((real_values if sources else own_values).coherence, VERDICTS),
+        sources=tuple(sources),
     )
 
 
-def repetition_rate(tokens_T: np.ndarray, n: int = NGRAM) -> float:
-    """Share of a text's runs of n tokens that stood in it before; 0 of a text too short for two."""
-    runs = [tuple(tokens_T[i : i + n]) for i in range(len(tokens_T) - n + 1)]
+def _runs(tokens_T: np.ndarray, n: int) -> list[tuple[int, ...]]:
+    return [tuple(tokens_T[i : i + n]) for i in range(len(tokens_T) - n + 1)]
+
+
+def repetition_rate(tokens_T: np.ndarray) -> float:
+    """Return the share of a text's runs of `NGRAM` tokens that occurred before; 0 if there are fewer than two runs."""
+    runs = _runs(tokens_T, NGRAM)
     return 1 - len(set(runs)) / len(runs) if len(runs) > 1 else 0.0
 
 
 def distinct_ngrams(texts: Sequence[np.ndarray], n: int) -> float:
-    """Distinct runs of n tokens over all runs in all texts (Li et al. 2016); 1 where none returns."""
-    runs = [tuple(x_T[i : i + n]) for x_T in texts for i in range(len(x_T) - n + 1)]
+    """Return distinct runs of n tokens over all runs in all texts (Li et al. 2016)."""
+    runs = [run for x_T in texts for run in _runs(x_T, n)]
     return len(set(runs)) / max(1, len(runs))
 
 
-_BASE = np.uint64(0x9E3779B97F4A7C15 | 1)
+_BASE = 0x9E3779B97F4A7C15
+_INVERSE = pow(_BASE, -1, 2**64)
 
 
 def _hashes(tokens_N: np.ndarray, n: int) -> np.ndarray:
-    """A number for each run of n tokens, equal for equal runs, (N - n + 1,) uint64."""
-    out_N = np.zeros(len(tokens_N) - n + 1, np.uint64)
-    known_N = (tokens_N.astype(np.uint64) + np.uint64(1)) * np.uint64(0xD6E8FEB86659FD93)
-    known_N ^= known_N >> np.uint64(32)
-    width, filled = 1, 0
-    power_N = known_N  # of runs of `width` tokens, a power of 2: a run of n is put together of these
-    while True:
-        if n & width:
-            scale = pow(int(_BASE), filled, 2**64)
-            out_N += power_N[filled : filled + len(out_N)] * np.uint64(scale)
-            filled += width
-        if filled == n:
-            return out_N
-        scale = pow(int(_BASE), width, 2**64)
-        power_N = power_N[:-width] + power_N[width:] * np.uint64(scale)
-        width *= 2
+    """Return a polynomial hash modulo 2^64 of each run of n tokens, (N - n + 1,) uint64."""
+    values_N = (tokens_N.astype(np.uint64) + np.uint64(1)) * np.uint64(0xD6E8FEB86659FD93)
+    values_N ^= values_N >> np.uint64(32)
+    sums = np.append(np.uint64(0), np.cumsum(values_N * _powers(_BASE, len(tokens_N))))
+    return (sums[n:] - sums[:-n]) * _powers(_INVERSE, len(tokens_N) - n + 1)
+
+
+def _powers(base: int, N: int) -> np.ndarray:
+    return np.cumprod(np.append(np.uint64(1), np.full(N - 1, base, np.uint64)))
 
 
 def longest_copied(texts: Sequence[np.ndarray], train_N: np.ndarray) -> list[Copied]:
-    """The longest run of each text that occurs in the training tokens, by bisection on its length.
+    """Return the longest run of each text that occurs in the training tokens, by bisection on its length.
 
-    Runs are compared as 64-bit hashes: two that differ are taken for equal with a chance of about 10^-8 a text.
+    Runs are compared as 64-bit hashes. The probability that two different ones collide is about 10^-8 per text.
     """
     train_N = np.asarray(train_N)
     found = [Copied(0, 0, 0) for _ in texts]
     low, high = [0] * len(texts), [min(len(x_T), len(train_N)) for x_T in texts]
-    while any(a < b for a, b in zip(low, high, strict=True)):
-        middle = [(a + b + 1) // 2 for a, b in zip(low, high, strict=True)]
-        for n in {m for a, b, m in zip(low, high, middle, strict=True) if a < b}:
-            active = [b for b in range(len(texts)) if middle[b] == n and low[b] < high[b]]
-            own = {b: _hashes(np.asarray(texts[b]), n) for b in active}
-            train_hashes_N = _hashes(train_N, n)
-            # One pass over the long text, whose runs are looked up in a short sorted list.
-            wanted = np.unique(np.concatenate(list(own.values())))
-            at_N = np.minimum(np.searchsorted(wanted, train_hashes_N), len(wanted) - 1)
-            hit_N = np.flatnonzero(wanted[at_N] == train_hashes_N)
-            first = {int(h): int(i) for h, i in zip(train_hashes_N[hit_N][::-1], hit_N[::-1], strict=True)}
-            for b in active:
-                start = next((i for i, h in enumerate(own[b].tolist()) if h in first), None)
-                if start is None:
-                    high[b] = n - 1
-                else:
-                    found[b], low[b] = Copied(start, n, first[int(own[b][start])]), n
+    while undecided := [b for b in range(len(texts)) if low[b] < high[b]]:
+        # Hashing the training text is expensive, so a length is tried for all texts that it can decide.
+        n = (low[undecided[0]] + high[undecided[0]] + 1) // 2
+        text_hashes = {b: _hashes(np.asarray(texts[b]), n) for b in undecided if low[b] < n <= high[b]}
+        train_hashes_N = _hashes(train_N, n)
+        wanted = np.unique(np.concatenate(list(text_hashes.values())))
+        at_N = np.minimum(np.searchsorted(wanted, train_hashes_N), len(wanted) - 1)
+        hit_N = np.flatnonzero(wanted[at_N] == train_hashes_N)[::-1]
+        first = dict(zip(train_hashes_N[hit_N].tolist(), hit_N.tolist(), strict=True))
+        for b, hashes in text_hashes.items():
+            start = next((i for i, h in enumerate(hashes.tolist()) if h in first), None)
+            if start is None:
+                high[b] = n - 1
+            else:
+                found[b], low[b] = Copied(start, n, first[int(hashes[start])]), n
     return found

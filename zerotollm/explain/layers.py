@@ -1,7 +1,6 @@
-"""What is the difference between the embedding layer and the encoding layers; why two?
+"""What do the layers add to the embedding? The share of context in vectors of tokens, and linear probes, by layer.
 
-The embedding gives a token one vector. The layers after it give a vector for each place where the token stands: how
-much these differ, and what can be read from them, is measured layer by layer.
+The embedding gives a token one vector. The layers after it give it another vector at each of its positions.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,61 +10,58 @@ from typing import NamedTuple
 import numpy as np
 
 from zerotollm.explain.answer import Answer
-from zerotollm.explain.statistics import UNKNOWN, Estimate, beyond_null, mean_estimate, outcome_of, verdict
+from zerotollm.explain.estimates import UNKNOWN, Estimate, beyond_null, mean_estimate, outcome_of, verdict
+from zerotollm.explain.figures.marks import Axis, Bars, Line, Panel, said
+from zerotollm.explain.figures.picture import Picture
 from zerotollm.significance import Outcome
 
 CLASSES = 10
-"""Next tokens that a probe tells apart, the most frequent."""
+"""Most frequent next tokens, the classes of a probe."""
 PARTS = 4
-"""Parts of a window that a probe tells apart."""
+"""Parts of a window, the classes of another probe."""
 RIDGE = 0.01
+"""Penalty of the ridge regression."""
 CONTROLS = 8
-"""Control tasks, of which the mean is taken: one draw of labels is luck."""
+"""Control tasks, whose mean is taken."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a linear read-out finds at M places of the stream (Alain and Bengio 2017, arXiv:1610.01644)."""
+    """Accuracy of a linear probe at M states of the residual stream (Alain and Bengio 2017, arXiv:1610.01644)."""
 
     task: str
     classes: int
-    accuracy_M: Estimate
-    """on windows that it was not fitted on; Student's intervals over these"""
+    accuracy_M: Estimate[np.ndarray]
+    """on held-out windows, with Student's intervals over them"""
     control_M: np.ndarray
-    """accuracy where every token has one label drawn by lot: what it can learn by heart (Hewitt and Liang 2019,
-    arXiv:1909.03368); mean of `CONTROLS` draws"""
-    selectivity_M: Estimate
-    """accuracy above the control's (the same, section 2.2), over windows and draws; all intervals hold together"""
+    """accuracy on control tasks, which can only be memorized (Hewitt and Liang 2019, arXiv:1909.03368); mean"""
+    selectivity_M: Estimate[np.ndarray]
+    """accuracy minus control accuracy (the same, section 2.2); simultaneous intervals over windows and draws"""
     majority: float
-    """of always saying the most frequent class"""
+    """accuracy of the most frequent class"""
     fresh_selectivity: float = float("nan")
-    """the highest of any place of a model with fresh parameters, mean over such models"""
-    learned: Estimate = UNKNOWN
-    """the highest selectivity above that of fresh parameters"""
+    """highest of any state of a model with fresh parameters, mean over such models"""
+    learned: Estimate[float] = UNKNOWN
+    """highest selectivity minus that of fresh parameters"""
 
     def place(self) -> int:
-        """The place of the stream with the highest selectivity."""
+        """Return the index of the state with the highest selectivity."""
         return int(self.selectivity_M.value.argmax())
 
     def best(self) -> int | None:
-        """The same if the selectivity there is surely above 0, or None."""
+        """Return the same if the selectivity there is significantly above 0, or None."""
         return self.place() if self.selectivity_M.low[self.place()] > 0 else None
 
     def sentence(self) -> str:
-        """Where the task is read best, and whether training put it there."""
+        """Return where the probe is best, and whether training improved it."""
         m = self.place()
-        accuracy, selectivity = (
-            Estimate(*(float(x[m]) for x in e)) for e in (self.accuracy_M, self.selectivity_M)
-        )
+        accuracy, selectivity = self.accuracy_M.at(m), self.selectivity_M.at(m)
         where = f"after layer {m}" if m else "from the embedding"
         facts = f"{self.task} right {accuracy} {where} (guessing {self.majority:.2f}, control {self.control_M[m]:.2f})"
         if self.best() is None:
-            beside = (
-                "labels drawn by lot are read even better"
-                if selectivity.high < 0
-                else "more than a control is not shown"
-            )
-            return f"{facts}: {beside} (selectivity {selectivity})"
+            random = "random labels are read even better"
+            control = random if selectivity.high < 0 else "more than a control is not shown"
+            return f"{facts}: {control} (selectivity {selectivity})"
         against = verdict(
             self.learned,
             f"more than fresh parameters give, by {self.learned}",
@@ -77,46 +73,47 @@ class Probe:
 
 @dataclass(frozen=True)
 class Layers(Answer):
-    """Vectors of tokens at M = L + 1 places of the residual stream, 0 the embedding."""
+    """Vectors of tokens at M = L + 1 states of the residual stream, 0 the embedding."""
 
-    self_similarity_M: Estimate
-    """mean cosine of the same token at two places, over tokens (Ethayarajh 2019, arXiv:1909.00512, section 3.1)"""
+    self_similarity_M: Estimate[np.ndarray]
+    """mean cosine of the same token at two positions, over tokens (Ethayarajh 2019, arXiv:1909.00512, section 3.1)"""
     any_similarity_M: np.ndarray
-    """mean cosine of any two tokens: how narrow the cone is in which all vectors lie (the same, section 3.2)"""
-    sentence_similarity_M: Estimate
+    """mean cosine of any two tokens, the anisotropy (the same, section 3.2)"""
+    sentence_similarity_M: Estimate[np.ndarray]
     """mean cosine of a token and its sentence's mean, over sentences"""
     context_M: np.ndarray
-    """share of the variance between places of the same token, 0 to 1"""
+    """share of the variance between positions of the same token, 0 to 1"""
     probes: tuple[Probe, ...]
     tokens: int
     where: str = ""
     """"encoder" or "decoder" of a model that has both"""
     fresh: int = 0
-    """models with fresh parameters that were looked at on the same windows"""
+    """models with fresh parameters that were measured on the same windows"""
     fresh_similarity: float = float("nan")
-    """their mean of `own_similarity` after the last layer"""
+    """their mean `own_similarity` after the last layer"""
     fresh_context: float = float("nan")
-    """their mean of `context_M` after the last layer"""
-    learned: Estimate = UNKNOWN
-    """`own_similarity` after the last layer minus that of fresh parameters: below 0, context tells more apart"""
-    learned_context: Estimate = UNKNOWN
-    """the same of `context_M`: above 0, context tells more apart"""
+    """their mean `context_M` after the last layer"""
+    learned: Estimate[float] = UNKNOWN
+    """`own_similarity` after the last layer minus that of fresh parameters; below 0: more context"""
+    learned_context: Estimate[float] = UNKNOWN
+    """`context_M` after the last layer minus that of fresh parameters; above 0: more context"""
 
     @property
     def own_similarity(self) -> np.ndarray:
-        """Cosine of the same token at two places above that of any two tokens, (M,): anisotropy is no
-        context (Ethayarajh 2019, section 4.1)."""
+        """Self-similarity minus anisotropy, (M,) (Ethayarajh 2019, section 4.1)."""
         return self.self_similarity_M.value - self.any_similarity_M
 
     def outcome(self) -> Outcome:
-        """Whether training made context tell the places of a token apart: only where both measures say so, since in a
-        narrower cone the first is smaller whatever context does."""
-        apart = outcome_of(self.learned_context)
-        turned = {"shown": "opposite shown", "opposite shown": "shown", "not shown": "not shown"}
-        return apart if apart == turned[outcome_of(self.learned)] else "not shown"
+        """Return whether training increased the effect of context, which both measures must show.
+
+        Anisotropy alone lowers the first.
+        """
+        context = outcome_of(self.learned_context)
+        opposite = {"shown": "opposite shown", "opposite shown": "shown", "not shown": "not shown"}
+        return context if context == opposite[outcome_of(self.learned)] else "not shown"
 
     def sentence(self) -> str:
-        first, last = (Estimate(*(float(x[m]) for x in self.self_similarity_M)) for m in (0, -1))
+        first, last = (self.self_similarity_M.at(m) for m in (0, -1))
         L = len(self.context_M) - 1
         one = "one vector, wherever it stands" if first.low > 0.999 else f"already several vectors ({first})"
         many = (
@@ -137,6 +134,48 @@ class Layers(Answer):
         probes = f" Linear probes read {'; '.join(p.sentence() for p in self.probes)}." if self.probes else ""
         return f"{start} the embedding a token is {one}; {many}.{probes}"
 
+    def show(self) -> Picture:
+        """Return a picture of the similarity of vectors, the share of context, and each probe, layer by layer."""
+        names = state_names(len(self.context_M))
+        axis = Axis(names=tuple(name.removeprefix("layer ") for name in names), label="after layer")
+
+        def curve(name: str, color: int, columns: tuple[np.ndarray, ...]) -> Line:
+            """Return a line of values, or of values with an interval."""
+            value, *interval = columns
+            low, high = interval or (None, None)
+            template = "{}, {}: {:.3f} [{:.3f}, {:.3f}]" if interval else "{}, {}: {:.3f}"
+            hover = said(template, names, name.partition(":")[0], *columns)
+            return Line(range(len(names)), value, name, color, low, high, hover, dots=True)
+
+        similar = (
+            curve("the same token elsewhere", 0, self.self_similarity_M),
+            curve("its own sentence", 2, self.sentence_similarity_M),
+            curve("any two tokens", 6, (self.any_similarity_M,)),
+        )
+        share = 100 * self.context_M
+        hover = said("{}: {:.1f} % of the variance is context", names, share)
+        bars = Bars(range(len(names)), share, hover=hover)
+        where = f"{self.where.capitalize()}: " if self.where else ""
+        panels = [
+            Panel(f"{where}Cosine with ...", similar, axis, Axis("cosine")),
+            Panel(f"{where}How much of the variance is context", (bars,), axis, Axis("%", span=(0, 100))),
+        ]
+        for probe in self.probes:
+            majority = [probe.majority] * 2
+            marks = (
+                curve("linear probe", 0, probe.accuracy_M),
+                curve("control: random labels", 6, (probe.control_M,)),
+                Line([0, len(names) - 1], majority, "the most frequent answer", 1, dashed=True),
+            )
+            axes = axis, Axis("share right", span=(0, 1))
+            panels.append(Panel(f"{where}Probe: {probe.task}", marks, *axes))
+        return Picture("From one vector to many", tuple(panels), self.sentence())
+
+
+def state_names(M: int) -> tuple[str, ...]:
+    """Return the names of the M states of the residual stream."""
+    return ("embedding", *(f"layer {m}" for m in range(1, M)))
+
 
 def explain_layers(
     residual_MBTD: np.ndarray,
@@ -146,10 +185,10 @@ def explain_layers(
     fresh: Iterable[np.ndarray] = (),
     seed: int = 0,
 ) -> Layers:
-    """Measures the vectors of B windows of T + 1 tokens; `ends_V` is True for tokens that end a sentence.
+    """Measure the vectors of B windows of T + 1 tokens; `ends_V` is True for tokens that end a sentence.
 
-    `labels`, name -> (B, T) of whole numbers, are further things to probe for; -1 is no label. `fresh` are the vectors,
-    (M, B, T, D), of models with fresh parameters on the same windows.
+    `labels` are further classes to probe for: name -> (B, T) integers, -1 for none. `fresh` are the vectors, (M, B, T,
+    D), of models with fresh parameters on the same windows.
     """
     M, B, T, D = residual_MBTD.shape
     ids_BT, next_BT = windows_BW[:, :T], windows_BW[:, 1 : T + 1]
@@ -180,93 +219,86 @@ def explain_vectors(
     fresh: Iterable[np.ndarray] = (),
     seed: int = 0,
 ) -> Layers:
-    """Measures N vectors: the token of each, the number of the window and of the sentence in which it stands, and what
-    to probe for, name -> N whole numbers, -1 for none. `fresh` are the same of models with fresh parameters."""
+    """Measure N vectors, of tokens `ids_N` in numbered windows and sentences.
+
+    `labels` are the classes to probe for: name -> N integers, -1 for none. `fresh` are the vectors of models with fresh
+    parameters, which are measured one by one.
+    """
     vectors_MND = np.asarray(vectors_MND, np.float32)
-    own, any_, inside, context = zip(
-        *(_similarities(x_ND, ids_N, sentence_N) for x_ND in vectors_MND), strict=True
-    )
-    tasks = {name: np.asarray(label).ravel() for name, label in labels.items()}
-    classes = {name: len(np.unique(label_N[label_N >= 0])) for name, label_N in tasks.items()}
-    # Something to tell apart, and windows both to fit on and to try it on.
-    tasks = {
-        name: label_N
-        for name, label_N in tasks.items()
-        if classes[name] > 1 and len(np.unique(window_N[label_N >= 0] % 2)) > 1
-    }
-    looked_at = len(vectors_MND) * max(len(tasks), 1)
-    probes = [
-        probe(
-            name if "token" not in name else f"{name} (of {classes[name]})",
-            vectors_MND, label_N, ids_N, window_N, looked_at, seed,
-        )
-        for name, label_N in tasks.items()
-    ]  # fmt: skip
-    found = Layers(
-        Estimate(*map(np.array, zip(*own, strict=True))),
-        np.array(any_),
-        Estimate(*map(np.array, zip(*inside, strict=True))),
-        np.array(context),
+    similarities = [_similarities(x_ND, ids_N, sentence_N) for x_ND in vectors_MND]
+    same, any_two, sentence, context = zip(*similarities, strict=True)
+    tasks, classes = {}, {}
+    for name, label in labels.items():
+        label_N = np.asarray(label).ravel()
+        used_N = label_N >= 0
+        classes[name] = len(np.unique(label_N[used_N]))
+        # A probe needs two classes, and windows both to fit on and to test on.
+        if classes[name] > 1 and len(np.unique(window_N[used_N] % 2)) > 1:
+            tasks[name] = label_N
+    similar_K, context_K, selective = [], [], {name: [] for name in tasks}
+    for x_MND in fresh:
+        same_token, any_token, _, share = _similarities(x_MND[-1], ids_N, sentence_N)
+        similar_K.append(same_token.value - any_token)
+        context_K.append(share)
+        for name, label_N in tasks.items():
+            accuracy = _probe_accuracy(x_MND, label_N, ids_N, window_N, seed)
+            selective[name].append(accuracy.selectivity_MB.mean(1).max())
+    comparisons, questions = len(vectors_MND) * max(len(tasks), 1), 2 + len(tasks)
+    probes = []
+    for name, label_N in tasks.items():
+        title = name if "token" not in name else f"{name} (of {classes[name]})"
+        result = probe(title, vectors_MND, label_N, ids_N, window_N, comparisons, seed)
+        mean, learned = _beyond_fresh(result.selectivity_M.value.max(), selective[name], questions)
+        probes.append(replace(result, fresh_selectivity=mean, learned=learned))
+    same_M, any_M, context_M = Estimate(*np.transpose(same)), np.array(any_two), np.array(context)
+    fresh_similarity, learned = _beyond_fresh(same_M.value[-1] - any_M[-1], similar_K, questions)
+    fresh_context, learned_context = _beyond_fresh(context_M[-1], context_K, questions)
+    return Layers(
+        same_M,
+        any_M,
+        Estimate(*np.transpose(sentence)),
+        context_M,
         tuple(probes),
         len(ids_N),
         where,
+        len(similar_K),
+        fresh_similarity,
+        fresh_context,
+        learned,
+        learned_context,
     )
-    # Of each model with fresh parameters three kinds of numbers, and no more than one model at a time.
-    similar_K, context_K, selective_KP = [], [], []
-    for x_MND in fresh:
-        last, any_two, _, share = _similarities(x_MND[-1], ids_N, sentence_N)
-        similar_K.append(last.value - any_two)
-        context_K.append(share)
-        read = [_read_out(x_MND, label_N, ids_N, window_N, seed) for label_N in tasks.values()]
-        selective_KP.append([(r.right_MB - r.control_MB).mean(1).max() for r in read])
-    if not similar_K:
-        return found
-    questions = 2 + len(tasks)
-    against = [
-        replace(
-            p,
-            fresh_selectivity=float(np.mean(null_K)),
-            learned=beyond_null(float(p.selectivity_M.value.max()), np.array(null_K), questions),
-        )
-        for p, null_K in zip(probes, zip(*selective_KP, strict=True), strict=True)
-    ]
-    return replace(
-        found,
-        probes=tuple(against),
-        fresh=len(similar_K),
-        fresh_similarity=float(np.mean(similar_K)),
-        fresh_context=float(np.mean(context_K)),
-        learned=beyond_null(float(found.own_similarity[-1]), np.array(similar_K), questions),
-        learned_context=beyond_null(float(found.context_M[-1]), np.array(context_K), questions),
-    )
+
+
+def _beyond_fresh(value: float, fresh_K: list[float], questions: int) -> tuple[float, Estimate[float]]:
+    """Return the mean of models with fresh parameters, nan without any, and the difference of a value from them."""
+    mean = float(np.mean(fresh_K)) if fresh_K else float("nan")
+    return mean, beyond_null(float(value), np.array(fresh_K), questions)
 
 
 def frequent_labels(ids: np.ndarray) -> np.ndarray:
-    """The place of each id among the `CLASSES` most frequent ones, -1 where it is none of them or none at all (-1)."""
+    """Return the rank of each id among the `CLASSES` most frequent ones, from 0; -1 for other ids and for -1."""
     values, counts = np.unique(ids[ids >= 0], return_counts=True)
-    return _index_in(values[np.argsort(-counts, kind="stable")][:CLASSES], ids)
-
-
-def part_labels(length: int) -> np.ndarray:
-    """In which of `PARTS` parts of a text each of its tokens stands, (T,)."""
-    return np.arange(length) * PARTS // length
-
-
-def _index_in(values_K: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The place of each number among `values_K`, -1 where it is none of them."""
-    hit = x[..., None] == values_K
+    hit = ids[..., None] == values[np.argsort(-counts, kind="stable")][:CLASSES]
     return np.where(hit.any(-1), hit.argmax(-1), -1)
 
 
+def part_labels(length: int) -> np.ndarray:
+    """Return the part, of `PARTS`, of a text in which each of its tokens is, (T,)."""
+    return np.arange(length) * PARTS // length
+
+
 def _sums(x_ND: np.ndarray, group_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sum of the vectors of each group, and its size."""
+    """Return the sum of the vectors of each group, and its size."""
     _, group_N, count_G = np.unique(group_N, return_inverse=True, return_counts=True)
     order_N = np.argsort(group_N, kind="stable")
     starts_G = np.cumsum(count_G) - count_G
     return np.add.reduceat(x_ND[order_N], starts_G, axis=0), count_G
 
 
-def _similarities(x_ND, ids_N, sentence_N) -> tuple[Estimate, float, Estimate, float]:
+def _similarities(
+    x_ND: np.ndarray, ids_N: np.ndarray, sentence_N: np.ndarray
+) -> tuple[Estimate[float], float, Estimate[float], float]:
+    """Return the similarities of `Layers`, to the same token, any token and the sentence, and the share of context."""
     x_ND = x_ND.astype(np.float64)
     unit_ND = x_ND / np.maximum(np.linalg.norm(x_ND, axis=1, keepdims=True), 1e-12)
     N = len(x_ND)
@@ -283,9 +315,8 @@ def _similarities(x_ND, ids_N, sentence_N) -> tuple[Estimate, float, Estimate, f
     means_GD /= np.maximum(np.linalg.norm(means_GD, axis=1, keepdims=True), 1e-12)
     cosine_N = (unit_ND * means_GD[place_N]).sum(1)
     several = n_G > 1  # a sentence of one token is its own mean
-    of_sentence = mean_estimate(
-        (np.bincount(place_N, cosine_N) / n_G)[several if several.any() else slice(None)]
-    )
+    cosine_G = np.bincount(place_N, cosine_N) / n_G
+    of_sentence = mean_estimate(cosine_G[several] if several.any() else cosine_G)
 
     sums_GD, n_G = _sums(x_ND, ids_N)
     within = max(np.square(x_ND).sum() - (np.square(sums_GD).sum(1) / n_G).sum(), 0.0)
@@ -296,15 +327,15 @@ def _similarities(x_ND, ids_N, sentence_N) -> tuple[Estimate, float, Estimate, f
     return mean_estimate(alone), float(any_two), of_sentence, share
 
 
-class ReadOut(NamedTuple):
-    """How often a probe was right on the windows that it was not fitted on, at M places of the stream."""
+class ProbeAccuracy(NamedTuple):
+    """Accuracy of a probe on the windows that it was not fitted on, at M states."""
 
     right_MB: np.ndarray
-    """share of each window"""
-    control_MB: np.ndarray
-    """the same of the control tasks, their mean"""
+    """by window"""
+    selectivity_MB: np.ndarray
+    """by window, minus the mean of the control tasks"""
     control_MC: np.ndarray
-    """of each control task, over all windows"""
+    """by control task"""
     majority: float
 
 
@@ -314,59 +345,59 @@ def probe(
     label_N: np.ndarray,
     ids_N: np.ndarray,
     window_N: np.ndarray,
-    looked_at: int = 1,
+    comparisons: int = 1,
     seed: int = 0,
 ) -> Probe:
-    """Fits a linear read-out on the even windows and tries it on the odd ones, at every place of the stream.
+    """Fit a linear probe on the even windows and test it on the odd ones, at every state of the residual stream.
 
-    It is ridge regression on one-hot labels: no steps, no rate, one solution. A control gives each token a label
-    drawn from the task's own labels, so that only who knows the token by heart can know it.
+    It is ridge regression on one-hot labels, which has one solution and needs no optimizer. A control task gives each
+    token id one of the task's labels at random, so it can only be memorized.
     """
-    found = _read_out(vectors_MND, label_N, ids_N, window_N, seed)
-    # Two things vary: the windows, and which labels were drawn.
-    over_windows = mean_estimate((found.right_MB - found.control_MB).T, looked_at)
-    over_draws = mean_estimate(found.control_MC.T, looked_at)
+    accuracy = _probe_accuracy(vectors_MND, label_N, ids_N, window_N, seed)
+    # Both the windows and the draw of the control labels vary.
+    over_windows = mean_estimate(accuracy.selectivity_MB.T, comparisons)
+    over_draws = mean_estimate(accuracy.control_MC.T, comparisons)
     half_M = np.hypot(over_windows.high - over_windows.value, over_draws.high - over_draws.value)
     selective_M = over_windows.value
     return Probe(
         task,
         len(np.unique(label_N[label_N >= 0])),
-        mean_estimate(found.right_MB.T),
-        found.control_MC.mean(1),
+        mean_estimate(accuracy.right_MB.T),
+        accuracy.control_MC.mean(1),
         Estimate(selective_M, selective_M - half_M, selective_M + half_M),
-        found.majority,
+        accuracy.majority,
     )
 
 
-def _read_out(
+def _probe_accuracy(
     vectors_MND: np.ndarray, label_N: np.ndarray, ids_N: np.ndarray, window_N: np.ndarray, seed: int
-) -> ReadOut:
+) -> ProbeAccuracy:
     used_N = label_N >= 0
     classes, label = np.unique(label_N[used_N], return_inverse=True)
-    ids, window = ids_N[used_N], window_N[used_N]
     random = np.random.default_rng(seed)
-    _, type_ = np.unique(ids, return_inverse=True)
+    _, type_ = np.unique(ids_N[used_N], return_inverse=True)
     tasks_CN = np.stack(
         [label, *(label[random.integers(0, len(label), type_.max() + 1)][type_] for _ in range(CONTROLS))]
     )
-    fit, test = window % 2 == 0, window % 2 == 1
+    test = window_N[used_N] % 2 == 1
+    fit = ~test
     targets = np.eye(len(classes))[tasks_CN[:, fit].T].reshape(fit.sum(), -1)
-    windows, place = np.unique(window[test], return_inverse=True)
-    size_B = np.bincount(place)
+    windows, window = np.unique(window_N[used_N][test], return_inverse=True)
+    size_B = np.bincount(window)
     right_MCB = np.empty((len(vectors_MND), len(tasks_CN), len(windows)))
     for right_CB, x_ND in zip(right_MCB, vectors_MND, strict=True):
         x = x_ND[used_N].astype(np.float64)
         x = (x - x[fit].mean(0)) / np.maximum(x[fit].std(0), 1e-6)
         x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
         gram = x[fit].T @ x[fit] / fit.sum() + RIDGE * np.eye(x.shape[1])
-        guesses = x[test] @ np.linalg.solve(gram, x[fit].T @ targets / fit.sum())
-        said_NC = guesses.reshape(test.sum(), len(tasks_CN), len(classes)).argmax(-1)
-        for right_B, said_N, true_N in zip(right_CB, said_NC.T, tasks_CN[:, test], strict=True):
-            right_B[:] = np.bincount(place, said_N == true_N) / size_B
+        scores = x[test] @ np.linalg.solve(gram, x[fit].T @ targets / fit.sum())
+        predicted_NC = scores.reshape(test.sum(), len(tasks_CN), len(classes)).argmax(-1)
+        for right_B, predicted_N, true_N in zip(right_CB, predicted_NC.T, tasks_CN[:, test], strict=True):
+            right_B[:] = np.bincount(window, predicted_N == true_N) / size_B
     majority = np.bincount(label[fit], minlength=len(classes)).argmax()
-    return ReadOut(
+    return ProbeAccuracy(
         right_MCB[:, 0],
-        right_MCB[:, 1:].mean(1),
+        right_MCB[:, 0] - right_MCB[:, 1:].mean(1),
         (right_MCB[:, 1:] * size_B).sum(2) / size_B.sum(),
         float((label[test] == majority).mean()),
     )

@@ -1,8 +1,8 @@
 """How is meaning determined? Are vectors closer when tokens are used in the same sentence?
 
-Two things could draw vectors together: that two tokens stand in the same sentences, and that they stand in the same
-contexts, beside the same neighbours, whether or not they ever meet (the distributional hypothesis: Harris 1954). Both
-are counted on the training text, and compared with the cosine of the embeddings.
+Two kinds of use could make two embeddings similar. Tokens can stand in the same sentences. They can also have the same
+neighbours, whether or not they ever meet (the distributional hypothesis: Harris 1954). Both are counted in the training
+text and compared with the cosine of the embeddings.
 """
 
 from collections.abc import Sequence
@@ -10,26 +10,30 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
-from zerotollm.data.tokens.sentencepiece import Tokenizer
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer
 from zerotollm.explain.answer import Answer
-from zerotollm.explain.statistics import (
+from zerotollm.explain.estimates import (
     CONFIDENCE,
     DRAWS,
     Estimate,
     mantel,
-    pair_correlation,
     pair_correlations,
     pair_ranks,
     partial_correlation,
 )
-from zerotollm.explain.words import KINDS, kinds_of, sentence_ends, shown, token_counts
+from zerotollm.explain.figures.marks import Axis, Line, Panel, said
+from zerotollm.explain.figures.picture import Picture
+from zerotollm.explain.words import KINDS, readable_token, sentence_ends, token_counts, token_kinds
 from zerotollm.significance import holm
 
 TOKENS = 400
-"""The most frequent words whose pairs are compared."""
+"""Most frequent words whose pairs are compared."""
 CONTEXTS = 1000
-"""The most frequent tokens that count as neighbours."""
+"""Most frequent tokens that count as neighbours."""
+BINS = 20
+"""Groups of pairs in the picture."""
 
 
 class Usage(NamedTuple):
@@ -46,75 +50,104 @@ class Usage(NamedTuple):
 
 @dataclass(frozen=True)
 class Meaning(Answer):
-    """What the cosine of embeddings goes with, at Y checkpoints. Spearman's correlations over all pairs of N tokens."""
+    """Spearman's correlations of embeddings' cosines with usage, over all pairs of N tokens, at Y checkpoints."""
 
     steps_Y: np.ndarray
     pieces: tuple[str, ...]
-    together: tuple[Estimate, ...]
-    """with standing in the same sentence (PMI), a checkpoint each; bootstrap intervals over tokens"""
-    contexts: tuple[Estimate, ...]
+    together: tuple[Estimate[float], ...]
+    """with standing in the same sentence (PMI), one per checkpoint; bootstrap intervals over tokens"""
+    contexts: tuple[Estimate[float], ...]
     """with having the same neighbours"""
-    difference: tuple[Estimate, ...]
+    difference: tuple[Estimate[float], ...]
     """contexts - together"""
     together_alone_Y: np.ndarray
-    """with the sentence where contexts are held fixed (partial correlation)"""
+    """with the same sentence, contexts held fixed (partial correlation)"""
     contexts_alone_Y: np.ndarray
     p_together_Y: np.ndarray
     """Mantel's permutation test"""
     p_contexts_Y: np.ndarray
     cosine_NN: np.ndarray
-    """of the last checkpoint"""
+    """at the last checkpoint"""
     usage: Usage
 
     def sentence(self) -> str:
         together, contexts, difference = self.together[-1], self.contexts[-1], self.difference[-1]
-        numbers = (
-            f"over {len(self.pieces):,} frequent words the cosine of two embeddings goes with their shared contexts by "
-            f"{contexts} and with standing in the same sentence by {together} (Spearman)"
-        )
         p_values = holm([float(self.p_contexts_Y[-1]), float(self.p_together_Y[-1])])
-        of_contexts, of_sentences = (
+        by_contexts, by_sentence = (
             p <= 1 - CONFIDENCE and e.low > 0 for p, e in zip(p_values, (contexts, together), strict=True)
         )
-        if not (of_contexts or of_sentences):
+        if not (by_contexts or by_sentence):
             verdict = "neither is shown to be more than chance"
-        elif of_contexts and difference.low > 0:
-            verdict = "what counts is shared contexts, more than meeting in a sentence"
-        elif of_sentences and difference.high < 0:
-            verdict = "what counts is meeting in a sentence, more than shared contexts"
+        elif by_contexts and difference.low > 0:
+            verdict = "shared contexts count more than standing in the same sentence"
+        elif by_sentence and difference.high < 0:
+            verdict = "standing in the same sentence counts more than shared contexts"
         else:
             verdict = "which of the two counts more is not shown"
-        start = ""
+        first = ""
         if len(self.steps_Y) > 1:
-            then = f"{self.contexts[0].value:.2f} and {self.together[0].value:.2f}"
-            start = f" At step {self.steps_Y[0]} these were {then}."
-        return f"At step {self.steps_Y[-1]}, {numbers}: {verdict}.{start}"
+            values = f"{self.contexts[0].value:.2f} and {self.together[0].value:.2f}"
+            first = f" At step {self.steps_Y[0]} these were {values}."
+        return (
+            f"At step {self.steps_Y[-1]}, over {len(self.pieces):,} frequent words, the cosine of two embeddings "
+            f"correlates with their shared contexts by {contexts} and with standing in the same sentence by {together} "
+            f"(Spearman): {verdict}.{first}"
+        )
+
+    def show(self) -> Picture:
+        """Draw the correlations over the checkpoints, and the cosine against usage at the last one."""
+        upper = np.triu_indices(len(self.pieces), 1)
+        percent = (np.arange(BINS) + 0.5) * 100 / BINS
+        over_steps, binned = [], []
+        for color, (name, estimates, p_Y, usage_NN) in enumerate(
+            (
+                ("shared contexts", self.contexts, self.p_contexts_Y, self.usage.contexts_NN),
+                ("the same sentence", self.together, self.p_together_Y, self.usage.together_NN),
+            )
+        ):
+            value, low, high = (np.array(x, float) for x in zip(*estimates, strict=True))
+            texts = [str(e) for e in estimates]
+            hover = said("step {:,}, {}: {} (p = {:.3f})", self.steps_Y, name, texts, p_Y)
+            over_steps.append(Line(self.steps_Y, value, name, color, low, high, hover, dots=True))
+            order = np.argsort(usage_NN[upper], kind="stable")
+            mean = [cosine.mean() for cosine in np.array_split(self.cosine_NN[upper][order], BINS)]
+            ends = percent - 50 / BINS, percent + 50 / BINS
+            hover = said("{}, {:.0f} to {:.0f} %: cosine {:.3f}", name, *ends, mean)
+            binned.append(Line(percent, mean, name, color, hover=hover, dots=True))
+        axes = (
+            (Axis("step"), Axis("Spearman's correlation")),
+            (Axis("pairs of words, from the least to the most, %"), Axis("mean cosine of their embeddings")),
+        )
+        panels = (
+            Panel("The cosine of two words goes with ...", tuple(over_steps), *axes[0]),
+            Panel("Pairs by how much they share, last checkpoint", tuple(binned), *axes[1]),
+        )
+        return Picture("How meaning is determined", panels, self.sentence())
 
 
-def count_usage(tokens_N: np.ndarray, tokenizer: Tokenizer, count: int = TOKENS) -> Usage:
-    """Sentences and neighbours of the most frequent words of a text. Words are tokens that begin one; where a
-    tokenizer has fewer than 20 such, any token with letters."""
-    from scipy.sparse import csr_matrix
+def count_usage(tokens_N: np.ndarray, tokenizer: AnyTokenizer) -> Usage:
+    """Count sentences and neighbours of the most frequent words of a text.
 
+    Words are tokens that begin a word; if there are fewer than 20, all tokens with letters.
+    """
     tokens_N = np.asarray(tokens_N)
     V = tokenizer.vocab_size
-    counts_V, kinds_V = token_counts(tokens_N, V), kinds_of(tokenizer)
-    for wanted in (("word",), ("word", "word part")):
-        is_word_V = np.isin(kinds_V, [KINDS.index(kind) for kind in wanted]) & (counts_V >= 5)
-        if is_word_V.sum() >= 20:
-            break
+    counts_V, kinds_V = token_counts(tokens_N, V), token_kinds(tokenizer)
+    is_word_V = (kinds_V == KINDS.index("word")) & (counts_V >= 5)
+    if is_word_V.sum() < 20:
+        is_word_V |= (kinds_V == KINDS.index("word part")) & (counts_V >= 5)
     order_V = np.argsort(-counts_V, kind="stable")
-    ids_N = order_V[is_word_V[order_V]][:count]
+    ids_N = order_V[is_word_V[order_V]][:TOKENS]
     row_V = np.full(V, -1)
     row_V[ids_N] = np.arange(len(ids_N))
 
     sentence_N = np.cumsum(sentence_ends(tokenizer)[tokens_N])
     row_N = row_V[tokens_N]
-    here = row_N >= 0
+    counted_N = row_N >= 0
     sentences = int(sentence_N[-1]) + 1
-    shape = (sentences, len(ids_N))
-    present = csr_matrix((np.ones(here.sum(), np.float32), (sentence_N[here], row_N[here])), shape)
-    present.data[:] = 1  # twice in a sentence is once
+    places = sentence_N[counted_N], row_N[counted_N]
+    present = csr_matrix((np.ones(counted_N.sum(), np.float32), places), (sentences, len(ids_N)))
+    present.data[:] = 1  # twice in a sentence counts once
     both_NN = np.asarray((present.T @ present).todense(), np.float64)
     single_N = both_NN.diagonal()
     expected_NN = np.outer(single_N, single_N) / sentences
@@ -124,15 +157,14 @@ def count_usage(tokens_N: np.ndarray, tokenizer: Tokenizer, count: int = TOKENS)
     common = order_V[: min(CONTEXTS, V)]
     column_V[common] = np.arange(len(common))
     sides = []
-    for near, own in ((tokens_N[:-1], tokens_N[1:]), (tokens_N[1:], tokens_N[:-1])):
-        r, c = row_V[own], column_V[near]
-        kept = (r >= 0) & (c >= 0)
-        counted = csr_matrix((np.ones(kept.sum()), (r[kept], c[kept])), (len(ids_N), len(common)))
-        sides.append(_positive_pmi(np.asarray(counted.todense(), np.float64)))
-    profile_NC = np.concatenate(sides, axis=1)
-    return Usage(
-        ids_N, tuple(shown(tokenizer, i) for i in ids_N), together_NN, cosine_matrix(profile_NC), sentences
-    )
+    for neighbours, words in ((tokens_N[:-1], tokens_N[1:]), (tokens_N[1:], tokens_N[:-1])):
+        row_N, column_N = row_V[words], column_V[neighbours]
+        place_N = (row_N * len(common) + column_N)[(row_N >= 0) & (column_N >= 0)]
+        counts = np.bincount(place_N, minlength=len(ids_N) * len(common)).astype(np.float64)
+        sides.append(_positive_pmi(counts.reshape(len(ids_N), len(common))))
+    contexts_NN = cosine_matrix(np.concatenate(sides, axis=1))
+    pieces = tuple(readable_token(tokenizer, i) for i in ids_N)
+    return Usage(ids_N, pieces, together_NN, contexts_NN, sentences)
 
 
 def _positive_pmi(counts_NC: np.ndarray) -> np.ndarray:
@@ -143,55 +175,50 @@ def _positive_pmi(counts_NC: np.ndarray) -> np.ndarray:
 
 
 def cosine_matrix(x_ND: np.ndarray) -> np.ndarray:
-    """Cosine of every pair of rows, (N, N)."""
+    """Return the cosine of every pair of rows, (N, N)."""
     x_ND = np.asarray(x_ND, np.float64)
     x_ND = x_ND / np.maximum(np.linalg.norm(x_ND, axis=1, keepdims=True), 1e-12)
     return x_ND @ x_ND.T
 
 
 def explain_meaning(
-    embeddings: Sequence[tuple[int, np.ndarray]], usage: Usage, draws: int = DRAWS, seed: int = 0
+    embeddings: Sequence[tuple[int, np.ndarray]], usage: Usage, draws: int = DRAWS
 ) -> Meaning:
-    """Correlates cosines with usage for every checkpoint, (step, (V, D)), the oldest first.
+    """Correlate cosines with usage at every checkpoint, (step, (V, D)), the oldest first.
 
-    Means are taken away from embeddings before cosines are. Correlations are of ranks (Spearman 1904), intervals
-    from samples of tokens (of ranks as they stand), p-values from shuffled tokens (Mantel 1967).
+    Cosines are of embeddings minus their mean. Correlations are of ranks (Spearman 1904), intervals from bootstrap
+    samples of tokens (Efron 1979), p-values from permutations of tokens (Mantel 1967).
     """
     together_NN, contexts_NN = pair_ranks(usage.together_NN), pair_ranks(usage.contexts_NN)
     N = len(together_NN)
-    together, contexts, difference, rows = [], [], [], []
-    # The first row is the tokens as they are, the others samples with replacement (the bootstrap: Efron 1979).
-    random = np.random.default_rng(seed)
-    weights_XN = np.append(np.ones((1, N)), random.multinomial(N, np.full(N, 1 / N), size=draws), axis=0)
-    between = pair_correlation(together_NN, contexts_NN)
+    # The first row is the tokens themselves, the others are samples with replacement.
+    samples_XN = np.random.default_rng(0).multinomial(N, np.full(N, 1 / N), size=draws)
+    weights_XN = np.append(np.ones((1, N)), samples_XN, axis=0)
+    between = float(pair_correlations(together_NN, contexts_NN, weights_XN[:1])[0])
+    estimates: list[list[Estimate[float]]] = []
+    rows, cosine_NN = [], np.zeros((N, N))
     for _, embedding_VD in embeddings:
         x_ND = np.asarray(embedding_VD, np.float64)[usage.ids_N]
-        similar_NN = cosine_matrix(x_ND - x_ND.mean(0, keepdims=True))
-        rank_NN = pair_ranks(similar_NN)
-
-        drawn = np.stack(
+        cosine_NN = cosine_matrix(x_ND - x_ND.mean(0, keepdims=True))
+        rank_NN = pair_ranks(cosine_NN)
+        drawn_2X = np.stack(
             [pair_correlations(rank_NN, x_NN, weights_XN) for x_NN in (together_NN, contexts_NN)]
         )
-        drawn = np.append(drawn, drawn[1:] - drawn[:1], axis=0)
-        whole, (low, high) = drawn[:, 0], np.quantile(drawn[:, 1:], [0.025, 0.975], axis=1)
-        for answers, i in ((together, 0), (contexts, 1), (difference, 2)):
-            answers.append(Estimate(float(whole[i]), float(low[i]), float(high[i])))
+        drawn_3X = np.append(drawn_2X, drawn_2X[1:] - drawn_2X[:1], axis=0)
+        ends = np.quantile(drawn_3X[:, 1:], [0.025, 0.975], axis=1)
+        estimates.append([Estimate(*map(float, three)) for three in zip(drawn_3X[:, 0], *ends, strict=True)])
+        together, contexts = drawn_2X[:, 0]
         rows.append(
             (
-                partial_correlation(whole[0], whole[1], between),
-                partial_correlation(whole[1], whole[0], between),
-                mantel(rank_NN, together_NN, draws, seed),
-                mantel(rank_NN, contexts_NN, draws, seed + 1),
+                partial_correlation(together, contexts, between),
+                partial_correlation(contexts, together, between),
+                mantel(rank_NN, together_NN, draws, seed=0),
+                mantel(rank_NN, contexts_NN, draws, seed=1),
             )
         )
-    columns = np.array(rows).T
+    steps_Y = np.array([step for step, _ in embeddings])
+    together, contexts, difference = (tuple(column) for column in zip(*estimates, strict=True))
+    alone_and_p = np.array(rows).T
     return Meaning(
-        np.array([step for step, _ in embeddings]),
-        usage.pieces,
-        tuple(together),
-        tuple(contexts),
-        tuple(difference),
-        *columns,
-        cosine_NN=similar_NN,
-        usage=usage,
+        steps_Y, usage.pieces, together, contexts, difference, *alone_and_p, cosine_NN=cosine_NN, usage=usage
     )

@@ -1,151 +1,203 @@
-"""How is the next token predicted; what is the math?
+"""How is the next token predicted? The last state, its products with the head, softmax, and the logit lens.
 
-The computation itself on a text: the last state, its products with the columns of the head, softmax, the likeliest
-tokens; and the same read-out after every layer. `calibration.py` says whether the probabilities can be believed.
+`calibration.py` tests whether the probabilities are reliable.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 
-from zerotollm.data.tokens.sentencepiece import Tokenizer
-from zerotollm.explain.activations import Activations, head_matrix, look_inside, read, row_length, text_tokens
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer
+from zerotollm.explain.activations import Activations, head_matrix, read_out, row_length
 from zerotollm.explain.answer import Answer
-from zerotollm.explain.words import shown
+from zerotollm.explain.figures.helpers import visible
+from zerotollm.explain.figures.marks import Axis, Bars, Heat, Panel, said
+from zerotollm.explain.figures.picture import Picture
+from zerotollm.explain.layers import state_names
+from zerotollm.explain.words import readable_token
 from zerotollm.model.config import TransformerConfig
+from zerotollm.training.lora import Params
 
 BEST = 10
-"""Tokens whose computation is shown, K."""
+"""Likeliest tokens whose computation is shown, K."""
+LENS = 16
+"""Tokens in the picture of the logit lens, the last of the text."""
+PRODUCTS = 12
+"""Largest products of a logit that the picture shows one by one."""
 
 
 @dataclass(frozen=True)
 class Prediction(Answer):
-    """The token after a text, and after every part of it. K likeliest tokens, M = L + 1 places of the stream."""
+    """Prediction after a text and after each of its T tokens: K likeliest tokens, M = L + 1 states of the stream."""
 
     tokens_T: np.ndarray
     """ids of bos and the text"""
     pieces: tuple[str, ...]
     """the same as text"""
     cut: bool
-    """whether the text was longer than the model's context, and its beginning was left out"""
+    """whether the beginning of the text was cut to fit the model's context"""
     temperature: float
-    """of the sampler, which divides the logits; 1: as the model says"""
+    """of the sampler"""
     hidden_D: np.ndarray
-    """the last state, which the head reads"""
+    """the head's input after the last token"""
     logits_V: np.ndarray
-    """hidden x head, soft cap included; of ids that exist"""
+    """with soft cap, of the tokenizer's ids"""
     probabilities_V: np.ndarray
-    """softmax(logits): the model's own"""
+    """softmax(logits)"""
     sampled_V: np.ndarray
-    """the sampler's: of logits / temperature, and without what it excludes"""
+    """the sampler's probabilities: with its temperature and its exclusions"""
     entropy: float
-    """of the model's probabilities, bits"""
+    """of `probabilities_V`, bits"""
     best_K: np.ndarray
     """ids, the likeliest first"""
     best_pieces: tuple[str, ...]
     products_KD: np.ndarray
-    """hidden_D x the head's column of each: their sums are the logits without soft cap and without the head's bias"""
+    """hidden_D x head column; the sums are the logits without soft cap and head bias"""
     drawn: int | None
-    """the id that a sampler drew"""
+    """id that the sampler drew"""
     drawn_piece: str
     lens_best_MT: np.ndarray
-    """ids: what each place of the stream would predict after each token, read out as if it were the last"""
+    """logit lens: ids of the likeliest token after each token, with each state as the head's input"""
     lens_pieces: tuple[tuple[str, ...], ...]
     """the same as text, M x T"""
     lens_best_p_MT: np.ndarray
-    """their probabilities; temperature 1"""
+    """their probabilities"""
     lens_probability_M: np.ndarray
-    """what each place gives the token that the whole model finds likeliest, after the last token; temperature 1"""
+    """probability of the model's likeliest token after the last token, by state"""
     lens_nats_MT: np.ndarray
-    """cross-entropy of the text's own next token, at each place; T - 1 of them"""
+    """cross-entropy of the text's next token, by state; T - 1 tokens"""
     next_TK: np.ndarray
-    """ids: the likeliest after each token, K of them"""
+    """ids of the likeliest tokens after each token"""
     next_pieces: tuple[tuple[str, ...], ...]
     """the same as text, T x K"""
     next_p_TK: np.ndarray
-    """their probabilities; temperature 1"""
+    """their probabilities"""
 
     @property
     def lens_best_pieces(self) -> tuple[str, ...]:
-        """What each place of the stream would say after the last token."""
+        """Return the likeliest token after the last token, by state."""
         return tuple(row[-1] for row in self.lens_pieces)
 
     def sentence(self) -> str:
         best = self.best_K[0]
-        p, drawn = self.probabilities_V[best], self.sampled_V[best]
-        beside = f" (the sampler, at temperature {self.temperature:g}, draws it with {drawn:.2f})"
-        sampler = "" if np.isclose(p, drawn, atol=0.005) else beside
+        p, sampled = self.probabilities_V[best], self.sampled_V[best]
+        beside = f" (the sampler, at temperature {self.temperature:g}, draws it with {sampled:.2f})"
+        sampler = "" if np.isclose(p, sampled, atol=0.005) else beside
         last_M = self.lens_best_MT[:, -1]
         settled = next(m for m in range(len(last_M)) if (last_M[m:] == last_M[-1]).all())
         lens = (
-            "already the embedding says so"
-            if settled == 0
-            else f"from layer {settled} of {len(self.lens_best_MT) - 1} on the stream says so"
+            f"from layer {settled} of {len(last_M) - 1} on the stream says so"
+            if settled
+            else "already the embedding says so"
         )
-        largest = np.abs(self.products_KD[0])
-        few = int(np.searchsorted(np.cumsum(np.sort(largest)[::-1]), largest.sum() / 2)) + 1
+        size_D = np.sort(np.abs(self.products_KD[0]))[::-1]
+        half = int(np.searchsorted(np.cumsum(size_D), np.abs(self.products_KD[0]).sum() / 2)) + 1
         return (
             f"After {self.pieces[-1]!r} the likeliest token is {self.best_pieces[0]!r} with probability {p:.2f}"
-            f"{sampler}: its logit {self.logits_V[best]:.2f} is the sum of {len(largest)} products, half of whose size "
-            f"comes from {few}; the choice is as open as one of {2**self.entropy:.0f} equal ones "
+            f"{sampler}: its logit {self.logits_V[best]:.2f} is the sum of {len(size_D)} products, half of whose size "
+            f"comes from {half}; the choice is as open as one of {2**self.entropy:.0f} equal ones "
             f"({self.entropy:.1f} bits), and {lens}."
         )
 
+    def show(self) -> Picture:
+        """Return a picture of the likeliest tokens, the sum that is a logit, and the logit lens over the text."""
+        panels = [self._likeliest_panel(), self._products_panel(), self._lens_panel()]
+        if self.lens_nats_MT.shape[1]:
+            places, mean_M = state_names(len(self.lens_nats_MT)), self.lens_nats_MT.mean(1)
+            hover = said("{}: {:.3f} nats per token", places, mean_M)
+            bars = Bars(range(len(places)), mean_M, hover=hover)
+            axes = Axis("read out after", names=places), Axis("nats per token of this text")
+            panels.append(Panel("The text's own next tokens, layer by layer", (bars,), *axes))
+        return Picture("How the next token is predicted", tuple(panels), self.sentence())
+
+    def _likeliest_panel(self) -> Panel:
+        names = tuple(map(visible, self.best_pieces))
+        p_K, logits_K, sampled_K = (
+            x[self.best_K] for x in (self.probabilities_V, self.logits_V, self.sampled_V)
+        )
+        template = "{}: logit {:.3f}, probability {:.4f}, the sampler's at temperature {:g} {:.4f}"
+        hover = said(template, names, logits_K, p_K, self.temperature, sampled_K)
+        bars = Bars(p_K, range(len(names)), across=True, hover=hover, text=said("{:.3f}", p_K))
+        title = f"After {visible(self.pieces[-1])}: the likeliest tokens"
+        return Panel(title, (bars,), Axis("probability"), Axis(names=names, down=True))
+
+    def _products_panel(self) -> Panel:
+        """Return the products of state and head for the likeliest token, the largest first, the rest as one."""
+        products_D = self.products_KD[0]
+        order = np.argsort(-np.abs(products_D), kind="stable")
+        top = order[:PRODUCTS]
+        rest = products_D[order[PRODUCTS:]].sum()
+        state = np.where(self.hidden_D[top] == 0, 1e-30, self.hidden_D[top])
+        heights = np.append(products_D[top], rest)
+        template = "feature {}: {:+.3f} x {:+.3f} = {:+.3f}"
+        hover = said(template, top, state, products_D[top] / state, products_D[top])
+        hover += (f"the other {len(products_D) - len(top)} products: {rest:+.3f}",)
+        marks = tuple(
+            Bars(heights[at], at, name, color, across=True, hover=tuple(hover[i] for i in at))
+            for at, color, name in (
+                (np.flatnonzero(heights >= 0), 0, "for it"),
+                (np.flatnonzero(heights < 0), 1, "against it"),
+            )
+            if len(at)
+        )
+        names = (*said("#{}", top), "the rest")
+        title = f"The logit of {visible(self.best_pieces[0])} is a sum: {self.logits_V[self.best_K[0]]:.2f}"
+        return Panel(title, marks, Axis("state x head"), Axis("feature", names=names, down=True))
+
+    def _lens_panel(self) -> Panel:
+        places = state_names(len(self.lens_pieces))
+        text = tuple(map(visible, self.pieces[-LENS:]))
+        pieces = [tuple(map(visible, row[-LENS:])) for row in self.lens_pieces]
+        p_MT = self.lens_best_p_MT[:, -LENS:]
+        template = "after {}, read out after {}: {} with {:.3f}"
+        hover = tuple(map(partial(said, template, text), places, pieces, p_MT))
+        short = tuple(tuple(s if len(s) < 9 else f"{s[:7]}…" for s in row) for row in pieces)
+        lens = Heat(p_MT, "probability", hover, text=short)
+        axes = Axis("after reading ...", names=text), Axis(names=places)
+        height = 110 + 44 * len(places)
+        return Panel("Logit lens: what each layer would say next", (lens,), *axes, height=height, wide=True)
+
 
 def predict(
-    params: Any,
+    params: Params,
     model: TransformerConfig,
-    tokenizer: Tokenizer,
-    text: str,
-    *,
-    temperature: float = 1.0,
-    sampled: Callable[[np.ndarray], np.ndarray] | None = None,
-    draw: Callable[[np.ndarray, int], int] | None = None,
-    seen: Activations | None = None,
-) -> Prediction:
-    """Follows the prediction of the token after a text; an empty one is the start of a document.
-
-    The read-out of every layer by the model's own final norm and head is the logit lens (nostalgebraist 2020; its
-    limits: Belrose et al. 2023, arXiv:2303.08112). `draw(logits_V, tokens before)` is a sampler, and
-    `sampled(logits_V)` are the probabilities it draws with, by default those of the temperature alone. `seen` are the
-    activations of these tokens, where they are there already. Temperature 0 is taken for the limit: the likeliest.
-    """
-    tokens_T, cut = text_tokens(tokenizer, text, model.max_length)
-    seen = look_inside(params, model, tokens_T) if seen is None else seen
-    return predict_tokens(
-        params, model, tokenizer, tokens_T, seen, cut=cut, temperature=temperature, sampled=sampled, draw=draw
-    )
-
-
-def predict_tokens(
-    params: Any,
-    model: TransformerConfig,
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     tokens_T: np.ndarray,
-    seen: Activations,
+    activations: Activations,
     *,
     cut: bool = False,
     temperature: float = 1.0,
     sampled: Callable[[np.ndarray], np.ndarray] | None = None,
     draw: Callable[[np.ndarray, int], int] | None = None,
 ) -> Prediction:
-    """The same of tokens that a decoder, with an encoder or without, has been seen to read."""
-    real = tokenizer.vocab_size
-    logits_V = np.asarray(seen.logits_BTV[0, -1, :real], np.float64)
+    """Return the prediction after tokens whose activations in a decoder are given.
+
+    `draw(logits_V, number of tokens before)` is a sampler. `sampled(logits_V)` returns the probabilities that it draws
+    with, by default those of the temperature alone; temperature 0 is its limit, the likeliest token. The final norm and
+    the head on the state after each layer are the logit lens (nostalgebraist 2020; its limits: Belrose et al. 2023,
+    arXiv:2303.08112).
+    """
+    num_ids, T = tokenizer.vocab_size, len(tokens_T)
+
+    def pieces(ids: np.ndarray) -> tuple[str, ...]:
+        return tuple(readable_token(tokenizer, i) for i in ids)
+
+    logits_V = np.asarray(activations.logits_TV[-1, :num_ids], np.float64)
     probabilities_V = _softmax(logits_V)
     best_K = np.argsort(-logits_V, kind="stable")[:BEST]
-    T = len(tokens_T)
+    hidden_D = np.asarray(activations.final_TD[-1], np.float64)
     lens_best_MT, lens_best_p_MT, lens_p_MT, lens_nats_MT = _lens(
-        params, seen.residual_MBTD[:, 0], tokens_T, best_K[0], model, real
+        params, activations.residual_MTD, tokens_T, best_K[0], model, num_ids
     )
-    hidden_D = np.asarray(seen.final_BTD[0, -1], np.float64)
-    next_TK, next_p_TK = _likeliest(np.asarray(seen.logits_BTV[0, :, :real]))
-    drawn = draw(np.asarray(seen.logits_BTV[0, -1]), len(tokens_T)) if draw else None
+    logits_TV = activations.logits_TV[:, :num_ids]
+    next_TK = np.argsort(-logits_TV, axis=-1, kind="stable")[:, :BEST]
+    weights_TV = np.exp(logits_TV - logits_TV.max(-1, keepdims=True))
+    drawn = draw(activations.logits_TV[-1], T) if draw else None
     return Prediction(
         tokens_T=tokens_T,
-        pieces=tuple(shown(tokenizer, i) for i in tokens_T),
+        pieces=pieces(tokens_T),
         cut=cut,
         temperature=temperature,
         hidden_D=hidden_D,
@@ -154,31 +206,19 @@ def predict_tokens(
         sampled_V=sampled(logits_V) if sampled else _softmax(logits_V / max(temperature, 1e-6)),
         entropy=float(-np.sum(probabilities_V * np.log2(np.maximum(probabilities_V, 1e-300)))),
         best_K=best_K,
-        best_pieces=tuple(shown(tokenizer, i) for i in best_K),
+        best_pieces=pieces(best_K),
         products_KD=hidden_D[None] * np.asarray(head_matrix(params, model), np.float64)[:, best_K].T,
         drawn=drawn,
-        drawn_piece="" if drawn is None else shown(tokenizer, drawn),
+        drawn_piece="" if drawn is None else readable_token(tokenizer, drawn),
         lens_best_MT=lens_best_MT,
-        lens_pieces=_shown(tokenizer, lens_best_MT),
+        lens_pieces=tuple(map(pieces, lens_best_MT)),
         lens_best_p_MT=lens_best_p_MT,
         lens_probability_M=lens_p_MT[:, T - 1],
         lens_nats_MT=lens_nats_MT[:, : T - 1],
         next_TK=next_TK,
-        next_pieces=_shown(tokenizer, next_TK),
-        next_p_TK=next_p_TK,
+        next_pieces=tuple(map(pieces, next_TK)),
+        next_p_TK=np.take_along_axis(weights_TV, next_TK, -1) / weights_TV.sum(-1, keepdims=True),
     )
-
-
-def _shown(tokenizer: Tokenizer, ids: np.ndarray) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(shown(tokenizer, i) for i in row) for row in ids)
-
-
-def _likeliest(logits_TV: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and probabilities of the `BEST` likeliest tokens of each row, the likeliest first."""
-    best_TK = np.argsort(-logits_TV, axis=-1, kind="stable")[:, :BEST]
-    weights_TV = np.exp(logits_TV - logits_TV.max(-1, keepdims=True))
-    p_TK = np.take_along_axis(weights_TV, best_TK, -1) / weights_TV.sum(-1, keepdims=True)
-    return best_TK, p_TK
 
 
 def _softmax(logits_V: np.ndarray) -> np.ndarray:
@@ -186,16 +226,23 @@ def _softmax(logits_V: np.ndarray) -> np.ndarray:
     return weights_V / weights_V.sum()
 
 
-def _lens(params, residual_MTD, tokens_T, best, model, real) -> tuple[np.ndarray, ...]:
-    """Likeliest token, its probability, that of `best` and the text's own next token's cost, each (M, T)."""
+def _lens(
+    params: Params,
+    residual_MTD: np.ndarray,
+    tokens_T: np.ndarray,
+    token_id: int,
+    model: TransformerConfig,
+    num_ids: int,
+) -> tuple[np.ndarray, ...]:
+    """Return the likeliest token, its probability, that of `token_id`, and the loss of the next token, each (M, T)."""
     T = len(tokens_T)
-    padding = (0, row_length(T, model) - T)  # so that all texts share a program
+    padding = (0, row_length(T, model) - T)  # one compiled program for nearly all texts
     targets_BT = np.pad(tokens_T[1:], (0, padding[1] + 1))[None]
-    read_out = []
-    # One place after the other: of a large vocabulary, all logits of all places would be too many to hold.
+    states = []
+    # One state at a time: the logits of all would take too much memory with a large vocabulary.
     for x_TD in residual_MTD:
         x_BTD = np.pad(x_TD, (padding, (0, 0)))[None]
-        place = read(params, x_BTD, targets_BT, model=model, real=real, asked=best)
-        four = (place.best_BT, place.confidence_BT, place.asked_BT, place.nats_BT)
-        read_out.append([np.asarray(x_BT)[0, :T] for x_BT in four])
-    return tuple(map(np.stack, zip(*read_out, strict=True)))
+        reading = read_out(params, x_BTD, targets_BT, model=model, num_ids=num_ids, token_id=token_id)
+        columns = (reading.best_BT, reading.confidence_BT, reading.probability_BT, reading.nats_BT)
+        states.append([np.asarray(x_BT)[0, :T] for x_BT in columns])
+    return tuple(map(np.stack, zip(*states, strict=True)))

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and files that others may change."""
+"""Atomic writes, and detection of files that change while they are read."""
 
 import os
 from collections.abc import Iterable
@@ -9,9 +9,9 @@ from zerotollm.errors import RunError
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """The file holds either all of the new content or what it held before, also after a crash.
+    """Write a file that after a crash holds either all of the new content or what it held before.
 
-    Missing folders are made. Raises RunError where the disk is full or read-only.
+    Creates missing folders. Raises RunError if the disk is full or read-only.
     """
     data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.writing")
@@ -29,7 +29,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> RunError:
-    """The one line for a disk that takes no more."""
+    """Return the error for a failed write."""
     return RunError(
         f"cannot write {path}: {error.strerror or error}; what was saved before is untouched: "
         "make room or choose another place, then run the same command again"
@@ -37,32 +37,30 @@ def cannot_write(path: Path, error: OSError) -> RunError:
 
 
 Stamp = tuple[int, int, int] | None
-"""Size, time of the last change in nanoseconds, and inode of a file; None where it is not there."""
+"""Size, time of the last change in nanoseconds, and inode of a file; None if it does not exist."""
 
 
 def stamp(path: Path) -> Stamp:
-    """What is another when a file is changed or replaced."""
+    """Return a value that differs after a file is changed or replaced."""
     try:
-        about = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return about.st_size, about.st_mtime_ns, about.st_ino
+    return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 def stamps(paths: Iterable[Path]) -> dict[Path, Stamp]:
-    """Those of several files, for `check_unchanged`."""
+    """Return the stamps of several files, for `check_unchanged`."""
     return {path: stamp(path) for path in paths}
 
 
 def check_unchanged(before: dict[Path, Stamp]) -> None:
-    """Raises RunError where a file is no longer as it was: what was read of it before and after does not agree."""
-    for path, then in before.items():
-        if stamp(path) != then:
+    """Raise RunError if a file has changed since: data read before and after would not agree."""
+    for path, earlier in before.items():
+        if stamp(path) != earlier:
             raise changed(path)
 
 
 def changed(path: Path) -> RunError:
-    """The one line for a file that another program writes."""
-    return RunError(
-        f"{path} was changed while it was read: run the same command again when it stays as it is"
-    )
+    """Return the error for a file that another program writes."""
+    return RunError(f"{path} was changed while it was read: run the same command again when it is complete")

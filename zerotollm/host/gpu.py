@@ -1,10 +1,10 @@
-"""What XLA is told before it starts on an NVIDIA GPU. No heavy imports.
+"""Settings of XLA for an NVIDIA GPU, unless the environment has them. No heavy imports.
 
-Set here, unless the environment says otherwise:
-    XLA_CLIENT_MEM_FRACTION=0.9    jax takes 0.75 of a card, which leaves 2 GB of an 8 GB card unused
-Left as XLA has it, since nothing else was measured to help: command buffers (FUSION, CUBLAS, ... are recorded as
-CUDA graphs), autotuning level 4 (whose results jax keeps in its compilation cache), no latency hiding, which moves
-collectives and serves several GPUs. `XLA_FLAGS` reaches XLA untouched.
+    XLA_CLIENT_MEM_FRACTION=0.9    jax takes 0.75 of a card by default, which leaves 2 GB of 8 GB unused
+
+No other setting was measured to help: command buffers (FUSION, CUBLAS, ... are recorded as CUDA graphs), autotuning
+level 4 (jax keeps its results in the compilation cache) and no latency hiding (it is for several GPUs) stay as XLA has
+them. `XLA_FLAGS` reaches XLA unchanged.
 """
 
 import os
@@ -13,15 +13,13 @@ from pathlib import Path
 
 DRIVER = Path("/proc/driver/nvidia/version")
 SETTINGS = {"XLA_CLIENT_MEM_FRACTION": "0.9"}
+FORMER_NAME = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 
 
 def prepare_gpu(environment: MutableMapping[str, str] = os.environ, driver: Path = DRIVER) -> dict[str, str]:
-    """Sets what is not set yet where an NVIDIA driver is; returns what it set. To be called before jax starts."""
-    if not driver.exists():
+    """Set what the environment lacks if there is an NVIDIA driver, before jax starts. Return what was set."""
+    if not driver.exists() or FORMER_NAME in environment:
         return {}
-    older = "XLA_PYTHON_CLIENT_MEM_FRACTION"  # the same under its former name
-    chosen = {name: value for name, value in SETTINGS.items() if name not in environment}
-    if older in environment:
-        chosen.pop("XLA_CLIENT_MEM_FRACTION", None)
-    environment.update(chosen)
-    return chosen
+    missing = {name: value for name, value in SETTINGS.items() if name not in environment}
+    environment.update(missing)
+    return missing

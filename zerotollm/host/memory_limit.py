@@ -1,8 +1,8 @@
-"""A limit on the memory of this process, as `ulimit -d`, `ulimit -v` and batch systems set it.
+"""Limits on the memory of this process, as `ulimit -d`, `ulimit -v` and batch systems set them. No heavy imports.
 
-Native code that gets no memory ends the process with an abort or a segmentation fault, or waits for a thread that never
-started: nothing can be said then, nor caught. So what is needed is compared with the limit before. What the kernel
-counts is what was asked for, used or not: 8 MB of stack for each thread alone. No heavy imports.
+Native code that gets no memory aborts, crashes or waits forever for a thread that never started, without a message.
+Therefore the memory that is needed is compared with the limit in advance. The kernel counts memory that is allocated,
+even if it is not used, such as 8 MB of stack for each thread.
 """
 
 import os
@@ -15,69 +15,70 @@ from zerotollm.errors import RunError
 
 
 class Limit(NamedTuple):
-    """The tightest limit, in bytes."""
+    """A limit, in bytes."""
 
     option: str
-    """of ulimit: d, data; v, all addresses, which has to hold the libraries themselves too"""
+    """of ulimit: d, data; v, all addresses, which include the libraries"""
     size: int
     used: int
-    """of it, now"""
+    """memory that counts against the limit now"""
 
 
 COUNTED = {"d": "VmData", "v": "VmSize"}
-"""What Linux says of this process in /proc/self/status, in kB."""
+"""Names of the used memory in /proc/self/status, in kB."""
 LIBRARIES = {"d": (650e6, 100e6), "v": (1950e6, 150e6)}
-"""Bytes with which a model of no size is trained from its text on, and for each core, whose threads have stacks. Of d
-707 MB were measured on one core and 753 on two, of v 1,952 and 2,075 (`python -m tests.host_memory`)."""
+"""Bytes for training a tiny model from its text on, and further bytes for each core, whose threads have stacks.
+
+Measured for d: 707 MB on one core, 753 MB on two; for v: 1,952 and 2,075 MB (`python -m tests.host_memory`).
+"""
 LATER = {"d": (250e6, 100e6), "v": (700e6, 150e6)}
-"""Of them, what comes after the data was prepared, for compilers, writers and their threads; prepared 455 and 545 MB
-were in use at most, and 246 before."""
+"""The part of them that is allocated after the data is prepared, for compilers, writers and their threads.
+
+Measured with prepared data: at most 455 and 545 MB in use, of them 246 MB before.
+"""
 
 
 def limits() -> list[Limit]:
-    """Those that are set; none on a system that is not Linux."""
+    """Return the limits that are set; none on a system other than Linux."""
     if sys.platform != "linux":
         return []
     import resource
 
     status = Path("/proc/self/status").read_text()
-    found = []
+    set_limits = []
     for option, name in (("d", resource.RLIMIT_DATA), ("v", resource.RLIMIT_AS)):
         size, _ = resource.getrlimit(name)
         if size != resource.RLIM_INFINITY:
             used = re.search(rf"{COUNTED[option]}:\s+(\d+) kB", status)
-            found.append(Limit(option, size, 1024 * int(used[1]) if used else 0))
-    return found
+            set_limits.append(Limit(option, size, 1024 * int(used[1]) if used else 0))
+    return set_limits
 
 
 def check_libraries() -> None:
-    """Before anything is begun. Raises RunError where Python's libraries and the compiler do not fit into a limit."""
+    """Raise RunError, before anything starts, if Python's libraries and the compiler do not fit into a limit."""
     for limit in limits():
-        needed = _on_these_cores(LIBRARIES[limit.option])
-        if limit.size < needed:
-            raise _refused(limit, needed, "even the smallest model")
+        _check(limit, _on_these_cores(*LIBRARIES[limit.option]), "even the smallest model")
 
 
 def check_step(step_bytes: int) -> None:
-    """Once the data is prepared. Raises RunError where a step that holds so many bytes does not fit into a limit.
+    """Raise RunError, once the data is prepared, if a step that holds so many bytes does not fit into a limit.
 
-    Where it does, and an array still finds no room, XLA says so, and `zerotollm.session.out_of_memory` what helps: it
-    is the small pieces of memory without which native code aborts.
+    Native code aborts for lack of small allocations. If a large array does not fit, XLA raises an error, which
+    `zerotollm.session.out_of_memory` explains.
     """
     for limit in limits():
-        needed = limit.used + _on_these_cores(LATER[limit.option]) + step_bytes
-        if limit.size < needed:
-            raise _refused(limit, needed, f"a step of {step_bytes / 1e6:,.0f} MB")
+        needed = limit.used + _on_these_cores(*LATER[limit.option]) + step_bytes
+        _check(limit, needed, f"a step of {step_bytes / 1e6:,.0f} MB")
 
 
-def _on_these_cores(constant_and_each: tuple[float, float]) -> float:
-    constant, each = constant_and_each
-    return constant + each * len(os.sched_getaffinity(0))
+def _on_these_cores(constant: float, per_core: float) -> float:
+    return constant + per_core * len(os.sched_getaffinity(0))
 
 
-def _refused(limit: Limit, needed: float, of_what: str) -> RunError:
-    return RunError(
-        f"host memory is limited to {limit.size / 1e6:,.0f} MB (ulimit -{limit.option}), and training {of_what} takes "
-        f"about {needed / 1e6:,.0f} MB: raise the limit (ulimit -{limit.option} {needed / 1024:.0f}, or in your batch "
-        "system), then run the same command again"
-    )
+def _check(limit: Limit, needed: float, purpose: str) -> None:
+    if limit.size < needed:
+        raise RunError(
+            f"host memory is limited to {limit.size / 1e6:,.0f} MB (ulimit -{limit.option}), and training {purpose} "
+            f"takes about {needed / 1e6:,.0f} MB: raise the limit (ulimit -{limit.option} {needed / 1024:.0f}, or in "
+            "your batch system), then run the same command again"
+        )

@@ -1,4 +1,4 @@
-"""What devices send each other in a step, read from the program that XLA's partitioner made of it."""
+"""Communication between devices in a step, read from the program (HLO) of XLA's partitioner."""
 
 import math
 import re
@@ -10,59 +10,51 @@ import numpy as np
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "s64": 8, "u64": 8, "f64": 8}
-"""Of types that have not 4."""
+"""Size of a number, by type; 4 for every other type."""
 
 
 class Collective(NamedTuple):
-    """One operation, as it concerns one device."""
+    """One operation, seen from one device."""
 
     kind: str
     group: int
     """devices that take part"""
     spans: int
-    """nodes that a group reaches over, at most"""
+    """most nodes of a group"""
     sent: int
     """bytes that a device sends, with the ring algorithm"""
 
 
 def collectives(hlo: str, node: int) -> Counter[Collective]:
-    """How often each is done in a compiled program; `node`: devices of a node, numbered side by side."""
-    bodies = _computations(hlo)
-    entry = next(name for name, (is_entry, _) in bodies.items() if is_entry)
-    found: Counter[Collective] = Counter()
+    """Return how often a compiled program runs each collective. `node` is the number of devices of a node, which have
+    consecutive numbers."""
+    entry, lines = "", []
+    computations: dict[str, list[str]] = {}
+    for line in hlo.splitlines():
+        if line.startswith(" "):
+            lines.append(line)
+        elif start := re.match(r"(ENTRY )?%?([\w.-]+) .*\{$", line):
+            entry = start[2] if start[1] else entry
+            lines = computations[start[2]] = []
+    counts: Counter[Collective] = Counter()
 
     def visit(name: str, times: int) -> None:
-        for line in bodies[name][1]:
-            one = _collective(line, node)
-            if one:
-                found[one] += times
-            for inner, turns in _called(line):
-                if inner in bodies:
-                    visit(inner, times * turns)
+        for line in computations[name]:
+            if collective := _collective(line, node):
+                counts[collective] += times
+            for inner, iterations in _called(line):
+                if inner in computations:
+                    visit(inner, times * iterations)
 
     visit(entry, 1)
-    return found
-
-
-def _computations(hlo: str) -> dict[str, tuple[bool, list[str]]]:
-    """Name -> (whether the program begins there, its lines)."""
-    bodies, lines = {}, []
-    for line in hlo.splitlines():
-        start = re.match(r"(ENTRY )?%?([\w.-]+) .*\{$", line)
-        if start and not line.startswith(" "):
-            lines = []
-            bodies[start[2]] = (bool(start[1]), lines)
-        elif line.startswith(" "):
-            lines.append(line)
-    return bodies
+    return counts
 
 
 def _called(line: str) -> Iterator[tuple[str, int]]:
-    """Computations that an operation runs, and how often; not the additions that a reduction is made of."""
-    if " while(" in line:
-        turns = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line)
-        body = re.search(r"body=%?([\w.-]+)", line)
-        yield body[1], int(turns[1]) if turns else 1
+    """Yield the computations that an operation runs, and how often; not the addition of a reduction."""
+    if (body := re.search(r"body=%?([\w.-]+)", line)) and " while(" in line:
+        count = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line)
+        yield body[1], int(count[1]) if count else 1
     elif " conditional(" in line:
         for name in re.findall(r"(?:true|false)_computation=%?([\w.-]+)", line):
             yield name, 1
@@ -77,9 +69,9 @@ def _collective(line: str, node: int) -> Collective | None:
     kind = match[2]
     shapes = re.findall(r"(\w+)\[([\d,]*)\]", match[1])
     sizes = [BYTES.get(t, 4) * math.prod(map(int, filter(None, shape.split(",")))) for t, shape in shapes]
-    # What an operation begun asynchronously gives is (operands, results).
+    # The start of an asynchronous operation returns (operands, results).
     size = max(sizes) if "-start(" in line else sum(sizes)
-    if kind == "collective-permute":  # which has pairs of devices, and no groups
+    if kind == "collective-permute":  # has pairs of devices, and no groups
         pairs = np.array(re.findall(r"\{(\d+),(\d+)\}", line.partition("source_target_pairs=")[2]), int)
         spans = 1 + int((pairs // node != pairs[:, :1] // node).any()) if len(pairs) else 1
         return Collective(kind, 2, spans, size)
@@ -92,7 +84,7 @@ def _collective(line: str, node: int) -> Collective | None:
 
 
 def _groups(line: str) -> np.ndarray:
-    """Devices of each group, (groups, devices)."""
+    """Return the devices of each group: (groups, devices)."""
     iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)
     if iota:
         shape, source = ([int(n) for n in text.split(",")] for text in (iota[1], iota[2]))
@@ -100,19 +92,16 @@ def _groups(line: str) -> np.ndarray:
         if iota[3]:
             devices = devices.transpose([int(n) for n in iota[3].split(",")])
         return devices.reshape(shape)
-    named = re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", line)
-    if named:
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", line):
         return _along_axes(named[1], named[2])
-    listed = re.search(r"replica_groups=\{(\{[\d,{}]*\})\}", line)
-    if listed:
-        return np.array(
-            [[int(n) for n in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", listed[1])]
-        )
+    if listed := re.search(r"replica_groups=\{(\{[\d,{}]*\})\}", line):
+        groups = re.findall(r"\{([\d,]+)\}", listed[1])
+        return np.array([[int(n) for n in group.split(",")] for group in groups])
     raise ValueError(f"cannot read the groups of devices of {line.strip()[:300]}")
 
 
 def _along_axes(mesh: str, axes: str) -> np.ndarray:
-    """Groups written as axes of a mesh: `'a'=2,'b'=4` and `'b'`, or `'b':(2)2`, the second of two parts of b."""
+    """Return the groups along axes of a mesh: `'a'=2,'b'=4` and `'b'`, or `'b':(2)2`, the second of two parts of b."""
     sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", mesh)}
     shape, places = [], {}
     taken = re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", axes)

@@ -1,4 +1,4 @@
-"""What a traced program does, counted from its jaxpr: nothing is compiled, allocated or run."""
+"""Operations of a traced program, counted from its jaxpr: nothing is compiled, allocated or run."""
 
 import math
 from collections import Counter
@@ -6,21 +6,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+from jax.core import AbstractValue
+from jax.extend.core import Jaxpr, JaxprEqn
 
-# Cost no pass over memory of their own: views, constants and what always melts into its neighbour.
-FREE = {
-    "broadcast_in_dim",
-    "iota",
-    "reshape",
-    "squeeze",
-    "stop_gradient",
-    "copy",
-    "convert_element_type",
-    "transpose",
-    "expand_dims",
-    "slice",
-    "split",
-}
+# Operations without a pass over memory of their own.
+VIEWS = {"broadcast_in_dim", "reshape", "squeeze", "transpose", "expand_dims", "slice", "split"}
+ALWAYS_FUSED = {"iota", "stop_gradient", "copy", "convert_element_type"}
 
 
 class Product(NamedTuple):
@@ -35,45 +26,45 @@ class Product(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Of one run of a program."""
+    """Operations of one run of a program."""
 
-    products: Counter
-    """how often each `Product` is computed"""
+    products: Counter[Product]
     touched: int
     """bytes of the results of every other operation, as if none were fused with another"""
     operations: int
-    """how many there are, products included"""
+    """number of operations, products included"""
 
     @property
     def flops(self) -> int:
-        """Of all matrix products."""
+        """Floating-point operations of all matrix products."""
         return sum(times * product.flops for product, times in self.products.items())
 
 
 def count(program: Callable[..., Any], *arguments: Any) -> Counts:
-    """Counts the operations of `program(*arguments)`; arrays may be shapes. A loop counts as often as it turns."""
-    products, touched, operations = Counter(), 0, 0
+    """Count the operations of `program(*arguments)`; arrays may be shapes. A loop counts once an iteration."""
+    products: Counter[Product] = Counter()
+    touched = operations = 0
     for equation, times in _equations(jax.make_jaxpr(program)(*arguments).jaxpr, 1):
         name = equation.primitive.name
         size = sum(_bytes(out.aval) for out in equation.outvars)
         if name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
-            depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-            flops = 2 * math.prod(equation.outvars[0].aval.shape) * depth
+            depth = math.prod(_shape(equation.invars[0].aval)[axis] for axis in contracted)
+            flops = 2 * math.prod(_shape(equation.outvars[0].aval)) * depth
             moved = sum(_bytes(x.aval) for x in equation.invars) + size
             products[Product(flops, moved, size)] += times
             operations += times
-        elif name == "dynamic_update_slice":  # in place: what is written is the update
+        elif name == "dynamic_update_slice":  # in place: only the update is written
             touched += times * _bytes(equation.invars[1].aval)
             operations += times
-        elif name not in FREE:
+        elif name not in VIEWS | ALWAYS_FUSED:
             touched += times * size
             operations += times
     return Counts(products, touched, operations)
 
 
-def _equations(jaxpr: Any, times: int) -> Iterator[tuple[Any, int]]:
-    """Every equation that holds no program of its own, and how often it runs."""
+def _equations(jaxpr: Jaxpr, times: int) -> Iterator[tuple[JaxprEqn, int]]:
+    """Yield every equation without an inner program, and how often it runs."""
     for equation in jaxpr.eqns:
         inner = [
             getattr(item, "jaxpr", item)
@@ -92,5 +83,10 @@ def _equations(jaxpr: Any, times: int) -> Iterator[tuple[Any, int]]:
                 yield from _equations(program, times * equation.params.get("length", 1))
 
 
-def _bytes(aval: Any) -> int:
-    return math.prod(aval.shape) * aval.dtype.itemsize if hasattr(aval.dtype, "itemsize") else 0
+def _shape(aval: AbstractValue) -> tuple[int, ...]:
+    return getattr(aval, "shape", ())
+
+
+def _bytes(aval: AbstractValue) -> int:
+    itemsize = getattr(getattr(aval, "dtype", None), "itemsize", 0)
+    return math.prod(_shape(aval)) * itemsize

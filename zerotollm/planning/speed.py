@@ -1,8 +1,8 @@
-"""How long a train step takes: its matrix products and its passes over memory, at a device's rates.
+"""Predict the time of a train step: its matrix products and its passes over memory, at a device's rates.
 
-A product takes as long as its arithmetic or its operands' way from memory, whichever is longer (the roofline of
-Williams et al. 2009); every other operation takes the time to write its result, as far as the compiler does not fuse
-it with its neighbours. What is left over is in three factors, fitted to measurements where there are any.
+A product takes the time of its arithmetic or of reading its operands, whichever is longer (the roofline of Williams et
+al. 2009). Every other operation takes the time to write its result, unless the compiler fuses it with its neighbours.
+Three factors, fitted to measurements where there are any, cover the rest.
 """
 
 from dataclasses import replace
@@ -18,25 +18,27 @@ from zerotollm.training.lora import trains_subset
 
 
 class Factors(NamedTuple):
-    """How far a compiled step stays behind its device's rates."""
+    """Time of a compiled step relative to its device's rates."""
 
     products: float
-    """time of the products over what the rates allow"""
+    """time of the products over the time at the rates"""
     touched: float
-    """ways through memory that the results of other operations take: below 1 where most are fused with another"""
+    """passes over memory per result of another operation: below 1 where most are fused with another"""
     operation: float
-    """seconds that every operation costs besides"""
+    """seconds of overhead of every operation"""
     source: str
 
 
 FACTORS = {
     "cpu": Factors(1.28, 2.59, 0.0, "fitted to 16 configurations on two cores (docs/plan.md)"),
-    "gpu": Factors(2.0, 0.6, 1e-6, "assumed, for no GPU has been measured: expect a factor of 2 either way"),
+    "gpu": Factors(
+        2.0, 0.6, 1e-6, "assumed, because no GPU has been measured: expect a factor of 2 either way"
+    ),
 }
 
 
 class Speed(NamedTuple):
-    """Of one step, predicted."""
+    """Prediction for one step."""
 
     seconds: float
     tokens_per_second: float
@@ -45,13 +47,13 @@ class Speed(NamedTuple):
     passes: float
     """seconds in everything else"""
     floor: float
-    """seconds that the products alone would take at the device's full rate"""
+    """seconds of the products alone at the device's full rate"""
 
 
 def predict(job: Job, device: Device, factors: Factors | None = None) -> Speed:
-    """Seconds of a step of `job`, whose choices are made for `device`."""
+    """Predict a step of `job`, whose choices are made for `device`."""
     factors = factors or FACTORS["gpu" if device.accelerator.platform == "gpu" else "cpu"]
-    # A loop over layers has the same products.
+    # A loop over layers has the same products, and is traced faster.
     loop = job.compute.scan_layers or job.model.num_layers > DEEP
     counts = counted(replace(job, compute=replace(job.compute, scan_layers=loop)))
     rate = device.flops[job.how().precision]
@@ -67,8 +69,10 @@ def predict(job: Job, device: Device, factors: Factors | None = None) -> Speed:
 
 
 def flops_per_token(job: Job) -> int:
-    """Floating-point operations of the matrix products of a step, forward and backward, per token. Of a part of the
-    parameters, or adapters, they are counted in the program: what is frozen has no gradient."""
+    """Return the operations in matrix products of a step, forward and backward, per token.
+
+    They are counted in the program for an own model, and with frozen parameters, which have no gradient.
+    """
     if not trains_subset(job.train) and "model" not in job.code.functions:
         return train_flops(job.model, job.context)
     plain = replace(job.compute, attention="plain", cross_entropy="plain", remat="none", scan_layers=False)
@@ -78,5 +82,5 @@ def flops_per_token(job: Job) -> int:
 
 @lru_cache(maxsize=64)
 def counted(job: Job) -> Counts:
-    """The operations of a whole step."""
+    """Return the operations of a whole step."""
     return count(job.step(), job.state(), job.batch())

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from zerotollm.data.sources.conversations import ROLES, chat_parts, encode_parts
+from zerotollm.data.sources.conversations import ROLES, chat_parts
+from zerotollm.data.tokens.conversations import encode_parts
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.decoding.continuous import ALTERNATIVES

@@ -4,8 +4,8 @@ import os
 
 import jax
 
+from zerotollm.data.cache_folder import data_directory
 from zerotollm.data.config import DataConfig
-from zerotollm.data.sources.corpora import data_directory
 
 
 def cache_compiled_programs(data: DataConfig) -> None:

@@ -1,8 +1,7 @@
-"""Where the numbers of a computation lie when several devices share it.
+"""Sharding of arrays inside a computation.
 
-A program is written once, for whole arrays. Under `jax.set_mesh` XLA's partitioner gives each device its part; what
-stands here only says where arrays lie at a few places from which the rest follows. On one device it says nothing, and
-the program is the one that it would be without.
+A program is written once, for arrays of all devices together. Under `jax.set_mesh` XLA's partitioner divides it among
+the devices. The constraints here fix the sharding at a few places, and the rest follows. On one device they do nothing.
 """
 
 import math
@@ -11,14 +10,16 @@ import jax
 from jax.sharding import PartitionSpec
 
 AXES = ("data", "fsdp", "tensor")
-"""Of every mesh; see `zerotollm.sharding.config.MeshShape`."""
+"""Axes of every mesh; see `zerotollm.sharding.config.MeshShape`."""
 ROWS = ("data", "fsdp")
 """Axes over which the rows of a batch are split."""
 
 
 def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
-    """The same array, its first axes split over these axes of the mesh in use. What is None, left out or not divided
-    by them, as the one row of a text that is written, every device has whole."""
+    """Return the array with its first axes split over these axes of the current mesh.
+
+    An axis of the array is not split if its entry is None or missing, or does not divide it.
+    """
     if num_devices() == 1:
         return x
     mesh = jax.sharding.get_abstract_mesh()
@@ -29,20 +30,19 @@ def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
 
 
-def row_shards() -> int:
-    """Parts that the rows of a batch are split in; 1 where there is no mesh."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return 1 if mesh.empty else mesh.shape["data"] * mesh.shape["fsdp"]
-
-
 def num_devices(axes: tuple[str, ...] = AXES) -> int:
-    """Along these axes of the mesh in use; 1 where there is none."""
+    """Return the number of devices along these axes of the current mesh; 1 without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in axes)
 
 
+def row_shards() -> int:
+    """Return the number of parts of a batch's rows; 1 without a mesh."""
+    return num_devices(ROWS)
+
+
 def axes_for(items: int) -> tuple[str, ...]:
-    """Axes over which so many items go with at most a quarter more of padding; the more devices, the better."""
+    """Return the axes with the most devices that share `items` with at most a quarter of padding."""
     for axes in (AXES, ("fsdp", "tensor"), ("fsdp",), ("tensor",)):
         if -items % num_devices(axes) <= items / 4:
             return axes

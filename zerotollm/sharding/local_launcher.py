@@ -1,10 +1,10 @@
-"""Several processes on this machine, to try what several machines will do:
+"""Several processes on this machine, to try out what several machines will do:
 
     python -m zerotollm.sharding.local_launcher --processes 2 -- python launch.py --experiment base
 
-Each gets the same command with its own --distributed, and computes on a share of nothing but the CPU: one process
-drives all GPUs of a machine better than several (`JAX_PLATFORMS` says otherwise). Where one fails, the others are
-stopped, and its exit code is the launcher's; SIGTERM and Ctrl-C are handed on, once.
+Each process gets the command with its own --distributed, and computes on the CPU unless JAX_PLATFORMS is set: one
+process uses all GPUs of a machine better than several do. If one process fails, the others are stopped, and its exit
+code is the launcher's. SIGTERM and Ctrl-C are passed on once.
 """
 
 import os
@@ -16,62 +16,64 @@ import time
 from collections.abc import Sequence
 
 GRACE = 15.0
-"""Seconds that processes have to end after another failed."""
+"""Seconds in which processes must end after another failed."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Starts and watches the processes. Returns the exit code: of the first that failed, else 0."""
-    words = list(arguments)
-    if len(words) < 4 or words[0] != "--processes" or words[2] != "--" or not words[1].isdecimal():
-        sys.stderr.write(
-            "error: write python -m zerotollm.sharding.local_launcher --processes N -- "
-            "python launch.py --experiment NAME ...\n"
-        )
-        return 2
-    count, command = int(words[1]), words[3:]
+    """Start and watch the processes. Return the exit code of the first that failed, else 0."""
+    match list(arguments):
+        case ["--processes", number, "--", *command] if number.isdecimal() and command:
+            count = int(number)
+        case _:
+            sys.stderr.write(
+                "error: write python -m zerotollm.sharding.local_launcher --processes N -- "
+                "python launch.py --experiment NAME ...\n"
+            )
+            return 2
     if not 1 <= count <= 64:
         sys.stderr.write(f"error: --processes is {count}, and must be from 1 to 64\n")
         return 2
-    coordinator = f"127.0.0.1:{_free_port()}"
-    environment = {"JAX_PLATFORMS": "cpu"} | os.environ
+    coordinator = f"coordinator=127.0.0.1:{_free_port()}"
     processes = [
         subprocess.Popen(
-            [*command, "--distributed", f"coordinator={coordinator}", f"process={number}", f"of={count}"],
-            env=environment,
-            start_new_session=True,  # a Ctrl-C comes from here alone
+            [*command, "--distributed", coordinator, f"process={process}", f"of={count}"],
+            env={"JAX_PLATFORMS": "cpu"} | os.environ,
+            start_new_session=True,  # without the terminal's Ctrl-C, which the launcher passes on
         )
-        for number in range(count)
+        for process in range(count)
     ]
-    asked: list[int] = []
+    signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, frame: asked.append(received))
-    return _watch(processes, asked)
+        signal.signal(number, lambda received, frame: signals.append(received))
+    return _watch(processes, signals)
 
 
-def _watch(processes: list[subprocess.Popen], asked: list[int]) -> int:
-    """Waits for all."""
-    failed, deadline, told = 0, None, False
+def _watch(processes: list[subprocess.Popen], signals: list[int]) -> int:
+    """Wait for all processes, and return the exit code."""
+    failed, deadline, terminated = 0, None, False
     while any(process.poll() is None for process in processes):
-        if asked and not told:
-            told = True
+        if signals and not terminated:
+            terminated = True
             for process in processes:
                 process.terminate()
-        codes = [process.returncode for process in processes if process.returncode]
-        if codes and not failed:
-            failed = codes[0]
+        if not failed and (failed := _failure(processes)):
             deadline = time.monotonic() + GRACE
         if deadline and time.monotonic() > deadline:
             for process in processes:
                 process.kill()
         time.sleep(0.05)
-    failed = failed or next((process.returncode for process in processes if process.returncode), 0)
+    failed = failed or _failure(processes)
     return failed if failed >= 0 else 128 - failed
 
 
+def _failure(processes: list[subprocess.Popen]) -> int:
+    return next((process.returncode for process in processes if process.returncode), 0)
+
+
 def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 if __name__ == "__main__":

@@ -1,157 +1,155 @@
-"""Several processes that compute together, each with devices of its own (`jax.distributed`).
+"""Several processes that compute together, each with its own devices (`jax.distributed`).
 
-All of them run the same program at the same time. The first writes what is written once; before it says that this went
-well, no other goes on. A single process is the first of one, and nothing here costs it anything.
+All run the same program at the same time. The first writes the files; the others wait until it has succeeded. A
+single process is the first of one.
 """
 
 import hashlib
 import json
 import socket
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from zerotollm.errors import RunError, UsageError
 
 T = TypeVar("T")
 
-LIMIT = 60
+TIMEOUT = 60
 """Seconds that processes wait for each other at the start."""
-MESSAGE = 4096
-"""Bytes in which the first process says what came of its work."""
+MESSAGE_BYTES = 4096
+"""Size of the message in which the first process shares a result."""
 
 
 def together() -> bool:
-    """Whether there are several processes. Does not start jax."""
-    jax = sys.modules.get("jax")
-    return bool(jax and jax.distributed.is_initialized() and jax.process_count() > 1)
+    """Return whether there are several processes. Does not start jax's backend."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def is_first() -> bool:
-    """Whether this process writes."""
-    return not together() or sys.modules["jax"].process_index() == 0
+    """Return whether this process writes the files."""
+    return not together() or jax.process_index() == 0
 
 
-def join(coordinator: str, process: int, of: int, limit: int = LIMIT) -> None:
-    """Meets the other processes. An empty `coordinator`: jax finds out who they are. To be called before jax starts.
+def join(coordinator: str, process: int, num_processes: int, timeout: float = TIMEOUT) -> None:
+    """Connect to the other processes, before jax's backend starts. Without `coordinator` jax finds them.
 
-    Raises RunError where the coordinator or another process is not there within `limit` seconds, UsageError where
-    jax finds no cluster.
+    Raises RunError if a process is not there within `timeout` seconds, UsageError if jax finds no cluster.
     """
-    import jax
-
+    address: dict[str, Any] = {}
     if coordinator:
-        meet(coordinator, process, of, limit)
+        meet(coordinator, process, num_processes, timeout)
+        address = {
+            "coordinator_address": coordinator,
+            "num_processes": num_processes,
+            "process_id": process,
+        }
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    known = (
-        {"coordinator_address": coordinator, "num_processes": of, "process_id": process}
-        if coordinator
-        else {}
-    )
     try:
-        jax.distributed.initialize(**known, initialization_timeout=limit)
+        jax.distributed.initialize(**address, initialization_timeout=int(timeout))
     except ValueError as error:
         raise UsageError(
             f"--distributed auto finds no cluster here ({error}): give coordinator=HOST:PORT process=N of=N"
         ) from None
     except RuntimeError as error:
         raise RunError(
-            f"not all {of or 'of the'} processes met at {coordinator or 'the coordinator'} within {limit} s: see "
-            f"whether each was started, with an address that it can reach ({str(error).splitlines()[0][:120]})"
+            f"not all {num_processes or 'of the'} processes met at {coordinator or 'the coordinator'} within "
+            f"{timeout:g} s: check that each was started, with an address that it can reach "
+            f"({str(error).splitlines()[0][:120]})"
         ) from None
 
 
-def meet(coordinator: str, process: int, of: int, limit: float) -> None:
-    """Returns in all processes once all are there. jax, which would wait too, ends a process without a line of ours.
+def meet(coordinator: str, process: int, num_processes: int, timeout: float) -> None:
+    """Return in all processes once all are there. (jax would wait too, but kill a process without a message.)
 
-    The first listens where jax's own service will; the others say who they are, and hear whether all came. Raises
-    RunError, in those that are there the same, where one does not come within `limit` seconds.
+    The first process listens at the coordinator's address, the others send their numbers and hear which are missing.
+    Raises RunError, with the same message in all processes, if one is not there within `timeout` seconds.
     """
     host, _, port = coordinator.rpartition(":")
-    deadline = time.monotonic() + limit
-    verdict = (
-        _gather(int(port), of, deadline) if process == 0 else _report(host, int(port), process, deadline)
-    )
-    if verdict is None:
+    deadline = time.monotonic() + timeout
+    if process == 0:
+        missing = _listen(int(port), num_processes, deadline)
+    else:
+        missing = _report(host, int(port), process, deadline)
+    if missing is None:
         raise RunError(
-            f"no coordinator answers at {coordinator} within {limit:g} s: start process 0 there, or correct "
+            f"no coordinator answers at {coordinator} within {timeout:g} s: start process 0 there, or correct "
             "--distributed"
         )
-    if verdict:
+    if missing:
         raise RunError(
-            f"process {verdict} of {of} did not come to {coordinator} within {limit:g} s: see whether it was started"
+            f"process {missing} of {num_processes} did not come to {coordinator} within {timeout:g} s: check that it "
+            "was started"
         )
 
 
-def _gather(port: int, of: int, deadline: float) -> str:
-    """The first process's side: numbers of those that did not come, empty where all did."""
-    came: dict[int, socket.socket] = {}
+def _listen(port: int, num_processes: int, deadline: float) -> str:
+    """Return the numbers of the missing processes, and send them to the others."""
+    connections: dict[int, socket.socket] = {}
     try:
         with socket.create_server(("", port)) as server:
-            while len(came) < of - 1 and time.monotonic() < deadline:
+            while len(connections) < num_processes - 1 and time.monotonic() < deadline:
                 server.settimeout(max(0.01, deadline - time.monotonic()))
                 with suppress(TimeoutError, ValueError, UnicodeDecodeError):
-                    other, _ = server.accept()
-                    other.settimeout(5)
-                    number = int(other.recv(16).decode())
-                    if 0 < number < of:
-                        came[number] = other
+                    connection, _ = server.accept()
+                    connection.settimeout(5)
+                    number = int(connection.recv(16).decode())
+                    if 0 < number < num_processes:
+                        connections[number] = connection
     except OSError as error:
         raise RunError(
             f"cannot listen on port {port}: {error.strerror}: choose another in --distributed"
         ) from None
-    missing = ", ".join(str(number) for number in range(1, of) if number not in came)
-    for other in came.values():
+    missing = ", ".join(str(number) for number in range(1, num_processes) if number not in connections)
+    for connection in connections.values():
         with suppress(OSError):
-            other.sendall(f"{missing}\n".encode())
-            other.recv(1)  # it closes first: the port is free at once
-        other.close()
+            connection.sendall(f"{missing}\n".encode())
+            connection.recv(1)  # the other side closes first: the port is free at once
+        connection.close()
     return missing
 
 
 def _report(host: str, port: int, process: int, deadline: float) -> str | None:
-    """Another process's side: what `_gather` found, None where there is nobody."""
+    """Return the numbers that `_listen` sends, or None if nobody listens."""
     while time.monotonic() < deadline:
         with (
             suppress(OSError, UnicodeDecodeError),
-            socket.create_connection((host, port), timeout=5) as first,
+            socket.create_connection((host, port), timeout=5) as connection,
         ):
-            first.sendall(str(process).encode())
-            first.settimeout(max(1.0, deadline + 5 - time.monotonic()))
-            said = first.recv(4096).decode()
-            if said.endswith("\n"):
-                return said.strip()
+            connection.sendall(str(process).encode())
+            connection.settimeout(max(1.0, deadline + 5 - time.monotonic()))
+            answer = connection.recv(4096).decode()
+            if answer.endswith("\n"):
+                return answer.strip()
         time.sleep(0.2)
     return None
 
 
-def check_same(**described: Any) -> None:
-    """Raises UsageError, with the same line in all processes, where one of these values (JSON) is not the same in
-    all."""
+def check_same(**values: Any) -> None:
+    """Raise UsageError, with the same message in all processes, if one of these JSON values differs between them."""
     if not together():
         return
-    import numpy as np
-    from jax.experimental.multihost_utils import process_allgather
-
-    digests = [hashlib.sha256(json.dumps(value).encode()).digest() for value in described.values()]
-    everyones = process_allgather(np.frombuffer(b"".join(digests), np.uint8).reshape(len(digests), -1))
-    for number, what in enumerate(described):
-        theirs = everyones[:, number]
-        other = np.flatnonzero((theirs != theirs[0]).any(axis=-1))
-        if len(other):
+    digests = [hashlib.sha256(json.dumps(value).encode()).digest() for value in values.values()]
+    local = np.frombuffer(b"".join(digests), np.uint8).reshape(len(digests), -1)
+    everywhere = np.asarray(multihost_utils.process_allgather(local))
+    for name, digest in zip(values, everywhere.swapaxes(0, 1), strict=True):
+        different = np.flatnonzero((digest != digest[0]).any(axis=-1))
+        if len(different):
             raise UsageError(
-                f"process {other[0]} has another {what} than process 0: start all {len(theirs)} processes with the "
-                "same command and the same code"
+                f"process {different[0]} has another {name} than process 0: start all {len(digest)} processes with "
+                "the same command and the same code"
             )
 
 
 def code_version(*folders: Path) -> str:
-    """A hash of all Python files below these folders, and of the versions of what computes."""
-    from importlib.metadata import version
-
+    """Return a hash of all Python files below these folders, and the versions of numerical packages."""
     content = hashlib.sha256()
     for folder in folders:
         for path in sorted(folder.rglob("*.py")):
@@ -161,9 +159,9 @@ def code_version(*folders: Path) -> str:
 
 
 def on_first(work: Callable[[], T]) -> T:
-    """What `work` returns in the first process, given to all as JSON; the others wait for it.
+    """Run `work` in the first process, and return its result in all, as JSON in the others.
 
-    What it raises (UsageError, RunError, OSError) all raise.
+    Its UsageError, RunError or OSError is raised in all.
     """
     if not together():
         return work()
@@ -174,30 +172,26 @@ def on_first(work: Callable[[], T]) -> T:
         except (UsageError, RunError, OSError) as raised:
             error = raised
     kind = "" if error is None else "usage" if isinstance(error, UsageError) else "run"
-    kind, message, shared = _from_first([kind, str(error)[:1500], result])
+    kind, message, shared = _broadcast([kind, str(error)[:1500], result])
     if error:
         raise error
     if kind:
         raise (UsageError if kind == "usage" else RunError)(message)
-    return result if is_first() else shared
+    return cast(T, result if is_first() else shared)
 
 
-def _from_first(value: Any) -> Any:
-    import numpy as np
-    from jax.experimental.multihost_utils import broadcast_one_to_all
-
-    said = np.zeros(MESSAGE, np.uint8)
+def _broadcast(value: Any) -> Any:
+    """Return the first process's JSON value in all processes."""
+    message = np.zeros(MESSAGE_BYTES, np.uint8)
     if is_first():
         content = json.dumps(value).encode()
-        if len(content) > MESSAGE:
-            raise ValueError(f"{len(content)} bytes are more than a process says at once")
-        said[: len(content)] = np.frombuffer(content, np.uint8)
-    said = np.asarray(broadcast_one_to_all(said, is_source=is_first()))
-    return json.loads(said.tobytes().rstrip(b"\0"))
+        if len(content) > MESSAGE_BYTES:
+            raise ValueError(f"a message of {len(content)} bytes is longer than {MESSAGE_BYTES}")
+        message[: len(content)] = np.frombuffer(content, np.uint8)
+    message = np.asarray(multihost_utils.broadcast_one_to_all(message, is_source=is_first()))
+    return json.loads(message.tobytes().rstrip(b"\0"))
 
 
 def stop_requested(step: int) -> bool:
-    """Whether one of several processes was sent SIGTERM, said by all of them after the same step."""
-    from jax.experimental.multihost_utils import reached_preemption_sync_point
-
-    return bool(reached_preemption_sync_point(step))
+    """Return whether any process received SIGTERM. All processes agree after the same step."""
+    return bool(multihost_utils.reached_preemption_sync_point(step))

@@ -4,17 +4,16 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from zerotollm.components import dataset_of
-from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, to_json
 from zerotollm.host.atomic_files import write_atomically
 from zerotollm.model.config import resolve
 from zerotollm.planning.flops import counted_parameters, train_flops
 from zerotollm.run_directory import MAY_MOVE
 from zerotollm.session.train_in_memory import compile_programs, fit
-from zerotollm.studies.records import another_text, check_experiment
+from zerotollm.studies.records import another_text, check_experiment, read_record
 from zerotollm.studies.scaling_law import Point
 
 
@@ -39,7 +38,7 @@ class PointRecord(TypedDict):
 
 def measure_point(run: Experiment) -> PointRecord:
     """Train a run in memory and return its record."""
-    begun = time.monotonic()
+    began = time.monotonic()
     programs = compile_programs(run)
     [fitted] = fit(programs, [run.train.seed])
     tokens = run.train.steps * run.data.batch_size * run.data.context
@@ -53,7 +52,7 @@ def measure_point(run: Experiment) -> PointRecord:
         "flops": tokens * train_flops(programs.experiment.model, run.data.context),
         "loss": fitted.validation["loss"],
         "bpb": fitted.validation["bpb"],
-        "seconds": time.monotonic() - begun,
+        "seconds": time.monotonic() - began,
         "compile_seconds": programs.compile_seconds,
     }
 
@@ -84,15 +83,9 @@ def read_points(run_dir: Path, runs: Sequence[Experiment]) -> list[PointRecord |
 def _read_point(path: Path, run: Experiment) -> PointRecord | None:
     if not path.exists():
         return None
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        as_point(record), record["text"], record["experiment"]["train"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise UsageError(
-            f"{path} is not a point of a ladder: delete it, or choose another --run-dir"
-        ) from None
+    record = read_record(path, "a point of a ladder", lambda r: r.keys() >= PointRecord.__required_keys__)
     check_experiment(path, record["experiment"], run, MAY_MOVE)
-    return record
+    return cast(PointRecord, record)
 
 
 def as_point(record: PointRecord) -> Point:

@@ -10,10 +10,10 @@ Tables and figures are made from these files alone. The checks at the top serve 
 
 import json
 import re
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, differences, from_json, to_json
@@ -77,6 +77,17 @@ class RunRecord(Measurements):
     """factor of the learning rates"""
     outcome: Outcome
     experiment: dict[str, Any]
+
+
+def read_record(path: Path, kind: str, accepts: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Return the JSON object in a file. Raises UsageError where it holds none, or one that is not accepted."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict) or not accepts(record):
+        raise UsageError(f"{path} is not {kind}: move it away, or choose another --run-dir")
+    return record
 
 
 def check_experiment(
@@ -169,15 +180,8 @@ def source_fields(experiment: Experiment) -> Hashable:
 
 def read_run(path: Path) -> RunRecord:
     """Return one record. Raises UsageError where the file is not one."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        record = None
-    if not isinstance(record, dict) or record.get("format") != FORMAT or "variant" not in record:
-        raise UsageError(
-            f"{path} is not a run of a suite in format {FORMAT}: move it away, or choose another --run-dir"
-        )
-    return record  # type: ignore[return-value]  (written by `write_run`)
+    kind = f"a run of a suite in format {FORMAT}"
+    return cast(RunRecord, read_record(path, kind, lambda r: r.get("format") == FORMAT and "variant" in r))
 
 
 def read_runs(folder: Path, sources: Mapping[Hashable, Sources] | None = None) -> list[RunRecord]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from zerotollm.console import Console
 from zerotollm.host.atomic_files import write_atomically
-from zerotollm.studies.figure import html, png
+from zerotollm.studies.figure import picture
 from zerotollm.studies.published import published_markdown
 from zerotollm.studies.records import FIGURE_HTML, FIGURE_PNG, PUBLISHED, TABLE, TABLE_JSON, read_runs
 from zerotollm.studies.table import Row, footer, make_rows, markdown, short_markdown, terminal_table
@@ -32,8 +32,8 @@ def write_results(folder: Path, console: Console) -> list[Row]:
     table_json = json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(folder / TABLE, markdown(rows))
     write_atomically(folder / TABLE_JSON, table_json)
-    write_atomically(folder / FIGURE_HTML, html(rows))
-    write_atomically(folder / FIGURE_PNG, png(rows))
+    for name in (FIGURE_HTML, FIGURE_PNG):
+        picture(rows).save(folder / name)
     console.print(terminal_table(rows))
     console.print(footer(rows))
     if published := published_markdown(rows):

@@ -53,7 +53,8 @@ class Law:
 
     def __call__(self, parameters: Numbers, tokens: Numbers) -> Numbers:
         """Return the loss."""
-        return self.E + self.A / parameters**self.alpha + self.B / tokens**self.beta
+        loss = self.E + self.A / parameters**self.alpha + self.B / tokens**self.beta
+        return loss  # type: ignore[return-value]  (a float for floats, an array for arrays)
 
     @property
     def exponent(self) -> float:
@@ -174,4 +175,5 @@ def _law(solution: np.ndarray, middle: np.ndarray) -> Law:
     """Return the law of a solution for sizes over their geometric mean."""
     e, a, b, alpha, beta = map(float, solution)
     a, b = a + alpha * float(middle[0]), b + beta * float(middle[1])
-    return Law(*map(float, np.exp([e, a, b])), alpha, beta)
+    E, A, B = map(float, np.exp([e, a, b]))
+    return Law(E, A, B, alpha, beta)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from statistics import fmean
-from typing import NotRequired, TypedDict
+from typing import NotRequired, TypedDict, cast
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -113,23 +113,19 @@ def _row(runs: list[RunRecord], base: list[RunRecord]) -> Row:
     tuned = None
     if rate is not None and base_rate is not None:
         tuned: Result | None = {"rate": rate, **_result(_at(runs, rate), _at(base, base_rate))}
-    return {
-        "variant": first["variant"],
-        "group": first["group"],
-        "change": first["change"],
-        "paper": first["paper"],
-        "sentence": first["sentence"],
-        "parameters": first["parameters"],
-        "flops_per_token": first["flops_per_token"],
-        "tokens_per_second": fmean(speeds) if speeds else None,
-        # Records of earlier versions have none of these.
-        "trained_parameters": first.get("trained_parameters"),
-        "step_bytes": first.get("step_bytes"),
-        "seconds": fmean([s for run in runs if (s := run.get("seconds")) is not None] or [0.0]),
+    # Records of earlier versions lack the last three.
+    names = ("variant", "group", "change", "paper", "sentence", "parameters", "flops_per_token")
+    size = {name: first.get(name) for name in ("trained_parameters", "step_bytes")}
+    row = {
+        **{name: first.get(name) for name in names},
+        "tokens_per_second": _mean(speeds),
+        **size,
+        "seconds": _mean(s for run in runs if (s := run.get("seconds")) is not None) or 0.0,
         "published": first.get("published"),
         "shared": _result(_at(runs, 1.0), _at(base, 1.0)),
         "tuned": tuned,
     }
+    return cast(Row, row)
 
 
 def _at(runs: list[RunRecord], rate: float) -> list[RunRecord]:
@@ -178,17 +174,9 @@ def _mean(values: Iterable[float]) -> float | None:
 
 def _difference(values: Mapping[int, float], base: Mapping[int, float]) -> Difference:
     """Return the differences over the seeds of both; `_add_verdicts` completes the rest."""
-    return {
-        "differences": [value - base[seed] for seed, value in values.items() if seed in base],
-        "pairs": 0,
-        "difference": None,
-        "low": None,
-        "high": None,
-        "p_value": None,
-        "equivalence_p_value": None,
-        "margin": None,
-        "verdict": "",
-    }
+    differences = [value - base[seed] for seed, value in values.items() if seed in base]
+    undecided = dict.fromkeys(("difference", "low", "high", "p_value", "equivalence_p_value", "margin"))
+    return cast(Difference, {"differences": differences, "pairs": 0, **undecided, "verdict": ""})
 
 
 def _add_verdicts(results: Sequence[Difference], margin: float, *, more_is_better: bool = False) -> None:
@@ -202,11 +190,11 @@ def _add_verdicts(results: Sequence[Difference], margin: float, *, more_is_bette
     comparisons = compare_all([result["differences"] for result in undecided], margin)
     for result, comparison in zip(undecided, comparisons, strict=True):
         verdict = reversed_verdicts.get(comparison.verdict, comparison.verdict)
-        result.update({**asdict(comparison), "margin": margin, "verdict": verdict})
+        result.update(cast(Difference, asdict(comparison) | {"margin": margin, "verdict": verdict}))
     for result in paired:
         if result["difference"] is None:
             [comparison] = compare_all([result["differences"]], margin)
-            result.update({**asdict(comparison), "verdict": result["verdict"]})
+            result.update(cast(Difference, asdict(comparison) | {"verdict": result["verdict"]}))
 
 
 def _value(run: RunRecord) -> float:

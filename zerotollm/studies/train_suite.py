@@ -4,7 +4,7 @@ import time
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn
 
@@ -64,10 +64,11 @@ def train_missing(
         TextColumn("{task.fields[left]} left"),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        training = _Training(folder, suite.base, together, sources, progress, RemainingTime(sum(costs)))
+        remaining = RemainingTime(sum(costs))
+        training = _Training(folder, suite.base, together, sources, progress, remaining, _environment())
         for variant, cost in zip(variants, costs, strict=True):
             trained = [training.run(job) for job in jobs(folder, variant, seeds, tune)]
-            training.remaining.finish_variant(cost)
+            remaining.finish_variant(cost)
             if any(trained):
                 console.print(terminal_table(make_rows(read_runs(folder))))
 
@@ -144,60 +145,56 @@ def _sources(feed: Feed, start: WarmStart) -> Sources:
     return {"text": [*feed.fingerprint, *validation], "start": initial}
 
 
+@dataclass
 class RemainingTime:
     """Time left of a suite: floating-point operations left, at the speed measured so far."""
 
-    def __init__(self, flops: float):
-        self._planned = flops
-        self._done, self._seconds = 0.0, 0.0
-        self._done_of_variant = 0.0
+    planned: float
+    done: float = 0.0
+    seconds: float = 0.0
+    done_of_variant: float = 0.0
 
     def add(self, flops: float, seconds: float) -> None:
         """Count finished work."""
-        self._done += flops
-        self._seconds += seconds
-        self._done_of_variant += flops
+        self.done += flops
+        self.seconds += seconds
+        self.done_of_variant += flops
 
     def finish_variant(self, planned: float) -> None:
         """Take the operations planned for a variant from the rest, whatever was done of them."""
-        self._planned -= planned
-        self._done_of_variant = 0.0
+        self.planned -= planned
+        self.done_of_variant = 0.0
 
     def seconds_left(self) -> float:
         """Return NaN before anything was measured."""
-        if not self._done:
+        if not self.done:
             return float("nan")
-        return max(0.0, self._planned - self._done_of_variant) * self._seconds / self._done
+        return max(0.0, self.planned - self.done_of_variant) * self.seconds / self.done
 
 
-class _Size(TypedDict):
+class _Size(Sources):
     parameters: int
     flops_per_token: int
 
 
+@dataclass(frozen=True)
 class _Training:
     """What the jobs of a suite share."""
 
-    def __init__(
-        self,
-        folder: Path,
-        base: Experiment,
-        together: bool,
-        sources: dict[Hashable, Sources],
-        progress: Progress,
-        remaining: RemainingTime,
-    ):
-        self.folder, self.base, self.together = folder, base, together
-        self.sources = sources
-        """before the first run"""
-        self.progress, self.remaining = progress, remaining
-        self.environment = _environment()
+    folder: Path
+    base: Experiment
+    together: bool
+    sources: dict[Hashable, Sources]
+    """before the first run"""
+    progress: Progress
+    remaining: RemainingTime
+    environment: dict[str, Any]
 
     def run(self, job: Job) -> bool:
         """Train the missing runs of a job and write their records. Return whether there were any."""
         if not job.seeds:
             return False
-        begun = time.monotonic()
+        began = time.monotonic()
         experiment = run_experiment(job.variant, job.seeds[0], job.rate)
         data, name = experiment.data, job.variant.name
         feed = dataset_of(experiment)
@@ -209,28 +206,26 @@ class _Training:
                 "bring it back, or choose another --run-dir"
             )
         flops = flops_per_token(job_for(replace(experiment, model=model), this_accelerator()))
-        size: _Size = {"parameters": num_parameters(model), "flops_per_token": flops}
+        size: _Size = {"parameters": num_parameters(model), "flops_per_token": flops, **sources}
         if sees_the_future(model, masked=data.document_mask):
             for seed in job.seeds:
-                self._write(job, seed, "sees the future", _measurements(size, sources, None, 0.0))
+                self._write(job, seed, "sees the future", _measurements(size, None, 0.0))
             self.progress.console.print(f"{name}: {FUTURE}; not trained", style="bold red")
             return True
         together = self.together and len(job.seeds) > 1
         programs = compile_programs(experiment, num_vmapped_seeds=len(job.seeds) if together else 0)
-        self.remaining.add(0.0, time.monotonic() - begun)
+        self.remaining.add(0.0, time.monotonic() - began)
         for seeds in [job.seeds] if together else [(seed,) for seed in job.seeds]:
-            self._train(job, programs, seeds, size, sources)
+            self._train(job, programs, seeds, size)
         return True
 
-    def _train(
-        self, job: Job, programs: Programs, seeds: tuple[int, ...], size: _Size, sources: Sources
-    ) -> None:
-        begun, left = time.monotonic(), self.remaining.seconds_left()
+    def _train(self, job: Job, programs: Programs, seeds: tuple[int, ...], size: _Size) -> None:
+        began, suite_left = time.monotonic(), self.remaining.seconds_left()
         steps = programs.experiment.train.steps
-        task = self.progress.add_task(job.title(seeds), total=steps, left=clock(left))
+        task = self.progress.add_task(job.title(seeds), total=steps, left=clock(suite_left))
 
         def show(step: int) -> None:
-            seconds_left = max(left - (time.monotonic() - begun), 0.0)
+            seconds_left = max(suite_left - (time.monotonic() - began), 0.0)
             self.progress.update(task, completed=step, left=clock(seconds_left))
 
         try:
@@ -239,15 +234,15 @@ class _Training:
             if len(seeds) > 1:  # one at a time, to learn which of them
                 single = compile_programs(programs.experiment)
                 for seed in seeds:
-                    self._train(job, single, (seed,), size, sources)
+                    self._train(job, single, (seed,), size)
                 return
             results = [None]
         finally:
             self.progress.remove_task(task)
-        seconds = time.monotonic() - begun
+        seconds = time.monotonic() - began
         self.remaining.add(run_flops(job.variant) * len(seeds), seconds)
         for seed, result in zip(seeds, results, strict=True):
-            numbers, outcome, speed = _measurements(size, sources, result, seconds), "diverged", ""
+            numbers, outcome, speed = _measurements(size, result, seconds), "diverged", ""
             words: str = outcome
             if result:
                 outcome, words = "trained", describe_validation(result.validation)
@@ -267,12 +262,11 @@ class _Training:
         write_run(self.folder, self.base, job.variant, seed, job.rate, outcome, numbers)
 
 
-def _measurements(size: _Size, sources: Sources, run: Fitted | None, seconds: float) -> Measurements:
+def _measurements(size: _Size, run: Fitted | None, seconds: float) -> Measurements:
     validation: dict[str, float] = run.validation if run else {}
     last = run.losses[-max(1, round(len(run.losses) / 20)) :] if run else []
     return {
         **size,
-        **sources,
         "validation_loss": validation.get("loss"),
         "validation_bpb": validation.get("bpb"),
         "train_loss": sum(last) / len(last) if run else None,

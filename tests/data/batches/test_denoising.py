@@ -1,4 +1,4 @@
-"""Span corruption and prefix LM: nothing is lost, and a batch is a pure function of (seed, step)."""
+"""Span corruption and prefix LM keep all text, and a batch depends on (seed, step) alone."""
 
 import math
 from dataclasses import replace
@@ -7,7 +7,14 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from zerotollm.data.batches.denoising import DENSITY, SENTINELS, Denoising, hidden, prefix_lm, span_corruption
+from zerotollm.data.batches.denoising import (
+    DENSITY,
+    SENTINELS,
+    denoising_batches,
+    num_hidden,
+    prefix_lm,
+    span_corruption,
+)
 from zerotollm.data.batches.windows import evaluation_batches, training_batches
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.feed import open_feed
@@ -23,11 +30,11 @@ def batches(corrupt, seed=0):
     windows = training_batches(
         TokenizedSplit(tokens, np.zeros(1, np.int64), 0), context=CONTEXT, batch_size=4, seed=seed
     )
-    return windows, Denoising(windows, corrupt, seed, batch_size=4)
+    return windows, denoising_batches(windows, corrupt, seed, batch_size=4)
 
 
 def put_back(source, target):
-    """The window, from what is seen and what is hidden."""
+    """Return the window from its visible and hidden tokens."""
     spans, current = {}, None
     for token in target:
         if token >= FIRST:
@@ -40,7 +47,7 @@ def put_back(source, target):
 
 def test_spans_put_back_are_the_window():
     windows, dataset = batches(span_corruption(FIRST, CONTEXT))
-    tokens, spans = hidden(CONTEXT)
+    tokens, spans = num_hidden(CONTEXT)
     assert tokens == round(DENSITY * CONTEXT)
     for step in range(5):
         batch = dataset[step]
@@ -81,15 +88,15 @@ def test_a_batch_depends_on_seed_and_step_only():
 
 
 def test_evaluation_ends_with_the_last_window():
-    """Of batches that begin anew after the last, as Grain's do: a loop over them once never ended."""
+    """A loop over the batches once never ended."""
     split = TokenizedSplit(np.arange(100, 700, dtype=np.uint32), np.zeros(1, np.int64), 0)
     windows = evaluation_batches(split, context=CONTEXT, batch_size=4)
-    some = list(islice(Denoising(windows, prefix_lm(CONTEXT), 0, batch_size=4), 3 * len(windows)))
+    some = list(islice(denoising_batches(windows, prefix_lm(CONTEXT), 0, batch_size=4), 3 * len(windows)))
     assert len(some) == len(windows) == 3
 
 
-def test_what_has_no_room_is_refused():
-    with pytest.raises(UsageError, match="needs 2 tokens"):
+def test_windows_that_are_too_short_or_too_long_are_refused():
+    with pytest.raises(UsageError, match="needs at least 2 tokens"):
         span_corruption(FIRST, 1)
     with pytest.raises(UsageError, match=f"there are {SENTINELS} sentinels"):
         span_corruption(FIRST, 4000)
@@ -109,7 +116,7 @@ def test_batch_size_and_processes_do_not_change_the_data(kind):
     def dataset(batch_size, process=0, processes=1):
         parts = {"process_index": process, "process_count": processes}
         windows = training_batches(split, context=CONTEXT, batch_size=batch_size, seed=3, **parts)
-        return Denoising(windows, KINDS[kind], 3, batch_size, process * batch_size // processes)
+        return denoising_batches(windows, KINDS[kind], 3, batch_size, process * batch_size // processes)
 
     halves = dataset(4, 0, 2), dataset(4, 1, 2)
     for step in (0, 5, 40):  # the last is of a later epoch
@@ -121,7 +128,7 @@ def test_batch_size_and_processes_do_not_change_the_data(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("num_tokens", [CONTEXT + 1, 5 * CONTEXT + 1, 5 * CONTEXT + 2, 5 * CONTEXT + 17])
-def test_evaluation_asks_for_real_text_alone_whatever_the_batch_size(kind, num_tokens):
+def test_evaluation_predicts_real_text_alone_for_any_batch_size(kind, num_tokens):
     tokens_N = np.arange(100, 100 + num_tokens, dtype=np.uint32)
     split = TokenizedSplit(tokens_N, np.zeros(1, np.int64), 0)
     texts = [tokens_N[start : start + CONTEXT] for start in range(0, num_tokens, CONTEXT)]
@@ -129,7 +136,7 @@ def test_evaluation_asks_for_real_text_alone_whatever_the_batch_size(kind, num_t
     first: dict[str, np.ndarray] = {}
     for batch_size in (1, 3, 4):
         windows = evaluation_batches(split, context=CONTEXT, batch_size=batch_size)
-        batch = joined(list(Denoising(windows, KINDS[kind], 0, batch_size)))
+        batch = joined(list(denoising_batches(windows, KINDS[kind], 0, batch_size)))
         assert (batch["sources"] != PAD).any(axis=1).all(), "attention needs something to look at"
         assert not batch["weights"][len(texts) :].any()
         assert ((batch["targets"] != PAD) == batch["weights"]).all()
@@ -165,7 +172,7 @@ def corpus(tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_uniform_model_has_the_bits_per_byte_of_arithmetic(kind, corpus):
-    """Every target token costs log2 V bits, and bytes are those of the text in the targets alone."""
+    """Every target token costs log2 V bits, and only text in the targets counts as bytes."""
     feed = open_feed(corpus, TokenizerConfig(vocab_size=300), objective=kind, pairs=True)
     V = feed.vocab_size
     assert feed.tokenizer.vocab_size + SENTINELS == V
@@ -210,6 +217,8 @@ def test_two_tokens_are_enough():
     assert (source.tolist(), target.tolist()) == ([100], [101])
     source, target = span_corruption(FIRST, 2).corrupt(random, text)
     assert (source.tolist(), target.tolist()) == ([100, FIRST], [FIRST, 101])
-    with pytest.raises(UsageError, match=r"data.context is 1, and .* need 2 tokens"):
+    with pytest.raises(UsageError, match=r"data.context is 1, and .* needs at least 2 tokens"):
         prefix_lm(1)
-    assert all(spans <= length - tokens for length in range(2, 2000) for tokens, spans in [hidden(length)])
+    assert all(
+        spans <= length - tokens for length in range(2, 2000) for tokens, spans in [num_hidden(length)]
+    )

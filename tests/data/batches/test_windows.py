@@ -1,14 +1,15 @@
-"""A batch is a pure function of (seed, step); windows cover what they say they cover, each target once."""
+"""A batch depends on (seed, step) alone, and windows cover each target once."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
-import grain
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zerotollm.data.batches.windows import Staged, epoch_layout, evaluation_batches, training_batches
+from zerotollm.data.batches.mixtures import stacked, staged
+from zerotollm.data.batches.windows import epoch_windows, evaluation_batches, training_batches
 from zerotollm.data.tokens.text import TokenizedSplit
 from zerotollm.errors import UsageError
 
@@ -16,7 +17,7 @@ BOS = 1
 
 
 def numbered(num_tokens: int, document: int = 10**9) -> TokenizedSplit:
-    """Tokens that say where they are: token i is 100 + i, but every document-th is bos."""
+    """Return tokens that tell their position: token i is 100 + i, but every document-th is bos."""
     tokens_N = np.arange(100, 100 + num_tokens, dtype=np.uint32)
     tokens_N[::document] = BOS
     return TokenizedSplit(tokens_N, np.arange(0, num_tokens, document), num_tokens)
@@ -26,7 +27,7 @@ def equal(left, right) -> bool:
     return left.keys() == right.keys() and all(np.array_equal(left[name], right[name]) for name in left)
 
 
-# Tokens are numbered without bos in them, so that a row's first target says where the row lies.
+# Without bos, the first target of a row tells the position of the row.
 def targets(batches, num_steps) -> np.ndarray:
     return np.concatenate([batches[step]["targets"] for step in range(num_steps)]) - 100
 
@@ -40,20 +41,21 @@ shapes = st.fixed_dictionaries(
 
 
 @given(shape=shapes, extra=st.integers(1, 60))
-def test_an_epoch_has_every_target_at_most_once_and_counts_the_rest(shape, extra):
+def test_an_epoch_has_every_target_at_most_once_and_omits_less_than_two_windows(shape, extra):
     split = numbered(shape["context"] + extra)
     context, batch_size = shape["context"], shape["batch_size"]
-    layouts = [epoch_layout(split, context=context, seed=shape["seed"], epoch=e) for e in range(3)]
-    windows = layouts[0].windows
+    num_tokens = len(split.tokens_N)
+    starts = [epoch_windows(num_tokens, context, shape["seed"], epoch) for epoch in range(3)]
+    windows = len(starts[0])
     steps = -(-3 * windows // batch_size)
     rows = targets(training_batches(split, **shape), steps)
-    for epoch, layout in enumerate(layouts):
-        assert layout.windows == windows
-        assert layout.dropped_tokens < 2 * context
-        met = rows[epoch * windows : (epoch + 1) * windows].ravel()
-        assert len(met) == windows * context == len(split.tokens_N) - 1 - layout.dropped_tokens
-        first = layout.phase + 1
-        np.testing.assert_array_equal(np.sort(met), np.arange(first, first + len(met)))
+    for epoch, start_W in enumerate(starts):
+        assert len(start_W) == windows
+        assert num_tokens - 1 - windows * context < 2 * context
+        read = rows[epoch * windows : (epoch + 1) * windows].ravel()
+        assert len(read) == windows * context
+        first = start_W.min() + 1
+        np.testing.assert_array_equal(np.sort(read), np.arange(first, first + len(read)))
 
 
 def test_every_token_is_a_target_in_some_epoch_and_at_every_place_of_a_window():
@@ -71,7 +73,7 @@ def test_epochs_and_seeds_differ_in_order_and_phase():
     }
     assert not np.array_equal(rows[0][:499], rows[0][499:998])
     assert not np.array_equal(rows[0], rows[1])
-    phases = {epoch_layout(split, context=8, seed=0, epoch=epoch).phase for epoch in range(100)}
+    phases = {int(epoch_windows(4007, context=8, seed=0, epoch=epoch).min()) for epoch in range(100)}
     assert len(phases) == 15
     starts = rows[0][:499, 0]
     assert abs(np.corrcoef(starts, np.arange(499))[0, 1]) < 0.2, "windows are not shuffled"
@@ -110,7 +112,7 @@ def test_segments_are_the_documents_of_a_window_counted_from_one(shape, document
 
 
 @given(parts=st.integers(1, 4), processes=st.integers(1, 4), step=st.integers(0, 100))
-def test_the_rows_of_all_processes_are_the_batch_of_one(parts, processes, step):
+def test_processes_share_the_batch_of_one(parts, processes, step):
     shape = {"context": 5, "batch_size": parts * processes, "seed": 3}
     split = numbered(80, document=9)
     whole = training_batches(split, **shape)[step]
@@ -121,13 +123,12 @@ def test_the_rows_of_all_processes_are_the_batch_of_one(parts, processes, step):
     assert equal(whole, {name: np.concatenate([row[name] for row in rows]) for name in whole})
 
 
-def test_reading_ahead_in_threads_gives_the_same_batches():
-    dataset = training_batches(numbered(500, document=50), context=8, batch_size=4, seed=0)
-    ahead = iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
-    for step in range(50):
-        assert equal(next(ahead), dataset[step])
-    later = iter(dataset.slice(slice(1000, None)).to_iter_dataset())
-    assert equal(next(later), dataset[1000])
+def test_threads_read_the_same_batches():
+    options = {"context": 8, "batch_size": 4, "seed": 0}
+    alone, shared = (training_batches(numbered(500, document=50), **options) for _ in range(2))
+    with ThreadPoolExecutor(4) as threads:
+        for step, batch in enumerate(threads.map(shared.__getitem__, range(200))):
+            assert equal(batch, alone[step])
 
 
 @pytest.mark.parametrize("num_tokens", [0, 1, 8])
@@ -177,6 +178,26 @@ def test_nothing_to_predict_is_refused(num_tokens):
         evaluation_batches(numbered(num_tokens), context=8, batch_size=2)
 
 
-def test_a_second_stage_begins_at_its_own_beginning():
-    staged = Staged(["a0", "a1", "a2"], ["b0", "b1", "b2"], steps=2)
-    assert [staged[step] for step in range(5)] == ["a0", "a1", "b0", "b1", "b2"]
+def test_evaluation_ends_and_can_be_read_from_its_end():
+    batches = evaluation_batches(numbered(100), context=8, batch_size=4)
+    assert equal(batches[-1], list(batches)[-1])
+    with pytest.raises(IndexError):
+        batches[len(batches)]
+
+
+# --- mixtures
+
+
+def test_a_second_stage_starts_at_its_own_step_0():
+    batches = staged(["a0", "a1", "a2"], ["b0", "b1", "b2"], steps=2)
+    assert [batches[step] for step in range(3)] == ["a0", "a1", "b0"]
+    longer = staged(["a0", "a1"], [f"b{step}" for step in range(9)], steps=2)
+    assert [longer[step] for step in range(5)] == ["a0", "a1", "b0", "b1", "b2"]
+
+
+def test_seeds_are_stacked_on_a_new_first_axis():
+    split = numbered(100)
+    seeds = [training_batches(split, context=8, batch_size=4, seed=seed) for seed in (3, 4)]
+    batch = stacked(seeds)[5]
+    for lane, single in enumerate(seeds):
+        assert equal({name: array[lane] for name, array in batch.items()}, single[5])

@@ -9,7 +9,7 @@ import pytest
 
 from zerotollm.data.sources import bible
 
-INSTALLED = [version for version in bible.VERSIONS if bible.is_installed(version)]
+INSTALLED = [version for version in bible.VERSIONS if bible.package(version).is_installed]
 LEFT_OUT_BY_BBE = 35  # 19 verses that it marks as lost, 16 that it holds to be later additions
 
 

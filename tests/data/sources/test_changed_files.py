@@ -1,4 +1,4 @@
-"""Files that are changed while they are read: never is a text stored under the fingerprint of another one."""
+"""Files that change while they are read: no text is stored under the fingerprint of another one."""
 
 import gzip
 import json
@@ -86,14 +86,14 @@ def test_a_line_that_is_added_while_a_file_is_read_stops_too(tmp_path, monkeypat
     """All documents that were found are unchanged then, but the fingerprint would be that of a longer text."""
     path = tmp_path / "a.jsonl"
     path.write_bytes(lines("sun"))
-    digest = own_files._digest
+    digest = own_files.file_digest
 
     def late(path: Path) -> str:
         with path.open("ab") as file:
             file.write(b'{"text": "one more"}\n')
         return digest(path)
 
-    monkeypatch.setattr(own_files, "_digest", late)
+    monkeypatch.setattr(own_files, "file_digest", late)
     with pytest.raises(RunError, match="was changed while it was read"):
         open_corpus(DataConfig(str(path)))
 
@@ -102,18 +102,18 @@ def test_pairs_that_are_changed_while_they_are_read_stop_too(tmp_path, monkeypat
     path = tmp_path / "a.tsv"
     path.write_text("".join(f"source {n}\ttarget {n}\n" for n in range(COUNT)))
     data = DataConfig(str(path), dir=str(tmp_path / "data"))
-    digests = parallel._digests
+    digest = parallel.file_digest
 
-    def late(name: str) -> list[str]:
+    def late(path: Path) -> str:
         path.write_text(path.read_text() + "more\tand more\n")
-        return digests(name)
+        return digest(path)
 
-    monkeypatch.setattr(parallel, "_digests", late)
+    monkeypatch.setattr(parallel, "file_digest", late)
     with pytest.raises(RunError, match=r"a\.tsv was changed while it was read"):
         open_parallel(data)
     monkeypatch.undo()
     splits = prepare_pairs(data, SETTINGS).splits.values()
-    assert sum(map(len, splits)) == COUNT + 1
+    assert sum(len(split.num_bytes) for split in splits) == COUNT + 1
 
 
 def test_a_file_that_is_only_touched_is_the_same(tmp_path):

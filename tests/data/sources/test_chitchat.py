@@ -12,7 +12,7 @@ def said(*turns: tuple[str, str]) -> list:
     return [[{"sender": sender, "text": text}] for sender, text in turns]
 
 
-def test_what_one_says_in_a_row_is_one_turn_and_a_third_voice_ends_it():
+def test_utterances_in_a_row_are_one_turn_and_a_third_speaker_ends_the_conversation():
     messages = [
         [{"sender": "a", "text": " Hi\n there "}, {"sender": "a", "text": "you"}],
         *said(("b", "Hello"), ("b", "friend"), ("a", ""), ("a", "Bye"), ("c", "What?"), ("a", "no")),
@@ -29,13 +29,13 @@ def test_pieces_begin_with_the_user_end_with_an_answer_and_are_short():
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch):
-    monkeypatch.setattr(chitchat, "PACKAGE", "no_such_package")
+    monkeypatch.setattr(chitchat, "PACKAGE", chitchat.PACKAGE._replace(module="no_such_package"))
     with pytest.raises(UsageError, match="pip install chitchat-dataset"):
         chitchat.read_conversations()
 
 
 def test_the_real_conversations_are_split_whole():
-    pytest.importorskip("chitchat_dataset", reason=f"optional: {chitchat.INSTALL}")
+    pytest.importorskip("chitchat_dataset", reason=f"optional: {chitchat.PACKAGE.install}")
     made = open_examples(DataConfig(corpus="chitchat"), "completion")
     names = {s: {e.id.partition(",")[0] for e in examples} for s, examples in made.splits.items()}
     assert sum(map(len, names.values())) == len(set().union(*names.values()))

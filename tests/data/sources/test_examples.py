@@ -1,4 +1,4 @@
-"""Rows of jsonl, pairs and passages as tokens of which a part is learned."""
+"""Rows of jsonl, pairs and passages as tokens, of which only some are targets."""
 
 import gzip
 import json
@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.feed import open_feed
-from zerotollm.data.sources.conversations import chat_parts, encode_parts
+from zerotollm.data.sources.conversations import chat_parts
 from zerotollm.data.sources.examples import open_examples
+from zerotollm.data.tokens.conversations import encode_parts
 from zerotollm.data.tokens.examples import prepare_examples
 from zerotollm.data.tokens.pairs import prepare_pairs
 from zerotollm.data.tokens.sentencepiece import train_tokenizer
@@ -40,7 +41,7 @@ def data(tmp_path):
 
 
 def learned(feed, batch) -> list[str]:
-    """What each row of a batch is asked for."""
+    """Return the target text of each row of a batch."""
     return [
         feed.tokenizer.decode(targets[weights > 0])
         for targets, weights in zip(batch["targets"], batch["weights"], strict=True)
@@ -109,7 +110,7 @@ def test_the_bytes_that_are_counted_are_those_that_are_learned(texts, spaces, lo
     split = prepare_examples(data, tokenizer, "completion").splits["train"]
     ends = [*split.starts_E[1:], len(split.tokens_N)]
     sentences = [0] * len(texts) + [len(texts)]
-    for start, end, counted, added in zip(split.starts_E, ends, split.bytes_E, sentences, strict=True):
+    for start, end, counted, added in zip(split.starts_E, ends, split.num_bytes, sentences, strict=True):
         ids, is_learned = split.tokens_N[start:end], split.learned_N[start:end] > 0
         learned_ids = ids[is_learned & (ids != tokenizer.stop_id)]
         told = decoded_bytes(tokenizer, learned_ids) - added
@@ -118,7 +119,7 @@ def test_the_bytes_that_are_counted_are_those_that_are_learned(texts, spaces, lo
         else:
             assert counted == told
     if not lossy:
-        assert split.bytes_E.tolist()[:-1] == [len(text.encode()) for text in texts]
+        assert split.num_bytes.tolist()[:-1] == [len(text.encode()) for text in texts]
 
 
 @given(lines=st.lists(LINE, min_size=2, max_size=6))
@@ -131,7 +132,7 @@ def test_the_bytes_of_pairs_are_those_of_the_targets(lines, tmp_path_factory):
     pairs = prepare_pairs(data, ANY_BYTES).splits["train"]
     examples = prepare_examples(data, ANY_BYTES, "completion").splits["train"]
     expected = [len(line.strip().encode()) for line in lines]
-    assert pairs.target_bytes_N.tolist() == examples.bytes_E.tolist() == expected
+    assert pairs.num_bytes.tolist() == examples.num_bytes.tolist() == expected
     starts = [*pairs.targets.document_starts_D, len(pairs.targets.tokens_N)]
     for start, end, counted in zip(starts, starts[1:], expected, strict=False):
         assert decoded_bytes(ANY_BYTES, pairs.targets.tokens_N[start + 1 : end]) == counted + 1
@@ -238,10 +239,10 @@ def test_passages_of_the_bible_are_cut_from_the_chapters_of_each_split():
     ("line", "objective", "message"),
     [
         ('{"prompt": "a"', "completion", r"my\.jsonl, line 31: not JSON"),
-        ("[1]", "completion", r"line 31: a list, and must be an object"),
-        ('{"prompt": "a"}', "completion", r"line 31: 'completion' is missing.*fields: prompt"),
-        ('{"prompt": "", "completion": "b"}', "completion", r"line 31: 'prompt' is empty"),
-        ('{"prompt": "a", "completion": 3}', "completion", r"line 31: 'completion' is 3"),
+        ("[1]", "completion", r"line 31: expected an object of fields, not a list"),
+        ('{"prompt": "a"}', "completion", r"line 31: field 'completion' is missing.*fields: prompt"),
+        ('{"prompt": "", "completion": "b"}', "completion", r"line 31: field 'prompt' is empty"),
+        ('{"prompt": "a", "completion": 3}', "completion", r"line 31: field 'completion' is 3"),
         (
             '{"prompt": "a", "completion": "\\ud800"}',
             "completion",
@@ -267,11 +268,11 @@ def test_passages_of_the_bible_are_cut_from_the_chapters_of_each_split():
         (
             '{"messages": [{"role": "user", "content": "a"}]}',
             "completion",
-            r"line 31: no message is of the assist",
+            r"line 31: no message is by the assist",
         ),
-        ('{"text": "a", "label": ""}', "label", r"line 31: 'label' is empty"),
-        ('{"text": "a", "label": 1}', "label", r"line 31: 'label' is 1, and must be a text"),
-        ('{"label": "a"}', "label", r"line 31: 'text' is missing"),
+        ('{"text": "a", "label": ""}', "label", r"line 31: field 'label' is empty"),
+        ('{"text": "a", "label": 1}', "label", r"line 31: field 'label' is 1; expected a text"),
+        ('{"label": "a"}', "label", r"line 31: field 'text' is missing"),
     ],
 )
 def test_a_bad_line_is_named(data, line, objective, message):
@@ -291,13 +292,13 @@ def test_a_label_must_be_among_those_of_the_training_examples(data, tmp_path):
     line = str(caught.value)
     assert f"these labels: '!' (1 validation example, {validation}, line 4)" in line
     assert f"'?' (3 validation examples, {validation}, line 2)" in line
-    assert "the model learns +, -: give each of them training examples, or take these examples out" in line
+    assert "the model learns +, -: give each of them training examples, or remove these examples" in line
     with pytest.raises(UsageError, match=r"has one label to train on, '\+'"):
         open_examples(data([{"text": f"a{i}", "label": "+"} for i in range(30)]), "label")
 
 
 def test_few_examples_cannot_be_split(data):
-    with pytest.raises(UsageError, match=r"has 3 examples, and at least 20 can be split"):
+    with pytest.raises(UsageError, match=r"has 3 examples, and a split needs at least 20"):
         open_examples(data(completions(3)), "completion")
 
 
@@ -334,13 +335,13 @@ def test_bytes_that_are_lost_of_what_is_learned_are_counted(data):
     """Three UTF-8 bytes of a character that is not in the vocabulary; those of a prompt are not learned."""
     records = [{"prompt": "天天", "completion": f"ab天 {i % 7}"} for i in range(60)]
     prepared = prepare_examples(data(records), ASCII_NFKC, "completion")
-    sizes = {split: len(examples) for split, examples in prepared.splits.items()}
+    sizes = {split: len(examples.starts_E) for split, examples in prepared.splits.items()}
     assert sum(sizes.values()) == 60
-    assert prepared.lost == {split: 3 * size for split, size in sizes.items()}
-    for examples in prepared.splits.values():
-        assert examples.bytes_E.tolist() == [4] * len(examples)
+    assert prepared.counts.lost == {split: 3 * size for split, size in sizes.items()}
+    for split, examples in prepared.splits.items():
+        assert examples.num_bytes.tolist() == [4] * sizes[split]
         # a, b, unk, the space, the digit, and what ends them
-        assert examples.num_learned.tolist() == [6] * len(examples)
+        assert examples.num_predicted.tolist() == [6] * sizes[split]
 
 
 def test_a_labelled_text_of_exactly_the_context_is_not_cut(data):
@@ -351,5 +352,3 @@ def test_a_labelled_text_of_exactly_the_context_is_not_cut(data):
     assert set(whole.tolist()) == {4, 5, 6}
     assert train.num_cut == ((whole > 4).sum(), (whole - 4).sum())
     assert set(train.side_lengths[:, 0].tolist()) == {4}
-    assert train.no_longer_than(4).tolist() == list(range(len(train)))
-    assert len(train.no_longer_than(3)) == 0

@@ -1,4 +1,4 @@
-"""What a line is, in every kind of file, and what a line of JSON may hold, for every reader of jsonl."""
+"""Line ends in every kind of file, and malformed JSON for every reader of jsonl."""
 
 import gzip
 import json
@@ -134,14 +134,14 @@ def test_bytes_that_are_no_text_are_named_by_their_place_in_the_file(tmp_path, e
     with pytest.raises(UsageError, match=rf"byte {4 + 2 * len(end) + 1} \(counted from 0\) is 0xff"):
         list(read_lines(path))
     path.write_bytes(end.join(["ab", "c\0", ""]).encode())
-    with pytest.raises(UsageError, match="NUL byte in line 2 "):
+    with pytest.raises(UsageError, match="line 2 contains a NUL byte"):
         list(read_lines(path))
 
 
 def test_a_gzip_file_that_was_cut_is_refused(tmp_path):
     path = tmp_path / "a.txt.gz"
     path.write_bytes(gzip.compress(b"ab\n" * 99)[:-9])
-    with pytest.raises(UsageError, match="not a whole gzip file"):
+    with pytest.raises(UsageError, match="not a complete gzip file"):
         list(read_lines(path))
     with pytest.raises(UsageError, match="cannot read"):
         list(read_lines(tmp_path / "absent.txt"))
@@ -153,5 +153,5 @@ def test_records_have_their_line_numbers_and_are_objects(tmp_path):
         (f"{path}, line 1", {"a": 1}),
         (f"{path}, line 3", {}),
     ]
-    with pytest.raises(UsageError, match="line 2: a int, and must be an object"):
+    with pytest.raises(UsageError, match="line 2: expected an object of fields, not a int"):
         list(read_records(path, ["{}", "3"]))

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zerotollm.data.config import DataConfig
-from zerotollm.data.sources.corpora import Corpus, open_corpus
-from zerotollm.data.sources.own_files import FEW
+from zerotollm.data.sources.corpora import open_corpus
+from zerotollm.data.sources.documents import Corpus
+from zerotollm.data.sources.splits import FEW
 from zerotollm.errors import UsageError
 
 
@@ -182,9 +183,9 @@ def test_fingerprint_follows_content_and_not_place(tmp_path):
 
 
 def test_missing_paths(tmp_path, monkeypatch):
-    assert "does not exist" in error_of(tmp_path / "nothing.txt")
-    assert "does not exist" in error_of(tmp_path / "no folder" / "a")
-    assert "does not exist" in error_of(tmp_path / ("a" * 5000))
+    assert "is not found" in error_of(tmp_path / "nothing.txt")
+    assert "is not found" in error_of(tmp_path / "no folder" / "a")
+    assert "is not found" in error_of(tmp_path / ("a" * 5000))
     assert "no corpus and no file is called ''" in error_of("")
     (tmp_path / "empty").mkdir()
     assert "holds no text" in error_of(tmp_path / "empty")
@@ -205,7 +206,7 @@ def test_empty(tmp_path, name, content):
 
 def test_binary_and_other_encodings(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"text\nmore\0text")
-    assert "NUL byte in line 2" in error_of(tmp_path / "a.txt")
+    assert "line 2 contains a NUL byte" in error_of(tmp_path / "a.txt")
     (tmp_path / "a.txt").write_text("text in UTF-16", encoding="utf-16")
     assert "UTF-16" in error_of(tmp_path / "a.txt")
     (tmp_path / "a.txt").write_bytes("dix ans après, à Paris".encode("latin-1"))
@@ -219,10 +220,10 @@ def test_binary_and_other_encodings(tmp_path):
     ("line", "expected"),
     [
         ('{"text": "a"', "line 2: not JSON (Expecting ',' delimiter, column"),
-        ('{"txt": "a", "id": 1}', "line 2: no text (a string in a field 'text') but fields txt, id"),
-        ('{"text": 5}', "line 2: no text"),
-        ('["text"]', "line 2: no text (a string in a field 'text') but a list"),
-        ('{"text": "\\ud800"}', "line 2: half of a surrogate pair"),
+        ('{"txt": "a", "id": 1}', "line 2: field 'text' is missing; expected a text; fields: txt, id"),
+        ('{"text": 5}', "line 2: field 'text' is 5; expected a text; fields: text"),
+        ('["text"]', "line 2: expected an object of fields, not a list"),
+        ('{"text": "\\ud800"}', "line 2, field 'text': half of a surrogate pair"),
     ],
 )
 def test_broken_jsonl(tmp_path, line, expected):
@@ -234,7 +235,7 @@ def test_broken_gz(tmp_path):
     whole = gzip.compress(b"".join(b"%d text\n" % (i * i) for i in range(9999)))
     for content in (b"not gzip", whole[: len(whole) // 2], whole[:500] + b"\xff" * 50 + whole[550:]):
         (tmp_path / "a.txt.gz").write_bytes(content)
-        assert "is not a whole gzip file" in error_of(tmp_path / "a.txt.gz")
+        assert "is not a complete gzip file" in error_of(tmp_path / "a.txt.gz")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

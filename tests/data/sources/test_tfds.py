@@ -1,6 +1,7 @@
-"""TFDS data sets by name: real ones, prepared here, are read; one that cannot be had is said in one line."""
+"""TFDS data sets by name: prepared ones are read; the error for others is one line."""
 
 import importlib.util
+import os
 import shutil
 import socket
 from pathlib import Path
@@ -9,9 +10,10 @@ import pytest
 import tensorflow_datasets as tfds
 
 from zerotollm.data.config import DataConfig
-from zerotollm.data.sources.corpora import Corpus, open_corpus
-from zerotollm.data.sources.packaged import quiet
+from zerotollm.data.sources.corpora import open_corpus
+from zerotollm.data.sources.documents import Corpus
 from zerotollm.data.sources.parallel import open_parallel
+from zerotollm.data.sources.tfds_library import quiet
 from zerotollm.errors import RunError, UsageError
 
 
@@ -122,7 +124,7 @@ def test_says_how_to_get_what_is_not_there(tmp_path):
         "'ag_news_subset'",
     ):
         assert part in message
-    assert "bible-web" in message.partition("what works now:")[2]
+    assert "bible-web" in message.partition("available now:")[2]
 
 
 @pytest.mark.parametrize(
@@ -197,8 +199,18 @@ def test_refuses_other_formats_and_half_copies(prepared, tmp_path):
     with pytest.raises(RunError, match="tfrecord files, which cannot be read without TensorFlow"):
         opened("tfds:small_texts", tmp_path / "copy")
     info.write_text("{")
-    with pytest.raises(RunError, match="not a whole prepared data set"):
+    with pytest.raises(RunError, match="not a complete data set"):
         opened("tfds:small_texts", tmp_path / "copy")
+
+
+@pytest.mark.parametrize("size", [0, 1000])
+def test_damaged_files_name_the_folder_to_delete(prepared, tmp_path, size):
+    shutil.copytree(prepared, tmp_path / "copy")
+    version = tmp_path / "copy/small_texts/en/1.2.0"
+    os.truncate(next(version.glob("*train*")), size)
+    corpus = opened("tfds:small_texts", tmp_path / "copy")
+    with pytest.raises(RunError, match=rf"prepared data in {version} is damaged \(.*\); delete that folder"):
+        list(corpus.splits["train"])
 
 
 def test_refuses_malformed_names_and_too_little(prepared, tmp_path):

@@ -1,4 +1,4 @@
-"""Text comes back from its tokens exactly; a tokenizer is a function of the text and the settings."""
+"""Decoding returns the text exactly; a tokenizer depends on the text and the settings alone."""
 
 import hashlib
 import random
@@ -19,7 +19,7 @@ from zerotollm.data.tokens.sentencepiece import (
     SPACE,
     Tokenizer,
     load_tokenizer,
-    may_lose,
+    may_lose_text,
     train_tokenizer,
 )
 from zerotollm.errors import RunError, UsageError
@@ -76,7 +76,7 @@ def test_a_text_is_the_bytes_of_its_tokens(text):
 
 
 @given(many=st.lists(texts))
-def test_a_batch_is_its_texts_one_by_one(many):
+def test_a_batch_encodes_each_text_as_alone(many):
     tokenizer = trained()
     batch = tokenizer.encode_batch(many)
     assert len(batch) == len(many)
@@ -91,7 +91,7 @@ def test_any_ids_are_a_text(ids):
     assert tokenizer.decode(ids) == tokenizer.decode(np.array(ids, np.int32))
 
 
-def test_special_tokens_are_never_met_in_a_text_and_add_nothing_to_it():
+def test_text_never_encodes_to_special_tokens_and_they_decode_to_nothing():
     tokenizer = trained()
     assert [tokenizer.piece(i) for i in range(4)] == ["<pad>", "<s>", "</s>", "<unk>"]
     assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id) == (0, 1, 2, 3)
@@ -147,8 +147,8 @@ def test_a_character_tokenizer_has_one_token_for_each_character(byte_fallback):
     assert [tokenizer.decode([i]) for i in ids] == list(TEXT)
 
 
-def test_characters_are_learnt_also_beside_what_sentencepiece_trips_over():
-    """It ends at NUL, drops sentences with U+2585 and learns nothing from the names of special tokens."""
+def test_characters_next_to_reserved_ones_are_learned():
+    """SentencePiece stops at NUL, drops sentences with U+2585 and skips the names of special tokens."""
     text = "a\0b c\u2585d e\u2581f <s> g<0x41>h <unk>" + "x" * 20_000 + "i\tj"
     tokenizer = train_tokenizer(TokenizerConfig("char", 100, byte_fallback=False), [text])
     unknown = [c for c, i in zip(text, tokenizer.encode(text), strict=True) if i == tokenizer.unk_id]
@@ -178,7 +178,7 @@ def test_a_tokenizer_is_the_same_in_every_process_and_on_any_number_of_cores(kin
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
-def test_a_vocabulary_that_is_too_large_is_answered_with_the_largest(kind):
+def test_an_error_for_a_large_vocabulary_names_the_largest(kind):
     with pytest.raises(UsageError, match=r"tokenizer.vocab_size 9000 .* at most \d+") as caught:
         train_tokenizer(TokenizerConfig(kind, 9000), [TEXT])
     largest = int(str(caught.value).split("at most ")[1].split(",")[0])
@@ -189,7 +189,7 @@ def test_a_vocabulary_that_is_too_large_is_answered_with_the_largest(kind):
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 @pytest.mark.parametrize("byte_fallback", [True, False])
-def test_a_vocabulary_that_is_too_small_is_answered_with_the_smallest(kind, byte_fallback):
+def test_an_error_for_a_small_vocabulary_names_the_smallest(kind, byte_fallback):
     with pytest.raises(UsageError, match=r"tokenizer.vocab_size 5 .* at least \d+") as caught:
         train_tokenizer(TokenizerConfig(kind, 5, byte_fallback), [TEXT])
     least = int(str(caught.value).split("at least ")[1].split()[0])
@@ -199,7 +199,7 @@ def test_a_vocabulary_that_is_too_small_is_answered_with_the_smallest(kind, byte
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_rarest_of_too_many_characters_are_left_to_bytes(kind):
+def test_the_rarest_of_too_many_characters_become_bytes(kind):
     common = "the cat and the dog sat on the mat " * 200
     text = common + "".join(map(chr, range(0x4E00, 0x4E00 + 2000)))
     tokenizer = train_tokenizer(TokenizerConfig(kind, 600), [text])
@@ -214,7 +214,7 @@ def test_no_text_no_tokenizer(texts):
         train_tokenizer(TokenizerConfig(), texts)
 
 
-def test_a_text_larger_than_the_sample_is_learnt_from_throughout(monkeypatch):
+def test_a_text_larger_than_the_sample_is_learned_from_throughout(monkeypatch):
     monkeypatch.setattr("zerotollm.data.tokens.sentencepiece.SAMPLE_CHARACTERS", 5_000)
     blocks = [letter * 9 + "\n" for letter in "abcdefghijklmnopqrstuvwxyz" for _ in range(100)]
     tokenizer = train_tokenizer(TokenizerConfig("char", 100, byte_fallback=False), blocks)
@@ -232,11 +232,11 @@ def test_a_saved_tokenizer_is_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [0, 1, 50, 0.5, 0.9, -1])
-def test_a_damaged_file_is_one_line(tmp_path, keep):
+def test_a_damaged_file_is_an_error_of_one_line(tmp_path, keep):
     model = trained(normalization="nfc").model
     path = tmp_path / "tokenizer.model"
     path.write_bytes(model[: int(keep * len(model)) if isinstance(keep, float) else keep])
-    with pytest.raises(RunError, match=r"damaged|no tokenizer"):
+    with pytest.raises(RunError, match=r"damaged|not a tokenizer"):
         load_tokenizer(path)
 
 
@@ -254,8 +254,8 @@ def test_a_file_cut_between_two_of_its_parts_is_damaged(tmp_path):
         load_tokenizer(tmp_path / "absent.model")
 
 
-def test_a_vocabulary_that_takes_long_is_told(monkeypatch, caplog):
-    """Unigram learns from text without spaces far more slowly than from words."""
+def test_slow_unigram_training_is_announced(monkeypatch, caplog):
+    """Unigram trains far more slowly on text without spaces."""
     monkeypatch.setattr("zerotollm.data.tokens.sentencepiece.SLOW", 5000)
     spaced, unbroken = ("".join(random.Random(0).choices(f"acgt{space}", k=6000)) for space in ("      ", ""))
     for kind, text, expected in (("unigram", unbroken, 1), ("unigram", spaced, 0), ("bpe", unbroken, 0)):
@@ -269,16 +269,16 @@ def test_a_vocabulary_that_takes_long_is_told(monkeypatch, caplog):
 
 @pytest.mark.parametrize("byte_fallback", [True, False])
 @pytest.mark.parametrize("normalization", ["identity", "nfc"])
-def test_a_tokenizer_that_may_lose_text_says_so(byte_fallback, normalization):
-    """Before it is trained and after."""
+def test_a_tokenizer_that_may_lose_text_text_says_so(byte_fallback, normalization):
+    """The answer is the same before and after training."""
     expected = not byte_fallback or normalization == "nfc"
-    assert may_lose(TokenizerConfig("bpe", 400, byte_fallback, normalization)) == expected
-    assert may_lose(trained("bpe", normalization, byte_fallback)) == expected
+    assert may_lose_text(TokenizerConfig("bpe", 400, byte_fallback, normalization)) == expected
+    assert may_lose_text(trained("bpe", normalization, byte_fallback)) == expected
 
 
 @pytest.mark.parametrize(("letters", "kept"), [(9, 9), (10, 9)])
 def test_every_character_has_a_token_in_a_quarter_of_the_vocabulary(letters, kept):
-    """Of 300 ids 38 are neither special nor a byte nor white space; beyond 9 characters the rarest are cut."""
+    """38 of 300 ids are neither special nor a byte nor white space; beyond 9 characters the rarest have no token."""
     draw = random.Random(0)
     common, rare = "abcdefghijklmnopq"[: letters - 1], "z"
     words = ["".join(draw.choices(common, k=draw.randint(1, 6))) for _ in range(4000)]
@@ -298,7 +298,7 @@ def test_many_characters_take_at_most_half_of_the_vocabulary():
 
 
 @pytest.mark.parametrize(("length", "told"), [(64, False), (65, True)])
-def test_words_of_as_many_letters_as_are_usual_are_not_told(monkeypatch, caplog, length, told):
+def test_only_words_beyond_the_usual_length_are_announced(monkeypatch, caplog, length, told):
     monkeypatch.setattr("zerotollm.data.tokens.sentencepiece.SLOW", 5000)
     draw = random.Random(0)
     text = " ".join("".join(draw.choices("acgt", k=length)) for _ in range(100))

@@ -1,4 +1,4 @@
-"""Tokens made in shards, by one process or many, killed or damaged on the way, are those of `prepare` byte for byte."""
+"""Tokens prepared in shards equal those of `prepare`: with many processes, after a kill, and after damage."""
 
 import os
 import random
@@ -20,7 +20,7 @@ from zerotollm.data.tokens.shards import prepare_in_shards, shards_of
 from zerotollm.data.tokens.text import prepare
 from zerotollm.errors import RunError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SETTINGS = TokenizerConfig(vocab_size=300)
 WORDS = ["sea", "ship", "wind", "star", "salt", "rope", "café", "\U0001f600"]
 
@@ -32,7 +32,7 @@ def write_text(path: Path, documents: int, words: int) -> None:
 
 
 def prepared(folder: Path, documents: int, words: int) -> DataConfig:
-    """A text, prepared as ever."""
+    """Return a text prepared in one go."""
     write_text(folder / "text.jsonl", documents, words)
     data = DataConfig(str(folder / "text.jsonl"), dir=str(folder / "data"), validation_fraction=0.1)
     prepare(data, SETTINGS)
@@ -72,7 +72,7 @@ def test_shards_are_all_documents_once_and_in_order(whole):
             assert all(ranges)
 
 
-def test_what_is_finished_is_not_made_again_and_what_is_damaged_is(whole, tmp_path, monkeypatch):
+def test_finished_shards_are_reused_and_damaged_ones_made_anew(whole, tmp_path, monkeypatch):
     data, made = elsewhere(whole, tmp_path), []
     write = shards.write_split
 
@@ -101,8 +101,8 @@ def test_what_is_finished_is_not_made_again_and_what_is_damaged_is(whole, tmp_pa
     assert sum("is damaged and made anew" in line for line in lines) == 2
 
 
-def test_a_shard_that_another_process_is_at_is_left_to_it(whole, tmp_path, monkeypatch):
-    """And what it would have made is taken when it is gone."""
+def test_a_shard_in_another_process_is_left_to_it(whole, tmp_path, monkeypatch):
+    """It is made once that process is gone."""
     import fcntl
 
     data = elsewhere(whole, tmp_path)
@@ -132,8 +132,8 @@ def test_a_shard_that_another_process_is_at_is_left_to_it(whole, tmp_path, monke
     assert contents(data) == contents(whole)
 
 
-def test_a_disk_that_is_too_small_is_said_before_anything_is_written(whole, tmp_path, monkeypatch):
-    expected = text.expected_bytes(open_corpus(whole), prepare(whole, SETTINGS).tokenizer)
+def test_a_disk_that_is_too_small_is_an_error_before_anything_is_written(whole, tmp_path, monkeypatch):
+    expected = text.estimate_bytes(open_corpus(whole), prepare(whole, SETTINGS).tokenizer)
     folder = next(Path(whole.dir, "tokens").glob("text*"))
     written = sum(path.stat().st_size for path in folder.glob("*.tokens"))
     written += sum(path.stat().st_size for path in folder.glob("*.starts"))
@@ -173,12 +173,12 @@ def start(data: DataConfig) -> subprocess.Popen:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory) -> DataConfig:
-    """Some seconds of work."""
+    """A text that takes some seconds."""
     return prepared(tmp_path_factory.mktemp("large"), 8000, 300)
 
 
 @pytest.mark.slow
-def test_three_processes_split_the_work_and_make_what_one_makes(large, tmp_path):
+def test_three_processes_share_the_work_of_one(large, tmp_path):
     data = elsewhere(large, tmp_path)
     processes = [start(data) for _ in range(3)]
     outs = [process.communicate(timeout=300)[0] for process in processes]
@@ -190,7 +190,7 @@ def test_three_processes_split_the_work_and_make_what_one_makes(large, tmp_path)
 
 
 @pytest.mark.slow
-def test_killed_in_the_middle_it_goes_on_without_what_is_finished(large, tmp_path):
+def test_after_a_kill_only_missing_shards_are_made(large, tmp_path):
     data = elsewhere(large, tmp_path)
     process = start(data)
     deadline = time.monotonic() + 120
@@ -211,10 +211,10 @@ def test_killed_in_the_middle_it_goes_on_without_what_is_finished(large, tmp_pat
 
 @pytest.mark.parametrize("cut", [3, 8])
 def test_a_shard_whose_starts_were_cut_is_made_anew(whole, tmp_path, monkeypatch, cut):
-    """Also in the middle of a number."""
+    """A cut of 3 bytes ends in the middle of a number."""
     data = elsewhere(whole, tmp_path)
     with monkeypatch.context() as context:
-        context.setattr(shards, "_join", lambda *arguments: 1 / 0)
+        context.setattr(shards, "build_once", lambda *arguments: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare_in_shards(data, SETTINGS, shards=3)
     (path,) = Path(data.dir, "tokens").glob(".*-shards/train-00001-of-00003/part.starts")

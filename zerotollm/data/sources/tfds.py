@@ -1,60 +1,111 @@
-"""Any text data set of TensorFlow Datasets (tfds:lm1b, tfds:wiki40b/en), read without TensorFlow."""
+"""Any text or translation data set of TensorFlow Datasets (tfds:lm1b, tfds:wiki40b/en), read without TensorFlow."""
 
-import contextlib
-import hashlib
-import importlib.util
-import inspect
 import json
 import os
-import pkgutil
 import re
-import socket
-import sys
-import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeVar
 
 from zerotollm.data.cache_folder import data_directory
 from zerotollm.data.config import DataConfig
-from zerotollm.data.sources.documents import Corpus, Document, LazyDocuments
-from zerotollm.data.sources.own_files import fractions
-from zerotollm.data.sources.packaged import plain, quiet, read_example
+from zerotollm.data.lazy_sequence import LazySequence
+from zerotollm.data.sources.documents import Corpus, Document
 from zerotollm.data.sources.pairs import Pair, ParallelCorpus
+from zerotollm.data.sources.splits import fingerprint, fractions
 from zerotollm.errors import RunError, UsageError
-from zerotollm.suggest import did_you_mean
 
 _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[^:/]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 
+T = TypeVar("T")
+Json = dict[str, Any]
+"""dataset_info.json or features.json"""
 
-def open_tfds(config: DataConfig, working: list[str]) -> Corpus:
-    """The data set that `config.corpus` ("tfds:NAME", "tfds:NAME/CONFIG", either with ":1.2.3") names,
-    prepared first where there is a network. `working` corpora are named in the message when it cannot be had.
 
-    The data set's own validation and test splits are used. One that it lacks is cut off the end of train:
-    `validation_fraction` and `test_fraction` of its documents, test last. Metadata: the other texts and
-    integers of an example. Raises UsageError for a malformed name or a data set without one text; RunError if
-    the data set cannot be had or is not in array_record files.
+def open_tfds(config: DataConfig, available: list[str]) -> Corpus:
+    """Return the data set that `config.corpus` names: tfds:NAME or tfds:NAME/CONFIG, either with :1.2.3.
+
+    It is prepared first if there is a network; otherwise the error names the `available` corpora. The data set's own
+    validation and test splits are used. A missing one is cut off the end of train: `validation_fraction` and
+    `test_fraction` of its documents, test last. Metadata: the other texts and integers of an example.
+
+    Raises UsageError for a malformed name or a data set without one text; RunError if the data set cannot be
+    prepared or is not in array_record files.
     """
-    return _open(config, _dataset(config, working))
+    dataset = _dataset(config, available)
+    info, description = _read_info(dataset)
+    try:
+        features = description["featuresDict"]["features"]
+    except KeyError as error:
+        raise _incomplete(dataset, error) from error
+    field = _text_field(config.corpus, features)
+
+    def load(split: str, index: int) -> Document:
+        example = _library().read_example(dataset, split, index)
+        metadata = {key: _plain(value) for key, value in example.items() if _is_plain(value)}
+        return Document(f"{split}/{index}", str(metadata.pop(field)), metadata)
+
+    return Corpus(config.corpus, *_splits(config, dataset, info, features, load))
 
 
-def _dataset(config: DataConfig, working: list[str]) -> Path:
-    """The folder of the prepared data set."""
+def open_tfds_pairs(config: DataConfig, available: list[str]) -> ParallelCorpus:
+    """Return the pairs of the translation set that `config.corpus` names, found or prepared as in `open_tfds`.
+
+    Source and target are those of the data set: German and English for wmt14_translate/de-en. Raises UsageError if
+    the data set does not translate one language into one other.
+    """
+    dataset = _dataset(config, available)
+    info, description = _read_info(dataset)
+    features = description.get("featuresDict", {}).get("features", {})
+    languages = description.get("translation", {}).get("languages") or list(_texts(features))
+    if len(languages) != 2:
+        raise UsageError(
+            f"{config.corpus} is not a translation set of two languages: it holds {', '.join(languages or features)}"
+        )
+    items = info.get("supervisedKeys", {}).get("tuple", {}).get("items", [])
+    keys = [item.get("featureKey") for item in items]
+    source, target = keys if sorted(map(str, keys)) == sorted(languages) else languages
+
+    def load(split: str, index: int) -> Pair:
+        example = _library().read_example(dataset, split, index)
+        return Pair(f"{split}/{index}", str(_plain(example[source])), str(_plain(example[target])))
+
+    return ParallelCorpus(config.corpus, *_splits(config, dataset, info, [source, target], load))
+
+
+def _library() -> ModuleType:
+    from zerotollm.data.sources import tfds_library  # 0.5 s, which a start from cached tokens saves
+
+    return tfds_library
+
+
+def _dataset(config: DataConfig, available: list[str]) -> Path:
+    """Return the folder of the prepared data set, preparing it if necessary."""
     name = config.corpus.removeprefix("tfds:")
     if not (parts := _NAME.fullmatch(name)):
         raise UsageError(
             f"'{config.corpus}' is not of the form tfds:NAME, tfds:NAME/CONFIG or tfds:NAME:1.2.3"
         )
     default = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
-    places = [data_directory(config), default]
-    return _find(parts, places) or _prepare(name, parts, places, working)
+    folders = [data_directory(config), default]
+    if dataset := _find(parts, folders):
+        return dataset
+    problem = _library().download(name, parts["name"], folders[0])
+    if not problem and (dataset := _find(parts, folders)):
+        return dataset
+    command = f"tfds.builder('{name}', data_dir='DIR', file_format='array_record').download_and_prepare()"
+    raise RunError(
+        f"tfds:{name} is not prepared in {' or '.join(map(str, folders))}, and cannot be prepared here "
+        f"({problem or 'something else was prepared'}); prepare it on another machine "
+        f'(python -c "import tensorflow_datasets as tfds; {command}"), copy DIR here, give --data.dir DIR; '
+        f"available now: {', '.join([*available, 'your own files'])}"
+    )
 
 
-def _find(parts: re.Match, places: list[Path]) -> Path | None:
-    """The newest prepared version: PLACE/NAME[/CONFIG]/VERSION with a dataset_info.json."""
-    for place in places:
-        folder = place / parts["name"] / (parts["config"] or "")
+def _find(parts: re.Match[str], folders: list[Path]) -> Path | None:
+    """Return the newest prepared version: FOLDER/NAME[/CONFIG]/VERSION with a dataset_info.json."""
+    for folder in (folder / parts["name"] / (parts["config"] or "") for folder in folders):
         if not os.access(folder, os.R_OK | os.X_OK):
             continue
         infos = list(folder.glob("*/dataset_info.json"))
@@ -63,176 +114,24 @@ def _find(parts: re.Match, places: list[Path]) -> Path | None:
         versions = [info.parent for info in infos if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)]
         if parts["version"]:
             versions = [version for version in versions if version.name == parts["version"]]
-        if len({version.parent for version in versions}) > 1:
-            configs = ", ".join(
-                sorted({f"tfds:{parts['name']}/{version.parent.name}" for version in versions})
-            )
-            raise UsageError(f"{folder} holds several configurations; name one of {configs}")
+        configs = sorted({version.parent.name for version in versions})
+        if len(configs) > 1:
+            choices = ", ".join(f"tfds:{parts['name']}/{config}" for config in configs)
+            raise UsageError(f"{folder} holds several configurations; name one of {choices}")
         if versions:
             return max(versions, key=lambda version: tuple(map(int, version.name.split("."))))
     return None
 
 
-def _prepare(name: str, parts: re.Match, places: list[Path], working: list[str]) -> Path:
-    problem = _needs(parts["name"]) or _network_problem()
-    if not problem:
-        import tensorflow_datasets as tfds
-
-        try:
-            # The bars of a download are left to be seen: it may take hours.
-            builder = tfds.builder(name, data_dir=places[0], file_format="array_record")
-            builder.download_and_prepare()
-        # What downloads and the code of a thousand data sets raise: network and disk (OSError), a package wanted
-        # (ImportError), unknown configuration or wrong checksum (ValueError), unsupported version.
-        except (OSError, ImportError, ValueError, RuntimeError, AssertionError) as error:
-            problem = (
-                f"{type(error).__name__}: {str(error).strip().splitlines()[0]}" if str(error) else repr(error)
-            )
-    if found := None if problem else _find(parts, places):
-        return found
-    command = f"tfds.builder('{name}', data_dir='DIR', file_format='array_record').download_and_prepare()"
-    raise RunError(
-        f"tfds:{name} could not be had: it is not prepared in {' or '.join(map(str, places))}, and cannot be here "
-        f"({problem or 'something else was prepared'}); prepare it where that is not so "
-        f'(python -c "import tensorflow_datasets as tfds; {command}"), copy DIR here, give --data.dir DIR; '
-        f"what works now: {', '.join([*working, 'your own files'])}"
-    )
-
-
-def _needs(name: str) -> str:
-    """Which packages TFDS wants before it can prepare a data set, and has not; empty where it has all. Downloads
-    nothing. Raises UsageError where there is no such data set."""
-    import tensorflow_datasets as tfds
-
+def _read_info(dataset: Path) -> tuple[Json, Json]:
+    """Return dataset_info.json and features.json. Raises RunError if a file of the data set is missing."""
     try:
-        with quiet():
-            builder = _builder_class(name)
-        lacking = {package for module in _modules(builder) for package in _imports(module)}
-        if issubclass(builder, tfds.core.BeamBasedBuilder):
-            lacking.add("apache_beam")
-        lacking = {package for package in lacking if not importlib.util.find_spec(package)}
-    except tfds.core.DatasetNotFoundError:
-        raise UsageError(
-            f"there is no data set {name} in tensorflow-datasets {tfds.__version__}"
-            f"{did_you_mean(name, tfds.list_builders(with_community_datasets=False))}"
-        ) from None
-    except ImportError as error:
-        lacking = {(error.name or str(error)).partition(".")[0]}
-    if not lacking:
-        return ""
-    named = " and ".join(PACKAGES.get(package, (package, ""))[0] for package in sorted(lacking))
-    install = " ".join(PACKAGES.get(package, ("", package))[1] for package in sorted(lacking))
-    return f"preparing it takes {named}: pip install {install}"
-
-
-PACKAGES = {
-    "apache_beam": ("Apache Beam", "apache-beam"),
-    "tensorflow": ("TensorFlow", "tensorflow"),
-    "bs4": ("Beautiful Soup", "beautifulsoup4"),
-}
-"""What a module is called by people, and by pip, where that is not its own name."""
-
-
-def _builder_class(name: str) -> type:
-    """The class that prepares a data set. Half of them are registered when the package of their field is imported."""
-    import tensorflow_datasets as tfds
-
-    try:
-        return tfds.builder_cls(name)
-    except tfds.core.DatasetNotFoundError:
-        for package in pkgutil.iter_modules(tfds.__path__, "tensorflow_datasets."):
-            if package.ispkg and not package.name.endswith((".core", ".scripts", ".testing")):
-                with contextlib.suppress(ImportError):
-                    importlib.import_module(package.name)
-        return tfds.builder_cls(name)
-
-
-def _modules(builder: type) -> list[Any]:
-    """The modules with a data set's own code."""
-    names = {base.__module__ for base in builder.__mro__}
-    return [
-        sys.modules[name] for name in names if not re.match(r"tensorflow_datasets\.core\b|builtins|abc", name)
-    ]
-
-
-def _imports(module: Any) -> list[str]:
-    """The packages that a module of TFDS imports when it first uses them."""
-    try:
-        source = inspect.getsource(module)
-    except (OSError, TypeError):
-        return []
-    found = re.findall(r"lazy_imports_utils import (\w+)|core\.lazy_imports\.([a-z]\w*)", source)
-    return [first or second for first, second in found]
-
-
-def _network_problem() -> str:
-    """Why there seems to be no network; empty if there is one. TFDS itself would try for minutes."""
-    if urllib.request.getproxies():
-        return ""
-    try:
-        socket.create_connection(("storage.googleapis.com", 443), timeout=5).close()
-    except OSError as error:
-        return f"no network: {error.strerror or error}"
-    return ""
-
-
-def _open(config: DataConfig, dataset: Path) -> Corpus:
-    info, described = _whole(dataset)
-    try:
-        features = described["featuresDict"]["features"]
-    except KeyError as error:
-        raise RunError(
-            f"{dataset} is not a whole prepared data set ({error}); prepare or copy it again"
-        ) from error
-    field = _text_field(config.corpus, features)
-
-    def load(split: str, index: int) -> Document:
-        example = read_example(dataset, split, index, whole=dataset)
-        kept = {key: plain(value) for key, value in example.items() if _is_plain(value)}
-        return Document(f"{split}/{index}", kept.pop(field), kept)
-
-    fingerprint, splits = _splits(config, dataset, info, features, load)
-    return Corpus(config.corpus, fingerprint, splits)
-
-
-def open_tfds_pairs(config: DataConfig, working: list[str]) -> ParallelCorpus:
-    """The pairs of the translation set that `config.corpus` names, found or prepared as `open_tfds` does.
-
-    Source and target are the data set's own: of wmt14_translate/de-en German and English. Raises UsageError for a
-    data set that is no translation of one language into one other.
-    """
-    dataset = _dataset(config, working)
-    info, described = _whole(dataset)
-    features = described.get("featuresDict", {}).get("features", {})
-    languages = described.get("translation", {}).get("languages") or [
-        name for name, feature in features.items() if "text" in feature
-    ]
-    if len(languages) != 2:
-        raise UsageError(
-            f"{config.corpus} is no translation set of two languages: it holds {', '.join(languages or features)}"
+        info, features = (
+            json.loads((dataset / name).read_text("utf-8")) for name in ("dataset_info.json", "features.json")
         )
-    items = info.get("supervisedKeys", {}).get("tuple", {}).get("items", [])
-    keys = [item.get("featureKey") for item in items]
-    source, target = keys if sorted(map(str, keys)) == sorted(languages) else languages
-
-    def load(split: str, index: int) -> Pair:
-        example = read_example(dataset, split, index, whole=dataset)
-        return Pair(f"{split}/{index}", str(plain(example[source])), str(plain(example[target])))
-
-    fingerprint, splits = _splits(config, dataset, info, [source, target], load)
-    return ParallelCorpus(config.corpus, fingerprint, splits)
-
-
-def _whole(dataset: Path) -> tuple[dict, dict]:
-    """dataset_info.json and features.json of a data set of which every file is there."""
-    try:
-        info = json.loads((dataset / "dataset_info.json").read_text("utf-8"))
-        features = json.loads((dataset / "features.json").read_text("utf-8"))
         shards = {split["name"]: len(split.get("shardLengths", [])) for split in info["splits"]}
     except (OSError, ValueError, KeyError, RecursionError) as error:
-        raise RunError(
-            f"{dataset} is not a whole prepared data set ({error}); prepare or copy it again"
-        ) from error
+        raise _incomplete(dataset, error) from error
     if (file_format := info.get("fileFormat", "tfrecord")) != "array_record":
         raise RunError(
             f"{dataset} is in {file_format} files, which cannot be read without TensorFlow; prepare it again "
@@ -243,9 +142,13 @@ def _whole(dataset: Path) -> tuple[dict, dict]:
         present = sum(f"-{split}.array_record" in name for name in names)
         if present < expected:
             raise RunError(
-                f"{dataset} has {present} of {expected} files of split {split}; copy it again, whole"
+                f"{dataset} has {present} of {expected} files of split {split}; copy all of it again"
             )
     return info, features
+
+
+def _incomplete(dataset: Path, error: Exception) -> RunError:
+    return RunError(f"{dataset} is not a complete data set ({error}); prepare or copy it again")
 
 
 def _files(dataset: Path) -> list[tuple[str, int]]:
@@ -253,44 +156,48 @@ def _files(dataset: Path) -> list[tuple[str, int]]:
 
 
 def _splits(
-    config: DataConfig, dataset: Path, info: dict, features: Any, load: Callable[[str, int], Any]
-) -> tuple[str, dict[str, LazyDocuments]]:
-    """Fingerprint and splits, each example made by `load(its split, index)` when it is asked for."""
+    config: DataConfig, dataset: Path, info: Json, features: object, load: Callable[[str, int], T]
+) -> tuple[str, dict[str, LazySequence[T]]]:
+    """Return fingerprint and splits; `load(split of the data set, index)` makes an item."""
     counts = {split["name"]: sum(map(int, split.get("shardLengths", []))) for split in info["splits"]}
     ranges = _ranges(config, counts)
     splits = {
-        name: LazyDocuments(len(rows), lambda i, split=split, rows=rows: load(split, rows[i]))
+        name: LazySequence(len(rows), lambda i, split=split, rows=rows: load(split, rows[i]))
         for name, (split, rows) in ranges.items()
     }
-    described = [
-        info,
-        features,
-        _files(dataset),
-        {name: (split, rows.start, rows.stop) for name, (split, rows) in ranges.items()},
-    ]
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest(), splits
+    rows = {name: (split, rows.start, rows.stop) for name, (split, rows) in ranges.items()}
+    return fingerprint([info, features, _files(dataset), rows], sort_keys=True), splits
 
 
-def _is_plain(value) -> bool:
+def _plain(value: Any) -> str | int:
+    """Return a value of a TFDS example as a Python value. Bytes are UTF-8 text."""
+    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else int(value)
+
+
+def _is_plain(value: Any) -> bool:
     return isinstance(value, bytes | int) or (
         getattr(value, "shape", None) == () and value.dtype.kind in "iu"
     )
 
 
-def _text_field(corpus: str, features: dict) -> str:
-    texts = [name for name, feature in features.items() if "text" in feature]
+def _texts(features: Mapping[str, Json]) -> Iterable[str]:
+    return (name for name, feature in features.items() if "text" in feature)
+
+
+def _text_field(corpus: str, features: Mapping[str, Json]) -> str:
+    texts = list(_texts(features))
     if "text" in texts or len(texts) == 1:
         return "text" if "text" in texts else texts[0]
-    held = ", ".join(
+    names = ", ".join(
         f"{name} ({feature['pythonClassName'].rpartition('.')[2]})" for name, feature in features.items()
     )
     raise UsageError(
-        f"{corpus} has {len(texts) or 'no'} text features and none is called 'text'; it holds {held}"
+        f"{corpus} has {len(texts) or 'no'} text features and none is called 'text'; its features are {names}"
     )
 
 
-def _ranges(config: DataConfig, counts: dict[str, int]) -> dict[str, tuple[str, range]]:
-    """{our split: (its split, documents)}. What is missing is cut off the end of train."""
+def _ranges(config: DataConfig, counts: Mapping[str, int]) -> dict[str, tuple[str, range]]:
+    """Return {our split: (its split, documents)}. A missing split is cut off the end of train."""
     if not counts.get("train"):
         raise UsageError(f"{config.corpus} has no train split; it has {', '.join(counts) or 'none'}")
     validation, test = fractions(config)

@@ -1,209 +1,158 @@
-"""Examples -> tokens, prepared once -> batches in which only what is learned has weight: `tokens.py` for examples.
+"""The tokens of texts of which only a part is learned.
 
-An example is bos, the tokens of its parts and what ends them, or bos, a text and the number of its label: a label is a
-completion of one token, from a vocabulary of its own. A batch is a dict of arrays, R examples of at most W tokens:
-
-inputs    int32   [R, W]  the example without its last token; pad on the right
-targets   int32   [R, W]  the example without its first token; 0 where that is not learned
-weights   float32 [R, W]  1 where the prediction counts
-
-How examples of like length go into batches, `batch = dataset[step]`, is that of `pair_batches.py`.
+An example is bos, the tokens of its parts and their stop tokens; or bos, a text and the number of its label. A label is
+thus a completion of one token, from a vocabulary of its own.
 """
 
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from zerotollm.data.batches.windows import Batch
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.sources.conversations import Sentence
-from zerotollm.data.sources.examples import Example, Examples, open_examples
-from zerotollm.data.tokens.sentencepiece import AnyTokenizer, SpecialIds, byte_lengths, load_tokenizer
-from zerotollm.data.tokens.text import (
-    TOKENIZER,
-    given_back,
-    mapped,
-    open_folder,
-    settings,
+from zerotollm.data.sources.examples import Example, open_examples
+from zerotollm.data.tokens.cache import (
+    Counts,
+    Prepared,
+    in_groups,
+    open_cache,
     token_folder,
     token_type,
-    tokenizer_for,
-    write_manifest,
+    tokenizer_key,
 )
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer, SpecialIds, byte_lengths
+from zerotollm.data.tokens.text import decoded_bytes
 
 FORMAT = 2
-"""To be raised with every change to what is made of examples, besides those of `tokens.py`."""
+"""Raise this whenever the tokens of an example change for another reason than `tokens.text.FORMAT`."""
 GROUP = 4096
 """Examples tokenized at once."""
 
 
 @dataclass(frozen=True)
 class TokenizedExamples:
-    """The examples of a split, one after the other."""
+    """The examples of a split as one row of tokens."""
 
     tokens_N: np.ndarray
     """ids, mapped from disk"""
     learned_N: np.ndarray
-    """uint8: 1 where the token is to be predicted"""
+    """uint8: 1 for a token to be predicted"""
     starts_E: np.ndarray
-    """int64: where in tokens_N the bos of each example is"""
-    bytes_E: np.ndarray
-    """int64: what each example's learned text has in UTF-8 and its tokens give back, without the space that
-    `as_sentence` puts before a text; 1 for a label"""
+    """int64: position in tokens_N of each example's bos"""
+    num_bytes: np.ndarray
+    """int64 [examples]: UTF-8 bytes of learned text that decoding returns, without the space of `as_sentence`; 1 for a
+    label"""
     special: SpecialIds
-    longest: int = 0
-    """a text that is labelled is cut to so many tokens; 0: never, and neither is any other"""
-
-    def __len__(self) -> int:
-        return len(self.starts_E)
+    max_length: int = 0
+    """most input tokens of a text to classify, the rest is cut off; 0: nothing is cut"""
 
     @cached_property
-    def _whole_lengths(self) -> np.ndarray:
+    def _full_lengths(self) -> np.ndarray:
         return np.diff(np.append(self.starts_E, len(self.tokens_N))) - 1
 
     @cached_property
     def side_lengths(self) -> np.ndarray:
-        """Tokens of each example's inputs; int64 [examples, 1]."""
-        lengths_E = self._whole_lengths
-        return (np.minimum(lengths_E, self.longest) if self.longest else lengths_E)[:, None]
+        """Input tokens of each example; int64 [examples, 1]."""
+        lengths_E = self._full_lengths
+        return (np.minimum(lengths_E, self.max_length) if self.max_length else lengths_E)[:, None]
 
     @cached_property
     def num_cut(self) -> tuple[int, int]:
-        """Examples that are cut, and their tokens that are cut off."""
-        over_E = self._whole_lengths - self.side_lengths[:, 0]
-        return int((over_E > 0).sum()), int(over_E.sum())
+        """Examples that are cut, and the tokens cut off."""
+        excess_E = self._full_lengths - self.side_lengths[:, 0]
+        return int((excess_E > 0).sum()), int(excess_E.sum())
 
     @cached_property
-    def num_learned(self) -> np.ndarray:
-        """Tokens of each example that are to be predicted; int64."""
-        if not len(self):
+    def num_predicted(self) -> np.ndarray:
+        """Tokens to predict in each example; int64 [examples]."""
+        if not len(self.starts_E):
             return np.zeros(0, np.int64)
         return np.add.reduceat(self.learned_N, self.starts_E, dtype=np.int64)
 
-    def no_longer_than(self, length: int) -> np.ndarray:
-        """Numbers of the examples with at most so many input tokens."""
-        return np.flatnonzero(self.side_lengths[:, 0] <= length)
-
-
-def example_batch(examples: TokenizedExamples, numbers: np.ndarray, rows: int, width: int) -> Batch:
-    """The examples of these numbers, and below them rows of padding up to `rows`."""
-    start_R, length_R = examples.starts_E[numbers], examples.side_lengths[numbers, 0]
-    last_R = np.append(examples.starts_E[1:], len(examples.tokens_N))[numbers] - 1
-    place_W = np.arange(width)
-    inside_RW = place_W < length_R[:, None]
-    # After the last input comes the last token, also where a text was cut.
-    next_RW = np.where(place_W == length_R[:, None] - 1, last_R[:, None], start_R[:, None] + place_W + 1)
-    inputs_RW = np.full((rows, width), examples.special.pad, np.int32)
-    targets_RW, weights_RW = np.zeros((rows, width), np.int32), np.zeros((rows, width), np.float32)
-    tokens_RW = examples.tokens_N.take(start_R[:, None] + place_W, mode="clip")
-    inputs_RW[: len(numbers)] = np.where(inside_RW, tokens_RW, examples.special.pad)
-    learned_RW = inside_RW & (examples.learned_N.take(next_RW, mode="clip") > 0)
-    targets_RW[: len(numbers)] = np.where(learned_RW, examples.tokens_N.take(next_RW, mode="clip"), 0)
-    weights_RW[: len(numbers)] = learned_RW
-    return {"inputs": inputs_RW, "targets": targets_RW, "weights": weights_RW}
-
-
-@dataclass(frozen=True)
-class PreparedExamples:
-    """All that training needs of a corpus of examples."""
-
-    corpus: str
-    tokenizer: AnyTokenizer
-    splits: dict[str, TokenizedExamples]
-    labels: tuple[str, ...]
-    dropped: dict[str, dict[str, int]]
-    """of each split: examples left out, by reason"""
-    lost: dict[str, int]
-    """of each split: UTF-8 bytes of what is learned that the tokens do not give back"""
+    @cached_property
+    def fingerprint(self) -> list[int]:
+        """Numbers that change with the text; of a long one the first 32 million tokens are read."""
+        return [len(self.tokens_N), len(self.starts_E), zlib.crc32(self.tokens_N[: 2**25].data)]
 
 
 def prepare_examples(
     data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer, objective: str
-) -> PreparedExamples:
-    """The tokens of `data.corpus`, made by a tokenizer that was trained on all parts of its training split, or given.
+) -> Prepared[TokenizedExamples]:
+    """Return the tokens of `data.corpus`, made by a given tokenizer or one trained on its training split.
 
-    Raises UsageError as `open_examples` does and where the vocabulary does not suit the text, RunError where the data
+    Raises UsageError as `open_examples` does or if the vocabulary does not suit the text, RunError if the data
     directory cannot be written.
     """
     examples = open_examples(data, objective)
-    described = ["examples", FORMAT, objective, examples.fingerprint, settings(tokenizer)]
-    folder = token_folder(data, examples.name, described)
-    manifest = open_folder(folder, lambda temporary: _build(temporary, examples, tokenizer))
-    used = load_tokenizer(folder / TOKENIZER)
+    labels = examples.labels
+
+    def write(folder: Path, trained: AnyTokenizer) -> Counts:
+        dropped = examples.dropped or {split: {} for split in examples.splits}
+        counts = Counts(dropped={split: dict(reasons) for split, reasons in dropped.items()})
+        for split, rows in examples.splits.items():
+            counts.lost[split] = _write_split(folder, split, rows, labels, trained)
+        return counts
+
+    key = ["examples", FORMAT, objective, examples.fingerprint, tokenizer_key(tokenizer)]
+    cache = open_cache(
+        token_folder(data, examples.name, key),
+        tokenizer,
+        lambda: (part.text for example in examples.splits["train"] for part in example.parts),
+        write,
+    )
     splits = {
         split: TokenizedExamples(
-            mapped(folder / f"{split}.tokens", manifest["dtype"]),
-            mapped(folder / f"{split}.learned", "u1"),
-            mapped(folder / f"{split}.starts", "<i8"),
-            mapped(folder / f"{split}.bytes", "<i8"),
-            SpecialIds.of(used),
-            data.context if examples.labels else 0,
+            cache.tokens(split),
+            cache.array(f"{split}.learned", "u1"),
+            cache.array(f"{split}.starts"),
+            cache.array(f"{split}.bytes"),
+            cache.special,
+            data.context if labels else 0,
         )
         for split in examples.splits
     }
-    dropped, lost = manifest["dropped"], manifest["lost"]
-    return PreparedExamples(examples.name, used, splits, examples.labels, dropped, lost)
+    return Prepared(examples.name, cache.tokenizer, splits, cache.counts, labels)
 
 
-def _build(folder: Path, examples: Examples, config: TokenizerConfig | AnyTokenizer) -> None:
-    tokenizer = tokenizer_for(
-        config, (part.text for example in examples.splits["train"] for part in example.parts)
-    )
-    lost = {
-        split: _write(folder, split, rows, examples.labels, tokenizer)
-        for split, rows in examples.splits.items()
-    }
-    dropped = examples.dropped or {split: {} for split in examples.splits}
-    write_manifest(folder, tokenizer, {"dropped": dropped, "lost": lost})
-
-
-def _write(
-    folder: Path, split: str, rows: Iterable[Example], labels: tuple[str, ...], tokenizer: AnyTokenizer
+def _write_split(
+    folder: Path, split: str, examples: Iterable[Example], labels: tuple[str, ...], tokenizer: AnyTokenizer
 ) -> int:
-    """Returns the UTF-8 bytes of what is learned that the tokens do not give back."""
-    numbers = {label: number for number, label in enumerate(labels)}
-    position, dtype, bytes_V, lost = 0, token_type(tokenizer), byte_lengths(tokenizer), 0
-    files = {
-        name: (folder / f"{split}.{name}").open("wb") for name in ("tokens", "learned", "starts", "bytes")
-    }
-    for group in _groups(rows):
-        encoded = iter(tokenizer.encode_batch([part.text for row in group for part in row.parts]))
-        for row in group:
-            # A text and whether it is learned, piece by piece.
-            pieces = [(np.array([tokenizer.bos_id]), False)]
-            num_bytes = 1 if labels else 0
-            for part in row.parts:
-                ids_N = next(encoded)
-                pieces.append((ids_N, part.learned))
-                if part.ends:
-                    pieces.append((np.array([tokenizer.stop_id]), part.learned))
-                if part.learned:
-                    kept = int(given_back([part.text], [ids_N], bytes_V)[0])
-                    num_bytes += kept - isinstance(part, Sentence)
-                    lost += len(part.text.encode()) - kept
-            if labels:
-                pieces.append((np.array([numbers[row.label]]), True))
-            ids_N = np.concatenate([ids for ids, _ in pieces])
-            learned_N = np.concatenate([np.full(len(ids), learned, np.uint8) for ids, learned in pieces])
-            files["tokens"].write(ids_N.astype(dtype).tobytes())
-            files["learned"].write(learned_N.tobytes())
-            files["starts"].write(np.array([position], "<i8").tobytes())
-            files["bytes"].write(np.array([num_bytes], "<i8").tobytes())
-            position += len(ids_N)
-    for file in files.values():
-        file.close()
+    """Write the arrays of a split. Return the UTF-8 bytes of learned text that decoding does not return."""
+    bos, stop = np.array([tokenizer.bos_id]), np.array([tokenizer.stop_id])
+    dtype, bytes_V, position, lost = token_type(tokenizer), byte_lengths(tokenizer), 0, 0
+    with ExitStack() as stack:
+        tokens, learned, starts, sizes = (
+            stack.enter_context((folder / f"{split}.{name}").open("wb"))
+            for name in ("tokens", "learned", "starts", "bytes")
+        )
+        for group in in_groups(examples, lambda example: 1, GROUP):
+            texts = [part.text for example in group for part in example.parts]
+            ids = tokenizer.encode_batch(texts)
+            encoded = zip(texts, ids, decoded_bytes(texts, ids, bytes_V).tolist(), strict=True)
+            for example in group:
+                pieces, flags = [bos], [False]  # the ids of each piece, and whether they are learned
+                num_bytes = 1 if labels else 0
+                for part, (text, ids_N, decoded) in zip(
+                    example.parts, islice(encoded, len(example.parts)), strict=True
+                ):
+                    pieces += [ids_N, stop] if part.ends else [ids_N]
+                    flags += [part.learned] * (1 + part.ends)
+                    if part.learned:
+                        num_bytes += decoded - isinstance(part, Sentence)
+                        lost += len(text.encode()) - decoded
+                if labels:
+                    pieces.append(np.array([labels.index(example.label)]))
+                    flags.append(True)
+                example_N = np.concatenate(pieces)
+                tokens.write(example_N.astype(dtype).tobytes())
+                learned.write(np.repeat(flags, [len(piece) for piece in pieces]).astype("u1").tobytes())
+                starts.write(np.array([position], "<i8").tobytes())
+                sizes.write(np.array([num_bytes], "<i8").tobytes())
+                position += len(example_N)
     return lost
-
-
-def _groups(rows: Iterable[Example]) -> Iterator[list[Example]]:
-    group: list[Example] = []
-    for row in rows:
-        group.append(row)
-        if len(group) == GROUP:
-            yield group
-            group = []
-    if group:
-        yield group

@@ -1,31 +1,21 @@
-"""Parallel corpus -> one tokenizer for both sides -> tokens, prepared once: `tokens.py` for pairs."""
+"""The tokens of a parallel corpus: one tokenizer for both sides, and a row of tokens for each."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from zerotollm.data.config import DataConfig, TokenizerConfig
-from zerotollm.data.sources.pairs import ParallelCorpus, as_sentence, kept
+from zerotollm.data.sources.pairs import as_sentence, usable_pairs
 from zerotollm.data.sources.parallel import open_parallel
-from zerotollm.data.tokens.sentencepiece import AnyTokenizer, SpecialIds, load_tokenizer
-from zerotollm.data.tokens.text import (
-    TOKENIZER,
-    TokenizedSplit,
-    open_folder,
-    read_split,
-    settings,
-    token_folder,
-    tokenizer_for,
-    write_manifest,
-    write_split,
-)
+from zerotollm.data.tokens.cache import Counts, Prepared, open_cache, token_folder, tokenizer_key
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer
+from zerotollm.data.tokens.text import TokenizedSplit, read_split, write_split
 
 FORMAT = 2
-"""To be raised with every change to what is made of the pairs, besides those of `tokens.py`."""
-SIDES = ("source", "target")
+"""Raise this whenever the tokens of a pair change for another reason than `tokens.text.FORMAT`."""
 
 
 @dataclass(frozen=True)
@@ -34,74 +24,60 @@ class TokenizedPairs:
 
     sources: TokenizedSplit
     targets: TokenizedSplit
-    target_bytes_N: np.ndarray
-    """of each target's text in UTF-8 that its tokens give back, without the space that is put before it"""
-
-    def __len__(self) -> int:
-        return len(self.targets.document_starts_D)
+    num_bytes: np.ndarray
+    """int64 [pairs]: UTF-8 bytes of each target that decoding returns, without the space put before it"""
 
     @cached_property
     def side_lengths(self) -> np.ndarray:
         """Tokens of source and target, each with its eos; int64 [pairs, 2]."""
-        return np.stack([_lengths(self.sources), _lengths(self.targets)], axis=-1)
+        # A stored text begins with bos. A batch removes it and appends eos, which leaves the length unchanged.
+        sides = [(side.document_starts_D, len(side.tokens_N)) for side in (self.sources, self.targets)]
+        return np.stack([np.diff(np.append(starts_D, end)) for starts_D, end in sides], axis=-1)
 
-    def no_longer_than(self, length: int) -> np.ndarray:
-        """Numbers of the pairs both sides of which have at most so many tokens, eos included."""
-        return np.flatnonzero((self.side_lengths <= length).all(axis=1))
+    @property
+    def num_predicted(self) -> np.ndarray:
+        """Tokens to predict in each pair; int64 [pairs]."""
+        return self.side_lengths[:, 1]
 
-
-def _lengths(side: TokenizedSplit) -> np.ndarray:
-    # A stored text begins with bos; as many tokens are left when that is taken off and eos put at the end.
-    return np.diff(np.append(side.document_starts_D, len(side.tokens_N)))
-
-
-@dataclass(frozen=True)
-class PreparedPairs:
-    """All that training needs of a parallel corpus."""
-
-    corpus: str
-    tokenizer: AnyTokenizer
-    splits: dict[str, TokenizedPairs]
-    dropped: dict[str, dict[str, int]]
-    """of each split: pairs left out, by reason"""
-    own: int
-    """training pairs of the corpus itself; those after them are of `data.extra`"""
-    lost: dict[str, int]
-    """of each split: UTF-8 bytes of the targets that the tokens do not give back"""
+    @property
+    def fingerprint(self) -> list[int]:
+        """Numbers that change with the text."""
+        return [*self.sources.fingerprint, *self.targets.fingerprint]
 
 
-def prepare_pairs(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer) -> PreparedPairs:
-    """The tokens of `data.corpus`, made by a tokenizer that was trained on both sides of its training split, or given.
+def prepare_pairs(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer) -> Prepared[TokenizedPairs]:
+    """Return the tokens of `data.corpus`, made by a given tokenizer or one trained on both sides of its training split.
 
-    Raises UsageError where the corpus cannot be had or the vocabulary does not suit it, RunError where the data
+    Raises UsageError if the corpus is not available or the vocabulary does not suit it, RunError if the data
     directory cannot be written.
     """
     corpus = open_parallel(data)
-    folder = token_folder(data, corpus.name, ["pairs", FORMAT, corpus.fingerprint, settings(tokenizer)])
-    manifest = open_folder(folder, lambda temporary: _build(temporary, corpus, tokenizer))
-    used = load_tokenizer(folder / TOKENIZER)
-    special, splits, lost = SpecialIds.of(used), {}, manifest.get("lost", {})
-    for split in manifest["dropped"]:
-        bytes_N = np.fromfile(folder / f"{split}.bytes", "<i8")
-        about = manifest["dtype"], int(bytes_N.sum()), special, lost.get(split, 0)
-        sides = [read_split(folder, f"{split}.{side}", *about) for side in SIDES]
-        splits[split] = TokenizedPairs(*sides, bytes_N)
-    return PreparedPairs(corpus.name, used, splits, manifest["dropped"], manifest["own"], lost)
 
+    def texts() -> Iterator[str]:
+        for pair in usable_pairs(corpus.splits["train"], "train")[0]:
+            yield as_sentence(pair.source)
+            yield as_sentence(pair.target)
 
-def _build(folder: Path, corpus: ParallelCorpus, config: TokenizerConfig | AnyTokenizer) -> None:
-    used, dropped, lost = {}, {}, {}
-    for split, pairs in corpus.splits.items():
-        used[split], dropped[split] = kept(pairs, split)
-    extra = corpus.splits["train"][len(corpus.splits["train"]) - corpus.extra :] if corpus.extra else []
-    own = len(used["train"]) - len(kept(extra, "train")[0])
-    both = chain.from_iterable((as_sentence(pair.source), as_sentence(pair.target)) for pair in used["train"])
-    tokenizer = tokenizer_for(config, both)
-    for split, pairs in used.items():
-        for side in SIDES:
-            texts = (as_sentence(getattr(pair, side)) for pair in pairs)
-            given_back_N, total = write_split(folder, f"{split}.{side}", texts, tokenizer)
-        # Those of the targets, which come last.
-        np.maximum(given_back_N - 1, 0).astype("<i8").tofile(folder / f"{split}.bytes")
-        lost[split] = total - int(given_back_N.sum())
-    write_manifest(folder, tokenizer, {"dropped": dropped, "own": own, "lost": lost})
+    def write(folder: Path, trained: AnyTokenizer) -> Counts:
+        counts = Counts()
+        for split, pairs in corpus.splits.items():
+            used, counts.dropped[split] = usable_pairs(pairs, split)
+            if split == "train":
+                extra = pairs[len(pairs) - corpus.extra :]
+                counts.own = len(used) - len(usable_pairs(extra, split)[0])
+            write_split(folder, f"{split}.source", (as_sentence(pair.source) for pair in used), trained)
+            targets = (as_sentence(pair.target) for pair in used)
+            decoded_N, total = write_split(folder, f"{split}.target", targets, trained)
+            np.maximum(decoded_N - 1, 0).astype("<i8").tofile(folder / f"{split}.bytes")
+            counts.lost[split] = total - int(decoded_N.sum())
+        return counts
+
+    key = ["pairs", FORMAT, corpus.fingerprint, tokenizer_key(tokenizer)]
+    cache = open_cache(token_folder(data, corpus.name, key), tokenizer, texts, write)
+    splits = {}
+    for split in cache.counts.dropped:
+        num_bytes = cache.array(f"{split}.bytes")
+        sizes = int(num_bytes.sum()), cache.counts.lost.get(split, 0)
+        sources, targets = (read_split(cache, f"{split}.{side}", *sizes) for side in ("source", "target"))
+        splits[split] = TokenizedPairs(sources, targets, num_bytes)
+    return Prepared(corpus.name, cache.tokenizer, splits, cache.counts)

@@ -1,137 +1,121 @@
-"""A tokenizer that came with a checkpoint: a `tokenizer.json` of the `tokenizers` library behind the interface of ours.
+"""Imported tokenizers: a `tokenizer.json` of the `tokenizers` library with the interface of a trained one.
 
-It is kept as one JSON object: that file as it came, and the ids of its special tokens, which stand beside it there.
-In a text special tokens are never met: what looks like one is encoded as any other text. For that they are spelled
-with a character that the text does not hold while it is encoded: to the library a special token is also a piece of the
-vocabulary, which text may be cut into.
+The saved file is one JSON object: the original tokenizer.json and the ids of pad, bos and eos.
+
+Text never encodes to a special token; a piece such as `</s>` in a text is ordinary text. The library, however, also
+matches special tokens as pieces of the vocabulary. Therefore `encode` renames them, with a character that the text
+does not contain.
 """
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import tokenizers
 
+from zerotollm.data.tokens.byte_tokenizer import SPACE, ByteTokenizer, check_encodable_as_utf8
 from zerotollm.errors import UsageError
-from zerotollm.host.atomic_files import write_atomically
 
-SPACE = "\u2581"
-"""What SentencePiece, and who learnt from it, writes for a space."""
 FORMAT = b"2"
-"""To be raised with every change to the ids of a text."""
+"""Raise this whenever the ids of a text change."""
 MARKS = range(0x10FFFF, 0xDFFF, -1)
-"""Characters, the last of Unicode first: these stand for nothing."""
+"""Candidate characters for renaming special tokens, from the last of Unicode down."""
+KNOWN_DECODERS = {"ByteLevel", "Metaspace", "ByteFallback", "Fuse", "Replace", "Strip", None}
+
+Json = Mapping[str, Any]
+"""A JSON object, such as a tokenizer.json."""
 
 
 @dataclass(frozen=True, repr=False)
-class PretrainedTokenizer:
-    """Two are equal if their bytes are. See `pretrained_tokenizer`."""
+class PretrainedTokenizer(ByteTokenizer):
+    """An imported tokenizer. Its `model` is JSON with pad, bos, eos and tokenizer. See `pretrained_tokenizer`."""
 
-    model: bytes
-    """JSON: pad, bos, eos, and the tokenizer"""
-
-    @property
-    def kind(self) -> str:
-        """Always "pretrained"."""
-        return "pretrained"
+    kind: ClassVar[str] = "pretrained"
 
     @property
     def pad_id(self) -> int:
-        """Where there is none, that of eos: what is padded has no weight."""
-        return self._parts["pad"]
+        """The padding token; eos if there is none, as padding has weight 0."""
+        return self._fields["pad"]
 
     @property
     def bos_id(self) -> int:
-        """What stands before a text: where the tokenizer has no such token, the one that ends texts."""
-        return self._parts["bos"]
+        """The token before a text; eos if the tokenizer has no such token."""
+        return self._fields["bos"]
 
     @property
     def eos_id(self) -> int:
-        """What ends a text."""
-        return self._parts["eos"]
+        """The token after a text."""
+        return self._fields["eos"]
 
     @property
     def stop_id(self) -> int:
-        """What a model writes after a text."""
+        """The token that a model generates after a text."""
         return self.eos_id
 
     @property
     def unk_id(self) -> int | None:
-        """What stands for characters that have no token; None where there is no such token."""
-        model = self._parts["tokenizer"]["model"]
-        return model.get("unk_id", self._tokenizer.token_to_id(model.get("unk_token") or ""))
+        """The token for characters that have none; None if the tokenizer has no such token."""
+        model = self.tokenizer_json["model"]
+        return model.get("unk_id", self._library.token_to_id(model.get("unk_token") or ""))
 
     @cached_property
     def vocab_size(self) -> int:
-        """Ids are 0 to vocab_size - 1; some may be no token."""
-        return 1 + max(*self._tokenizer.get_vocab().values(), self.pad_id, self.bos_id, self.eos_id)
-
-    def encode(self, text: str) -> np.ndarray:
-        """The ids of a text, int32 [N], without special tokens. Raises UsageError for half of a surrogate pair."""
-        return self.encode_batch([text])[0]
+        """Ids are 0 to vocab_size - 1; some may be unused."""
+        return 1 + max(*self._library.get_vocab().values(), self.pad_id, self.bos_id, self.eos_id)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """`encode` of every text, on all cores."""
-        refuse_surrogates(texts)
+        """Return `encode` of every text, computed on all cores."""
+        check_encodable_as_utf8(texts)
         mark = next(mark for mark in map(chr, MARKS) if not any(mark in text for text in texts))
-        encoded = self._encoder(mark).encode_batch_fast(list(texts), add_special_tokens=False)
-        ids = [np.array(one.ids, np.int32) for one in encoded]
-        if not _reads_bytes(self._parts["tokenizer"]["model"]):
+        encoded = self._renamed_library(mark).encode_batch_fast(list(texts), add_special_tokens=False)
+        ids = [np.array(encoding.ids, np.int32) for encoding in encoded]
+        if not _matches_byte_pieces(self.tokenizer_json["model"]):
             return ids
-        run = [self._tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in mark.encode()]
-        return ids if None in run else [_without(ids_N, run) for ids_N in ids]
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of any ids. Special tokens have none; bytes that are not UTF-8 become U+FFFD. A tokenizer that
-        encodes a text as if a space stood before it gives that space back."""
-        return b"".join([self.token_bytes(int(i)) for i in ids]).decode("utf-8", errors="replace")
-
-    def token_bytes(self, token_id: int) -> bytes:
-        """What a token adds to a text, in UTF-8: perhaps a part of a character; nothing for a special one."""
-        return self._meanings[token_id]
+        mark_ids = [self._library.token_to_id(f"<0x{byte:02X}>") for byte in mark.encode()]
+        run = [token_id for token_id in mark_ids if token_id is not None]
+        return [_remove_all(ids_N, run) for ids_N in ids] if len(run) == len(mark_ids) else ids
 
     def piece(self, token_id: int) -> str:
-        """A token as its vocabulary writes it; empty for an id that is no token."""
-        return self._tokenizer.id_to_token(token_id) or ""
-
-    def save(self, path: str | Path) -> None:
-        """Writes it, whole or not at all. Raises RunError where the disk is full or read-only."""
-        write_atomically(Path(path), self.model)
+        """Return a token as its vocabulary spells it; empty for an unused id."""
+        return self._library.id_to_token(token_id) or ""
 
     @property
     def tokenizer_json(self) -> dict[str, Any]:
-        """As the `tokenizers` library reads it."""
-        return self._parts["tokenizer"]
+        """The tokenizer.json."""
+        return self._fields["tokenizer"]
 
     def __repr__(self) -> str:
-        return f"PretrainedTokenizer({self._parts['tokenizer']['model']['type']}, {self.vocab_size:,} tokens)"
+        return f"PretrainedTokenizer({self.tokenizer_json['model']['type']}, {self.vocab_size:,} tokens)"
 
     @cached_property
-    def _parts(self) -> dict[str, Any]:
+    def _fields(self) -> dict[str, Any]:
         return json.loads(self.model)
 
     @cached_property
-    def _tokenizer(self) -> Any:
-        return _library(self._parts["tokenizer"])
+    def _library(self) -> tokenizers.Tokenizer:
+        return _load_library(self.tokenizer_json)
 
     @cached_property
-    def _encoder(self) -> Callable[[str], Any]:
-        """Of the library, for special tokens that are spelled with a character."""
+    def _renamed_library(self) -> Callable[[str], tokenizers.Tokenizer]:
+        """Map a character to the tokenizer whose special tokens are spelled with it."""
         return lru_cache(maxsize=2)(
-            lambda mark: _library(_respelled(self._parts["tokenizer"], self._control, mark))
+            lambda mark: _load_library(_rename_special(self.tokenizer_json, self._special_ids, mark))
         )
 
     @cached_property
-    def _control(self) -> frozenset[int]:
-        """Ids that no text is: what is called special, and the ids of `model` where they are no single characters."""
-        tokenizer = self._parts["tokenizer"]
-        pieces = {token_id: piece for piece, token_id in _vocabulary(tokenizer["model"]).items()}
-        added = {token["id"]: token.get("special") for token in tokenizer.get("added_tokens") or []}
-        named = {self.bos_id, self.eos_id, _unknown(tokenizer["model"])}
+    def _special_ids(self) -> frozenset[int]:
+        """Ids that no text encodes to: added special tokens; bos, eos and unk unless they are single characters."""
+        model = self.tokenizer_json["model"]
+        pieces = {token_id: piece for piece, token_id in _vocabulary(model).items()}
+        added = {token["id"]: token.get("special") for token in self.tokenizer_json.get("added_tokens") or []}
+        unk_id = (
+            model["unk_id"] if "unk_id" in model else _vocabulary(model).get(model.get("unk_token") or "")
+        )
+        named = {self.bos_id, self.eos_id, unk_id}
         return frozenset(
             {token_id for token_id, special in added.items() if special}
             | {token_id for token_id in named if token_id in added or len(pieces.get(token_id, "")) > 1}
@@ -139,74 +123,62 @@ class PretrainedTokenizer:
         )
 
     @cached_property
-    def _meanings(self) -> list[bytes]:
-        meanings = _meanings(self._parts["tokenizer"], self._tokenizer.get_vocab(), self.vocab_size)
-        for token_id in self._control & {self.pad_id, self.bos_id, self.eos_id}:
-            meanings[token_id] = b""
-        return meanings
+    def _token_bytes(self) -> list[bytes]:
+        token_bytes = _bytes_of_tokens(self.tokenizer_json, self._library.get_vocab(), self.vocab_size)
+        for token_id in self._special_ids & {self.pad_id, self.bos_id, self.eos_id}:
+            token_bytes[token_id] = b""
+        return token_bytes
 
 
 def pretrained_tokenizer(
-    tokenizer: dict[str, Any], *, bos_id: int | None, eos_id: int, pad_id: int | None, source: str
+    tokenizer: Json, *, bos_id: int | None, eos_id: int, pad_id: int | None, source: str
 ) -> PretrainedTokenizer:
-    """The tokenizer of a tokenizer.json. `source` says in messages where it came from.
+    """Return the tokenizer of a tokenizer.json. `source` names its origin in error messages.
 
-    Raises UsageError where the `tokenizers` library cannot read it, or we cannot say which bytes its tokens stand for.
+    Raises UsageError if the `tokenizers` library cannot read it, or its decoder is unknown here.
     """
-    parts = {
+    fields = {
         "pad": eos_id if pad_id is None else pad_id,
         "bos": eos_id if bos_id is None else bos_id,
         "eos": eos_id,
         "tokenizer": tokenizer,
     }
-    made = PretrainedTokenizer(json.dumps(parts, ensure_ascii=False).encode())
+    result = PretrainedTokenizer(json.dumps(fields, ensure_ascii=False).encode())
     try:
-        vocabulary = made._tokenizer.get_vocab()
-        made.encode("")
-    except Exception as error:  # noqa: BLE001  the library raises nothing more special
-        raise UsageError(f"{source} is no tokenizer that can be used here: {error}") from None
-    try:
-        _meanings(tokenizer, vocabulary, made.vocab_size)
-    except UsageError as error:
-        raise UsageError(f"{source} is no tokenizer that can be used here: {error}") from None
-    return made
+        result.encode("")
+        result.token_bytes(0)
+    except Exception as error:  # noqa: BLE001  the library raises plain Exception
+        raise UsageError(f"{source} is not a supported tokenizer: {error}") from None
+    return result
 
 
-def _library(tokenizer: Mapping[str, Any]) -> Any:
-    """A `tokenizers.Tokenizer` that meets no special token in a text and gives every text all its ids."""
-    from tokenizers import Tokenizer
-
-    made = Tokenizer.from_str(json.dumps(tokenizer))
-    made.no_truncation()
-    made.no_padding()
-    made.encode_special_tokens = True
-    return made
+def _load_library(tokenizer: Json) -> tokenizers.Tokenizer:
+    """Return the library's tokenizer: without truncation or padding, and with special tokens encoded as text."""
+    library = tokenizers.Tokenizer.from_str(json.dumps(tokenizer))
+    library.no_truncation()
+    library.no_padding()
+    library.encode_special_tokens = True
+    return library
 
 
-def _vocabulary(model: Mapping[str, Any]) -> dict[str, int]:
-    """Piece to id, of a model as tokenizer.json has it."""
+def _vocabulary(model: Json) -> dict[str, int]:
     vocabulary = model["vocab"]
     if isinstance(vocabulary, list):  # Unigram: pieces and their scores
         return {piece: token_id for token_id, (piece, _) in enumerate(vocabulary)}
     return vocabulary
 
 
-def _unknown(model: Mapping[str, Any]) -> int | None:
-    """The id of what is in no vocabulary."""
-    return model["unk_id"] if "unk_id" in model else _vocabulary(model).get(model.get("unk_token") or "")
-
-
-def _reads_bytes(model: Mapping[str, Any]) -> bool:
-    """Whether a text that looks like the piece of a byte, <0x41>, would be that byte. No pair is merged into one."""
+def _matches_byte_pieces(model: Json) -> bool:
+    """Return whether the text `<0x41>` would be encoded as that byte. Merges never make such a piece."""
     return bool(model.get("byte_fallback")) and (
         isinstance(model["vocab"], list) or bool(model.get("ignore_merges"))
     )
 
 
-def _respelled(tokenizer: Mapping[str, Any], control: frozenset[int], mark: str) -> dict[str, Any]:
-    """The same tokenizer.json with `control` spelled otherwise, each with `mark`, and without what merges into them."""
+def _rename_special(tokenizer: Json, special_ids: frozenset[int], mark: str) -> dict[str, Any]:
+    """Return the tokenizer.json with special tokens spelled with `mark`, and without merges that produce them."""
     model = dict(tokenizer["model"])
-    names = {piece: f"{mark}{i}{mark}" for piece, i in _vocabulary(model).items() if i in control}
+    names = {piece: f"{mark}{i}{mark}" for piece, i in _vocabulary(model).items() if i in special_ids}
     if isinstance(model["vocab"], list):
         model["vocab"] = [[names.get(piece, piece), score] for piece, score in model["vocab"]]
     else:
@@ -223,19 +195,19 @@ def _respelled(tokenizer: Mapping[str, Any], control: frozenset[int], mark: str)
         ]
     plain = {"special": True, "normalized": False, "single_word": False, "lstrip": False, "rstrip": False}
     added = [
-        token | plain | {"content": f"{mark}{token['id']}{mark}"} if token["id"] in control else token
+        token | plain | {"content": f"{mark}{token['id']}{mark}"} if token["id"] in special_ids else token
         for token in tokenizer.get("added_tokens") or []
     ]
     normalizer = tokenizer.get("normalizer")
-    if _reads_bytes(model):  # what stands in between is cut out of the ids again
-        apart = {"type": "Replace", "pattern": {"Regex": "<(?=0x[0-9A-F]{2}>)"}, "content": f"<{mark}"}
-        normalizer = {"type": "Sequence", "normalizers": [*([normalizer] if normalizer else []), apart]}
+    if _matches_byte_pieces(model):  # `encode_batch` removes this mark from the ids
+        split = {"type": "Replace", "pattern": {"Regex": "<(?=0x[0-9A-F]{2}>)"}, "content": f"<{mark}"}
+        normalizer = {"type": "Sequence", "normalizers": [*([normalizer] if normalizer else []), split]}
     changed = {"model": model, "added_tokens": added, "normalizer": normalizer, "post_processor": None}
     return dict(tokenizer) | changed
 
 
-def _without(ids_N: np.ndarray, run: Sequence[int]) -> np.ndarray:
-    """The ids without the places where all of `run` stands."""
+def _remove_all(ids_N: np.ndarray, run: Sequence[int]) -> np.ndarray:
+    """Return the ids without any occurrence of the whole `run`."""
     if len(ids_N) < len(run):
         return ids_N
     windows = np.lib.stride_tricks.sliding_window_view(ids_N, len(run))
@@ -243,54 +215,45 @@ def _without(ids_N: np.ndarray, run: Sequence[int]) -> np.ndarray:
     return np.delete(ids_N, (starts[:, None] + np.arange(len(run))).ravel())
 
 
-def refuse_surrogates(texts: Iterable[str]) -> None:
-    """Raises UsageError where a text cannot be written as UTF-8."""
-    for text in texts:
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise UsageError(
-                f"character {error.start} (counted from 0) of a text of {len(text)} is half of a surrogate "
-                "pair: the text was not read as UTF-8"
-            ) from error
-
-
-def _meanings(tokenizer: dict[str, Any], vocabulary: dict[str, int], size: int) -> list[bytes]:
-    """The bytes of every token. Raises UsageError where the decoder is one that we do not know."""
+def _bytes_of_tokens(tokenizer: Json, vocabulary: Mapping[str, int], size: int) -> list[bytes]:
+    """Return the bytes of every token. Raises UsageError for an unknown decoder."""
     decoder = tokenizer.get("decoder") or {}
     steps = decoder.get("decoders", [decoder]) if decoder.get("type") == "Sequence" else [decoder]
     kinds = {step.get("type") for step in steps}
-    unknown = kinds - {"ByteLevel", "Metaspace", "ByteFallback", "Fuse", "Replace", "Strip", None}
-    if unknown:
-        raise UsageError(f"its decoder is {min(unknown)}")
-    unicode_bytes = _byte_level() if "ByteLevel" in kinds else {}
-    replaced = {
+    if unknown := sorted(map(str, kinds - KNOWN_DECODERS)):
+        raise UsageError(f"its decoder is {unknown[0]}")
+    byte_of_character = _byte_level_alphabet() if "ByteLevel" in kinds else {}
+    replacements = {
         step["pattern"].get("String", ""): step["content"] for step in steps if step.get("type") == "Replace"
     } | ({SPACE: " "} if "Metaspace" in kinds else {})
 
-    def meaning(piece: str) -> bytes:
-        if unicode_bytes:
-            # What is no byte of GPT-2's alphabet stands for itself.
-            return b"".join(bytes([unicode_bytes[c]]) if c in unicode_bytes else c.encode() for c in piece)
+    def piece_bytes(piece: str) -> bytes:
+        if byte_of_character:
+            # A character outside GPT-2's alphabet stands for itself.
+            return b"".join(
+                bytes([byte_of_character[c]]) if c in byte_of_character else c.encode() for c in piece
+            )
         if "ByteFallback" in kinds and re.fullmatch("<0x[0-9A-F]{2}>", piece):
             return bytes.fromhex(piece[3:5])
-        for old, new in replaced.items():
+        for old, new in replacements.items():
             piece = piece.replace(old, new) if old else piece
         return piece.encode()
 
     added = {token["id"]: token for token in tokenizer.get("added_tokens") or []}
-    meanings = [b""] * size
+    token_bytes = [b""] * size
     for piece, token_id in vocabulary.items():
-        if token_id in added:
-            meanings[token_id] = b"" if added[token_id].get("special") else piece.encode()
-        else:
-            meanings[token_id] = meaning(piece)
-    return meanings
+        if token_id not in added:
+            token_bytes[token_id] = piece_bytes(piece)
+        elif not added[token_id].get("special"):
+            token_bytes[token_id] = piece.encode()
+    return token_bytes
 
 
-def _byte_level() -> dict[str, int]:
-    """The byte for which each character of GPT-2's vocabulary stands (Radford et al. 2019, section 2.2): itself where
-    that can be seen, else the next of those from U+0100 on."""
+def _byte_level_alphabet() -> dict[str, int]:
+    """Return the byte of each character in GPT-2's vocabulary (Radford et al. 2019, section 2.2).
+
+    A visible byte is its own character; the others are the characters from U+0100 on.
+    """
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in visible]
     return {chr(byte): byte for byte in visible} | {chr(256 + n): byte for n, byte in enumerate(others)}

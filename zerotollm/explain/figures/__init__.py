@@ -1,31 +1,4 @@
-"""A picture of every answer: one function each, from its numbers alone."""
+"""Pictures: marks and panels as values, their colors, and the two libraries that draw them.
 
-from typing import Any
-
-from zerotollm.explain.figures.picture import Picture
-
-
-def draw(answer: Any) -> Picture:
-    """The picture of an answer of `zerotollm.explain`. Raises TypeError for anything else."""
-    from zerotollm.explain.figures import curves, network, text
-
-    functions = {
-        "Tokenization": text.tokenization,
-        "TokenizerComparison": text.tokenizers,
-        "Embeddings": text.embeddings,
-        "Meaning": text.meaning,
-        "Prediction": network.prediction,
-        "Calibration": network.reliability,
-        "LossByPosition": network.positions,
-        "Layers": network.layers,
-        "AttentionMaps": network.attention,
-        "Alignment": network.alignment,
-        "Heads": network.heads,
-        "Ablation": network.ablation,
-        "Generation": curves.generation,
-        "Learning": curves.learning,
-    }
-    name = type(answer).__name__
-    if name not in functions:
-        raise TypeError(f"there is no picture of {name}: one of {', '.join(functions)}")
-    return functions[name](answer)
+An answer of `zerotollm.explain` draws itself with these. Reports and studies import from here too.
+"""

@@ -1,96 +1,121 @@
-"""Pictures as plotly.js draws them: plain dicts, made without importing plotly.
+"""Panels as JSON values for plotly.js.
 
-Colours stay names (`@0` to `@6`, `@ink`, `@ramp`, ...) until a palette is chosen, on a page by its script.
+Colors are names (`@0` to `@12`, `@ink`, `@ramp`, ...) until a palette is chosen, in a report by the page's script.
 """
 
+import json
 from collections.abc import Sequence
 from html import escape
 from typing import Any
 
 import numpy as np
+from plotly.offline import get_plotlyjs
 
+from zerotollm.explain.figures.marks import (
+    Axis,
+    Bands,
+    Bars,
+    Cloud,
+    Dots,
+    Heat,
+    Line,
+    Mark,
+    Panel,
+    Series,
+    Symbol,
+    Values,
+)  # fmt: skip
 from zerotollm.explain.figures.markup import literal
 from zerotollm.explain.figures.palette import LIGHT, Palette
-from zerotollm.explain.figures.picture import Axis, Bars, Cloud, Dots, Heat, Line, Mark, Panel, Picture
 
+Json = dict[str, Any]
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
+SYMBOLS: dict[Symbol, str] = {
+    "circle": "circle", "star": "star", "diamond": "diamond-open", "left": "triangle-left", "right": "triangle-right",
+}  # fmt: skip
+TRANSPARENT = "rgba(0,0,0,0)"
+LAYOUT: Json = {
+    "margin": {"l": 56, "r": 16, "t": 12, "b": 48},
+    "paper_bgcolor": TRANSPARENT,
+    "plot_bgcolor": TRANSPARENT,
+    "font": {"family": FONT, "size": 12, "color": "@ink"},
+    "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "itemsizing": "constant"},
+    "hoverlabel": {"bgcolor": "@paper", "bordercolor": "@soft", "font": {"color": "@ink", "family": FONT}},
+    "hovermode": "closest",
+    "barmode": "group",
+    "bargap": 0.25,
+}
+SPACE: Json = {
+    "camera": {"eye": {"x": 1.35, "y": 1.35, "z": 0.8}, "center": {"x": 0, "y": 0, "z": -0.1}},
+    "aspectmode": "cube",
+} | {
+    f"{axis}axis": {
+        "showticklabels": False,
+        "showspikes": False,
+        "gridcolor": "@grid",
+        "zerolinecolor": "@grid",
+        "showbackground": False,
+        "title": {"text": f"component {number}"},
+    }
+    for number, axis in enumerate("xyz", 1)
+}
+ONLY_HOVER_TEXT = {"hovertemplate": "%{hovertext}<extra></extra>"}
 
 
-def panel_json(panel: Panel, short: bool = False) -> dict[str, Any]:
-    """`data` and `layout` of a panel, JSON values only, colours by name.
+def panel_json(panel: Panel, compact: bool = False) -> Json:
+    """Return `data` and `layout` of a panel: JSON values with named colors.
 
-    Where it is to be `short`, a heat map that `says` a sentence has that as its `meta`, and the page's script makes a
-    hover text for each cell of it.
+    If `compact`, a heat map carries its `hover_template` as `meta`, and the page's script makes the texts of its cells.
     """
-    data = [trace for mark in panel.marks for trace in _traces(mark)]
-    for mark, trace in zip(panel.marks, data, strict=False):
-        if isinstance(mark, Heat) and mark.says:
-            trace |= {"hovertemplate": "%{hovertext}<extra></extra>"}
-            trace |= {"meta": literal(mark.says)} if short else {"hovertext": _cells(mark, panel)}
+    data = [trace for mark in panel.marks for trace in _traces(mark, panel, compact)]
     for trace in data:
         if not trace.get("name"):
             trace["showlegend"] = False
-    named = sum(bool(trace.get("name")) and trace.get("showlegend", True) for trace in data) > 1
-    layout: dict[str, Any] = {
+    layout = LAYOUT | {
         "height": panel.height,
-        "margin": {"l": 56, "r": 16, "t": 12, "b": 48},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"family": FONT, "size": 12, "color": "@ink"},
-        "showlegend": named,
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "itemsizing": "constant"},
-        "hoverlabel": {
-            "bgcolor": "@paper",
-            "bordercolor": "@soft",
-            "font": {"color": "@ink", "family": FONT},
-        },
-        "hovermode": "closest",
-        "barmode": "group",
-        "bargap": 0.25,
+        "showlegend": sum(trace.get("showlegend", True) for trace in data) > (0 if panel.wide else 1),
     }
     if any(isinstance(mark, Cloud) for mark in panel.marks):
-        bare = {
-            "showticklabels": False,
-            "showspikes": False,
-            "gridcolor": "@grid",
-            "zerolinecolor": "@grid",
-            "showbackground": False,
+        return {
+            "data": data,
+            "layout": layout | {"scene": SPACE, "margin": {"l": 0, "r": 0, "t": 12, "b": 0}},
         }
-        axes = {f"{a}axis": bare | {"title": {"text": f"component {n}"}} for n, a in enumerate("xyz", 1)}
-        layout |= {
-            "scene": axes
-            | {
-                "camera": {"eye": {"x": 1.35, "y": 1.35, "z": 0.8}, "center": {"x": 0, "y": 0, "z": -0.1}},
-                "aspectmode": "cube",
-            }
-        }
-        layout["margin"] = {"l": 0, "r": 0, "t": 12, "b": 0}
-    else:
-        layout |= {"xaxis": _axis(panel.x), "yaxis": _axis(panel.y) | {"tickangle": 0}}
+    layout |= {"xaxis": _axis(panel.x), "yaxis": _axis(panel.y) | {"tickangle": 0}}
+    labels = [text for mark in panel.marks if isinstance(mark, Dots) and mark.beside for text in mark.text]
+    if labels:
+        layout["margin"] = LAYOUT["margin"] | {"r": 16 + 7 * max(map(len, labels))}
+    for mark in panel.marks:
+        if isinstance(mark, Bands):
+            layout |= _bands(mark)
     return {"data": data, "layout": layout}
 
 
-def _axis(axis: Axis) -> dict[str, Any]:
-    out: dict[str, Any] = {
+def _axis(axis: Axis) -> Json:
+    out: Json = {
         "title": {"text": literal(axis.label), "standoff": 8},
         "gridcolor": "@grid",
         "zerolinecolor": "@grid",
         "linecolor": "@grid",
         "tickfont": {"color": "@soft"},
         "automargin": True,
+        "type": "log" if axis.log else "linear",
     }
-    if axis.log:
-        out |= {"type": "log", "dtick": 1} if axis.span is None else {"type": "log"}
-    else:
-        out["type"] = "linear"
+    if axis.log and axis.span is None:
+        out["dtick"] = 1
     span = axis.span
     if axis.names:
-        out |= {"tickvals": list(range(len(axis.names))), "ticktext": [literal(n) for n in axis.names]}
-        out |= {"showgrid": False, "zeroline": False}
-        out["tickangle"] = "auto" if max(map(len, axis.names)) < 5 or len(axis.names) < 9 else -45
+        out |= {
+            "tickvals": list(axis.ticks or range(len(axis.names))),
+            "ticktext": [literal(name) for name in axis.names],
+            "tickangle": "auto" if max(map(len, axis.names)) < 5 or len(axis.names) < 9 else -45,
+            "showgrid": bool(axis.ticks),
+            "zeroline": False,
+        }
         span = span or (-0.5, len(axis.names) - 0.5)
     if span:
-        out["range"] = [float(np.log10(v)) if axis.log else float(v) for v in span]
+        # Rounded as the data are: plotly hides points beyond the range.
+        ends = np.array(numbers(span), float)
+        out["range"] = (np.log10(ends) if axis.log else ends).tolist()
         if axis.down:
             out["range"].reverse()
     elif axis.down:
@@ -98,8 +123,21 @@ def _axis(axis: Axis) -> dict[str, Any]:
     return out
 
 
-def numbers(values: Sequence[float] | np.ndarray, digits: int = 5) -> list[float | None]:
-    """Values with a few significant digits, None for what is no number: what a page must carry."""
+def _bands(mark: Bands) -> Json:
+    """Return shapes and annotations of a layout."""
+    rows = list(zip(mark.names, numbers(mark.low), numbers(mark.high), strict=True))
+    rectangle = {"type": "rect", "xref": "paper", "x0": 0, "x1": 1, "layer": "below", "line": {"width": 0}}
+    rectangle |= {"fillcolor": "@grid", "opacity": 0.5}
+    label = {"xref": "paper", "x": 0, "xanchor": "left", "yanchor": "top", "showarrow": False}
+    label |= {"font": {"size": 11, "color": "@soft"}}
+    return {
+        "shapes": [rectangle | {"y0": low, "y1": high} for _, low, high in rows[::2]],
+        "annotations": [label | {"y": low, "text": f"<i>{literal(name)}</i>"} for name, low, _ in rows],
+    }
+
+
+def numbers(values: Values, digits: int = 5) -> list[float | None]:
+    """Return the values rounded to significant digits, for a small page; None for one that is not finite."""
     out = []
     for value in np.asarray(values, float).ravel().tolist():
         if not np.isfinite(value):
@@ -110,116 +148,99 @@ def numbers(values: Sequence[float] | np.ndarray, digits: int = 5) -> list[float
     return out
 
 
-def _hover(texts: tuple[str, ...]) -> dict[str, Any]:
-    if not texts:
-        return {}
-    return {"hovertext": [literal(t) for t in texts], "hovertemplate": "%{hovertext}<extra></extra>"}
+def _hover(texts: tuple[str, ...]) -> Json:
+    return {"hovertext": [literal(text) for text in texts]} | ONLY_HOVER_TEXT if texts else {}
 
 
-def _error(mark: Dots | Bars) -> dict[str, Any]:
-    """Error bars around the values, which lie along x or y."""
-    if mark.low is None:
+def _traces(mark: Mark, panel: Panel, compact: bool) -> list[Json]:
+    match mark:
+        case Line():
+            return _line(mark)
+        case Dots():
+            return [_dots(mark)]
+        case Bars():
+            text = (
+                {"text": [literal(text) for text in mark.text], "textposition": "auto"} if mark.text else {}
+            )
+            bars = {"type": "bar", "orientation": "h" if mark.across else "v"}
+            return [
+                bars
+                | _series(mark)
+                | {"marker": {"color": f"@{mark.color}"}}
+                | text
+                | _error_bars(mark, "@ink")
+            ]
+        case Bands():
+            return []
+        case Heat():
+            return [_heat(mark, panel, compact)]
+        case Cloud():
+            cloud = {
+                "type": "scatter3d",
+                "mode": "markers",
+                "name": literal(mark.name),
+                "marker": {"color": f"@{mark.color}", "size": 3.5, "opacity": 0.85},
+                "hovertext": [literal(repr(text)) for text in mark.text],
+                "hovertemplate": "%{hovertext}<extra>" + literal(mark.name) + "</extra>",
+            }
+            return [cloud | {axis: numbers(mark.xyz_N3[:, i], 4) for i, axis in enumerate("xyz")}]
+
+
+def _series(mark: Series) -> Json:
+    return {"name": literal(mark.name), "x": numbers(mark.x), "y": numbers(mark.y)} | _hover(mark.hover)
+
+
+def _error_bars(mark: Dots | Bars, color: str) -> Json:
+    if mark.low is None or mark.high is None:
         return {}
     values = np.asarray(mark.x if mark.across else mark.y, float)
-    bars = {
-        "type": "data",
-        "symmetric": False,
-        "thickness": 1.5,
-        "width": 0,
-        "color": "@ink" if isinstance(mark, Bars) else f"@{mark.color}",
+    bars = {"type": "data", "symmetric": False, "thickness": 1.5, "width": 0, "color": color}
+    bars |= {
         "array": numbers(np.asarray(mark.high) - values),
         "arrayminus": numbers(values - np.asarray(mark.low)),
     }
     return {"error_x" if mark.across else "error_y": bars}
 
 
-def _traces(mark: Mark) -> list[dict[str, Any]]:
-    match mark:
-        case Line():
-            return _line(mark)
-        case Dots():
-            trace = {
-                "type": "scatter",
-                "mode": "markers+text" if mark.text else "markers",
-                "name": literal(mark.name),
-                "x": numbers(mark.x),
-                "y": numbers(mark.y),
-                "marker": {"color": f"@{mark.color}", "size": mark.size},
-            }
-            if mark.text:
-                trace |= {
-                    "text": [literal(t) for t in mark.text],
-                    "textposition": "top center",
-                    "cliponaxis": False,
-                }
-            return [trace | _error(mark) | _hover(mark.hover)]
-        case Bars():
-            trace = {
-                "type": "bar",
-                "name": literal(mark.name),
-                "x": numbers(mark.x),
-                "y": numbers(mark.y),
-                "orientation": "h" if mark.across else "v",
-                "marker": {"color": f"@{mark.color}"},
-            }
-            if mark.text:
-                trace |= {"text": [literal(t) for t in mark.text], "textposition": "auto"}
-            return [trace | _error(mark) | _hover(mark.hover)]
-        case Heat():
-            return [_heat(mark)]
-        case Cloud():
-            x, y, z = (numbers(column, 4) for column in mark.xyz_N3.T)
-            return [
-                {
-                    "type": "scatter3d",
-                    "mode": "markers",
-                    "name": literal(mark.name),
-                    "x": x,
-                    "y": y,
-                    "z": z,
-                    "marker": {"color": f"@{mark.color}", "size": 3.5, "opacity": 0.85},
-                    "hovertext": [literal(repr(t)) for t in mark.text],
-                    "hovertemplate": "%{hovertext}<extra>" + literal(mark.name) + "</extra>",
-                }
-            ]
-
-
-def _line(mark: Line) -> list[dict[str, Any]]:
-    traces = []
-    if mark.low is not None:
-        x, low, high = (numbers(values) for values in (mark.x, mark.low, mark.high))
-        kept = [i for i in range(len(x)) if low[i] is not None and high[i] is not None]
-        around = [*kept, *reversed(kept)]
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "fill": "toself",
-                "hoverinfo": "skip",
-                "showlegend": False,
-                "x": [x[i] for i in around],
-                "y": [high[i] for i in kept] + [low[i] for i in reversed(kept)],
-                "line": {"width": 0},
-                "fillcolor": f"@{mark.color}",
-                "opacity": 0.18,
-            }
-        )
-    line = {
-        "type": "scatter",
-        "mode": "lines+markers" if mark.dots else "lines",
-        "name": literal(mark.name),
-        "x": numbers(mark.x),
-        "y": numbers(mark.y),
-        "line": {"color": f"@{mark.color}", "width": 2, "dash": "dot" if mark.dashed else "solid"},
+def _line(mark: Line) -> list[Json]:
+    style = {"color": f"@{mark.color}", "width": 2, "dash": "dot" if mark.dashed else "solid"}
+    mode = "lines+markers" if mark.dots else "lines"
+    line = {"type": "scatter", "mode": mode, "line": style} | _series(mark)
+    if mark.low is None or mark.high is None:
+        return [line]
+    points = [p for p in zip(*map(numbers, (mark.x, mark.low, mark.high)), strict=True) if None not in p[1:]]
+    back = points[::-1]
+    outline = {
+        "x": [x for x, _, _ in points + back],
+        "y": [high for _, _, high in points] + [low for _, low, _ in back],
     }
-    return [*traces, line | _hover(mark.hover)]
+    interval = {
+        "type": "scatter",
+        "mode": "lines",
+        "line": {"width": 0},
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+    return [interval | outline | {"fill": "toself", "fillcolor": f"@{mark.color}", "opacity": 0.18}, line]
 
 
-def _heat(mark: Heat) -> dict[str, Any]:
-    rows = [numbers(row, 3) for row in mark.z_YX]
-    trace = {
+def _dots(mark: Dots) -> Json:
+    modes = [*(["markers"] if mark.symbol != "none" else []), *(["text"] if mark.text else [])]
+    marker = {"color": f"@{mark.color}", "size": mark.size, "symbol": SYMBOLS.get(mark.symbol, "circle")}
+    trace: Json = {"type": "scatter", "mode": "+".join(modes), "marker": marker} | _series(mark)
+    trace["cliponaxis"] = not mark.text and mark.symbol not in ("left", "right")
+    if mark.text:
+        trace |= {"text": [literal(text) for text in mark.text], "textposition": "top center"}
+    if mark.beside:
+        trace |= {"text": [f"\u00a0\u00a0{text}" for text in trace["text"]], "textposition": "middle right"}
+        trace["textfont"] = {"color": f"@{mark.color}", "size": 11}
+    return trace | _error_bars(mark, f"@{mark.color}")
+
+
+def _heat(mark: Heat, panel: Panel, compact: bool) -> Json:
+    trace: Json = {
         "type": "heatmap",
-        "z": rows,
+        "z": [numbers(row, 3) for row in mark.z_YX],
         "zmin": mark.span[0],
         "zmax": mark.span[1],
         "xgap": 1,
@@ -233,34 +254,26 @@ def _heat(mark: Heat) -> dict[str, Any]:
         },
     }
     if mark.text:
-        trace |= {
-            "text": [[literal(t) for t in row] for row in mark.text],
-            "texttemplate": "%{text}",
-            "textfont": {"size": 10},
-        }
-    if mark.hover:
-        trace |= {
-            "hovertext": [[literal(t) for t in row] for row in mark.hover],
-            "hovertemplate": "%{hovertext}<extra></extra>",
-        }
-    return trace
-
-
-def _cells(mark: Heat, panel: Panel) -> list[list[str]]:
-    """What each cell of a heat map says."""
-    return [
-        [
-            literal(mark.says.format(x=panel.x.names[x], y=panel.y.names[y], z=f"{z:.3g}"))
-            for x, z in enumerate(row)
+        trace |= {"text": _cells(mark.text), "texttemplate": "%{text}", "textfont": {"size": 10}}
+    texts, template = mark.hover, mark.hover_template
+    if template and compact:
+        return trace | ONLY_HOVER_TEXT | {"meta": literal(template)}
+    if template:
+        texts = [
+            [template.format(x=x, y=y, z=f"{z:.3g}") for x, z in zip(panel.x.names, row, strict=True)]
+            for y, row in zip(panel.y.names, mark.z_YX, strict=True)
         ]
-        for y, row in enumerate(mark.z_YX)
-    ]
+    return trace | (ONLY_HOVER_TEXT | {"hovertext": _cells(texts)} if texts else {})
+
+
+def _cells(texts: Sequence[Sequence[str]]) -> list[list[str]]:
+    return [[literal(text) for text in row] for row in texts]
 
 
 def colored(value: Any, palette: Palette) -> Any:
-    """The same with the colours of a palette in place of their names."""
+    """Return a JSON value with the colors of a palette in place of their names."""
     if isinstance(value, dict):
-        # A text of the corpus may well begin with @: only what plotly takes for a colour is looked up.
+        # Only keys of colors are looked up: a text of the corpus may begin with @.
         return {
             k: _color(v, palette) if k.endswith(("color", "colorscale")) else colored(v, palette)
             for k, v in value.items()
@@ -273,34 +286,31 @@ def colored(value: Any, palette: Palette) -> Any:
 def _color(name: Any, palette: Palette) -> Any:
     if not isinstance(name, str) or not name.startswith("@"):
         return name
-    found = palette.series[int(name[1:])] if name[1:].isdigit() else getattr(palette, name[1:])
-    return found if isinstance(found, str) else [list(stop) for stop in found]
+    color = palette.series[int(name[1:])] if name[1:].isdigit() else getattr(palette, name[1:])
+    return color if isinstance(color, str) else [list(stop) for stop in color]
 
 
-def page(picture: Picture) -> str:
-    """A self-contained page of one picture."""
-    from plotly.offline import get_plotlyjs
-
+def page(title: str, panels: Sequence[Panel], caption: str = "") -> str:
+    """Return a self-contained HTML page."""
     parts = []
-    for number, panel in enumerate(picture.panels):
-        drawn = in_script(colored(panel_json(panel), LIGHT))
+    for number, panel in enumerate(panels):
+        figure = in_script(colored(panel_json(panel), LIGHT))
+        heading = f"{panel.title}: {panel.choice}" if panel.choice else panel.title
         parts.append(
-            f"<h2>{escape(panel.title)}</h2><div id='p{number}'></div>"
-            f"<script>{{const f = {drawn}; Plotly.newPlot('p{number}', f.data, f.layout, "
+            f"<h2>{escape(heading)}</h2><div id='p{number}'></div>"
+            f"<script>{{const f = {figure}; Plotly.newPlot('p{number}', f.data, f.layout, "
             "{responsive: true, displaylogo: false})}</script>"
         )
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(picture.title)}</title>\n'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
         f"<script>{get_plotlyjs()}</script></head>\n"
-        f'<body style="font-family: {FONT}; max-width: 1000px; margin: auto">\n<h1>{escape(picture.title)}</h1>\n'
+        f'<body style="font-family: {FONT}; max-width: 1000px; margin: auto">\n<h1>{escape(title)}</h1>\n'
         + "\n".join(parts)
-        + f"\n<p>{escape(picture.says)}</p>\n</body></html>\n"
+        + f"\n<p>{escape(caption)}</p>\n</body></html>\n"
     )
 
 
 def in_script(value: Any) -> str:
-    """JSON that may stand in a script element: nothing in it can end that or begin another."""
-    import json
-
+    """Return JSON that can stand in a script element: no text in it can end that element or begin another."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

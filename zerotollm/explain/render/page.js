@@ -4,7 +4,7 @@
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const config = {responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"]};
 
-  // Colours stand in figures as names; only where plotly takes a colour is one looked up.
+  // Figures have names of colors. Only keys of colors are looked up: a text may begin with @.
   const color = (name, palette) => {
     if (typeof name !== "string" || name[0] !== "@") return name;
     const rest = name.slice(1);
@@ -18,8 +18,8 @@
     return Object.fromEntries(Object.entries(value).map(([key, item]) =>
       [key, /color(scale)?$/.test(key) ? color(item, palette) : colored(item, palette)]));
   };
-  // What cells of a heat map say is made of the axes' names, which have been escaped for plotly already.
-  const spoken = (figure) => {
+  // Make the hover texts of a heat map from its template; the names on the axes are already escaped for plotly.
+  const withHoverTexts = (figure) => {
     for (const trace of figure.data) {
       if (trace.type !== "heatmap" || !trace.meta || trace.hovertext) continue;
       const [xs, ys] = [figure.layout.xaxis.ticktext, figure.layout.yaxis.ticktext];
@@ -32,16 +32,16 @@
 
   const draw = async (plot) => {
     const narrow = plot.clientWidth < 480;
-    const figure = colored(spoken(figures[plot.dataset.figure]), palettes[dark.matches ? "dark" : "light"]);
+    const figure = colored(withHoverTexts(figures[plot.dataset.figure]), palettes[dark.matches ? "dark" : "light"]);
     const layout = {...figure.layout, dragmode: figure.layout.scene ? "orbit" : narrow ? false : "zoom"};
     for (const name of ["xaxis", "yaxis"]) {
       const axis = layout[name];
-      // Of many names on little room every n-th is written; all are there to hover over.
+      // Names without room for all are thinned out; hovering shows each.
       const room = name === "xaxis" ? plot.clientWidth / (narrow ? 26 : 20) : layout.height / 15;
       if (axis && axis.ticktext && axis.ticktext.length > room) {
         const step = Math.ceil(axis.ticktext.length / room);
-        const some = (list) => list.filter((_, i) => i % step === 0);
-        layout[name] = {...axis, ticktext: some(axis.ticktext), tickvals: some(axis.tickvals)};
+        const thinned = (list) => list.filter((_, i) => i % step === 0);
+        layout[name] = {...axis, ticktext: thinned(axis.ticktext), tickvals: thinned(axis.tickvals)};
       }
     }
     let data = figure.data;
@@ -70,13 +70,13 @@
     figure.querySelector(".numbers").addEventListener("toggle", (event) => {
       if (event.target.open) fill(event.target, plot);
     });
-    plot.addEventListener("keydown", (event) => turn(plot, event));
+    plot.addEventListener("keydown", (event) => rotate(plot, event));
   }
   dark.addEventListener("change", () => plots.filter((p) => p.dataset.drawn).forEach(draw));
   addEventListener("beforeprint", () => plots.filter((p) => !p.dataset.drawn).forEach(draw));
 
-  // Arrow keys turn what has three dimensions.
-  const turn = (plot, event) => {
+  // Arrow keys rotate figures in three dimensions.
+  const rotate = (plot, event) => {
     const step = {ArrowLeft: [0.2, 0], ArrowRight: [-0.2, 0], ArrowUp: [0, 0.15], ArrowDown: [0, -0.15]}[event.key];
     if (!step || !plot.layout?.scene || event.target !== plot) return;
     event.preventDefault();
@@ -86,23 +86,23 @@
     Plotly.relayout(plot, {"scene.camera.eye": eye});
   };
 
-  // The numbers of a figure as a table, for who cannot hover.
+  // Show the numbers of a figure as a table, for readers who cannot hover.
   const text = (label) => String(label).replaceAll("<br>", "\n").replaceAll("&lt;", "<").replaceAll("&gt;", ">").replaceAll("&amp;", "&");
   const element = (name, content = "", cls = "") => {
-    const made = document.createElement(name);
-    made.textContent = content;
-    if (cls) made.className = cls;
-    return made;
+    const node = document.createElement(name);
+    node.textContent = content;
+    if (cls) node.className = cls;
+    return node;
   };
   const fill = (numbers, plot) => {
-    const {data, layout} = spoken(figures[plot.dataset.figure]);
+    const {data, layout} = withHoverTexts(figures[plot.dataset.figure]);
     const rows = [];
     for (const trace of data) {
       if (trace.hoverinfo === "skip" || rows.length > 400) continue;
       const values = trace.type === "heatmap" ? trace.z.flat() : trace.orientation === "h" ? trace.x : trace.y;
-      const said = (trace.hovertext || []).flat();
+      const texts = (trace.hovertext || []).flat();
       values.slice(0, 400).forEach((value, i) => {
-        const row = [text(trace.name || ""), text(said[i] ?? `${trace.x?.[i]}`), value === null ? "" : String(value)];
+        const row = [text(trace.name || ""), text(texts[i] ?? `${trace.x?.[i]}`), value === null ? "" : String(value)];
         rows.push(trace.z && trace.type === "scatter3d" ? [row[0], row[1], [trace.x[i], trace.y[i], trace.z[i]].join(", ")] : row);
       });
     }
@@ -118,7 +118,7 @@
     numbers.replaceChildren(numbers.querySelector("summary"), scroll);
   };
 
-  // A text whose tokens answer.
+  // Explorers: texts whose tokens show their attention and their predictions.
   for (const place of document.querySelectorAll("[data-explorer]")) {
     const {pieces, heads, weights, next, p} = explorers[place.dataset.explorer];
     const bytes = Uint8Array.from(atob(weights), (c) => c.charCodeAt(0));

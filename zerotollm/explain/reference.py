@@ -1,0 +1,81 @@
+"""The text that a run was trained on and its held-out text, read again for explanations."""
+
+import numpy as np
+
+from zerotollm.components import dataset_of
+from zerotollm.data.cache_folder import data_directory
+from zerotollm.data.feed import Feed
+from zerotollm.data.sources.corpora import open_corpus
+from zerotollm.data.tokens.pairs import prepare_pairs
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer, Tokenizer
+from zerotollm.data.tokens.text import TokenizedSplit, prepare
+from zerotollm.errors import UsageError
+from zerotollm.experiment import Experiment
+from zerotollm.explain.explanation import COUNTED_TOKENS, ReferenceText
+from zerotollm.explain.merges import Merges, cached_merges
+from zerotollm.explain.pair_activations import Pair
+
+
+def reference_text(
+    experiment: Experiment, tokenizer: AnyTokenizer, genres: bool = False
+) -> ReferenceText | None:
+    """Return the tokens trained on and those held out, of pairs both sides; None if the text is missing or has changed.
+
+    `experiment` has its model resolved. With `genres`, held-out tokens are labelled with their genre, if it is known.
+    """
+    trained_here = not experiment.train.start_from and tokenizer.kind != "pretrained"
+    source = experiment.tokenizer if trained_here else tokenizer
+    pairs = experiment.model.encoder_layers > 0
+    try:
+        if pairs and experiment.train.objective == "likelihood":
+            split = prepare_pairs(experiment.data, source).splits["train"]
+            sides = [side.tokens_N[: COUNTED_TOKENS // 2] for side in (split.sources, split.targets)]
+            train_N = np.concatenate(sides)
+        else:
+            prepared = prepare(experiment.data, source)
+            train_N = prepared.splits["train"].tokens_N
+        feed = dataset_of(experiment, tokenizer=None if trained_here else tokenizer) if pairs else None
+    except (UsageError, OSError):
+        return None
+    if (feed or prepared).tokenizer != tokenizer:
+        return None
+    if feed:
+        held_out = _held_out_pairs(feed, tokenizer)
+        held_out_N = np.concatenate([pair.target_T for pair in held_out])
+        return ReferenceText(train_N, held_out_N[held_out_N < tokenizer.vocab_size], pairs=held_out)
+    validation = prepared.splits["validation"]
+    labels = {"the genre": _genres(experiment, validation)} if genres else {}
+    bos = validation.special.bos if experiment.data.document_mask else None
+    return ReferenceText(train_N, validation.tokens_N, labels, document_bos=bos)
+
+
+def training_merges(
+    experiment: Experiment, tokenizer: AnyTokenizer, reference: ReferenceText | None
+) -> Merges | None:
+    """Return the merges that made the tokenizer, counted in the training text; cached beside the prepared data."""
+    if reference is None or not isinstance(tokenizer, Tokenizer) or tokenizer.kind != "bpe":
+        return None
+    folder = data_directory(experiment.data) / "merges"
+    return cached_merges(folder, tokenizer, reference.train_N[:COUNTED_TOKENS])
+
+
+def _held_out_pairs(feed: Feed, tokenizer: AnyTokenizer) -> tuple[Pair, ...]:
+    batches = feed.evaluation("validation")
+    return tuple(
+        Pair(source_W[source_W != tokenizer.pad_id], target_W[weight_W > 0])
+        for batch in (batches[number] for number in range(len(batches)))
+        for source_W, target_W, weight_W in zip(
+            batch["sources"], batch["targets"], batch["weights"], strict=True
+        )
+        if weight_W.any()
+    )
+
+
+def _genres(experiment: Experiment, split: TokenizedSplit) -> np.ndarray:
+    """Return a number for the genre of each validation token's document, -1 where it has none."""
+    documents = open_corpus(experiment.data).splits["validation"]
+    genres = [str(document.metadata.get("genre", "")) for document in documents]
+    names = sorted({genre for genre in genres if genre})
+    label_D = np.array([names.index(genre) if genre else -1 for genre in genres], np.int64)
+    lengths_D = np.diff(np.append(split.document_starts_D, len(split.tokens_N)))
+    return np.repeat(label_D, lengths_D)

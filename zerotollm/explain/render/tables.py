@@ -1,0 +1,343 @@
+"""The numbers of answers as tables of texts, for a terminal and for a page."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from zerotollm.explain.ablation import Ablation
+from zerotollm.explain.alignment import Alignment
+from zerotollm.explain.answer import Answer
+from zerotollm.explain.attention import NAMES, AttentionMaps, Heads
+from zerotollm.explain.calibration import Calibration, LossByPosition
+from zerotollm.explain.embeddings import Embeddings
+from zerotollm.explain.estimates import Estimate
+from zerotollm.explain.figures.helpers import visible
+from zerotollm.explain.generation import Generation
+from zerotollm.explain.layers import Layers
+from zerotollm.explain.learning import Learning
+from zerotollm.explain.meaning import Meaning
+from zerotollm.explain.prediction import Prediction
+from zerotollm.explain.tokenization import Tokenization, TokenizerComparison
+
+TOKENS, NEIGHBOURS, TARGETS = 40, 12, 32
+"""Rows at most: tokens of the text, tokens with their nearest neighbours, tokens of a translation."""
+PIECES = 60
+"""Tokens of a text under another tokenizer."""
+MAPS = 8
+"""Heads of which the table says where they look, the most focused first."""
+HEADS = 24
+"""Heads in the table of all heads: those with a role, then those without which the loss changes most."""
+BAR = 20
+"""Characters of a bar of 100 %."""
+SHORT_ROLES = {
+    "previous token": "previous", "next token": "next", "same token": "same", "first token": "first",
+    "same place": "place", "end of the sentence": "end", "punctuation": "marks",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of texts. The name of a column of numbers, which are aligned right, starts with `>`."""
+
+    head: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    title: str = ""
+    folded: bool = False
+    """a page shows only the title at first"""
+    kind: ClassVar[str] = "table"
+
+    def columns(self) -> list[tuple[str, bool]]:
+        """Return the name of each column, and whether it is of numbers."""
+        return [(name.removeprefix(">"), name.startswith(">")) for name in self.head]
+
+
+def with_interval(estimate: Estimate, digits: int = 2) -> str:
+    """Return value [low, high], or - for one that was not measured."""
+    if not np.isfinite(estimate.value):
+        return "-"
+    return "{0:.{3}f} [{1:.{3}f}, {2:.{3}f}]".format(*estimate, digits)
+
+
+def _count(count: int) -> str:
+    return f"{count:,}" if count >= 0 else "-"  # -1: the training text is not known
+
+
+def token_table(
+    tokens: Tokenization, show: Callable[[str], str], most: int, merges: int | None = None
+) -> Table:
+    """Return the first `most` tokens of the text, with the last `merges` merges that built each (None: all)."""
+    merged = any(piece.merges for piece in tokens.pieces)  # no merges, or unknown ones, made other tokenizers
+    rows = []
+    for piece in tokens.pieces[:most]:
+        steps = [
+            f"{m.left}+{m.right} #{m.rank + 1:,}" + (f" ({m.count:,})" if m.count >= 0 else "")
+            for m in piece.merges
+        ]
+        shown = steps if merges is None else steps[-merges:]
+        cell = ("… " if len(shown) < len(steps) else "") + ", ".join(shown) or "-"
+        rows.append((show(piece.text), str(piece.id), _count(piece.count), *([cell] if merged else [])))
+    head = ("token", ">id", ">in the training text", *(["merges: pair, rank (count then)"] if merged else []))
+    return Table(head, rows, "Tokens of the text and the merges that built them", folded=len(rows) > 12)
+
+
+def stranger_table(tokens: Tokenization, show: Callable[[str], str], most: int | None = None) -> Table:
+    """Return how words and scripts that are rare in the training text are split, `most` tokens of each."""
+    rows = []
+    for stranger in tokens.strangers:
+        shown = stranger.pieces[:most]
+        rest = f" … ({len(stranger.pieces)})" if len(shown) < len(stranger.pieces) else ""
+        pieces = " ".join(map(show, shown)) + rest
+        rows.append((stranger.text, _count(stranger.count), pieces, str(stranger.bytes_of_it)))
+    head = ("text", ">in the training text", "tokens", ">byte tokens")
+    return Table(head, rows, "Words and scripts that are rare in the training text")
+
+
+def tokenizer_table(comparison: TokenizerComparison, most: int | None = None) -> Table:
+    """Return how other tokenizers split the text, `most` tokens of each."""
+    sizes, rates = comparison.vocab_size_Y, comparison.bytes_per_token_Y
+    rows = [
+        (name, f"{size:,}", f"{rate:.2f}", "|".join(map(visible, cut[:most])))
+        for name, size, rate, cut in zip(comparison.names, sizes, rates, comparison.cuts, strict=True)
+    ]
+    head = ("tokenizer", ">vocabulary", ">bytes per token", "the text")
+    return Table(head, rows, "The same text under other tokenizers")
+
+
+def _neighbours(embedding: Embeddings) -> list[Table]:
+    rows = []
+    for n in embedding.neighbours[:NEIGHBOURS]:
+        near = ", ".join(f"{p!r} {c:.2f}" for p, c in zip(n.pieces[:3], n.cosine_K[:3], strict=True))
+        rows.append((repr(n.piece), near, f"{n.chance:.2f}"))
+    return [Table(("token", "nearest embeddings, with cosine", ">chance"), rows)]
+
+
+def _meaning(meaning: Meaning) -> list[Table]:
+    return [
+        Table(
+            (">step", ">Spearman", ">p", f">{other} held fixed"),
+            [
+                (str(step), with_interval(estimate), f"{p:.3f}", f"{alone:.2f}")
+                for step, estimate, alone, p in zip(meaning.steps_Y, estimates, alone_Y, p_Y, strict=True)
+            ],
+            f"Correlation of the cosine of two embeddings with {what}",
+        )
+        for what, estimates, alone_Y, p_Y, other in (
+            ("shared contexts", meaning.contexts, meaning.contexts_alone_Y, meaning.p_contexts_Y, "sentence"),
+            (
+                "the same sentence",
+                meaning.together,
+                meaning.together_alone_Y,
+                meaning.p_together_Y,
+                "contexts",
+            ),
+        )
+    ]
+
+
+def _layers(layers: Layers) -> list[Table]:
+    names = ("embedding", *(f"layer {m}" for m in range(1, len(layers.context_M))))
+    where = f" in the {layers.where}" if layers.where else ""
+    rows = [
+        (
+            name,
+            f"{layers.self_similarity_M.value[m]:.3f}",
+            f"{layers.any_similarity_M[m]:.3f}",
+            f"{layers.sentence_similarity_M.value[m]:.3f}",
+            f"{100 * layers.context_M[m]:.0f} %",
+        )
+        for m, name in enumerate(names)
+    ]
+    head = ("after", ">same token elsewhere", ">any two tokens", ">own sentence", ">variance by context")
+    tables = [Table(head, rows, f"Cosine{where} of a token's vector with that of")]
+    if layers.probes:
+        head = ("after", *(f">{probe.task.partition(' (')[0]}" for probe in layers.probes))
+        rows = [
+            (name, *(f"{p.accuracy_M.value[m]:.2f}, {p.control_M[m]:.2f}" for p in layers.probes))
+            for m, name in enumerate(names)
+        ]
+        tables.append(
+            Table(head, rows, f"Accuracy{where} of a linear probe, and of one trained on random labels")
+        )
+    return tables
+
+
+def _prediction(prediction: Prediction) -> list[Table]:
+    def numbers(i: int) -> tuple[str, str, str]:
+        return (
+            f"{prediction.logits_V[i]:.2f}",
+            f"{prediction.probabilities_V[i]:.3f}",
+            f"{prediction.sampled_V[i]:.3f}",
+        )
+
+    best = []
+    for k, piece in enumerate(prediction.best_pieces):
+        products_D = prediction.products_KD[k]
+        largest = " ".join(f"{products_D[d]:+.2f} (#{d})" for d in np.argsort(-np.abs(products_D))[:3])
+        drawn = "  <- drawn" if prediction.best_K[k] == prediction.drawn else ""
+        best.append((repr(piece) + drawn, *numbers(prediction.best_K[k]), f"{largest} …"))
+    if prediction.drawn is not None and prediction.drawn not in prediction.best_K:
+        best.append((f"{prediction.drawn_piece!r}  <- drawn", *numbers(prediction.drawn), ""))
+    lens = []
+    for m, piece in enumerate(prediction.lens_best_pieces):
+        nats_T = prediction.lens_nats_MT[m]
+        probability = f"{prediction.lens_probability_M[m]:.3f}"
+        nats = f"{nats_T.mean():.2f}" if len(nats_T) else "-"
+        lens.append((f"layer {m}" if m else "embedding", repr(piece), probability, nats))
+    sampler = f">sampler's, at temperature {prediction.temperature:g}"
+    first = f">p of {prediction.best_pieces[0]!r}"
+    return [
+        Table(("next token", ">logit", ">p", sampler, "largest products, state x head (#feature)"), best),
+        Table(("read out after", "likeliest next token", first, ">nats per token"), lens),
+    ]
+
+
+def _calibration(calibration: Calibration) -> list[Table]:
+    rows = []
+    for x in np.flatnonzero(calibration.count_X):
+        share = calibration.accuracy_X.value[x]
+        rows.append(
+            (
+                f"{100 * calibration.edges[x]:.0f} to {100 * calibration.edges[x + 1]:.0f} %",
+                f"{calibration.count_X[x]:,}",
+                f"{100 * calibration.confidence_X[x]:.1f} %",
+                f"{100 * share:.1f} %",
+                "█" * round(BAR * share),
+            )
+        )
+    return [Table(("confidence", ">tokens", ">mean confidence", ">correct", ""), rows)]
+
+
+def _positions(positions: LossByPosition) -> list[Table]:
+    nats_Y = positions.nats_Y
+    rows = [
+        (f"{first + 1} to {last + 1}" if last > first else str(first + 1), with_interval(Estimate(*nats)))
+        for first, last, *nats in zip(
+            positions.first_Y, positions.last_Y, nats_Y.value, nats_Y.low, nats_Y.high, strict=True
+        )
+    ]
+    return [Table((f"position in the {positions.of}", ">nats per token"), rows)]
+
+
+def head_table(heads: Heads, ablation: Ablation) -> Table:
+    """Return a row for each head: its roles, its entropy and the rise of the loss without it."""
+    roles = {head: SHORT_ROLES.get(role, role) for head, role in heads.named().items()}
+    rises = [("loss without", ablation.rise_LH.value)]
+    if ablation.mean_rise_LH is not None:
+        rises.append(("with its mean", ablation.mean_rise_LH.value))
+    all_heads = list(np.ndindex(heads.entropy_LH.shape))
+    order = sorted(all_heads, key=lambda head: (head not in roles, -abs(rises[0][1][head])))
+    title = f"{NAMES[heads.where].capitalize()}, as layer.head: attention by role, loss without it"
+    if len(all_heads) > HEADS:
+        title += f"; {HEADS} of {len(all_heads)}, all are in the report"
+    rows = [
+        (
+            f"{i + 1}.{h + 1}",
+            *([roles.get((i, h), "")] if roles else []),
+            *(f"{score:.2f}" for score in heads.score_PLH.value[:, i, h]),
+            f"{heads.entropy_LH[i, h]:.2f}",
+            *(f"{rise_LH[i, h]:+.3f}" for _, rise_LH in rises),
+        )
+        for i, h in sorted(order[:HEADS])
+    ]
+    role_column, no_role = (("role",), ("",)) if roles else ((), ())
+    even = (*(f"{score:.2f}" for score in heads.even_P), f"{heads.even_entropy:.2f}", *[""] * len(rises))
+    head = (
+        "head",
+        *role_column,
+        *(f">{SHORT_ROLES.get(role, role)}" for role in heads.roles),
+        ">entropy",
+        *(f">{name}" for name, _ in rises),
+    )
+    return Table(head, [*rows, ("evenly", *no_role, *even)], title)
+
+
+def _most_attended(pieces: Sequence[str], weights_S: np.ndarray) -> str:
+    return ", ".join(f"{pieces[s]!r} {weights_S[s]:.2f}" for s in np.argsort(-weights_S)[:4])
+
+
+def _attention(maps: AttentionMaps) -> list[Table]:
+    where = f" in the {maps.where}" if maps.where else ""
+    entropy_LH = maps.entropy_LHT[..., -1]
+    focused = sorted(np.ndindex(entropy_LH.shape), key=lambda head: entropy_LH[head])[:MAPS]
+    rows = [
+        (f"{i + 1}.{h + 1}", _most_attended(maps.pieces, maps.weights_LHTS[i, h, -1])) for i, h in focused
+    ]
+    head = ("head", f"where the last token of the text looks{where}")
+    return [Table(head, rows, f"The most focused heads{where}, as layer.head")]
+
+
+def _alignment(alignment: Alignment) -> list[Table]:
+    mean_TS = alignment.weights_LHTS.mean((0, 1))
+    pairs = list(zip(alignment.target, mean_TS, strict=False))
+    rows = [(repr(piece), _most_attended(alignment.source, looks_S)) for piece, looks_S in pairs[:TARGETS]]
+    title = "Attention of the translation to its source"
+    if len(pairs) > TARGETS:
+        title += f": the first {TARGETS} of {len(pairs)} tokens, all are in the report"
+    return [Table(("token", "looks at, mean of all heads"), rows, title)]
+
+
+def _generation(generation: Generation) -> list[Table]:
+    coherence = (
+        "loss saved by its source, nats" if generation.sources else "loss saved by its first half, nats"
+    )
+    measured = generation.own, generation.real, generation.difference
+    rows = [
+        (name, *(with_interval(getattr(measures, field), digits) for measures in measured))
+        for name, field, digits in (
+            ("longest copied span, tokens", "longest_copy", 1),
+            ("4-grams that came before", "repetition", 3),
+            ("bits per byte", "bits_per_byte", 2),
+            (coherence, "coherence", 3),
+        )
+    ]
+    for n, (own, real) in enumerate(
+        zip(generation.own.distinct[:3], generation.real.distinct[:3], strict=True)
+    ):
+        rows.append((f"distinct {n + 1}-grams", f"{own:.2f}", f"{real:.2f}", ""))
+    return [Table(("measure", ">its own texts", ">real ones", ">own - real"), rows)]
+
+
+def _learning(learning: Learning) -> list[Table]:
+    gain = learning.induction_Y
+    rows = [
+        (str(step), f"{learning.loss_Y.value[y]:.2f}", *([] if gain is None else [f"{gain.value[y]:+.2f}"]))
+        for y, step in enumerate(learning.steps_Y)
+    ]
+    head = (">step", ">all tokens", *([] if gain is None else [">gain of repetition"]))
+    return [
+        _losses(learning, learning.band_names, learning.band_YG.value),
+        _losses(learning, learning.part_names, learning.part_YG.value),
+        Table(head, rows, "Loss, nats per token"),
+    ]
+
+
+def _losses(learning: Learning, names: Sequence[str], loss_YG: np.ndarray) -> Table:
+    """Return the losses of the groups of tokens that occur, at each step."""
+    groups = np.flatnonzero(~np.isnan(loss_YG).all(0)).tolist()
+    rows = [
+        (str(step), *("-" if np.isnan(loss) else f"{loss:.2f}" for loss in loss_G))
+        for step, loss_G in zip(learning.steps_Y, loss_YG[:, groups], strict=True)
+    ]
+    return Table((">step", *(f">{names[g]}" for g in groups)), rows, "Loss, nats per token")
+
+
+TABLES: dict[type[Answer], Callable[[Any], list[Table]]] = {
+    Tokenization: lambda tokens: [
+        token_table(tokens, repr, TOKENS, merges=2),
+        stranger_table(tokens, repr, 6),
+    ],
+    TokenizerComparison: lambda comparison: [tokenizer_table(comparison, PIECES)],
+    Embeddings: _neighbours,
+    Meaning: _meaning,
+    Layers: _layers,
+    Prediction: _prediction,
+    Calibration: _calibration,
+    LossByPosition: _positions,
+    AttentionMaps: _attention,
+    Alignment: _alignment,
+    Generation: _generation,
+    Learning: _learning,
+}
+"""The tables of each answer; `head_table` is of two answers."""
