@@ -71,7 +71,7 @@ def test_questions_are_read_as_blimp_writes_them_or_with_a_gap(tmp_path):
     [
         ("{", "line 2: not JSON"),
         ('{"good": "a", "bad": "\\ud800"}', "line 2: half of a surrogate pair"),
-        ("[]", "line 2: a list"),
+        ("[]", "line 2: expected an object of fields, not a list"),
         ('{"good": "a", "bad": "b", "group": "all"}', 'line 2: "group" is "all"'),
         ('{"good": "a"}', "line 2: good and bad must be two texts"),
         ('{"good": "a", "bad": ""}', "line 2: good and bad must be two texts"),
