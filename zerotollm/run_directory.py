@@ -48,16 +48,7 @@ START_NOTE = ("written", "path", "from_here")
 """Keys of environment.json about `START`: as in config.json, absolute, and relative to the run directory."""
 MAY_MOVE = ("data.dir", "compute.attention", "compute.cross_entropy", "compute.remat", "train.mesh")
 """Fields that may differ when a run resumes: with moved data, with less memory or on other devices."""
-PACKAGES = (
-    "zerotollm",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "sentencepiece",
-    "numpy",
-)
+PACKAGES = ("zerotollm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "sentencepiece", "numpy")
 
 T = TypeVar("T")
 

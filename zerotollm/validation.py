@@ -153,10 +153,7 @@ def _attention(experiment: Experiment) -> Rules:
         data.document_mask and experiment.train.objective in ("completion", "label"),
         "data.document_mask is for plain text, and examples never share a window: set it to False",
     )
-    yield (
-        data.document_mask and has_encoder,
-        "data.document_mask is for decoders only: set it to False",
-    )
+    yield (data.document_mask and has_encoder, "data.document_mask is for decoders only: set it to False")
     yield (
         has_encoder and attention not in ("auto", "plain"),
         f"compute.attention is {attention}, and an encoder-decoder has plain attention only: leave it out",

@@ -53,10 +53,7 @@ def bench_data(experiment: Experiment, run_dir: Path) -> dict[str, float]:
         ("text", f"{megabytes:.1f} MB of {shape.corpus}"),
         ("vocabulary", f"{data.tokenizer.vocab_size:,} tokens, {data.tokenizer.kind}"),
         ("tokenizer", f"{megabytes / ours:.1f} MB/s"),
-        (
-            "SentencePiece itself",
-            f"{megabytes / theirs:.1f} MB/s; ours takes {ours / theirs:.2f} x its time",
-        ),
+        ("SentencePiece itself", f"{megabytes / theirs:.1f} MB/s; ours takes {ours / theirs:.2f} x its time"),
         ("batches", f"{tokens_per_second:,.0f} tokens/s, {shape.batch_size} windows of {shape.context}"),
     ):
         table.add_row(*row)

@@ -5,16 +5,7 @@ Marian is the Transformer of arXiv:1706.03762 with biases in attention too. All 
 
 from dataclasses import replace
 
-from zerotollm.interop.config_json import (
-    ConfigField,
-    ConfigFile,
-    Json,
-    choice,
-    constant,
-    count,
-    flag,
-    only,
-)
+from zerotollm.interop.config_json import ConfigField, ConfigFile, Json, choice, constant, count, flag, only
 from zerotollm.interop.family import Family
 from zerotollm.interop.weights import Weight, linear, norm
 from zerotollm.model.config import TransformerConfig

@@ -46,11 +46,7 @@ def join(coordinator: str, process: int, num_processes: int, timeout: float = TI
     address: dict[str, Any] = {}
     if coordinator:
         meet(coordinator, process, num_processes, timeout)
-        address = {
-            "coordinator_address": coordinator,
-            "num_processes": num_processes,
-            "process_id": process,
-        }
+        address = {"coordinator_address": coordinator, "num_processes": num_processes, "process_id": process}
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(**address, initialization_timeout=int(timeout))
