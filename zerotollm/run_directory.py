@@ -193,11 +193,10 @@ def read_experiment(run_dir: Path) -> Experiment:
 
 def is_transformers(config: str) -> bool:
     """Return whether the text of a config.json is one of the transformers library."""
-    try:
+    with suppress(ValueError, RecursionError):
         raw = json.loads(config)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(raw, dict) and "model_type" in raw and "format" not in raw
+        return isinstance(raw, dict) and "model_type" in raw and "format" not in raw
+    return False
 
 
 def read_labels(run_dir: Path) -> tuple[str, ...]:
@@ -264,7 +263,5 @@ def git_commit() -> str | None:
 
 
 def _version(package: str) -> str | None:
-    try:
+    with suppress(PackageNotFoundError):
         return version(package)
-    except PackageNotFoundError:
-        return None

@@ -199,22 +199,13 @@ class Placement:
         multiple = self.shape.rows * self.micro_batches
         return -(-rows // multiple) * multiple
 
-    def shapes(self, batch: Shapes) -> dict[str, jax.ShapeDtypeStruct]:
-        """Return shapes and shardings of a batch, for compilation."""
+    def shapes(self, batch: Shapes, num_vmapped_seeds: int = 0) -> dict[str, jax.ShapeDtypeStruct]:
+        """Return shapes and shardings of a batch, or of those of several seeds (`place_stacked`), for compilation."""
+        seeds = (num_vmapped_seeds,) if num_vmapped_seeds else ()
+        sharding = self._sharding(*((None,) if seeds else ()), ROWS)
         return {
-            name: jax.ShapeDtypeStruct(
-                (self.rows(shape[0]), *shape[1:]), dtype, sharding=self._sharding(ROWS)
-            )
+            name: jax.ShapeDtypeStruct((*seeds, self.rows(shape[0]), *shape[1:]), dtype, sharding=sharding)
             for name, (shape, dtype) in batch.items()
-        }
-
-    def stacked_shapes(self, batch: Shapes, num_vmapped_seeds: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Return shapes and shardings of the batches of several seeds, as `place_stacked` places them."""
-        return {
-            name: jax.ShapeDtypeStruct(
-                (num_vmapped_seeds, *struct.shape), struct.dtype, sharding=self._sharding(None, ROWS)
-            )
-            for name, struct in self.shapes(batch).items()
         }
 
     def place_part(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
@@ -241,7 +232,6 @@ class Placement:
         return placed
 
     def _place(self, local: np.ndarray, rows: int, count: int) -> jax.Array:
-        missing = rows // count - len(local)
-        if missing:  # rows of padding have weight 0
-            local = np.pad(local, ((0, missing), (0, 0)))
+        padding = rows // count - len(local)  # rows of padding have weight 0
+        local = np.pad(local, ((0, padding), (0, 0))) if padding else local
         return jax.make_array_from_process_local_data(self._sharding(ROWS), local, (rows, *local.shape[1:]))
