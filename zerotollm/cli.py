@@ -70,7 +70,7 @@ class Command:
 def main(arguments: Sequence[str], experiments: Path) -> int:
     """Run one command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 
-    `experiments` is the folder of experiments. Errors are one line on stderr; with `--debug` they pass through.
+    Errors are one line on stderr; with `--debug` they pass through.
     """
     try:
         command = split(arguments, catalog.names(experiments))
@@ -339,9 +339,9 @@ def parse_int(text: str) -> int:
 
 
 def as_trained(run_dir: Path, overrides: Iterable[tuple[str, str]], training: str) -> Experiment:
-    """Return the experiment of a run directory. Raises UsageError if overrides would change what was trained.
+    """Return the experiment of a run directory, which the command `training` creates.
 
-    `training` is the command that creates the run, for the message if it does not exist.
+    Raises UsageError if there is none, or if overrides would change what was trained.
     """
     if not run_dir.exists():
         raise UsageError(

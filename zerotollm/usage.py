@@ -47,11 +47,13 @@ for example:
 
 """
 
-MOST_CHANGED = """
-data.corpus data.context data.batch_size tokenizer.kind tokenizer.vocab_size model.num_layers model.width
-model.num_heads model.dropout optimizer.kind optimizer.learning_rate optimizer.weight_decay train.steps
-train.start_from train.lora_rank train.seed train.eval_every train.checkpoint_every compute.precision sample.prompt
-""".split()
+MOST_CHANGED = (
+    "data.corpus", "data.context", "data.batch_size", "tokenizer.kind", "tokenizer.vocab_size",
+    "model.num_layers", "model.width", "model.num_heads", "model.dropout",
+    "optimizer.kind", "optimizer.learning_rate", "optimizer.weight_decay",
+    "train.steps", "train.start_from", "train.lora_rank", "train.seed", "train.eval_every", "train.checkpoint_every",
+    "compute.precision", "sample.prompt",
+)  # fmt: skip
 """Fields that `--help` shows; `--help all` shows every field."""
 
 

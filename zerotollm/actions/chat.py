@@ -26,8 +26,7 @@ Messages = list[dict[str, str]]
 def chat(experiment: Experiment, run_dir: Path, options: ChatOptions) -> Messages:
     """Read turns from standard input and write answers to standard output; return the conversation.
 
-    Everything else is written to standard error. The oldest turns are dropped when the context is full. Raises
-    UsageError for a missing run, for a model that does not continue texts, and for an option out of range.
+    Raises UsageError for a missing run, for a model that does not continue texts, and for an option out of range.
     """
     sampling = replace(
         experiment.sample,

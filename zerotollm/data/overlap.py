@@ -34,7 +34,7 @@ _warn_once = lru_cache(maxsize=256)(logging.getLogger(__name__).warning)  # a co
 def check_overlap(corpus: str, splits: Mapping[str, Sequence[str]], *, named: bool) -> None:
     """Log how many held-out texts equal a training text, and how many passages nearly do.
 
-    Raises UsageError if all texts of a split equal training texts and the user `named` its files.
+    Raises UsageError if all texts of a split do, and the user `named` its files.
     """
     train, validation = set(splits["train"]), set(splits["validation"])
     findings = []
@@ -73,9 +73,9 @@ def log_overlap(
 def near_duplicates(train: Iterable[str], held_out: Iterable[str]) -> tuple[int, int]:
     """Return (near-duplicates, passages) of held-out texts.
 
-    A passage has at most `PASSAGE` characters and at least `WINDOW` bytes. It is a near-duplicate if more than half of
-    its windows of `WINDOW` bytes occur in a training text. Case and the kind of white space are ignored. Windows are
-    compared by their rolling hashes (Karp and Rabin 1987), modulo 2^64.
+    A passage of `WINDOW` bytes to `PASSAGE` characters is a near-duplicate if more than half of its windows of `WINDOW`
+    bytes occur in a training text. Case and the kind of white space are ignored. Windows are compared by their rolling
+    hashes (Karp and Rabin 1987), modulo 2^64.
     """
     passages = [
         window_N

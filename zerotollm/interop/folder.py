@@ -69,8 +69,7 @@ def read_model(folder: Path) -> tuple[Family, ConfigFile, TransformerConfig]:
 def read_params(folder: Path, family: Family, model: TransformerConfig) -> Params:
     """Return the parameters as float32 numpy arrays. `model` is resolved.
 
-    Raises UsageError for a tensor that is missing, surplus or of another shape than config.json says, and where there
-    are no safetensors; RunError for a damaged file.
+    Raises UsageError for tensors that are not those of config.json or no safetensors; RunError for a damaged file.
     """
     files = _tensor_files(folder)
     weights, prefix = family.weights(model), family.prefix
@@ -118,10 +117,7 @@ def read_params(folder: Path, family: Family, model: TransformerConfig) -> Param
 def read_tokenizer(
     folder: Path, family: Family, file: ConfigFile, model: TransformerConfig
 ) -> PretrainedTokenizer:
-    """Return the tokenizer of tokenizer.json, with the special ids of config.json.
-
-    Raises UsageError for a missing or unusable tokenizer, and for one with more tokens than the embedding has rows.
-    """
+    """Return the tokenizer of tokenizer.json, with the special ids of config.json, or raise UsageError."""
     path = folder / TOKENIZER
     if not path.exists():
         raise UsageError(f"{folder} has no {TOKENIZER}: save the fast tokenizer of transformers there")

@@ -30,8 +30,8 @@ EDGES = r"[\s\x1c-\x1f]+"
 def tokenizer_json(tokenizer: Tokenizer, *, sentences: bool) -> Json:
     """Return the content of tokenizer.json. Raises UsageError where the conversion would not be exact.
 
-    With `sentences`, for an encoder-decoder, a text is normalized as by `as_sentence` in `zerotollm.data.sources.pairs`
-    and followed by eos. Otherwise it is preceded by bos.
+    With `sentences`, for an encoder-decoder, a text is normalized as by `as_sentence` and followed by eos. Otherwise it
+    is preceded by bos.
     """
     proto = tokenizer._proto
     normal = proto.SentencePiece.NORMAL

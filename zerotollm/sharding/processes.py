@@ -150,10 +150,7 @@ def code_version(*folders: Path) -> str:
 
 
 def on_first(work: Callable[[], T]) -> T:
-    """Run `work` in the first process, and return its result in all, as JSON in the others.
-
-    Its UsageError, RunError or OSError is raised in all.
-    """
+    """Run `work` in the first process. Return its result, a JSON value, or raise its error, in all of them."""
     if not together():
         return work()
     error, result, message = None, None, np.zeros(MESSAGE_BYTES, np.uint8)

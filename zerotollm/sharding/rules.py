@@ -102,10 +102,7 @@ def make_mesh(shape: MeshShape, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def shardings(tree: Any, mesh: Mesh, num_vmapped_seeds: int = 0) -> Any:
-    """Return a tree with the sharding of every array of parameters or training state.
-
-    With `num_vmapped_seeds` every array has that many entries on a further first axis, which is not split.
-    """
+    """Return the sharding of all arrays of parameters or state, with an unsplit first axis for vmapped seeds."""
     seed_axis = (None,) if num_vmapped_seeds else ()
 
     def sharding(path: KeyPath, leaf: Any) -> NamedSharding:
@@ -145,10 +142,7 @@ def _bytes(leaf: Any, spec: Spec, shape: MeshShape) -> int:
 
 
 def sharding_rows(params: object, shape: MeshShape) -> list[tuple[str, str, str, int]]:
-    """Return a table of parameters: path with `*` for the layer, shape, axes of the mesh, bytes on a device.
-
-    Layers of one shape are one row, with the bytes of all.
-    """
+    """Return a table of parameters: path with `*` for the layer, shape, mesh axes, bytes of all layers on a device."""
     rows: dict[tuple[str, str, str], int] = {}
     for name, leaf, spec in _arrays(params):
         axes = [axis if axis and getattr(shape, axis) > 1 else "-" for axis in spec]
@@ -180,8 +174,7 @@ class Placement:
     def part(self) -> tuple[int, int]:
         """(index, count): if a batch is cut into `count` equal parts, this process has the rows of part `index`.
 
-        Processes that share a tensor axis have the same part. Raises UsageError if the rows of this process's devices
-        are not contiguous.
+        Raises UsageError if the rows of this process's devices are not contiguous.
         """
         count = self.shape.rows
         indices = self._sharding(ROWS).addressable_devices_indices_map((count,)).values()

@@ -35,10 +35,7 @@ PACKAGES = {
 
 
 def read_example(dataset: Path, split: str, index: int) -> dict[str, Any]:
-    """Return one example of a data set (the directory with dataset_info.json).
-
-    Raises RunError if its files are damaged.
-    """
+    """Return one example of a data set (the directory with dataset_info.json). Raises RunError if it is damaged."""
     try:
         return _open_split(dataset, split, stamp(dataset))[index]
     except (OSError, ValueError, RuntimeError) as error:  # array_record raises RuntimeError for most
@@ -69,10 +66,7 @@ def quiet() -> Iterator[None]:
 
 
 def download(name: str, dataset: str, folder: Path) -> str:
-    """Prepare `name` (`dataset`, with configuration and version) below `folder`. Return what failed, or "".
-
-    Raises UsageError if there is no such data set.
-    """
+    """Prepare `name` (`dataset`, with configuration and version) below `folder`. Return what failed, or ""."""
     if problem := _missing_packages(dataset) or _network_problem():
         return problem
     try:

@@ -210,7 +210,7 @@ def load_tokenizer(path: str | Path) -> AnyTokenizer:
 def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     """Train a tokenizer on texts. The same texts and settings give the same bytes on any machine.
 
-    Texts are read once, and `SAMPLE_CHARACTERS` of them are kept in memory. Which characters enter the vocabulary:
+    Texts are read once, and `SAMPLE_CHARACTERS` of them are kept in memory. Characters in the vocabulary:
 
     - kind "char": all, or the most frequent if `vocab_size` is too small for all
     - other kinds with `byte_fallback`: all if they fill at most a quarter of the vocabulary; else the most frequent,
