@@ -188,7 +188,7 @@ def test_a_stopped_run_saves_and_goes_on_as_if_nothing_had_been(
 ):
     with monkeypatch.context() as patch:
         stop_at(patch, step, number)
-        with pytest.raises(StoppedError, match="the same command goes on") as caught:
+        with pytest.raises(StoppedError, match="the same command resumes it") as caught:
             train(experiment, tmp_path / "run")
     assert caught.value.exit_code == code
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -285,7 +285,7 @@ def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(
     train(experiment, run_dir)
     out = capsys.readouterr().out
     assert f"the checkpoint of step {STEPS} is damaged" in out
-    assert "going on after step 16" in out
+    assert "resuming after step 16" in out
     assert_same_run(run_dir, finished)
 
 
