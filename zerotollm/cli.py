@@ -352,7 +352,6 @@ def as_trained(run_dir: Path, overrides: Iterable[tuple[str, str]], training: st
     requested = override(replace(trained, train=replace(trained.train, mesh="")), overrides)
     for name, before, after in differences(trained, requested):
         if not name.startswith(RUN_MAY_CHANGE):
-            raise UsageError(
-                f"{run_dir} was trained with {name} {before}, not {after}: leave {option(name)} out"
-            )
+            message = f"{run_dir} was trained with {name} {before}, not {after}: leave {option(name)} out"
+            raise UsageError(message)
     return located(run_dir, requested)

@@ -108,9 +108,8 @@ def from_json(text: str, source: str = "config.json") -> Experiment:
         raise UsageError(f"{source} is not an experiment: it must be a JSON object")
     version = raw.pop("format", None)
     if version != FORMAT:
-        raise UsageError(
-            f"{source} has format {version!r}, and this version of ZeroToLLM reads format {FORMAT}"
-        )
+        message = f"{source} has format {version!r}, and this version of ZeroToLLM reads format {FORMAT}"
+        raise UsageError(message)
     return _from_dict(Experiment, raw, "", source)
 
 

@@ -122,9 +122,8 @@ def open_feed(
         feed = _denoising_feed(data, tokenizer, objective, micro_batches)
     for checked in (feed, feed.old) if feed.old else (feed,):
         if not checked.evaluation_tokens:
-            raise UsageError(
-                f"{checked.corpus} leaves no text to validate on: raise data.validation_fraction"
-            )
+            message = f"{checked.corpus} leaves no text to validate on: raise data.validation_fraction"
+            raise UsageError(message)
         for split in ("train", "validation"):
             check_decodable(checked.corpus, split, checked.num_bytes[split])
     return feed

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from zerotollm.data.lazy_sequence import in_groups
 from zerotollm.errors import UsageError
 
 WINDOW = 64
@@ -91,8 +92,9 @@ def near_duplicates(train: Iterable[str], held_out: Iterable[str]) -> tuple[int,
     maybe = np.zeros(2**TABLE_BITS, bool)
     maybe[wanted_W >> shift] = True
     seen_W = np.zeros(len(wanted_W), bool)
-    for block in _blocks(train):
-        hash_N = _hashes(block)
+    pieces = (_normalize(text[i : i + BLOCK]) for text in train for i in range(0, len(text), BLOCK))
+    for block in in_groups(pieces, len, BLOCK):
+        hash_N = _hashes("\n".join(block))
         hash_N = hash_N[maybe[hash_N >> shift]]
         place_N = np.minimum(np.searchsorted(wanted_W, hash_N), len(wanted_W) - 1)
         seen_W[place_N[wanted_W[place_N] == hash_N]] = True
@@ -125,19 +127,6 @@ def _powers(factor: int, size: int) -> np.ndarray:
     power_N = np.full(size, factor, np.uint64)
     power_N[0] = 1
     return np.cumprod(power_N)
-
-
-def _blocks(texts: Iterable[str]) -> Iterator[str]:
-    """Yield normalized texts, joined or cut to about `BLOCK` characters."""
-    parts, size = [], 0
-    for text in texts:
-        for start in range(0, len(text), BLOCK):
-            parts.append(_normalize(text[start : start + BLOCK]))
-            size += len(parts[-1])
-            if size >= BLOCK:
-                yield "\n".join(parts)
-                parts, size = [], 0
-    yield "\n".join(parts)
 
 
 def _spread(values: Sequence[T], text: Callable[[T], str], most_characters: int) -> Iterator[str]:

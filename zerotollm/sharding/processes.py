@@ -99,9 +99,8 @@ def _listen(port: str, num_processes: int, deadline: float) -> str:
                     if 0 < number < num_processes:
                         connections[number] = connection
     except OSError as error:
-        raise RunError(
-            f"cannot listen on port {port}: {error.strerror}: choose another in --distributed"
-        ) from None
+        message = f"cannot listen on port {port}: {error.strerror}: choose another in --distributed"
+        raise RunError(message) from None
     answer = ", ".join(str(number) for number in range(1, num_processes) if number not in connections) + "\n"
     for connection in connections.values():
         with suppress(OSError), connection:

@@ -33,9 +33,8 @@ def binary_lines(path: Path) -> Iterator[bytes]:
         with open_binary(path) as file:
             for number, line in enumerate(_split(file), 1):
                 if b"\0" in line:
-                    raise UsageError(
-                        f"{path} is not text: line {number} contains a NUL byte (binary, or UTF-16)"
-                    )
+                    message = f"{path} is not text: line {number} contains a NUL byte (binary, or UTF-16)"
+                    raise UsageError(message)
                 yield line
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UsageError(f"{path} is not a complete gzip file: {error}") from error

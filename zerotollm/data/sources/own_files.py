@@ -189,7 +189,6 @@ def _split_by_position(config: DataConfig, documents: list[Document]) -> dict[st
     for split in ("train", "validation"):
         if not splits[split]:
             size = sum(len(document.text) for document in documents)
-            raise UsageError(
-                f"{config.corpus} is too short: none of its {size} characters is left for {split}"
-            )
+            message = f"{config.corpus} is too short: none of its {size} characters is left for {split}"
+            raise UsageError(message)
     return splits

@@ -191,9 +191,8 @@ def _read_rows(name: str) -> list[_Row]:
         rows = [line.split("\t") if line else ["", ""] for line in columns[0]]
         for number, row in enumerate(rows, 1):
             if len(row) != 2:
-                raise UsageError(
-                    f"{paths[0]}, line {number}: {len(row) - 1} tabs, and source TAB target needs one"
-                )
+                message = f"{paths[0]}, line {number}: {len(row) - 1} tabs, and source TAB target needs one"
+                raise UsageError(message)
     else:
         for path, column in zip(paths, columns, strict=True):
             if len(column) != len(columns[-1]):

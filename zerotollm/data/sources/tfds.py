@@ -82,9 +82,8 @@ def _dataset(config: DataConfig, available: list[str]) -> Path:
     """Return the folder of the prepared data set, preparing it if necessary."""
     name = config.corpus.removeprefix("tfds:")
     if not (parts := _NAME.fullmatch(name)):
-        raise UsageError(
-            f"'{config.corpus}' is not of the form tfds:NAME, tfds:NAME/CONFIG or tfds:NAME:1.2.3"
-        )
+        message = f"'{config.corpus}' is not of the form tfds:NAME, tfds:NAME/CONFIG or tfds:NAME:1.2.3"
+        raise UsageError(message)
     default = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
     folders = [data_directory(config), default]
     if dataset := _find(parts, folders):
@@ -139,9 +138,8 @@ def _read_info(dataset: Path) -> tuple[Json, Json]:
     for split, expected in shards.items():
         present = sum(f"-{split}.array_record" in name for name in names)
         if present < expected:
-            raise RunError(
-                f"{dataset} has {present} of {expected} files of split {split}; copy all of it again"
-            )
+            message = f"{dataset} has {present} of {expected} files of split {split}; copy all of it again"
+            raise RunError(message)
     return info, features
 
 

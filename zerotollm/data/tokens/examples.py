@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.data.lazy_sequence import in_groups
 from zerotollm.data.sources.conversations import Sentence
 from zerotollm.data.sources.examples import Example, open_examples
 from zerotollm.data.tokens.cache import (
     Counts,
     Prepared,
-    in_groups,
     open_cache,
     token_folder,
     token_type,

@@ -228,9 +228,8 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
         sentence for text in texts for sentence in _sentences(_normalize(text, config.normalization))
     )
     if not sentences:
-        raise UsageError(
-            "the training split holds no text to train a tokenizer on: choose another data.corpus"
-        )
+        message = "the training split holds no text to train a tokenizer on: choose another data.corpus"
+        raise UsageError(message)
     sentences, rare = _remove_rare(sentences, config)
     unbroken = sum(len(word) for text in sentences for word in text.split(" ") if len(word) > UNBROKEN)
     if config.kind == "unigram" and unbroken > SLOW:

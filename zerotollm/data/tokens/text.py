@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.data.lazy_sequence import in_groups
 from zerotollm.data.sources.corpora import open_corpus
 from zerotollm.data.sources.documents import Corpus, Document
 from zerotollm.data.tokens.cache import (
     Counts,
     Prepared,
     TokenCache,
-    in_groups,
     open_cache,
     token_folder,
     token_type,
