@@ -269,7 +269,6 @@ def _separate_options(
 
 
 def _load(command: Command, experiments: Path, action: Action) -> Experiment:
-    """Return the experiment that the command names, or that its run directory holds."""
     if command.experiment:
         return catalog.load(experiments, command.experiment)
     if command.run_dir and action.reads_run:
@@ -293,7 +292,6 @@ def _at_budget(
 
 
 def _join_processes(command: Command, experiments: Path) -> None:
-    """Connect to the other processes, and check that all do the same."""
     address = parse_distributed(command.distributed)
     prepare_gpu()
     processes = import_module("zerotollm.sharding.processes")

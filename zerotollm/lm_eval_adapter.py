@@ -114,7 +114,6 @@ def _encode_pair(tokenizer: AnyTokenizer, before: str, after: str) -> tuple[np.n
 
 
 def _generation_request(run: Run, before: str, options: dict[str, Any]) -> GenerationRequest:
-    """Return the text that a task asks for: greedy by default."""
     until = options.get("until") or []
     context = run.model_config.max_length
     limit = options.get("max_gen_toks") or options.get("max_tokens")

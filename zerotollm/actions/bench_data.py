@@ -68,7 +68,6 @@ def bench_data(experiment: Experiment, run_dir: Path) -> dict[str, float]:
 
 
 def _fastest_seconds(*functions: Callable[[], object]) -> list[float]:
-    """Return the seconds of the fastest of `ROUNDS` calls of each function, called in turn."""
     seconds: list[list[float]] = [[] for _ in functions]
     for _ in range(ROUNDS):
         for function, measured in zip(functions, seconds, strict=True):

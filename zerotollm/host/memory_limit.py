@@ -1,8 +1,8 @@
 """Limits on the memory of this process, as `ulimit -d`, `ulimit -v` and batch systems set them. No heavy imports.
 
-Native code that gets no memory aborts, crashes or waits forever for a thread that never started, without a message.
-Therefore the memory that is needed is compared with the limit in advance. The kernel counts memory that is allocated,
-even if it is not used, such as 8 MB of stack for each thread.
+Native code that gets no memory aborts, crashes or waits forever for a thread, without a message. Therefore the memory
+that is needed is compared with the limit in advance. The kernel counts memory that is allocated but not used, such
+as 8 MB of stack for each thread.
 """
 
 import os

@@ -129,7 +129,6 @@ def read_tokenizer(
 
 
 def _tensor_files(folder: Path) -> dict[str, Path]:
-    """Return the file of every tensor. Raises UsageError where there is no safetensors file."""
     index, single = folder / INDEX, folder / SINGLE
     indexed: dict[str, str] = {}
     if index.exists():
@@ -157,7 +156,6 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
 
 
 def _read(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Return one tensor in float32. Raises UsageError for another shape or an unsupported type."""
     with _opened(path) as file:
         header = file.get_slice(name)
         actual, dtype = tuple(header.get_shape()), header.get_dtype()

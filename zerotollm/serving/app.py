@@ -239,7 +239,6 @@ async def _collect(state: ServerState, job: Job) -> list[list[Piece]]:
 
 
 async def _events(state: ServerState, job: Job) -> AsyncIterator[str]:
-    """Yield server-sent events, each with the pieces since the last one."""
     texts: list[list[Piece]] = [[] for _ in job.texts]
     try:
         async with aclosing(_texts(state, job)) as following:  # a closed stream cancels its texts at once

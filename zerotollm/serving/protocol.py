@@ -1,8 +1,8 @@
 """OpenAI's protocol as JSON values: `/v1/completions` and `/v1/chat/completions`.
 
 An unknown or unsupported field is refused by name, unless it does not affect the text. Requests may also set top_k and
-min_p, which OpenAI lacks; defaults are the run's `sample`. A seed gives the same text as `generate --seed`. With `echo`
-and `logprobs` the client's prompt tokens are scored; a bos that the server adds before a text is not among them.
+min_p; defaults are the run's `sample`. A seed gives the same text as `generate --seed`. With `echo` and `logprobs` the
+client's prompt tokens are scored, without a bos that the server adds.
 """
 
 import json

@@ -64,7 +64,6 @@ def spec_of(path: str, rank: int) -> Spec:
 
 
 def _arrays(tree: object) -> list[tuple[str, Any, Spec]]:
-    """Return (path, array or its shape, specification) of all leaves."""
     leaves = [(path_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
     return [(name, leaf, spec_of(name, len(leaf.shape))) for name, leaf in leaves]
 

@@ -1,8 +1,7 @@
 """Batches of rows of like length, padded to a few widths, with about the same number of tokens each.
 
-A row is a pair or an example. A batch has R rows of at most W tokens a side. W is one of a few widths, so few programs
-are compiled. R x W is at most the token budget: a batch holds many short rows or few long ones. Widths and R are the
-same for every seed and epoch.
+A row is a pair or an example. A batch has R rows of at most W tokens a side; R x W is at most the token budget. W is
+one of a few widths, so few programs are compiled. Widths and R are the same for every seed and epoch.
 """
 
 from collections.abc import Callable, Sequence

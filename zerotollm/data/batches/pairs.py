@@ -30,7 +30,6 @@ def pair_batch(pairs: TokenizedPairs, numbers: np.ndarray, rows: int, width: int
 def _padded(
     side: TokenizedSplit, numbers: np.ndarray, rows: int, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the texts, each followed by eos, and their weights."""
     ends_D = np.append(side.document_starts_D[1:], len(side.tokens_N))
     start_R, end_R = side.document_starts_D[numbers] + 1, ends_D[numbers]  # without the stored bos
     index_RW = start_R[:, None] + np.arange(width)

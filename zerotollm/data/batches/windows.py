@@ -94,7 +94,6 @@ def epoch_windows(num_tokens: int, context: int, seed: int, epoch: int) -> np.nd
 
 
 def _batch(split: TokenizedSplit, start_B: np.ndarray, context: int) -> Batch:
-    """Return the windows that begin at `start_B`, padded with weight 0 beyond the last token."""
     tokens_N = split.tokens_N
     index_BW = start_B[:, None] + np.arange(context + 1)  # a window and the token after it
     window_BW = tokens_N.take(index_BW, mode="clip").astype(np.int32)

@@ -79,7 +79,6 @@ def _library() -> ModuleType:
 
 
 def _dataset(config: DataConfig, available: list[str]) -> Path:
-    """Return the folder of the prepared data set, preparing it if necessary."""
     name = config.corpus.removeprefix("tfds:")
     if not (parts := _NAME.fullmatch(name)):
         message = f"'{config.corpus}' is not of the form tfds:NAME, tfds:NAME/CONFIG or tfds:NAME:1.2.3"
@@ -101,7 +100,7 @@ def _dataset(config: DataConfig, available: list[str]) -> Path:
 
 
 def _find(parts: re.Match[str], folders: list[Path]) -> Path | None:
-    """Return the newest prepared version: FOLDER/NAME[/CONFIG]/VERSION with a dataset_info.json."""
+    """Return the newest prepared version: FOLDER/NAME[/CONFIG]/VERSION."""
     for folder in (folder / parts["name"] / (parts["config"] or "") for folder in folders):
         if not os.access(folder, os.R_OK | os.X_OK):
             continue
@@ -166,7 +165,6 @@ def _splits(
 
 
 def _plain(value: Any) -> str | int:
-    """Return a value of a TFDS example as a Python value. Bytes are UTF-8 text."""
     return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else int(value)
 
 

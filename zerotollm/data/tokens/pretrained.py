@@ -1,10 +1,8 @@
 """Imported tokenizers: a `tokenizer.json` of the `tokenizers` library with the interface of a trained one.
 
-The saved file is one JSON object: the original tokenizer.json and the ids of pad, bos and eos.
-
-Text never encodes to a special token; a piece such as `</s>` in a text is ordinary text. The library, however, also
-matches special tokens as pieces of the vocabulary. Therefore `encode` renames them, with a character that the text
-does not contain.
+The saved file is one JSON object: the original tokenizer.json and the ids of pad, bos and eos. Text never encodes to a
+special token; a piece such as `</s>` in a text is ordinary text. The library, however, also matches special tokens as
+pieces of the vocabulary. Therefore `encode` renames them, with a character that the text does not contain.
 """
 
 import json
@@ -204,7 +202,6 @@ def _rename_special(tokenizer: Json, special_ids: frozenset[int], mark: str) -> 
 
 
 def _remove_all(ids_N: np.ndarray, run: Sequence[int]) -> np.ndarray:
-    """Return the ids without any occurrence of the whole `run`."""
     if len(ids_N) < len(run):
         return ids_N
     windows = np.lib.stride_tricks.sliding_window_view(ids_N, len(run))

@@ -1,14 +1,11 @@
 """SentencePiece tokenizers (Kudo and Richardson 2018, arXiv:1808.06226): text to token ids and back without loss.
 
-A token is a run of bytes, so text can be shown as it is generated. How text is split:
-
-- a space stands at the start of a token (" the"), and no token spans two words
-- a line break is a token, and so is each digit
-- with `byte_fallback`, a character outside the vocabulary becomes one token for each byte of its UTF-8 form
+A token is a run of bytes. A space stands at the start of a token (" the"), and no token spans two words. A line break
+is a token, and so is each digit. With `byte_fallback`, a character outside the vocabulary becomes one token for each
+byte of its UTF-8 form; without, a run of such characters becomes one unk, decoded as U+FFFD.
 
 Decoding returns every text exactly with normalization "identity", and its Unicode normal form with "nfc" or "nfkc".
-Without `byte_fallback`, a run of characters outside the vocabulary becomes one unk, decoded as U+FFFD. Bits per byte
-count only the bytes that decoding returns (`byte_lengths`).
+Bits per byte count only the bytes that decoding returns (`byte_lengths`).
 
 SentencePiece writes a space as U+2581 and cannot tell the two apart. Here U+2581 in a text is never in the
 vocabulary. Neither are U+2585 and NUL, which SentencePiece's training reserves.
