@@ -17,7 +17,6 @@ class Output(io.TextIOWrapper):
     """
 
     lost: OSError | ValueError | None = None
-    """the first error"""
 
     def write(self, text: str) -> int:
         try:

@@ -21,7 +21,6 @@ CHARACTERS = 4_000_000
 ROUNDS = 5
 """the fastest round counts: slower ones were disturbed by other processes"""
 SECONDS = 1.0
-"""duration of a round of batches"""
 
 
 def bench_data(experiment: Experiment, run_dir: Path) -> dict[str, float]:
@@ -58,7 +57,7 @@ def bench_data(experiment: Experiment, run_dir: Path) -> dict[str, float]:
         ("batches", f"{tokens_per_second:,.0f} tokens/s, {shape.batch_size} windows of {shape.context}"),
     ):
         table.add_row(*row)
-    Console().print(table, highlight=False)
+    Console().print(table)
     return {
         "tokenizer_mb_per_second": megabytes / ours,
         "sentencepiece_mb_per_second": megabytes / theirs,

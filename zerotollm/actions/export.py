@@ -36,7 +36,6 @@ def export(experiment: Experiment, run_dir: Path, options: ExportOptions) -> Pat
     Console().print(
         f"{out}: {family.architecture}, {run.num_parameters:,} parameters of step {run.step:,} in float32; "
         "transformers loads it with from_pretrained",
-        highlight=False,
         soft_wrap=True,
     )
     return out

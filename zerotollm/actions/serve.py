@@ -79,7 +79,6 @@ def serve(experiment: Experiment, run_dir: Path, options: ServeOptions) -> None:
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     console.print(
         f"{address} is a page to talk to {served.name}; {address}/v1 is for programs. Ctrl-C ends it",
-        highlight=False,
         soft_wrap=True,
     )
     with stop_requests():  # uvicorn handles signals, and raises them again when it has stopped

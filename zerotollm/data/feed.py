@@ -57,7 +57,6 @@ class Feed:
     """A corpus as batches, with the counts that training reports."""
 
     corpus: str
-    """name of the corpus"""
     tokenizer: AnyTokenizer
     vocab_size: int
     """ids that occur in batches: the tokenizer's, then sentinels"""
@@ -82,13 +81,11 @@ class Feed:
     dropped: str
     """text that is not used and why, in words; empty if all is used"""
     old: "Feed | None" = None
-    """the corpus `data.old`"""
     labels: tuple[str, ...] = ()
     """classes that `targets` number; empty if targets are tokens. A label counts as one byte"""
     lost: dict[str, float] = field(default_factory=dict)
     """share of a split's bytes that decoding does not return and `num_bytes` omits; only for splits that lose text"""
     byte: str = "byte"
-    """the unit of `num_bytes`, in words"""
     cut: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """per split of texts to classify: texts longer than `data.context`, and their tokens that are not read"""
 

@@ -13,7 +13,6 @@ from zerotollm.errors import UsageError
 from zerotollm.model.config import TransformerConfig
 
 Json = dict[str, Any]
-"""A JSON object."""
 ROPE_FIELDS = ("rope_theta", "rope_parameters", "rope_scaling")
 UNSCALED_ROPE = {
     "rope_type": ("default", None),

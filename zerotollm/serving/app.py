@@ -25,7 +25,6 @@ from zerotollm.serving.protocol import Job, Json, RefusedError, Served
 from zerotollm.serving.scheduler import Programs, write
 
 BODY_SECONDS = 30.0
-"""Time-out for the body of a request."""
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 Pieces = asyncio.Queue[tuple[int, Piece] | None]
 """(index of the text, its next piece), or None where the server stops."""

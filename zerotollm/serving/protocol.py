@@ -25,7 +25,6 @@ from zerotollm.suggest import did_you_mean
 
 T = TypeVar("T", int, float)
 Json = dict[str, Any]
-"""A JSON object."""
 MOST_TEXTS = 32
 """Most texts of a request: prompts times `n`."""
 MOST_STOPS, LONGEST_STOP = 16, 200
@@ -283,8 +282,7 @@ def completion(job: Job, served: Served, texts: Sequence[Sequence[Piece]]) -> Js
         message = {"role": "assistant", "content": text, "refusal": None}
         content = {"message": message} if job.chat else {"text": text}
         choices.append(_choice(job, served, index, pieces, content))
-    kind = "chat.completion" if job.chat else "text_completion"
-    return _head(job, served, kind) | {"choices": choices, "usage": _usage(job, texts)}
+    return _head(job, served) | {"choices": choices, "usage": _usage(job, texts)}
 
 
 def chunk(job: Job, served: Served, index: int, pieces: Sequence[Piece], first: bool) -> Json:
@@ -292,11 +290,11 @@ def chunk(job: Job, served: Served, index: int, pieces: Sequence[Piece], first: 
     text = _shown_text(job, pieces)
     delta = {"role": "assistant", "content": text} if first else {"content": text}
     choice = _choice(job, served, index, pieces, {"delta": delta} if job.chat else {"text": text})
-    return _chunk_head(job, served) | {"choices": [choice]}
+    return _head(job, served, ".chunk") | {"choices": [choice]}
 
 
 def usage_chunk(job: Job, served: Served, texts: Sequence[Sequence[Piece]]) -> Json:
-    return _chunk_head(job, served) | {"choices": [], "usage": _usage(job, texts)}
+    return _head(job, served, ".chunk") | {"choices": [], "usage": _usage(job, texts)}
 
 
 def _choice(job: Job, served: Served, index: int, pieces: Sequence[Piece], text: Json) -> Json:
@@ -316,12 +314,9 @@ def _usage(job: Job, texts: Sequence[Sequence[Piece]]) -> dict[str, int]:
     return {"prompt_tokens": read, "completion_tokens": generated, "total_tokens": read + generated}
 
 
-def _head(job: Job, served: Served, kind: str) -> Json:
+def _head(job: Job, served: Served, chunk: str = "") -> Json:
+    kind = f"chat.completion{chunk}" if job.chat else "text_completion"
     return {"id": job.id, "object": kind, "created": job.created, "model": served.name}
-
-
-def _chunk_head(job: Job, served: Served) -> Json:
-    return _head(job, served, "chat.completion.chunk" if job.chat else "text_completion")
 
 
 def _logprobs(job: Job, tokenizer: AnyTokenizer, pieces: Sequence[Piece]) -> Json | None:

@@ -51,7 +51,6 @@ class ProcessAddress(NamedTuple):
     coordinator: str
     """HOST:PORT of process 0; empty: jax finds all three from Slurm, MPI or a TPU's metadata"""
     process: int = 0
-    """from 0"""
     num_processes: int = 0
 
 

@@ -216,12 +216,12 @@ class Placement:
     def place_whole(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """Place a batch of which every process has all rows."""
         index, count = self.part
-        placed = {}
-        for name, x in batch.items():
-            rows = self.rows(len(x))
-            share = rows // count
-            placed[name] = self._place(x[index * share : (index + 1) * share], rows, count)
-        return placed
+
+        def place(x: np.ndarray) -> jax.Array:
+            share = self.rows(len(x)) // count
+            return self._place(x[index * share : (index + 1) * share], share * count, count)
+
+        return {name: place(x) for name, x in batch.items()}
 
     def _place(self, local: np.ndarray, rows: int, count: int) -> jax.Array:
         padding = rows // count - len(local)  # rows of padding have weight 0

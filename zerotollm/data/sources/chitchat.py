@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from zerotollm.data.sources.packages import Package
 
 NAME = "chitchat"
-"""the name of the corpus in data.corpus"""
 PACKAGE = Package("chitchat_dataset", "pip install chitchat-dataset==0.9.0")
 MOST_CHARACTERS = 400
 """length of a piece: about 160 tokens with a vocabulary of 4,096 trained on another text"""

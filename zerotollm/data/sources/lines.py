@@ -15,7 +15,6 @@ from typing import Any, BinaryIO, cast
 from zerotollm.errors import UsageError
 
 Record = dict[str, Any]
-"""a JSON object"""
 
 
 def is_gzip(path: Path) -> bool:

@@ -49,7 +49,6 @@ class Counts:
     num_bytes: dict[str, int] = field(default_factory=dict)
     """UTF-8 bytes of text that decoding returns"""
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
-    """pairs or examples left out, by reason"""
     own: int | None = None
     """training pairs of the corpus itself; those after them are of `data.extra`"""
     lost: dict[str, int] = field(default_factory=dict)
@@ -66,7 +65,6 @@ class Prepared(Generic[Split]):
     """train, validation, test; a split without text has no tokens"""
     counts: Counts
     labels: tuple[str, ...] = ()
-    """names of the classes, for a corpus of labelled texts"""
 
     def lost_shares(self, decoded: Mapping[str, int]) -> dict[str, float]:
         """Return the share of bytes that decoding does not return, for splits that have some."""
@@ -79,7 +77,6 @@ class TokenCache:
 
     folder: Path
     dtype: str
-    """of the token ids"""
     counts: Counts
     tokenizer: AnyTokenizer
 

@@ -25,7 +25,6 @@ MARKS = range(0x10FFFF, 0xDFFF, -1)
 KNOWN_DECODERS = {"ByteLevel", "Metaspace", "ByteFallback", "Fuse", "Replace", "Strip", None}
 
 Json = Mapping[str, Any]
-"""A JSON object, such as a tokenizer.json."""
 
 
 @dataclass(frozen=True, repr=False)

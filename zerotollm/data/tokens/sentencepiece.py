@@ -175,7 +175,6 @@ class SpecialIds(NamedTuple):
 
 
 OWN_IDS = SpecialIds()
-"""Special ids of every tokenizer trained here."""
 
 
 def load_tokenizer(path: str | Path) -> AnyTokenizer:

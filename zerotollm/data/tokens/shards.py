@@ -111,9 +111,7 @@ def prepare_in_shards(
 @dataclass(frozen=True)
 class _Work:
     folder: Path
-    """of the shards"""
     final: Path
-    """of the joined tokens"""
     corpus: Corpus[Document]
     shards: list[Shard]
     say: Callable[[str], None]

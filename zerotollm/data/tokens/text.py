@@ -44,7 +44,6 @@ class TokenizedSplit:
     num_bytes: int
     """UTF-8 bytes of text that decoding returns, see `decoded_bytes`"""
     special: SpecialIds = OWN_IDS
-    """special ids of the tokenizer"""
     lost_bytes: int = 0
     """UTF-8 bytes of text that decoding does not return"""
 
