@@ -31,14 +31,12 @@ SWITCHES = ("list", "help", "version", "debug")
 VALUES = ("experiment", "run_dir", "distributed")
 ALIASES = {"init_from": "train.start_from", "with": "beside"}
 """Other names of fields and options. (`with` is a keyword of Python.)"""
-LISTS = ("only", "beside", "train.mesh", "mesh", "distributed")
-"""Options that take several words."""
+LISTS = ("only", "beside", "train.mesh", "mesh", "distributed")  # options that take several words
 PATHS = ("run_dir", "train.start_from", "beside", "folder", "into", "judge", "out", "api_key_file")
 """Options in which `~` means the home folder even where a shell keeps it. Paths of data are expanded by `data`."""
 WITHOUT_FILES = ("generate", "chat", "plan", "bench-data")
 """Actions that write no file: without standard output their result is lost."""
-DISTRIBUTED = ("train", "evaluate", "generate")
-"""Actions that several processes can do together."""
+DISTRIBUTED = ("train", "evaluate", "generate")  # actions that several processes can do together
 RUN_MAY_CHANGE = ("sample.", "data.dir", "compute.", "train.mesh")
 """Prefixes of the fields that may be overridden for an existing run: they did not affect its training."""
 

@@ -19,8 +19,7 @@ from zerotollm.run import Run
 from zerotollm.serving.generation import Generation, GenerationRequest, Piece
 from zerotollm.serving.scheduler import Programs, compile_programs, write_all
 
-NEW_TOKENS = 256
-"""Default limit on the tokens of an answer; the context may hold fewer."""
+NEW_TOKENS = 256  # default limit on the tokens of an answer; the context may hold fewer
 
 
 def harness_model(run: Run, rows: int = 16) -> Any:

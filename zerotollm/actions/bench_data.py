@@ -16,10 +16,8 @@ from zerotollm.data.tokens.text import prepare
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
 
-CHARACTERS = 4_000_000
-"""characters tokenized in a round, in complete documents"""
-ROUNDS = 5
-"""the fastest round counts: slower ones were disturbed by other processes"""
+CHARACTERS = 4_000_000  # characters tokenized in a round, in complete documents
+ROUNDS = 5  # the fastest round counts: slower ones were disturbed by other processes
 SECONDS = 1.0
 
 

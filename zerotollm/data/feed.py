@@ -42,8 +42,7 @@ from zerotollm.errors import UsageError
 Shapes = dict[str, tuple[tuple[int, int], type[np.generic]]]
 """The shape and type of each array of a batch, by name."""
 
-EXAMPLES = ("completion", "label")
-"""Objectives that learn only a part of each text."""
+EXAMPLES = ("completion", "label")  # objectives that learn only a part of each text
 
 
 class TrainingBatches(Protocol):

@@ -15,8 +15,7 @@ from pathlib import Path
 from zerotollm.errors import UsageError
 
 SUFFIXES = (".txt", ".md", ".jsonl")
-MOST_NAMED = 3
-"""folders named in the log; further ones are counted"""
+MOST_NAMED = 3  # folders named in the log; further ones are counted
 
 _warn_once = lru_cache(maxsize=256)(logging.getLogger(__name__).warning)  # a corpus is opened several times
 

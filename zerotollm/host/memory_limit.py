@@ -17,15 +17,12 @@ from zerotollm.errors import RunError
 class Limit(NamedTuple):
     """A limit, in bytes."""
 
-    option: str
-    """of ulimit: d, data; v, all addresses, which include the libraries"""
+    option: str  # of ulimit: d, data; v, all addresses, which include the libraries
     size: int
-    used: int
-    """memory that counts against the limit now"""
+    used: int  # memory that counts against the limit now
 
 
-COUNTED = {"d": "VmData", "v": "VmSize"}
-"""Names of the used memory in /proc/self/status, in kB."""
+COUNTED = {"d": "VmData", "v": "VmSize"}  # names of the used memory in /proc/self/status, in kB
 LIBRARIES = {"d": (650e6, 100e6), "v": (1950e6, 150e6)}
 """Bytes for training a tiny model from its text on, and further bytes for each core, whose threads have stacks.
 

@@ -27,10 +27,8 @@ SINGLE = "model.safetensors"
 TOKENIZER = "tokenizer.json"
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-DTYPES = ("F32", "F16", "BF16", "F64")
-"""Types in safetensors that are read; all become float32."""
-SHOWN = 3
-"""Tensor names in a message."""
+DTYPES = ("F32", "F16", "BF16", "F64")  # types in safetensors that are read; all become float32
+SHOWN = 3  # tensor names in a message
 
 
 def read_json(path: Path) -> Json:

@@ -21,8 +21,7 @@ from zerotollm.interop.config_json import Json
 MARK = "\0"
 """Follows every "<" in a unigram vocabulary and in its input, so no input contains `<s>` or `<0x41>`. No piece of ours
 contains NUL; a NUL in a text stays a byte."""
-EDGES = r"[\s\x1c-\x1f]+"
-"""The characters that `str.strip` removes."""
+EDGES = r"[\s\x1c-\x1f]+"  # the characters that `str.strip` removes
 
 
 def tokenizer_json(tokenizer: Tokenizer, *, sentences: bool) -> Json:

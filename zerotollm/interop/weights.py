@@ -9,8 +9,7 @@ import numpy as np
 from zerotollm.model.build import Params, build_net, init_params
 from zerotollm.model.config import BIASED, TransformerConfig
 
-Path = tuple[str, ...]
-"""Keys into nested parameters."""
+Path = tuple[str, ...]  # keys into nested parameters
 
 
 class Weight(NamedTuple):

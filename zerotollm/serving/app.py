@@ -36,15 +36,11 @@ class ServerState:
     """What all requests share."""
 
     served: Served
-    request_bytes: int
-    """Largest request."""
-    most_waiting: int
-    """Most texts that wait for a row."""
-    api_key: str = ""
-    """Required of every request; empty: none."""
+    request_bytes: int  # largest request
+    most_waiting: int  # most texts that wait for a row
+    api_key: str = ""  # required of every request; empty: none
     line: asyncio.Queue[Generation] = field(default_factory=asyncio.Queue)
-    opened: set[Pieces] = field(default_factory=set)
-    """One for each request in progress."""
+    opened: set[Pieces] = field(default_factory=set)  # one for each request in progress
 
 
 async def generate_forever(state: ServerState, programs: Programs) -> None:

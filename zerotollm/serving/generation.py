@@ -27,15 +27,11 @@ class Token(NamedTuple):
 class Piece(NamedTuple):
     """What one token adds to a text."""
 
-    text: str
-    """Empty for a part of a character, and for what may become a stop string."""
-    token: Token | None
-    """None for the token that ends a text."""
-    offset: int
-    """Characters before it."""
+    text: str  # empty for a part of a character, and for what may become a stop string
+    token: Token | None  # none for the token that ends a text
+    offset: int  # characters before it
     finish: Finish = ""
-    leads: bool = False
-    """True where only spaces were shown before it."""
+    leads: bool = False  # true where only spaces were shown before it
     in_prompt: bool = False
 
 
@@ -78,8 +74,7 @@ class Generation:
     context: int
     emit: Callable[[Piece], None]
     done: bool = False
-    read: int = 0
-    """Prompt tokens that the model has read."""
+    read: int = 0  # prompt tokens that the model has read
     drawn: int = 0
     _characters: codecs.IncrementalDecoder = field(
         default_factory=lambda: codecs.getincrementaldecoder("utf-8")(errors="replace")

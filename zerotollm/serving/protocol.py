@@ -25,8 +25,7 @@ from zerotollm.suggest import did_you_mean
 
 T = TypeVar("T", int, float)
 Json = dict[str, Any]
-MOST_TEXTS = 32
-"""Most texts of a request: prompts times `n`."""
+MOST_TEXTS = 32  # most texts of a request: prompts times `n`
 MOST_STOPS, LONGEST_STOP = 16, 200
 
 IGNORED = {
@@ -69,16 +68,11 @@ class Served:
 
     name: str
     tokenizer: AnyTokenizer
-    context: int
-    """Most tokens of prompt and text together."""
-    sampling: SamplingConfig
-    """Defaults of a request."""
-    most_tokens: int
-    """Most tokens that a request may generate."""
-    created: int
-    """Seconds since 1970."""
-    chats: bool
-    """Whether it was trained on conversations."""
+    context: int  # most tokens of prompt and text together
+    sampling: SamplingConfig  # defaults of a request
+    most_tokens: int  # most tokens that a request may generate
+    created: int  # seconds since 1970
+    chats: bool  # whether it was trained on conversations
 
     def card(self) -> Json:
         """Return its entry in `/v1/models`, with further fields for the page."""
@@ -95,8 +89,7 @@ class Job(NamedTuple):
     created: int
     chat: bool
     stream: bool
-    usage: bool
-    """Whether a stream ends with a count of tokens."""
+    usage: bool  # whether a stream ends with a count of tokens
     texts: list[GenerationRequest]
 
 

@@ -14,8 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-GRACE = 15.0
-"""Seconds in which processes must end after another failed."""
+GRACE = 15.0  # seconds in which processes must end after another failed
 
 
 def main(arguments: Sequence[str]) -> int:

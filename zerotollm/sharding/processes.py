@@ -22,10 +22,8 @@ from zerotollm.errors import RunError, UsageError
 
 T = TypeVar("T")
 
-TIMEOUT = 60
-"""Seconds that processes wait for each other at the start."""
-MESSAGE_BYTES = 4096
-"""Size of the message in which the first process shares a result."""
+TIMEOUT = 60  # seconds that processes wait for each other at the start
+MESSAGE_BYTES = 4096  # size of the message in which the first process shares a result
 
 
 def together() -> bool:

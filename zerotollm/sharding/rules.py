@@ -22,8 +22,7 @@ from zerotollm.sharding.config import MeshShape
 from zerotollm.sharding.constraints import AXES, ROWS
 
 Spec = tuple[str | None, ...]
-T = TypeVar("T")
-"""A pytree of arrays, or of their shapes."""
+T = TypeVar("T")  # A pytree of arrays, or of their shapes
 
 RULES: tuple[tuple[str, Spec], ...] = (
     # Read from the residual stream: hidden units and heads over tensor, the width over fsdp.

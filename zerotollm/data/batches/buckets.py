@@ -14,8 +14,7 @@ from zerotollm.data.batches.windows import STEPS, Batch
 from zerotollm.data.lazy_sequence import LazySequence
 from zerotollm.errors import UsageError
 
-MULTIPLE = 8
-"""Widths, and large numbers of rows, are multiples of this, which suits matrix units."""
+MULTIPLE = 8  # widths, and large numbers of rows, are multiples of this, which suits matrix units
 
 MakeBatch = Callable[[np.ndarray, int, int], Batch]
 """(numbers of the rows, rows of the batch with padding, width) -> batch"""
@@ -33,12 +32,9 @@ class Bucket:
 class BucketPlan:
     """The assignment of a split's rows to buckets."""
 
-    buckets: tuple[Bucket, ...]
-    """from narrow to wide"""
-    members: tuple[np.ndarray, ...]
-    """numbers of the rows in each bucket"""
-    too_long: int
-    """rows left out, as a side has more tokens than `context`"""
+    buckets: tuple[Bucket, ...]  # from narrow to wide
+    members: tuple[np.ndarray, ...]  # numbers of the rows in each bucket
+    too_long: int  # rows left out, as a side has more tokens than `context`
 
     @property
     def used(self) -> np.ndarray:

@@ -33,14 +33,10 @@ class Corruption:
     """A way to make a source and a target from a window."""
 
     corrupt: Corrupt
-    source_length: int
-    """most tokens in a source, eos included"""
-    target_length: int
-    """most tokens in a target, eos included"""
-    mean_target: float
-    """mean tokens in the target of a full window, eos included"""
-    mean_text: float
-    """mean tokens of the window in its target: neither sentinels nor eos"""
+    source_length: int  # most tokens in a source, eos included
+    target_length: int  # most tokens in a target, eos included
+    mean_target: float  # mean tokens in the target of a full window, eos included
+    mean_text: float  # mean tokens of the window in its target: neither sentinels nor eos
 
 
 def denoising_batches(

@@ -21,8 +21,7 @@ from zerotollm.errors import UsageError
 
 Batch = dict[str, np.ndarray]
 
-STEPS = 2**40
-"""Length of training data, which has no end: a sequence needs a length."""
+STEPS = 2**40  # length of training data, which has no end: a sequence needs a length
 
 
 def training_batches(

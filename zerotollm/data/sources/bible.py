@@ -69,8 +69,7 @@ BOOKS = [(name.strip(), int(chapters), genre) for name, chapters, genre in
          (entry.rsplit(maxsplit=2) for entry in _BOOKS.split(","))]  # fmt: skip
 """(name, chapters, genre) of the 66 books that all versions share, in order; other books are left out"""
 
-Chapter = tuple[int, int]
-"""number of the book and of the chapter, both from 1"""
+Chapter = tuple[int, int]  # number of the book and of the chapter, both from 1
 
 
 @lru_cache(maxsize=1)

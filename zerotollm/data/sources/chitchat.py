@@ -14,8 +14,7 @@ PACKAGE = Package("chitchat_dataset", "pip install chitchat-dataset==0.9.0")
 MOST_CHARACTERS = 400
 """length of a piece: about 160 tokens with a vocabulary of 4,096 trained on another text"""
 
-Piece = list[dict[str, str]]
-"""messages of {"role", "content"}"""
+Piece = list[dict[str, str]]  # messages of {"role", "content"}
 
 
 def read_conversations() -> dict[str, list[Piece]]:

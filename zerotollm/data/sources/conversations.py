@@ -19,18 +19,15 @@ from zerotollm.errors import UsageError
 ROLES = {"system": "System:", "user": "User:", "assistant": "Assistant:"}
 """role -> what stands before its messages; the text follows after a space"""
 
-Message = dict[str, str]
-"""{"role", "content"}"""
+Message = dict[str, str]  # {"role", "content"}
 
 
 class Part(NamedTuple):
     """A piece of a text, encoded on its own."""
 
     text: str
-    learned: bool = False
-    """whether its tokens are targets"""
-    ends: bool = False
-    """whether the token that ends a text follows; it is a target if the part is"""
+    learned: bool = False  # whether its tokens are targets
+    ends: bool = False  # whether the token that ends a text follows; it is a target if the part is
 
 
 class Sentence(Part):

@@ -39,8 +39,7 @@ from zerotollm.data.sources.splits import FEW, file_digest, fingerprint, fractio
 from zerotollm.errors import UsageError
 from zerotollm.host.atomic_files import Stamp, changed, check_unchanged, stamp, stamps
 
-LONG_PARAGRAPH = 1000
-"""bytes; paragraphs this long on average are documents of their own"""
+LONG_PARAGRAPH = 1000  # bytes; paragraphs this long on average are documents of their own
 
 
 class _Span(NamedTuple):

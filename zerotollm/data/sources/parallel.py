@@ -112,8 +112,7 @@ def _open_bibles(config: DataConfig) -> Corpus[Pair]:
 
 class _Row(NamedTuple):
     place: str
-    texts: list[str]
-    """sources, then the target"""
+    texts: list[str]  # sources, then the target
 
 
 def _open_files(config: DataConfig) -> Corpus[Pair]:

@@ -19,8 +19,7 @@ from zerotollm.errors import RunError, UsageError
 _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[^:/]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 
 T = TypeVar("T")
-Json = dict[str, Any]
-"""dataset_info.json or features.json"""
+Json = dict[str, Any]  # dataset_info.json or features.json
 
 
 def open_tfds(config: DataConfig, available: list[str]) -> Corpus[Document]:

@@ -35,8 +35,7 @@ from zerotollm.errors import RunError
 
 CHECKED = 64_000_000
 """Bytes. Files up to this size are checked for damage at every start; of larger ones only the size is."""
-MANIFEST = "manifest"
-"""Its first line is the checksum of its second."""
+MANIFEST = "manifest"  # its first line is the checksum of its second
 TOKENIZER = "tokenizer.model"
 
 Split = TypeVar("Split")
@@ -61,8 +60,7 @@ class Prepared(Generic[Split]):
 
     corpus: str
     tokenizer: AnyTokenizer
-    splits: dict[str, Split]
-    """train, validation, test; a split without text has no tokens"""
+    splits: dict[str, Split]  # train, validation, test; a split without text has no tokens
     counts: Counts
     labels: tuple[str, ...] = ()
 

@@ -31,8 +31,7 @@ from zerotollm.data.tokens.text import decoded_bytes
 
 FORMAT = 2
 """Raise this whenever the tokens of an example change for another reason than `tokens.text.FORMAT`."""
-GROUP = 4096
-"""Examples tokenized at once."""
+GROUP = 4096  # examples tokenized at once
 
 
 @dataclass(frozen=True)

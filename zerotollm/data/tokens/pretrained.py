@@ -18,8 +18,7 @@ import tokenizers
 from zerotollm.data.tokens.byte_tokenizer import SPACE, ByteTokenizer, check_encodable_as_utf8
 from zerotollm.errors import UsageError
 
-FORMAT = b"2"
-"""Raise this whenever the ids of a text change."""
+FORMAT = b"2"  # raise this whenever the ids of a text change
 MARKS = range(0x10FFFF, 0xDFFF, -1)
 """Candidate characters for renaming special tokens, from the last of Unicode down."""
 KNOWN_DECODERS = {"ByteLevel", "Metaspace", "ByteFallback", "Fuse", "Replace", "Strip", None}

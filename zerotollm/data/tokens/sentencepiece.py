@@ -38,12 +38,10 @@ SAMPLE_CHARACTERS = 16_000_000
 """A tokenizer learns from at most this many characters, spread evenly over the training text."""
 CHUNK = 512
 """Least number of characters encoded at once: BPE slows down on longer texts, and unigram's sums lose precision."""
-SENTENCE = 4000
-"""Most characters in a training sentence."""
+SENTENCE = 4000  # most characters in a training sentence
 UNBROKEN = 64
 """Characters. Unigram considers every segmentation of a word, so longer words dominate its training time."""
-SLOW = 500_000
-"""Characters in such long words above which unigram training warns that it is slow."""
+SLOW = 500_000  # characters in such long words above which unigram training warns that it is slow
 SCORE_STEPS = 64
 """Unigram scores are multiples of 1 / SCORE_STEPS: their sums are exact, so every program finds the same best
 segmentation. Rounding changes a probability by at most 0.8 %."""
@@ -66,8 +64,7 @@ class Tokenizer(ByteTokenizer):
     bos_id: ClassVar[int] = 1
     eos_id: ClassVar[int] = 2
     unk_id: ClassVar[int] = 3
-    stop_id: ClassVar[int] = 1
-    """the token that a model generates after a text: the bos of the next"""
+    stop_id: ClassVar[int] = 1  # the token that a model generates after a text: the bos of the next
 
     @cached_property
     def vocab_size(self) -> int:

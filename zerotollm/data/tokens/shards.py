@@ -34,15 +34,12 @@ from zerotollm.data.tokens.text import check_disk_space, text_folder, write_spli
 from zerotollm.errors import RunError
 
 SHARDS = 64
-WAIT = 0.5
-"""Seconds between checks whether other processes have finished or died."""
+WAIT = 0.5  # seconds between checks whether other processes have finished or died
 ARRAYS, SUMMARY = "part", "summary.json"
-BLOCK = 1 << 22
-"""Bytes joined at once; a multiple of 8."""
+BLOCK = 1 << 22  # bytes joined at once; a multiple of 8
 LARGE = 50_000
 """Training documents from which on training prepares in shards, so that it can continue after being killed."""
-Progress = Callable[[int, int], None]
-"""(shards made, shards in total)"""
+Progress = Callable[[int, int], None]  # (shards made, shards in total)
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,9 @@ from zerotollm.data.tokens.cache import (
 from zerotollm.data.tokens.sentencepiece import OWN_IDS, AnyTokenizer, SpecialIds, byte_lengths
 from zerotollm.errors import RunError
 
-FORMAT = 1
-"""Raise this whenever the training of a tokenizer, encoding or the files change."""
-GROUP = 4_000_000
-"""Characters tokenized at once. A large corpus takes a few times this in memory."""
-SAMPLED = 64
-"""Documents of a split from whose beginnings the size of all tokens is estimated."""
+FORMAT = 1  # raise this whenever the training of a tokenizer, encoding or the files change
+GROUP = 4_000_000  # characters tokenized at once. A large corpus takes a few times this in memory.
+SAMPLED = 64  # documents of a split from whose beginnings the size of all tokens is estimated
 
 
 @dataclass(frozen=True)
