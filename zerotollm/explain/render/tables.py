@@ -13,7 +13,7 @@ from zerotollm.explain.attention import NAMES, AttentionMaps, Heads
 from zerotollm.explain.calibration import Calibration, LossByPosition
 from zerotollm.explain.embeddings import Embeddings
 from zerotollm.explain.estimates import Estimate
-from zerotollm.explain.figures.helpers import visible
+from zerotollm.explain.figures.marks import visible
 from zerotollm.explain.generation import Generation
 from zerotollm.explain.layers import Layers
 from zerotollm.explain.learning import Learning
