@@ -188,7 +188,9 @@ def test_sources_that_are_cut_before_they_are_scored_are_told(experiment, run_di
     pairs = open_parallel(experiment.data).splits["test"]
     lengths = np.array([len(run.tokenizer.encode(f" {pair.source}")) for pair in pairs])
     shorter = SimpleNamespace(
-        params=run.params, model_config=replace(run.model_config, max_length=12), tokenizer=run.tokenizer
+        params=run.params,
+        net=run.net.clone(config=replace(run.model_config, max_length=12)),
+        tokenizer=run.tokenizer,
     )
     scores, _ = translate_split(experiment, run.params, shorter.net, run.tokenizer, "test")
     over = lengths[lengths > 11] - 11

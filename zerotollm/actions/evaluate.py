@@ -40,7 +40,7 @@ def _evaluate(
     from rich.table import Table
 
     from zerotollm.console import Console
-    from zerotollm.evaluation.loss import evaluate_batches
+    from zerotollm.evaluation.loss import evaluate_feed
     from zerotollm.run import load
 
     shape = experiment.data
@@ -55,14 +55,10 @@ def _evaluate(
             f"the text of {shape.corpus} has changed since {run_dir} was trained, and with it the tokenizer: "
             "bring the text back, or train anew with another --run-dir"
         )
-    batches = map(placement.place_whole, feed.evaluation(options.split))
     console = Console()
-    measured = evaluate_batches(
-        jax.jit(training_of(replace(experiment, model=run.model_config), feed.tokenizer.pad_id).eval_step),
-        run.params,
-        batches,
-        num_bytes=feed.num_bytes[options.split],
-    )
+    training = training_of(replace(experiment, model=run.model_config), feed.tokenizer.pad_id)
+    eval_step = jax.jit(training.eval_step)
+    measured = evaluate_feed(eval_step, run.params, feed, options.split, placement)
     result = {"split": options.split, "checkpoint": options.checkpoint, "step": run.step} | measured
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("split", f"{options.split} of {shape.corpus}")
