@@ -78,7 +78,9 @@ def _evaluate(
         file = run_dir / f"translations-{options.split}.tsv"
         with console.status("translating") as status:
             say = status.update if console.is_terminal else lambda text: None
-            scores, lines = translate_split(experiment, run, options.split, say)
+            scores, lines = translate_split(
+                experiment, run.params, run.net, run.tokenizer, options.split, say
+            )
         write_atomically(file, lines)
         result |= scores
         for row in not_read(scores):
