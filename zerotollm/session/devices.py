@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from zerotollm.errors import UsageError
-from zerotollm.experiment import Experiment
+from zerotollm.experiment import Experiment, task_of
 from zerotollm.host.allocator import reuse_memory
 from zerotollm.host.gpu import prepare_gpu
 from zerotollm.sharding.config import MeshShape, parse_mesh
@@ -78,8 +78,8 @@ def computing_on_mesh(experiment: Experiment) -> Iterator[Any]:
 def check_rows(experiment: Experiment, asked: MeshShape) -> None:
     """Raises UsageError where the mesh does not divide the batch."""
     shape, parts = experiment.data, experiment.train.micro_batches
-    pairs = experiment.model.architecture == "encoder-decoder" and experiment.train.objective == "likelihood"
-    if shape.batch_size % (asked.rows * parts) and not pairs:  # batches of pairs are filled up
+    padded = task_of(experiment) == "translate"  # batches of pairs get rows of padding
+    if shape.batch_size % (asked.rows * parts) and not padded:
         raise UsageError(
             f"data.batch_size {shape.batch_size} does not go to {asked.rows} parts (train.mesh {asked})"
             + (f" in {parts} micro-batches" if parts > 1 else "")
