@@ -23,6 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+import orbax.checkpoint as ocp
+
 from zerotollm.errors import RunError
 from zerotollm.host.atomic_files import cannot_write, write_atomically
 from zerotollm.sharding.processes import is_first, on_first
@@ -124,8 +127,6 @@ def newest_intact(directory: Path, say: Callable[[str], None]) -> Checkpoint | N
 
 def restore(checkpoint: Checkpoint, abstract_state: Any) -> Any:
     """The saved state, in the tree, shapes and dtypes of `abstract_state` (as from `jax.eval_shape`)."""
-    import orbax.checkpoint as ocp
-
     with ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore((checkpoint.path / STATE).absolute(), abstract_state)
 
@@ -133,9 +134,6 @@ def restore(checkpoint: Checkpoint, abstract_state: Any) -> Any:
 def restore_params(checkpoint: Checkpoint, shardings: Callable[[Any], Any] | None = None) -> dict[str, Any]:
     """Only the parameters, a nested dict of arrays, on the default device or where `shardings` says of the tree of
     their shapes. Raises RunError where damaged."""
-    import jax
-    import orbax.checkpoint as ocp
-
     reason = damage(checkpoint)
     if reason:
         raise RunError(f"the checkpoint {checkpoint.path} is damaged ({reason}): choose another step")
@@ -160,8 +158,6 @@ def average_params(
     checkpoints: list[Checkpoint], shardings: Callable[[Any], Any] | None = None
 ) -> dict[str, Any]:
     """The mean of the parameters of several checkpoints. Raises RunError where one is damaged."""
-    import jax
-
     total = restore_params(checkpoints[0], shardings)
     for checkpoint in checkpoints[1:]:
         total = jax.tree.map(lambda x, y: x + y, total, restore_params(checkpoint, shardings))
@@ -179,8 +175,6 @@ class CheckpointWriter:
     """
 
     def __init__(self, directory: Path, keep: int, regular: Callable[[int], bool] = lambda step: True):
-        import orbax.checkpoint as ocp
-
         self.directory = directory
         self.keep = keep
         self.regular = regular
@@ -193,8 +187,6 @@ class CheckpointWriter:
     def save(self, state: Any, step: int, notes: dict[str, Any], beside: Path | None = None) -> None:
         """Starts to save `state`; `notes` is what the host must remember, as plain JSON, and `beside` a file of which
         a copy is kept, as it is now."""
-        import jax
-
         self.wait()
         saving = self.directory / f".{step:08}.saving"
         size = sum(array.nbytes for array in jax.tree.leaves(state))

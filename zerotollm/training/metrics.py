@@ -136,7 +136,7 @@ class StepLog:
 
     def __init__(
         self,
-        writer: MetricsWriter,
+        writer: MetricsWriter | NotWritten,
         *,
         steps: int,
         every: int,

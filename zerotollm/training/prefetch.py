@@ -1,9 +1,9 @@
 """The host's side of the train loop: batches are made ahead of the device, metrics are read behind it."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 Batch = TypeVar("Batch")
 
@@ -13,9 +13,15 @@ BEHIND = 2
 """Steps given to the device before the metrics of the first are read: neither device nor host waits."""
 
 
+class Dataset(Protocol):
+    """Batches by step."""
+
+    def __getitem__(self, step: int, /) -> Any: ...
+
+
 def prefetched(
-    dataset: Sequence[Batch], start: int, stop: int, place: Callable[[Any], Batch]
-) -> Iterator[Batch]:
+    dataset: Dataset, start: int, stop: int, place: Callable[[Any], Batch]
+) -> Generator[Batch, None, None]:
     """`place(dataset[step])` for every step from `start` to `stop`, made by a second thread `AHEAD` early.
 
     The dataset is a pure function of the step, so nothing here needs to be saved. What the thread raises is
