@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from zerotollm.data.config import DataConfig, TokenizerConfig, names_pairs
 from zerotollm.decoding.config import SamplingConfig
@@ -44,11 +44,30 @@ def differences(left: Experiment, right: Experiment) -> list[tuple[str, Any, Any
     return [(name, value, others[name]) for name, value in flatten(left).items() if value != others[name]]
 
 
+Task = Literal["continue", "complete", "translate", "denoise", "label"]
+
+
+def task_of(experiment: Experiment) -> Task:
+    """Return what the model is trained to do.
+
+    A decoder continues plain text, or completes the prompts of examples. An encoder-decoder translates pairs, or
+    restores the corrupted parts of plain text. Both can label texts.
+    """
+    objective = experiment.train.objective
+    if objective == "likelihood":
+        return "translate" if experiment.model.architecture == "encoder-decoder" else "continue"
+    return "complete" if objective == "completion" else "label" if objective == "label" else "denoise"
+
+
+def continues(experiment: Experiment) -> bool:
+    """Return whether the model is a language model, which predicts every next token of a text."""
+    return task_of(experiment) in ("continue", "complete")
+
+
 def translates(experiment: Experiment) -> bool:
-    """Return whether the task is translation: by an encoder-decoder, or by a decoder that completes sources."""
-    if experiment.model.architecture == "encoder-decoder":
-        return experiment.train.objective == "likelihood"
-    return experiment.train.objective == "completion" and names_pairs(experiment.data.corpus)
+    """Return whether the model translates: an encoder-decoder, or a decoder that completes sources by targets."""
+    task = task_of(experiment)
+    return task == "translate" or (task == "complete" and names_pairs(experiment.data.corpus))
 
 
 def on_own_pairs(original: Experiment, experiment: Experiment, overridden: Collection[str]) -> Experiment:

@@ -14,7 +14,7 @@ from zerotollm.data.lazy_sequence import in_groups
 from zerotollm.data.sources.corpora import open_corpus
 from zerotollm.data.tokens.text import prepare
 from zerotollm.errors import UsageError
-from zerotollm.experiment import Experiment
+from zerotollm.experiment import Experiment, task_of
 
 CHARACTERS = 4_000_000  # characters tokenized in a round, in complete documents
 ROUNDS = 5  # the fastest round counts: slower ones were disturbed by other processes
@@ -28,7 +28,7 @@ def bench_data(experiment: Experiment, run_dir: Path) -> dict[str, float]:
     on the same documents, in alternating rounds), `tokenizer_time_ratio` (our time divided by SentencePiece's) and
     `batch_tokens_per_second` (`dataset[step]`, one thread).
     """
-    if experiment.model.architecture != "decoder":
+    if task_of(experiment) in ("translate", "denoise"):
         raise UsageError(
             "bench-data measures text for decoders, and this experiment has an encoder: choose another one, for "
             "example base"

@@ -6,7 +6,7 @@ as its parameter, whose path and shape it has.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -150,7 +150,7 @@ def sharding_rows(params: object, shape: MeshShape) -> list[tuple[str, str, str,
     return [(*key, size) for key, size in rows.items()]
 
 
-Shapes = dict[str, tuple[tuple[int, ...], DTypeLike]]
+Shapes = Mapping[str, tuple[tuple[int, ...], DTypeLike]]
 """Shape, with rows first, and type of every array of a batch."""
 
 
