@@ -22,7 +22,7 @@ from zerotollm.sharding.config import MeshShape
 from zerotollm.sharding.constraints import AXES, ROWS
 
 Spec = tuple[str | None, ...]
-T = TypeVar("T")  # A pytree of arrays, or of their shapes
+T = TypeVar("T")  # a pytree of arrays, or of their shapes
 
 RULES: tuple[tuple[str, Spec], ...] = (
     # Read from the residual stream: hidden units and heads over tensor, the width over fsdp.
@@ -43,11 +43,8 @@ FIELDS = {
     "key": "model.num_kv_heads x model.key_width",
     "value": "model.num_kv_heads x model.head_width",
     "output": "model.num_heads x model.head_width",
-    "gate": "model.ff_width",
-    "up": "model.ff_width",
-    "down": "model.ff_width",
-    "head": "model.vocab_size",
-    "embedding": "model.vocab_size",
+    **dict.fromkeys(("gate", "up", "down"), "model.ff_width"),
+    **dict.fromkeys(("head", "embedding"), "model.vocab_size"),
 }
 
 

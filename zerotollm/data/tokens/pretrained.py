@@ -32,25 +32,14 @@ class PretrainedTokenizer(ByteTokenizer):
 
     kind: ClassVar[str] = "pretrained"
 
-    @property
-    def pad_id(self) -> int:
-        """The padding token; eos if there is none, as padding has weight 0."""
-        return self._fields["pad"]
-
-    @property
-    def bos_id(self) -> int:
-        """The token before a text; eos if the tokenizer has no such token."""
-        return self._fields["bos"]
-
-    @property
-    def eos_id(self) -> int:
-        """The token after a text."""
-        return self._fields["eos"]
-
-    @property
-    def stop_id(self) -> int:
-        """The token that a model generates after a text."""
-        return self.eos_id
+    pad_id = cached_property[int](lambda self: self._fields["pad"])
+    """the padding token; eos if there is none, as padding has weight 0"""
+    bos_id = cached_property[int](lambda self: self._fields["bos"])
+    """the token before a text; eos if the tokenizer has no such token"""
+    eos_id = cached_property[int](lambda self: self._fields["eos"])
+    stop_id = cached_property[int](lambda self: self._fields["eos"])
+    """the token that a model generates after a text"""
+    tokenizer_json = cached_property[dict[str, Any]](lambda self: self._fields["tokenizer"])
 
     @property
     def unk_id(self) -> int | None:
@@ -79,11 +68,6 @@ class PretrainedTokenizer(ByteTokenizer):
         """Return a token as its vocabulary spells it; empty for an unused id."""
         return self._library.id_to_token(token_id) or ""
 
-    @property
-    def tokenizer_json(self) -> dict[str, Any]:
-        """The tokenizer.json."""
-        return self._fields["tokenizer"]
-
     def __repr__(self) -> str:
         return f"PretrainedTokenizer({self.tokenizer_json['model']['type']}, {self.vocab_size:,} tokens)"
 
@@ -98,9 +82,8 @@ class PretrainedTokenizer(ByteTokenizer):
     @cached_property
     def _renamed_library(self) -> Callable[[str], tokenizers.Tokenizer]:
         """Map a character to the tokenizer whose special tokens are spelled with it."""
-        return lru_cache(maxsize=2)(
-            lambda mark: _load_library(_rename_special(self.tokenizer_json, self._special_ids, mark))
-        )
+        special = self._special_ids
+        return lru_cache(2)(lambda mark: _load_library(_rename_special(self.tokenizer_json, special, mark)))
 
     @cached_property
     def _special_ids(self) -> frozenset[int]:
@@ -108,9 +91,7 @@ class PretrainedTokenizer(ByteTokenizer):
         model = self.tokenizer_json["model"]
         pieces = {token_id: piece for piece, token_id in _vocabulary(model).items()}
         added = {token["id"]: token.get("special") for token in self.tokenizer_json.get("added_tokens") or []}
-        unk_id = (
-            model["unk_id"] if "unk_id" in model else _vocabulary(model).get(model.get("unk_token") or "")
-        )
+        unk_id = model.get("unk_id", _vocabulary(model).get(model.get("unk_token") or ""))
         named = {self.bos_id, self.eos_id, unk_id}
         return frozenset(
             {token_id for token_id, special in added.items() if special}
@@ -130,12 +111,8 @@ def pretrained_tokenizer(
     tokenizer: Json, *, bos_id: int | None, eos_id: int, pad_id: int | None, source: str
 ) -> PretrainedTokenizer:
     """Return the tokenizer of a tokenizer.json. Raises UsageError, naming the `source`, if it is not supported."""
-    fields = {
-        "pad": eos_id if pad_id is None else pad_id,
-        "bos": eos_id if bos_id is None else bos_id,
-        "eos": eos_id,
-        "tokenizer": tokenizer,
-    }
+    pad_id, bos_id = (eos_id if token_id is None else token_id for token_id in (pad_id, bos_id))
+    fields = {"pad": pad_id, "bos": bos_id, "eos": eos_id, "tokenizer": tokenizer}
     result = PretrainedTokenizer(json.dumps(fields, ensure_ascii=False).encode())
     try:
         result.encode("")
