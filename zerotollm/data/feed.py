@@ -23,9 +23,8 @@ from zerotollm.data.batches.buckets import (
     plan_buckets,
 )
 from zerotollm.data.batches.denoising import SENTINELS, denoising_batches, prefix_lm, span_corruption
-from zerotollm.data.batches.examples import example_batch
 from zerotollm.data.batches.mixtures import replayed, staged
-from zerotollm.data.batches.pairs import pair_batch
+from zerotollm.data.batches.rows import example_batch, pair_batch
 from zerotollm.data.batches.windows import Batch, evaluation_batches, training_batches
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.left_out import check_decodable, check_not_empty, describe_left_out

@@ -7,6 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -126,16 +127,13 @@ def _walk(top: str, left_out: _LeftOut) -> Iterator[str]:
 
 def _is_run_or_model(folder: str) -> bool:
     """Return whether a folder is a run or a suite of runs of this program, or a model of any library."""
-    try:
+    with suppress(OSError, ValueError):
         if re.fullmatch(r"\d+\n", Path(folder, ".lock").read_text("utf-8")):
             return True
-    except (OSError, ValueError):
-        pass
-    try:
+    with suppress(OSError, ValueError, RecursionError):
         config = json.loads(Path(folder, "config.json").read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(config, dict) and ({"format", "train"} <= config.keys() or "model_type" in config)
+        return isinstance(config, dict) and ({"format", "train"} <= config.keys() or "model_type" in config)
+    return False
 
 
 def _matches(pattern: str, left_out: _LeftOut) -> tuple[str, list[str]]:

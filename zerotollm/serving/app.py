@@ -89,7 +89,7 @@ def make_app(state: ServerState, *, loopback: bool) -> Starlette:
             route("/v1/chat/completions", partial(_complete, state, True), "POST"),
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))] if loopback else [],
-        exception_handlers={RefusedError: _refuse, HTTPException: _refuse, ClientDisconnect: _nobody},
+        exception_handlers=dict.fromkeys((RefusedError, HTTPException, ClientDisconnect), _refuse),
     )
     app.router.redirect_slashes = False  # every path is answered or refused
     return app
@@ -126,15 +126,13 @@ def _with_key(state: ServerState, endpoint: Endpoint) -> Endpoint:
 
 def _refuse(request: Request, error: Exception) -> Response:
     headers = {"WWW-Authenticate": "Bearer"} if getattr(error, "status", 0) == 401 else None
+    if isinstance(error, ClientDisconnect):
+        return Response(status_code=499)
     if isinstance(error, HTTPException):
         where, headers = f"{request.method} {request.url.path}", error.headers
         error = RefusedError(f"{where}: {error.detail}", status=error.status_code)
     assert isinstance(error, RefusedError)
     return JSONResponse(error.body(), error.status, headers=headers)
-
-
-def _nobody(request: Request, error: Exception) -> Response:
-    return Response(status_code=499)  # the client has disconnected
 
 
 async def _complete(state: ServerState, chat: bool, request: Request) -> Response:

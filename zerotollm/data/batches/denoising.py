@@ -1,7 +1,7 @@
 """Pairs made from windows of text, for an encoder and a decoder (T5, arXiv:1910.10683, section 3.1.4).
 
 The decoder writes the hidden spans of a window (span corruption) or its continuation (prefix LM). Batches have the
-arrays of `batches.pairs`; all sources have one length, and so have all targets. In span corruption each hidden span
+arrays of `batches.rows`; all sources have one length, and so have all targets. In span corruption each hidden span
 becomes one sentinel in the source. The target is each sentinel followed by the tokens it hides. Sentinel i is the id
 `first + i`, after the tokenizer's own ids.
 

@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import Any
 
 from zerotollm.data.sources.documents import Document
-from zerotollm.data.sources.packages import Package
+from zerotollm.data.sources.packaged import Package
 
 VERSIONS = {
     "akjv": "American King James Version",

@@ -6,7 +6,7 @@ import numpy as np
 
 from zerotollm.data.sources import bible, foreign_bibles
 from zerotollm.data.sources.documents import Document
-from zerotollm.data.sources.packages import Package
+from zerotollm.data.sources.packaged import Package
 from zerotollm.errors import UsageError
 from zerotollm.suggest import did_you_mean
 

