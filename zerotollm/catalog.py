@@ -40,7 +40,6 @@ class Description(NamedTuple):
 
 
 def names(folder: Path) -> list[str]:
-    """Return the names of the experiments in a folder, sorted."""
     return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
 
 

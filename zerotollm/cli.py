@@ -48,8 +48,6 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Command:
-    """A parsed command line."""
-
     switches: frozenset[str] = frozenset()
     experiment: str = ""
     run_dir: str = ""

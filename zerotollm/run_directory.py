@@ -210,7 +210,6 @@ def read_summary(run_dir: Path) -> dict[str, Any] | None:
 
 
 def read_environment(run_dir: Path) -> dict[str, Any] | None:
-    """Return environment.json, or None if it does not exist."""
     path = run_dir / ENVIRONMENT
     return read_json(path, dict, "delete it: nothing depends on it") if path.exists() else None
 

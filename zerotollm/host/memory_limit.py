@@ -15,8 +15,6 @@ from zerotollm.errors import RunError
 
 
 class Limit(NamedTuple):
-    """A limit, in bytes."""
-
     option: str  # of ulimit: d, data; v, all addresses, which include the libraries
     size: int
     used: int  # memory that counts against the limit now

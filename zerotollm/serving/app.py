@@ -33,8 +33,6 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True)
 class ServerState:
-    """What all requests share."""
-
     served: Served
     request_bytes: int  # largest request
     most_waiting: int  # most texts that wait for a row

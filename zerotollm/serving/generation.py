@@ -37,8 +37,6 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """A text to generate."""
-
     prompt_N: np.ndarray
     """int32 ids; at least one, at most the context."""
     sampling: SamplingConfig

@@ -268,7 +268,6 @@ def _message(number: int, message: Any) -> dict[str, str]:
 
 
 def completion(job: Job, served: Served, texts: Sequence[Sequence[Piece]]) -> Json:
-    """Return the response to a request."""
     choices = []
     for index, pieces in enumerate(texts):
         text = _shown_text(job, pieces)

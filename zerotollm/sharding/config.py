@@ -19,7 +19,6 @@ class MeshShape(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Number of devices."""
         return self.data * self.fsdp * self.tensor
 
     @property

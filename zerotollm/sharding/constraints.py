@@ -32,7 +32,6 @@ def num_devices(axes: tuple[str, ...] = AXES) -> int:
 
 
 def row_shards() -> int:
-    """Return the number of parts of a batch's rows; 1 without a mesh."""
     return num_devices(ROWS)
 
 

@@ -18,7 +18,6 @@ GRACE = 15.0  # seconds in which processes must end after another failed
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Start and watch the processes. Return the exit code of the first that failed, else 0."""
     match list(arguments):
         case ["--processes", number, "--", *command] if number.isdecimal() and command:
             count = int(number)

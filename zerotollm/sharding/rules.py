@@ -127,7 +127,6 @@ def place_tree(tree: T, mesh: Mesh) -> T:
 
 
 def bytes_per_device(tree: object, shape: MeshShape) -> int:
-    """Return the bytes of a tree's arrays on each device."""
     return sum(_bytes(leaf, spec, shape) for _, leaf, spec in _arrays(tree))
 
 

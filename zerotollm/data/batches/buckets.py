@@ -22,8 +22,6 @@ MakeBatch = Callable[[np.ndarray, int, int], Batch]
 
 @dataclass(frozen=True)
 class Bucket:
-    """A shape of batches."""
-
     width: int
     rows: int
 
@@ -53,7 +51,6 @@ class BucketPlan:
 
     @cached_property
     def num_batches(self) -> int:
-        """Batches in an epoch."""
         return sum(map(len, self.epoch_sizes))
 
 

@@ -43,7 +43,6 @@ def _padded(
 
 
 def example_batch(examples: TokenizedExamples, numbers: np.ndarray, rows: int, width: int) -> Batch:
-    """Return the examples of these numbers, and below them padding up to `rows`."""
     starts_R, lengths_R = examples.starts_E[numbers], examples.side_lengths[numbers, 0]
     last_R = np.append(examples.starts_E[1:], len(examples.tokens_N))[numbers] - 1
     column_W = np.arange(width)

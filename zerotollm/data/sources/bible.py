@@ -88,7 +88,6 @@ def split_of(chapter: Chapter) -> str:
 
 
 def package(version: str) -> Package:
-    """Return the package of a version."""
     return Package(f"pythonbible_{version}", f"pip install pythonbible-{version}==0.0.2")
 
 

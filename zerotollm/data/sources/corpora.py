@@ -24,8 +24,6 @@ from zerotollm.suggest import did_you_mean
 
 
 class PackagedCorpus(NamedTuple):
-    """A corpus in a pip package, installed or not."""
-
     title: str
     package: Package
     read: Callable[[], dict[str, list[Document]]]

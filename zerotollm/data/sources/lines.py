@@ -42,7 +42,6 @@ def binary_lines(path: Path) -> Iterator[bytes]:
 
 
 def cannot_read(path: Path, error: OSError) -> UsageError:
-    """Return the error for a file that the system refuses to read."""
     return UsageError(f"cannot read {path}: {error.strerror or error}")
 
 

@@ -25,7 +25,6 @@ def fingerprint(description: object, *, sort_keys: bool = False) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

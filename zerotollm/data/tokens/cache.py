@@ -13,7 +13,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -21,16 +21,7 @@ import numpy as np
 
 from zerotollm.data.cache_folder import build_once, data_directory
 from zerotollm.data.config import DataConfig, TokenizerConfig
-from zerotollm.data.tokens.pretrained import FORMAT as PRETRAINED_FORMAT
-from zerotollm.data.tokens.pretrained import PretrainedTokenizer
-from zerotollm.data.tokens.sentencepiece import (
-    SCORE_STEPS,
-    AnyTokenizer,
-    SpecialIds,
-    load_tokenizer,
-    may_lose_text,
-    train_tokenizer,
-)
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer, SpecialIds, load_tokenizer, tokenizer_for
 from zerotollm.errors import RunError
 
 CHECKED = 64_000_000
@@ -123,26 +114,6 @@ def token_folder(data: DataConfig, corpus: str, key: Sequence[object]) -> Path:
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(corpus).name)[-40:].strip(".-")
     return data_directory(data) / "tokens" / f"{name or 'corpus'}-{digest}"
-
-
-def tokenizer_key(tokenizer: TokenizerConfig | AnyTokenizer) -> object:
-    """Return JSON that distinguishes a tokenizer, and how its bytes are counted, from all others."""
-    # Fields added later apply only where they matter, so caches of all other tokenizers stay valid.
-    counted = {"bytes": "given back"} if may_lose_text(tokenizer) else {}
-    if isinstance(tokenizer, TokenizerConfig):
-        return (
-            asdict(tokenizer)
-            | ({"score_steps": SCORE_STEPS} if tokenizer.kind == "unigram" else {})
-            | counted
-        )
-    changed = PRETRAINED_FORMAT if isinstance(tokenizer, PretrainedTokenizer) else b""
-    digest = hashlib.sha256(tokenizer.model + changed).hexdigest()
-    return {"model": digest} | counted if counted else digest
-
-
-def tokenizer_for(tokenizer: TokenizerConfig | AnyTokenizer, texts: Iterable[str]) -> AnyTokenizer:
-    """Return a given tokenizer as it is, or train one on texts."""
-    return train_tokenizer(tokenizer, texts) if isinstance(tokenizer, TokenizerConfig) else tokenizer
 
 
 def token_type(tokenizer: AnyTokenizer) -> np.dtype:

@@ -18,15 +18,8 @@ from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.lazy_sequence import in_groups
 from zerotollm.data.sources.conversations import Sentence
 from zerotollm.data.sources.examples import Example, open_examples
-from zerotollm.data.tokens.cache import (
-    Counts,
-    Prepared,
-    open_cache,
-    token_folder,
-    token_type,
-    tokenizer_key,
-)
-from zerotollm.data.tokens.sentencepiece import AnyTokenizer, SpecialIds, byte_lengths
+from zerotollm.data.tokens.cache import Counts, Prepared, open_cache, token_folder, token_type
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer, SpecialIds, byte_lengths, tokenizer_key
 from zerotollm.data.tokens.text import decoded_bytes
 
 FORMAT = 2

@@ -11,13 +11,14 @@ SentencePiece writes a space as U+2581 and cannot tell the two apart. Here U+258
 vocabulary. Neither are U+2585 and NUL, which SentencePiece's training reserves.
 """
 
+import hashlib
 import logging
 import re
 import unicodedata
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from io import BytesIO
 from itertools import accumulate, chain, pairwise
@@ -30,6 +31,7 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from sentencepiece.sentencepiece_model_pb2 import ModelProto  # pyright: ignore[reportAttributeAccessIssue]  made when imported
 
 from zerotollm.data.config import TokenizerConfig
+from zerotollm.data.tokens import pretrained
 from zerotollm.data.tokens.byte_tokenizer import SPACE, ByteTokenizer, check_encodable_as_utf8
 from zerotollm.data.tokens.pretrained import PretrainedTokenizer
 from zerotollm.errors import RunError, UsageError
@@ -272,6 +274,23 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     # Texts are normalized before SentencePiece reads them; the name is stored for `Tokenizer.normalization`.
     proto.normalizer_spec.name = config.normalization
     return Tokenizer(proto.SerializeToString(deterministic=True))
+
+
+def tokenizer_key(tokenizer: TokenizerConfig | AnyTokenizer) -> object:
+    """Return JSON that distinguishes a tokenizer, and how its bytes are counted, from all others."""
+    # Fields added later apply only where they matter, so caches of all other tokenizers stay valid.
+    counted = {"bytes": "given back"} if may_lose_text(tokenizer) else {}
+    if isinstance(tokenizer, TokenizerConfig):
+        rounded = {"score_steps": SCORE_STEPS} if tokenizer.kind == "unigram" else {}
+        return asdict(tokenizer) | rounded | counted
+    changed = pretrained.FORMAT if isinstance(tokenizer, PretrainedTokenizer) else b""
+    digest = hashlib.sha256(tokenizer.model + changed).hexdigest()
+    return {"model": digest} | counted if counted else digest
+
+
+def tokenizer_for(tokenizer: TokenizerConfig | AnyTokenizer, texts: Iterable[str]) -> AnyTokenizer:
+    """Return a given tokenizer as it is, or train one on texts."""
+    return train_tokenizer(tokenizer, texts) if isinstance(tokenizer, TokenizerConfig) else tokenizer
 
 
 def _normalize(text: str, normalization: str) -> str:

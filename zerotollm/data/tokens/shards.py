@@ -29,7 +29,7 @@ from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.sources.corpora import open_corpus
 from zerotollm.data.sources.documents import Corpus, Document
 from zerotollm.data.tokens import cache
-from zerotollm.data.tokens.sentencepiece import AnyTokenizer, load_tokenizer
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer, load_tokenizer, tokenizer_for
 from zerotollm.data.tokens.text import check_disk_space, text_folder, write_split
 from zerotollm.errors import RunError
 
@@ -122,7 +122,7 @@ class _Work:
         with cache.exclusive_lock(self.folder / ".tokenizer.lock"):
             if not (self.folder / cache.TOKENIZER).exists() and not self.final.exists():
                 texts = (document.text for document in self.corpus.splits["train"])
-                cache.tokenizer_for(config, texts).save(self.folder / cache.TOKENIZER)
+                tokenizer_for(config, texts).save(self.folder / cache.TOKENIZER)
         if self.final.exists():
             return
         tokenizer = load_tokenizer(self.folder / cache.TOKENIZER)

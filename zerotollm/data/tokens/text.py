@@ -13,16 +13,8 @@ from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.lazy_sequence import in_groups
 from zerotollm.data.sources.corpora import open_corpus
 from zerotollm.data.sources.documents import Corpus, Document
-from zerotollm.data.tokens.cache import (
-    Counts,
-    Prepared,
-    TokenCache,
-    open_cache,
-    token_folder,
-    token_type,
-    tokenizer_key,
-)
-from zerotollm.data.tokens.sentencepiece import OWN_IDS, AnyTokenizer, SpecialIds, byte_lengths
+from zerotollm.data.tokens.cache import Counts, Prepared, TokenCache, open_cache, token_folder, token_type
+from zerotollm.data.tokens.sentencepiece import OWN_IDS, AnyTokenizer, SpecialIds, byte_lengths, tokenizer_key
 from zerotollm.errors import RunError
 
 FORMAT = 1  # raise this whenever the training of a tokenizer, encoding or the files change
