@@ -51,12 +51,10 @@ class Command:
     switches: frozenset[str] = frozenset()
     experiment: str = ""
     run_dir: str = ""
-    action: str = ""
-    """empty: the default action of the experiment"""
+    action: str = ""  # empty: the default action of the experiment
     options: tuple[tuple[str, str | None], ...] = ()
     """(name, value) of all other options: fields of the experiment and options of the action; None: without value"""
-    distributed: str = ""
-    """which of several processes this is, see `zerotollm.sharding.config.parse_distributed`"""
+    distributed: str = ""  # see `zerotollm.sharding.config.parse_distributed`
 
     def only_shows(self) -> bool:
         """Return whether the command prints information and runs no action."""

@@ -56,31 +56,19 @@ class Feed:
 
     corpus: str
     tokenizer: AnyTokenizer
-    vocab_size: int
-    """ids that occur in batches: the tokenizer's, then sentinels"""
-    training: TrainingBatches
-    """endless batches of the training split; with several processes, the rows of one of them"""
-    evaluation: Callable[[str], Sequence[Batch]]
-    """all batches of a split, in order. Raises UsageError if the split is empty"""
-    training_shapes: tuple[Shapes, ...]
-    """every shape that a training batch may have, over all processes"""
+    vocab_size: int  # ids that occur in batches: the tokenizer's, then sentinels
+    training: TrainingBatches  # endless; with several processes, the rows of one of them
+    evaluation: Callable[[str], Sequence[Batch]]  # a split in order, or UsageError if it is empty
+    training_shapes: tuple[Shapes, ...]  # every shape that a batch may have, over all processes
     evaluation_shapes: tuple[Shapes, ...]
-    """every shape that an evaluation batch may have"""
-    num_bytes: dict[str, int]
-    """per split: UTF-8 bytes of the text to predict; the mean if each epoch hides other spans"""
-    tokens: int
-    """tokens to predict in an epoch of training"""
-    tokens_per_step: float
-    """tokens to predict in a training step, on average"""
-    evaluation_tokens: int
-    """tokens to predict in the validation split"""
-    fingerprint: list[int]
-    """changes with the training tokens, of which the first 32 million are read"""
-    dropped: str
-    """text that is not used and why, in words; empty if all is used"""
+    num_bytes: dict[str, int]  # UTF-8 bytes of the text to predict, or their mean, per split
+    tokens: int  # tokens to predict in an epoch of training
+    tokens_per_step: float  # the same in a training step, on average
+    evaluation_tokens: int  # the same in the validation split
+    fingerprint: list[int]  # changes with the first 32 million training tokens
+    dropped: str  # text that is not used and why, in words; empty if all is used
     old: "Feed | None" = None
-    labels: tuple[str, ...] = ()
-    """classes that `targets` number; empty if targets are tokens. A label counts as one byte"""
+    labels: tuple[str, ...] = ()  # classes that `targets` number, each of one byte; empty for tokens
     lost: dict[str, float] = field(default_factory=dict)
     """share of a split's bytes that decoding does not return and `num_bytes` omits; only for splits that lose text"""
     byte: str = "byte"

@@ -16,14 +16,10 @@ class Weight(NamedTuple):
     """One of their tensors and the parameters of ours that it holds."""
 
     theirs: str
-    ours: tuple[Path, ...]
-    """Several parameters are concatenated along their last axis."""
-    transposed: bool = False
-    """True where theirs has its output axis first, as torch.nn.Linear; ours has its input axis first."""
-    rows: int = 0
-    """Leading axes of length 1 in theirs."""
-    optional: bool = False
-    """True for zeros that a folder need not hold."""
+    ours: tuple[Path, ...]  # several parameters are concatenated along their last axis
+    transposed: bool = False  # theirs has its output axis first, as torch.nn.Linear
+    rows: int = 0  # leading axes of length 1 in theirs
+    optional: bool = False  # zeros that a folder need not hold
 
 
 def linear(theirs: str, layer: Path, name: str, model: TransformerConfig) -> list[Weight]:

@@ -36,13 +36,10 @@ Split = TypeVar("Split")
 class Counts:
     """Counts per split, kept in the manifest."""
 
-    num_bytes: dict[str, int] = field(default_factory=dict)
-    """UTF-8 bytes of text that decoding returns"""
+    num_bytes: dict[str, int] = field(default_factory=dict)  # UTF-8 bytes of text that decoding returns
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
-    own: int | None = None
-    """training pairs of the corpus itself; those after them are of `data.extra`"""
-    lost: dict[str, int] = field(default_factory=dict)
-    """UTF-8 bytes of text that decoding does not return"""
+    own: int | None = None  # training pairs of the corpus itself, before those of `data.extra`
+    lost: dict[str, int] = field(default_factory=dict)  # UTF-8 bytes that decoding does not return
 
 
 @dataclass(frozen=True)

@@ -31,18 +31,14 @@ GROUP = 4096  # examples tokenized at once
 class TokenizedExamples:
     """The examples of a split as one row of tokens."""
 
-    tokens_N: np.ndarray
-    """ids, mapped from disk"""
-    learned_N: np.ndarray
-    """uint8: 1 for a token to be predicted"""
-    starts_E: np.ndarray
-    """int64: position in tokens_N of each example's bos"""
+    tokens_N: np.ndarray  # ids, mapped from disk
+    learned_N: np.ndarray  # uint8: 1 for a token to be predicted
+    starts_E: np.ndarray  # int64: position in tokens_N of each example's bos
     num_bytes: np.ndarray
     """int64 [examples]: UTF-8 bytes of learned text that decoding returns, without the space of `as_sentence`; 1 for a
     label"""
     special: SpecialIds
-    max_length: int = 0
-    """most input tokens of a text to classify, the rest is cut off; 0: nothing is cut"""
+    max_length: int = 0  # most input tokens of a text to classify, the rest is cut off; 0: no limit
 
     @cached_property
     def _full_lengths(self) -> np.ndarray:

@@ -28,13 +28,10 @@ class TokenizedSplit:
 
     tokens_N: np.ndarray
     """ids, mapped from disk: for each document bos, its text, and the ending, see `write_split`. uint16 or uint32"""
-    document_starts_D: np.ndarray
-    """int64: position in tokens_N of each document's bos"""
-    num_bytes: int
-    """UTF-8 bytes of text that decoding returns, see `decoded_bytes`"""
+    document_starts_D: np.ndarray  # int64: position in tokens_N of each document's bos
+    num_bytes: int  # UTF-8 bytes of text that decoding returns, see `decoded_bytes`
     special: SpecialIds = OWN_IDS
-    lost_bytes: int = 0
-    """UTF-8 bytes of text that decoding does not return"""
+    lost_bytes: int = 0  # UTF-8 bytes of text that decoding does not return
 
     @cached_property
     def fingerprint(self) -> list[int]:
