@@ -62,10 +62,7 @@ class Command:
 
 
 def main(arguments: Sequence[str], experiments: Path) -> int:
-    """Run one command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
-
-    Errors are one line on stderr; with `--debug` they pass through.
-    """
+    """Run one command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     try:
         command = split(arguments, catalog.names(experiments))
         run(command, experiments)
@@ -331,10 +328,7 @@ def parse_int(text: str) -> int:
 
 
 def as_trained(run_dir: Path, overrides: Iterable[tuple[str, str]], training: str) -> Experiment:
-    """Return the experiment of a run directory, which the command `training` creates.
-
-    Raises UsageError if there is none, or if overrides would change what was trained.
-    """
+    """Return the experiment of a run directory. Raises UsageError if overrides would change what was trained."""
     if not run_dir.exists():
         raise UsageError(
             f"{run_dir} does not exist: train first with {training}, or name a run directory with --run-dir DIR"

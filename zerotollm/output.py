@@ -63,10 +63,7 @@ def _protected(stream: TextIO | None, descriptor: int) -> Output:
 
 
 def printable(text: str) -> str:
-    """Return the text with U+FFFD for every control character but tab and line end, which a terminal would obey.
-
-    All other characters stay, also joiners and no-break spaces.
-    """
+    """Return the text with U+FFFD for every control character but tab and line end, which a terminal would obey."""
     return "".join(
         "\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) == "Cc" and c not in "\t\n" else c
         for c in text

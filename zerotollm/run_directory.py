@@ -55,10 +55,7 @@ T = TypeVar("T")
 
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Create the directory, and let no other process write there while the block runs.
-
-    The lock ends with the process. Raises RunError if another process holds it or the directory cannot be written.
-    """
+    """Create the directory, and let no other process write there while the block runs, or raise RunError."""
     import fcntl
 
     path = run_dir / LOCK

@@ -14,10 +14,7 @@ NEEDS_ENCODER = "needs an encoder: set model.architecture to encoder-decoder"
 
 
 def validate(experiment: Experiment) -> None:
-    """Raise UsageError, one line that names the field, if the experiment cannot run.
-
-    The corpus is not opened: whether it exists is checked when it is read.
-    """
+    """Raise UsageError, one line that names the field, if the experiment cannot run. The corpus is not opened."""
     check_fields(experiment)
     parse_mesh(experiment.train.mesh)
     for violated, message in _rules(experiment):

@@ -137,10 +137,7 @@ def _is_run_or_model(folder: str) -> bool:
 
 
 def _matches(pattern: str, left_out: _LeftOut) -> tuple[str, list[str]]:
-    """Return the folder that contains all matches of a glob, and their names below it.
-
-    Leading folders of the pattern that exist are taken literally.
-    """
+    """Return the folder, taken literally, that contains all matches of a glob, and their names below it."""
     parts, folder = pattern.split("/"), ""
     while len(parts) > 1 and (not glob.has_magic(parts[0]) or os.path.isdir(f"{folder}{parts[0]}/")):
         folder += f"{parts.pop(0)}/"

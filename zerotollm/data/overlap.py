@@ -28,10 +28,7 @@ _warn_once = lru_cache(maxsize=256)(logging.getLogger(__name__).warning)  # a co
 
 
 def check_overlap(corpus: str, splits: Mapping[str, Sequence[str]], *, named: bool) -> None:
-    """Log how many held-out texts equal a training text, and how many passages nearly do.
-
-    Raises UsageError if all texts of a split do, and the user `named` its files.
-    """
+    """Log repeated held-out texts and passages. Raises UsageError if the user `named` files with no other texts."""
     train, validation = set(splits["train"]), set(splits["validation"])
     findings = []
     for split in ("validation", "test"):

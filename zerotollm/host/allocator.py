@@ -31,10 +31,6 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:  # another C library
         return False
-    settings = (
-        (_M_MMAP_MAX, 0),
-        (_M_ARENA_MAX, 1),
-        (_M_TRIM_THRESHOLD, -1),  # never
-        (_M_TOP_PAD, 2**26),
-    )
+    # -1: never trim.
+    settings = ((_M_MMAP_MAX, 0), (_M_ARENA_MAX, 1), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, 2**26))
     return all([mallopt(option, value) == 1 for option, value in settings])

@@ -56,10 +56,7 @@ def check_libraries() -> None:
 
 
 def check_step(step_bytes: int) -> None:
-    """Raise RunError, once the data is prepared, if a step that holds so many bytes does not fit into a limit.
-
-    A large array that does not fit raises an error of XLA instead, which `zerotollm.session.out_of_memory` explains.
-    """
+    """Raise RunError, once the data is prepared, if a step that holds so many bytes does not fit into a limit."""
     for limit in limits():
         needed = limit.used + _on_these_cores(*LATER[limit.option]) + step_bytes
         _check(limit, needed, f"a step of {step_bytes / 1e6:,.0f} MB")

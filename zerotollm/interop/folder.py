@@ -65,10 +65,7 @@ def read_model(folder: Path) -> tuple[Family, ConfigFile, TransformerConfig]:
 
 
 def read_params(folder: Path, family: Family, model: TransformerConfig) -> Params:
-    """Return the parameters as float32 numpy arrays. `model` is resolved.
-
-    Raises UsageError for tensors that are not those of config.json or no safetensors; RunError for a damaged file.
-    """
+    """Return the parameters of a resolved model as float32 arrays. Raises UsageError for other tensors than its own."""
     files = _tensor_files(folder)
     weights, prefix = family.weights(model), family.prefix
     # A folder that was saved without the head, or as OpenAI saved GPT-2, omits the prefix.

@@ -27,8 +27,7 @@ EDGES = r"[\s\x1c-\x1f]+"  # the characters that `str.strip` removes
 def tokenizer_json(tokenizer: Tokenizer, *, sentences: bool) -> Json:
     """Return the content of tokenizer.json. Raises UsageError where the conversion would not be exact.
 
-    With `sentences`, for an encoder-decoder, a text is normalized as by `as_sentence` and followed by eos. Otherwise it
-    is preceded by bos.
+    `sentences`: normalize texts as `as_sentence` does and append eos, for an encoder-decoder; otherwise prepend bos.
     """
     proto = tokenizer._proto
     normal = proto.SentencePiece.NORMAL

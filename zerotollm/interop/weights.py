@@ -54,10 +54,7 @@ def to_theirs(params: Params, weights: Iterable[Weight]) -> dict[str, np.ndarray
 def from_theirs(
     weights: Iterable[Weight], shapes: Params, tensor: Callable[[str, tuple[int, ...]], Any]
 ) -> Params:
-    """Return our parameters as float32 numpy arrays; `shapes` are those of `parameter_shapes`.
-
-    `tensor(name, shape)` returns one of theirs, which must have that shape.
-    """
+    """Return our parameters of these shapes as float32 arrays; `tensor(name, shape)` returns one of theirs."""
     arrays: dict[Path, np.ndarray] = {}
     for weight in weights:
         ours = [_at(shapes, path).shape for path in weight.ours]

@@ -66,10 +66,7 @@ def training_batches(
 
 
 def evaluation_batches(split: TokenizedSplit, *, context: int, batch_size: int) -> Sequence[Batch]:
-    """Return the whole split in order as adjacent windows: every token but the first is a target once.
-
-    The last window and the last batch are padded with weight 0. Raises UsageError if no token is to be predicted.
-    """
+    """Return a split in order as adjacent windows: every token but the first is a target once. Padding has weight 0."""
     num_targets = len(split.tokens_N) - 1
     if num_targets < 1:
         raise UsageError("the split to evaluate holds no text: raise data.validation_fraction")

@@ -18,10 +18,7 @@ Piece = list[dict[str, str]]  # messages of {"role", "content"}
 
 
 def read_conversations() -> dict[str, list[Piece]]:
-    """Return {name of a conversation: its pieces}. Raises UsageError if the package is not installed.
-
-    Turns longer than a piece are left out together with their answer or question.
-    """
+    """Return {name of a conversation: its pieces}, without turns longer than a piece. May raise UsageError."""
     PACKAGE.check_installed(NAME)
     conversations = json.loads((PACKAGE.folder / "dataset.json").read_text("utf-8"))
     pieces = {name: list(_pieces(_turns(value["messages"]))) for name, value in conversations.items()}

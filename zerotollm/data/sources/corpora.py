@@ -37,10 +37,7 @@ PACKAGED = {
 
 
 def open_corpus(config: DataConfig) -> Corpus[Document]:
-    """Return the corpus that `config.corpus` names, prepared below the data directory if necessary.
-
-    Raises UsageError if there is no such corpus or it is not installed or readable; RunError if preparation fails.
-    """
+    """Return the corpus that `config.corpus` names, prepared if necessary. Raises UsageError if it is not available."""
     name = config.corpus
     if corpus := PACKAGED.get(name):
         corpus.package.check_installed(f"{name} ({corpus.title})")

@@ -48,10 +48,7 @@ class Example(NamedTuple):
 
 
 def open_examples(config: DataConfig, objective: str) -> Corpus[Example]:
-    """Return the examples that `config.corpus` names, for the objective "completion" or "label".
-
-    Raises UsageError, naming the place, if there are none or one is malformed, and if labels cannot be learned.
-    """
+    """Return the examples for the objective "completion" or "label". Raises UsageError, naming the place of a fault."""
     if objective == "label":
         kind, colon, versions = config.corpus.partition(":")
         is_bible = colon and kind in BIBLE_LABELS and not is_file(config.corpus)

@@ -27,9 +27,7 @@ def open_tfds(config: DataConfig, available: list[str]) -> Corpus[Document]:
 
     It is prepared first if there is a network; otherwise the error names the `available` corpora. A validation or test
     split that it lacks is cut off the end of train, test last. Metadata: the other texts and integers of an example.
-
-    Raises UsageError for a malformed name or a data set without one text; RunError if the data set cannot be
-    prepared or is not in array_record files.
+    Raises UsageError for a malformed name or a data set without one text, RunError if it cannot be prepared or read.
     """
     dataset = _dataset(config, available)
     info, description = _read_info(dataset)
@@ -48,10 +46,7 @@ def open_tfds(config: DataConfig, available: list[str]) -> Corpus[Document]:
 
 
 def open_tfds_pairs(config: DataConfig, available: list[str]) -> Corpus[Pair]:
-    """Return the pairs of the translation set that `config.corpus` names, in the direction of the data set.
-
-    Raises as `open_tfds`, and UsageError if the data set does not translate one language into one other.
-    """
+    """Return the pairs of a translation set of two languages, in its direction; raises as `open_tfds`."""
     dataset = _dataset(config, available)
     info, description = _read_info(dataset)
     features = description.get("featuresDict", {}).get("features", {})

@@ -219,10 +219,7 @@ def _bytes_of_tokens(tokenizer: Json, vocabulary: Mapping[str, int], size: int) 
 
 
 def _byte_level_alphabet() -> dict[str, int]:
-    """Return the byte of each character in GPT-2's vocabulary (Radford et al. 2019, section 2.2).
-
-    A visible byte is its own character; the others are the characters from U+0100 on.
-    """
+    """Return the byte of each character in GPT-2's vocabulary (Radford et al. 2019, section 2.2)."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in visible]
     return {chr(byte): byte for byte in visible} | {chr(256 + n): byte for n, byte in enumerate(others)}

@@ -205,7 +205,7 @@ def load_tokenizer(path: str | Path) -> AnyTokenizer:
 def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     """Train a tokenizer on texts. The same texts and settings give the same bytes on any machine.
 
-    Texts are read once, and `SAMPLE_CHARACTERS` of them are kept in memory. Characters in the vocabulary:
+    Characters in the vocabulary:
 
     - kind "char": all, or the most frequent if `vocab_size` is too small for all
     - other kinds with `byte_fallback`: all if they fill at most a quarter of the vocabulary; else the most frequent,
@@ -339,10 +339,7 @@ def _sample(sentences: Iterable[str]) -> list[str]:
 
 
 def _remove_rare(sentences: list[str], config: TokenizerConfig) -> tuple[list[str], list[str]]:
-    """Return the sentences, split at characters too rare for a token, and these characters, most frequent first.
-
-    Raises UsageError if the vocabulary is too small for the required tokens.
-    """
+    """Return the sentences, split at characters too rare for a token, and these characters, most frequent first."""
     alphabet = set().union(*sentences) - {" "}
     fixed = len(SPECIAL_PIECES) + 256 * config.byte_fallback + len(" \n")
     room = config.vocab_size - fixed

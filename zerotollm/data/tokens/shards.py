@@ -80,10 +80,7 @@ def prepare_in_shards(
     progress: Progress = lambda done, total: None,
     corpus: Corpus[Document] | None = None,
 ) -> None:
-    """Fill the folder that `tokens.text.prepare` fills, together with all other processes that do the same.
-
-    Returns when it is complete. After being killed, the next call makes only the missing shards. Raises as `prepare`.
-    """
+    """Fill the folder that `prepare` fills, together with all other processes that do the same; raises as `prepare`."""
     corpus = corpus or open_corpus(data)
     final = text_folder(data, corpus, tokenizer)
     if cache.is_intact(final):

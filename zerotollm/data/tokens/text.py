@@ -44,9 +44,8 @@ def prepare(
 ) -> Prepared[TokenizedSplit]:
     """Return the tokens of `data.corpus`, made by a given tokenizer or one trained on the training split alone.
 
-    `corpus` saves opening it twice. The first call reads the corpus twice, in groups; later calls only map the result.
-    Damaged tokens are rebuilt. Raises UsageError if the corpus is not available or the vocabulary does not suit it,
-    RunError if the data directory cannot be written.
+    `corpus` saves opening it twice. Later calls only map the result; damaged tokens are rebuilt. Raises UsageError if
+    the corpus is not available or the vocabulary does not suit it, RunError if the data directory cannot be written.
     """
     corpus = corpus or open_corpus(data)
 
