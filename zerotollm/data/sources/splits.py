@@ -46,7 +46,7 @@ def fractions(config: DataConfig) -> tuple[Fraction, Fraction]:
 
 
 def split_by_hash(config: DataConfig, hash_N: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the row numbers of each split, by hash. Rows keep their split when others are added; equal rows share it."""
+    """Return the row numbers of each split, by hash: a row keeps its split when others come; equal rows share one."""
     validation, test = fractions(config)
     test_end, held_out_end = (np.uint64(int(end * 2**64)) for end in (test, test + validation))
     in_test, held_out = hash_N < test_end, hash_N < held_out_end

@@ -86,9 +86,8 @@ def prepare_in_shards(
     if cache.is_intact(final):
         return
     cache.discard(final)
-    work = _Work(
-        final.with_name(f".{final.name}.{shards}-shards"), final, corpus, shards_of(corpus, shards), say
-    )
+    folder = final.with_name(f".{final.name}.{shards}-shards")
+    work = _Work(folder, final, corpus, shards_of(corpus, shards), say)
     while not final.is_dir():
         try:
             work.make_missing(tokenizer, progress)
@@ -124,9 +123,8 @@ class _Work:
             return
         tokenizer = load_tokenizer(self.folder / cache.TOKENIZER)
         if not any(map(self.exists, self.shards)):
-            check_disk_space(
-                self.folder, self.corpus, tokenizer, copies=2
-            )  # the shards, and the joined tokens
+            # The shards, and the joined tokens.
+            check_disk_space(self.folder, self.corpus, tokenizer, copies=2)
         start = zlib.crc32(f"{socket.gethostname()} {os.getpid()}".encode()) % max(1, len(self.shards))
         order = self.shards[start:] + self.shards[:start]
         while missing := [shard for shard in order if not self.exists(shard)]:
@@ -171,13 +169,9 @@ class _Work:
         counts = cache.Counts()
         for split in self.corpus.splits:
             position = counts.num_bytes[split] = counts.lost[split] = 0
-            with (
-                (into / f"{split}.tokens").open("wb") as tokens,
-                (into / f"{split}.starts").open("wb") as starts,
-            ):
-                for shard in self.shards:
-                    if shard.split != split:
-                        continue
+            arrays = [into / f"{split}.{name}" for name in ("tokens", "starts")]
+            with arrays[0].open("wb") as tokens, arrays[1].open("wb") as starts:
+                for shard in (shard for shard in self.shards if shard.split == split):
                     folder = self.folder / shard.name
                     try:
                         summary = json.loads((folder / SUMMARY).read_text())
