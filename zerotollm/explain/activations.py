@@ -144,10 +144,7 @@ class Recording:
         logits_1SV, final_1SD, *_ = self._read_out()
         final_TD = np.asarray(final_1SD)[0, span]
         return Activations(
-            np.asarray(logits_1SV)[0, span],
-            final_TD,
-            self.residual(stack, span),
-            self.weights(stack, span),
+            np.asarray(logits_1SV)[0, span], final_TD, self.residual(stack, span), self.weights(stack, span)
         )
 
     def scores(self, x_1SD: jax.Array | None = None) -> Scores:

@@ -180,7 +180,7 @@ def explain_text(
     without_text = tuple(
         (name, NO_TEXT) for name in ("layers", "calibration", "positions", "heads", "ablation")
     )
-    if model.architecture != "decoder":
+    if model.encoder_layers:
         target = translate([text])[0] if translate else ""
         first = dataclasses.replace(first, **text_answers(params, model, tokenizer, text, target))
         if reference is None or not reference.pairs:
@@ -278,7 +278,7 @@ def explain_run(
         tokenizers=_compare_tokenizers(tokenizer, train_N, reference.held_out_N, text),
     )
     document_bos = reference.document_bos
-    if model.architecture != "decoder":
+    if model.encoder_layers:
         if not reference.pairs:
             return dataclasses.replace(first, left_out=(("generation", NO_TEXT), ("learning", NO_TEXT)))
         learning = pair_learning(checkpoints(), model, tokenizer, reference.pairs, counts_V)
