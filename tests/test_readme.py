@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.mutants import EQUIVALENT, NEAREST
 from zerotollm import catalog, cli
 from zerotollm.studies.ladder import as_point
 from zerotollm.studies.records import read_runs
@@ -66,6 +67,12 @@ def test_every_command_of_a_page_is_understood(page, monkeypatch):
         cli.run(command, experiments)
     assert len(called) == len(acting)
     assert page.name != "README.md" or len(acting) > 40
+
+
+def test_every_file_whose_bugs_are_planted_exists_with_its_test():
+    named = {f"zerotollm/{file}.py" for file in NEAREST} | {f"tests/{test}" for test in NEAREST.values()}
+    named |= {f"zerotollm/{name.partition(':')[0]}.py" for name in EQUIVALENT}
+    assert not [path for path in sorted(named) if not (ROOT / path).is_file()]
 
 
 def test_the_map_has_every_folder():
