@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import stdtr
 
-from zerotollm.explain.activations import ATTENTION, Recording, record_rows
+from zerotollm.explain.activations import ATTENTION, LanguageModel, Recording, record_rows
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.attention import NAMES, head_names
 from zerotollm.explain.estimates import CONFIDENCE, Estimate, mean_estimate
@@ -113,27 +113,24 @@ def ablation(loss: float, tokens: int, where: str, rises_BALH: np.ndarray) -> Ab
     return Ablation(loss, zero, zero_p_LH, tokens, where, mean, mean_p_LH)
 
 
-def ablate_heads(
-    params: Params, model: TransformerConfig, windows_BW: np.ndarray, document_bos: int | None = None
-) -> Ablation:
+def ablate_heads(lm: LanguageModel, windows_BW: np.ndarray) -> Ablation:
     """Ablate every head of a decoder-only model in turn, in windows of T + 1 tokens; see `record_rows`."""
-    return ablate(params, model, lambda p, m: record_rows(p, m, windows_BW, document_bos))[""]
+    return ablate(lm, lambda biased: record_rows(biased, windows_BW))[""]
 
 
 def ablate(
-    params: Params,
-    model: TransformerConfig,
-    record_all: Callable[[Params, TransformerConfig], Iterable[Recording]],
+    lm: LanguageModel, record_all: Callable[[LanguageModel], Iterable[Recording]]
 ) -> dict[str, Ablation]:
-    """Ablate every head of every kind of attention in turn; `record_all` records the same rows with any parameters.
+    """Ablate every head of every kind of attention in turn; `record_all` records the same rows with any model.
 
     The model was not trained without a head, so the rise under zero ablation overestimates its worth. Heads that
     replace each other all seem worthless when they are ablated one at a time.
     """
-    params, model = with_output_biases(params, model)
-    means = mean_outputs(record_all(params, model))
+    params, config = with_output_biases(lm.params, lm.config)
+    biased = lm._replace(params=params, config=config)
+    means = mean_outputs(record_all(biased))
     losses, rises, tokens = [], {kind: [] for kind in means}, 0
-    for recording in record_all(params, model):
+    for recording in record_all(biased):
         loss_B = recording.scores().nats_BT.mean(1).astype(np.float64)
         losses.append(loss_B)
         tokens += recording.row.windows * recording.row.length

@@ -15,14 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer
-from zerotollm.explain.activations import LONGEST, record_windows
+from zerotollm.explain.activations import LONGEST, LanguageModel, record_windows
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.estimates import NEGLIGIBLE, Estimate, mean_estimate, verdict
 from zerotollm.explain.figures.marks import Axis, Dots, Heat, Line, Panel, said, visible
 from zerotollm.explain.figures.picture import Picture
 from zerotollm.explain.words import KINDS, token_kinds
 from zerotollm.model.config import TransformerConfig
-from zerotollm.training.lora import Params
 
 ROLES = ("previous token", "same token", "first token", "punctuation", "induction")
 NAMES = {
@@ -214,7 +213,7 @@ def repeated_random(ids_N: np.ndarray, length: int, count: int, bos_id: int, see
 
 
 def repetition(
-    params: Params, model: TransformerConfig, tokenizer: AnyTokenizer, ids_N: np.ndarray, seed: int = 0
+    lm: LanguageModel, ids_N: np.ndarray, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Measure induction on repeated random tokens (Olsson et al. 2022, "per-token loss").
 
@@ -222,10 +221,10 @@ def repetition(
     and the loss on the first and on the second copy, each (B,). The first token of a copy is unpredictable and left
     out.
     """
-    n = _copy_length(model)
-    tokens_BT = repeated_random(ids_N, n, SEQUENCES, tokenizer.bos_id, seed)
+    n = _copy_length(lm.config)
+    tokens_BT = repeated_random(ids_N, n, SEQUENCES, lm.tokenizer.bos_id, seed)
     induction, nats = [], []
-    for window in record_windows(params, tokens_BT, model=model):
+    for window in record_windows(lm, tokens_BT):
         diagonal_LHN = np.diagonal(window.weights(), offset=1 - n, axis1=2, axis2=3)
         induction.append(diagonal_LHN[..., 2:].mean(-1))
         nats.append(window.scores.nats_BT[0])
@@ -238,32 +237,25 @@ def _copy_length(model: TransformerConfig) -> int:
 
 
 def explain_heads(
-    params: Params,
-    model: TransformerConfig,
-    tokenizer: AnyTokenizer,
-    tokens_BT: np.ndarray,
-    ids_N: np.ndarray,
-    weights: Iterable[np.ndarray],
-    document_bos: int | None = None,
-    seed: int = 0,
+    lm: LanguageModel, tokens_BT: np.ndarray, ids_N: np.ndarray, weights: Iterable[np.ndarray], seed: int = 0
 ) -> Heads:
     """Return statistics of every head in windows of held-out text, and on repeated random tokens out of `ids_N`.
 
-    `weights` are the attention weights of each window, (L, H, T, T). `document_bos` as in `record_rows`.
+    `weights` are the attention weights of each window, (L, H, T, T).
     """
-    mark_V = punctuation_marks(tokenizer, model)
+    mark_V = punctuation_marks(lm.tokenizer, lm.config)
     # One window at a time: attention weights take most memory.
     windows = [
-        window_statistics(weights_LHTS, tokens_T, mark_V[tokens_T], document_bos)
+        window_statistics(weights_LHTS, tokens_T, mark_V[tokens_T], lm.document_bos)
         for weights_LHTS, tokens_T in zip(weights, tokens_BT, strict=True)
     ]
     stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *windows)
     model_heads = jax.tree.map(lambda array: array[:, :-1], stacked)
     even = jax.tree.map(lambda array: array[:, -1].mean((0, 1)), stacked)
-    induction_BLH, first_B, second_B = repetition(params, model, tokenizer, ids_N, seed)
+    induction_BLH, first_B, second_B = repetition(lm, ids_N, seed)
     measured = (*model_heads[:4], induction_BLH)
     comparisons = sum(score_BLH[0].size for score_BLH in measured)
-    n = _copy_length(model)
+    n = _copy_length(lm.config)
     scores = zip(*(mean_estimate(x, comparisons) for x in measured), strict=True)
     return Heads(
         roles=ROLES,
