@@ -8,8 +8,9 @@ from typing import Any
 import jax
 
 from zerotollm.actions.config import EvaluateOptions
-from zerotollm.components import dataset_of, training_of
+from zerotollm.components import dataset_of, label_step_of, training_of
 from zerotollm.errors import RunError
+from zerotollm.evaluation.classification import predict_batches
 from zerotollm.evaluation.label_report import label_report, rows
 from zerotollm.evaluation.minimal_pair_report import evaluate_minimal_pairs
 from zerotollm.evaluation.translation_report import not_read, translate_split, translates
@@ -66,7 +67,9 @@ def _evaluate(
     kind = "label" if feed.labels else "token"
     table.add_row("loss", f"{measured['loss']:.4f} nats per {kind}, over {measured['tokens']:,} {kind}s")
     if feed.labels:
-        result["labels"] = label_report(experiment, run, feed, options.split, run_dir)
+        step = label_step_of(run.trained, run.tokenizer.pad_id)
+        predictions = predict_batches(step, run.params, feed.evaluation(options.split))
+        result["labels"] = label_report(experiment, predictions, feed, options.split, run_dir)
         for row in rows(result["labels"], run_dir, options.split):
             table.add_row(*row)
     else:

@@ -206,12 +206,9 @@ def record(params: Params, model: TransformerConfig, row: Row) -> Recording:
     S = row.tokens_1S.shape[1]
     if row.source_1S is None:
         mask_1TS = causal_mask(jnp.asarray(row.segments_1S), S)
-        x_1SD = _first_inputs(params, {"inputs": row.tokens_1S, "segments": row.segments_1S}, model=model)[
-            "entering_BTD"
-        ][0]
-        return Recording(
-            params, model, row, mask_1TS, {"": _run_blocks(params, x_1SD, mask_1TS, model=model)}
-        )
+        sown = _first_inputs(params, {"inputs": row.tokens_1S, "segments": row.segments_1S}, model=model)
+        blocks = _run_blocks(params, sown["entering_BTD"][0], mask_1TS, model=model)
+        return Recording(params, model, row, mask_1TS, {"": blocks})
     mask_1TS, mask_1S = causal_mask(None, S), jnp.asarray(np.arange(S) < row.source_length)[None]
     inputs = {"sources": row.source_1S, "source_mask": mask_1S, "inputs": row.tokens_1S}
     sown = _first_inputs(params, inputs, model=model)
@@ -297,9 +294,8 @@ def _read_out(
 ) -> Reading:
     if model.norm_position == "pre":
         x_BTD = _norm(params["final_norm"], x_BTD, model=model)
-    logits_BTV = Readout(
-        x_BTD, head_matrix(params, model), params.get("head_bias"), model.logit_soft_cap
-    ).logits()
+    head = head_matrix(params, model), params.get("head_bias"), model.logit_soft_cap
+    logits_BTV = Readout(x_BTD, *head).logits()
     known_BTV = jnp.where((jnp.arange(logits_BTV.shape[-1]) < num_ids)[None, None], logits_BTV, -jnp.inf)
     top_BT = known_BTV.max(-1)
     total_BT = top_BT + jnp.log(jnp.exp(known_BTV - top_BT[..., None]).sum(-1))

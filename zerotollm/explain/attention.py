@@ -8,7 +8,7 @@ matters.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,20 +41,17 @@ SEQUENCES = 8
 """Sequences of repeated random tokens."""
 
 
-A = TypeVar("A", jax.Array, np.ndarray)
-
-
-class HeadStatistics(NamedTuple, Generic[A]):
+class HeadStatistics(NamedTuple):
     """Mean attention of L x H heads in one window, over queries from the second on."""
 
-    previous_LH: A
-    same_LH: A
+    previous_LH: jax.Array | np.ndarray
+    same_LH: jax.Array | np.ndarray
     """to all earlier occurrences of the query's token together"""
-    first_LH: A
-    punctuation_LH: A
-    entropy_LH: A
+    first_LH: jax.Array | np.ndarray
+    punctuation_LH: jax.Array | np.ndarray
+    entropy_LH: jax.Array | np.ndarray
     """nats"""
-    profile_LHT: A
+    profile_LHT: jax.Array | np.ndarray
     """by distance back: 0, 1, ..."""
 
 
@@ -160,7 +157,7 @@ def head_names(shape: tuple[int, int]) -> tuple[str, ...]:
 @jax.jit
 def head_statistics(
     weights_LHTS: jax.Array, tokens_T: jax.Array, marks_T: jax.Array, start_T: jax.Array
-) -> HeadStatistics[jax.Array]:
+) -> HeadStatistics:
     """Return statistics of attention weights in one window of at least 2 tokens.
 
     `marks_T` is True at punctuation. `start_T` is the first token visible to each query.
@@ -193,7 +190,7 @@ def even_attention(T: int, start_T: np.ndarray | int = 0) -> np.ndarray:
 
 def window_statistics(
     weights_LHTS: np.ndarray, tokens_T: np.ndarray, marks_T: np.ndarray, document_bos: int | None = None
-) -> HeadStatistics[np.ndarray]:
+) -> HeadStatistics:
     """Return `head_statistics` of each layer and, as the last, of even attention: (L + 1, H) each."""
     _, H, T, _ = weights_LHTS.shape
     begins_T = np.zeros(T, bool) if document_bos is None else tokens_T == document_bos

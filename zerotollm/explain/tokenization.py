@@ -105,7 +105,12 @@ class Tokenization(Answer):
         if self.counts_V is not None:
             yield self._zipf_panel(self.counts_V)
         if len(self.count_R):
-            yield from (self._merge_panel(), self._compression_panel())
+            yield self._merge_panel()
+            at = np.unique(np.linspace(0, len(self.count_R) - 1, 200).astype(int))
+            size, rate = self.vocabulary_R[at], self.compression_R[at]
+            line = Line(size, rate, hover=said("vocabulary {:,}: {:.2f} bytes per token", size, rate))
+            axes = Axis("size of the vocabulary"), Axis("bytes per token")
+            yield Panel("Compression against vocabulary", (line,), *axes)
 
     def _zipf_panel(self, counts_V: np.ndarray) -> Panel:
         counts_R = np.sort(counts_V[counts_V > 0])[::-1]
@@ -136,13 +141,6 @@ class Tokenization(Answer):
         dots = Dots(place, count, "merges that built your text", color=1, hover=hover)
         axes = Axis("merge", log=True), Axis("count of its pair just before", log=True)
         return Panel("Merges in the order they were made", (line, dots), *axes)
-
-    def _compression_panel(self) -> Panel:
-        at = np.unique(np.linspace(0, len(self.count_R) - 1, 200).astype(int))
-        size, rate = self.vocabulary_R[at], self.compression_R[at]
-        line = Line(size, rate, hover=said("vocabulary {:,}: {:.2f} bytes per token", size, rate))
-        axes = Axis("size of the vocabulary"), Axis("bytes per token")
-        return Panel("Compression against vocabulary", (line,), *axes)
 
 
 def explain_tokens(

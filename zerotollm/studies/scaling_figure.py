@@ -35,21 +35,12 @@ def picture(fit: Fit, prediction: Prediction, measured: Point) -> Picture:
     loss = Axis("validation loss, bits per byte", span=(min(losses) - room, max(losses) + room))
     law = fit.law
     best = Line(*best_line(fit, measured), "best size for each compute", GRAY, dashed=True)
+    titles = "Loss over training tokens, for each size", "Loss over size, for each compute budget"
+    over_tokens = _panel(titles[0], "tokens trained on, D", loss, sizes, prediction)
+    over_sizes = _panel(titles[1], "parameters, N", loss, costs, prediction, (best,))
     return Picture(
         f"L(N, D) = {law.E:.2f} + {law.A:.3g} / N^{law.alpha:.2f} + {law.B:.3g} / D^{law.beta:.2f}",
-        (
-            _panel(
-                "Loss over training tokens, for each size",
-                "tokens trained on, D",
-                loss,
-                sizes,
-                prediction,
-                (),
-            ),
-            _panel(
-                "Loss over size, for each compute budget", "parameters, N", loss, costs, prediction, (best,)
-            ),
-        ),
+        (over_tokens, over_sizes),
         f"Points are runs, solid curves the law fitted to them. The law predicts {prediction.value:.4f} bits per byte "
         f"for the larger run, {COVER:.0%} interval {prediction.low:.4f} to {prediction.high:.4f}; measured: "
         f"{measured.bpb:.4f}.",
@@ -63,16 +54,11 @@ def by_size(fit: Fit, measured: Point) -> list[Curve]:
     groups = [
         [p for p in fit.points if p.parameters == n] for n in sorted({p.parameters for p in fit.points})
     ]
-    return [
-        Curve(
-            f"N = {human(runs[0].parameters)}",
-            line,
-            fit.law(float(runs[0].parameters), line),
-            [float(p.tokens) for p in runs],
-            runs,
-        )
-        for runs in (*groups, [measured])
-    ]
+    curves = []
+    for runs in (*groups, [measured]):
+        size, x = runs[0].parameters, [float(p.tokens) for p in runs]
+        curves.append(Curve(f"N = {human(size)}", line, fit.law(float(size), line), x, runs))
+    return curves
 
 
 def by_budget(fit: Fit, measured: Point) -> list[Curve]:
@@ -117,7 +103,12 @@ def power(number: float) -> str:
 
 
 def _panel(
-    title: str, label: str, loss: Axis, curves: list[Curve], prediction: Prediction, marks: tuple[Mark, ...]
+    title: str,
+    label: str,
+    loss: Axis,
+    curves: list[Curve],
+    prediction: Prediction,
+    marks: tuple[Mark, ...] = (),
 ) -> Panel:
     *fitted, larger = curves
     shades = [ORDERED[round(i * (len(ORDERED) - 1) / max(1, len(fitted) - 1))] for i in range(len(fitted))]

@@ -201,7 +201,7 @@ def _positions(positions: LossByPosition) -> list[Table]:
         f"{first + 1} to {last + 1}" if last > first else str(first + 1)
         for first, last in zip(positions.first_Y, positions.last_Y, strict=True)
     ]
-    losses = [with_interval(Estimate(*nats)) for nats in zip(*positions.nats_Y, strict=True)]
+    losses = [with_interval(positions.nats_Y.at(y)) for y in range(len(places))]
     return [table_of({f"position in the {positions.of}": places, ">nats per token": losses})]
 
 
