@@ -1,4 +1,4 @@
-"""Output: texts are shown as written, on any terminal, and no run fails for lack of output."""
+"""Output: texts are shown as written, on any terminal, and no run fails because its output is closed."""
 
 import io
 import json

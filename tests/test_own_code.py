@@ -1,6 +1,7 @@
 """An experiment's file brings functions of its own: they are used everywhere, and a run keeps to the code it had."""
 
 import importlib
+import shutil
 import sys
 from dataclasses import replace
 from functools import partial
@@ -148,3 +149,28 @@ def test_the_examples_replace_what_they_say(name):
     )
     assert same == {"model": (False, False), "optimizer": (True, False), "objective": (True, True)}[function]
     assert (model_of(experiment) == model_of(built_in)) == (function != "model")
+
+
+def test_a_model_of_its_own_writes_and_is_resumed(tmp_path, monkeypatch, capsys):
+    """The example of another attention, trained, stopped, resumed, asked to write, and not explained or exported."""
+    experiments = Path(__file__).parents[1] / "experiments"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ZEROTOLLM_DATA", str(tmp_path / "data"))
+    Path("text.txt").write_text(TEXT)
+    words = ["--experiment", "own_attention", *TINY]
+    assert main([*words, "--run-dir", "run"], experiments) == 0
+    assert "gate" in load("run").params["layer_0"]["attention"]
+    before = load("run").metrics()[-1]["validation_loss"]
+    shutil.rmtree("run/checkpoints/00000004")
+    Path("run/summary.json").unlink()
+    assert main(["--run-dir", "run"], experiments) == 0
+    assert load("run").metrics()[-1]["validation_loss"] == before
+    capsys.readouterr()
+    assert (
+        main(["--run-dir", "run", "generate", "--prompt", "the king", "--max-tokens", "5"], experiments) == 0
+    )
+    assert capsys.readouterr().out.startswith("the king")
+    for action in (["explain", "the king"], ["export", "--out", "out"]):
+        assert main(["--run-dir", "run", *action], experiments) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "experiments.own_attention" in line

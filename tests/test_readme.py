@@ -1,4 +1,4 @@
-"""What the README names is there."""
+"""The README and the pages name what exists, and their tables come from the kept runs."""
 
 import json
 import re
@@ -16,6 +16,7 @@ from zerotollm.studies.table import make_rows, markdown
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "NOTES.md", *sorted(ROOT.glob("docs/*.md"))]
 KEPT = sorted(path.parent for path in ROOT.glob("results/*/*/table.json"))
 
 
@@ -26,6 +27,22 @@ def test_every_box_of_the_paper_is_a_function():
     for name in names:
         module, _, attribute = name.rpartition(".")
         assert callable(getattr(import_module(module), attribute)), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_that_a_page_names_exists(page):
+    text = page.read_text(encoding="utf-8")
+    paths = set(re.findall(r"(?<![\w/])(?:zerotollm|tests|experiments|docs|results)/[\w./-]*\w", text))
+    modules = re.findall(r"-m ((?:zerotollm|tests)[\w.]*)", text)
+    paths |= {f"{module.replace('.', '/')}.py" for module in modules}
+    missing = [path for path in sorted(paths) if not (ROOT / path).exists()]
+    assert not missing
+
+
+def test_the_map_has_every_folder():
+    folders = {path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("zerotollm/*/*.py")}
+    rows = README.partition("| in the order one reads them |")[2].partition("\n\n")[0]
+    assert not [folder for folder in folders - {"zerotollm/data"} if f"`{folder}/`" not in rows]
 
 
 def test_the_table_of_questions_has_its_place():

@@ -18,20 +18,19 @@ from zerotollm import run_directory
 from zerotollm.data.config import TokenizerConfig
 from zerotollm.data.feed import Feed, open_feed
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer, Tokenizer, load_tokenizer
-from zerotollm.experiment import Experiment
+from zerotollm.experiment import Experiment, task_of
 from zerotollm.model.accelerator import this_accelerator
-from zerotollm.model.build import Net, Params, build_net, init_params
+from zerotollm.model.build import Net, Params, apply_net, build_net, init_params
 from zerotollm.model.compute_config import PLAIN, resolve
 from zerotollm.model.config import TransformerConfig
 from zerotollm.model.transformer import Inputs
-from zerotollm.randomness import stream_key
+from zerotollm.randomness import Seed, stream_key
 from zerotollm.training.lora import merge_params, split_params
 from zerotollm.training.loss_scale import init_loss_scale
 from zerotollm.training.objectives import Batch, Objective, cross_entropy_objective, logits_of
 from zerotollm.training.optimizers import learning_rate_schedule, make_optimizer, peak_rate
 from zerotollm.training.step import (
     EvalStep,
-    Seed,
     TrainState,
     TrainStep,
     in_micro_batches,
@@ -76,7 +75,7 @@ def dataset(
         experiment.data,
         tokenizer or tokenizer_of(experiment),
         objective=experiment.train.objective,
-        pairs=experiment.model.architecture == "encoder-decoder",
+        pairs=task_of(experiment) in ("translate", "denoise"),
         micro_batches=experiment.train.micro_batches,
         progress=progress,
     )
@@ -137,8 +136,9 @@ def training_of(experiment: Experiment, pad_id: int = Tokenizer.pad_id) -> Train
 
     def loss(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         here = computed(experiment, batch)
-        readout = make_model(here).apply(
-            {"params": params},
+        readout = apply_net(
+            make_model(here),
+            params,
             _net_inputs(here, batch, pad_id),
             deterministic=not here.model.dropout,
             rngs={"dropout": key} if here.model.dropout else None,
@@ -148,7 +148,7 @@ def training_of(experiment: Experiment, pad_id: int = Tokenizer.pad_id) -> Train
 
     def eval_step(params: Params, batch: Batch) -> dict[str, jax.Array]:
         here = computed(experiment, batch)
-        readout = make_model(here).apply({"params": params}, _net_inputs(here, batch, pad_id))
+        readout = apply_net(make_model(here), params, _net_inputs(here, batch, pad_id))
         labels = here.model.num_classes
         # Labels have few logits.
         chunked = here.compute.cross_entropy == "chunked" and not labels
@@ -179,7 +179,7 @@ def label_step_of(
     net = model_of(experiment)
 
     def label_step(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-        readout = net.apply({"params": params}, _net_inputs(experiment, batch, pad_id))
+        readout = apply_net(net, params, _net_inputs(experiment, batch, pad_id))
         asked_B11 = jnp.argmax(batch["weights"], axis=1)[:, None, None]
         logits_BK = jnp.take_along_axis(logits_of(readout, batch), asked_B11, axis=1)[:, 0]
         labels_B = jnp.take_along_axis(batch["targets"], asked_B11[..., 0], axis=1)[:, 0]

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from itertools import chain
 
 from zerotollm.errors import UsageError
-from zerotollm.experiment import Experiment, translates
+from zerotollm.experiment import Experiment, task_of, translates
 from zerotollm.fields import check_fields
 from zerotollm.model.config import resolve
 from zerotollm.sharding.config import parse_mesh
 
 SPECIAL_AND_BYTE_PIECES = 4 + 256 + 2
+NEEDS_ENCODER = "needs an encoder: set model.architecture to encoder-decoder"
 
 Rules = Iterator[tuple[object, str]]
 """Pairs of (whether the rule is violated, the message)."""
@@ -99,7 +100,7 @@ def _objective(experiment: Experiment) -> Rules:
     )
     yield (
         objective in ("span_corruption", "prefix_lm") and not has_encoder,
-        f"train.objective {objective} needs an encoder: set model.architecture to encoder-decoder",
+        f"train.objective {objective} {NEEDS_ENCODER}",
     )
     yield (
         objective == "completion" and has_encoder,
@@ -113,8 +114,7 @@ def _objective(experiment: Experiment) -> Rules:
     )
     yield (
         re.match(r"bible-[\w+-]+:", corpus) and not has_encoder and objective not in ("completion", "label"),
-        f"{corpus} is a pair to translate, which needs an encoder: set model.architecture to encoder-decoder, "
-        "or train.objective to completion",
+        f"{corpus} is a pair to translate, which {NEEDS_ENCODER}, or train.objective to completion",
     )
     yield (
         one_version and objective == "completion",
@@ -124,24 +124,20 @@ def _objective(experiment: Experiment) -> Rules:
 
 def _further_data(experiment: Experiment) -> Rules:
     """Rules of the fields of `data` that only some tasks read."""
-    data, objective = experiment.data, experiment.train.objective
-    has_encoder = experiment.model.architecture == "encoder-decoder"
-    reads_pairs = has_encoder and objective == "likelihood"
-    reads_examples = objective in ("completion", "label")
+    data, task = experiment.data, task_of(experiment)
     for name in ("validation", "test", "extra", "reverse"):
-        allowed = reads_pairs or objective == "completion"
-        allowed |= objective == "label" and name in ("validation", "test")
+        allowed = task in ("translate", "complete") or (task == "label" and name in ("validation", "test"))
         yield (
             getattr(data, name) and not allowed,
             f"data.{name} is for pairs to translate, and this experiment reads none: leave it out",
         )
     yield (
-        data.extra_steps and not (data.extra and reads_pairs),
+        data.extra_steps and not (data.extra and task == "translate"),
         "data.extra_steps is the number of steps in which an encoder-decoder reads data.extra: set data.extra, or "
         "leave it out",
     )
     yield (
-        data.old and (has_encoder or reads_examples),
+        data.old and task != "continue",
         "data.old is for a decoder that is trained further on plain text: leave it out",
     )
 

@@ -186,7 +186,7 @@ def test_adapters_are_stacked_on_a_run_of_adapters(adapted, folder):
 
 @pytest.fixture(scope="module")
 def labelled(base, folder) -> Experiment:
-    """A run that labels texts, in FOLDER/labelled, begun with FOLDER/base."""
+    """A run that labels texts, in FOLDER/labelled, initialized from FOLDER/base."""
     data = replace(base.data, corpus=str(folder / "labels.jsonl"), context=64, buckets=1)
     begun = replace(base.train, start_from=str(folder / "base"), objective="label", steps=30, eval_every=15)
     faster = replace(base.optimizer, learning_rate=0.03)

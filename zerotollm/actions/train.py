@@ -45,8 +45,8 @@ def train(experiment: Experiment, run_dir: Path) -> Summary:
     """Train in `run_dir`, resuming where the last process there stopped, and return the final numbers.
 
     Killed at any moment and started again, it ends with the same parameters and metrics, bit for bit, as if it had
-    never been killed (on a CPU, with one version of jax). A kill costs at most `checkpoint_every` steps, 5 % more
-    during a save. SIGTERM, Ctrl-C or a closed terminal saves and raises StoppedError. Raises UsageError where the
+    never been killed (on a CPU, with one version of jax). At most `checkpoint_every` steps are lost, 5 % more if it
+    was saving. SIGTERM, Ctrl-C or a closed terminal saves and raises StoppedError. Raises UsageError where the
     directory belongs to another experiment, RunError where another process writes there, the disk is full, memory does
     not suffice or the loss is no longer finite.
     """

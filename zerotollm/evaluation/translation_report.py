@@ -64,8 +64,8 @@ def translate_split(
         sides = (" ".join(side.split()) for side in (pair.id, pair.source, pair.target, text))
         lines.append("\t".join([*sides, f"{score:.4f}"]))
     scores: Scores = dict(corpus_scores([text for text, _ in best], [pair.target for pair in pairs]))
-    greedy = experiment.model.architecture == "decoder"
-    scores |= {"pairs": len(pairs), "beam_size": 1 if greedy else experiment.sample.beam_size}
+    beam_size = experiment.sample.beam_size if net.config.encoder_layers else 1
+    scores |= {"pairs": len(pairs), "beam_size": beam_size}
     if cut:
         scores["cut_texts"], scores["cut_tokens"] = cut
     return scores, "\n".join(lines) + "\n"

@@ -314,7 +314,7 @@ def read_out(
     num_ids: int | None = None,
     token_id: int = 0,
 ) -> Reading:
-    """Apply the final norm and the head to any state of the residual stream, as if the blocks after it were left out.
+    """Apply the final norm and the head to any state of the residual stream, without the blocks after it.
 
     Probabilities are over the first `num_ids` ids, by default over all. That of `token_id` is returned too.
     """

@@ -171,7 +171,7 @@ def explain_text(
     without_text = tuple(
         (name, NO_TEXT) for name in ("layers", "calibration", "positions", "heads", "ablation")
     )
-    if model.architecture != "decoder":
+    if model.encoder_layers:
         target = translate([text])[0] if translate else ""
         first = dataclasses.replace(first, **text_answers(lm, text, target))
         if reference is None or not reference.pairs:
@@ -252,7 +252,7 @@ def explain_run(
     )
     lm = LanguageModel(params, model, tokenizer, reference.document_bos)
     history = ((step, lm._replace(params=params)) for step, params in checkpoints())
-    if model.architecture != "decoder":
+    if model.encoder_layers:
         if not reference.pairs:
             return dataclasses.replace(first, left_out=(("generation", NO_TEXT), ("learning", NO_TEXT)))
         learning = pair_learning(history, tokenizer, reference.pairs, counts_V)

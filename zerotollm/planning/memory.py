@@ -40,7 +40,7 @@ class Job:
     train: TrainConfig
     compute: ComputeConfig
     batch_size: int
-    """windows in a step, over all micro-batches; with an encoder, pairs"""
+    """windows per step, over all micro-batches; with an encoder, pairs"""
     context: int
     """tokens in a window; with an encoder, of a source and of a target: the widest bucket needs most"""
     masked: bool = False

@@ -6,11 +6,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import jax
+
 from zerotollm.errors import UsageError
-from zerotollm.experiment import Experiment
+from zerotollm.experiment import Experiment, task_of
 from zerotollm.host.allocator import reuse_memory
 from zerotollm.host.gpu import prepare_gpu
 from zerotollm.sharding.config import MeshShape, parse_mesh
+from zerotollm.sharding.rules import Placement, make_mesh, sharding_rows
 
 
 def usable_cores() -> int:
@@ -43,10 +46,6 @@ def reading_on_mesh(experiment: Experiment) -> Iterator[Any]:
     Gives a `zerotollm.sharding.rules.Placement`. Raises UsageError where the mesh is not made of the devices here.
     """
     prepare_gpu()
-    import jax
-
-    from zerotollm.sharding.rules import Placement, make_mesh
-
     text = experiment.train.mesh
     mesh = make_mesh(parse_mesh(text), None if text else jax.devices()[:1])
     with jax.set_mesh(mesh):
@@ -63,10 +62,6 @@ def computing_on_mesh(experiment: Experiment) -> Iterator[Any]:
     shape = experiment.data
     reuse_memory(shape.batch_size * shape.context * experiment.model.width)
     prepare_gpu()
-    import jax
-
-    from zerotollm.sharding.rules import Placement, make_mesh
-
     text = experiment.train.mesh
     asked = parse_mesh(text) if text else MeshShape(data=len(jax.devices()))
     mesh = make_mesh(asked)
@@ -78,8 +73,8 @@ def computing_on_mesh(experiment: Experiment) -> Iterator[Any]:
 def check_rows(experiment: Experiment, asked: MeshShape) -> None:
     """Raises UsageError where the mesh does not divide the batch."""
     shape, parts = experiment.data, experiment.train.micro_batches
-    pairs = experiment.model.architecture == "encoder-decoder" and experiment.train.objective == "likelihood"
-    if shape.batch_size % (asked.rows * parts) and not pairs:  # batches of pairs are filled up
+    padded = task_of(experiment) == "translate"  # batches of pairs get rows of padding
+    if shape.batch_size % (asked.rows * parts) and not padded:
         raise UsageError(
             f"data.batch_size {shape.batch_size} does not go to {asked.rows} parts (train.mesh {asked})"
             + (f" in {parts} micro-batches" if parts > 1 else "")
@@ -89,8 +84,6 @@ def check_rows(experiment: Experiment, asked: MeshShape) -> None:
 
 def mesh_lines(params: Any, mesh: MeshShape) -> list[str]:
     """The table of what each device has of the parameters, for people; nothing on one device."""
-    from zerotollm.sharding.rules import sharding_rows
-
     if mesh.size == 1:
         return []
     rows = [("parameters", "shape", "split over", "bytes on a device")]

@@ -32,7 +32,7 @@ def job_for(experiment: Experiment, accelerator: Accelerator) -> Job:
         vocab_size=head_rows(model),
         masked=shape.document_mask,
         even=model.key_width in (0, model.head_width),
-        pairs=model.architecture == "encoder-decoder",
+        pairs=model.encoder_layers > 0,
     )
     if how.attention == "cudnn" and not this_accelerator().has_flash():
         how = replace(how, attention="chunked")

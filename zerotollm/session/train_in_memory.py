@@ -18,6 +18,7 @@ from zerotollm.evaluation.loss import evaluate_feed
 from zerotollm.experiment import Experiment
 from zerotollm.model.build import Params
 from zerotollm.planning.memory import planned_peak, xla_memory
+from zerotollm.randomness import Seed
 from zerotollm.session.compiled_training import CompiledTraining, compile_training
 from zerotollm.session.devices import check_rows, reading_on_mesh
 from zerotollm.session.warm_start import warm_start
@@ -66,7 +67,7 @@ class Programs:
     def feed(self) -> Feed:
         return self.training.feed
 
-    def init(self, seed: np.ndarray) -> TrainState:
+    def init(self, seed: Seed) -> TrainState:
         """Return the state before the first step."""
         return self.training.init(seed, self.init_from)
 

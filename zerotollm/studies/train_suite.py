@@ -207,7 +207,7 @@ class _Training:
             )
         flops = flops_per_token(job_for(replace(experiment, model=model), this_accelerator()))
         size: _Size = {"parameters": num_parameters(model), "flops_per_token": flops, **sources}
-        if sees_the_future(model, masked=data.document_mask):
+        if sees_the_future(model_of(start.experiment), masked=data.document_mask):
             for seed in job.seeds:
                 self._write(job, seed, "sees the future", _measurements(size, None, 0.0))
             self.progress.console.print(f"{name}: {FUTURE}; not trained", style="bold red")

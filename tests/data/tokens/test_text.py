@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.data.lazy_sequence import in_groups
 from zerotollm.data.sources.corpora import open_corpus
 from zerotollm.data.tokens import cache, text
 from zerotollm.data.tokens.sentencepiece import Tokenizer
@@ -250,7 +251,7 @@ def test_decoded_bytes_never_exceed_the_text():
 
 def test_the_characters_tokenized_at_once_are_bounded(data, monkeypatch):
     monkeypatch.setattr(text, "GROUP", 640)
-    assert [len(group) for group in cache.in_groups(["x" * 320] * 5, len, 640)] == [2, 2, 1]
+    assert [len(group) for group in in_groups(["x" * 320] * 5, len, 640)] == [2, 2, 1]
     prepared, corpus, read = prepare(data, SETTINGS), open_corpus(data), []
 
     def encode_batch(texts):
