@@ -9,7 +9,7 @@ import numpy as np
 
 from zerotollm.data.feed import Feed
 from zerotollm.data.sources.examples import open_examples
-from zerotollm.evaluation.classification import baseline_scores, label_scores
+from zerotollm.evaluation.classification import Predictions, baseline_scores, label_scores
 from zerotollm.evaluation.translation_report import not_read
 from zerotollm.experiment import Experiment
 from zerotollm.explain.figures.marks import Axis, Heat, Panel
@@ -21,11 +21,10 @@ Scores = dict[str, Any]
 
 
 def label_report(
-    experiment: Experiment, predictions: tuple[np.ndarray, np.ndarray], feed: Feed, split: str, run_dir: Path
+    experiment: Experiment, predictions: Predictions, feed: Feed, split: str, run_dir: Path
 ) -> Scores:
     """Return the scores of a split's predictions and write confusion-SPLIT.json, .png and .html.
 
-    `predictions` are those of `predict_batches`.
     Beside `label_scores` they hold `baseline`, and `most_frequent`: the accuracy of always choosing the most frequent
     training label. If texts are longer than the context, `cut_texts` counts them, and `cut_tokens` the tokens cut off.
     """

@@ -19,6 +19,8 @@ from zerotollm.training.lora import Params, flatten_params, unflatten_params
 
 MATTERS = 0.01
 """Nats per token by which the loss must rise for a head to matter."""
+RecordAll = Callable[[LanguageModel], Iterable[Recording]]
+"""Records the same rows with any model."""
 
 
 class Verdicts(NamedTuple):
@@ -118,10 +120,8 @@ def ablate_heads(lm: LanguageModel, windows_BW: np.ndarray) -> Ablation:
     return ablate(lm, lambda biased: record_rows(biased, windows_BW))[""]
 
 
-def ablate(
-    lm: LanguageModel, record_all: Callable[[LanguageModel], Iterable[Recording]]
-) -> dict[str, Ablation]:
-    """Ablate every head of every kind of attention in turn; `record_all` records the same rows with any model.
+def ablate(lm: LanguageModel, record_all: RecordAll) -> dict[str, Ablation]:
+    """Ablate every head of every kind of attention in turn.
 
     The model was not trained without a head, so the rise under zero ablation overestimates its worth. Heads that
     replace each other all seem worthless when they are ablated one at a time.
@@ -173,9 +173,7 @@ def with_output_biases(params: Params, model: TransformerConfig) -> tuple[Params
     return unflatten_params(biases | leaves), replace(model, biases=kind)
 
 
-def replace_head(
-    layer: Params, name: str, head: int, output_D: np.ndarray, model: TransformerConfig
-) -> Params:
+def replace_head(layer: Params, name: str, h: int, output_D: np.ndarray, model: TransformerConfig) -> Params:
     """Return a layer in which a constant replaces the output of one head of the attention `name`.
 
     A constant of zeros is zero ablation, by the head's rows of the `output` matrix (Michel et al. 2019,
@@ -183,10 +181,8 @@ def replace_head(
     """
     attention, C = layer[name], model.head_width
     others_Y1 = np.ones((model.num_heads * C, 1), np.float32)
-    others_Y1[head * C : (head + 1) * C] = 0
+    others_Y1[h * C : (h + 1) * C] = 0
     bias_D = attention["output_bias"]
-    changed = {
-        "output": attention["output"] * others_Y1,
-        "output_bias": bias_D + jnp.asarray(output_D, bias_D.dtype),
-    }
+    bias_D = bias_D + jnp.asarray(output_D, bias_D.dtype)
+    changed = {"output": attention["output"] * others_Y1, "output_bias": bias_D}
     return layer | {name: attention | changed}

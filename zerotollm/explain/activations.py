@@ -221,7 +221,7 @@ def record(params: Params, model: TransformerConfig, row: Row) -> Recording:
 @partial(jax.jit, static_argnames="model")
 def _first_inputs(params: Params, inputs: Inputs, *, model: TransformerConfig) -> Mapping[str, Any]:
     """Return what a model without blocks sows: `entering_BTD`, the input of the first block of each stack."""
-    bare = build_net(replace(model, num_layers=0, encoder_layers=0))
+    bare = build_net(model).clone(config=replace(model, num_layers=0, encoder_layers=0))
     _, sown = bare.apply({"params": params}, inputs, mutable=["intermediates"])
     return sown["intermediates"]
 
@@ -236,15 +236,9 @@ def _run_block(
     model: TransformerConfig,
 ) -> tuple[jax.Array, Mapping[str, Any]]:
     """Return the output of one block and what it sows: `weights_BHTS` of each of its attention modules."""
-    (x_BTD, _), sown = Block(model).apply(
-        {"params": layer},
-        x_BTD,
-        mask_BTS,
-        jnp.arange(x_BTD.shape[1])[None],
-        deterministic=True,
-        encoder=encoder_output,
-        mutable=["intermediates"],
-    )
+    positions_1T = jnp.arange(x_BTD.shape[1])[None]
+    options: dict[str, Any] = {"deterministic": True, "encoder": encoder_output, "mutable": ["intermediates"]}
+    (x_BTD, _), sown = Block(model).apply({"params": layer}, x_BTD, mask_BTS, positions_1T, **options)
     return x_BTD, sown["intermediates"]
 
 

@@ -40,6 +40,8 @@ REPEATED = 50
 SEQUENCES = 8
 """Sequences of repeated random tokens."""
 
+Pieces = tuple[str, ...]
+
 
 class HeadStatistics(NamedTuple):
     """Mean attention of L x H heads in one window, over queries from the second on."""
@@ -134,16 +136,11 @@ class Heads(Answer):
         if self.profile_LHT is not None and self.even_profile_T is not None:
             profile_LT = self.profile_LHT.mean(1)
             back_T = np.arange(profile_LT.shape[1]) + 1
-            lines = [
-                Line(
-                    back_T,
-                    np.maximum(profile_T, 1e-6),
-                    f"layer {i}",
-                    (i - 1) % 6,
-                    hover=said("layer {}, {} back: {:.4f}", i, back_T - 1, profile_T),
-                )
-                for i, profile_T in enumerate(profile_LT, 1)
-            ]
+            lines = []
+            for i, profile_T in enumerate(profile_LT, 1):
+                hover = said("layer {}, {} back: {:.4f}", i, back_T - 1, profile_T)
+                profile_T = np.maximum(profile_T, 1e-6)
+                lines.append(Line(back_T, profile_T, f"layer {i}", (i - 1) % 6, hover=hover))
             lines.append(Line(back_T, np.maximum(self.even_profile_T, 1e-6), "evenly", 6, dashed=True))
             axes = Axis("tokens back + 1", log=True), Axis("attention", log=True)
             yield Panel("How far back, mean of a layer's heads", tuple(lines), *axes)
@@ -209,9 +206,7 @@ def repeated_random(ids_N: np.ndarray, length: int, count: int, bos_id: int, see
     return np.concatenate([np.full((count, 1), bos_id), drawn_BN, drawn_BN], axis=1).astype(np.int32)
 
 
-def repetition(
-    lm: LanguageModel, ids_N: np.ndarray, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def repetition(lm: LanguageModel, ids_N: np.ndarray, seed: int = 0) -> tuple[np.ndarray, ...]:
     """Measure induction on repeated random tokens (Olsson et al. 2022, "per-token loss").
 
     Returns the attention of each head in the second copy to the token after the same token in the first, (B, L, H),
@@ -280,7 +275,7 @@ def punctuation_marks(tokenizer: AnyTokenizer, model: TransformerConfig) -> np.n
 class AttentionMaps(Answer):
     """Attention of L x H heads on a text."""
 
-    pieces: tuple[str, ...]
+    pieces: Pieces
     weights_LHTS: np.ndarray
     """attention of query t to position s; rows sum to 1"""
     entropy_LHT: np.ndarray
@@ -308,9 +303,7 @@ class AttentionMaps(Answer):
         return map_panels(title, self.weights_LHTS, self.pieces, self.pieces)
 
 
-def map_panels(
-    title: str, weights_LHTS: np.ndarray, queries: tuple[str, ...], keys: tuple[str, ...]
-) -> Iterator[Panel]:
+def map_panels(title: str, weights_LHTS: np.ndarray, queries: Pieces, keys: Pieces) -> Iterator[Panel]:
     """Yield attention maps, queries downwards, of the mean of all heads and of each head."""
     L, H, T, _ = weights_LHTS.shape
     maps = {"mean of all heads": weights_LHTS.mean((0, 1))}

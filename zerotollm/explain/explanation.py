@@ -168,9 +168,8 @@ def explain_text(
     embedding = explain_embeddings(np.asarray(params["embedding"]), tokenizer, counts_V, ids_T.tolist())
     lm = LanguageModel(params, model, tokenizer, reference.document_bos if reference else None)
     first = Explanation(text, tokens, embedding)
-    without_text = tuple(
-        (name, NO_TEXT) for name in ("layers", "calibration", "positions", "heads", "ablation")
-    )
+    need_text = ("layers", "calibration", "positions", "heads", "ablation")
+    without_text = tuple((name, NO_TEXT) for name in need_text)
     if model.encoder_layers:
         target = translate([text])[0] if translate else ""
         first = dataclasses.replace(first, **text_answers(lm, text, target))

@@ -92,13 +92,10 @@ class Generation(Answer):
 
     def sentence(self) -> str:
         own, real = self.own, self.real
+        verbs = ("it copies", "it repeats itself", "its own text surprises it")
         copying, repetition, surprise = (
-            verdict(difference, f"{words} more", f"{words} less", "a difference is not shown")
-            for difference, words in zip(
-                self.difference[:3],
-                ("it copies", "it repeats itself", "its own text surprises it"),
-                strict=True,
-            )
+            verdict(difference, f"{verb} more", f"{verb} less", "a difference is not shown")
+            for difference, verb in zip(self.difference[:3], verbs, strict=True)
         )
         known = np.isfinite(self.difference.longest_copy.value)
         return (
@@ -112,11 +109,8 @@ class Generation(Answer):
 
     def _coherence(self) -> str:
         if self.sources:
-            texts = (
-                "it heeds the source",
-                "another source would serve better",
-                "it is not shown to heed the source",
-            )
+            otherwise = "it is not shown to heed the source"
+            texts = ("it heeds the source", "another source would serve better", otherwise)
             facts = f"a real translation is {self.hangs} nats per token likelier from its source than from another"
             return f"{facts}: {verdict(self.hangs, *texts, NEGLIGIBLE)}"
         texts = (
@@ -243,12 +237,9 @@ def _compare(
         sizes_B = np.array([max(1, len(tokenizer.decode(x_T).encode())) for x_T in known])
         copied = longest_copied(texts, train_N)
         nats_B, coherence_B = score(texts)
-        values = Measures(
-            np.array([c.length for c in copied]),
-            np.array([repetition_rate(x_T) for x_T in texts]),
-            nats_B / np.log(2) / sizes_B,
-            coherence_B,
-        )
+        lengths_B = np.array([c.length for c in copied])
+        repetition_B = np.array([repetition_rate(x_T) for x_T in texts])
+        values = Measures(lengths_B, repetition_B, nats_B / np.log(2) / sizes_B, coherence_B)
         distinct = tuple(distinct_ngrams(texts, n) for n in (1, 2, 3))
         means = {name: mean_estimate(value_B) for name, value_B in values._asdict().items()}
         return TextMeasures(copied=tuple(copied), distinct=distinct, **means), values

@@ -335,9 +335,8 @@ def probe(
     It is ridge regression on one-hot labels, which has one solution and needs no optimizer. A control task gives each
     token id one of the task's labels at random, so it can only be memorized.
     """
-    right_MB, selectivity_MB, control_MC, majority = _probe_accuracy(
-        vectors_MND, label_N, ids_N, window_N, seed
-    )
+    accuracy = _probe_accuracy(vectors_MND, label_N, ids_N, window_N, seed)
+    right_MB, selectivity_MB, control_MC, majority = accuracy
     # Both the windows and the draw of the control labels vary.
     over_windows = mean_estimate(selectivity_MB.T, comparisons)
     over_draws = mean_estimate(control_MC.T, comparisons)

@@ -143,9 +143,7 @@ def measure_learning(
         means.append(mean_estimate(np.nanmean(nats_BT, axis=1)))
         bands.append(grouped_means(last_BT, np.where(padding_BT, -1, band_BT), len(BAND_NAMES)))
         parts.append(grouped_means(last_BT, np.where(padding_BT, -1, part_BT), len(PART_NAMES)))
-    loss, band, part = (
-        Estimate(*map(np.array, zip(*estimates, strict=True))) for estimates in (means, bands, parts)
-    )
+    loss, band, part = (Estimate(*map(np.array, zip(*x, strict=True))) for x in (means, bands, parts))
     # The sentence compares two bands.
     group_BT = np.where(padding_BT, -1, band_BT)
     fell_G = grouped_means(first_BT - last_BT, group_BT, len(BAND_NAMES), comparisons=2)

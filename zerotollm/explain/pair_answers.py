@@ -8,22 +8,17 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer
-from zerotollm.explain.ablation import Ablation, ablate
+from zerotollm.explain.ablation import ablate
 from zerotollm.explain.activations import LanguageModel, Recording
-from zerotollm.explain.alignment import Alignment, align
-from zerotollm.explain.attention import (
-    AttentionMaps,
-    Heads,
-    attention_entropy,
-    attention_maps,
-    punctuation_marks,
-)
-from zerotollm.explain.calibration import Calibration, LossByPosition, calibration, loss_by_position
+from zerotollm.explain.alignment import align
+from zerotollm.explain.answer import Answer
+from zerotollm.explain.attention import Heads, attention_entropy, attention_maps, punctuation_marks
+from zerotollm.explain.calibration import calibration, loss_by_position
 from zerotollm.explain.estimates import mean_estimate
 from zerotollm.explain.layers import PARTS, Layers, explain_vectors, frequent_labels, part_labels
 from zerotollm.explain.learning import Learning, measure_learning
 from zerotollm.explain.pair_activations import Pair, even_pairs, pad_rows, record_pair, score_pair, text_pair
-from zerotollm.explain.prediction import Prediction, predict
+from zerotollm.explain.prediction import predict
 from zerotollm.explain.words import readable_token
 from zerotollm.training.lora import Params
 
@@ -46,9 +41,7 @@ RoleScores = tuple[np.ndarray, np.ndarray]
 """Mean attention of L x H heads in one pair to the tokens of P roles, (P, L, H), and its entropy in nats, (L, H)."""
 
 
-def text_answers(
-    lm: LanguageModel, source: str, target: str
-) -> dict[str, Prediction | AttentionMaps | Alignment]:
+def text_answers(lm: LanguageModel, source: str, target: str) -> dict[str, Answer]:
     """Return the answers on one source and its translation, by field of an `Explanation`.
 
     The prediction is that in the middle of the target.
@@ -72,7 +65,7 @@ def text_answers(
 
 def held_out_answers(
     lm: LanguageModel, pairs: Sequence[Pair], fresh: Iterable[Params] = ()
-) -> dict[str, Calibration | LossByPosition | Layers | Heads | Ablation | None]:
+) -> dict[str, Answer | None]:
     """Return the answers on held-out pairs, by field of an `Explanation`. `fresh` are parameters without training."""
     pairs = even_pairs(pairs, PAIRS)
     mark_V = punctuation_marks(lm.tokenizer, lm.config)
@@ -104,7 +97,7 @@ def held_out_answers(
     # Positions are compared within the longer half of the targets, which all reach the last one.
     T = int(np.median(lengths))
     long_BT = nats_BT[~np.isnan(nats_BT[:, :T]).any(1), :T]
-    answers = {
+    answers: dict[str, Answer | None] = {
         "calibration": calibration(confidence_N, correct_N, np.repeat(np.arange(len(pairs)), lengths)),
         "positions": loss_by_position(long_BT, "target") if T > 1 else None,
         "encoder_layers": _layers(sources, encoder, "encoder"),
@@ -204,9 +197,7 @@ def _layers(
     else:
         inputs = [np.append(bos_id, text_T[:-1]) for text_T in texts]
         tasks = {"the next token": texts}
-    labels = {
-        name: frequent_labels(np.concatenate(values).astype(np.int64)) for name, values in tasks.items()
-    }
+    labels = {task: frequent_labels(np.concatenate(ids).astype(np.int64)) for task, ids in tasks.items()}
     part_N = np.concatenate([part_labels(len(text_T)) for text_T in texts])
     labels |= {f"the place in the sentence (of {PARTS} parts)": part_N}
     ids_N = np.concatenate(inputs)

@@ -94,11 +94,9 @@ class Prediction(Answer):
         sampler = "" if np.isclose(p, sampled, atol=0.005) else beside
         last_M = self.lens_best_MT[:, -1]
         settled = next(m for m in range(len(last_M)) if (last_M[m:] == last_M[-1]).all())
-        lens = (
-            f"from layer {settled} of {len(last_M) - 1} on the stream says so"
-            if settled
-            else "already the embedding says so"
-        )
+        lens = "already the embedding says so"
+        if settled:
+            lens = f"from layer {settled} of {len(last_M) - 1} on the stream says so"
         size_D = np.sort(np.abs(self.products_KD[0]))[::-1]
         half = int(np.searchsorted(np.cumsum(size_D), np.abs(self.products_KD[0]).sum() / 2)) + 1
         return (
@@ -119,9 +117,8 @@ class Prediction(Answer):
 
     def _likeliest_panel(self) -> Panel:
         names = tuple(map(visible, self.best_pieces))
-        p_K, logits_K, sampled_K = (
-            x[self.best_K] for x in (self.probabilities_V, self.logits_V, self.sampled_V)
-        )
+        columns = self.probabilities_V, self.logits_V, self.sampled_V
+        p_K, logits_K, sampled_K = (x_V[self.best_K] for x_V in columns)
         template = "{}: logit {:.3f}, probability {:.4f}, the sampler's at temperature {:g} {:.4f}"
         hover = said(template, names, logits_K, p_K, self.temperature, sampled_K)
         bars = Bars(p_K, range(len(names)), across=True, hover=hover, text=said("{:.3f}", p_K))
@@ -187,9 +184,8 @@ def predict(
     probabilities_V = weights_V / weights_V.sum()
     best_K = np.argsort(-logits_V, kind="stable")[:BEST]
     hidden_D = np.asarray(activations.final_TD[-1], np.float64)
-    lens_best_MT, lens_best_p_MT, lens_p_MT, lens_nats_MT = _lens(
-        lm, activations.residual_MTD, tokens_T, best_K[0]
-    )
+    lens = _lens(lm, activations.residual_MTD, tokens_T, best_K[0])
+    lens_best_MT, lens_best_p_MT, lens_p_MT, lens_nats_MT = lens
     logits_TV = activations.logits_TV[:, :num_ids]
     next_TK = np.argsort(-logits_TV, axis=-1, kind="stable")[:, :BEST]
     weights_TV = np.exp(logits_TV - logits_TV.max(-1, keepdims=True))

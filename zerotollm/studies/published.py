@@ -78,9 +78,8 @@ def conclusion(rows: Sequence[Row]) -> str:
         f"{len(other)} do not{_names(other)}",
     ]
     if contrary:
-        clauses.append(
-            f"{len(contrary)} of these are shown to differ in the other direction{_names(contrary)}"
-        )
+        other_direction = f"are shown to differ in the other direction{_names(contrary)}"
+        clauses.append(f"{len(contrary)} of these {other_direction}")
     return f"{', '.join(clauses)}. {verdict_note(rows)}".rstrip()
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zerotollm.explain.figures.marks import Axis, Dots, Line, Mark, Panel
+from zerotollm.explain.figures.marks import Axis, Dots, Line, Mark, Panel, said
 from zerotollm.explain.figures.palette import ORDERED
 from zerotollm.explain.figures.picture import Picture
 from zerotollm.studies.scaling_law import COVER, Fit, Point, Prediction, optimal_parameters
@@ -51,13 +51,12 @@ def by_size(fit: Fit, measured: Point) -> list[Curve]:
     """Return a curve of loss over tokens for each size, that of the larger run last."""
     tokens = [point.tokens for point in (*fit.points, measured)]
     line = np.geomspace(min(tokens) / 1.15, max(tokens) * 1.15, POINTS_OF_CURVE)
-    groups = [
-        [p for p in fit.points if p.parameters == n] for n in sorted({p.parameters for p in fit.points})
-    ]
+    sizes = sorted({p.parameters for p in fit.points})
+    groups = [[p for p in fit.points if p.parameters == size] for size in sizes]
     curves = []
     for runs in (*groups, [measured]):
-        size, x = runs[0].parameters, [float(p.tokens) for p in runs]
-        curves.append(Curve(f"N = {human(size)}", line, fit.law(float(size), line), x, runs))
+        x, fitted = [float(p.tokens) for p in runs], fit.law(float(runs[0].parameters), line)
+        curves.append(Curve(f"N = {human(runs[0].parameters)}", line, fitted, x, runs))
     return curves
 
 
@@ -117,10 +116,8 @@ def _panel(
         is_larger = curve is larger
         out.append(Line(curve.line_x, curve.line_y, "", color, dashed=is_larger))
         out.append(Dots([curve.line_x[-1]], [y], "", color, text=(curve.label,), symbol="none", beside=True))
-        hover = tuple(
-            f"{p.parameters:,} parameters, {p.tokens:,} tokens: {p.bpb:.4f} bits per byte" for p in curve.runs
-        )
-        bpb = [p.bpb for p in curve.runs]
+        _, parameters, tokens, bpb = zip(*curve.runs, strict=True)
+        hover = said("{:,} parameters, {:,} tokens: {:.4f} bits per byte", parameters, tokens, bpb)
         if not is_larger:
             name = "runs, with the law fitted to them" if curve is fitted[-1] else ""
             out.append(Dots(curve.x, bpb, name, color, hover=hover, size=10))

@@ -46,9 +46,8 @@ def png(title: str, panels: Sequence[Panel]) -> bytes:
     if few_wide:
         width, height = WIDTHS[len(panels)], max(panel.height for panel in panels) / PIXELS_PER_INCH
     # The reader's own matplotlibrc must not change the bytes.
-    defaults: Style = {
-        k: v for k, v in rcParamsDefault.items() if not k.startswith(("backend", "interactive"))
-    }
+    own = ("backend", "interactive")
+    defaults: Style = {name: value for name, value in rcParamsDefault.items() if not name.startswith(own)}
     with rc_context(defaults):
         figure = Figure(figsize=(width * columns, height * rows + 0.7), dpi=110, layout="constrained")
         figure.set_facecolor(LIGHT.paper)
@@ -142,11 +141,8 @@ def _mark(axes: Axes, mark: Mark) -> None:
             _dots(axes, mark)
         case Bars():
             error = _errors(mark)
-            style = {
-                "color": LIGHT.series[mark.color],
-                "label": plain(mark.name) or None,
-                "ecolor": LIGHT.ink,
-            }
+            style: Style = {"color": LIGHT.series[mark.color], "ecolor": LIGHT.ink}
+            style["label"] = plain(mark.name) or None
             if mark.across:
                 axes.barh(mark.y, mark.x, xerr=error, height=0.7, **style)
             else:
@@ -168,31 +164,18 @@ def _mark(axes: Axes, mark: Mark) -> None:
 
 def _dots(axes: Axes, mark: Dots) -> None:
     color = LIGHT.series[mark.color]
-    interval: Style = {"xerr" if mark.across else "yerr": _errors(mark)}
-    axes.errorbar(
-        mark.x,
-        mark.y,
-        fmt=SYMBOLS[mark.symbol],
-        ms=mark.size * 0.6,
-        color=color,
-        mfc=LIGHT.paper if mark.symbol == "diamond" else color,
-        label=plain(mark.name) or None,
-        clip_on=mark.symbol not in ("left", "right"),
-        zorder=3,
-        **interval,
-    )
-    ink = color if mark.beside else LIGHT.ink
-    style: Style = {"xytext": (5, 0), "va": "center"} if mark.beside else {"xytext": (3, 3)}
+    style: Style = {"fmt": SYMBOLS[mark.symbol], "ms": mark.size * 0.6, "color": color, "zorder": 3}
+    style |= {"label": plain(mark.name) or None, "mfc": LIGHT.paper if mark.symbol == "diamond" else color}
+    style |= {
+        "clip_on": mark.symbol not in ("left", "right"),
+        "xerr" if mark.across else "yerr": _errors(mark),
+    }
+    axes.errorbar(mark.x, mark.y, **style)
+    place: Style = {"xytext": (5, 0), "va": "center"} if mark.beside else {"xytext": (3, 3)}
+    place |= {"textcoords": "offset points", "annotation_clip": False}
     for x, y, text in zip(mark.x, mark.y, mark.text, strict=False):
-        axes.annotate(
-            plain(text),
-            (x, y),
-            fontsize=7,
-            color=ink,
-            textcoords="offset points",
-            annotation_clip=False,
-            **style,
-        )
+        ink = color if mark.beside else LIGHT.ink
+        axes.annotate(plain(text), (x, y), fontsize=7, color=ink, **place)
 
 
 def _heat(axes: Axes, mark: Heat) -> None:

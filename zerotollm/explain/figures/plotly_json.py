@@ -75,10 +75,8 @@ def panel_json(panel: Panel, compact: bool = False) -> Json:
         "showlegend": sum(trace.get("showlegend", True) for trace in data) > (0 if panel.wide else 1),
     }
     if any(isinstance(mark, Cloud) for mark in panel.marks):
-        return {
-            "data": data,
-            "layout": layout | {"scene": SPACE, "margin": {"l": 0, "r": 0, "t": 12, "b": 0}},
-        }
+        layout |= {"scene": SPACE, "margin": {"l": 0, "r": 0, "t": 12, "b": 0}}
+        return {"data": data, "layout": layout}
     layout |= {"xaxis": _axis(panel.x), "yaxis": _axis(panel.y) | {"tickangle": 0}}
     labels = [text for mark in panel.marks if isinstance(mark, Dots) and mark.beside for text in mark.text]
     if labels:
