@@ -43,9 +43,11 @@ TINY = Experiment(
 def test_counts_the_parameters_of_every_experiment(name):
     experiment = catalog.load(FOLDER, name)
     job = job_for(experiment, find("rtx2080").accelerator)
-    assert sum(parameters_by_group(job).values()) == num_parameters(job.model) == trained_parameters(job)
+    counted = sum(parameters_by_group(job).values())
+    assert counted == trained_parameters(job)
+    assert counted == num_parameters(job.model) or "model" in job.code.functions.split()
     assert ("classifier" in job.parameters()) == (experiment.train.objective == "label")
-    pairs = job.model.architecture == "encoder-decoder"
+    pairs = job.model.encoder_layers > 0
     assert job.compute.precision == ("float32" if pairs else "float16")
 
 
