@@ -63,7 +63,6 @@ def describe(folder: Path, name: str) -> Description:
 def load(folder: Path, name: str) -> Experiment:
     """Return what `experiment()` in `folder/name.py` returns, with the functions there that replace built-in ones.
 
-    The folder must be an importable package.
     Raises UsageError if there is no such experiment. Exceptions of the file itself pass through.
     """
     known = names(folder)
@@ -78,10 +77,7 @@ def load(folder: Path, name: str) -> Experiment:
 
 
 def default_action(folder: Path, name: str) -> str:
-    """Return the action of an experiment if the command line names none.
-
-    It is the first action that needs functions and finds all of them in the file, otherwise `train`.
-    """
+    """Return the first action whose functions are all in the experiment's file, otherwise `train`."""
     defined = _defined(folder, name) if name in names(folder) else set()
     special = (action for action, entry in ACTIONS.items() if entry.functions)
     return next((action for action in special if defined.issuperset(ACTIONS[action].functions)), "train")

@@ -70,7 +70,7 @@ class Command:
 def main(arguments: Sequence[str], experiments: Path) -> int:
     """Run one command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 
-    `experiments` is the folder of experiments. Errors are one line on stderr; with `--debug` they pass through.
+    Errors are one line on stderr; with `--debug` they pass through.
     """
     try:
         command = split(arguments, catalog.names(experiments))
@@ -339,9 +339,9 @@ def parse_int(text: str) -> int:
 
 
 def as_trained(run_dir: Path, overrides: Iterable[tuple[str, str]], training: str) -> Experiment:
-    """Return the experiment of a run directory. Raises UsageError if overrides would change what was trained.
+    """Return the experiment of a run directory, which the command `training` creates.
 
-    `training` is the command that creates the run, for the message if it does not exist.
+    Raises UsageError if there is none, or if overrides would change what was trained.
     """
     if not run_dir.exists():
         raise UsageError(
@@ -352,7 +352,6 @@ def as_trained(run_dir: Path, overrides: Iterable[tuple[str, str]], training: st
     requested = override(replace(trained, train=replace(trained.train, mesh="")), overrides)
     for name, before, after in differences(trained, requested):
         if not name.startswith(RUN_MAY_CHANGE):
-            raise UsageError(
-                f"{run_dir} was trained with {name} {before}, not {after}: leave {option(name)} out"
-            )
+            message = f"{run_dir} was trained with {name} {before}, not {after}: leave {option(name)} out"
+            raise UsageError(message)
     return located(run_dir, requested)

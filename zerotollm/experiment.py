@@ -73,8 +73,7 @@ def translates(experiment: Experiment) -> bool:
 def on_own_pairs(original: Experiment, experiment: Experiment, overridden: Collection[str]) -> Experiment:
     """Return the experiment without the sample prompt of `original` if overrides chose other pairs to translate.
 
-    The first validation source is then translated instead. Fields in `overridden` stay. Logs a warning that names
-    the numbers chosen for the original pairs, and usual values.
+    Fields in `overridden` stay. Logs a warning that names the numbers chosen for the original pairs, and usual values.
     """
     if not translates(experiment) or experiment.data.corpus == original.data.corpus:
         return experiment
@@ -100,10 +99,7 @@ def on_own_pairs(original: Experiment, experiment: Experiment, overridden: Colle
 
 
 def inherit_model(experiment: Experiment, pretrained: Experiment) -> Experiment:
-    """Return the experiment with the model and tokenizer of a pretrained one, for `train.start_from`.
-
-    Only dropout stays the experiment's own.
-    """
+    """Return the experiment with tokenizer and model, but for dropout, of a pretrained one, for `train.start_from`."""
     model = replace(pretrained.model, dropout=experiment.model.dropout)
     if model.position == "learned":  # its length is the number of position embeddings
         model = replace(model, max_length=model.max_length or pretrained.data.context)
@@ -121,8 +117,7 @@ def to_json(experiment: Experiment) -> str:
 def from_json(text: str, source: str = "config.json") -> Experiment:
     """Return the experiment that this or an earlier version wrote. `source` names the text in messages.
 
-    A missing field that is marked `zerotollm.fields.ADDED` has its default. Raises UsageError for a text that is not
-    a JSON object of this format, any other missing or unknown field, and a value of the wrong type.
+    A missing field that is marked `zerotollm.fields.ADDED` has its default. Raises UsageError for any other text.
     """
     try:
         raw = json.loads(text)
@@ -132,9 +127,8 @@ def from_json(text: str, source: str = "config.json") -> Experiment:
         raise UsageError(f"{source} is not an experiment: it must be a JSON object")
     version = raw.pop("format", None)
     if version != FORMAT:
-        raise UsageError(
-            f"{source} has format {version!r}, and this version of ZeroToLLM reads format {FORMAT}"
-        )
+        message = f"{source} has format {version!r}, and this version of ZeroToLLM reads format {FORMAT}"
+        raise UsageError(message)
     return _from_dict(Experiment, raw, "", source)
 
 

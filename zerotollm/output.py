@@ -4,6 +4,7 @@ import io
 import os
 import sys
 import unicodedata
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import TextIO
 
@@ -71,3 +72,15 @@ def printable(text: str) -> str:
         "\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) == "Cc" and c not in "\t\n" else c
         for c in text
     )
+
+
+def write_pieces(pieces: Iterable[str]) -> str:
+    """Write the pieces of a text to standard output as they come, for a terminal `printable`. Return the text."""
+    shown = printable if sys.stdout.isatty() else str
+    texts = []
+    for piece in pieces:
+        texts.append(piece)
+        sys.stdout.write(shown(piece))
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    return "".join(texts)

@@ -182,14 +182,18 @@ class Run:
         """Return the lines of metrics.jsonl so far: `[{"step": 10, "loss": 6.1, ...}, ...]`."""
         return read_metrics(self.path / run_directory.METRICS)
 
+    def require_built_in_model(self, action: str) -> None:
+        """Raise UsageError if the run's model is that of an experiment's file, which `action` cannot read."""
+        if "model" in self.experiment.code.functions:
+            raise UsageError(
+                f"{self.path} holds a model of {self.experiment.code.module}, and {action} reads built-in models only"
+            )
+
     def _refuse_to_explain(self) -> None:
+        self.require_built_in_model("explain")
         if self.labels:
             raise UsageError(
                 f"{self.path} holds a model that labels texts, and explain asks how one predicts tokens"
-            )
-        if "model" in self.experiment.code.functions:
-            raise UsageError(
-                f"{self.path} holds a model of {self.experiment.code.module}, and explain reads the built-in ones alone"
             )
 
     def _translations(self, sources: Sequence[str]) -> list[str]:

@@ -13,12 +13,12 @@ from zerotollm.errors import UsageError
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 from zerotollm.training.lora import (
+    example_paths,
     flatten_params,
     init_adapters,
     merge_adapters,
     merge_params,
     partition,
-    some_paths,
     split_params,
     union,
 )
@@ -131,8 +131,8 @@ def test_a_part_of_a_path_is_enough_to_name_it(params):
 
 
 def test_messages_name_three_paths_and_say_that_there_are_more():
-    assert some_paths({"a": 1, "b": {"c": 2}, "d": 3}) == "a, b/c, d"
-    assert some_paths({"a": 1, "b": {"c": 2}, "d": 3, "e": 4}) == "a, b/c, d, ..."
+    assert example_paths({"a": 1, "b": {"c": 2}, "d": 3}) == "a, b/c, d"
+    assert example_paths({"a": 1, "b": {"c": 2}, "d": 3, "e": 4}) == "a, b/c, d, ..."
 
 
 def test_adapters_are_stacked_by_merging_one_after_the_other(params, finished):
@@ -224,7 +224,7 @@ def test_a_tree_is_divided_and_joined_again(params):
 
 def test_a_pattern_that_matches_nothing_is_refused(params):
     with pytest.raises(
-        UsageError, match=r"train\.trainable 'layer_9' matches no parameter; there are embedding"
+        UsageError, match=r"train\.trainable 'layer_9' matches no parameter: change it; paths are embedding"
     ):
         split_params(params, TrainConfig(trainable="layer_9", start_from="base"), jax.random.key(0))
     with pytest.raises(UsageError, match=r"train\.lora_targets 'norm' matches no matrix"):

@@ -7,7 +7,7 @@ import pytest
 
 from zerotollm.errors import RunError
 from zerotollm.training import tensorboard
-from zerotollm.training.metrics import MetricsWriter, NotWritten, StepLog, read_metrics
+from zerotollm.training.metrics import MetricsWriter, NullMetricsWriter, StepLog, read_metrics
 
 
 def write(tmp_path, step, lines):
@@ -147,7 +147,7 @@ def test_the_best_is_lower_than_all_before_it():
 
 
 def test_a_process_that_writes_nothing_has_no_best():
-    writer = NotWritten()
+    writer = NullMetricsWriter()
     writer.write({"step": 1})
     writer.sync()
     writer.close()

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from zerotollm.training.config import OptimizerConfig
-from zerotollm.training.moments import moments_in
+from zerotollm.training.moments import store_moments_in
 from zerotollm.training.optimizers import make_optimizer
 
 
@@ -37,7 +37,7 @@ def test_moments_in_16_bits_hardly_change_updates(kind, moments):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_of_adams_second_moment_the_root_is_kept_and_a_count_stays_whole(dtype):
     """After the first step it is (1 - beta2) g^2: its root is a power of two, which 16 bits hold exactly."""
-    rule = moments_in(dtype, optax.scale_by_adam(0.5, 0.75, 0.0))
+    rule = store_moments_in(dtype, optax.scale_by_adam(0.5, 0.75, 0.0))
     params = {"w": jnp.zeros(3)}
     state = rule.init(params)
     gradient = {"w": jnp.array([2.0**-10, -4.0, 0.0])}
@@ -55,6 +55,6 @@ def test_of_adams_second_moment_the_root_is_kept_and_a_count_stays_whole(dtype):
 
 def test_in_float32_the_rule_is_itself():
     rule = optax.scale_by_lion(0.9, 0.99)
-    assert moments_in("float32", rule) is rule
-    state = moments_in("bfloat16", rule).init({"w": jnp.ones(2)})
+    assert store_moments_in("float32", rule) is rule
+    state = store_moments_in("bfloat16", rule).init({"w": jnp.ones(2)})
     assert state.mu["w"].dtype == "bfloat16"

@@ -329,7 +329,7 @@ def test_blocks_that_devices_do_not_divide_are_padded_and_the_same(monkeypatch, 
     monkeypatch.setattr(optimizers, "num_devices", lambda axes: devices)
     shared = muon_directions(kernels, [False] * 3, iterations=2, block=16)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), shared, alone)
-    monkeypatch.setattr(optimizers, "TOGETHER", 32 * 48)
+    monkeypatch.setattr(optimizers, "GROUP_SIZE", 32 * 48)
     few = muon_directions(kernels, [False] * 3, iterations=2, block=16)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), few, alone)
 

@@ -81,10 +81,10 @@ def bench(experiment: Experiment, run_dir: Path, options: BenchOptions) -> Resul
 def _with_twin(experiment: Experiment) -> Experiment:
     """Return the experiment as PyTorch's side trains it too. Raises UsageError where PyTorch has no such model."""
     train, model = experiment.train, experiment.model
-    if train.objective == "label" or train.trainable or train.lora_rank:
+    if train.objective == "label" or train.trainable or train.lora_rank or experiment.code.functions:
         raise UsageError(
-            "PyTorch's side trains all parameters to predict tokens, but this experiment labels texts or trains some "
-            "parameters alone: leave --against out"
+            "PyTorch's side trains all parameters of a built-in model to predict tokens, and this experiment labels "
+            "texts, trains some parameters alone, or brings functions of its own: leave --against out"
         )
     if not continues(experiment):
         model = marian.nearest(model)

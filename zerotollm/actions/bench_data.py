@@ -1,6 +1,6 @@
 """bench-data: the throughput of the tokenizer and of the batches."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from time import perf_counter
@@ -10,8 +10,8 @@ from sentencepiece import SentencePieceProcessor
 
 from zerotollm.console import Console
 from zerotollm.data.batches.windows import Batch, training_batches
+from zerotollm.data.lazy_sequence import in_groups
 from zerotollm.data.sources.corpora import open_corpus
-from zerotollm.data.sources.documents import Document
 from zerotollm.data.tokens.text import prepare
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, task_of
@@ -38,7 +38,8 @@ def bench_data(experiment: Experiment, run_dir: Path) -> dict[str, float]:
         )
     shape = experiment.data
     data = prepare(shape, experiment.tokenizer)
-    texts = _first_texts(open_corpus(shape).splits["train"])
+    documents = open_corpus(shape).splits["train"]
+    texts = next(in_groups((document.text for document in documents), len, CHARACTERS))
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
     sentencepiece = SentencePieceProcessor(model_proto=data.tokenizer.model)
     ours, theirs = _fastest_seconds(
@@ -53,10 +54,7 @@ def bench_data(experiment: Experiment, run_dir: Path) -> dict[str, float]:
         ("text", f"{megabytes:.1f} MB of {shape.corpus}"),
         ("vocabulary", f"{data.tokenizer.vocab_size:,} tokens, {data.tokenizer.kind}"),
         ("tokenizer", f"{megabytes / ours:.1f} MB/s"),
-        (
-            "SentencePiece itself",
-            f"{megabytes / theirs:.1f} MB/s; ours takes {ours / theirs:.2f} x its time",
-        ),
+        ("SentencePiece itself", f"{megabytes / theirs:.1f} MB/s; ours takes {ours / theirs:.2f} x its time"),
         ("batches", f"{tokens_per_second:,.0f} tokens/s, {shape.batch_size} windows of {shape.context}"),
     ):
         table.add_row(*row)
@@ -67,16 +65,6 @@ def bench_data(experiment: Experiment, run_dir: Path) -> dict[str, float]:
         "tokenizer_time_ratio": ours / theirs,
         "batch_tokens_per_second": tokens_per_second,
     }
-
-
-def _first_texts(documents: Iterable[Document]) -> list[str]:
-    texts, size = [], 0
-    for document in documents:
-        texts.append(document.text)
-        size += len(document.text)
-        if size >= CHARACTERS:
-            break
-    return texts
 
 
 def _fastest_seconds(*functions: Callable[[], object]) -> list[float]:
@@ -91,7 +79,6 @@ def _fastest_seconds(*functions: Callable[[], object]) -> list[float]:
 
 
 def _batches_per_second(batches: Sequence[Batch]) -> float:
-    """Return the rate of the fastest of `ROUNDS` rounds."""
     rates, steps = [], count()
     for _ in range(ROUNDS):
         number, start = 0, perf_counter()

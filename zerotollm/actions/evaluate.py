@@ -13,7 +13,7 @@ from zerotollm.console import Console
 from zerotollm.data.feed import Feed
 from zerotollm.errors import RunError
 from zerotollm.evaluation.label_report import label_report, rows
-from zerotollm.evaluation.loss import evaluate_batches
+from zerotollm.evaluation.loss import evaluate_feed
 from zerotollm.evaluation.minimal_pair_report import evaluate_minimal_pairs
 from zerotollm.evaluation.translation_report import not_read, translate_split
 from zerotollm.experiment import Experiment, translates
@@ -39,14 +39,8 @@ def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) ->
         if options.judge:
             return evaluate_minimal_pairs(run, Path(options.judge), options.checkpoint)
         feed, split = _feed_of(experiment, run), options.split
-        measured = evaluate_batches(
-            jax.jit(
-                training_of(replace(experiment, model=run.model_config), feed.tokenizer.pad_id).eval_step
-            ),
-            run.params,
-            map(placement.place_whole, feed.evaluation(split)),
-            num_bytes=feed.num_bytes[split],
-        )
+        training = training_of(replace(experiment, model=run.model_config), feed.tokenizer.pad_id)
+        measured = evaluate_feed(jax.jit(training.eval_step), run.params, feed, split, placement)
         result: dict[str, Any] = {"split": split, "checkpoint": options.checkpoint, "step": run.step}
         result |= measured
         console, kind = Console(), "label" if feed.labels else "token"
@@ -68,7 +62,7 @@ def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) ->
             file = run_dir / f"translations-{split}.tsv"
             with console.status("translating") as status:
                 say = status.update if console.is_terminal else lambda text: None
-                scores, text = translate_split(experiment, run, split, say)
+                scores, text = translate_split(experiment, run.params, run.net, run.tokenizer, split, say)
             write_atomically(file, text)
             result |= scores
             lines += [

@@ -21,6 +21,7 @@ def export(experiment: Experiment, run_dir: Path, options: ExportOptions) -> Pat
     if not options.out:
         raise UsageError("give --out: the folder to write")
     run = load(run_dir, options.checkpoint)
+    run.require_built_in_model("export")
     family, out = family_of(run.model_config), Path(options.out)
     card = model_card(
         family,

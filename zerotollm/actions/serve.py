@@ -126,9 +126,8 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         reason = str(error.strerror or error).partition(" (while")[0]
-        raise RunError(
-            f"cannot listen at {host} port {port}: {reason}; choose another --port or --host"
-        ) from None
+        message = f"cannot listen at {host} port {port}: {reason}; choose another --port or --host"
+        raise RunError(message) from None
     except OverflowError:
         raise UsageError(f"--port is {port}, and must be at most 65535") from None
 

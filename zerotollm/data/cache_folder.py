@@ -20,8 +20,7 @@ def build_once(final: Path, build: Callable[[Path], None]) -> None:
     """Make the directory `final` with `build(temporary directory)`, unless it exists.
 
     The temporary directory is renamed when complete, so a killed process leaves `final` complete or absent. One of
-    several processes builds while the others wait: the lock dies with its holder, which may remove what a killed
-    process left. Raises RunError if `final` cannot be written.
+    several processes builds while the others wait for its lock. Raises RunError if `final` cannot be written.
     """
     if os.path.isdir(final):  # Path.is_dir raises where permission is denied
         return

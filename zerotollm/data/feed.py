@@ -104,9 +104,8 @@ def open_feed(
 ) -> Feed:
     """Prepare the corpus with a given tokenizer, or one trained on it, and return its batches.
 
-    `pairs` selects batches for an encoder and a decoder. A large text is prepared in shards: `progress(done, total)`
-    is called after each. Raises UsageError if the corpus is not available or leaves nothing to validate on, RunError
-    if the data directory cannot be written.
+    `pairs` selects batches for an encoder and a decoder. `progress(done, total)` is called after each shard of a large
+    text. Raises UsageError if the corpus is not available or leaves nothing to validate on.
     """
     if objective in EXAMPLES:
         examples = prepare_examples(data, tokenizer, objective)
@@ -123,9 +122,8 @@ def open_feed(
         feed = _denoising_feed(data, tokenizer, objective, micro_batches)
     for checked in (feed, feed.old) if feed.old else (feed,):
         if not checked.evaluation_tokens:
-            raise UsageError(
-                f"{checked.corpus} leaves no text to validate on: raise data.validation_fraction"
-            )
+            message = f"{checked.corpus} leaves no text to validate on: raise data.validation_fraction"
+            raise UsageError(message)
         for split in ("train", "validation"):
             check_decodable(checked.corpus, split, checked.num_bytes[split])
     return feed

@@ -37,9 +37,8 @@ class _LeftOut:
 def find_files(corpus: str, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, Path]:
     """Return {name: path}, sorted by name. Names are relative to a folder, so that it may be moved.
 
-    An existing path is that file or folder; everything else is a glob. Links are followed, and of several names of a
-    file the one without links is taken. Folders of runs and models are left out. Logs a line about what is left out.
-    Raises UsageError if nothing is found.
+    An existing path is that file or folder; everything else is a glob. Links are followed; a file with several
+    names has the one without links. Runs and models are left out, and logged. Raises UsageError if nothing is found.
     """
     path = Path(corpus).expanduser()
     left_out = _LeftOut()

@@ -1,4 +1,4 @@
-"""Write text with a model: sampling, beam search, translation, and continuous batching for a server.
+"""Decoding: sampling, beam search, continuous batching, and the text around them.
 
-Components, run, serving, planning and actions may import it; it imports data and model, but no training.
+Sessions, actions, serving and evaluation import it; it imports model, sharding and data.tokens.
 """

@@ -50,7 +50,7 @@ class BeamState(NamedTuple):
     scores_BN: jax.Array
     """theirs; LOWEST where there is none"""
     count_B: jax.Array
-    """hypotheses finished so far, also those that are no longer among the best"""
+    """hypotheses finished so far, including those that better ones have replaced"""
     seen_BNS: jax.Array
     """True at the cache's slots whose token is a part of the living hypothesis"""
     caches: tuple[KVCache, ...]

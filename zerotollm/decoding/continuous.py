@@ -95,8 +95,8 @@ def admit(
 
     `tokens_M` are the `token_shift` tokens in front of the part, and its own `length`, padded on the right;
     `targets_T` are those that follow each. The part ends in the first `reach` slots, and looks at no others.
-    `settings` are the arguments of `Choice.row`. With `alternatives` the likeliest tokens of the draw are told, with
-    `scored` those of every target. Ids from `num_tokens` on, which only round the matrix up, are never drawn.
+    `settings` are the arguments of `SamplingParams.row`. With `alternatives` the likeliest tokens of the draw are told,
+    with `scored` those of every target. Ids from `num_tokens` on, which only round the matrix up, are never drawn.
     """
     N, T, choice = net.config.token_shift, targets_T.shape[0], SamplingParams.row(*settings)
     positions_T = start + jnp.arange(T)

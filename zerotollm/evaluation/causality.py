@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zerotollm.model.build import Params, apply_net, build_net, init_params
-from zerotollm.model.config import TransformerConfig
+from zerotollm.model.build import Net, Params, apply_net, init_params
 
 LENGTH = 12
 """Tokens of the tested window: a leak shows at any length."""
@@ -13,13 +12,14 @@ TOLERANCE = 1e-4
 """Relative to the largest logit: above the rounding of float32 sums in another order, far below any leak."""
 
 
-def sees_the_future(model: TransformerConfig, *, masked: bool) -> bool:
-    """Return whether any logit of `model`, resolved, depends on a later token.
+def sees_the_future(net: Net, *, masked: bool) -> bool:
+    """Return whether any logit of a net depends on a later token.
 
     Row t of a batch differs from row 0 in all tokens after position t, and must have the same logits up to t. All
     matrices are random, since some are initialized to zero, which would hide a leak. With `masked` the window holds two
     documents, as under `data.document_mask`. An encoder that labels texts predicts no token: the result is False.
     """
+    model = net.config
     if model.num_classes and model.encoder_layers:
         return False
     length = min(LENGTH, model.max_length)
@@ -36,7 +36,7 @@ def sees_the_future(model: TransformerConfig, *, masked: bool) -> bool:
             return np.ones(leaf.shape, np.float32)
         return (draw.standard_normal(leaf.shape) / leaf.shape[0] ** 0.5).astype(np.float32)
 
-    net, inputs = build_net(model), {"inputs": jnp.asarray(tokens_BT)}
+    inputs = {"inputs": jnp.asarray(tokens_BT)}
     if model.encoder_layers:  # all rows have the same source, which it may attend to
         sources_BS = jnp.asarray(first_T[None].repeat(length + 1, axis=0), jnp.int32)
         inputs |= {"sources": sources_BS, "source_mask": jnp.ones_like(sources_BS, bool)}

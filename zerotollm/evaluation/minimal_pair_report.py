@@ -8,6 +8,7 @@ from rich.table import Table
 
 from zerotollm.console import Console
 from zerotollm.data.sources.lines import read_lines
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer
 from zerotollm.decoding.text import encode_prompt
 from zerotollm.errors import UsageError
 from zerotollm.evaluation.likelihood import (
@@ -16,16 +17,20 @@ from zerotollm.evaluation.likelihood import (
     read_questions,
     require_language_model,
 )
-from zerotollm.evaluation.translation_report import TrainedModel
 from zerotollm.experiment import Experiment
 from zerotollm.host.atomic_files import write_atomically
+from zerotollm.model.build import Params
 from zerotollm.model.config import TransformerConfig
 from zerotollm.run_directory import read_json
 
 
-class SavedModel(TrainedModel, Protocol):
+class SavedModel(Protocol):
     """A checkpoint of a run directory."""
 
+    @property
+    def params(self) -> Params: ...
+    @property
+    def tokenizer(self) -> AnyTokenizer: ...
     @property
     def model_config(self) -> TransformerConfig: ...
     @property

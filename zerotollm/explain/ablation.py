@@ -1,6 +1,6 @@
 """Does a head matter? The rise of the loss under zero ablation and under mean ablation of each head."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -13,7 +13,6 @@ from zerotollm.explain.answer import Answer
 from zerotollm.explain.attention import NAMES, head_names
 from zerotollm.explain.estimates import CONFIDENCE, Estimate, mean_estimate
 from zerotollm.explain.figures.marks import Axis, Bars, Panel, said
-from zerotollm.explain.figures.picture import Picture
 from zerotollm.model.config import BIASED, TransformerConfig
 from zerotollm.significance import holm
 from zerotollm.training.lora import Params, flatten_params, unflatten_params
@@ -51,6 +50,7 @@ class Ablation(Answer):
     mean_rise_LH: Estimate[np.ndarray]
     """under mean ablation"""
     mean_p_LH: np.ndarray
+    title = "Does a head matter?"
 
     def shown(self, mean: bool = False) -> Verdicts:
         """Return which heads are worth more than `MATTERS`, and which do as much harm, under zero or mean ablation."""
@@ -78,19 +78,16 @@ class Ablation(Answer):
             "only what depends on the text."
         )
 
-    def show(self) -> Picture:
-        """Return a picture of the rise of the loss under each ablation of each head."""
+    def panels(self) -> Iterator[Panel]:
         names = head_names(self.rise_LH.value.shape)
         template = "{} head {} the loss of {:.3f} rises by {:+.4f} [{:+.4f}, {:+.4f}] nats"
-        panels = []
         for ablated, rise in (("without", self.rise_LH), ("with the mean of", self.mean_rise_LH)):
             value, low, high = (np.asarray(x).ravel() for x in rise)
             hover = said(template, ablated, names, self.loss, value, low, high)
             bars = Bars(range(len(names)), value, low=low, high=high, hover=hover)
             title = f"{ablated.capitalize()} each of the {NAMES[self.where]}: rise of the loss"
             axes = Axis("head, as layer.head", names=names), Axis("nats per token")
-            panels.append(Panel(title, (bars,), *axes))
-        return Picture("Does a head matter?", tuple(panels), self.sentence())
+            yield Panel(title, (bars,), *axes)
 
 
 def _counted(verdicts: Verdicts, total: str) -> str:

@@ -144,10 +144,7 @@ class Recording:
         logits_1SV, final_1SD, *_ = self._read_out()
         final_TD = np.asarray(final_1SD)[0, span]
         return Activations(
-            np.asarray(logits_1SV)[0, span],
-            final_TD,
-            self.residual(stack, span),
-            self.weights(stack, span),
+            np.asarray(logits_1SV)[0, span], final_TD, self.residual(stack, span), self.weights(stack, span)
         )
 
     def scores(self, x_1SD: jax.Array | None = None) -> Scores:
@@ -311,7 +308,7 @@ def read_out(
     num_ids: int | None = None,
     token_id: int = 0,
 ) -> Reading:
-    """Apply the final norm and the head to any state of the residual stream, as if the blocks after it were left out.
+    """Apply the final norm and the head to any state of the residual stream, without the blocks after it.
 
     Probabilities are over the first `num_ids` ids, by default over all. That of `token_id` is returned too.
     """

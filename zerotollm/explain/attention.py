@@ -6,8 +6,8 @@ al. 2024, arXiv:2309.17453), punctuation (Clark et al. 2019, arXiv:1906.04341). 
 matters.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Generic, NamedTuple, TypeVar
 
 import jax
@@ -18,8 +18,7 @@ from zerotollm.data.tokens.sentencepiece import AnyTokenizer
 from zerotollm.explain.activations import LONGEST, record_windows
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.estimates import NEGLIGIBLE, Estimate, mean_estimate, verdict
-from zerotollm.explain.figures.helpers import visible
-from zerotollm.explain.figures.marks import Axis, Dots, Heat, Line, Panel, said
+from zerotollm.explain.figures.marks import Axis, Dots, Heat, Line, Panel, said, visible
 from zerotollm.explain.figures.picture import Picture
 from zerotollm.explain.words import KINDS, token_kinds
 from zerotollm.model.config import TransformerConfig
@@ -83,6 +82,7 @@ class Heads(Answer):
     """first - second, paired"""
     where: str = ""
     """kind of attention, see `activations.ATTENTION`"""
+    title = "What the heads do"
 
     def named(self) -> dict[tuple[int, int], str]:
         """Return (layer, head), from 0, -> role of the heads whose attention is significantly above both thresholds."""
@@ -112,7 +112,9 @@ class Heads(Answer):
         )
 
     def show(self) -> Picture:
-        """Return a picture of the roles of each head, its entropy, and its attention by distance."""
+        return replace(super().show(), title=f"What the {NAMES[self.where]} do")
+
+    def panels(self) -> Iterator[Panel]:
         L, H = self.entropy_LH.shape
         names, heads = head_names((L, H)), NAMES[self.where]
         z, low, high = (np.reshape(x, (len(self.roles), L * H)) for x in self.score_PLH)
@@ -124,14 +126,14 @@ class Heads(Answer):
         cells = tuple(tuple(f"{v:.2f}" for v in row) for row in z) if L * H <= 24 else ()
         heat = Heat(z, "share of attention", hover, text=cells, span=(0.0, max(0.3, float(z.max()))))
         axes = Axis("head, as layer.head", names=names), Axis(names=self.roles, down=True)
-        roles = Panel(f"What each of the {heads} looks at", (heat,), *axes, height=300, wide=True)
+        yield Panel(f"What each of the {heads} looks at", (heat,), *axes, height=300, wide=True)
 
         entropy_N = self.entropy_LH.ravel()
         hover = said("head {}: {:.2f} nats, as over {:.0f} tokens alike", names, entropy_N, np.exp(entropy_N))
         dots = Dots(range(L * H), entropy_N, "this model", 0, hover=hover)
         even = Line([-0.5, L * H - 0.5], [self.even_entropy] * 2, "evenly over all", 6, dashed=True)
         axes = Axis("head", names=names), Axis("entropy, nats", span=(0, self.even_entropy * 1.1))
-        panels = [roles, Panel(f"How widely each of the {heads} looks", (dots, even), *axes)]
+        yield Panel(f"How widely each of the {heads} looks", (dots, even), *axes)
 
         if self.profile_LHT is not None and self.even_profile_T is not None:
             profile_LT = self.profile_LHT.mean(1)
@@ -148,8 +150,7 @@ class Heads(Answer):
             ]
             lines.append(Line(back_T, np.maximum(self.even_profile_T, 1e-6), "evenly", 6, dashed=True))
             axes = Axis("tokens back + 1", log=True), Axis("attention", log=True)
-            panels.append(Panel("How far back, mean of a layer's heads", tuple(lines), *axes))
-        return Picture(f"What the {heads} do", tuple(panels), self.sentence())
+            yield Panel("How far back, mean of a layer's heads", tuple(lines), *axes)
 
 
 def head_names(shape: tuple[int, int]) -> tuple[str, ...]:
@@ -297,6 +298,7 @@ class AttentionMaps(Answer):
     """of each query, nats"""
     where: str = ""
     """kind of attention, see `activations.ATTENTION`"""
+    title = "Where attention looks"
 
     def sentence(self) -> str:
         L, H, T, _ = self.weights_LHTS.shape
@@ -312,17 +314,15 @@ class AttentionMaps(Answer):
             f"focused, {focused}, gives {last_LHS[layer, head, sharpest]:.2f} to {self.pieces[sharpest]!r}."
         )
 
-    def show(self) -> Picture:
-        """Return a map of every head, and of the mean of all."""
+    def panels(self) -> Iterator[Panel]:
         title = f"Attention of the {self.where}" if self.where else "Attention on the text"
-        panels = map_panels(title, self.weights_LHTS, self.pieces, self.pieces)
-        return Picture("Where attention looks", panels, self.sentence())
+        return map_panels(title, self.weights_LHTS, self.pieces, self.pieces)
 
 
 def map_panels(
     title: str, weights_LHTS: np.ndarray, queries: tuple[str, ...], keys: tuple[str, ...]
-) -> tuple[Panel, ...]:
-    """Return attention maps, queries downwards, of the mean of all heads and of each head."""
+) -> Iterator[Panel]:
+    """Yield attention maps, queries downwards, of the mean of all heads and of each head."""
     L, H, T, _ = weights_LHTS.shape
     maps = {"mean of all heads": weights_LHTS.mean((0, 1))}
     maps |= {f"layer {i + 1}, head {h + 1}": weights_LHTS[i, h] for i, h in np.ndindex(L, H)}
@@ -331,17 +331,9 @@ def map_panels(
         Axis("token", names=tuple(map(visible, queries)), down=True),
     )
     height = int(np.clip(120 + 26 * T, 260, 720))
-    return tuple(
-        Panel(
-            title,
-            (Heat(weights_TS, "attention", hover_template="{y} takes {z} from {x}"),),
-            *axes,
-            height=height,
-            choice=choice,
-            wide=True,
-        )
-        for choice, weights_TS in maps.items()
-    )
+    for choice, weights_TS in maps.items():
+        heat = Heat(weights_TS, "attention", hover_template="{y} takes {z} from {x}")
+        yield Panel(title, (heat,), *axes, height=height, choice=choice, wide=True)
 
 
 def attention_maps(weights_LHTS: np.ndarray, pieces: tuple[str, ...], where: str = "") -> AttentionMaps:

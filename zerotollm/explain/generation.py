@@ -5,7 +5,7 @@ ones. It compares the model's own texts with held-out real ones. Both begin docu
 sampled and scored at temperature 1.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
@@ -23,7 +23,6 @@ from zerotollm.explain.estimates import (
     verdict,
 )
 from zerotollm.explain.figures.marks import Axis, Dots, Panel
-from zerotollm.explain.figures.picture import Picture
 from zerotollm.explain.pair_activations import Pair, score_pair, text_pair
 from zerotollm.model.config import TransformerConfig
 from zerotollm.training.lora import Params
@@ -91,6 +90,7 @@ class Generation(Answer):
     """coherence of the model's own texts. Of translations that of the real ones, since the model chose its own by it"""
     sources: tuple[str, ...] = ()
     """what was translated"""
+    title = "Meaning or only grammar?"
 
     def sentence(self) -> str:
         own, real = self.own, self.real
@@ -134,10 +134,8 @@ class Generation(Answer):
             NEGLIGIBLE,
         )
 
-    def show(self) -> Picture:
-        """Draw its own texts beside real ones, one panel per measure."""
+    def panels(self) -> Iterator[Panel]:
         coherence = "Does it heed its source?" if self.sources else "Do its halves belong together?"
-        panels = []
         for title, field, unit in (
             ("Longest copied span", "longest_copy", "tokens"),
             ("Repetition", "repetition", f"share of {NGRAM}-grams that came before"),
@@ -151,8 +149,7 @@ class Generation(Answer):
                 hover = (f"{name}: {e} {unit}",)
                 marks.append(Dots(point, [row], name, row, low, high, across=True, hover=hover, size=10))
             axes = Axis(unit), Axis(names=("its own", "real"), down=True)
-            panels.append(Panel(title, tuple(marks), *axes, height=190))
-        return Picture("Meaning or only grammar?", tuple(panels), self.sentence())
+            yield Panel(title, tuple(marks), *axes, height=190)
 
 
 def document_beginnings(tokens_N: np.ndarray, bos_id: int, length: int, count: int) -> np.ndarray:

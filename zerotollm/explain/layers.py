@@ -3,7 +3,7 @@
 The embedding gives a token one vector. The layers after it give it another vector at each of its positions.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -12,7 +12,6 @@ import numpy as np
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.estimates import UNKNOWN, Estimate, beyond_null, mean_estimate, outcome_of, verdict
 from zerotollm.explain.figures.marks import Axis, Bars, Line, Panel, said
-from zerotollm.explain.figures.picture import Picture
 from zerotollm.significance import Outcome
 
 CLASSES = 10
@@ -97,6 +96,7 @@ class Layers(Answer):
     """`own_similarity` after the last layer minus that of fresh parameters; below 0: more context"""
     learned_context: Estimate[float] = UNKNOWN
     """`context_M` after the last layer minus that of fresh parameters; above 0: more context"""
+    title = "From one vector to many"
 
     @property
     def own_similarity(self) -> np.ndarray:
@@ -134,8 +134,7 @@ class Layers(Answer):
         probes = f" Linear probes read {'; '.join(p.sentence() for p in self.probes)}." if self.probes else ""
         return f"{start} the embedding a token is {one}; {many}.{probes}"
 
-    def show(self) -> Picture:
-        """Return a picture of the similarity of vectors, the share of context, and each probe, layer by layer."""
+    def panels(self) -> Iterator[Panel]:
         names = state_names(len(self.context_M))
         axis = Axis(names=tuple(name.removeprefix("layer ") for name in names), label="after layer")
 
@@ -156,10 +155,8 @@ class Layers(Answer):
         hover = said("{}: {:.1f} % of the variance is context", names, share)
         bars = Bars(range(len(names)), share, hover=hover)
         where = f"{self.where.capitalize()}: " if self.where else ""
-        panels = [
-            Panel(f"{where}Cosine with ...", similar, axis, Axis("cosine")),
-            Panel(f"{where}How much of the variance is context", (bars,), axis, Axis("%", span=(0, 100))),
-        ]
+        yield Panel(f"{where}Cosine with ...", similar, axis, Axis("cosine"))
+        yield Panel(f"{where}How much of the variance is context", (bars,), axis, Axis("%", span=(0, 100)))
         for probe in self.probes:
             majority = [probe.majority] * 2
             marks = (
@@ -168,8 +165,7 @@ class Layers(Answer):
                 Line([0, len(names) - 1], majority, "the most frequent answer", 1, dashed=True),
             )
             axes = axis, Axis("share right", span=(0, 1))
-            panels.append(Panel(f"{where}Probe: {probe.task}", marks, *axes))
-        return Picture("From one vector to many", tuple(panels), self.sentence())
+            yield Panel(f"{where}Probe: {probe.task}", marks, *axes)
 
 
 def state_names(M: int) -> tuple[str, ...]:

@@ -18,7 +18,6 @@ from zerotollm.explain.estimates import (
     verdict,
 )
 from zerotollm.explain.figures.marks import Axis, Line, Panel, said
-from zerotollm.explain.figures.picture import Picture
 from zerotollm.explain.words import KINDS, token_kinds
 from zerotollm.model.config import TransformerConfig
 from zerotollm.training.lora import Params
@@ -49,6 +48,7 @@ class Learning(Answer):
     encoder-decoder"""
     induction_attention_YLH: np.ndarray | None = None
     """attention of each head to the token after the earlier occurrence"""
+    title = "What it learned when"
 
     def sentence(self) -> str:
         if len(self.steps_Y) < 2:
@@ -79,19 +79,15 @@ class Learning(Answer):
             f"{'; '.join(learned)}."
         )
 
-    def show(self) -> Picture:
-        """Draw the loss by frequency and by place in the word, and induction, over the checkpoints."""
-        panels = [
-            self._loss_panel("Loss by frequency of the token", self.band_names, self.band_YG),
-            self._loss_panel("Loss by place in the word", self.part_names, self.part_YG),
-        ]
+    def panels(self) -> Iterator[Panel]:
+        yield self._loss_panel("Loss by frequency of the token", self.band_names, self.band_YG)
+        yield self._loss_panel("Loss by place in the word", self.part_names, self.part_YG)
         if self.induction_Y is not None:
             hover = said("step {:,}: {:+.3f} [{:+.3f}, {:+.3f}] nats", self.steps_Y, *self.induction_Y)
             value, low, high = self.induction_Y
             line = Line(self.steps_Y, value, "", 0, low, high, hover, dots=True)
             title = "Induction: what repeating random tokens saves"
-            panels.append(Panel(title, (line,), Axis("step"), Axis("nats per token"), height=380))
-        return Picture("What it learned when", tuple(panels), self.sentence())
+            yield Panel(title, (line,), Axis("step"), Axis("nats per token"), height=380)
 
     def _loss_panel(self, title: str, names: tuple[str, ...], loss_YG: Estimate[np.ndarray]) -> Panel:
         lines = []

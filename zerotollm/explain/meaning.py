@@ -5,7 +5,7 @@ neighbours, whether or not they ever meet (the distributional hypothesis: Harris
 text and compared with the cosine of the embeddings.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,7 +24,6 @@ from zerotollm.explain.estimates import (
     partial_correlation,
 )
 from zerotollm.explain.figures.marks import Axis, Line, Panel, said
-from zerotollm.explain.figures.picture import Picture
 from zerotollm.explain.words import KINDS, readable_token, sentence_ends, token_counts, token_kinds
 from zerotollm.significance import holm
 
@@ -69,6 +68,7 @@ class Meaning(Answer):
     cosine_NN: np.ndarray
     """at the last checkpoint"""
     usage: Usage
+    title = "How meaning is determined"
 
     def sentence(self) -> str:
         together, contexts, difference = self.together[-1], self.contexts[-1], self.difference[-1]
@@ -94,8 +94,7 @@ class Meaning(Answer):
             f"(Spearman): {verdict}.{first}"
         )
 
-    def show(self) -> Picture:
-        """Draw the correlations over the checkpoints, and the cosine against usage at the last one."""
+    def panels(self) -> Iterator[Panel]:
         upper = np.triu_indices(len(self.pieces), 1)
         percent = (np.arange(BINS) + 0.5) * 100 / BINS
         over_steps, binned = [], []
@@ -114,15 +113,10 @@ class Meaning(Answer):
             ends = percent - 50 / BINS, percent + 50 / BINS
             hover = said("{}, {:.0f} to {:.0f} %: cosine {:.3f}", name, *ends, mean)
             binned.append(Line(percent, mean, name, color, hover=hover, dots=True))
-        axes = (
-            (Axis("step"), Axis("Spearman's correlation")),
-            (Axis("pairs of words, from the least to the most, %"), Axis("mean cosine of their embeddings")),
-        )
-        panels = (
-            Panel("The cosine of two words goes with ...", tuple(over_steps), *axes[0]),
-            Panel("Pairs by how much they share, last checkpoint", tuple(binned), *axes[1]),
-        )
-        return Picture("How meaning is determined", panels, self.sentence())
+        axes = Axis("step"), Axis("Spearman's correlation")
+        yield Panel("The cosine of two words goes with ...", tuple(over_steps), *axes)
+        axes = Axis("pairs of words, from the least to the most, %"), Axis("mean cosine of their embeddings")
+        yield Panel("Pairs by how much they share, last checkpoint", tuple(binned), *axes)
 
 
 def count_usage(tokens_N: np.ndarray, tokenizer: AnyTokenizer) -> Usage:

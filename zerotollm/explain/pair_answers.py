@@ -24,14 +24,7 @@ from zerotollm.explain.calibration import Calibration, LossByPosition, calibrati
 from zerotollm.explain.estimates import mean_estimate
 from zerotollm.explain.layers import PARTS, Layers, explain_vectors, frequent_labels, part_labels
 from zerotollm.explain.learning import Learning, measure_learning
-from zerotollm.explain.pair_activations import (
-    Pair,
-    even_pairs,
-    pad_rows,
-    record_pair,
-    score_pair,
-    text_pair,
-)
+from zerotollm.explain.pair_activations import Pair, even_pairs, pad_rows, record_pair, score_pair, text_pair
 from zerotollm.explain.prediction import Prediction, predict
 from zerotollm.explain.words import readable_token
 from zerotollm.model.config import TransformerConfig

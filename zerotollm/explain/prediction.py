@@ -3,7 +3,7 @@
 `calibration.py` tests whether the probabilities are reliable.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,9 +12,7 @@ import numpy as np
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer
 from zerotollm.explain.activations import Activations, head_matrix, read_out, row_length
 from zerotollm.explain.answer import Answer
-from zerotollm.explain.figures.helpers import visible
-from zerotollm.explain.figures.marks import Axis, Bars, Heat, Panel, said
-from zerotollm.explain.figures.picture import Picture
+from zerotollm.explain.figures.marks import Axis, Bars, Heat, Panel, said, visible
 from zerotollm.explain.layers import state_names
 from zerotollm.explain.words import readable_token
 from zerotollm.model.config import TransformerConfig
@@ -74,6 +72,7 @@ class Prediction(Answer):
     """the same as text, T x K"""
     next_p_TK: np.ndarray
     """their probabilities"""
+    title = "How the next token is predicted"
 
     @property
     def lens_best_pieces(self) -> tuple[str, ...]:
@@ -101,16 +100,14 @@ class Prediction(Answer):
             f"({self.entropy:.1f} bits), and {lens}."
         )
 
-    def show(self) -> Picture:
-        """Return a picture of the likeliest tokens, the sum that is a logit, and the logit lens over the text."""
-        panels = [self._likeliest_panel(), self._products_panel(), self._lens_panel()]
+    def panels(self) -> Iterator[Panel]:
+        yield from (self._likeliest_panel(), self._products_panel(), self._lens_panel())
         if self.lens_nats_MT.shape[1]:
             places, mean_M = state_names(len(self.lens_nats_MT)), self.lens_nats_MT.mean(1)
             hover = said("{}: {:.3f} nats per token", places, mean_M)
             bars = Bars(range(len(places)), mean_M, hover=hover)
             axes = Axis("read out after", names=places), Axis("nats per token of this text")
-            panels.append(Panel("The text's own next tokens, layer by layer", (bars,), *axes))
-        return Picture("How the next token is predicted", tuple(panels), self.sentence())
+            yield Panel("The text's own next tokens, layer by layer", (bars,), *axes)
 
     def _likeliest_panel(self) -> Panel:
         names = tuple(map(visible, self.best_pieces))

@@ -1,6 +1,6 @@
 """Why is the text split this way? Is it by frequency?"""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,9 +10,7 @@ from zerotollm.data.tokens.sentencepiece import AnyTokenizer, Tokenizer, train_t
 from zerotollm.errors import UsageError
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.estimates import UNKNOWN, Estimate, monotone, verdict
-from zerotollm.explain.figures.helpers import spread, visible
-from zerotollm.explain.figures.marks import Axis, Bars, Dots, Line, Mark, Panel, said
-from zerotollm.explain.figures.picture import Picture
+from zerotollm.explain.figures.marks import Axis, Bars, Dots, Line, Mark, Panel, said, spread, visible
 from zerotollm.explain.merges import Merge, Merges, merge_order, word_merges
 from zerotollm.explain.words import readable_token, token_kind
 
@@ -70,6 +68,7 @@ class Tokenization(Answer):
     """size of the vocabulary after each merge"""
     compression_R: np.ndarray
     """bytes per token of the training text with that vocabulary"""
+    title = "Why the text is split this way"
 
     def sentence(self) -> str:
         tokens = len(self.pieces)
@@ -102,12 +101,11 @@ class Tokenization(Answer):
             f"pair to {self.count_R[-1]:,} for the last){fallback}."
         )
 
-    def show(self) -> Picture:
-        """Draw Zipf's law, the counts of merges in order, and compression against vocabulary size."""
-        panels = [] if self.counts_V is None else [self._zipf_panel(self.counts_V)]
+    def panels(self) -> Iterator[Panel]:
+        if self.counts_V is not None:
+            yield self._zipf_panel(self.counts_V)
         if len(self.count_R):
-            panels += [self._merge_panel(), self._compression_panel()]
-        return Picture("Why the text is split this way", tuple(panels), self.sentence())
+            yield from (self._merge_panel(), self._compression_panel())
 
     def _zipf_panel(self, counts_V: np.ndarray) -> Panel:
         counts_R = np.sort(counts_V[counts_V > 0])[::-1]
@@ -222,21 +220,20 @@ class TokenizerComparison(Answer):
     """the pieces of the user's text by each"""
     trained_on: int = 0
     """characters"""
+    title = "Other tokenizers"
 
     def sentence(self) -> str:
         order = np.argsort(-self.bytes_per_token_Y)
         best = ", ".join(f"{self.names[i]} {self.bytes_per_token_Y[i]:.2f}" for i in order)
         return f"Bytes per token on held-out text, trained on {self.trained_on:,} characters: {best}."
 
-    def show(self) -> Picture:
-        """Draw the bytes per token of each tokenizer."""
+    def panels(self) -> Iterator[Panel]:
         rate = self.bytes_per_token_Y
         hover = said("{}: {:.2f} bytes per token, vocabulary {:,}", self.names, rate, self.vocab_size_Y)
         labels = tuple(f"{r:.2f}" for r in rate)
         bars = Bars(rate, range(len(self.names)), across=True, hover=hover, text=labels)
         axes = Axis("bytes per token of held-out text"), Axis(names=self.names, down=True)
-        panel = Panel("Bytes per token", (bars,), *axes, height=220)
-        return Picture("Other tokenizers", (panel,), self.sentence())
+        yield Panel("Bytes per token", (bars,), *axes, height=220)
 
 
 def compare_tokenizers(

@@ -20,10 +20,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 
 
 def reuse_memory(step: int) -> None:
-    """Set up a process whose steps have `step` tokens times model width, unless that is below `LARGE_STEP`.
-
-    Must be called before jax starts its threads.
-    """
+    """Set up a process, before jax starts its threads, whose steps have `step` tokens times model width."""
     if step >= LARGE_STEP:
         keep_freed_memory()
         jax.config.update("jax_cpu_enable_async_dispatch", False)

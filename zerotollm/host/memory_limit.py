@@ -63,8 +63,7 @@ def check_libraries() -> None:
 def check_step(step_bytes: int) -> None:
     """Raise RunError, once the data is prepared, if a step that holds so many bytes does not fit into a limit.
 
-    Native code aborts for lack of small allocations. If a large array does not fit, XLA raises an error, which
-    `zerotollm.session.out_of_memory` explains.
+    A large array that does not fit raises an error of XLA instead, which `zerotollm.session.out_of_memory` explains.
     """
     for limit in limits():
         needed = limit.used + _on_these_cores(*LATER[limit.option]) + step_bytes

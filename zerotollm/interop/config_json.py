@@ -31,21 +31,19 @@ class ConfigFile:
     path: Path
     fields: Json
 
-    def number(self, name: str, default: float | None = None) -> float:
+    def number(self, name: str, default: float | None = None, noun: str = "number") -> Any:
         """Return a number above 0, or the default (which may be 0) where the field is absent or null."""
-        return self._positive(name, default, (int, float), "number")
-
-    def count(self, name: str, default: int | None = None) -> int:
-        """Return a whole number above 0, or the default (which may be 0) where the field is absent or null."""
-        return self._positive(name, default, (int,), "whole number")
-
-    def _positive(self, name: str, default: Any, kinds: tuple[type, ...], noun: str) -> Any:
         value: Any = self.fields.get(name)
         if value is None and default is not None:
             return default
-        if value is None or isinstance(value, bool) or not isinstance(value, kinds) or not value > 0:
+        kinds = int | float if noun == "number" else int
+        if isinstance(value, bool) or not isinstance(value, kinds) or not value > 0:
             raise UsageError(f"{self.path}: {name} is {value!r}, and must be a {noun} above 0")
         return value
+
+    def count(self, name: str, default: int | None = None) -> int:
+        """Return a whole number above 0, or the default, as `number`."""
+        return self.number(name, default, "whole number")
 
     def allow(self, name: str, default: Any, allowed: tuple[Any, ...]) -> Any:
         """Return a value that must be one of `allowed`, or the default where the field is absent."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from zerotollm.data.sources.lines import cannot_read
 from zerotollm.data.tokens.pretrained import PretrainedTokenizer, pretrained_tokenizer
 from zerotollm.errors import RunError, UsageError
 from zerotollm.interop import gpt2, llama, marian, qwen2, qwen3
@@ -37,7 +38,7 @@ def read_json(path: Path) -> Json:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise _cannot_read(path, error) from None
+        raise cannot_read(path, error) from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON: {error}") from None
     if not isinstance(value, dict):
@@ -53,9 +54,8 @@ def read_model(folder: Path) -> tuple[Family, ConfigFile, TransformerConfig]:
     families = {family.model_type: family for family in FAMILIES}
     model_type = file.fields.get("model_type")
     if model_type not in tuple(families):  # a list or an object has no hash
-        raise UsageError(
-            f"{file.path}: model_type is {model_type!r}, and only {', '.join(families)} are supported"
-        )
+        message = f"{file.path}: model_type is {model_type!r}, and only {', '.join(families)} are supported"
+        raise UsageError(message)
     file.allow("quantization_config", None, (None,))
     family = families[model_type]
     try:
@@ -69,8 +69,7 @@ def read_model(folder: Path) -> tuple[Family, ConfigFile, TransformerConfig]:
 def read_params(folder: Path, family: Family, model: TransformerConfig) -> Params:
     """Return the parameters as float32 numpy arrays. `model` is resolved.
 
-    Raises UsageError for a tensor that is missing, surplus or of another shape than config.json says, and where there
-    are no safetensors; RunError for a damaged file.
+    Raises UsageError for tensors that are not those of config.json or no safetensors; RunError for a damaged file.
     """
     files = _tensor_files(folder)
     weights, prefix = family.weights(model), family.prefix
@@ -79,35 +78,26 @@ def read_params(folder: Path, family: Family, model: TransformerConfig) -> Param
     names = {weight.theirs: weight.theirs.removeprefix(omitted) for weight in weights}
     copies = family.copies if model.tie_embeddings else ()
     expected = {*names.values(), *copies}
-    differences = {
-        "missing": [
-            names[weight.theirs]
-            for weight in weights
-            if names[weight.theirs] not in files and not weight.optional
-        ],
-        "surplus": [
-            name for name in files if name not in expected and not re.fullmatch(family.computed, name)
-        ],
-    }
-    if any(differences.values()):
+    required = (names[weight.theirs] for weight in weights if not weight.optional)
+    missing = [name for name in required if name not in files]
+    surplus = [name for name in files if name not in expected and not re.fullmatch(family.computed, name)]
+    if missing or surplus:
         lists = "; ".join(
             f"{len(tensors)} {kind}: {', '.join(tensors[:SHOWN])}{', ...' if len(tensors) > SHOWN else ''}"
-            for kind, tensors in differences.items()
+            for kind, tensors in (("missing", missing), ("surplus", surplus))
             if tensors
         )
-        raise UsageError(
-            f"the tensors in {folder} are not those of the {family.name} in its {CONFIG}; {lists}"
-        )
+        message = f"the tensors in {folder} are not those of the {family.name} in its {CONFIG}; {lists}"
+        raise UsageError(message)
 
     def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
         name = names[name]
         return _read(files[name], name, shape) if name in files else np.zeros(shape, np.float32)
 
     params = from_theirs(weights, parameter_shapes(model), tensor)
+    embedding = params["embedding"]
     for name in copies:
-        if name in files and not np.array_equal(
-            _read(files[name], name, params["embedding"].shape), params["embedding"]
-        ):
+        if name in files and not np.array_equal(_read(files[name], name, embedding.shape), embedding):
             raise UsageError(
                 f"{name} in {folder} differs from the embedding, but {CONFIG} ties them: "
                 "set tie_word_embeddings to false"
@@ -118,10 +108,7 @@ def read_params(folder: Path, family: Family, model: TransformerConfig) -> Param
 def read_tokenizer(
     folder: Path, family: Family, file: ConfigFile, model: TransformerConfig
 ) -> PretrainedTokenizer:
-    """Return the tokenizer of tokenizer.json, with the special ids of config.json.
-
-    Raises UsageError for a missing or unusable tokenizer, and for one with more tokens than the embedding has rows.
-    """
+    """Return the tokenizer of tokenizer.json, with the special ids of config.json, or raise UsageError."""
     path = folder / TOKENIZER
     if not path.exists():
         raise UsageError(f"{folder} has no {TOKENIZER}: save the fast tokenizer of transformers there")
@@ -189,11 +176,7 @@ def _opened(path: Path) -> Iterator[Any]:
     except SafetensorError as error:
         raise RunError(f"{path} is damaged or no safetensors file ({error}): get it again") from None
     except OSError as error:
-        raise _cannot_read(path, error) from None
-
-
-def _cannot_read(path: Path, error: OSError) -> UsageError:
-    return UsageError(f"cannot read {path}: {error.strerror or error}")
+        raise cannot_read(path, error) from None
 
 
 def _by(shape: tuple[int, ...]) -> str:

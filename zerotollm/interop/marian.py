@@ -5,16 +5,7 @@ Marian is the Transformer of arXiv:1706.03762 with biases in attention too. All 
 
 from dataclasses import replace
 
-from zerotollm.interop.config_json import (
-    ConfigField,
-    ConfigFile,
-    Json,
-    choice,
-    constant,
-    count,
-    flag,
-    only,
-)
+from zerotollm.interop.config_json import ConfigField, ConfigFile, Json, choice, constant, count, flag, only
 from zerotollm.interop.family import Family
 from zerotollm.interop.weights import Weight, linear, norm
 from zerotollm.model.config import TransformerConfig
@@ -94,9 +85,7 @@ FAMILY = Family(
             "gelu",
             synonyms={"silu": "silu", "gelu_pytorch_tanh": "gelu"},
         ),
-        constant("dropout", 0.0),
-        constant("attention_dropout", 0.0),
-        constant("activation_dropout", 0.0),
+        *(constant(f"{place}dropout", 0.0) for place in ("", "attention_", "activation_")),
         flag("scale_embedding", "embedding_scale", False),
         constant("share_encoder_decoder_embeddings", True, checked=True),
         constant("tie_word_embeddings", True, checked=True),
@@ -123,8 +112,7 @@ FAMILY = Family(
     },
     widths=lambda model: {
         "num_kv_heads": (model.num_heads, 0),
-        "head_width": (model.width // model.num_heads, 0),
-        "key_width": (model.width // model.num_heads, 0),
+        **dict.fromkeys(("head_width", "key_width"), (model.width // model.num_heads, 0)),
     },
     weights=weights,
     prefix="model.",

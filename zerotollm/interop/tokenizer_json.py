@@ -30,8 +30,8 @@ EDGES = r"[\s\x1c-\x1f]+"
 def tokenizer_json(tokenizer: Tokenizer, *, sentences: bool) -> Json:
     """Return the content of tokenizer.json. Raises UsageError where the conversion would not be exact.
 
-    With `sentences`, for an encoder-decoder, a text is normalized as by `as_sentence` in `zerotollm.data.sources.pairs`
-    and followed by eos. Otherwise it is preceded by bos.
+    With `sentences`, for an encoder-decoder, a text is normalized as by `as_sentence` and followed by eos. Otherwise it
+    is preceded by bos.
     """
     proto = tokenizer._proto
     normal = proto.SentencePiece.NORMAL
@@ -91,23 +91,17 @@ def tokenizer_json(tokenizer: Tokenizer, *, sentences: bool) -> Json:
     decoders.append({"type": "Fuse"})
     if sentences:
         decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
-    added = "eos" if sentences else "bos"
-    special = {"SpecialToken": {"id": SPECIAL_PIECES[added], "type_id": 0}}
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    name, added_id = ("eos", Tokenizer.eos_id) if sentences else ("bos", Tokenizer.bos_id)
+    added = SPECIAL_PIECES[name]
+    special = {"SpecialToken": {"id": added, "type_id": 0}}
     text = {"Sequence": {"id": "A", "type_id": 0}}
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            {
-                "id": token_id,
-                "content": piece,
-                "single_word": False,
-                "lstrip": False,
-                "rstrip": False,
-                "normalized": False,
-                "special": True,
-            }
+            {"id": token_id, "content": piece, **plain, "special": True}
             for token_id, piece in enumerate(SPECIAL_PIECES.values())
         ],
         "normalizer": {"type": "Sequence", "normalizers": normalizers} if normalizers else None,
@@ -122,13 +116,7 @@ def tokenizer_json(tokenizer: Tokenizer, *, sentences: bool) -> Json:
             "type": "TemplateProcessing",
             "single": [text, special] if sentences else [special, text],
             "pair": [text, {"Sequence": {"id": "B", "type_id": 0}}],
-            "special_tokens": {
-                SPECIAL_PIECES[added]: {
-                    "id": SPECIAL_PIECES[added],
-                    "ids": [Tokenizer.eos_id if sentences else Tokenizer.bos_id],
-                    "tokens": [SPECIAL_PIECES[added]],
-                }
-            },
+            "special_tokens": {added: {"id": added, "ids": [added_id], "tokens": [added]}},
         },
         "decoder": {"type": "Sequence", "decoders": decoders},
         "model": model,

@@ -59,10 +59,9 @@ def to_theirs(params: Params, weights: Iterable[Weight]) -> dict[str, np.ndarray
 def from_theirs(
     weights: Iterable[Weight], shapes: Params, tensor: Callable[[str, tuple[int, ...]], Any]
 ) -> Params:
-    """Return our parameters as float32 numpy arrays.
+    """Return our parameters as float32 numpy arrays; `shapes` are those of `parameter_shapes`.
 
-    `shapes` are those of `parameter_shapes`. `tensor(name, shape)` returns one of theirs, which must have that shape.
-    Raises KeyError for a parameter that no `Weight` holds.
+    `tensor(name, shape)` returns one of theirs, which must have that shape.
     """
     arrays: dict[Path, np.ndarray] = {}
     for weight in weights:

@@ -1,4 +1,4 @@
-"""The networks: a decoder-only transformer and an encoder-decoder, from their configuration to logits and KV caches.
+"""The models, a decoder and an encoder-decoder: configuration, layers, and attention that is never held whole.
 
-Everything above data may import it; it imports no data, no training and no experiment.
+Everything above may import it; it imports sharding and no data.
 """

@@ -21,7 +21,7 @@ MASKED = float(jnp.finfo(jnp.float32).min)
 
 @flax.struct.dataclass
 class AttentionMask:
-    """Which query may see which key, as a rule instead of a mask (B, T, S).
+    """Attention mask (causal, same segment) that is never materialized as (B, T, S).
 
     A query sees the keys of its own segment; `causal`, only those at its own place or earlier.
     """

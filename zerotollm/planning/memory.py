@@ -41,7 +41,7 @@ class Job:
     train: TrainConfig
     compute: ComputeConfig
     batch_size: int
-    """windows (with an encoder, pairs) in a step, over all micro-batches"""
+    """windows per step, over all micro-batches; with an encoder, pairs"""
     context: int
     """tokens in a window; with an encoder, in a source and in a target of the widest bucket"""
     masked: bool = False

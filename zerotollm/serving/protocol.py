@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from zerotollm.errors import UsageError
 from zerotollm.serving.generation import GenerationRequest, Piece, Token
 from zerotollm.suggest import did_you_mean
 
+T = TypeVar("T", int, float)
 Json = dict[str, Any]
 """A JSON object."""
 MOST_TEXTS = 32
@@ -35,19 +36,11 @@ IGNORED = {
 }  # fmt: skip
 """Fields that do not affect the text of a model that neither reasons nor calls tools."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "echo": (False,),
-    "suffix": ("",),
-    "best_of": (1,),
-    "logit_bias": ({},),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "modalities": (["text"],),
-}
+    "echo": (False,), "suffix": ("",), "best_of": (1,), "logit_bias": ({},),
+    "presence_penalty": (0,), "frequency_penalty": (0,),
+    "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],), "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},), "modalities": (["text"],),
+}  # fmt: skip
 """Unsupported fields, and the values that have no effect."""
 SAMPLING = {"temperature", "top_p", "top_k", "min_p", "max_tokens", "seed"}
 COMMON = SAMPLING | {"model", "stream", "stream_options", "n", "stop", "logprobs"}
@@ -140,19 +133,19 @@ def parse(body: Json, served: Served, *, chat: bool) -> Job:
     if body.get("model", served.name) not in ("", served.name):
         message = f"the model {_shown(body['model'])} is not here, only {served.name!r}"
         raise RefusedError(message, "model", "model_not_found", 404)
-    n = _whole_number(body, "n", 1, 1, MOST_TEXTS)
+    n = _number(body, "n", 1, 1, MOST_TEXTS)
     limit = "max_completion_tokens" if chat and "max_completion_tokens" in body else "max_tokens"
     default, echo = served.sampling, not chat and _flag(body, "echo")
     max_tokens = min(default.max_tokens, served.most_tokens)
     sampling = replace(
         default,
         prompt="",
-        max_tokens=_whole_number(body, limit, max_tokens, 0 if echo else 1, served.most_tokens),
-        temperature=_number(body, "temperature", default.temperature, 0, 100),
-        top_p=_number(body, "top_p", default.top_p, 0, 1),
-        top_k=_whole_number(body, "top_k", default.top_k, 0, 2**31 - 1),
-        min_p=_number(body, "min_p", default.min_p, 0, 1),
-        seed=_whole_number(body, "seed", secrets.randbelow(2**32), -(2**63), 2**64) % 2**32,
+        max_tokens=_number(body, limit, max_tokens, 0 if echo else 1, served.most_tokens),
+        temperature=_number(body, "temperature", float(default.temperature), 0, 100),
+        top_p=_number(body, "top_p", float(default.top_p), 0, 1),
+        top_k=_number(body, "top_k", default.top_k, 0, 2**31 - 1),
+        min_p=_number(body, "min_p", float(default.min_p), 0, 1),
+        seed=_number(body, "seed", secrets.randbelow(2**32), -(2**63), 2**64) % 2**32,
     )
     stop, alternatives = _stop(body), _alternatives(body, chat)
     field = "messages" if chat else "prompt"
@@ -161,10 +154,8 @@ def parse(body: Json, served: Served, *, chat: bool) -> Job:
     except UsageError as error:  # half of a surrogate pair
         raise RefusedError(str(error), field) from None
     if len(prompts) * n > MOST_TEXTS:
-        message = (
-            f"{len(prompts)} prompts times n = {n} is more than {MOST_TEXTS} texts: send several requests"
-        )
-        raise RefusedError(message, "n")
+        number = f"{len(prompts)} prompts times n = {n}"
+        raise RefusedError(f"{number} is more than {MOST_TEXTS} texts: send several requests", "n")
     for prompt_N in prompts:
         if len(prompt_N) > served.context:
             raise RefusedError(
@@ -190,20 +181,15 @@ def parse(body: Json, served: Served, *, chat: bool) -> Job:
     )
 
 
-def _number(
-    body: Json, name: str, default: float, low: float, high: float, kinds: tuple[type, ...] = (int, float)
-) -> float:
+def _number(body: Json, name: str, default: T, low: int, high: int) -> T:
+    """Return a number of the type of its default: a whole number must be one, and an integer is a number too."""
     value = body.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, kinds):
-        noun = "number" if float in kinds else "whole number"
-        raise RefusedError(f"{name} is {_shown(value)}, and must be a {noun}", name)
-    if not low <= cast(float, value) <= high:
+    whole = isinstance(default, int)
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        raise RefusedError(f"{name} is {_shown(value)}, and must be a {'whole ' * whole}number", name)
+    if not low <= value <= high:
         raise RefusedError(f"{name} is {_shown(value)}, and must be from {low:,} to {high:,}", name)
-    return cast(float, value)
-
-
-def _whole_number(body: Json, name: str, default: int, low: int, high: int) -> int:
-    return cast(int, _number(body, name, default, low, high, (int,)))
+    return cast(T, value)
 
 
 def _flag(body: Json, name: str) -> bool:
@@ -234,7 +220,7 @@ def _alternatives(body: Json, chat: bool) -> int | None:
     if "top_logprobs" in body and not wanted:
         raise RefusedError("top_logprobs needs logprobs: true", "top_logprobs")
     name = "top_logprobs" if chat else "logprobs"
-    return _whole_number(body, name, 0, 0, ALTERNATIVES) if wanted else None
+    return _number(body, name, 0, 0, ALTERNATIVES) if wanted else None
 
 
 def _prompts(body: Json, served: Served) -> tuple[list[np.ndarray], int]:
@@ -244,9 +230,8 @@ def _prompts(body: Json, served: Served) -> tuple[list[np.ndarray], int]:
     if prompts and all(type(i) is int for i in prompts):
         prompts = [prompts]
     if len(prompts) > MOST_TEXTS:
-        raise RefusedError(
-            f"{len(prompts)} prompts are more than {MOST_TEXTS}: send several requests", "prompt"
-        )
+        message = f"{len(prompts)} prompts are more than {MOST_TEXTS}: send several requests"
+        raise RefusedError(message, "prompt")
     if prompts and all(isinstance(text, str) for text in prompts):
         return [np.append(tokenizer.bos_id, tokenizer.encode(text)).astype(np.int32) for text in prompts], 1
     if prompts and all(_are_ids(ids, tokenizer.vocab_size) for ids in prompts):
@@ -277,9 +262,8 @@ def _message(number: int, message: Any) -> dict[str, str]:
     role, content = message.get("role"), message.get("content")
     role = "system" if role == "developer" else role
     if role not in tuple(ROLES):  # a list or an object has no hash
-        raise RefusedError(
-            f"{place}.role is {_shown(role)}, and must be one of {', '.join(ROLES)}", "messages"
-        )
+        message = f"{place}.role is {_shown(role)}, and must be one of {', '.join(ROLES)}"
+        raise RefusedError(message, "messages")
     if isinstance(content, list):  # parts, of which only text is supported
         texts: list[Any] = [part.get("text") if isinstance(part, dict) else None for part in content]
         content = "".join(texts) if all(isinstance(text, str) for text in texts) else None
@@ -297,9 +281,8 @@ def completion(job: Job, served: Served, texts: Sequence[Sequence[Piece]]) -> Js
     for index, pieces in enumerate(texts):
         text = _shown_text(job, pieces)
         message = {"role": "assistant", "content": text, "refusal": None}
-        choices.append(
-            _choice(job, served, index, pieces, {"message": message} if job.chat else {"text": text})
-        )
+        content = {"message": message} if job.chat else {"text": text}
+        choices.append(_choice(job, served, index, pieces, content))
     kind = "chat.completion" if job.chat else "text_completion"
     return _head(job, served, kind) | {"choices": choices, "usage": _usage(job, texts)}
 
@@ -313,7 +296,6 @@ def chunk(job: Job, served: Served, index: int, pieces: Sequence[Piece], first: 
 
 
 def usage_chunk(job: Job, served: Served, texts: Sequence[Sequence[Piece]]) -> Json:
-    """Return the stream event that counts tokens."""
     return _chunk_head(job, served) | {"choices": [], "usage": _usage(job, texts)}
 
 

@@ -1,6 +1,6 @@
-"""Who is in the batch: texts join when a row is free and leave when they end, and nothing is compiled meanwhile.
+"""Continuous batching: a text joins when a row is free and leaves when it ends, and nothing is compiled meanwhile.
 
-Prompts are read part by part, and between two parts all others are written on: nobody waits for a long prompt.
+Prompts are read in parts. Between two parts every other text gets a token, so that none waits for a long prompt.
 """
 
 import asyncio
@@ -94,7 +94,7 @@ def num_programs(context: int) -> int:
 
 
 def _part(prompt_N: np.ndarray, start: int, length: int, width: int, token_shift: int) -> tuple[Any, ...]:
-    """Arguments of `slots.admit` for so many tokens of a prompt: before and in the part, those after each, where."""
+    """Return arguments of `continuous.admit`: tokens before and in the part, those after each, its start and length."""
     longer = np.pad(prompt_N, (token_shift, width + 1))
     tokens_M = longer[start : start + token_shift + width]
     targets_T = longer[start + token_shift + 1 :][:width]
@@ -102,7 +102,7 @@ def _part(prompt_N: np.ndarray, start: int, length: int, width: int, token_shift
 
 
 def settings_of(writing: Generation | None) -> tuple[Any, ...]:
-    """The arguments of `Choice.row`, in the types that the programs take."""
+    """The arguments of `SamplingParams.row`, in the types that the programs take."""
     if writing is None:
         return np.float32(0), np.int32(0), np.float32(1), np.float32(0), np.uint32(0), np.int32(0)
     s, number = writing.request.sampling, writing.request.number
@@ -151,7 +151,7 @@ def read(programs: Programs, batch: Batch) -> tuple[Batch, list[tuple[Generation
         whole = writing.read == len(prompt_N)
         if echo is not None:
             given = [(writing, Token(int(prompt_N[0]), None, in_prompt=True))] if start == 0 else []
-            given += _tokens(told, [writing] * (length - whole), given=True)
+            given += _tokens(told, [writing] * (length - whole), in_prompt=True)
             first_told = start + (start > 0)
             found += given[max(0, echo - first_told) :]
         reading.remove(row)
@@ -172,7 +172,7 @@ def step(programs: Programs, batch: Batch) -> tuple[Batch, list[tuple[Generation
 
 
 def _tokens(
-    drawn: continuous.Drawn, writings: Sequence[Generation | None], given: bool = False
+    drawn: continuous.Drawn, writings: Sequence[Generation | None], in_prompt: bool = False
 ) -> list[tuple[Generation, Token]]:
     """The token in each row of `drawn` and whose it is. `drawn` may have more rows."""
     told = any(writing and writing.request.alternatives is not None for writing in writings)
@@ -181,7 +181,7 @@ def _tokens(
     for row, writing in enumerate(writings):
         if writing is None:
             continue
-        token = Token(int(token_R[row]), in_prompt=given)
+        token = Token(int(token_R[row]), in_prompt=in_prompt)
         if (alternatives := writing.request.alternatives) is not None:
             log_p_R, ids_RA, log_p_RA = likely
             best = zip(ids_RA[row, :alternatives], log_p_RA[row, :alternatives], strict=True)

@@ -15,7 +15,7 @@ from zerotollm.host.atomic_files import write_atomically
 from zerotollm.session.progress import Display, Pace
 from zerotollm.sharding.processes import is_first, on_first
 from zerotollm.training.checkpoints import AHEAD, CheckpointWriter, of_step
-from zerotollm.training.metrics import MetricsWriter, NotWritten, StepLog
+from zerotollm.training.metrics import MetricsWriter, NullMetricsWriter, StepLog
 from zerotollm.training.prefetch import DeferredMetrics
 from zerotollm.training.step import Metrics, TrainState
 
@@ -68,7 +68,7 @@ class RunLog:
         self._metrics = (
             MetricsWriter(self._metrics_path, run_dir / run_directory.TENSORBOARD, start, saved)
             if is_first()
-            else NotWritten()
+            else NullMetricsWriter()
         )
         self._steps = StepLog(
             self._metrics,

@@ -16,10 +16,7 @@ ROWS = ("data", "fsdp")
 
 
 def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
-    """Return the array with its first axes split over these axes of the current mesh.
-
-    An axis of the array is not split if its entry is None or missing, or does not divide it.
-    """
+    """Return the array with its first axes split over these axes of the current mesh, where they divide it."""
     if num_devices() == 1:
         return x
     mesh = jax.sharding.get_abstract_mesh()

@@ -102,10 +102,7 @@ def make_mesh(shape: MeshShape, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def shardings(tree: Any, mesh: Mesh, num_vmapped_seeds: int = 0) -> Any:
-    """Return a tree with the sharding of every array of parameters or training state.
-
-    With `num_vmapped_seeds` every array has that many entries on a further first axis, which is not split.
-    """
+    """Return the sharding of all arrays of parameters or state, with an unsplit first axis for vmapped seeds."""
     seed_axis = (None,) if num_vmapped_seeds else ()
 
     def sharding(path: KeyPath, leaf: Any) -> NamedSharding:
@@ -145,10 +142,7 @@ def _bytes(leaf: Any, spec: Spec, shape: MeshShape) -> int:
 
 
 def sharding_rows(params: object, shape: MeshShape) -> list[tuple[str, str, str, int]]:
-    """Return a table of parameters: path with `*` for the layer, shape, axes of the mesh, bytes on a device.
-
-    Layers of one shape are one row, with the bytes of all.
-    """
+    """Return a table of parameters: path with `*` for the layer, shape, mesh axes, bytes of all layers on a device."""
     rows: dict[tuple[str, str, str], int] = {}
     for name, leaf, spec in _arrays(params):
         axes = [axis if axis and getattr(shape, axis) > 1 else "-" for axis in spec]
@@ -180,8 +174,7 @@ class Placement:
     def part(self) -> tuple[int, int]:
         """(index, count): if a batch is cut into `count` equal parts, this process has the rows of part `index`.
 
-        Processes that share a tensor axis have the same part. Raises UsageError if the rows of this process's devices
-        are not contiguous.
+        Raises UsageError if the rows of this process's devices are not contiguous.
         """
         count = self.shape.rows
         indices = self._sharding(ROWS).addressable_devices_indices_map((count,)).values()
@@ -199,22 +192,13 @@ class Placement:
         multiple = self.shape.rows * self.micro_batches
         return -(-rows // multiple) * multiple
 
-    def shapes(self, batch: Shapes) -> dict[str, jax.ShapeDtypeStruct]:
-        """Return shapes and shardings of a batch, for compilation."""
+    def shapes(self, batch: Shapes, num_vmapped_seeds: int = 0) -> dict[str, jax.ShapeDtypeStruct]:
+        """Return shapes and shardings of a batch, or of those of several seeds (`place_stacked`), for compilation."""
+        seeds = (num_vmapped_seeds,) if num_vmapped_seeds else ()
+        sharding = self._sharding(*((None,) if seeds else ()), ROWS)
         return {
-            name: jax.ShapeDtypeStruct(
-                (self.rows(shape[0]), *shape[1:]), dtype, sharding=self._sharding(ROWS)
-            )
+            name: jax.ShapeDtypeStruct((*seeds, self.rows(shape[0]), *shape[1:]), dtype, sharding=sharding)
             for name, (shape, dtype) in batch.items()
-        }
-
-    def stacked_shapes(self, batch: Shapes, num_vmapped_seeds: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Return shapes and shardings of the batches of several seeds, as `place_stacked` places them."""
-        return {
-            name: jax.ShapeDtypeStruct(
-                (num_vmapped_seeds, *struct.shape), struct.dtype, sharding=self._sharding(None, ROWS)
-            )
-            for name, struct in self.shapes(batch).items()
         }
 
     def place_part(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
@@ -241,7 +225,6 @@ class Placement:
         return placed
 
     def _place(self, local: np.ndarray, rows: int, count: int) -> jax.Array:
-        missing = rows // count - len(local)
-        if missing:  # rows of padding have weight 0
-            local = np.pad(local, ((0, missing), (0, 0)))
+        padding = rows // count - len(local)  # rows of padding have weight 0
+        local = np.pad(local, ((0, padding), (0, 0))) if padding else local
         return jax.make_array_from_process_local_data(self._sharding(ROWS), local, (rows, *local.shape[1:]))

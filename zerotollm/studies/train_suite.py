@@ -9,12 +9,12 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TextColumn
 
 from zerotollm import run_directory
-from zerotollm.components import dataset_of
+from zerotollm.components import dataset_of, model_of
 from zerotollm.console import Console
 from zerotollm.data.feed import Feed
 from zerotollm.errors import DivergedError, RunError, UsageError
 from zerotollm.evaluation.causality import sees_the_future
-from zerotollm.evaluation.translation_report import not_read, translates, validation_scores
+from zerotollm.evaluation.translation_report import not_read, translate_split, translates
 from zerotollm.experiment import Experiment
 from zerotollm.model.accelerator import this_accelerator
 from zerotollm.model.config import resolve
@@ -207,7 +207,7 @@ class _Training:
             )
         flops = flops_per_token(job_for(replace(experiment, model=model), this_accelerator()))
         size: _Size = {"parameters": num_parameters(model), "flops_per_token": flops, **sources}
-        if sees_the_future(model, masked=data.document_mask):
+        if sees_the_future(model_of(start.experiment), masked=data.document_mask):
             for seed in job.seeds:
                 self._write(job, seed, "sees the future", _measurements(size, None, 0.0))
             self.progress.console.print(f"{name}: {FUTURE}; not trained", style="bold red")
@@ -249,7 +249,10 @@ class _Training:
                 unit = "labels" if "accuracy" in result.validation else "tokens"
                 speed = f", {result.tokens_per_second:,.0f} {unit}/s"
                 if translates(programs.experiment):
-                    scores = validation_scores(programs, result.params)
+                    net, tokenizer = model_of(programs.experiment), programs.feed.tokenizer
+                    scores, _ = translate_split(
+                        programs.experiment, result.params, net, tokenizer, "validation"
+                    )
                     numbers["validation_bleu"] = scores["bleu"]
                     words += f", BLEU {scores['bleu']:.2f}"
                     words += "".join(f", not read: {tokens}" for _, tokens in not_read(scores))

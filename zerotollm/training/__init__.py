@@ -1,4 +1,4 @@
-"""Pure functions of training (objective, optimizer, train step, adapters) and the files that a run writes.
+"""Training: optimizers, objectives, the train step, adapters, checkpoints and metrics.
 
-Components, run, sessions, studies and actions may import it; it imports model and sharding, but no experiment.
+Sessions, actions, studies, planning and `zerotollm.components` import it; it imports model, sharding and host.
 """

@@ -1,8 +1,8 @@
-"""Cross-entropy with its penalties: of logits that are there, or of logits that are never all there.
+"""Cross-entropy with its penalties, from given logits or from chunks of logits that are never all in memory.
 
-The chunked form computes some rows at a time, and their gradient with them: the gradient of a sum of losses is known as
-soon as the logits are. It takes three matrix products, as plain backpropagation does, and keeps the gradients of
-activations and head alone (as Liger does, arXiv:2410.10989, section 3.2). N tokens; other axes as in
+The chunked form computes the gradient of each chunk along with its loss: the gradient of a sum of losses is known as
+soon as the logits are. It takes three matrix products, as plain backpropagation does, and stores the gradients of
+activations and head alone (as in Liger, arXiv:2410.10989, section 3.2). N tokens; other axes as in
 `zerotollm.model.transformer`.
 """
 
@@ -15,18 +15,18 @@ import jax.numpy as jnp
 from zerotollm.sharding.constraints import ROWS, constrain, row_shards
 
 LOGITS = 2**24
-"""Most logits held at once: 64 MiB in float32."""
+"""Most logits of a chunk: 64 MiB in float32."""
 HALF_RANGE = 2.0**10
-"""Factor on gradients of logits in float16: they lie within +-1, and small ones would vanish."""
+"""Factor on gradients of logits in float16: they are within +-1, and small ones would underflow."""
 
 
 class Penalty(NamedTuple):
-    """What the training objective adds to the cross-entropy."""
+    """Terms that the training objective adds to the cross-entropy."""
 
     label_smoothing: float = 0.0
-    """share of each target spread evenly over V rows (arXiv:1512.00567, section 7; arXiv:1706.03762, section 5.4)"""
+    """fraction of the target spread evenly over V rows (arXiv:1512.00567, section 7; arXiv:1706.03762, section 5.4)"""
     z_loss: float = 0.0
-    """times log(Z)^2, which keeps log(Z) near 0 (PaLM, arXiv:2204.02311, section 5)"""
+    """weight of log(Z)^2, which keeps log(Z) near 0 (PaLM, arXiv:2204.02311, section 5)"""
     soft_cap: float = 0.0
     """chunked form: logits become cap x tanh(logits / cap); 0: unchanged"""
 
@@ -67,16 +67,16 @@ def chunked_cross_entropy(
 ) -> tuple[jax.Array, jax.Array]:
     """Return (objective, nats): weighted sums over tokens of the penalized loss and of the cross-entropy, in nats.
 
-    They equal the plain ones on logits `x_BTD @ head_DV` up to float32 rounding. `rows` are computed at a time
-    (0: chosen by size). Products have the type of `x_BTD`, everything else is float32. Gradients flow to `x_BTD` and
-    `head_DV`, from the objective alone.
+    They equal those of plain logits `x_BTD @ head_DV` up to float32 rounding. A chunk has `rows` tokens (0: chosen by
+    size). Products have the type of `x_BTD`, everything else is float32. Gradients flow to `x_BTD` and `head_DV`, from
+    the objective alone.
     """
     B, T, D = x_BTD.shape
-    shards = row_shards()  # each device has rows of its own in every chunk
+    shards = row_shards()  # every chunk has rows of every device
     rows = rows or rows_for(B * T // shards, head_DV.shape[1])
     chunks = -(-B * T // (shards * rows))
 
-    def split(x, *tail):
+    def split(x: jax.Array, *tail: int) -> jax.Array:
         x = x.reshape(shards, B * T // shards, *tail)
         x = jnp.pad(x, ((0, 0), (0, chunks * rows - B * T // shards), *((0, 0) for _ in tail)))
         x = x.reshape(shards, chunks, rows, *tail).swapaxes(0, 1).reshape(chunks, shards * rows, *tail)
@@ -99,7 +99,9 @@ def _chunk(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _loss(x_JND, head_DV, targets_JN, weights_JN, penalty):
+def _loss(
+    x_JND: jax.Array, head_DV: jax.Array, targets_JN: jax.Array, weights_JN: jax.Array, penalty: Penalty
+) -> tuple[jax.Array, jax.Array]:
     head = constrain(head_DV.astype(x_JND.dtype), None, "tensor")
 
     def add(sums, chunk):
@@ -112,9 +114,9 @@ def _loss(x_JND, head_DV, targets_JN, weights_JN, penalty):
 
 
 def _loss_forward(x_JND, head_DV, targets_JN, weights_JN, penalty):
-    """Also the gradients by x and head, of an objective that counts once."""
+    """Return the sums, and the gradients with respect to x and head for an incoming gradient of 1."""
     head, V = constrain(head_DV.astype(x_JND.dtype), None, "tensor"), head_DV.shape[1]
-    # On a mesh every part of the rows adds up its own gradient of the head: one sum over devices, not one a chunk.
+    # On a mesh each shard accumulates its own gradient of the head: one sum over devices, not one per chunk.
     parts = row_shards()
     lead = (parts,) if parts > 1 else ()
 
@@ -125,7 +127,7 @@ def _loss_forward(x_JND, head_DV, targets_JN, weights_JN, penalty):
         d_PDV = jnp.einsum("pnd,pnv->pdv", x_PND, d_PNV, preferred_element_type=jnp.float32)
         return constrain(d_PDV, ROWS, None, "tensor")
 
-    enlarged = HALF_RANGE if x_JND.dtype == jnp.float16 else 1.0
+    factor = HALF_RANGE if x_JND.dtype == jnp.float16 else 1.0
 
     def add(carry, chunk):
         objective, nats, dhead = carry
@@ -139,9 +141,9 @@ def _loss_forward(x_JND, head_DV, targets_JN, weights_JN, penalty):
             d_NV += 2 * penalty.z_loss * log_z_N[:, None] * p_NV
         if penalty.soft_cap:
             d_NV *= 1 - jnp.square(logits_NV / penalty.soft_cap)
-        d_NV = (d_NV * (weights_N * enlarged)[:, None]).astype(x_ND.dtype)
-        dx_ND = jnp.matmul(d_NV, head.T, preferred_element_type=jnp.float32) / enlarged
-        dhead += split_head_gradient(x_ND, d_NV) / enlarged
+        d_NV = (d_NV * (weights_N * factor)[:, None]).astype(x_ND.dtype)
+        dx_ND = jnp.matmul(d_NV, head.T, preferred_element_type=jnp.float32) / factor
+        dhead += split_head_gradient(x_ND, d_NV) / factor
         return (objective + more, nats + more_nats, dhead), dx_ND
 
     zeros = constrain(
@@ -154,9 +156,9 @@ def _loss_forward(x_JND, head_DV, targets_JN, weights_JN, penalty):
     return (objective, nats), (dx_JND, dhead_DV, types)
 
 
-def _loss_backward(penalty, kept, gradients):
-    dx_JND, dhead_DV, (x_type, head_type) = kept
-    scale, _ = gradients  # of nats it is zero: see `chunked_cross_entropy`
+def _loss_backward(penalty, residuals, gradients):
+    dx_JND, dhead_DV, (x_type, head_type) = residuals
+    scale, _ = gradients  # the gradient of nats is stopped in `chunked_cross_entropy`
     dx, dhead = (scale * dx_JND).astype(x_type.dtype), (scale * dhead_DV).astype(head_type.dtype)
     return dx, dhead, None, None
 

@@ -1,44 +1,48 @@
 """Dynamic loss scaling for float16 (arXiv:1710.03740, section 3.2), as values inside the compiled step.
 
-Unlike `flax.training.dynamic_scale`, one scale serves all micro-batches of a step, it stops growing at a cap, and
-skipped steps are counted.
+Unlike `flax.training.dynamic_scale`, one scale serves all micro-batches of a step, its growth is capped, and skipped
+steps are counted.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
+from zerotollm.model.build import Params
+
 START = 2.0**16
 CAP = 2.0**24
-"""Growth without end would turn the scale itself to infinity, on a loss that never overflows."""
+"""Without a cap, the scale itself would overflow on a loss whose gradients never do."""
 FLOOR = 1.0
 GROWTH_INTERVAL = 1000
 """Steps without overflow after which the scale doubles."""
 
+Tree = TypeVar("Tree")
+
 
 class LossScale(NamedTuple):
-    """What the loss is multiplied by before the backward pass, and its history."""
+    """The factor on the loss before the backward pass, and its history."""
 
     scale: jax.Array
     """float32"""
     good_steps: jax.Array
-    """int32: since the scale last changed"""
+    """int32: steps since the scale last changed"""
     skipped: jax.Array
-    """int32: steps in all whose gradients overflowed and that changed no parameter"""
+    """int32: all steps so far whose gradients overflowed and that changed no parameter"""
 
 
 def init_loss_scale() -> LossScale:
     return LossScale(jnp.float32(START), jnp.int32(0), jnp.int32(0))
 
 
-def all_finite(tree: Any) -> jax.Array:
-    """Whether no leaf holds an infinity or NaN."""
+def all_finite(tree: Params) -> jax.Array:
+    """Return whether no leaf contains an infinity or NaN."""
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
-def updated(state: LossScale, finite: jax.Array) -> LossScale:
-    """After a step: halved where it overflowed; doubled, up to the cap, after `GROWTH_INTERVAL` that did not."""
+def update_loss_scale(state: LossScale, finite: jax.Array) -> LossScale:
+    """Return the scale after a step: halved on overflow; doubled, up to the cap, after `GROWTH_INTERVAL` without."""
     good = jnp.where(finite, state.good_steps + 1, 0)
     grows = good >= GROWTH_INTERVAL
     scale = jnp.where(grows, jnp.minimum(2 * state.scale, CAP), state.scale)
@@ -46,6 +50,6 @@ def updated(state: LossScale, finite: jax.Array) -> LossScale:
     return LossScale(scale, jnp.where(grows, 0, good), state.skipped + ~finite)
 
 
-def chosen(finite: jax.Array, new: Any, old: Any) -> Any:
-    """The new tree, or the old one where the step is skipped."""
+def select_if_finite(finite: jax.Array, new: Tree, old: Tree) -> Tree:
+    """Return the new tree, or the old one if the step is skipped."""
     return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)

@@ -1,10 +1,9 @@
 """metrics.jsonl: one JSON object a line, in the order of the steps; and the same numbers for TensorBoard.
 
-A training line has `step`, `loss` (nats per token, mean over the steps since the line before), `bpb` (the
-same in bits per byte of what is predicted), `grad_norm`, `param_norm`, `learning_rate` (of that very step) and
-`tokens` (trained on so far). A validation line has `step`, `validation_loss` and `validation_bpb`. What a clock
-measured is under `timing` and nowhere else: without `timing`, a run that was killed and resumed has the same bytes
-as one that never was.
+A training line has `step`, `loss` (nats per token, mean over the steps since the previous line), `bpb` (the same in
+bits per byte of predicted text), `grad_norm`, `param_norm`, `learning_rate` (of that step) and `tokens` (trained on so
+far). A validation line has `step`, `validation_loss` and `validation_bpb`. Clock times are under `timing` only: without
+`timing`, a run that was killed and resumed has the same bytes as an uninterrupted one.
 """
 
 import json
@@ -20,59 +19,62 @@ from zerotollm.errors import RunError
 from zerotollm.host.atomic_files import cannot_write, write_atomically
 from zerotollm.training import tensorboard
 
+Line = dict[str, Any]
+"""A line of metrics.jsonl: `step`, numbers, and perhaps `timing`, a dict of numbers."""
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All whole lines; one that a crash cut short, or that is no line of ours, ends the reading."""
+
+def read_metrics(path: Path) -> list[Line]:
+    """Return all lines up to the first that is cut short by a crash or damaged."""
     lines = []
     if path.exists():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                read = json.loads(line)
+                line = json.loads(text)
             except (ValueError, RecursionError):
                 break
-            if not _is_ours(read):
+            if not _is_valid(line):
                 break
-            lines.append(read)
+            lines.append(line)
     return lines
 
 
-def _is_ours(line: Any) -> bool:
-    """Whether it has a step, all else are finite numbers, and `timing` of numbers."""
+def _is_valid(line: Any) -> bool:
+    """Return whether the line has a step, a time in `timing` if there is one, and finite numbers only."""
     if not isinstance(line, dict) or type(line.get("step")) is not int:
         return False
     values = {"timing": {"time": 0.0}} | line
     timing = values.pop("timing")
     numbers = [*values.values(), timing.get("time")] if isinstance(timing, dict) else [None]
-    return all(type(x) in (int, float) and abs(x) <= sys.float_info.max for x in numbers)
+    return all(
+        isinstance(x, int | float) and type(x) is not bool and abs(x) <= sys.float_info.max for x in numbers
+    )
 
 
 class MetricsWriter:
-    """Appends to metrics.jsonl and to TensorBoard's file. Raises RunError where the disk takes no more.
+    """Appends to metrics.jsonl and to TensorBoard's file. Raises RunError if the disk is full.
 
-    Opening takes out the lines after `step`, which will be written again, and writes TensorBoard's file anew
-    from those that stay. Where a checkpoint has `saved` them, they are taken from there: that copy has a checksum.
+    Opening drops the lines after `step`, which will be written again, and rewrites TensorBoard's file. The lines are
+    read from `saved`, the copy in a checkpoint, if it exists: that copy has a checksum.
     """
 
     def __init__(self, path: Path, tensorboard_dir: Path, step: int, saved: Path | None = None):
         self.path = path
         source = saved if saved and saved.exists() else path
-        kept = [line for line in read_metrics(source) if line["step"] <= step]
+        lines = [line for line in read_metrics(source) if line["step"] <= step]
         self.best_bpb = min(
-            (line["validation_bpb"] for line in kept if "validation_bpb" in line), default=math.inf
+            (line["validation_bpb"] for line in lines if "validation_bpb" in line), default=math.inf
         )
-        write_atomically(path, "".join(map(_dump, kept)))
+        write_atomically(path, "".join(map(_dump, lines)))
         events = tensorboard_dir / "events.out.tfevents.0.zerotollm"
-        write_atomically(
-            events, b"".join([tensorboard.file_header(time.time()), *(_event(line) for line in kept)])
-        )
+        write_atomically(events, b"".join([tensorboard.file_header(time.time()), *map(_event, lines)]))
         try:
             self._lines = path.open("ab")
             self._events = events.open("ab")
         except OSError as error:
             raise cannot_write(path, error) from None
 
-    def write(self, line: dict[str, Any]) -> None:
-        """Adds one line; it survives the death of the process, though not yet that of the machine."""
+    def write(self, line: Line) -> None:
+        """Append one line. From now on it survives a killed process, but not yet a power failure."""
         line["timing"] = {"time": round(time.time(), 3)} | line.get("timing", {})
         try:
             self._lines.write(_dump(line).encode())
@@ -83,25 +85,25 @@ class MetricsWriter:
             raise cannot_write(self.path, error) from None
 
     def sync(self) -> None:
-        """Puts all lines on the disk; a checkpoint must not outlive the lines before it."""
+        """Flush all lines to the disk, before a checkpoint refers to them."""
         try:
             os.fsync(self._lines.fileno())
         except OSError as error:
             raise cannot_write(self.path, error) from None
 
     def close(self) -> None:
-        """Every line was flushed when it was written; what could not be was raised then."""
+        """Close the files. Every line was flushed when it was written."""
         for file in (self._lines, self._events):
             with suppress(OSError):
                 file.close()
 
 
-class NotWritten:
-    """A `MetricsWriter` of a process that writes nothing."""
+class NullMetricsWriter:
+    """The `MetricsWriter` of a process that writes nothing."""
 
     best_bpb = math.inf
 
-    def write(self, line: dict[str, Any]) -> None:
+    def write(self, line: Line) -> None:
         pass
 
     def sync(self) -> None:
@@ -111,11 +113,11 @@ class NotWritten:
         pass
 
 
-def _dump(line: dict[str, Any]) -> str:
+def _dump(line: Line) -> str:
     return json.dumps(line, allow_nan=False) + "\n"
 
 
-def _event(line: dict[str, Any]) -> bytes:
+def _event(line: Line) -> bytes:
     curves = {}
     for name, value in line.items():
         if name not in ("step", "tokens", "timing"):
@@ -125,18 +127,20 @@ def _event(line: dict[str, Any]) -> bytes:
 
 
 MEASURED = ("loss", "bpb", "accuracy", "old_bpb", "lost")
+"""Validation metrics: `loss` in nats per token, `bpb`, and for some objectives `accuracy` of labels, `old_bpb` of
+another text, and the share of bytes that the tokenizer `lost`."""
 
 
 class StepLog:
-    """Turns the metrics of single steps into lines, every `every` steps and at the last one.
+    """Aggregates the metrics of steps into lines, every `every` steps and at the last one.
 
-    `bpb_per_nat` makes bits per byte of nats per token: tokens / bytes / ln 2 of the training text. `losses`
-    are those of the steps since the last line; a checkpoint remembers them, so the next line is the same.
+    `bpb_per_nat` converts nats per token to bits per byte: tokens / bytes / ln 2 of the training text. `losses` are
+    those since the previous line. Checkpoints save them, so that a resumed run writes the same line.
     """
 
     def __init__(
         self,
-        writer: MetricsWriter | NotWritten,
+        writer: MetricsWriter | NullMetricsWriter,
         *,
         steps: int,
         every: int,
@@ -150,12 +154,12 @@ class StepLog:
         self._tokens_per_step, self._bpb_per_nat = tokens_per_step, bpb_per_nat
 
     def add(self, step: int, values: dict[str, float], tokens_per_second: float) -> None:
-        """The metrics of one step. Raises RunError where one of them is not finite."""
+        """Add the metrics of one step. Raises RunError if one of them is not finite."""
         for name, value in values.items():
             if not math.isfinite(value):
                 raise RunError(
-                    f"{name} is {value} at step {step}: training has diverged, and stops; checkpoints from "
-                    "before are kept. Start another --run-dir with a lower learning rate or a longer warmup"
+                    f"{name} is {value} at step {step}: training has diverged and stops; earlier checkpoints are kept. "
+                    "Start another --run-dir with a lower learning rate or a longer warmup"
                 )
         self.losses.append(values["loss"])
         if step % self._every == 0 or step == self._steps:
@@ -167,11 +171,9 @@ class StepLog:
             self._writer.write(line | {"timing": {"tokens_per_second": round(tokens_per_second, 1)}})
 
     def validation(self, step: int, measured: dict[str, float]) -> bool:
-        """The whole validation split: `loss` in nats per token, `bpb`, and where there are `accuracy` of labels, the
-        `old_bpb` of another text and the share of bytes that the tokenizer `lost`. True if it is the best yet."""
-        shown = {f"validation_{name}": measured[name] for name in MEASURED if name in measured}
-        self._writer.write({"step": step} | shown)
-        bpb = measured["bpb"]
-        best = bpb < self._writer.best_bpb
-        self._writer.best_bpb = min(bpb, self._writer.best_bpb)
-        return best
+        """Write the `MEASURED` metrics of the validation split. Return whether its bits per byte are the best yet."""
+        validation = {f"validation_{name}": measured[name] for name in MEASURED if name in measured}
+        self._writer.write({"step": step} | validation)
+        is_best = measured["bpb"] < self._writer.best_bpb
+        self._writer.best_bpb = min(measured["bpb"], self._writer.best_bpb)
+        return is_best

@@ -1,4 +1,4 @@
-"""Training objectives: what gradient descent minimizes, given what the head reads."""
+"""Training objectives: functions of the readout and the batch that gradient descent minimizes."""
 
 from collections.abc import Callable, Mapping
 
@@ -9,24 +9,23 @@ from zerotollm.model.transformer import Readout
 from zerotollm.training.cross_entropy import Penalty, chunked_cross_entropy, token_losses
 
 Batch = Mapping[str, jax.Array]
-"""The net's inputs, "targets" (B, T) int32 and "weights" (B, T) float32, 0 where nothing is to be predicted."""
+"""The net's inputs, "targets" (B, T) int32, and "weights" (B, T) float32, 0 at tokens without a loss."""
 Objective = Callable[[Readout, Batch], tuple[jax.Array, jax.Array]]
-"""(readout, batch) -> (training objective, cross-entropy), both weighted sums over tokens, in nats. Gradients are of
-the first; the second is reported, so that runs with different objectives compare."""
+"""(readout, batch) -> (training objective, cross-entropy), weighted sums over tokens in nats. Gradients are of the
+first. The second is reported: it is comparable between objectives."""
 
 
 def cross_entropy_objective(
     label_smoothing: float = 0.0, z_loss: float = 0.0, *, chunked: bool = False
 ) -> Objective:
-    """Return the objective of predicting "targets", with the penalties of `Penalty`. Chunked, logits are never all
-    in memory."""
+    """Return the cross-entropy with the penalties of `Penalty`. With `chunked`, logits are never all in memory."""
     penalty = Penalty(label_smoothing, z_loss)
 
     def objective(readout: Readout, batch: Batch) -> tuple[jax.Array, jax.Array]:
         targets_BT, weights_BT = batch["targets"], batch["weights"]
         if chunked:
             x_BTD, head_DV = readout.x_BTD, readout.head_DV
-            if readout.bias_V is not None:  # one more row of the head, and a feature that is 1
+            if readout.bias_V is not None:  # the bias as a row of the head, for a feature that is 1
                 x_BTD = jnp.concatenate([x_BTD, jnp.ones_like(x_BTD[..., :1])], axis=-1)
                 head_DV = jnp.concatenate([head_DV, readout.bias_V[None]])
             x_BTD = jnp.broadcast_to(x_BTD, (*targets_BT.shape, x_BTD.shape[-1]))
@@ -41,6 +40,6 @@ def cross_entropy_objective(
 
 
 def logits_of(readout: Readout, batch: Batch) -> jax.Array:
-    """Return a row of logits for every target, (B, T, V) in float32."""
+    """Return the logits of every target, (B, T, V) in float32."""
     logits_BTV = readout.logits()
     return jnp.broadcast_to(logits_BTV, (*batch["targets"].shape, logits_BTV.shape[-1]))

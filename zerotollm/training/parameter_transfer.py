@@ -1,8 +1,7 @@
-"""Beginning with the parameters of another run."""
+"""Initialize a model from the parameters of another one."""
 
 import zlib
 from dataclasses import fields
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,11 +12,11 @@ from zerotollm.model.config import TransformerConfig
 from zerotollm.training.lora import Params, flatten_params, unflatten_params
 
 NEW = "classifier"
-"""The head that a task may add."""
+"""The classification head: the parameter that a task may add."""
 
 
 def check_same_model(theirs: TransformerConfig, ours: TransformerConfig, source: str) -> None:
-    """Raises UsageError where two resolved models compute differently, naming the fields that differ."""
+    """Raise UsageError, naming the fields, if two resolved architectures differ."""
     may_differ = {"dropout", "num_classes"} | ({"max_length"} if ours.position != "learned" else set())
     differing = [
         f"{field.name} {was!r} (now {now!r})"
@@ -27,33 +26,33 @@ def check_same_model(theirs: TransformerConfig, ours: TransformerConfig, source:
     ]
     if differing:
         raise UsageError(
-            f"{source} was trained with model.{', model.'.join(differing)}: give the same values to begin with it"
+            f"{source} was trained with model.{', model.'.join(differing)}: give the same values to start from it"
         )
 
 
 def transfer_params(params: Params, net: Net, source: str, *, same_labels: bool) -> Params:
-    """What a model takes over of the parameters of another one, `source`: all but a head of labels that are not the
-    `same_labels`. A model that labels leaves the parts that it has no use for.
+    """Return the parameters that `net` is initialized with, from those of `source`.
 
-    Raises UsageError, naming the tensor and what was expected, where one is missing, has another shape or is too many.
+    A classification head is transferred only with the `same_labels`. A classifier ignores surplus parameters. Raises
+    UsageError, naming the tensor, if one is missing, has another shape or is surplus.
     """
     have = {path: leaf for path, leaf in flatten_params(params) if same_labels or path != NEW}
-    wanted = dict(flatten_params(jax.eval_shape(lambda: init_params(net, 0))))
-    for path, leaf in wanted.items():
+    expected = dict(flatten_params(jax.eval_shape(lambda: init_params(net, 0))))
+    for path, leaf in expected.items():
         if path not in have and path != NEW:
             raise UsageError(f"{source} has no tensor {path}, and this model needs one of shape {leaf.shape}")
         if path in have and have[path].shape != leaf.shape:
             raise UsageError(
                 f"{source}: the tensor {path} has shape {have[path].shape}, and this model needs {leaf.shape}"
             )
-    surplus = sorted(have.keys() - wanted.keys())
+    surplus = sorted(have.keys() - expected.keys())
     if surplus and not net.config.num_classes:
         raise UsageError(f"{source} has a tensor {surplus[0]}, and this model has none of that name")
-    return unflatten_params({path: have[path] for path in wanted if path in have})
+    return unflatten_params({path: have[path] for path in expected if path in have})
 
 
-def fingerprint(params: Any) -> int | None:
-    """Changes with any bit of the parameters; None where there are none."""
+def fingerprint(params: Params | None) -> int | None:
+    """Return a CRC-32 of all parameters and their paths, or None without parameters."""
     if params is None:
         return None
     total = 0

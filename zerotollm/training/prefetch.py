@@ -1,16 +1,19 @@
-"""The host's side of the train loop: batches are made ahead of the device, metrics are read behind it."""
+"""The host's side of the train loop: batches are prefetched, metrics are read a few steps later."""
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
-Batch = TypeVar("Batch")
+import jax
+
+HostBatch = TypeVar("HostBatch")
+PlacedBatch = TypeVar("PlacedBatch")
 
 AHEAD = 2
-"""Batches made before they are asked for."""
+"""Batches prepared before they are needed."""
 BEHIND = 2
-"""Steps given to the device before the metrics of the first are read: neither device nor host waits."""
+"""Steps dispatched before the metrics of the first are read: neither device nor host waits."""
 
 
 class Dataset(Protocol):
@@ -20,12 +23,12 @@ class Dataset(Protocol):
 
 
 def prefetched(
-    dataset: Dataset, start: int, stop: int, place: Callable[[Any], Batch]
-) -> Generator[Batch, None, None]:
-    """`place(dataset[step])` for every step from `start` to `stop`, made by a second thread `AHEAD` early.
+    dataset: Sequence[HostBatch], start: int, stop: int, place: Callable[[HostBatch], PlacedBatch]
+) -> Iterator[PlacedBatch]:
+    """Yield `place(dataset[step])` for every step from `start` to `stop`, prepared by a second thread.
 
-    The dataset is a pure function of the step, so nothing here needs to be saved. What the thread raises is
-    raised where its batch is asked for.
+    The dataset is a pure function of the step: there is nothing to save. Exceptions in the thread are raised when their
+    batch is due.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
         make = lambda step: thread.submit(lambda: place(dataset[step]))  # noqa: E731
@@ -38,20 +41,20 @@ def prefetched(
 
 
 class DeferredMetrics:
-    """Metrics that the device may still be computing, handed on in order `BEHIND` steps later."""
+    """Passes metrics on in order, `BEHIND` steps late, since the device may still be computing them."""
 
     def __init__(self, read: Callable[[int, dict[str, float]], None]):
         self._read = read
-        self._waiting: deque[tuple[int, Any]] = deque()
+        self._waiting: deque[tuple[int, Mapping[str, jax.Array]]] = deque()
 
-    def add(self, step: int, metrics: Any) -> None:
-        """`metrics`: dict of scalars on the device, of the step that makes it `step` steps in all."""
+    def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Add the metrics of a step, scalars on the device."""
         self._waiting.append((step, metrics))
         if len(self._waiting) > BEHIND:
             self._read_oldest()
 
     def drain(self) -> None:
-        """Waits for the device and hands on all that is left."""
+        """Wait for the device and pass on all remaining metrics."""
         while self._waiting:
             self._read_oldest()
 

@@ -6,7 +6,7 @@
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from zerotollm.randomness import Seed, stream_key
 from zerotollm.sharding.constraints import ROWS, constrain
 from zerotollm.training.config import TrainConfig
 from zerotollm.training.lora import merge_params
-from zerotollm.training.loss_scale import FLOOR, LossScale, all_finite, chosen, updated
+from zerotollm.training.loss_scale import FLOOR, LossScale, all_finite, select_if_finite, update_loss_scale
 from zerotollm.training.objectives import Batch
 from zerotollm.training.optimizers import at_step
 
@@ -35,10 +35,10 @@ class TrainState(NamedTuple):
     loss_scale: LossScale | None = None
     """in float16 only"""
     frozen: Params | None = None
-    """parameters that are not trained, where `params` are some of them or adapters: see `zerotollm.training.lora`"""
+    """frozen parameters, if `params` are a subset or adapters: see `zerotollm.training.lora`"""
 
-    def saved(self) -> dict:
-        """Return what a checkpoint holds, by name: all but `frozen`, which lies in the run it was initialized from."""
+    def saved(self) -> dict[str, Any]:
+        """Return the content of a checkpoint: all but `frozen`, which the run it was initialized from holds."""
         return {name: value for name, value in self._asdict().items() if name != "frozen"}
 
 
@@ -57,7 +57,7 @@ EvalStep = Callable[[Params, Batch], dict[str, jax.Array]]
 
 
 def make_train_step(gradients_of: MeanGradients, update: Update) -> TrainStep:
-    """Return the step. Metrics are float32 scalars: `loss` is the cross-entropy alone, in nats per token."""
+    """Return the train step. Metrics are float32 scalars; `loss` is the cross-entropy in nats per token."""
 
     def train_step(state: TrainState, batch: Batch, seed: Seed) -> tuple[TrainState, Metrics]:
         loss, gradients = gradients_of(state, batch, seed)
@@ -68,7 +68,7 @@ def make_train_step(gradients_of: MeanGradients, update: Update) -> TrainStep:
 
 
 def mean_gradients(sum_gradients: SumGradients) -> MeanGradients:
-    """Return the plain gradients: of the mean over the weighted tokens of the batch."""
+    """Return the gradients of the mean over the weighted tokens of the batch."""
 
     def gradients_of(state: TrainState, batch: Batch, seed: Seed) -> tuple[jax.Array, Params]:
         weight = jnp.maximum(jnp.sum(batch["weights"]), 1.0)
@@ -82,7 +82,7 @@ def mean_gradients(sum_gradients: SumGradients) -> MeanGradients:
 def plain_update(
     optimizer: optax.GradientTransformation, learning_rate: Callable[[TrainState], jax.Array] | None
 ) -> Update:
-    """Return the update of one optimizer step. `learning_rate(state)` is logged, where there is one."""
+    """Return the update of one optimizer step. It logs `learning_rate(state)`, if given."""
 
     def update(state: TrainState, gradients: Params) -> tuple[TrainState, Metrics]:
         with jax.named_scope("optimizer"):
@@ -97,11 +97,11 @@ def plain_update(
     return update
 
 
-# --- what the plain case is composed with
+# --- variants of the two functions
 
 
 def with_frozen(loss_fn: LossFn, train: TrainConfig) -> StateLoss:
-    """Return the loss as a function of the trainable parameters: the frozen ones and adapters are merged with them."""
+    """Return the loss as a function of the trainable parameters, merged with the frozen ones."""
 
     def loss(
         trainable: Params, state: TrainState, batch: Batch, seed: Seed, key: jax.Array
@@ -113,7 +113,7 @@ def with_frozen(loss_fn: LossFn, train: TrainConfig) -> StateLoss:
 
 
 def sum_gradients(loss: StateLoss) -> SumGradients:
-    """Return the gradients of the loss by the trainable parameters."""
+    """Return the gradients of the loss with respect to the trainable parameters."""
 
     def gradients_of(
         state: TrainState, batch: Batch, seed: Seed, key: jax.Array, factor: jax.Array | None
@@ -129,7 +129,7 @@ def sum_gradients(loss: StateLoss) -> SumGradients:
 
 
 def in_micro_batches(sum_gradients: SumGradients, parts: int) -> SumGradients:
-    """Return the same gradients, summed over equal parts of the batch by `lax.scan`, in less memory."""
+    """Return the same gradients, summed over equal parts of the batch by `lax.scan`, which takes less memory."""
     if parts == 1:
         return sum_gradients
 
@@ -159,7 +159,7 @@ def scaled(sum_gradients: SumGradients) -> MeanGradients:
         scale = state.loss_scale.scale
         weight = jnp.maximum(jnp.sum(batch["weights"]), 1.0)
         key = stream_key(seed, "dropout", state.step)
-        # The scale is one of the mean loss, whose gradients hardly depend on the size of the batch.
+        # Scale the mean loss: its gradients hardly depend on the batch size.
         nats, gradients = sum_gradients(state, batch, seed, key, scale / weight)
         return nats / weight, jax.tree.map(lambda g: g / scale, gradients)
 
@@ -167,7 +167,7 @@ def scaled(sum_gradients: SumGradients) -> MeanGradients:
 
 
 def skip_overflow(update: Update) -> Update:
-    """Return an update that changes only `step` and the loss scale where a gradient is not finite.
+    """Return an update that changes only `step` and the loss scale if a gradient is not finite.
 
     Metrics gain loss_scale and skipped_steps. The grad_norm of a skipped step is 0, unless the scale is at its floor.
     """
@@ -176,9 +176,11 @@ def skip_overflow(update: Update) -> Update:
         assert state.loss_scale is not None
         new, metrics = update(state, gradients)
         finite = all_finite(gradients)
-        params, opt_state = chosen(finite, (new.params, new.opt_state), (state.params, state.opt_state))
+        params, opt_state = select_if_finite(
+            finite, (new.params, new.opt_state), (state.params, state.opt_state)
+        )
         hidden = ~finite & (state.loss_scale.scale > FLOOR)
-        scale = updated(state.loss_scale, finite)
+        scale = update_loss_scale(state.loss_scale, finite)
         metrics |= {
             "grad_norm": jnp.where(hidden, 0.0, metrics["grad_norm"]),
             "param_norm": optax.tree.norm(params),

@@ -1,8 +1,10 @@
-"""Scalars in the file format of TensorBoard, written without TensorFlow.
+"""Scalars in TensorBoard's file format.
 
-A file is a sequence of records: length (uint64), masked CRC-32C of the length, data, masked CRC-32C of the
-data (tensorflow/core/lib/io/record_writer.h). The data is a protocol buffer `Event`
-(tensorflow/core/util/event.proto).
+tensorboardX writes it too, but its import takes 3 seconds (it imports torch where that is installed), and it cannot
+keep one file name over restarts.
+
+A file is a sequence of records: length (uint64), masked CRC-32C of the length, data, masked CRC-32C of the data
+(tensorflow/core/lib/io/record_writer.h). The data is a protocol buffer `Event` (tensorflow/core/util/event.proto).
 """
 
 import struct
@@ -10,12 +12,12 @@ from collections.abc import Mapping
 
 
 def file_header(wall_time: float) -> bytes:
-    """The record that every event file begins with. `wall_time` in seconds since 1970."""
+    """Return the first record of an event file. `wall_time` is in seconds since 1970."""
     return _record(_field(1, wall_time) + _field(3, b"brain.Event:2"))
 
 
 def scalars(values: Mapping[str, float], step: int, wall_time: float) -> bytes:
-    """One record with a point at `step` in each of the named curves."""
+    """Return one record with a point at `step` in each of the named curves."""
     points = (
         _field(1, _field(1, name.encode()) + b"\x15" + struct.pack("<f", v)) for name, v in values.items()
     )
@@ -23,23 +25,20 @@ def scalars(values: Mapping[str, float], step: int, wall_time: float) -> bytes:
 
 
 def crc32c(data: bytes) -> int:
-    """The checksum of RFC 3720, section 12.1 (Castagnoli polynomial)."""
+    """Return the checksum of RFC 3720, section 12.1 (Castagnoli polynomial)."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = _CRC_TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
     return crc ^ 0xFFFFFFFF
 
 
-def _crc_table() -> tuple[int, ...]:
-    table = []
-    for value in range(256):
-        for _ in range(8):
-            value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)
-        table.append(value)
-    return tuple(table)
+def _crc_of_byte(value: int) -> int:
+    for _ in range(8):
+        value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)
+    return value
 
 
-_CRC_TABLE = _crc_table()
+_CRC_TABLE = tuple(map(_crc_of_byte, range(256)))
 
 
 def _record(data: bytes) -> bytes:
@@ -53,7 +52,7 @@ def _masked_crc(data: bytes) -> bytes:
 
 
 def _field(number: int, value: float | bytes) -> bytes:
-    """A field of a protocol buffer: a double, or bytes with their length."""
+    """Return a protocol buffer field: a double, or bytes preceded by their length."""
     if isinstance(value, float):
         return bytes([number << 3 | 1]) + struct.pack("<d", value)
     return bytes([number << 3 | 2]) + _varint(len(value)) + value

@@ -48,10 +48,7 @@ class BucketPlan:
 
     @cached_property
     def epoch_sizes(self) -> list[list[int]]:
-        """Rows in each batch of an epoch, per bucket.
-
-        Rows that do not fill a batch move to the next wider bucket. Only the last batch of the widest is padded.
-        """
+        """Rows in each batch of an epoch, per bucket. Rows that do not fill a batch move to the next wider bucket."""
         sizes, left = [], 0
         for bucket, members in zip(self.buckets, self.members, strict=True):
             full, left = divmod(left + len(members), bucket.rows)
@@ -68,8 +65,7 @@ class BucketPlan:
 def plan_buckets(side_lengths: np.ndarray, *, context: int, batch_size: int, buckets: int) -> BucketPlan:
     """Return at most `buckets` widths with the least padding, and rows for `batch_size` x `context` tokens.
 
-    `side_lengths` are the tokens of each row's sides, [rows, sides]. The plan does not depend on micro-batches or
-    devices: for these, `Placement.rows` adds rows of padding.
+    `side_lengths` are the tokens of each row's sides, [rows, sides]. `Placement.rows` adds rows of padding for devices.
     """
     fitting_M = np.flatnonzero((side_lengths <= context).all(axis=1))
     longest_M = side_lengths[fitting_M].max(axis=1, initial=1)

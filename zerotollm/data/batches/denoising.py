@@ -47,9 +47,8 @@ class Corruption:
 def denoising_batches(
     windows: Sequence[Batch], corruption: Corruption, seed: int, batch_size: int, first_row: int = 0
 ) -> Sequence[Batch]:
-    """Return pairs made from batches of windows.
+    """Return pairs made from batches of windows, each by (seed, number of the window) alone.
 
-    How a window is corrupted depends on (seed, number of the window) alone, not on batch size or processes.
     `batch_size` counts the rows of all processes, `first_row` is the first of this process.
     """
 
@@ -90,10 +89,7 @@ def num_hidden(length: int) -> tuple[int, int]:
 
 
 def span_corruption(first: int, context: int) -> Corruption:
-    """Replace each random span by one sentinel; `first` is the id of sentinel 0.
-
-    Raises UsageError if windows are too short or have more spans than there are sentinels.
-    """
+    """Replace each random span by one sentinel; `first` is the id of sentinel 0. May raise UsageError."""
     if context < 2:
         raise UsageError(f"data.context is {context}, and span corruption needs at least 2 tokens: raise it")
     tokens, spans = num_hidden(context)
@@ -124,10 +120,7 @@ def _random_lengths(random: np.random.Generator, total: int, count: int) -> np.n
 
 
 def prefix_lm(context: int) -> Corruption:
-    """Split each window at a random place into source and target.
-
-    Raises UsageError if windows are too short.
-    """
+    """Split each window at a random place into source and target. Raises UsageError if windows are too short."""
     if context < 2:
         raise UsageError(f"data.context is {context}, and a prefix LM needs at least 2 tokens: raise it")
 

@@ -36,12 +36,9 @@ def training_batches(
 ) -> Sequence[Batch]:
     """Return endless batches; each depends on (seed, step) alone, so resuming needs no saved state.
 
-    Each epoch divides the tokens into adjacent windows from a random phase on, in random order (`epoch_windows`).
-    A token thus appears at different positions of a window, and an epoch omits less than two windows of tokens.
-    A batch may begin in one epoch and end in the next.
-
-    Of the `batch_size` rows B, process p of P makes rows p B / P to (p + 1) B / P - 1. Raises UsageError if the split
-    is shorter than a window and the token after it, or the processes do not divide the batch.
+    Each epoch divides the tokens into adjacent windows from a random phase on, in random order (`epoch_windows`), and
+    omits less than two windows of tokens. Of the `batch_size` rows B, process p of P makes rows p B / P to
+    (p + 1) B / P - 1. Raises UsageError if the split is too short, or the processes do not divide the batch.
     """
     if batch_size % process_count or not 0 <= process_index < process_count:
         raise UsageError(
@@ -72,8 +69,7 @@ def training_batches(
 def evaluation_batches(split: TokenizedSplit, *, context: int, batch_size: int) -> Sequence[Batch]:
     """Return the whole split in order as adjacent windows: every token but the first is a target once.
 
-    All batches have one shape: the last window and the last batch are padded with weight 0. Raises UsageError if the
-    split has no token to predict.
+    The last window and the last batch are padded with weight 0. Raises UsageError if no token is to be predicted.
     """
     num_targets = len(split.tokens_N) - 1
     if num_targets < 1:

@@ -75,10 +75,7 @@ Chapter = tuple[int, int]
 
 @lru_cache(maxsize=1)
 def chapter_splits() -> dict[Chapter, str]:
-    """Return the split of every chapter: the first 5 % in the order of a hash are test, the next 5 % validation.
-
-    All versions share it, so no test verse is trained on in another translation.
-    """
+    """Return the split of every chapter, the same in all versions: 5 % are test and 5 % validation, by a hash."""
     chapters = [(book, c + 1) for book, (_, count, _) in enumerate(BOOKS, 1) for c in range(count)]
     order = sorted(chapters, key=lambda chapter: hashlib.sha256("{}/{}".format(*chapter).encode()).digest())
     held_out = round(0.05 * len(chapters))

@@ -20,10 +20,9 @@ Piece = list[dict[str, str]]
 
 
 def read_conversations() -> dict[str, list[Piece]]:
-    """Return {name of a conversation: its pieces}, in the order of the file.
+    """Return {name of a conversation: its pieces}. Raises UsageError if the package is not installed.
 
-    Turns longer than a piece are left out together with their answer or question. Raises UsageError if the package
-    is not installed.
+    Turns longer than a piece are left out together with their answer or question.
     """
     PACKAGE.check_installed(NAME)
     conversations = json.loads((PACKAGE.folder / "dataset.json").read_text("utf-8"))

@@ -58,9 +58,8 @@ def check_messages(place: str, messages: Any) -> list[Message]:
     for number, message in enumerate(messages, 1):
         role, content = (message.get(f) if isinstance(message, dict) else None for f in ("role", "content"))
         if role not in tuple(ROLES):  # a tuple, because a list or an object has no hash
-            raise UsageError(
-                f"{place}: message {number} has the role {role!r}; expected one of {', '.join(ROLES)}"
-            )
+            message = f"{place}: message {number} has the role {role!r}; expected one of {', '.join(ROLES)}"
+            raise UsageError(message)
         if not isinstance(content, str) or not (content.strip() or role == "system"):
             raise UsageError(f"{place}: message {number} has no content; expected a text that is not empty")
         check_encodable(f"{place}, message {number}", content)

@@ -39,11 +39,10 @@ PACKAGED = {
 """every corpus that has a name of its own"""
 
 
-def open_corpus(config: DataConfig) -> Corpus:
+def open_corpus(config: DataConfig) -> Corpus[Document]:
     """Return the corpus that `config.corpus` names, prepared below the data directory if necessary.
 
-    Raises UsageError if there is no such corpus, its package is not installed, or the user's files cannot be read;
-    RunError if preparation fails. A preparation that is killed leaves nothing behind.
+    Raises UsageError if there is no such corpus or it is not installed or readable; RunError if preparation fails.
     """
     name = config.corpus
     if corpus := PACKAGED.get(name):

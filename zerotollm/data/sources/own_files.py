@@ -54,11 +54,10 @@ class _Span(NamedTuple):
     line: int
 
 
-def open_files(config: DataConfig) -> Corpus:
+def open_files(config: DataConfig) -> Corpus[Document]:
     """Return the corpus in the files that `config.corpus` names. All of them are read, to check and to hash them.
 
-    Raises UsageError, naming the file and the place, if something cannot be read as text; RunError, also when a
-    document is accessed later, if a file was changed since.
+    Raises UsageError, naming the place, for what is not text; RunError, also later, if a file was changed since.
     """
     validation, test = fractions(config)
     paths = find_files(config.corpus)
@@ -190,7 +189,6 @@ def _split_by_position(config: DataConfig, documents: list[Document]) -> dict[st
     for split in ("train", "validation"):
         if not splits[split]:
             size = sum(len(document.text) for document in documents)
-            raise UsageError(
-                f"{config.corpus} is too short: none of its {size} characters is left for {split}"
-            )
+            message = f"{config.corpus} is too short: none of its {size} characters is left for {split}"
+            raise UsageError(message)
     return splits

@@ -19,7 +19,7 @@ LAYOUT = 2
 
 def open_packaged(
     config: DataConfig, name: str, version: str, read: Callable[[], Mapping[str, Sequence[Document]]]
-) -> Corpus:
+) -> Corpus[Document]:
     """Return the corpus of `read()`, which is called only once for every `name` and `version`.
 
     Later calls read a small summary, and all documents when the first one is accessed. Raises RunError if the data

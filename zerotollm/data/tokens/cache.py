@@ -39,7 +39,6 @@ MANIFEST = "manifest"
 """Its first line is the checksum of its second."""
 TOKENIZER = "tokenizer.model"
 
-Item = TypeVar("Item")
 Split = TypeVar("Split")
 
 
@@ -154,19 +153,6 @@ def tokenizer_for(tokenizer: TokenizerConfig | AnyTokenizer, texts: Iterable[str
 def token_type(tokenizer: AnyTokenizer) -> np.dtype:
     """Return the type of ids on disk."""
     return np.dtype("<u2" if tokenizer.vocab_size <= 2**16 else "<u4")
-
-
-def in_groups(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> Iterator[list[Item]]:
-    """Yield the items in lists, each ended by the item with which its total size reaches `limit`."""
-    group, total = [], 0
-    for item in items:
-        group.append(item)
-        total += size(item)
-        if total >= limit:
-            yield group
-            group, total = [], 0
-    if group:
-        yield group
 
 
 def write_manifest(folder: Path, tokenizer: AnyTokenizer, counts: Counts) -> None:

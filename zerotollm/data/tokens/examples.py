@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.data.lazy_sequence import in_groups
 from zerotollm.data.sources.conversations import Sentence
 from zerotollm.data.sources.examples import Example, open_examples
 from zerotollm.data.tokens.cache import (
     Counts,
     Prepared,
-    in_groups,
     open_cache,
     token_folder,
     token_type,
@@ -84,17 +84,12 @@ class TokenizedExamples:
 def prepare_examples(
     data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer, objective: str
 ) -> Prepared[TokenizedExamples]:
-    """Return the tokens of `data.corpus`, made by a given tokenizer or one trained on its training split.
-
-    Raises UsageError as `open_examples` does or if the vocabulary does not suit the text, RunError if the data
-    directory cannot be written.
-    """
+    """Return the tokens of `data.corpus`, by a given tokenizer or one trained on it; raises as `prepare`."""
     examples = open_examples(data, objective)
     labels = examples.labels
 
     def write(folder: Path, trained: AnyTokenizer) -> Counts:
-        dropped = examples.dropped or {split: {} for split in examples.splits}
-        counts = Counts(dropped={split: dict(reasons) for split, reasons in dropped.items()})
+        counts = Counts(dropped={split: dict(examples.dropped.get(split, {})) for split in examples.splits})
         for split, rows in examples.splits.items():
             counts.lost[split] = _write_split(folder, split, rows, labels, trained)
         return counts

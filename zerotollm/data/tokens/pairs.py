@@ -46,11 +46,7 @@ class TokenizedPairs:
 
 
 def prepare_pairs(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer) -> Prepared[TokenizedPairs]:
-    """Return the tokens of `data.corpus`, made by a given tokenizer or one trained on both sides of its training split.
-
-    Raises UsageError if the corpus is not available or the vocabulary does not suit it, RunError if the data
-    directory cannot be written.
-    """
+    """Return the tokens of `data.corpus`, by a given tokenizer or one trained on both sides; raises as `prepare`."""
     corpus = open_parallel(data)
 
     def texts() -> Iterator[str]:

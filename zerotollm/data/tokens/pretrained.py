@@ -133,10 +133,7 @@ class PretrainedTokenizer(ByteTokenizer):
 def pretrained_tokenizer(
     tokenizer: Json, *, bos_id: int | None, eos_id: int, pad_id: int | None, source: str
 ) -> PretrainedTokenizer:
-    """Return the tokenizer of a tokenizer.json. `source` names its origin in error messages.
-
-    Raises UsageError if the `tokenizers` library cannot read it, or its decoder is unknown here.
-    """
+    """Return the tokenizer of a tokenizer.json. Raises UsageError, naming the `source`, if it is not supported."""
     fields = {
         "pad": eos_id if pad_id is None else pad_id,
         "bos": eos_id if bos_id is None else bos_id,

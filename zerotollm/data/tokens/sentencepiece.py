@@ -210,7 +210,7 @@ def load_tokenizer(path: str | Path) -> AnyTokenizer:
 def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     """Train a tokenizer on texts. The same texts and settings give the same bytes on any machine.
 
-    Texts are read once, and `SAMPLE_CHARACTERS` of them are kept in memory. Which characters enter the vocabulary:
+    Texts are read once, and `SAMPLE_CHARACTERS` of them are kept in memory. Characters in the vocabulary:
 
     - kind "char": all, or the most frequent if `vocab_size` is too small for all
     - other kinds with `byte_fallback`: all if they fill at most a quarter of the vocabulary; else the most frequent,
@@ -228,9 +228,8 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
         sentence for text in texts for sentence in _sentences(_normalize(text, config.normalization))
     )
     if not sentences:
-        raise UsageError(
-            "the training split holds no text to train a tokenizer on: choose another data.corpus"
-        )
+        message = "the training split holds no text to train a tokenizer on: choose another data.corpus"
+        raise UsageError(message)
     sentences, rare = _remove_rare(sentences, config)
     unbroken = sum(len(word) for text in sentences for word in text.split(" ") if len(word) > UNBROKEN)
     if config.kind == "unigram" and unbroken > SLOW:

@@ -30,7 +30,7 @@ import numpy as np
 from zerotollm.data.cache_folder import build_once, cannot_prepare
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.sources.corpora import open_corpus
-from zerotollm.data.sources.documents import Corpus
+from zerotollm.data.sources.documents import Corpus, Document
 from zerotollm.data.tokens.cache import (
     TOKENIZER,
     Counts,
@@ -73,7 +73,7 @@ class Shard:
         return f"{self.split}-{self.number:05}-of-{self.of:05}"
 
 
-def shards_of(corpus: Corpus, number: int) -> list[Shard]:
+def shards_of(corpus: Corpus[Document], number: int) -> list[Shard]:
     """Return at most `number` ranges of documents for each split, none empty."""
     shards = []
     for split, documents in corpus.splits.items():
@@ -94,12 +94,11 @@ def prepare_in_shards(
     shards: int = SHARDS,
     say: Callable[[str], None] = lambda line: None,
     progress: Progress = lambda done, total: None,
-    corpus: Corpus | None = None,
+    corpus: Corpus[Document] | None = None,
 ) -> None:
     """Fill the folder that `tokens.text.prepare` fills, together with all other processes that do the same.
 
-    Returns when the folder is complete. `corpus` saves opening it twice. After being killed, the next call makes only
-    the missing shards. Raises as `prepare` does.
+    Returns when it is complete. After being killed, the next call makes only the missing shards. Raises as `prepare`.
     """
     corpus = corpus or open_corpus(data)
     final = text_folder(data, corpus, tokenizer)
@@ -128,7 +127,7 @@ class _Work:
     """of the shards"""
     final: Path
     """of the joined tokens"""
-    corpus: Corpus
+    corpus: Corpus[Document]
     shards: list[Shard]
     say: Callable[[str], None]
 

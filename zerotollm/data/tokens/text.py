@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.data.lazy_sequence import in_groups
 from zerotollm.data.sources.corpora import open_corpus
-from zerotollm.data.sources.documents import Corpus
+from zerotollm.data.sources.documents import Corpus, Document
 from zerotollm.data.tokens.cache import (
     Counts,
     Prepared,
     TokenCache,
-    in_groups,
     open_cache,
     token_folder,
     token_type,
@@ -55,7 +55,7 @@ class TokenizedSplit:
 
 
 def prepare(
-    data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer, corpus: Corpus | None = None
+    data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer, corpus: Corpus[Document] | None = None
 ) -> Prepared[TokenizedSplit]:
     """Return the tokens of `data.corpus`, made by a given tokenizer or one trained on the training split alone.
 
@@ -89,12 +89,16 @@ def prepare(
     return Prepared(corpus.name, cache.tokenizer, splits, counts)
 
 
-def text_folder(data: DataConfig, corpus: Corpus, tokenizer: TokenizerConfig | AnyTokenizer) -> Path:
+def text_folder(
+    data: DataConfig, corpus: Corpus[Document], tokenizer: TokenizerConfig | AnyTokenizer
+) -> Path:
     """Return the folder that `prepare` fills."""
     return token_folder(data, corpus.name, [FORMAT, corpus.fingerprint, tokenizer_key(tokenizer)])
 
 
-def check_disk_space(folder: Path, corpus: Corpus, tokenizer: AnyTokenizer, copies: int = 1) -> None:
+def check_disk_space(
+    folder: Path, corpus: Corpus[Document], tokenizer: AnyTokenizer, copies: int = 1
+) -> None:
     """Raise RunError, before hours of work, if the tokens will not fit on the disk."""
     needed, free = copies * estimate_bytes(corpus, tokenizer), shutil.disk_usage(folder).free
     if needed > free:
@@ -109,7 +113,7 @@ def _size(number: float) -> str:
     return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.2f} MB"
 
 
-def estimate_bytes(corpus: Corpus, tokenizer: AnyTokenizer) -> int:
+def estimate_bytes(corpus: Corpus[Document], tokenizer: AnyTokenizer) -> int:
     """Return the approximate size of all tokens on disk, extrapolated from documents at even distances."""
     total = 0.0
     for documents in corpus.splits.values():
@@ -153,8 +157,8 @@ def write_split(
 def decoded_bytes(texts: Sequence[str], ids: Sequence[np.ndarray], bytes_V: np.ndarray) -> np.ndarray:
     """Return the UTF-8 bytes of each text that decoding returns, int64 [texts]. `bytes_V` is `byte_lengths`.
 
-    These are the bytes that a model predicts. They are fewer than the text has if characters became unk or
-    normalization shortened them. They are never more, not even if the tokenizer adds a space before a text.
+    A model predicts these. They are fewer than the text's if characters became unk or normalization shortened them, and
+    never more, not even if the tokenizer adds a space before a text.
     """
     pairs = zip(texts, ids, strict=True)
     return np.array([min(len(text.encode()), int(bytes_V[ids_N].sum())) for text, ids_N in pairs], np.int64)

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from zerotollm.explain.figures.marks import Axis, Bands, Bars, Cloud, Dots, Heat, Line, Mark, Panel, Symbol
-from zerotollm.explain.figures.markup import plain
 from zerotollm.explain.figures.palette import LIGHT, Palette
+from zerotollm.output import printable
 
 Style = dict[Any, Any]
 """Keyword arguments of matplotlib."""
@@ -70,6 +70,17 @@ def png(title: str, panels: Sequence[Panel], palette: Palette = LIGHT) -> bytes:
         out = BytesIO()
         canvas.print_png(out, metadata={"Software": None})
     return out.getvalue()
+
+
+def plain(text: str) -> str:
+    """Return text that matplotlib shows as it is written.
+
+    Dollar signs do not start mathematics, and a leading underscore does not hide a label. Characters that are not in
+    matplotlib's font become a box.
+    """
+    shown = printable(text).expandtabs()
+    shown = "".join(c if ord(c) < 0x2E80 else "\N{WHITE SQUARE}" for c in shown).replace("$", r"\$")
+    return "\N{ZERO WIDTH SPACE}" + shown if shown.startswith("_") else shown
 
 
 def _panel(axes: Axes, panel: Panel, palette: Palette) -> None:

@@ -25,7 +25,6 @@ from zerotollm.explain.figures.marks import (
     Symbol,
     Values,
 )  # fmt: skip
-from zerotollm.explain.figures.markup import literal
 from zerotollm.explain.figures.palette import LIGHT, Palette
 
 Json = dict[str, Any]
@@ -134,6 +133,11 @@ def _bands(mark: Bands) -> Json:
         "shapes": [rectangle | {"y0": low, "y1": high} for _, low, high in rows[::2]],
         "annotations": [label | {"y": low, "text": f"<i>{literal(name)}</i>"} for name, low, _ in rows],
     }
+
+
+def literal(text: object) -> str:
+    """Return text that plotly shows as it is written: plotly reads tags and entities in labels and hover texts."""
+    return escape(str(text), quote=False).replace("\n", "<br>")
 
 
 def numbers(values: Values, digits: int = 5) -> list[float | None]:
