@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from tests.functions import forward, init_params
+from tests.model.by_hand import attend
 from zerotollm.interop import marian
 from zerotollm.interop.torch_model import torch_model
 from zerotollm.interop.weights import from_theirs, parameter_shapes
 from zerotollm.model.blocks import EncoderOutput
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.encoder_decoder import EncoderDecoder
-from zerotollm.model.layers import KVCache, attend, sinusoid
+from zerotollm.model.layers import KVCache, sinusoid
 
 PAPER = resolve(
     TransformerConfig(
@@ -80,7 +81,7 @@ def influence(model, params, source_T, mask_S, target_T, position):
         return bound.encoder(sources_SD[None], mask_S[None])
 
     def decoder(sources_SD, targets_TD):
-        x_BTD, _, _ = bound.decoder(targets_TD[None], EncoderOutput(mask_S[None], encoder(sources_SD)))
+        x_BTD, _ = bound.decoder(targets_TD[None], EncoderOutput(mask_S[None], encoder(sources_SD)))
         return jnp.sum(x_BTD[0, position] * mix_D)
 
     embedded = params["embedding"][source_T], params["embedding"][target_T]
@@ -261,9 +262,9 @@ def test_what_the_head_reads_times_the_head_is_the_logits(model):
     params, batch = noisy(model), (ids(2, SOURCE, 2), padded_mask(), ids(2, TARGET, 3))
     inputs = dict(zip(("sources", "source_mask", "inputs"), batch, strict=True))
     readout = EncoderDecoder(model).apply({"params": params}, inputs)
-    bias_V = 0 if readout.bias_V is None else readout.bias_V
+    bias_11V = 0 if readout.bias_V is None else readout.bias_V[None, None]
     np.testing.assert_allclose(
-        readout.x_BTD @ readout.head_DV + bias_V, logits(model, params, *batch), atol=1e-4
+        readout.x_BTD @ readout.head_DV + bias_11V, logits(model, params, *batch), atol=1e-4
     )
 
 
