@@ -42,7 +42,7 @@ def decode(
     tokens_BT: jax.Array,
     caches: tuple[KVCache, ...],
     *encoder: EncoderOutput,
-    **slots: jax.Array | int | None,
+    **slots: Any,
 ) -> tuple[Readout, tuple[KVCache, ...]]:
     """Return the readout of tokens that follow the KV caches, and the caches with them: see the nets' `decode`."""
     output = net.apply({"params": params}, tokens_BT, caches, *encoder, method="decode", **slots)

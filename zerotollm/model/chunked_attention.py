@@ -9,7 +9,7 @@ block, and Y = chunk keys.
 """
 
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 import flax.struct
 import jax
@@ -97,7 +97,7 @@ def chunked_attention(
         return x.reshape(rows, number, chunk).swapaxes(0, 1)
 
     rule: Rule = (mask.causal, chunk, S)
-    out_NBKXC = _attend(
+    output = _attend(
         blocks(q_BHTC * C**-0.5, N),
         blocks(k_BKSC, M),
         blocks(v_BKSC, M),
@@ -105,7 +105,7 @@ def chunked_attention(
         segment_blocks(mask.key_segments_BS, M),
         rule,
     )
-    out = out_NBKXC.reshape(N, B, K, H // K, chunk, -1).transpose(1, 2, 3, 0, 4, 5)
+    out = cast(jax.Array, output).reshape(N, B, K, H // K, chunk, -1).transpose(1, 2, 3, 0, 4, 5)
     return out.reshape(B, H, N * chunk, -1)[:, :, :T]
 
 

@@ -56,7 +56,7 @@ def fuse_projections(params: dict[str, Any]) -> dict[str, Any]:
     """
     if any(len(getattr(x, "devices", set)()) > 1 for x in jax.tree.leaves(params)):
         return params
-    fused = {
+    fused: dict[str, Any] = {
         name: fuse_projections(value) if isinstance(value, dict) and name != "cross_attention" else value
         for name, value in params.items()
     }
