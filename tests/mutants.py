@@ -68,7 +68,6 @@ NEAREST = {
 
 EQUIVALENT: dict[str, str] = {
     "data/tokens/shards: 1 -> 2": "`max(1, len(self.shards))`: one shard comes first from any start.",
-    "data/overlap: 0 -> 1": "`parts, size = [], 0`: a block of texts ends one character sooner.",
     "data/batches/denoising: length - tokens -> length + tokens": "at least as many tokens stay as there are spans.",
     "data/tokens/sentencepiece: True -> False": "`deterministic=True` orders map fields, and there are none.",
     "evaluation/causality: np.where(np.arange(length) < length // 2, 1, 2) -> "

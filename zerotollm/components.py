@@ -4,7 +4,7 @@ Each takes the experiment, with its model resolved. An experiment's file may def
 their place: see `zerotollm.own_code`. Everything that trains, plans, measures or writes asks `of` for them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from zerotollm.data.tokens.sentencepiece import AnyTokenizer, Tokenizer, load_to
 from zerotollm.experiment import Experiment, task_of
 from zerotollm.model.accelerator import this_accelerator
 from zerotollm.model.build import Net, Params, apply_net, build_net, init_params
-from zerotollm.model.compute_config import PLAIN, resolve
+from zerotollm.model.compute_config import PLAIN, Accelerator, ComputeConfig, resolve
 from zerotollm.model.config import TransformerConfig
 from zerotollm.model.transformer import Inputs
 from zerotollm.randomness import Seed, stream_key
@@ -161,7 +161,7 @@ def training_of(experiment: Experiment, pad_id: int = Tokenizer.pad_id) -> Train
 
     def learning_rate(state: TrainState) -> jax.Array:
         peak = peak_rate(experiment.optimizer, state.params, _is_tied(experiment.model))
-        return learning_rate_schedule(experiment.optimizer, peak, train.steps)(state.step)
+        return jnp.asarray(learning_rate_schedule(experiment.optimizer, peak, train.steps)(state.step))
 
     gradients = in_micro_batches(sum_gradients(with_frozen(loss, train)), train.micro_batches)
     update = plain_update(tx, None if code.function("optimizer") else learning_rate)
@@ -194,13 +194,18 @@ def precision(experiment: Experiment) -> str:
     return half if experiment.compute.precision == "auto" else experiment.compute.precision
 
 
-def computed(experiment: Experiment, batch: Batch) -> Experiment:
+def computed(experiment: Experiment, batch: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> Experiment:
     """Return the experiment with its `compute` resolved for this batch, or micro-batch, on this device."""
     rows, context = batch["inputs"].shape
+    return replace(experiment, compute=compute_on(this_accelerator(), experiment, rows, context))
+
+
+def compute_on(accelerator: Accelerator, experiment: Experiment, rows: int, context: int) -> ComputeConfig:
+    """Return `experiment.compute` resolved for `rows` windows of `context` tokens at once on an accelerator."""
     c = experiment.model
-    compute = resolve(
+    return resolve(
         experiment.compute,
-        this_accelerator(),
+        accelerator,
         rows=rows,
         context=context,
         vocab_size=c.num_classes or c.vocab_size,
@@ -208,7 +213,6 @@ def computed(experiment: Experiment, batch: Batch) -> Experiment:
         even=c.key_width in (0, c.head_width),
         pairs=c.encoder_layers > 0,
     )
-    return replace(experiment, compute=compute)
 
 
 def _net_inputs(experiment: Experiment, batch: Batch, pad_id: int) -> Inputs:

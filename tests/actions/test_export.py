@@ -26,8 +26,6 @@ from zerotollm.experiment import Experiment, to_json
 from zerotollm.interop.folder import read_params
 from zerotollm.interop.marian import nearest
 from zerotollm.model.config import TransformerConfig, resolve
-from zerotollm.own_code import OwnCode
-from zerotollm.run_directory import read_experiment
 from zerotollm.training.checkpoints import CheckpointWriter
 from zerotollm.training.config import TrainConfig
 
@@ -217,17 +215,6 @@ def test_what_is_in_the_way_is_said_in_one_line(run_dir, exported, tmp_path, cap
     assert "is no folder" in launch(*base, "--folder", tmp_path / "y", "--run-dir", tmp_path / "x")
     assert not (tmp_path / "x").exists()
     assert "add --experiment" in launch("import-model", "--folder", exported, "--run-dir", tmp_path / "x")
-
-
-def test_a_model_of_its_own_is_refused(run_dir, tmp_path):
-    experiment = replace(
-        read_experiment(run_dir), code=OwnCode("experiments.own_attention", "model", "0" * 64)
-    )
-    with pytest.raises(
-        UsageError, match=r"experiments\.own_attention, and export writes the built-in ones alone"
-    ):
-        export(experiment, run_dir, ExportOptions(out=str(tmp_path / "out")))
-    assert not (tmp_path / "out").exists()
 
 
 def test_plan_reads_the_run_directory_where_no_experiment_is_named(run_dir, capsys):

@@ -16,10 +16,6 @@ def export(experiment: Experiment, run_dir: Path, options: ExportOptions) -> Pat
     """Write a checkpoint to a new folder and return the folder. Raises UsageError if no model family is this model."""
     if not options.out:
         raise UsageError("give --out: the folder to write")
-    if "model" in experiment.code.functions:
-        raise UsageError(
-            f"{run_dir} holds a model of {experiment.code.module}, and export writes the built-in ones alone"
-        )
     run = load(run_dir, options.checkpoint)
     run.require_built_in_model("export")
     family, out = family_of(run.model_config), Path(options.out)

@@ -1,6 +1,7 @@
 """The state that training begins with: fresh, initialized from another run, or of the newest intact checkpoint."""
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -47,7 +48,7 @@ def initialize_or_resume(
         return training.init(np.uint32(train.seed), params), 0, notes
     checkpoint = checkpoints.of_step(directory, newest)
     # Earlier versions noted neither.
-    notes = {"before": None, "frozen": None, **(checkpoint.manifest() or {})["notes"]}
+    notes = cast(Notes, {"before": None, "frozen": None} | (checkpoint.manifest() or {})["notes"])
     if notes["text"] != training.feed.fingerprint:
         raise RunError(
             f"the text of {training.experiment.data.corpus} has changed since {run_dir} was begun: "
