@@ -51,7 +51,7 @@ class Law:
     alpha: float
     beta: float
 
-    def __call__(self, parameters: Numbers, tokens: Numbers) -> Numbers:
+    def __call__(self, parameters: Numbers | float, tokens: Numbers) -> Numbers:
         """Return the loss."""
         loss = self.E + self.A / parameters**self.alpha + self.B / tokens**self.beta
         return loss  # type: ignore[return-value]  (a float for floats, an array for arrays)
