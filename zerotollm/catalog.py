@@ -40,7 +40,6 @@ class Description(NamedTuple):
 
 
 def names(folder: Path) -> list[str]:
-    """Return the names of the experiments in a folder, sorted."""
     return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
 
 
@@ -61,10 +60,7 @@ def describe(folder: Path, name: str) -> Description:
 
 
 def load(folder: Path, name: str) -> Experiment:
-    """Return what `experiment()` in `folder/name.py` returns, with the functions there that replace built-in ones.
-
-    Raises UsageError if there is no such experiment. Exceptions of the file itself pass through.
-    """
+    """Return the experiment of `folder/name.py`, with its functions that replace built-in ones, or raise UsageError."""
     known = names(folder)
     if name not in known:
         raise UsageError(f"unknown experiment {name!r}: one of {', '.join(known)}{did_you_mean(name, known)}")

@@ -87,12 +87,8 @@ def on_own_pairs(original: Experiment, experiment: Experiment, overridden: Colle
     values = flatten(experiment)
     doubtful = [f"{name} {values[name]} (usual: {usual[name]})" for name in usual if name not in overridden]
     if doubtful:
-        logging.getLogger(__name__).warning(
-            "chosen for %s and kept for %s: %s",
-            original.data.corpus,
-            experiment.data.corpus,
-            "; ".join(doubtful),
-        )
+        corpora = f"chosen for {original.data.corpus} and kept for {experiment.data.corpus}"
+        logging.getLogger(__name__).warning(f"{corpora}: {'; '.join(doubtful)}")
     if "sample.prompt" in overridden:
         return experiment
     return replace(experiment, sample=replace(experiment.sample, prompt=""))

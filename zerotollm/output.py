@@ -17,7 +17,6 @@ class Output(io.TextIOWrapper):
     """
 
     lost: OSError | ValueError | None = None
-    """the first error"""
 
     def write(self, text: str) -> int:
         try:
@@ -64,10 +63,7 @@ def _protected(stream: TextIO | None, descriptor: int) -> Output:
 
 
 def printable(text: str) -> str:
-    """Return the text with U+FFFD for every control character but tab and line end, which a terminal would obey.
-
-    All other characters stay, also joiners and no-break spaces.
-    """
+    """Return the text with U+FFFD for every control character but tab and line end, which a terminal would obey."""
     return "".join(
         "\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) == "Cc" and c not in "\t\n" else c
         for c in text

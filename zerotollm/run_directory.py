@@ -55,10 +55,7 @@ T = TypeVar("T")
 
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Create the directory, and let no other process write there while the block runs.
-
-    The lock ends with the process. Raises RunError if another process holds it or the directory cannot be written.
-    """
+    """Create the directory, and let no other process write there while the block runs, or raise RunError."""
     import fcntl
 
     path = run_dir / LOCK
@@ -210,7 +207,6 @@ def read_summary(run_dir: Path) -> dict[str, Any] | None:
 
 
 def read_environment(run_dir: Path) -> dict[str, Any] | None:
-    """Return environment.json, or None if it does not exist."""
     path = run_dir / ENVIRONMENT
     return read_json(path, dict, "delete it: nothing depends on it") if path.exists() else None
 

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from itertools import chain
 
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, task_of, translates
@@ -13,19 +12,12 @@ from zerotollm.sharding.config import parse_mesh
 SPECIAL_AND_BYTE_PIECES = 4 + 256 + 2
 NEEDS_ENCODER = "needs an encoder: set model.architecture to encoder-decoder"
 
-Rules = Iterator[tuple[object, str]]
-"""Pairs of (whether the rule is violated, the message)."""
-
 
 def validate(experiment: Experiment) -> None:
-    """Raise UsageError, one line that names the field, if the experiment cannot run.
-
-    The corpus is not opened: whether it exists is checked when it is read.
-    """
+    """Raise UsageError, one line that names the field, if the experiment cannot run. The corpus is not opened."""
     check_fields(experiment)
     parse_mesh(experiment.train.mesh)
-    subjects = (_corpus, _batches, _optimizer, _fine_tuning, _objective, _further_data, _attention, _sampling)
-    for violated, message in chain.from_iterable(rules(experiment) for rules in subjects):
+    for violated, message in _rules(experiment):
         if violated:
             raise UsageError(message)
     # The tokenizer may not exist yet: its vocabulary is checked again when the model is built.
@@ -33,8 +25,13 @@ def validate(experiment: Experiment) -> None:
     resolve(model, vocab_size=vocab_size, context=experiment.data.context)
 
 
-def _corpus(experiment: Experiment) -> Rules:
-    name, data, tokenizer = experiment.name, experiment.data, experiment.tokenizer
+def _rules(experiment: Experiment) -> Iterator[tuple[object, str]]:
+    """Yield (whether a rule is violated, the message)."""
+    name, data, tokenizer, sample = experiment.name, experiment.data, experiment.tokenizer, experiment.sample
+    model, optimizer, train = experiment.model, experiment.optimizer, experiment.train
+    corpus, objective, attention = data.corpus, train.objective, experiment.compute.attention
+    task, has_encoder = task_of(experiment), model.architecture == "encoder-decoder"
+    # the corpus and its tokenizer
     yield (
         not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name),
         f"name is {name!r}, and names a folder: use only letters, digits, '_', '-' and '.'",
@@ -55,26 +52,15 @@ def _corpus(experiment: Experiment) -> Rules:
         f"tokenizer.vocab_size is {tokenizer.vocab_size}, and must be at least {SPECIAL_AND_BYTE_PIECES} with "
         "tokenizer.byte_fallback: 4 special tokens, 256 bytes, space and line end come first",
     )
-
-
-def _batches(experiment: Experiment) -> Rules:
-    data, train = experiment.data, experiment.train
     yield (
         data.batch_size % train.micro_batches,
         f"train.micro_batches {train.micro_batches} does not divide data.batch_size {data.batch_size}",
     )
-
-
-def _optimizer(experiment: Experiment) -> Rules:
-    optimizer = experiment.optimizer
     yield (
         optimizer.kind == "adafactor" and optimizer.moments != "float32",
         f"optimizer.moments {optimizer.moments} is not for adafactor, whose state is small: set it to float32",
     )
-
-
-def _fine_tuning(experiment: Experiment) -> Rules:
-    data, train = experiment.data, experiment.train
+    # fine-tuning
     yield (
         data.replay and not data.old,
         "data.replay is the fraction of steps that read data.old, which is empty: set data.old",
@@ -89,13 +75,9 @@ def _fine_tuning(experiment: Experiment) -> Rules:
             re.compile(getattr(train, name))
         except re.error as error:
             yield True, f"train.{name} is not a regular expression: {error}"
-
-
-def _objective(experiment: Experiment) -> Rules:
-    corpus, objective = experiment.data.corpus, experiment.train.objective
-    has_encoder = experiment.model.architecture == "encoder-decoder"
+    # the objective
     yield (
-        experiment.model.num_classes,
+        model.num_classes,
         "model.num_classes is the number of labels in the data: leave it out",
     )
     yield (
@@ -120,11 +102,7 @@ def _objective(experiment: Experiment) -> Rules:
         one_version and objective == "completion",
         f"{corpus} has no completions: set data.corpus to a .jsonl file, or to pairs such as {corpus}:bible-bbe",
     )
-
-
-def _further_data(experiment: Experiment) -> Rules:
-    """Rules of the fields of `data` that only some tasks read."""
-    data, task = experiment.data, task_of(experiment)
+    # fields of `data` that only some tasks read
     for name in ("validation", "test", "extra", "reverse"):
         allowed = task in ("translate", "complete") or (task == "label" and name in ("validation", "test"))
         yield (
@@ -140,13 +118,9 @@ def _further_data(experiment: Experiment) -> Rules:
         data.old and task != "continue",
         "data.old is for a decoder that is trained further on plain text: leave it out",
     )
-
-
-def _attention(experiment: Experiment) -> Rules:
-    data, attention = experiment.data, experiment.compute.attention
-    has_encoder = experiment.model.architecture == "encoder-decoder"
+    # attention
     yield (
-        data.document_mask and experiment.train.objective in ("completion", "label"),
+        data.document_mask and objective in ("completion", "label"),
         "data.document_mask is for plain text, and examples never share a window: set it to False",
     )
     yield (
@@ -157,10 +131,6 @@ def _attention(experiment: Experiment) -> Rules:
         has_encoder and attention not in ("auto", "plain"),
         f"compute.attention is {attention}, and an encoder-decoder has plain attention only: leave it out",
     )
-
-
-def _sampling(experiment: Experiment) -> Rules:
-    sample = experiment.sample
     yield (
         sample.n_best > sample.beam_size,
         f"sample.n_best {sample.n_best} is above sample.beam_size {sample.beam_size}: "

@@ -6,7 +6,6 @@ import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -187,12 +186,8 @@ def test_sources_that_are_cut_before_they_are_scored_are_told(experiment, run_di
     run = load(run_dir)
     pairs = open_parallel(experiment.data).splits["test"]
     lengths = np.array([len(run.tokenizer.encode(f" {pair.source}")) for pair in pairs])
-    shorter = SimpleNamespace(
-        params=run.params,
-        net=run.net.clone(config=replace(run.model_config, max_length=12)),
-        tokenizer=run.tokenizer,
-    )
-    scores, _ = translate_split(experiment, run.params, shorter.net, run.tokenizer, "test")
+    shorter = run.net.clone(config=replace(run.model_config, max_length=12))
+    scores, _ = translate_split(experiment, run.params, shorter, run.tokenizer, "test")
     over = lengths[lengths > 11] - 11
     assert len(over)
     assert (scores["cut_texts"], scores["cut_tokens"]) == (len(over), over.sum())

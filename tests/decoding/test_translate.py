@@ -141,11 +141,11 @@ def test_batches_are_of_like_length_and_as_large_as_the_cache_has_room_for(lengt
 
 def test_what_cannot_be_translated_is_said(small):
     params, model = small
-    with pytest.raises(UsageError, match="nothing to translate in text 2"):
+    with pytest.raises(UsageError, match="text 2 is empty, there is nothing to translate"):
         translate_texts(params, build_net(model), TOKENIZER, ["abc", " "], SAMPLING)
     if model.architecture == "encoder-decoder":
         for n_best in (0, 3):
-            with pytest.raises(UsageError, match=f"n_best is {n_best}, and must be from 1 to beam_size 2"):
+            with pytest.raises(UsageError, match=f"n_best is {n_best}: expected 1 to beam_size 2"):
                 translate_texts(
                     params, build_net(model), TOKENIZER, ["abc"], replace(SAMPLING, n_best=n_best)
                 )

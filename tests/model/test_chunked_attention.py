@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.model.by_hand import attend
 from zerotollm.model.chunked_attention import AttentionMask, chunked_attention, fused_attention
-from zerotollm.model.layers import attend
 from zerotollm.model.transformer import causal_mask
 
 C = 4
@@ -42,7 +42,7 @@ QUICK = {"xla_backend_optimization_level": 0}
 @partial(jax.jit, static_argnames=("causal", "chunk"), compiler_options=QUICK)
 def both(q, k, v, upstream, queries, keys, *, causal, chunk):
     """Values and gradients of ours and of plain attention, in one program: hypothesis draws many."""
-    ours = partial(chunked_attention, sight=AttentionMask(queries, keys, causal=causal), chunk=chunk)
+    ours = partial(chunked_attention, mask=AttentionMask(queries, keys, causal=causal), chunk=chunk)
     if causal:
         mask = causal_mask(queries, q.shape[2])
     elif queries is None:
@@ -102,7 +102,7 @@ def test_half_precision_is_as_near_to_the_truth_as_plain_attention(dtype):
             float(jnp.linalg.norm(g.astype(jnp.float32) - t)) for g, t in zip(gradients, truth, strict=True)
         ]
 
-    ours = errors(partial(chunked_attention, sight=AttentionMask(), chunk=8))
+    ours = errors(partial(chunked_attention, mask=AttentionMask(), chunk=8))
     plain = errors(partial(attend, mask_BTS=causal_mask(None, 24)))
     assert all(a < 1.5 * b for a, b in zip(ours, plain, strict=True)), (ours, plain)
 

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from tests.functions import forward, init_params
+from tests.model.by_hand import attend
 from zerotollm.interop import marian
 from zerotollm.interop.torch_model import torch_model
 from zerotollm.interop.weights import from_theirs, parameter_shapes
 from zerotollm.model.blocks import EncoderOutput
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.encoder_decoder import EncoderDecoder
-from zerotollm.model.layers import KVCache, attend, sinusoid
+from zerotollm.model.layers import KVCache, sinusoid
 
 PAPER = resolve(
     TransformerConfig(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.model import by_hand
+from tests.model.by_hand import attend
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.layers import (
     Attention,
@@ -15,7 +16,6 @@ from zerotollm.model.layers import (
     FeedForward,
     KVCache,
     Norm,
-    attend,
     attention_weights,
     fan_in_normal,
     fuse_projections,

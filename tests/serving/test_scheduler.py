@@ -43,15 +43,18 @@ def test_all_parts_of_a_prompt_but_the_first_are_full():
 def test_what_is_told_of_a_draw_is_its_place_among_the_likeliest():
     logits = np.random.default_rng(0).normal(size=(3, 30)).astype(np.float32)
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    told = continuous._told(jnp.asarray(logits), jnp.array([4, 0, 29]), 30)
+    told = continuous._with_log_p(jnp.asarray(logits), jnp.array([4, 0, 29]), 30)
     np.testing.assert_allclose(told.log_p_R, log_p[[0, 1, 2], [4, 0, 29]], rtol=1e-5)
     order = np.argsort(-log_p, axis=1)[:, :20]
     np.testing.assert_array_equal(told.likeliest_RA, order)
     np.testing.assert_allclose(told.likeliest_log_p_RA, np.take_along_axis(log_p, order, 1), rtol=1e-5)
-    assert continuous._told(jnp.asarray(logits[:, :5]), jnp.array([4, 0, 2]), 5).likeliest_RA.shape == (3, 5)
+    assert continuous._with_log_p(jnp.asarray(logits[:, :5]), jnp.array([4, 0, 2]), 5).likeliest_RA.shape == (
+        3,
+        5,
+    )
     greedy = sample.SamplingParams.of(SamplingConfig(temperature=0.0), 3)
     for asked in (False, True):
-        drawn = continuous._draw(jnp.asarray(logits), greedy, jnp.arange(3), asked, 25)
+        drawn = continuous._sample(jnp.asarray(logits), greedy, jnp.arange(3), asked, 25)
         np.testing.assert_array_equal(drawn.token_R, logits[:, :25].argmax(1))
         assert drawn.likeliest_RA.shape == drawn.likeliest_log_p_RA.shape == (3, 20)
         assert np.asarray(drawn.log_p_R != 0).all() == asked
@@ -63,9 +66,9 @@ def test_rows_begin_empty(tiny):
     rows = continuous.empty_slots(build_net(tiny.model), 3, 33)
     assert rows.last_RN.shape == (3, tiny.model.token_shift + 1)
     assert rows.position_R.tolist() == [0, 0, 0]
-    assert rows.choice.temperature_B.tolist() == [0, 0, 0], "a row of nobody costs no noise"
-    assert rows.choice.top_p_B.tolist() == [1, 1, 1]
-    assert rows.choice.top_k_B.tolist() == rows.choice.min_p_B.tolist() == [0, 0, 0]
+    assert rows.sampling_params.temperature_B.tolist() == [0, 0, 0], "a row of nobody costs no noise"
+    assert rows.sampling_params.top_p_B.tolist() == [1, 1, 1]
+    assert rows.sampling_params.top_k_B.tolist() == rows.sampling_params.min_p_B.tolist() == [0, 0, 0]
     assert len(rows.caches) == tiny.model.num_layers
     assert rows.caches[0].keys_BKSC.shape == (3, tiny.model.num_kv_heads, 48, tiny.model.key_width)
     assert rows.caches[0].values_BKSC.shape == (3, tiny.model.num_kv_heads, 48, tiny.model.head_width)
@@ -165,11 +168,15 @@ def test_between_two_parts_of_a_prompt_all_others_are_written_on(parted, monkeyp
         function = getattr(scheduler, name)
 
         def call(programs, state):
-            before = [w.read if w else 0 for w in state.writings]
-            written_on = sum(w is not None for w in state.written())
+            before = [w.read if w else 0 for w in state.generations]
+            written_on = sum(w is not None for w in state.decoding())
             state, found = function(programs, state)
             calls.append(
-                (name, sum(w.read - b for w, b in zip(state.writings, before, strict=True) if w), written_on)
+                (
+                    name,
+                    sum(w.read - b for w, b in zip(state.generations, before, strict=True) if w),
+                    written_on,
+                )
             )
             return state, found
 

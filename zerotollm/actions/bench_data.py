@@ -16,12 +16,9 @@ from zerotollm.data.tokens.text import prepare
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, task_of
 
-CHARACTERS = 4_000_000
-"""characters tokenized in a round, in complete documents"""
-ROUNDS = 5
-"""the fastest round counts: slower ones were disturbed by other processes"""
+CHARACTERS = 4_000_000  # characters tokenized in a round, in complete documents
+ROUNDS = 5  # the fastest round counts: slower ones were disturbed by other processes
 SECONDS = 1.0
-"""duration of a round of batches"""
 
 
 def bench_data(experiment: Experiment, run_dir: Path) -> dict[str, float]:
@@ -58,7 +55,7 @@ def bench_data(experiment: Experiment, run_dir: Path) -> dict[str, float]:
         ("batches", f"{tokens_per_second:,.0f} tokens/s, {shape.batch_size} windows of {shape.context}"),
     ):
         table.add_row(*row)
-    Console().print(table, highlight=False)
+    Console().print(table)
     return {
         "tokenizer_mb_per_second": megabytes / ours,
         "sentencepiece_mb_per_second": megabytes / theirs,
@@ -68,7 +65,6 @@ def bench_data(experiment: Experiment, run_dir: Path) -> dict[str, float]:
 
 
 def _fastest_seconds(*functions: Callable[[], object]) -> list[float]:
-    """Return the seconds of the fastest of `ROUNDS` calls of each function, called in turn."""
     seconds: list[list[float]] = [[] for _ in functions]
     for _ in range(ROUNDS):
         for function, measured in zip(functions, seconds, strict=True):

@@ -8,10 +8,11 @@ from typing import Any
 import jax
 
 from zerotollm.actions.config import EvaluateOptions
-from zerotollm.components import dataset_of, training_of
+from zerotollm.components import dataset_of, label_step_of, training_of
 from zerotollm.console import Console
 from zerotollm.data.feed import Feed
 from zerotollm.errors import RunError
+from zerotollm.evaluation.classification import predict_batches
 from zerotollm.evaluation.label_report import label_report, rows
 from zerotollm.evaluation.loss import evaluate_feed
 from zerotollm.evaluation.minimal_pair_report import evaluate_minimal_pairs
@@ -50,7 +51,9 @@ def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) ->
             ("loss", f"{measured['loss']:.4f} nats per {kind}, over {measured['tokens']:,} {kind}s"),
         ]
         if feed.labels:
-            result["labels"] = label_report(experiment, run, feed, split, run_dir)
+            step = label_step_of(run.trained, run.tokenizer.pad_id)
+            predictions = predict_batches(step, run.params, feed.evaluation(split))
+            result["labels"] = label_report(experiment, predictions, feed, split, run_dir)
             lines += rows(result["labels"], run_dir, split)
         else:
             bits = f"{measured['bpb']:.4f}, over {measured['bytes']:,} bytes"

@@ -64,7 +64,7 @@ def import_model(experiment: Experiment, run_dir: Path, options: ImportModelOpti
             shutil.rmtree(run_dir, ignore_errors=True)
             raise
     run = load(run_dir)
-    Console().print(f"{family.name} from {folder}: {run!r}", highlight=False, soft_wrap=True)
+    Console().print(f"{family.name} from {folder}: {run!r}", soft_wrap=True)
     return run
 
 

@@ -27,10 +27,8 @@ from zerotollm.serving.protocol import Served
 from zerotollm.session.compilation_cache import cache_compiled_programs
 from zerotollm.validation import validate
 
-STOP_SECONDS = 3
-"""Time that running generations have to end when the server is asked to stop."""
-LONGEST_KEY = 65_536
-"""Bytes of a key file that are read."""
+STOP_SECONDS = 3  # time that running generations have to end when the server is asked to stop
+LONGEST_KEY = 65_536  # bytes of a key file that are read
 LOWER_BOUNDS = {"port": 0, "rows": 1, "context": 0, "max_tokens": 0, "waiting": 1, "request_bytes": 1}
 """Option -> its smallest value."""
 
@@ -79,7 +77,6 @@ def serve(experiment: Experiment, run_dir: Path, options: ServeOptions) -> None:
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     console.print(
         f"{address} is a page to talk to {served.name}; {address}/v1 is for programs. Ctrl-C ends it",
-        highlight=False,
         soft_wrap=True,
     )
     with stop_requests():  # uvicorn handles signals, and raises them again when it has stopped

@@ -44,7 +44,6 @@ def build_once(final: Path, build: Callable[[Path], None]) -> None:
 
 
 def cannot_prepare(final: Path, error: OSError) -> RunError:
-    """Return the error for a data directory that cannot be written."""
     reason = error.strerror or str(error).splitlines()[0]
     return RunError(
         f"cannot prepare {final}: {reason}; free or allow space there, or choose another folder with "

@@ -12,20 +12,15 @@ from zerotollm.errors import UsageError
 
 WINDOW = 64
 """bytes compared at once, about 13 English words: the length of arXiv:2005.14165, appendix C"""
-PASSAGE = 2000
-"""characters in a passage; a longer text is several passages"""
+PASSAGE = 2000  # characters in a passage; a longer text is several passages
 MOST_HELD_OUT = 1_000_000
 """characters of a held-out split that are compared, in texts spread evenly over it"""
-MOST_TRAINING = 8_000_000
-"""the same for the training split"""
-MOST_TEXTS = 10_000
-"""texts of a split that are read"""
-BLOCK = 250_000
-"""characters hashed at once"""
+MOST_TRAINING = 8_000_000  # the same for the training split
+MOST_TEXTS = 10_000  # texts of a split that are read
+BLOCK = 250_000  # characters hashed at once
 FACTOR = 0x9E3779B97F4A7C15
 INVERSE = pow(FACTOR, -1, 2**64)
-TABLE_BITS = 22
-"""leading bits of a hash that index the table of possible held-out hashes"""
+TABLE_BITS = 22  # leading bits of a hash that index the table of possible held-out hashes
 
 T = TypeVar("T")
 
@@ -33,10 +28,7 @@ _warn_once = lru_cache(maxsize=256)(logging.getLogger(__name__).warning)  # a co
 
 
 def check_overlap(corpus: str, splits: Mapping[str, Sequence[str]], *, named: bool) -> None:
-    """Log how many held-out texts equal a training text, and how many passages nearly do.
-
-    Raises UsageError if all texts of a split do, and the user `named` its files.
-    """
+    """Log repeated held-out texts and passages. Raises UsageError if the user `named` files with no other texts."""
     train, validation = set(splits["train"]), set(splits["validation"])
     findings = []
     for split in ("validation", "test"):

@@ -8,7 +8,7 @@ from zerotollm.fields import ADDED, Bounds, Fraction, PositiveInt, Seed
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How tokens are chosen."""
+    """Parameters of sampling and beam search."""
 
     prompt: str = ""
     """text to continue, empty: start a new document; encoder-decoder: text to translate, empty: while training, the

@@ -1,4 +1,4 @@
-"""Text in, text out: the tokenizer around `zerotollm.decoding.sample`."""
+"""Generate text from text: the tokenizer around `zerotollm.decoding.sample`."""
 
 import codecs
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from zerotollm.model.encoder_decoder import EncoderDecoder
 
 
 def encode_prompt(tokenizer: AnyTokenizer, prompt: str, max_length: int) -> np.ndarray:
-    """The ids of the start of a document: bos, then the prompt. UsageError where the context cannot hold it."""
+    """Return bos and the ids of the prompt. Raises UsageError if the context is too short."""
     ids = np.concatenate([[tokenizer.bos_id], tokenizer.encode(prompt)]).astype(np.int32)
     if len(ids) > max_length:
         raise UsageError(
@@ -33,7 +33,7 @@ def generate_texts(
     prompts: Sequence[str],
     sampling: SamplingConfig,
 ) -> list[str]:
-    """Each prompt followed by its continuation, drawn as one batch."""
+    """Return each prompt followed by its continuation, generated as one batch."""
     ids = [encode_prompt(tokenizer, prompt, net.config.max_length) for prompt in prompts]
     drawn = sample.generate(
         params, net, ids, sampling, stop_id=tokenizer.stop_id, num_tokens=tokenizer.vocab_size
@@ -49,8 +49,10 @@ def sample_text(
     *,
     translates: bool = False,
 ) -> str:
-    """`sampling.prompt` and its continuation, or what it is translated to, as training shows it: where the context does
-    not hold the prompt, that is said in its place, since no sample may cost a training."""
+    """Return `sampling.prompt` and its continuation, or its translation, to show during training.
+
+    If the context is too short for the prompt, return the error message: a sample must not stop training.
+    """
     try:
         if translates or isinstance(net, EncoderDecoder):
             return translate_text(params, net, tokenizer, sampling) if sampling.prompt.strip() else ""
@@ -62,10 +64,10 @@ def sample_text(
 def stream_text(
     params: Params, net: Net, tokenizer: AnyTokenizer, sampling: SamplingConfig, chunk: int = 4
 ) -> Iterator[str]:
-    """First the prompt, then its continuation in pieces of `chunk` tokens as they are drawn.
+    """Yield the prompt, then its continuation in pieces of `chunk` tokens. Together they are `sample_text`.
 
-    A character whose bytes lie in two pieces is shown with the second. The pieces joined are `sample_text`. What an
-    encoder-decoder writes is one piece: until the end of a beam search no token is certain.
+    A character whose bytes are split between two pieces is part of the second. A translation is one piece: no token is
+    certain before the end of a beam search.
     """
     if isinstance(net, EncoderDecoder):
         yield translate_text(params, net, tokenizer, sampling)
@@ -84,7 +86,7 @@ def stream_answer(
     sampling: SamplingConfig,
     chunk: int = 4,
 ) -> Iterator[str]:
-    """What a decoder writes after the tokens `ids_N`, of which the context holds all, piece by piece."""
+    """Yield the continuation of the tokens `ids_N`, which must fit into the context, in pieces."""
     characters = codecs.getincrementaldecoder("utf-8")(errors="replace")
     for (new,) in sample.stream(
         params,

@@ -50,12 +50,8 @@ def evaluate_batches(
             f"the loss over {tokens:,} held-out tokens is {nats}: the model has diverged, or its activations overflow. "
             "Lower optimizer.learning_rate, or change compute.precision"
         )
-    measured = {
-        "loss": nats / tokens,
-        "bpb": nats / math.log(2) / num_bytes,
-        "tokens": tokens,
-        "bytes": num_bytes,
-    }
+    bits = nats / math.log(2)
+    measured = {"loss": nats / tokens, "bpb": bits / num_bytes, "tokens": tokens, "bytes": num_bytes}
     return measured | ({"accuracy": math.fsum(sums["correct"]) / tokens} if sums["correct"] else {})
 
 

@@ -64,9 +64,8 @@ def evaluate_minimal_pairs(run: SavedModel, path: Path, checkpoint: str) -> dict
     remaining = iter(scores)
     log_p = [[next(remaining).log_p for _ in question.texts] for question in questions]
     accuracies = accuracy_by_group(questions, log_p)
-    table = Table(
-        "", "right", "95 % interval", "right per byte", "chance", "questions", box=None, pad_edge=False
-    )
+    heads = ("", "right", "95 % interval", "right per byte", "chance", "questions")
+    table = Table(*heads, box=None, pad_edge=False)
     for group, accuracy in accuracies.items():
         table.add_row(
             group,

@@ -75,9 +75,8 @@ def not_read(scores: Scores) -> list[tuple[str, str]]:
     """Return a table row that counts truncated texts and unread tokens, or no row where there are none."""
     if not scores.get("cut_texts"):
         return []
-    return [
-        ("not read", f"{scores['cut_tokens']:,} tokens, of {scores['cut_texts']:,} texts that are too long")
-    ]
+    tokens, texts = scores["cut_tokens"], scores["cut_texts"]
+    return [("not read", f"{tokens:,} tokens, of {texts:,} texts that are too long")]
 
 
 def _pairs(experiment: Experiment, split: str) -> list[Pair]:

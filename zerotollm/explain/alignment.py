@@ -57,9 +57,8 @@ class Alignment(Answer):
         numbers = f"Spearman {self.order:.2f}, p = {self.p_value:.3f}, over {100 * abs(self.moved):.0f} % of the source"
         clear = self.p_value <= 1 - CONFIDENCE and abs(self.order) >= CLEAR
         if not (clear and abs(self.moved) >= MOVED):
-            return (
-                f"{facts}; that it moves along the source as the translation grows is not shown ({numbers})."
-            )
+            moves = "that it moves along the source as the translation grows"
+            return f"{facts}; {moves} is not shown ({numbers})."
         way = "forwards" if self.order > 0 else "backwards"
         layer, head = self.sharpest
         return (

@@ -8,21 +8,20 @@ matters.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer
-from zerotollm.explain.activations import LONGEST, record_windows
+from zerotollm.explain.activations import LONGEST, LanguageModel, record_windows
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.estimates import NEGLIGIBLE, Estimate, mean_estimate, verdict
 from zerotollm.explain.figures.marks import Axis, Dots, Heat, Line, Panel, said, visible
 from zerotollm.explain.figures.picture import Picture
 from zerotollm.explain.words import KINDS, token_kinds
 from zerotollm.model.config import TransformerConfig
-from zerotollm.training.lora import Params
 
 ROLES = ("previous token", "same token", "first token", "punctuation", "induction")
 NAMES = {
@@ -41,21 +40,20 @@ REPEATED = 50
 SEQUENCES = 8
 """Sequences of repeated random tokens."""
 
+Pieces = tuple[str, ...]
 
-A = TypeVar("A", jax.Array, np.ndarray)
 
-
-class HeadStatistics(NamedTuple, Generic[A]):
+class HeadStatistics(NamedTuple):
     """Mean attention of L x H heads in one window, over queries from the second on."""
 
-    previous_LH: A
-    same_LH: A
+    previous_LH: jax.Array | np.ndarray
+    same_LH: jax.Array | np.ndarray
     """to all earlier occurrences of the query's token together"""
-    first_LH: A
-    punctuation_LH: A
-    entropy_LH: A
+    first_LH: jax.Array | np.ndarray
+    punctuation_LH: jax.Array | np.ndarray
+    entropy_LH: jax.Array | np.ndarray
     """nats"""
-    profile_LHT: A
+    profile_LHT: jax.Array | np.ndarray
     """by distance back: 0, 1, ..."""
 
 
@@ -138,16 +136,11 @@ class Heads(Answer):
         if self.profile_LHT is not None and self.even_profile_T is not None:
             profile_LT = self.profile_LHT.mean(1)
             back_T = np.arange(profile_LT.shape[1]) + 1
-            lines = [
-                Line(
-                    back_T,
-                    np.maximum(profile_T, 1e-6),
-                    f"layer {i}",
-                    (i - 1) % 6,
-                    hover=said("layer {}, {} back: {:.4f}", i, back_T - 1, profile_T),
-                )
-                for i, profile_T in enumerate(profile_LT, 1)
-            ]
+            lines = []
+            for i, profile_T in enumerate(profile_LT, 1):
+                hover = said("layer {}, {} back: {:.4f}", i, back_T - 1, profile_T)
+                profile_T = np.maximum(profile_T, 1e-6)
+                lines.append(Line(back_T, profile_T, f"layer {i}", (i - 1) % 6, hover=hover))
             lines.append(Line(back_T, np.maximum(self.even_profile_T, 1e-6), "evenly", 6, dashed=True))
             axes = Axis("tokens back + 1", log=True), Axis("attention", log=True)
             yield Panel("How far back, mean of a layer's heads", tuple(lines), *axes)
@@ -161,7 +154,7 @@ def head_names(shape: tuple[int, int]) -> tuple[str, ...]:
 @jax.jit
 def head_statistics(
     weights_LHTS: jax.Array, tokens_T: jax.Array, marks_T: jax.Array, start_T: jax.Array
-) -> HeadStatistics[jax.Array]:
+) -> HeadStatistics:
     """Return statistics of attention weights in one window of at least 2 tokens.
 
     `marks_T` is True at punctuation. `start_T` is the first token visible to each query.
@@ -194,7 +187,7 @@ def even_attention(T: int, start_T: np.ndarray | int = 0) -> np.ndarray:
 
 def window_statistics(
     weights_LHTS: np.ndarray, tokens_T: np.ndarray, marks_T: np.ndarray, document_bos: int | None = None
-) -> HeadStatistics[np.ndarray]:
+) -> HeadStatistics:
     """Return `head_statistics` of each layer and, as the last, of even attention: (L + 1, H) each."""
     _, H, T, _ = weights_LHTS.shape
     begins_T = np.zeros(T, bool) if document_bos is None else tokens_T == document_bos
@@ -213,19 +206,17 @@ def repeated_random(ids_N: np.ndarray, length: int, count: int, bos_id: int, see
     return np.concatenate([np.full((count, 1), bos_id), drawn_BN, drawn_BN], axis=1).astype(np.int32)
 
 
-def repetition(
-    params: Params, model: TransformerConfig, tokenizer: AnyTokenizer, ids_N: np.ndarray, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def repetition(lm: LanguageModel, ids_N: np.ndarray, seed: int = 0) -> tuple[np.ndarray, ...]:
     """Measure induction on repeated random tokens (Olsson et al. 2022, "per-token loss").
 
     Returns the attention of each head in the second copy to the token after the same token in the first, (B, L, H),
     and the loss on the first and on the second copy, each (B,). The first token of a copy is unpredictable and left
     out.
     """
-    n = _copy_length(model)
-    tokens_BT = repeated_random(ids_N, n, SEQUENCES, tokenizer.bos_id, seed)
+    n = _copy_length(lm.config)
+    tokens_BT = repeated_random(ids_N, n, SEQUENCES, lm.tokenizer.bos_id, seed)
     induction, nats = [], []
-    for window in record_windows(params, tokens_BT, model=model):
+    for window in record_windows(lm, tokens_BT):
         diagonal_LHN = np.diagonal(window.weights(), offset=1 - n, axis1=2, axis2=3)
         induction.append(diagonal_LHN[..., 2:].mean(-1))
         nats.append(window.scores.nats_BT[0])
@@ -238,32 +229,25 @@ def _copy_length(model: TransformerConfig) -> int:
 
 
 def explain_heads(
-    params: Params,
-    model: TransformerConfig,
-    tokenizer: AnyTokenizer,
-    tokens_BT: np.ndarray,
-    ids_N: np.ndarray,
-    weights: Iterable[np.ndarray],
-    document_bos: int | None = None,
-    seed: int = 0,
+    lm: LanguageModel, tokens_BT: np.ndarray, ids_N: np.ndarray, weights: Iterable[np.ndarray], seed: int = 0
 ) -> Heads:
     """Return statistics of every head in windows of held-out text, and on repeated random tokens out of `ids_N`.
 
-    `weights` are the attention weights of each window, (L, H, T, T). `document_bos` as in `record_rows`.
+    `weights` are the attention weights of each window, (L, H, T, T).
     """
-    mark_V = punctuation_marks(tokenizer, model)
+    mark_V = punctuation_marks(lm.tokenizer, lm.config)
     # One window at a time: attention weights take most memory.
     windows = [
-        window_statistics(weights_LHTS, tokens_T, mark_V[tokens_T], document_bos)
+        window_statistics(weights_LHTS, tokens_T, mark_V[tokens_T], lm.document_bos)
         for weights_LHTS, tokens_T in zip(weights, tokens_BT, strict=True)
     ]
     stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *windows)
     model_heads = jax.tree.map(lambda array: array[:, :-1], stacked)
     even = jax.tree.map(lambda array: array[:, -1].mean((0, 1)), stacked)
-    induction_BLH, first_B, second_B = repetition(params, model, tokenizer, ids_N, seed)
+    induction_BLH, first_B, second_B = repetition(lm, ids_N, seed)
     measured = (*model_heads[:4], induction_BLH)
     comparisons = sum(score_BLH[0].size for score_BLH in measured)
-    n = _copy_length(model)
+    n = _copy_length(lm.config)
     scores = zip(*(mean_estimate(x, comparisons) for x in measured), strict=True)
     return Heads(
         roles=ROLES,
@@ -291,7 +275,7 @@ def punctuation_marks(tokenizer: AnyTokenizer, model: TransformerConfig) -> np.n
 class AttentionMaps(Answer):
     """Attention of L x H heads on a text."""
 
-    pieces: tuple[str, ...]
+    pieces: Pieces
     weights_LHTS: np.ndarray
     """attention of query t to position s; rows sum to 1"""
     entropy_LHT: np.ndarray
@@ -319,9 +303,7 @@ class AttentionMaps(Answer):
         return map_panels(title, self.weights_LHTS, self.pieces, self.pieces)
 
 
-def map_panels(
-    title: str, weights_LHTS: np.ndarray, queries: tuple[str, ...], keys: tuple[str, ...]
-) -> Iterator[Panel]:
+def map_panels(title: str, weights_LHTS: np.ndarray, queries: Pieces, keys: Pieces) -> Iterator[Panel]:
     """Yield attention maps, queries downwards, of the mean of all heads and of each head."""
     L, H, T, _ = weights_LHTS.shape
     maps = {"mean of all heads": weights_LHTS.mean((0, 1))}

@@ -58,21 +58,16 @@ class Calibration(Answer):
         facts += f" where chance gives {self.chance_error:.3f} (p = {self.p_value:.3f})"
         if self.error < SMALL_ERROR:
             return f"{facts}: too small to matter."
-        direction = verdict(
-            self.excess,
-            "it is too sure",
-            "it is not sure enough",
-            "whether it is too sure or not sure enough is not shown",
-        )
+        otherwise = "whether it is too sure or not sure enough is not shown"
+        direction = verdict(self.excess, "it is too sure", "it is not sure enough", otherwise)
         return f"{facts}: {direction}, by {self.excess}."
 
     def panels(self) -> Iterator[Panel]:
         full = np.flatnonzero(self.count_X)
         confidence_X, accuracy, low, high = (x[full] for x in (self.confidence_X, *self.accuracy_X))
         percent = (100 * x for x in (confidence_X, accuracy, low, high))
-        hover = said(
-            "sure to {:.1f} %, right {:.1f} % [{:.1f}, {:.1f}] of {:,} times", *percent, self.count_X[full]
-        )
+        template = "sure to {:.1f} %, right {:.1f} % [{:.1f}, {:.1f}] of {:,} times"
+        hover = said(template, *percent, self.count_X[full])
         marks = (
             Line([0, 1], [0, 1], "exactly right", 6, dashed=True),
             Dots(confidence_X, accuracy, "this model", 0, low, high, hover=hover),

@@ -255,10 +255,8 @@ def explain_embeddings(
         cosine_N = centered_ND @ centered_ND[n] / (lengths_N * lengths_N[n])
         cosine_N[n] = -np.inf
         near = np.argsort(-cosine_N, kind="stable")[:NEIGHBOURS]
-        near_pieces = tuple(pieces[i] for i in near)
-        neighbours.append(
-            Neighbours(pieces[n], int(used_N[n]), used_N[near], near_pieces, cosine_N[near], chance)
-        )
+        close = used_N[near], tuple(pieces[i] for i in near), cosine_N[near]
+        neighbours.append(Neighbours(pieces[n], int(used_N[n]), *close, chance))
     return Embeddings(
         geometry=geometry(x_ND),
         map_ids_N=used_N[:MAPPED],

@@ -98,12 +98,9 @@ class Meaning(Answer):
         upper = np.triu_indices(len(self.pieces), 1)
         percent = (np.arange(BINS) + 0.5) * 100 / BINS
         over_steps, binned = [], []
-        for color, (name, estimates, p_Y, usage_NN) in enumerate(
-            (
-                ("shared contexts", self.contexts, self.p_contexts_Y, self.usage.contexts_NN),
-                ("the same sentence", self.together, self.p_together_Y, self.usage.together_NN),
-            )
-        ):
+        contexts = "shared contexts", self.contexts, self.p_contexts_Y, self.usage.contexts_NN
+        together = "the same sentence", self.together, self.p_together_Y, self.usage.together_NN
+        for color, (name, estimates, p_Y, usage_NN) in enumerate((contexts, together)):
             value, low, high = (np.array(x, float) for x in zip(*estimates, strict=True))
             texts = [str(e) for e in estimates]
             hover = said("step {:,}, {}: {} (p = {:.3f})", self.steps_Y, name, texts, p_Y)
@@ -195,21 +192,16 @@ def explain_meaning(
         x_ND = np.asarray(embedding_VD, np.float64)[usage.ids_N]
         cosine_NN = cosine_matrix(x_ND - x_ND.mean(0, keepdims=True))
         rank_NN = pair_ranks(cosine_NN)
-        drawn_2X = np.stack(
-            [pair_correlations(rank_NN, x_NN, weights_XN) for x_NN in (together_NN, contexts_NN)]
-        )
+        both = (together_NN, contexts_NN)
+        drawn_2X = np.stack([pair_correlations(rank_NN, x_NN, weights_XN) for x_NN in both])
         drawn_3X = np.append(drawn_2X, drawn_2X[1:] - drawn_2X[:1], axis=0)
         ends = np.quantile(drawn_3X[:, 1:], [0.025, 0.975], axis=1)
         estimates.append([Estimate(*map(float, three)) for three in zip(drawn_3X[:, 0], *ends, strict=True)])
         together, contexts = drawn_2X[:, 0]
-        rows.append(
-            (
-                partial_correlation(together, contexts, between),
-                partial_correlation(contexts, together, between),
-                mantel(rank_NN, together_NN, draws, seed=0),
-                mantel(rank_NN, contexts_NN, draws, seed=1),
-            )
-        )
+        orders = (together, contexts), (contexts, together)
+        alone = [partial_correlation(a, b, between) for a, b in orders]
+        p_values = [mantel(rank_NN, x_NN, draws, seed) for seed, x_NN in enumerate(both)]
+        rows.append([*alone, *p_values])
     steps_Y = np.array([step for step, _ in embeddings])
     together, contexts, difference = (tuple(column) for column in zip(*estimates, strict=True))
     alone_and_p = np.array(rows).T

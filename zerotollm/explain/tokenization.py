@@ -105,7 +105,12 @@ class Tokenization(Answer):
         if self.counts_V is not None:
             yield self._zipf_panel(self.counts_V)
         if len(self.count_R):
-            yield from (self._merge_panel(), self._compression_panel())
+            yield self._merge_panel()
+            at = np.unique(np.linspace(0, len(self.count_R) - 1, 200).astype(int))
+            size, rate = self.vocabulary_R[at], self.compression_R[at]
+            line = Line(size, rate, hover=said("vocabulary {:,}: {:.2f} bytes per token", size, rate))
+            axes = Axis("size of the vocabulary"), Axis("bytes per token")
+            yield Panel("Compression against vocabulary", (line,), *axes)
 
     def _zipf_panel(self, counts_V: np.ndarray) -> Panel:
         counts_R = np.sort(counts_V[counts_V > 0])[::-1]
@@ -119,9 +124,7 @@ class Tokenization(Answer):
         pieces = [p for p in {p.id: p for p in self.pieces}.values() if p.count > 0]
         rank = [1 + int((counts_R > p.count).sum()) for p in pieces]
         count = [p.count for p in pieces]
-        hover = tuple(
-            f"{visible(p.text)}: rank {r:,}, {p.count:,} times" for p, r in zip(pieces, rank, strict=True)
-        )
+        hover = said("{}: rank {:,}, {:,} times", [visible(p.text) for p in pieces], rank, count)
         marks.append(Dots(rank, count, "tokens of your text", color=1, hover=hover))
         axes = Axis("rank of the token", log=True), Axis("times in the training text", log=True)
         return Panel("Zipf: how often each token occurs", tuple(marks), *axes)
@@ -136,13 +139,6 @@ class Tokenization(Answer):
         dots = Dots(place, count, "merges that built your text", color=1, hover=hover)
         axes = Axis("merge", log=True), Axis("count of its pair just before", log=True)
         return Panel("Merges in the order they were made", (line, dots), *axes)
-
-    def _compression_panel(self) -> Panel:
-        at = np.unique(np.linspace(0, len(self.count_R) - 1, 200).astype(int))
-        size, rate = self.vocabulary_R[at], self.compression_R[at]
-        line = Line(size, rate, hover=said("vocabulary {:,}: {:.2f} bytes per token", size, rate))
-        axes = Axis("size of the vocabulary"), Axis("bytes per token")
-        return Panel("Compression against vocabulary", (line,), *axes)
 
 
 def explain_tokens(
@@ -162,21 +158,20 @@ def explain_tokens(
     """
     rank = {piece: r for r, piece in enumerate(merge_order(tokenizer))}
     tokens_R = np.zeros(0) if merges is None else merges.tokens_R
+    pieces, rare = [], []
+    for i in map(int, tokenizer.encode(text)):
+        count = -1 if counts_V is None else int(counts_V[i])
+        steps = tuple(word_merges(tokenizer.piece(i), rank, merges))
+        pieces.append(Piece(readable_token(tokenizer, i), i, count, steps))
+    for stranger in strangers:
+        ids, count = tokenizer.encode(stranger), -1 if training is None else training.count(stranger)
+        as_bytes = sum(token_kind(tokenizer, int(i)) == "byte" for i in ids)
+        rare.append(Stranger(stranger, tuple(readable_token(tokenizer, i) for i in ids), as_bytes, count))
     return Tokenization(
         kind=tokenizer.kind,
-        pieces=tuple(
-            Piece(
-                readable_token(tokenizer, i),
-                int(i),
-                -1 if counts_V is None else int(counts_V[i]),
-                tuple(word_merges(tokenizer.piece(int(i)), rank, merges)),
-            )
-            for i in tokenizer.encode(text)
-        ),
+        pieces=tuple(pieces),
         num_bytes=len(text.encode()),
-        strangers=tuple(
-            _stranger(tokenizer, text, -1 if training is None else training.count(text)) for text in strangers
-        ),
+        strangers=tuple(rare),
         counts_V=counts_V,
         count_R=np.zeros(0, int) if merges is None else merges.count_R,
         order=Estimate(np.nan, -1, 1) if merges is None else monotone(merges.count_R),
@@ -184,12 +179,6 @@ def explain_tokens(
         vocabulary_R=tokenizer.vocab_size - len(rank) + 1 + np.arange(len(tokens_R)),
         compression_R=tokens_R if merges is None else merges.num_bytes / np.maximum(tokens_R, 1),
     )
-
-
-def _stranger(tokenizer: AnyTokenizer, text: str, count: int) -> Stranger:
-    ids = tokenizer.encode(text)
-    as_bytes = sum(token_kind(tokenizer, int(i)) == "byte" for i in ids)
-    return Stranger(text, tuple(readable_token(tokenizer, i) for i in ids), as_bytes, count)
 
 
 def zipf_slope(counts_V: np.ndarray) -> Estimate[float]:
@@ -245,12 +234,11 @@ def compare_tokenizers(
     """
     tokenizers = {name: _train_reduced(config, training) for name, config in configs.items()}
     trained = {name: tokenizer for name, tokenizer in tokenizers.items() if tokenizer}
+    rates = [len(held_out.encode()) / max(1, len(t.encode(held_out))) for t in trained.values()]
     return TokenizerComparison(
         names=tuple(trained),
         vocab_size_Y=np.array([t.vocab_size for t in trained.values()]),
-        bytes_per_token_Y=np.array(
-            [len(held_out.encode()) / max(1, len(t.encode(held_out))) for t in trained.values()]
-        ),
+        bytes_per_token_Y=np.array(rates),
         cuts=tuple(tuple(readable_token(t, i) for i in t.encode(text)) for t in trained.values()),
         trained_on=len(training),
     )

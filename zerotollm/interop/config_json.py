@@ -13,7 +13,6 @@ from zerotollm.errors import UsageError
 from zerotollm.model.config import TransformerConfig
 
 Json = dict[str, Any]
-"""A JSON object."""
 ROPE_FIELDS = ("rope_theta", "rope_parameters", "rope_scaling")
 UNSCALED_ROPE = {
     "rope_type": ("default", None),
@@ -96,10 +95,8 @@ class ConfigFile:
 class ConfigField(NamedTuple):
     """One entry of a family's table."""
 
-    write: Callable[[TransformerConfig], Json]
-    """Fields of config.json."""
-    read: Callable[[ConfigFile], Json]
-    """Fields of TransformerConfig. Raises UsageError for an unsupported value."""
+    write: Callable[[TransformerConfig], Json]  # fields of config.json
+    read: Callable[[ConfigFile], Json]  # fields of TransformerConfig, or UsageError
     expressible: Mapping[str, tuple[Any, ...]] = {}
     """Field of TransformerConfig -> values that the family can express, where it cannot express all."""
 

@@ -27,10 +27,8 @@ SINGLE = "model.safetensors"
 TOKENIZER = "tokenizer.json"
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-DTYPES = ("F32", "F16", "BF16", "F64")
-"""Types in safetensors that are read; all become float32."""
-SHOWN = 3
-"""Tensor names in a message."""
+DTYPES = ("F32", "F16", "BF16", "F64")  # types in safetensors that are read; all become float32
+SHOWN = 3  # tensor names in a message
 
 
 def read_json(path: Path) -> Json:
@@ -67,10 +65,7 @@ def read_model(folder: Path) -> tuple[Family, ConfigFile, TransformerConfig]:
 
 
 def read_params(folder: Path, family: Family, model: TransformerConfig) -> Params:
-    """Return the parameters as float32 numpy arrays. `model` is resolved.
-
-    Raises UsageError for tensors that are not those of config.json or no safetensors; RunError for a damaged file.
-    """
+    """Return the parameters of a resolved model as float32 arrays. Raises UsageError for other tensors than its own."""
     files = _tensor_files(folder)
     weights, prefix = family.weights(model), family.prefix
     # A folder that was saved without the head, or as OpenAI saved GPT-2, omits the prefix.
@@ -129,7 +124,6 @@ def read_tokenizer(
 
 
 def _tensor_files(folder: Path) -> dict[str, Path]:
-    """Return the file of every tensor. Raises UsageError where there is no safetensors file."""
     index, single = folder / INDEX, folder / SINGLE
     indexed: dict[str, str] = {}
     if index.exists():
@@ -157,7 +151,6 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
 
 
 def _read(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Return one tensor in float32. Raises UsageError for another shape or an unsupported type."""
     with _opened(path) as file:
         header = file.get_slice(name)
         actual, dtype = tuple(header.get_shape()), header.get_dtype()

@@ -21,7 +21,6 @@ NORMS = {"ln_1": "attention_norm", "ln_2": "feed_forward_norm"}
 
 
 def weights(model: TransformerConfig) -> list[Weight]:
-    """Return every tensor; names as in `GPT2LMHeadModel`."""
     tables = {"wte": "embedding", "wpe": "positions"}
     tensors = [Weight(f"transformer.{theirs}.weight", ((ours,),)) for theirs, ours in tables.items()]
     for i in range(model.num_layers):

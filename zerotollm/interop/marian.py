@@ -47,7 +47,6 @@ def _read_decoder_vocabulary(file: ConfigFile) -> Json:
 
 
 def weights(model: TransformerConfig) -> list[Weight]:
-    """Return every tensor; names as in `MarianMTModel`."""
     tensors = [Weight("model.shared.weight", (("embedding",),))]
     sides = {
         "encoder": (model.encoder_layers, ("attention", "feed_forward")),

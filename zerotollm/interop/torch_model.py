@@ -7,8 +7,7 @@ from zerotollm.errors import UsageError
 from zerotollm.interop.family import Family, check
 from zerotollm.model.config import TransformerConfig
 
-TorchModel = Any
-"""A `transformers.PreTrainedModel`. torch and transformers are optional packages."""
+TorchModel = Any  # A `transformers.PreTrainedModel`. torch and transformers are optional packages.
 
 
 def check_installed() -> None:

@@ -13,7 +13,7 @@ from zerotollm.model.config import TransformerConfig
 from zerotollm.model.layers import Attention, Dropout, FeedForward, KVCache, Norm
 from zerotollm.sharding.constraints import ROWS, constrain
 
-# What each choice of `remat` keeps. Attention scores are products with batch axes: "dots" does not keep them.
+# What each value of `remat` stores. Attention scores are products with batch axes: "dots" does not store them.
 POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -21,23 +21,25 @@ POLICIES = {
 
 
 class EncoderOutput(NamedTuple):
-    """What the cross attention of a decoder reads."""
+    """The input of a decoder's cross attention."""
 
     mask_BS: jax.Array
     """False at padding"""
     encoded_BSD: jax.Array | None
-    """output of the encoder; None where `kv` replaces it"""
+    """output of the encoder; None if `kv` replaces it"""
     kv: tuple[KVCache, ...] | None = None
     """precomputed cross-attention keys and values, one per layer"""
 
     def of_layer(self, layer: int) -> "EncoderOutput":
-        """The same with the keys and values of one layer alone."""
+        """Return the same with the keys and values of one layer only."""
         return self._replace(kv=self.kv and self.kv[layer : layer + 1])
 
 
 class Block(nn.Module):
-    """Attention, cross attention where there is an encoder, and feed-forward, each with norm and residual
-    (arXiv:1706.03762, figure 1)."""
+    """Self attention, cross attention if there is an encoder, and feed-forward (arXiv:1706.03762, figure 1).
+
+    Each has a norm and a residual connection.
+    """
 
     config: TransformerConfig
     attention: Callable[..., nn.Module] = Attention
@@ -57,8 +59,8 @@ class Block(nn.Module):
     ) -> tuple[jax.Array, tuple[KVCache, ...]]:
         """Return the output (B, T, D), and the keys and values of self attention and of cross attention.
 
-        `encoder` holds at most one layer of keys and values. Where it has fewer rows than `x_BTD`, each of its rows
-        serves as many neighbouring rows of `x_BTD`, as in a beam.
+        `encoder` holds at most one layer of keys and values. If it has fewer rows than `x_BTD`, each of its rows serves
+        several consecutive rows of `x_BTD`, as in a beam.
         """
         c = self.config
         kv: list[KVCache] = []
@@ -72,7 +74,7 @@ class Block(nn.Module):
 
         def cross_attention(h_BTD: jax.Array) -> jax.Array:
             assert encoder is not None
-            # Rows that share a source are further queries to the same keys: nothing is copied.
+            # Rows that share a source become more queries to the same keys: nothing is copied.
             rows = encoder.mask_BS.shape[0]
             positions_RX = jnp.broadcast_to(positions_BT, h_BTD.shape[:2]).reshape(rows, -1)
             out_BTD, new = self.attention(c, name="cross_attention")(
@@ -85,7 +87,9 @@ class Block(nn.Module):
             kv.append(new)
             return out_BTD.reshape(h_BTD.shape)
 
-        sublayers = {"attention": attention} | ({"cross_attention": cross_attention} if encoder else {})
+        sublayers: dict[str, Callable[[jax.Array], jax.Array]] = {"attention": attention}
+        if encoder:
+            sublayers["cross_attention"] = cross_attention
         sublayers["feed_forward"] = FeedForward(c, name="feed_forward")
         for name, sublayer in sublayers.items():
             norm = Norm(c, name=f"{name}_norm")
@@ -110,14 +114,14 @@ def run_blocks(
     slot: jax.Array | int = 0,
     encoder: EncoderOutput | None = None,
 ) -> tuple[jax.Array, list[tuple[KVCache, ...]]]:
-    """Apply blocks `layer_0`, `layer_1`, ... of `module`, and its `final_norm` where norms come first.
+    """Apply blocks `layer_0`, `layer_1`, ... of `module`, and its `final_norm` if norms come first.
 
-    `module` has `config`, `compute` and `block`, the class of its blocks. Return the output (B, T, D) and what each
-    block returns beside it. Without caches, rematerialized or scanned blocks (`module.compute`) return none.
+    `module` has `config`, `compute` and `block`, the class of its blocks. Return the output (B, T, D), and the keys and
+    values of each block. Rematerialized or scanned blocks (`module.compute`) return none of these.
     """
     c, block = module.config, module.block
     kv: list[tuple[KVCache, ...]] = []
-    # Parameters are created one block at a time: neither rematerialization nor scan can create them.
+    # Neither rematerialization nor scan can create parameters.
     plain = caches is not None or module.is_initializing()
     if plain or not (module.compute.scan_layers or module.compute.remat != "none"):
         for i in range(num_layers):
@@ -142,7 +146,7 @@ def run_blocks(
 
 
 def _remat_blocks(module: nn.Module, num_layers: int, x_BTD: jax.Array, **inputs) -> jax.Array:
-    """Recompute in the backward pass what `compute.remat` does not keep (arXiv:1604.06174)."""
+    """Recompute in the backward pass the activations that `compute.remat` does not store (arXiv:1604.06174)."""
 
     def apply(block: nn.Module, x_BTD: jax.Array) -> jax.Array:
         return block(x_BTD, **inputs)[0]
@@ -158,8 +162,8 @@ def _scan_blocks(
 ) -> jax.Array:
     """Loop over the parameters of all layers, so that XLA compiles one block.
 
-    Everywhere else parameters stay one tree per layer. Here they are stacked, matrices in the type of `x_BTD`: in half
-    precision that is the copy that the products need anyway. The dropout key is split over layers.
+    The parameters of the layers are stacked here, matrices in the type of `x_BTD`: in half precision the products need
+    that copy anyway. The dropout key is split over layers.
     """
     c, remat = module.config, module.compute.remat
     layers = [module.variables["params"][f"layer_{i}"] for i in range(num_layers)]
@@ -176,6 +180,6 @@ def _scan_blocks(
         return apply(x_BTD, deterministic=key is None, **inputs)[0], None
 
     if remat != "none":
-        body = jax.checkpoint(body, policy=POLICIES[remat], prevent_cse=False)  # a loop has none to prevent
+        body = jax.checkpoint(body, policy=POLICIES[remat], prevent_cse=False)  # not needed in a loop
     keys = None if key is None else jax.random.split(key, num_layers)
     return jax.lax.scan(body, x_BTD, (jax.tree.map(stack, *layers), keys))[0]

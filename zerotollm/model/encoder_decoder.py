@@ -1,7 +1,7 @@
-"""The Transformer of the paper: an encoder reads the source, a decoder writes the target (arXiv:1706.03762, figure 1).
+"""The encoder-decoder Transformer of arXiv:1706.03762, figure 1: the encoder reads the source, the decoder the target.
 
-Its parts are the decoder-only model's; `transformer.py` explains the shape letters. Source and target share one
-vocabulary and one embedding (section 3.4). Padding lies on the right.
+It uses the parts of the decoder-only model; `transformer.py` explains the shape letters. Source and target share one
+vocabulary and one embedding (section 3.4). Padding is on the right.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from zerotollm.sharding.constraints import ROWS, constrain
 
 
 class Encoder(nn.Module):
-    """Embeddings of a source to what the decoder reads: every token sees every other that is not padding."""
+    """Embeddings of a source to encoder states; every token attends to every token that is not padding."""
 
     config: TransformerConfig
     compute: ComputeConfig = PLAIN
@@ -35,20 +35,21 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x_BSD: jax.Array, mask_BS: jax.Array, *, deterministic: bool = True) -> jax.Array:
-        """Return (B, S, D); rows of padding, where `mask_BS` is False, mean nothing."""
+        """Return (B, S, D), undefined at padding, where `mask_BS` is False."""
         c = self.config
         positions_BS = jnp.arange(x_BSD.shape[1])[None]
         x_BSD = shift_tokens(self, x_BSD, positions_BS)
         x_BSD = add_positions(self, x_BSD, positions_BS).astype(self.compute.precision)
         x_BSD = Dropout(c.dropout)(x_BSD, deterministic=deterministic)
         mask_BTS = mask_BS[:, None]
-        return run_blocks(self, c.encoder_layers, x_BSD, mask_BTS, positions_BS, deterministic=deterministic)[
-            0
-        ]
+        x_BSD, _ = run_blocks(
+            self, c.encoder_layers, x_BSD, mask_BTS, positions_BS, deterministic=deterministic
+        )
+        return x_BSD
 
 
 class Decoder(nn.Module):
-    """Embeddings of a target and the encoder's output to the states that the head reads."""
+    """Embeddings of a target, and the encoder's output, to the final hidden states."""
 
     config: TransformerConfig
     compute: ComputeConfig = PLAIN
@@ -67,9 +68,9 @@ class Decoder(nn.Module):
         slot: jax.Array | int = 0,
         before_BTND: jax.Array | None = None,
     ) -> tuple[jax.Array, list[tuple[KVCache, ...]]]:
-        """Return the states (B, T, D), and the keys and values of each layer's self and cross attention.
+        """Return the hidden states (B, T, D), and the keys and values of each layer's self and cross attention.
 
-        `before_BTND` are embeddings of the N = `token_shift` tokens before each, where `x_BTD` is not one text.
+        `before_BTND` are the embeddings of the N = `token_shift` tokens before each, unless `x_BTD` is one text.
         """
         c = self.config
         if positions_BT is None:
@@ -93,14 +94,14 @@ class Decoder(nn.Module):
 
 
 class EncoderDecoder(nn.Module):
-    """Source and target ids to what the head reads of each target token. `config` and `compute` are resolved."""
+    """Source and target ids to the readout of each target token. `config` and `compute` are resolved."""
 
     config: TransformerConfig
     compute: ComputeConfig = PLAIN
     block: Callable[..., nn.Module] = Block
-    """called as `Block` is; another class replaces every block"""
+    """called like `Block`; another class replaces every block"""
 
-    def setup(self):
+    def setup(self) -> None:
         c = self.config
         self.embedding = self.param("embedding", embedding_initializer(c), (c.vocab_size, c.width))
         if c.num_classes:
@@ -113,16 +114,16 @@ class EncoderDecoder(nn.Module):
         self.decoder = Decoder(c, self.compute, self.block)
 
     def __call__(self, inputs: Inputs, *, deterministic: bool = True) -> Readout:
-        """Return the readout of the token after each of "inputs", which begin with bos, given the "sources".
+        """Return the readout of the token after each of "inputs", which start with bos, given the "sources".
 
-        With `num_classes` there are no sources: "inputs" are encoded, and the readout, of T = 1, is of the label.
+        With `num_classes` there are no sources: "inputs" are encoded, and the readout, with T = 1, is of the label.
         Dropout, unless `deterministic`, draws from the "dropout" stream.
         """
         if self.config.num_classes:
-            encoder = self.encode(inputs["inputs"], inputs["source_mask"], deterministic=deterministic)
-            mask_BS = encoder.mask_BS
+            mask_BS = inputs["source_mask"]
+            encoded_BSD = self.encoder(self._embed(inputs["inputs"]), mask_BS, deterministic=deterministic)
             share_BS = mask_BS / jnp.maximum(jnp.sum(mask_BS, axis=1, keepdims=True), 1)
-            mean_BD = jnp.einsum("bsd,bs->bd", encoder.encoded_BSD, share_BS)
+            mean_BD = jnp.einsum("bsd,bs->bd", encoded_BSD, share_BS)
             return Readout(mean_BD[:, None], self.classifier, soft_cap=self.config.logit_soft_cap)
         encoder = self.encode(inputs["sources"], inputs["source_mask"], deterministic=deterministic)
         x_BTD, _ = self.decoder(self._embed(inputs["inputs"]), encoder, deterministic=deterministic)
@@ -131,17 +132,15 @@ class EncoderDecoder(nn.Module):
     def encode(
         self, sources_BS: jax.Array, source_mask_BS: jax.Array, *, deterministic: bool = True
     ) -> EncoderOutput:
-        """Return what `decode` reads of the sources."""
+        """Return the encoder's output, for `decode`."""
         encoded_BSD = self.encoder(self._embed(sources_BS), source_mask_BS, deterministic=deterministic)
         return EncoderOutput(source_mask_BS, encoded_BSD)
 
     def precompute_kv(self, sources_BS: jax.Array, source_mask_BS: jax.Array) -> EncoderOutput:
-        """Return the same for many calls of `decode`: precomputed cross-attention keys and values."""
-        encoder = self.encode(sources_BS, source_mask_BS)
+        """Return precomputed cross-attention keys and values, for many calls of `decode`."""
+        encoded_BSD = self.encoder(self._embed(sources_BS), source_mask_BS)
         layers = [self.decoder.variables["params"][f"layer_{i}"] for i in range(self.config.num_layers)]
-        kv = (
-            source_keys_values(self.config, layer["cross_attention"], encoder.encoded_BSD) for layer in layers
-        )
+        kv = (source_keys_values(self.config, layer["cross_attention"], encoded_BSD) for layer in layers)
         return EncoderOutput(source_mask_BS, None, tuple(kv))
 
     def decode(
@@ -155,10 +154,10 @@ class EncoderDecoder(nn.Module):
         slot: jax.Array | int,
         before_BTN: jax.Array | None = None,
     ) -> tuple[Readout, tuple[KVCache, ...]]:
-        """Return the readout of tokens that follow what the KV caches hold, and the caches with them.
+        """Return the readout of tokens that follow the KV caches, and the caches with them.
 
-        `mask_BTS` is over the cache's slots; new keys and values are written from `slot` on. Rows of `tokens_BT` may be
-        a multiple of the encoder's: each source then serves as many neighbouring rows. `before_BTN` are the
+        `mask_BTS` is over the cache's slots; new keys and values are written from `slot` on. `tokens_BT` may have a
+        multiple of the encoder's rows: each source then serves consecutive rows. `before_BTN` are the
         N = `token_shift` tokens before each of `tokens_BT`.
         """
         x_BTD, kv = self.decoder(
@@ -170,14 +169,14 @@ class EncoderDecoder(nn.Module):
             slot=slot,
             before_BTND=None if before_BTN is None else self._embed(before_BTN),
         )
-        return self._readout(x_BTD), tuple(own for own, _ in kv)
+        return self._readout(x_BTD), tuple(self_attention for self_attention, _ in kv)
 
     def _readout(self, x_BTD: jax.Array) -> Readout:
         head_DV = self.embedding.T if self.config.tie_embeddings else self.head
         return Readout(x_BTD, head_DV, self.head_bias, self.config.logit_soft_cap)
 
     def _embed(self, tokens_BT: jax.Array) -> jax.Array:
-        """Embed ids of any number of axes after the rows."""
+        """Embed ids, which may have further axes."""
         x_BTD = constrain(self.embedding[tokens_BT], ROWS)
         return x_BTD * self.config.width**0.5 if self.config.embedding_scale else x_BTD
 
@@ -185,10 +184,10 @@ class EncoderDecoder(nn.Module):
 def shift_tokens(
     module: nn.Module, x_BTD: jax.Array, positions_BT: jax.Array, before_BTND: jax.Array | None = None
 ) -> jax.Array:
-    """Apply the token shift of `module`'s side, if its configuration has one, and return (B, T, D).
+    """Apply the token shift of `module`, if its configuration has one. Return (B, T, D).
 
-    `x_BTD` begins a text, unless `before_BTND` gives the N tokens before each, the nearest last. `positions_BT` say
-    where a text began; its axes may be 1.
+    `x_BTD` starts a text, unless `before_BTND` gives the N tokens before each, the nearest last. `positions_BT` count
+    from the start of the text; its axes may be 1.
     """
     N = module.config.token_shift
     if not N:

@@ -1,10 +1,10 @@
-"""The parts of a Transformer: norm, position, attention, feed-forward. Pure Flax Linen modules.
+"""The layers of a Transformer: norm, positions, attention, feed-forward, as Flax Linen modules.
 
-Shape letters are explained in `transformer.py`; X and Y stand for any width. Every kernel is one matrix with its
-input axis first, so that `x_BTX @ kernel_XY` reads. Encoder, decoder and cross attention are one `Attention`.
+Shape letters are explained in `transformer.py`; X and Y stand for any width. Every kernel is one matrix with its input
+axis first: `x_BTX @ kernel_XY`. Encoder, decoder and cross attention are all `Attention`.
 
-What explanations look at is sown into the collection "intermediates": nothing happens, and nothing is computed, unless
-a caller makes that mutable (`zerotollm.explain.activations`).
+Activations to explain are sown into the collection "intermediates". They cost nothing unless a caller makes it mutable
+(`zerotollm.explain.activations`).
 """
 
 from functools import partial
@@ -13,31 +13,30 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from zerotollm.model.chunked_attention import AttentionMask
 from zerotollm.model.config import BIASED, TransformerConfig
 
 
 class KVCache(NamedTuple):
-    """Keys and values of the positions seen so far, of one layer."""
+    """Keys and values of the previous positions, of one layer."""
 
     keys_BKSC: jax.Array
     values_BKSC: jax.Array
 
 
 def fan_in_normal(fan_in: int, gain: float = 1.0) -> nn.initializers.Initializer:
-    """Normal with standard deviation gain / sqrt(fan_in): a unit-variance input gives variance gain^2."""
+    """Return a normal with std gain / sqrt(fan_in): unit-variance input gives output of variance gain^2."""
     return nn.initializers.normal(stddev=gain / fan_in**0.5)
 
 
 def linear(
-    x_BTX: jax.Array, kernel_XY: jax.Array, bias_Y: jax.Array | None = None, out_type: Any = None
+    x_BTX: jax.Array, kernel_XY: jax.Array, bias_Y: jax.Array | None = None, out_type: DTypeLike | None = None
 ) -> jax.Array:
-    """One matrix product over all tokens at once, plus a bias. Returns (B, T, Y) in `out_type`, or else the type of
-    `x_BTX`.
+    """Return the product with a kernel, plus a bias: (B, T, Y) in `out_type` or the type of `x_BTX`.
 
-    Flattened on purpose: XLA's CPU backend materializes transposes of operands of higher rank in the backward
-    pass.
+    Operands are flattened, since XLA's CPU backend materializes transposes of higher rank in the backward pass.
     """
     B, T, X = x_BTX.shape
     kernel_XY = kernel_XY.astype(x_BTX.dtype)
@@ -50,35 +49,34 @@ FUSED = (("query", "key", "value"), ("gate", "up"))
 
 
 def fuse_projections(params: dict[str, Any]) -> dict[str, Any]:
-    """The same parameters for writing token by token: matrices of `FUSED` are one, named `query+key+value`.
+    """Return parameters for decoding token by token: the matrices of `FUSED` become one, named `query+key+value`.
 
-    A product with few rows is mostly the reading of its matrix and the call: one large matrix instead of three. What
-    lies on several devices stays apart, and so does cross attention, whose keys and values are known.
+    A product with few rows costs little more than the call and reading its matrix. Sharded parameters stay separate, as
+    does cross attention, whose keys and values are precomputed.
     """
     if any(len(getattr(x, "devices", set)()) > 1 for x in jax.tree.leaves(params)):
         return params
-    result = {}
-    for name, value in params.items():
-        result[name] = (
-            fuse_projections(value) if isinstance(value, dict) and name != "cross_attention" else value
-        )
+    fused: dict[str, Any] = {
+        name: fuse_projections(value) if isinstance(value, dict) and name != "cross_attention" else value
+        for name, value in params.items()
+    }
     for names in FUSED:
         if not set(names) <= params.keys():
             continue
-        kernels = [result.pop(name) for name in names]
-        result["+".join(names)] = jnp.concatenate(kernels, axis=1)
+        kernels = [fused.pop(name) for name in names]
+        fused["+".join(names)] = jnp.concatenate(kernels, axis=1)
         if any(f"{name}_bias" in params for name in names):
             biases = [
-                result.pop(f"{n}_bias", jnp.zeros(k.shape[1])) for n, k in zip(names, kernels, strict=True)
+                fused.pop(f"{n}_bias", jnp.zeros(k.shape[1])) for n, k in zip(names, kernels, strict=True)
             ]
-            result["+".join(names) + "_bias"] = jnp.concatenate(biases)
-    return result
+            fused["+".join(names) + "_bias"] = jnp.concatenate(biases)
+    return fused
 
 
 def fused_projections(
     module: nn.Module, names: tuple[str, ...], widths: tuple[int, ...], x_BTX: jax.Array
 ) -> dict[str, jax.Array]:
-    """Outputs of the fused matrices of `module` by name, each (B, T, its width); {} where none are fused."""
+    """Return the outputs of the fused matrices of `module` by name, each (B, T, its width); {} without these."""
     name = "+".join(names)
     if not module.has_variable("params", name):
         return {}
@@ -87,30 +85,37 @@ def fused_projections(
     return dict(zip(names, jnp.split(y_BTY, ends, axis=-1), strict=True))
 
 
+def normalize(
+    config: TransformerConfig, x: jax.Array, scale: jax.Array, bias: jax.Array | None = None
+) -> jax.Array:
+    """Return RMSNorm (arXiv:1910.07467, equation 4) or LayerNorm (arXiv:1607.06450) of the last axis, in float32."""
+    y = x.astype(jnp.float32)
+    if config.norm == "layer":
+        y -= y.mean(-1, keepdims=True)
+    y *= jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + config.norm_epsilon)
+    y *= scale.reshape((1,) * (x.ndim - 1) + (-1,))
+    if bias is not None:
+        y += bias.reshape((1,) * (x.ndim - 1) + (-1,))
+    return y.astype(x.dtype)
+
+
 class Norm(nn.Module):
-    """RMSNorm (arXiv:1910.07467, equation 4) or LayerNorm (arXiv:1607.06450) over the last axis, in float32."""
+    """`normalize` with learned `scale` and, for LayerNorm, `bias`."""
 
     config: TransformerConfig
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        y = x.astype(jnp.float32)
-        if self.config.norm == "layer":
-            y -= y.mean(-1, keepdims=True)
-        y *= jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.config.norm_epsilon)
-        y *= scale.reshape((1,) * (x.ndim - 1) + (-1,))
+        scale, bias = self.param("scale", nn.initializers.ones, (x.shape[-1],)), None
         if self.config.norm == "layer":
             bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-            y += bias.reshape((1,) * (x.ndim - 1) + (-1,))
-        return y.astype(x.dtype)
+        return normalize(self.config, x, scale, bias)
 
 
 class Dropout(nn.Module):
-    """Zeroes a share `rate` of the numbers and scales up the rest (arXiv:1706.03762, section 5.4).
+    """Dropout (arXiv:1706.03762, section 5.4) with 16 random bits per element, and so a rate rounded to 1/65536.
 
-    Draws 16 random bits a number, where `nn.Dropout` draws 32: on a CPU they are most of its cost. The rate is
-    rounded to 1/65536.
+    `nn.Dropout` draws 32, which are most of its cost on a CPU.
     """
 
     rate: float
@@ -127,9 +132,9 @@ class Dropout(nn.Module):
 
 
 def sinusoid(positions_BT: jax.Array, width: int, layout: str = "interleaved") -> jax.Array:
-    """Sinusoidal positions (arXiv:1706.03762, section 3.5): even features sine, odd features cosine.
+    """Return sinusoidal positions (arXiv:1706.03762, section 3.5), (B, T, width) in float32; `width` is even.
 
-    With the layout "halves" all sines lie before all cosines. Returns (B, T, width) in float32; `width` is even.
+    Even features are sines and odd ones cosines; with the layout "halves" all sines come before all cosines.
     """
     wavelengths_D = 10000.0 ** (jnp.arange(0, width, 2) / width)
     angles_BTD = positions_BT[..., None] / wavelengths_D[None, None]
@@ -139,16 +144,17 @@ def sinusoid(positions_BT: jax.Array, width: int, layout: str = "interleaved") -
     )
 
 
+@jax.named_scope("rope")
 def rope(x_BHTC: jax.Array, positions_BT: jax.Array, theta: float) -> jax.Array:
-    """Rotary positions (RoFormer, arXiv:2104.09864, equation 34), feature i paired with i + C/2 as in Llama.
+    """Apply rotary positions (RoFormer, arXiv:2104.09864, equation 34), feature i paired with i + C/2 as in Llama.
 
-    The product of a rotated query and a rotated key depends on their positions' difference only. C is even.
+    The product of a rotated query and a rotated key depends only on the difference of their positions. C is even.
     """
     B, H, T, C = x_BHTC.shape
     frequencies_C = theta ** (-jnp.arange(C // 2) / (C // 2))
     angles_BTC = positions_BT[..., None] * frequencies_C[None, None]
     cos, sin = jnp.cos(angles_BTC), jnp.sin(angles_BTC)
-    # Both halves in one expression with a flip: slices and concatenations cost XLA several more passes.
+    # One expression with a flip: slices and concatenations cost XLA several more passes.
     cos_B1T2C = jnp.stack([cos, cos], axis=2)[:, None]
     sin_B1T2C = jnp.stack([-sin, sin], axis=2)[:, None]
     x_BHT2C = x_BHTC.reshape(B, H, T, 2, C // 2)
@@ -156,16 +162,16 @@ def rope(x_BHTC: jax.Array, positions_BT: jax.Array, theta: float) -> jax.Array:
     return rotated.reshape(B, H, T, C).astype(x_BHTC.dtype)
 
 
+@jax.named_scope("scores")
 def attention_weights(q_BHTC: jax.Array, k_BKSC: jax.Array, mask_BTS: jax.Array) -> jax.Array:
-    """softmax(q k / sqrt(C)) of arXiv:1706.03762, equation 1, with K key heads shared by H query heads; float32.
+    """Return softmax(q k / sqrt(C)) (arXiv:1706.03762, equation 1), (B, H, T, S) in float32.
 
-    Query head h reads key head h // (H / K) (GQA, arXiv:2305.13245). `mask_BTS` is True where a query may look;
-    its first and second axes may be 1. A query that may look nowhere has equal weights, so mask its loss.
-    Returns (B, H, T, S), whose last axis sums to 1.
+    Query head h reads key head h // (H / K) (GQA, arXiv:2305.13245). `mask_BTS` is True where a query may attend; its
+    first and second axes may be 1. A query that may attend nowhere has equal weights: mask its loss.
     """
     B, H, T, C = q_BHTC.shape
     K = k_BKSC.shape[1]
-    # Query heads of one key head lie behind each other in time: one larger matrix product instead of H/K.
+    # Query heads of one key head are concatenated along time: one larger matrix product instead of H/K.
     q_BKXC = q_BHTC.reshape(B, K, (H // K) * T, C) * C**-0.5
     scores_BKXS = jnp.einsum("bkxc,bksc->bkxs", q_BKXC, k_BKSC, preferred_element_type=jnp.float32)
     scores_BHTS = scores_BKXS.reshape(B, H, T, -1)
@@ -173,42 +179,35 @@ def attention_weights(q_BHTC: jax.Array, k_BKSC: jax.Array, mask_BTS: jax.Array)
     return jax.nn.softmax(scores_BHTS, axis=-1)
 
 
+@jax.named_scope("mix_values")
 def mix_values(weights_BHTS: jax.Array, v_BKSC: jax.Array) -> jax.Array:
-    """The sum of values that attention weights say, (B, H, T, C), in the type of `v_BKSC`."""
+    """Return the sum of values weighted by attention, (B, H, T, C), in the type of `v_BKSC`."""
     B, H, T, _ = weights_BHTS.shape
     K = v_BKSC.shape[1]
     weights_BKXS = weights_BHTS.astype(v_BKSC.dtype).reshape(B, K, (H // K) * T, -1)
     return jnp.einsum("bkxs,bksc->bkxc", weights_BKXS, v_BKSC).reshape(B, H, T, -1)
 
 
-def attend(q_BHTC: jax.Array, k_BKSC: jax.Array, v_BKSC: jax.Array, mask_BTS: jax.Array) -> jax.Array:
-    """Scaled dot-product attention (arXiv:1706.03762, equation 1): see `attention_weights`.
-
-    Queries and keys may be narrower or wider than values. Returns (B, H, T, C), as wide as values.
-    """
-    return mix_values(attention_weights(q_BHTC, k_BKSC, mask_BTS), v_BKSC)
-
-
 def split_heads(x_BTY: jax.Array, heads: int) -> jax.Array:
-    """(B, T, H C) to (B, H, T, C)."""
+    """Reshape (B, T, H C) to (B, H, T, C)."""
     return x_BTY.reshape(*x_BTY.shape[:2], heads, -1).transpose(0, 2, 1, 3)
 
 
 def source_keys_values(config: TransformerConfig, params: dict[str, Any], context_BSD: jax.Array) -> KVCache:
-    """What a cross `Attention` with these parameters attends to, without its queries."""
+    """Return the keys and values of a cross `Attention` with these parameters."""
     k_BKSC, v_BKSC = (
         split_heads(linear(context_BSD, params[name], params.get(f"{name}_bias")), config.num_kv_heads)
         for name in ("key", "value")
     )
     if config.qk_norm:
-        k_BKSC = Norm(config, parent=None).apply({"params": params["key_norm"]}, k_BKSC)
+        k_BKSC = normalize(config, k_BKSC, **params["key_norm"])
     if config.position == "rope" and config.cross_rope:
         k_BKSC = rope(k_BKSC, jnp.arange(k_BKSC.shape[2])[None], config.rope_theta)
     return KVCache(k_BKSC, v_BKSC)
 
 
 def write_slots(cache_BKSC: jax.Array, new_BKTC: jax.Array, slot: jax.Array | int) -> jax.Array:
-    """The cache with new keys or values from `slot` on, which is the same for all rows or one for each, (B,)."""
+    """Return the cache with new keys or values from `slot` on: one slot for all rows, or one per row, (B,)."""
     if jnp.ndim(slot) == 0:
         return jax.lax.dynamic_update_slice_in_dim(cache_BKSC, new_BKTC, slot, axis=2)
     write = partial(jax.lax.dynamic_update_slice_in_dim, axis=1)
@@ -232,25 +231,23 @@ class Attention(nn.Module):
         cache: KVCache | None = None,
         slot: jax.Array | int = 0,
     ) -> tuple[jax.Array, KVCache]:
-        """Queries from `x_BTD`; keys and values from `context_BSD` (cross attention) or from `x_BTD` itself.
+        """Return the output (B, T, D), and the keys and values attended to.
 
-        Keys and values that an earlier cross attention returned are used as they are where they are `known`.
-        With a cache, the new keys and values are written from `slot` on, one for all rows or (B,), and the whole cache
-        is attended to.
-        Returns the output (B, T, D) and the keys and values attended to.
+        Keys and values come from `context_BSD` (cross attention), from `x_BTD`, or are the `known` ones of an earlier
+        call. With a cache, new ones are written from `slot` on, and the whole cache is attended to.
         """
         c = self.config
         H, K, C, D = c.num_heads, c.num_kv_heads, c.head_width, c.width
         source_BSD = x_BTD if context_BSD is None else context_BSD
 
         widths = (H * c.key_width, K * c.key_width, K * C)
-        made = fused_projections(self, FUSED[0], widths, x_BTD)
+        fused = fused_projections(self, FUSED[0], widths, x_BTD)
 
         def project(name: str, x_BXD: jax.Array, heads: int, width: int) -> jax.Array:
-            if name in made:
-                return split_heads(made[name], heads)
+            if name in fused:
+                return split_heads(fused[name], heads)
             kernel_DY = self.param(name, fan_in_normal(D), (D, heads * width))
-            return split_heads(linear(x_BXD, kernel_DY, self._bias(name, heads * width)), heads)
+            return split_heads(linear(x_BXD, kernel_DY, bias(self, name, heads * width)), heads)
 
         q_BHTC = project("query", x_BTD, H, c.key_width)
         if c.qk_norm:
@@ -279,19 +276,21 @@ class Attention(nn.Module):
             mixed_BHTC = mix_values(weights_BHTS, v_BKSC)
         mixed_BTY = mixed_BHTC.transpose(0, 2, 1, 3).reshape(*x_BTD.shape[:2], H * C)
         kernel_YD = self.param("output", fan_in_normal(H * C, residual_gain(c)), (H * C, D))
-        return linear(mixed_BTY, kernel_YD, self._bias("output", D)), KVCache(k_BKSC, v_BKSC)
+        return linear(mixed_BTY, kernel_YD, bias(self, "output", D)), KVCache(k_BKSC, v_BKSC)
 
-    def _bias(self, name: str, width: int) -> jax.Array | None:
-        if name not in BIASED[self.config.biases]:
-            return None
-        return self.param(f"{name}_bias", nn.initializers.zeros, (width,))
+
+def bias(module: nn.Module, name: str, width: int) -> jax.Array | None:
+    """Return the bias of a matrix, a parameter of `module`, or None if the configuration has none."""
+    if name not in BIASED[module.config.biases]:
+        return None
+    return module.param(f"{name}_bias", nn.initializers.zeros, (width,))
 
 
 def residual_gain(config: TransformerConfig) -> float:
-    """How large the matrices that write to the residual stream start: see `initialization`.
+    """Return the initial gain of the residual output projections: see `initialization`.
 
-    With 1 / sqrt(2L) the sum of all 2L residual branches keeps unit variance (GPT-2, section 2.3); with 0 every
-    block starts as the identity (Fixup, arXiv:1901.09321).
+    With 1 / sqrt(2L) the sum of all 2L residual branches has unit variance (GPT-2, section 2.3). With 0 every block is
+    initialized as the identity (Fixup, arXiv:1901.09321).
     """
     return {"scaled": (2 * config.num_layers) ** -0.5, "plain": 1.0, "zero": 0.0}[config.initialization]
 
@@ -305,17 +304,12 @@ class FeedForward(nn.Module):
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         D, F = self.config.width, self.config.ff_width
 
-        def bias(name: str, width: int) -> jax.Array | None:
-            if name not in BIASED[self.config.biases]:
-                return None
-            return self.param(f"{name}_bias", nn.initializers.zeros, (width,))
-
-        made = fused_projections(self, FUSED[1], (F, F), x_BTD)
+        fused = fused_projections(self, FUSED[1], (F, F), x_BTD)
 
         def up(name: str) -> jax.Array:
-            if name in made:
-                return made[name]
-            return linear(x_BTD, self.param(name, fan_in_normal(D), (D, F)), bias(name, F))
+            if name in fused:
+                return fused[name]
+            return linear(x_BTD, self.param(name, fan_in_normal(D), (D, F)), bias(self, name, F))
 
         match self.config.feed_forward:
             case "swiglu":
@@ -329,4 +323,4 @@ class FeedForward(nn.Module):
             case "silu":
                 h_BTF = jax.nn.silu(up("up"))
         down_FD = self.param("down", fan_in_normal(F, residual_gain(self.config)), (F, D))
-        return linear(h_BTF, down_FD, bias("down", D))
+        return linear(h_BTF, down_FD, bias(self, "down", D))

@@ -1,11 +1,11 @@
-"""The decoder-only Transformer, from token ids to what its head reads; `encoder_decoder.py` is made of the same parts.
+"""The decoder-only Transformer, from token ids to the input of its head; `encoder_decoder.py` uses the same parts.
 
-Axes, in the order they lie in a name such as `scores_BHTS`:
+Axes, in the order of the letters in a name such as `scores_BHTS`:
     B batch        T target (query) position    S source (key) position    D model width    F feed-forward width
     H query heads  K key/value heads            C head width               V vocabulary     L layer
 
-With the defaults of `TransformerConfig` (RMSNorm, RoPE, SwiGLU, QK-norm, GQA) this is the architecture of Qwen3
-(arXiv:2505.09388) exactly: trained weights can be written in that format.
+With the defaults of `TransformerConfig` (RMSNorm, RoPE, SwiGLU, QK-norm, GQA) this is exactly the architecture of Qwen3
+(arXiv:2505.09388): trained weights can be exported in that format.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,15 +23,15 @@ from zerotollm.model.layers import Dropout, KVCache, fan_in_normal, linear, sinu
 from zerotollm.sharding.constraints import ROWS, constrain
 
 Inputs = Mapping[str, jax.Array]
-"""What a net reads of a batch, all (B, T) or (B, S): "inputs" token ids; "segments", the document number of each token,
-where attention stays inside documents; for an encoder "sources" token ids and "source_mask", False at padding."""
+"""A net's part of a batch, all (B, T) or (B, S): "inputs" token ids; "segments", the document number of each token, if
+attention stays inside documents; for an encoder "sources" token ids and "source_mask", False at padding."""
 
 
 class Readout(NamedTuple):
-    """What the head reads, and the head: all that a loss needs, with the logits not computed yet."""
+    """The final hidden states and the head: all that a loss needs, before the logits are computed."""
 
     x_BTD: jax.Array
-    """final hidden states; T is 1 where one vector stands for all positions"""
+    """final hidden states; T is 1 if one vector stands for all positions"""
     head_DV: jax.Array
     bias_V: jax.Array | None = None
     soft_cap: float = 0.0
@@ -48,7 +48,7 @@ class Readout(NamedTuple):
 
 
 def causal_mask(segments_BT: jax.Array | None, length: int) -> jax.Array:
-    """Return True where query t may see key s: s <= t and, where segments are given, in the same document.
+    """Return True where query t may attend to key s: s <= t and, with segments, in the same document.
 
     The shape is (B, T, T), or (1, T, T) without segments.
     """
@@ -80,27 +80,27 @@ def add_positions(module: nn.Module, x_BTD: jax.Array, positions_BT: jax.Array) 
 
 
 def embedding_initializer(config: TransformerConfig) -> nn.initializers.Initializer:
-    """Return standard deviation 1, or 1/sqrt(D) for a tied head, whose logits would otherwise start at sqrt(D)."""
+    """Return a normal with std 1, or 1/sqrt(D) for a tied head, whose logits would otherwise have std sqrt(D)."""
     return nn.initializers.normal(config.width**-0.5 if config.tie_embeddings else 1.0)
 
 
 def head_initializer(config: TransformerConfig) -> nn.initializers.Initializer:
-    """Return values near zero: the first predictions are uniform, and no step is spent on unlearning chance."""
+    """Return a normal near zero: the first predictions are uniform, and no step is spent on unlearning noise."""
     return fan_in_normal(config.width, 0.02)
 
 
 class TokenShift(nn.Module):
-    """Add to each embedding those of the N tokens before it, each feature with a weight of its own.
+    """Add to each embedding those of the N tokens before it, with a learned weight per feature.
 
     A causal depthwise convolution (token shift of RWKV, arXiv:2305.13048, section 3; convolutions of Primer,
-    arXiv:2109.08668) on the embedding alone: attention need not learn first which tokens came last.
+    arXiv:2109.08668) on the embeddings only: attention need not learn first which tokens came last.
     """
 
     config: TransformerConfig
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, before_BND: jax.Array, since_start_BT: jax.Array) -> jax.Array:
-        """`before_BND` lies in front of `x_BTD`; nothing is taken from before the start of a text."""
+        """Return (B, T, D). `before_BND` precede `x_BTD`; nothing is added from before the start of a text."""
         N, T = self.config.token_shift, x_BTD.shape[1]
         weights_ND = self.param("weights", nn.initializers.constant(0.3), (N, x_BTD.shape[-1]))
         longer_BSD = jnp.concatenate([before_BND, x_BTD], axis=1)
@@ -111,12 +111,12 @@ class TokenShift(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Token ids to what the head reads of each. `config` and `compute` are resolved."""
+    """Token ids to the readout of each position. `config` and `compute` are resolved."""
 
     config: TransformerConfig
     compute: ComputeConfig = PLAIN
     block: Callable[..., nn.Module] = Block
-    """called as `Block` is; another class replaces every block"""
+    """called like `Block`; another class replaces every block"""
 
     def __call__(self, inputs: Inputs, *, deterministic: bool = True) -> Readout:
         """Return the readout of the batch: the next token at each position, or the label at the last one.
@@ -127,15 +127,17 @@ class Transformer(nn.Module):
         positions_BT = since_start_BT = jnp.arange(tokens_BT.shape[1])[None]
         if segments_BT is not None:
             since_start_BT = document_positions(segments_BT)
-            if self.config.position != "rope":  # rope sees differences only: no restart is needed
+            if self.config.position != "rope":  # rope depends on differences only: no restart is needed
                 positions_BT = since_start_BT
         if self.compute.attention == "plain":
             mask_BTS = causal_mask(segments_BT, tokens_BT.shape[1])
         else:
-            mask_BTS = AttentionMask(segments_BT, segments_BT, causal=True, kernel=self.compute.attention)
-        return self._forward(tokens_BT, positions_BT, mask_BTS, since_start_BT, deterministic=deterministic)[
-            0
-        ]
+            kernel = "cudnn" if self.compute.attention == "cudnn" else "chunked"
+            mask_BTS = AttentionMask(segments_BT, segments_BT, causal=True, kernel=kernel)
+        readout, _ = self._forward(
+            tokens_BT, positions_BT, mask_BTS, since_start_BT, deterministic=deterministic
+        )
+        return readout
 
     def decode(
         self,
@@ -147,10 +149,10 @@ class Transformer(nn.Module):
         slot: jax.Array | int,
         before_BN: jax.Array | None = None,
     ) -> tuple[Readout, tuple[KVCache, ...]]:
-        """Return the readout of tokens that follow what the KV caches hold, and the caches with them.
+        """Return the readout of tokens that follow the KV caches, and the caches with them.
 
-        `mask_BTS` is over the cache's slots. New keys and values are written from `slot` on, one number for all rows
-        or one for each, (B,). `before_BN` are the N = `token_shift` tokens in front of `tokens_BT`, if any.
+        `mask_BTS` is over the cache's slots. New keys and values are written from `slot` on, which is a number or (B,).
+        `before_BN` are the N = `token_shift` tokens before `tokens_BT`, if any.
         """
         readout, kv = self._forward(
             tokens_BT, positions_BT, mask_BTS, positions_BT, caches=caches, slot=slot, before_BN=before_BN
@@ -173,7 +175,7 @@ class Transformer(nn.Module):
         c = self.config
         embedding_VD = self.param("embedding", embedding_initializer(c), (c.vocab_size, c.width))
         x_BTD = embedding_VD[tokens_BT]
-        self.sow("intermediates", "embedded_BTD", x_BTD)  # of the token alone: no shift, no position
+        self.sow("intermediates", "embedded_BTD", x_BTD)  # before token shift and positions
         if c.token_shift:
             if before_BN is None:
                 before_BN = jnp.zeros((tokens_BT.shape[0], c.token_shift), tokens_BT.dtype)

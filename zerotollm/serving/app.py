@@ -25,7 +25,6 @@ from zerotollm.serving.protocol import Job, Json, RefusedError, Served
 from zerotollm.serving.scheduler import Programs, write
 
 BODY_SECONDS = 30.0
-"""Time-out for the body of a request."""
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 Pieces = asyncio.Queue[tuple[int, Piece] | None]
 """(index of the text, its next piece), or None where the server stops."""
@@ -34,18 +33,12 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True)
 class ServerState:
-    """What all requests share."""
-
     served: Served
-    request_bytes: int
-    """Largest request."""
-    most_waiting: int
-    """Most texts that wait for a row."""
-    api_key: str = ""
-    """Required of every request; empty: none."""
+    request_bytes: int  # largest request
+    most_waiting: int  # most texts that wait for a row
+    api_key: str = ""  # required of every request; empty: none
     line: asyncio.Queue[Generation] = field(default_factory=asyncio.Queue)
-    opened: set[Pieces] = field(default_factory=set)
-    """One for each request in progress."""
+    opened: set[Pieces] = field(default_factory=set)  # one for each request in progress
 
 
 async def generate_forever(state: ServerState, programs: Programs) -> None:
@@ -94,7 +87,7 @@ def make_app(state: ServerState, *, loopback: bool) -> Starlette:
             route("/v1/chat/completions", partial(_complete, state, True), "POST"),
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))] if loopback else [],
-        exception_handlers={RefusedError: _refuse, HTTPException: _refuse, ClientDisconnect: _nobody},
+        exception_handlers=dict.fromkeys((RefusedError, HTTPException, ClientDisconnect), _refuse),
     )
     app.router.redirect_slashes = False  # every path is answered or refused
     return app
@@ -131,15 +124,13 @@ def _with_key(state: ServerState, endpoint: Endpoint) -> Endpoint:
 
 def _refuse(request: Request, error: Exception) -> Response:
     headers = {"WWW-Authenticate": "Bearer"} if getattr(error, "status", 0) == 401 else None
+    if isinstance(error, ClientDisconnect):
+        return Response(status_code=499)
     if isinstance(error, HTTPException):
         where, headers = f"{request.method} {request.url.path}", error.headers
         error = RefusedError(f"{where}: {error.detail}", status=error.status_code)
     assert isinstance(error, RefusedError)
     return JSONResponse(error.body(), error.status, headers=headers)
-
-
-def _nobody(request: Request, error: Exception) -> Response:
-    return Response(status_code=499)  # the client has disconnected
 
 
 async def _complete(state: ServerState, chat: bool, request: Request) -> Response:
@@ -239,7 +230,6 @@ async def _collect(state: ServerState, job: Job) -> list[list[Piece]]:
 
 
 async def _events(state: ServerState, job: Job) -> AsyncIterator[str]:
-    """Yield server-sent events, each with the pieces since the last one."""
     texts: list[list[Piece]] = [[] for _ in job.texts]
     try:
         async with aclosing(_texts(state, job)) as following:  # a closed stream cancels its texts at once

@@ -1,8 +1,8 @@
 """OpenAI's protocol as JSON values: `/v1/completions` and `/v1/chat/completions`.
 
 An unknown or unsupported field is refused by name, unless it does not affect the text. Requests may also set top_k and
-min_p, which OpenAI lacks; defaults are the run's `sample`. A seed gives the same text as `generate --seed`. With `echo`
-and `logprobs` the client's prompt tokens are scored; a bos that the server adds before a text is not among them.
+min_p; defaults are the run's `sample`. A seed gives the same text as `generate --seed`. With `echo` and `logprobs` the
+client's prompt tokens are scored, without a bos that the server adds.
 """
 
 import json
@@ -25,9 +25,7 @@ from zerotollm.suggest import did_you_mean
 
 T = TypeVar("T", int, float)
 Json = dict[str, Any]
-"""A JSON object."""
-MOST_TEXTS = 32
-"""Most texts of a request: prompts times `n`."""
+MOST_TEXTS = 32  # most texts of a request: prompts times `n`
 MOST_STOPS, LONGEST_STOP = 16, 200
 
 IGNORED = {
@@ -70,16 +68,11 @@ class Served:
 
     name: str
     tokenizer: AnyTokenizer
-    context: int
-    """Most tokens of prompt and text together."""
-    sampling: SamplingConfig
-    """Defaults of a request."""
-    most_tokens: int
-    """Most tokens that a request may generate."""
-    created: int
-    """Seconds since 1970."""
-    chats: bool
-    """Whether it was trained on conversations."""
+    context: int  # most tokens of prompt and text together
+    sampling: SamplingConfig  # defaults of a request
+    most_tokens: int  # most tokens that a request may generate
+    created: int  # seconds since 1970
+    chats: bool  # whether it was trained on conversations
 
     def card(self) -> Json:
         """Return its entry in `/v1/models`, with further fields for the page."""
@@ -96,8 +89,7 @@ class Job(NamedTuple):
     created: int
     chat: bool
     stream: bool
-    usage: bool
-    """Whether a stream ends with a count of tokens."""
+    usage: bool  # whether a stream ends with a count of tokens
     texts: list[GenerationRequest]
 
 
@@ -276,15 +268,13 @@ def _message(number: int, message: Any) -> dict[str, str]:
 
 
 def completion(job: Job, served: Served, texts: Sequence[Sequence[Piece]]) -> Json:
-    """Return the response to a request."""
     choices = []
     for index, pieces in enumerate(texts):
         text = _shown_text(job, pieces)
         message = {"role": "assistant", "content": text, "refusal": None}
         content = {"message": message} if job.chat else {"text": text}
         choices.append(_choice(job, served, index, pieces, content))
-    kind = "chat.completion" if job.chat else "text_completion"
-    return _head(job, served, kind) | {"choices": choices, "usage": _usage(job, texts)}
+    return _head(job, served) | {"choices": choices, "usage": _usage(job, texts)}
 
 
 def chunk(job: Job, served: Served, index: int, pieces: Sequence[Piece], first: bool) -> Json:
@@ -292,11 +282,11 @@ def chunk(job: Job, served: Served, index: int, pieces: Sequence[Piece], first: 
     text = _shown_text(job, pieces)
     delta = {"role": "assistant", "content": text} if first else {"content": text}
     choice = _choice(job, served, index, pieces, {"delta": delta} if job.chat else {"text": text})
-    return _chunk_head(job, served) | {"choices": [choice]}
+    return _head(job, served, ".chunk") | {"choices": [choice]}
 
 
 def usage_chunk(job: Job, served: Served, texts: Sequence[Sequence[Piece]]) -> Json:
-    return _chunk_head(job, served) | {"choices": [], "usage": _usage(job, texts)}
+    return _head(job, served, ".chunk") | {"choices": [], "usage": _usage(job, texts)}
 
 
 def _choice(job: Job, served: Served, index: int, pieces: Sequence[Piece], text: Json) -> Json:
@@ -316,12 +306,9 @@ def _usage(job: Job, texts: Sequence[Sequence[Piece]]) -> dict[str, int]:
     return {"prompt_tokens": read, "completion_tokens": generated, "total_tokens": read + generated}
 
 
-def _head(job: Job, served: Served, kind: str) -> Json:
+def _head(job: Job, served: Served, chunk: str = "") -> Json:
+    kind = f"chat.completion{chunk}" if job.chat else "text_completion"
     return {"id": job.id, "object": kind, "created": job.created, "model": served.name}
-
-
-def _chunk_head(job: Job, served: Served) -> Json:
-    return _head(job, served, "chat.completion.chunk" if job.chat else "text_completion")
 
 
 def _logprobs(job: Job, tokenizer: AnyTokenizer, pieces: Sequence[Piece]) -> Json | None:

@@ -19,7 +19,6 @@ class MeshShape(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Number of devices."""
         return self.data * self.fsdp * self.tensor
 
     @property
@@ -51,7 +50,6 @@ class ProcessAddress(NamedTuple):
     coordinator: str
     """HOST:PORT of process 0; empty: jax finds all three from Slurm, MPI or a TPU's metadata"""
     process: int = 0
-    """from 0"""
     num_processes: int = 0
 
 

@@ -22,10 +22,8 @@ from zerotollm.errors import RunError, UsageError
 
 T = TypeVar("T")
 
-TIMEOUT = 60
-"""Seconds that processes wait for each other at the start."""
-MESSAGE_BYTES = 4096
-"""Size of the message in which the first process shares a result."""
+TIMEOUT = 60  # seconds that processes wait for each other at the start
+MESSAGE_BYTES = 4096  # size of the message in which the first process shares a result
 
 
 def together() -> bool:
@@ -39,10 +37,7 @@ def is_first() -> bool:
 
 
 def join(coordinator: str, process: int, num_processes: int, timeout: float = TIMEOUT) -> None:
-    """Connect to the other processes, before jax's backend starts. Without `coordinator` jax finds them.
-
-    Raises RunError if a process is not there within `timeout` seconds, UsageError if jax finds no cluster.
-    """
+    """Connect to the other processes, which jax can find by itself in a cluster, before its backend starts."""
     address: list[Any] = []
     if coordinator:
         meet(coordinator, process, num_processes, timeout)
@@ -65,8 +60,8 @@ def join(coordinator: str, process: int, num_processes: int, timeout: float = TI
 def meet(coordinator: str, process: int, num_processes: int, timeout: float) -> None:
     """Return in all processes once all are there. (jax would wait too, but abort a process without a message.)
 
-    The first process listens at the coordinator's address, the others send their numbers and hear which are missing.
-    Raises RunError, with the same message in all processes, if one is not there within `timeout` seconds.
+    The first listens at the coordinator's address, the others send their numbers and hear which are missing. Raises
+    RunError, with the same message in all processes, if one is not there within `timeout` seconds.
     """
     host, _, port = coordinator.rpartition(":")
     deadline = time.monotonic() + timeout

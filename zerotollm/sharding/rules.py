@@ -22,8 +22,7 @@ from zerotollm.sharding.config import MeshShape
 from zerotollm.sharding.constraints import AXES, ROWS
 
 Spec = tuple[str | None, ...]
-T = TypeVar("T")
-"""A pytree of arrays, or of their shapes."""
+T = TypeVar("T")  # a pytree of arrays, or of their shapes
 
 RULES: tuple[tuple[str, Spec], ...] = (
     # Read from the residual stream: hidden units and heads over tensor, the width over fsdp.
@@ -44,11 +43,8 @@ FIELDS = {
     "key": "model.num_kv_heads x model.key_width",
     "value": "model.num_kv_heads x model.head_width",
     "output": "model.num_heads x model.head_width",
-    "gate": "model.ff_width",
-    "up": "model.ff_width",
-    "down": "model.ff_width",
-    "head": "model.vocab_size",
-    "embedding": "model.vocab_size",
+    **dict.fromkeys(("gate", "up", "down"), "model.ff_width"),
+    **dict.fromkeys(("head", "embedding"), "model.vocab_size"),
 }
 
 
@@ -64,7 +60,6 @@ def spec_of(path: str, rank: int) -> Spec:
 
 
 def _arrays(tree: object) -> list[tuple[str, Any, Spec]]:
-    """Return (path, array or its shape, specification) of all leaves."""
     leaves = [(path_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
     return [(name, leaf, spec_of(name, len(leaf.shape))) for name, leaf in leaves]
 
@@ -132,7 +127,6 @@ def place_tree(tree: T, mesh: Mesh) -> T:
 
 
 def bytes_per_device(tree: object, shape: MeshShape) -> int:
-    """Return the bytes of a tree's arrays on each device."""
     return sum(_bytes(leaf, spec, shape) for _, leaf, spec in _arrays(tree))
 
 
@@ -217,12 +211,12 @@ class Placement:
     def place_whole(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """Place a batch of which every process has all rows."""
         index, count = self.part
-        placed = {}
-        for name, x in batch.items():
-            rows = self.rows(len(x))
-            share = rows // count
-            placed[name] = self._place(x[index * share : (index + 1) * share], rows, count)
-        return placed
+
+        def place(x: np.ndarray) -> jax.Array:
+            share = self.rows(len(x)) // count
+            return self._place(x[index * share : (index + 1) * share], share * count, count)
+
+        return {name: place(x) for name, x in batch.items()}
 
     def _place(self, local: np.ndarray, rows: int, count: int) -> jax.Array:
         padding = rows // count - len(local)  # rows of padding have weight 0

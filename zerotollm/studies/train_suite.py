@@ -50,20 +50,15 @@ def train_missing(
     seeds of a variant as one program. Raises UsageError and RunError as `ablate` does.
     """
     variants = [suite.base_variant or Variant(BASE, BASE, suite.base, "", ""), *suite.variants]
-    costs = [
-        run_flops(variant) * sum(len(job.seeds) for job in planned(folder, variant, seeds, tune))
-        for variant in variants
-    ]
+    costs = [run_flops(v) * sum(len(job.seeds) for job in planned(folder, v, seeds, tune)) for v in variants]
     sources: dict[Hashable, Sources] = {}
     if sum(costs) or any("text" in record for record in read_runs(folder)):
         sources = prepare_data(variants)
         read_runs(folder, sources)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.fields[left]} left"),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    name, left = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[left]} left")
+    with Progress(
+        name, BarColumn(), left, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
         remaining = RemainingTime(sum(costs))
         training = _Training(folder, suite.base, together, sources, progress, remaining, _environment())
         for variant, cost in zip(variants, costs, strict=True):
@@ -249,9 +244,9 @@ class _Training:
                 unit = "labels" if "accuracy" in result.validation else "tokens"
                 speed = f", {result.tokens_per_second:,.0f} {unit}/s"
                 if translates(programs.experiment):
-                    net, tokenizer = model_of(programs.experiment), programs.feed.tokenizer
+                    asked, tokenizer = programs.experiment, programs.feed.tokenizer
                     scores, _ = translate_split(
-                        programs.experiment, result.params, net, tokenizer, "validation"
+                        asked, result.params, model_of(asked), tokenizer, "validation"
                     )
                     numbers["validation_bleu"] = scores["bleu"]
                     words += f", BLEU {scores['bleu']:.2f}"

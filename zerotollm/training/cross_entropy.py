@@ -7,7 +7,7 @@ activations and head alone (as in Liger, arXiv:2410.10989, section 3.2). N token
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +83,8 @@ def chunked_cross_entropy(
         return constrain(x, None, ROWS)
 
     x_JND, targets_JN, weights_JN = split(x_BTD, D), split(targets_BT), split(weights_BT)
-    objective, nats = _loss(x_JND, head_DV, targets_JN, weights_JN, penalty)
+    sums = _loss(x_JND, head_DV, targets_JN, weights_JN, penalty)
+    objective, nats = cast(tuple[jax.Array, jax.Array], sums)
     return objective, jax.lax.stop_gradient(nats)
 
 

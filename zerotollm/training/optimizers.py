@@ -1,7 +1,7 @@
 """Update rules and schedules, composed from optax. Every function is pure; state is a pytree."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import partial
 from itertools import accumulate
 
@@ -159,7 +159,7 @@ def parameter_groups(params: Params, tied: bool | None = None) -> Params:
         tied = not names & {"head", "classifier"}
     tables = {"positions"} if tied else {"embedding", "positions"}
 
-    def group(path: tuple[jax.tree_util.DictKey, ...], leaf: jax.Array) -> str:
+    def group(path: jax.tree_util.KeyPath, leaf: jax.Array) -> str:
         names = {entry.key for entry in path}
         if names & tables:
             return "embedding"
@@ -225,7 +225,7 @@ def make_optimizer(
         optax.add_decayed_weights(config.weight_decay),
         optax.scale_by_learning_rate(learning_rate_schedule(config, config.learning_rate, steps)),
     )
-    groups = {
+    groups: dict[Hashable, optax.GradientTransformation] = {
         "hidden": muon,
         "embedding": with_decay(adam(), config.embedding_learning_rate, 0.0),
         "rest": with_decay(adam(), config.adam_learning_rate, 0.0),

@@ -53,9 +53,9 @@ def _masked_crc(data: bytes) -> bytes:
 
 def _field(number: int, value: float | bytes) -> bytes:
     """Return a protocol buffer field: a double, or bytes preceded by their length."""
-    if isinstance(value, float):
-        return bytes([number << 3 | 1]) + struct.pack("<d", value)
-    return bytes([number << 3 | 2]) + _varint(len(value)) + value
+    if isinstance(value, bytes):
+        return bytes([number << 3 | 2]) + _varint(len(value)) + value
+    return bytes([number << 3 | 1]) + struct.pack("<d", value)
 
 
 def _varint(value: int) -> bytes:

@@ -1,13 +1,12 @@
 """Pairs made from windows of text, for an encoder and a decoder (T5, arXiv:1910.10683, section 3.1.4).
 
-The decoder writes the hidden spans of a window (span corruption) or its continuation (prefix LM).
-
-Batches have the arrays of `batches.pairs`; all sources have one length, and so have all targets. Only tokens of the
-target have weight. In span corruption each hidden span becomes one sentinel in the source. The target is each sentinel
-followed by the tokens it hides. Sentinel i is the id `first + i`, after the tokenizer's own ids.
+The decoder writes the hidden spans of a window (span corruption) or its continuation (prefix LM). Batches have the
+arrays of `batches.rows`; all sources have one length, and so have all targets. In span corruption each hidden span
+becomes one sentinel in the source. The target is each sentinel followed by the tokens it hides. Sentinel i is the id
+`first + i`, after the tokenizer's own ids.
 
 Bits per byte are the bits of all target tokens, sentinels and eos included, per byte of text in the target. They
-compare runs of the same objective and context. They do not compare with a decoder, which predicts all of the text.
+compare runs of the same objective and context, not with a decoder, which predicts all of the text.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,14 +33,10 @@ class Corruption:
     """A way to make a source and a target from a window."""
 
     corrupt: Corrupt
-    source_length: int
-    """most tokens in a source, eos included"""
-    target_length: int
-    """most tokens in a target, eos included"""
-    mean_target: float
-    """mean tokens in the target of a full window, eos included"""
-    mean_text: float
-    """mean tokens of the window in its target: neither sentinels nor eos"""
+    source_length: int  # most tokens in a source, eos included
+    target_length: int  # most tokens in a target, eos included
+    mean_target: float  # mean tokens in the target of a full window, eos included
+    mean_text: float  # mean tokens of the window in its target: neither sentinels nor eos
 
 
 def denoising_batches(

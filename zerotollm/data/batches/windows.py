@@ -21,8 +21,7 @@ from zerotollm.errors import UsageError
 
 Batch = dict[str, np.ndarray]
 
-STEPS = 2**40
-"""Length of training data, which has no end: a sequence needs a length."""
+STEPS = 2**40  # length of training data, which has no end: a sequence needs a length
 
 
 def training_batches(
@@ -67,10 +66,7 @@ def training_batches(
 
 
 def evaluation_batches(split: TokenizedSplit, *, context: int, batch_size: int) -> Sequence[Batch]:
-    """Return the whole split in order as adjacent windows: every token but the first is a target once.
-
-    The last window and the last batch are padded with weight 0. Raises UsageError if no token is to be predicted.
-    """
+    """Return a split in order as adjacent windows: every token but the first is a target once. Padding has weight 0."""
     num_targets = len(split.tokens_N) - 1
     if num_targets < 1:
         raise UsageError("the split to evaluate holds no text: raise data.validation_fraction")
@@ -94,7 +90,6 @@ def epoch_windows(num_tokens: int, context: int, seed: int, epoch: int) -> np.nd
 
 
 def _batch(split: TokenizedSplit, start_B: np.ndarray, context: int) -> Batch:
-    """Return the windows that begin at `start_B`, padded with weight 0 beyond the last token."""
     tokens_N = split.tokens_N
     index_BW = start_B[:, None] + np.arange(context + 1)  # a window and the token after it
     window_BW = tokens_N.take(index_BW, mode="clip").astype(np.int32)

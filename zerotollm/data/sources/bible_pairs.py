@@ -6,7 +6,7 @@ import numpy as np
 
 from zerotollm.data.sources import bible, foreign_bibles
 from zerotollm.data.sources.documents import Document
-from zerotollm.data.sources.packages import Package
+from zerotollm.data.sources.packaged import Package
 from zerotollm.errors import UsageError
 from zerotollm.suggest import did_you_mean
 
@@ -19,12 +19,10 @@ VULGATE = {"wyc", "dr"}
 
 
 def package(version: str) -> Package:
-    """Return the package of a version."""
     return foreign_bibles.PACKAGE if version in foreign_bibles.VERSIONS else bible.package(version)
 
 
 def read_verses(version: str) -> Mapping[int, str]:
-    """Return {verse id: clean text} of an installed version."""
     return (foreign_bibles if version in foreign_bibles.VERSIONS else bible).read_verses(version)
 
 

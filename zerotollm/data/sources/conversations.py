@@ -5,10 +5,8 @@ A message is `Role: text` followed by the token that ends a text (`stop_id` of t
     bos User: Hello! stop Assistant: Hi. What can I do for you? stop User: ...
 
 Fine-tuning keeps the vocabulary, so roles are plain text instead of new tokens. No text is ever encoded to the token
-that ends a message, so "Assistant:" within a user's text stays part of that text; generation stops at this token.
-Every part is encoded on its own: a prompt has the same tokens as in training, whatever follows.
-
-Training, `serve` and `chat` leave out a system message without text.
+that ends a message, so "Assistant:" in a user's text stays text. Every part is encoded on its own: a prompt has the
+same tokens as in training, whatever follows. A system message without text is left out.
 """
 
 from collections.abc import Sequence
@@ -21,18 +19,15 @@ from zerotollm.errors import UsageError
 ROLES = {"system": "System:", "user": "User:", "assistant": "Assistant:"}
 """role -> what stands before its messages; the text follows after a space"""
 
-Message = dict[str, str]
-"""{"role", "content"}"""
+Message = dict[str, str]  # {"role", "content"}
 
 
 class Part(NamedTuple):
     """A piece of a text, encoded on its own."""
 
     text: str
-    learned: bool = False
-    """whether its tokens are targets"""
-    ends: bool = False
-    """whether the token that ends a text follows; it is a target if the part is"""
+    learned: bool = False  # whether its tokens are targets
+    ends: bool = False  # whether the token that ends a text follows; it is a target if the part is
 
 
 class Sentence(Part):

@@ -25,9 +25,6 @@ class Corpus(Generic[T]):
     name: str
     fingerprint: str
     splits: Mapping[str, Sequence[T]]
-    extra: int = 0
-    """training pairs from `data.extra`; they are the last ones"""
-    labels: tuple[str, ...] = ()
-    """all labels of examples, in alphabetical order"""
-    dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """pairs that examples leave out, by split and reason"""
+    extra: int = 0  # training pairs from `data.extra`; they are the last ones
+    labels: tuple[str, ...] = ()  # of examples, in alphabetical order
+    dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # pairs, by split and reason

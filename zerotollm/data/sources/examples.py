@@ -3,8 +3,7 @@
 For completions (`train.objective completion`), the corpus is one of
 
 chitchat             conversations from a package, see `chitchat.py`
-my.jsonl             one {"prompt", "completion"} or {"messages": [{"role", "content"}, ...]} per line; a file, a
-                     folder or a glob, each also .gz
+my.jsonl             one {"prompt", "completion"} or {"messages": [{"role", "content"}, ...]} per line
 bible-wyc:bible-web  or any other corpus of pairs, see `parallel.py`: source, line end, target
 
 For labels (`train.objective label`), it is one of
@@ -13,8 +12,7 @@ my.jsonl             one {"text", "label"} per line; a file, a folder or a glob,
 genre:bible-web      passages of a version of the Bible (several: A+B), labelled with the kind of book
 version:bible-web+bible-kjv+bible-ylt   passages, labelled with their version
 
-Own files are split by a hash of each example, unless `data.validation` (and `data.test`) name files. The Bible's
-held-out chapters are those of `zerotollm.data.sources.bible`.
+Own files are split by a hash of each example, unless `data.validation` names files; the Bible by its chapters.
 """
 
 import json
@@ -50,10 +48,7 @@ class Example(NamedTuple):
 
 
 def open_examples(config: DataConfig, objective: str) -> Corpus[Example]:
-    """Return the examples that `config.corpus` names, for the objective "completion" or "label".
-
-    Raises UsageError, naming the place, if there are none or one is malformed, and if labels cannot be learned.
-    """
+    """Return the examples for the objective "completion" or "label". Raises UsageError, naming the place of a fault."""
     if objective == "label":
         kind, colon, versions = config.corpus.partition(":")
         is_bible = colon and kind in BIBLE_LABELS and not is_file(config.corpus)

@@ -15,7 +15,6 @@ from typing import Any, BinaryIO, cast
 from zerotollm.errors import UsageError
 
 Record = dict[str, Any]
-"""a JSON object"""
 
 
 def is_gzip(path: Path) -> bool:
@@ -43,7 +42,6 @@ def binary_lines(path: Path) -> Iterator[bytes]:
 
 
 def cannot_read(path: Path, error: OSError) -> UsageError:
-    """Return the error for a file that the system refuses to read."""
     return UsageError(f"cannot read {path}: {error.strerror or error}")
 
 

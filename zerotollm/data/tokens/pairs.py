@@ -10,8 +10,8 @@ import numpy as np
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.sources.pairs import as_sentence, usable_pairs
 from zerotollm.data.sources.parallel import open_parallel
-from zerotollm.data.tokens.cache import Counts, Prepared, open_cache, token_folder, tokenizer_key
-from zerotollm.data.tokens.sentencepiece import AnyTokenizer
+from zerotollm.data.tokens.cache import Counts, Prepared, open_cache, token_folder
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer, tokenizer_key
 from zerotollm.data.tokens.text import TokenizedSplit, read_split, write_split
 
 FORMAT = 2

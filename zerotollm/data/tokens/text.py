@@ -13,24 +13,13 @@ from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.lazy_sequence import in_groups
 from zerotollm.data.sources.corpora import open_corpus
 from zerotollm.data.sources.documents import Corpus, Document
-from zerotollm.data.tokens.cache import (
-    Counts,
-    Prepared,
-    TokenCache,
-    open_cache,
-    token_folder,
-    token_type,
-    tokenizer_key,
-)
-from zerotollm.data.tokens.sentencepiece import OWN_IDS, AnyTokenizer, SpecialIds, byte_lengths
+from zerotollm.data.tokens.cache import Counts, Prepared, TokenCache, open_cache, token_folder, token_type
+from zerotollm.data.tokens.sentencepiece import OWN_IDS, AnyTokenizer, SpecialIds, byte_lengths, tokenizer_key
 from zerotollm.errors import RunError
 
-FORMAT = 1
-"""Raise this whenever the training of a tokenizer, encoding or the files change."""
-GROUP = 4_000_000
-"""Characters tokenized at once. A large corpus takes a few times this in memory."""
-SAMPLED = 64
-"""Documents of a split from whose beginnings the size of all tokens is estimated."""
+FORMAT = 1  # raise this whenever the training of a tokenizer, encoding or the files change
+GROUP = 4_000_000  # characters tokenized at once. A large corpus takes a few times this in memory.
+SAMPLED = 64  # documents of a split from whose beginnings the size of all tokens is estimated
 
 
 @dataclass(frozen=True)
@@ -39,14 +28,10 @@ class TokenizedSplit:
 
     tokens_N: np.ndarray
     """ids, mapped from disk: for each document bos, its text, and the ending, see `write_split`. uint16 or uint32"""
-    document_starts_D: np.ndarray
-    """int64: position in tokens_N of each document's bos"""
-    num_bytes: int
-    """UTF-8 bytes of text that decoding returns, see `decoded_bytes`"""
+    document_starts_D: np.ndarray  # int64: position in tokens_N of each document's bos
+    num_bytes: int  # UTF-8 bytes of text that decoding returns, see `decoded_bytes`
     special: SpecialIds = OWN_IDS
-    """special ids of the tokenizer"""
-    lost_bytes: int = 0
-    """UTF-8 bytes of text that decoding does not return"""
+    lost_bytes: int = 0  # UTF-8 bytes of text that decoding does not return
 
     @cached_property
     def fingerprint(self) -> list[int]:
@@ -59,9 +44,8 @@ def prepare(
 ) -> Prepared[TokenizedSplit]:
     """Return the tokens of `data.corpus`, made by a given tokenizer or one trained on the training split alone.
 
-    `corpus` saves opening it twice. The first call reads the corpus twice, in groups; later calls only map the result.
-    Damaged tokens are rebuilt. Raises UsageError if the corpus is not available or the vocabulary does not suit it,
-    RunError if the data directory cannot be written.
+    `corpus` saves opening it twice. Later calls only map the result; damaged tokens are rebuilt. Raises UsageError if
+    the corpus is not available or the vocabulary does not suit it, RunError if the data directory cannot be written.
     """
     corpus = corpus or open_corpus(data)
 

@@ -100,8 +100,6 @@ class Heat:
     """in the cells"""
     span: tuple[float, float] = (0.0, 1.0)
     """values of the first and the last color"""
-    diverging: bool = False
-    """two colors with the color of the paper between them"""
 
 
 @dataclass(frozen=True)

@@ -162,9 +162,8 @@ def _prediction(prediction: Prediction) -> list[Table]:
         return tuple(f"{x_V[i]:.{digits}f}" for x_V, digits in zip(columns, (2, 3, 3), strict=True))
 
     best = []
-    for i, piece, products_D in zip(
-        prediction.best_K, prediction.best_pieces, prediction.products_KD, strict=True
-    ):
+    columns = prediction.best_K, prediction.best_pieces, prediction.products_KD
+    for i, piece, products_D in zip(*columns, strict=True):
         largest = " ".join(f"{products_D[d]:+.2f} (#{d})" for d in np.argsort(-np.abs(products_D))[:3])
         drawn = "  <- drawn" if i == prediction.drawn else ""
         best.append((repr(piece) + drawn, *numbers(i), f"{largest} …"))
@@ -201,7 +200,7 @@ def _positions(positions: LossByPosition) -> list[Table]:
         f"{first + 1} to {last + 1}" if last > first else str(first + 1)
         for first, last in zip(positions.first_Y, positions.last_Y, strict=True)
     ]
-    losses = [with_interval(Estimate(*nats)) for nats in zip(*positions.nats_Y, strict=True)]
+    losses = [with_interval(positions.nats_Y.at(y)) for y in range(len(places))]
     return [table_of({f"position in the {positions.of}": places, ">nats per token": losses})]
 
 
@@ -240,9 +239,8 @@ def _attention(maps: AttentionMaps) -> list[Table]:
     where = f" in the {maps.where}" if maps.where else ""
     entropy_LH = maps.entropy_LHT[..., -1]
     focused = sorted(np.ndindex(entropy_LH.shape), key=lambda head: entropy_LH[head])[:MAPS]
-    rows = [
-        (f"{i + 1}.{h + 1}", _most_attended(maps.pieces, maps.weights_LHTS[i, h, -1])) for i, h in focused
-    ]
+    last_LHS = maps.weights_LHTS[:, :, -1]
+    rows = [(f"{i + 1}.{h + 1}", _most_attended(maps.pieces, last_LHS[i, h])) for i, h in focused]
     head = ("head", f"where the last token of the text looks{where}")
     return [Table(head, rows, f"The most focused heads{where}, as layer.head")]
 
@@ -258,9 +256,7 @@ def _alignment(alignment: Alignment) -> list[Table]:
 
 
 def _generation(generation: Generation) -> list[Table]:
-    coherence = (
-        "loss saved by its source, nats" if generation.sources else "loss saved by its first half, nats"
-    )
+    before = "source" if generation.sources else "first half"
     measured = generation.own, generation.real, generation.difference
     rows = [
         (name, *(with_interval(getattr(measures, field), digits) for measures in measured))
@@ -268,13 +264,11 @@ def _generation(generation: Generation) -> list[Table]:
             ("longest copied span, tokens", "longest_copy", 1),
             ("4-grams that came before", "repetition", 3),
             ("bits per byte", "bits_per_byte", 2),
-            (coherence, "coherence", 3),
+            (f"loss saved by its {before}, nats", "coherence", 3),
         )
     ]
-    for n, (own, real) in enumerate(
-        zip(generation.own.distinct[:3], generation.real.distinct[:3], strict=True)
-    ):
-        rows.append((f"distinct {n + 1}-grams", f"{own:.2f}", f"{real:.2f}", ""))
+    for n, (own, real) in enumerate(zip(generation.own.distinct, generation.real.distinct, strict=True), 1):
+        rows.append((f"distinct {n}-grams", f"{own:.2f}", f"{real:.2f}", ""))
     return [Table(("measure", ">its own texts", ">real ones", ">own - real"), rows)]
 
 
@@ -282,16 +276,14 @@ def _learning(learning: Learning) -> list[Table]:
     total = {">all tokens": said("{:.2f}", learning.loss_Y.value)}
     if learning.induction_Y is not None:
         total[">gain of repetition"] = said("{:+.2f}", learning.induction_Y.value)
+    groups = (learning.band_names, learning.band_YG), (learning.part_names, learning.part_YG)
     by_group = [
         {
             f">{name}": tuple("-" if np.isnan(loss) else f"{loss:.2f}" for loss in loss_Y)
             for name, loss_Y in zip(names, loss_YG.value.T, strict=True)
             if not np.isnan(loss_Y).all()
         }
-        for names, loss_YG in (
-            (learning.band_names, learning.band_YG),
-            (learning.part_names, learning.part_YG),
-        )
+        for names, loss_YG in groups
     ]
     steps = {">step": said("{}", learning.steps_Y)}
     return [table_of(steps | columns, "Loss, nats per token") for columns in (*by_group, total)]
