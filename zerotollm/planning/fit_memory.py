@@ -1,7 +1,7 @@
 """Changes that make a train step fit a memory budget, the cheapest first; and models of other sizes."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from typing import NamedTuple
