@@ -56,7 +56,7 @@ def greedy_without_cache(params, prompt, new_tokens, config=CONFIG):
     ],
     ids=str,
 )
-def test_matrices_side_by_side_give_the_same_products(change):
+def test_fused_projections_give_the_same_logits(change):
     """`fuse_projections`, with random biases; cross attention, whose keys read another input, stays as it is."""
     config = resolve(replace(CONFIG, **change), vocab_size=60, context=24)
     rng = np.random.default_rng(0)
@@ -97,7 +97,7 @@ def test_prompts_of_different_lengths_do_not_disturb_each_other(token_shift):
         assert row.tolist() == greedy_without_cache(params, prompt.tolist(), 10, config)
 
 
-def test_text_goes_on_past_the_context_from_its_last_half(params):
+def test_generation_continues_past_the_context_from_its_last_half(params):
     (drawn,) = draw(params, [np.array([1, 2])], replace(GREEDY, max_tokens=40))
     assert len(drawn) == 40
     full = [1, 2, *drawn.tolist()]
@@ -106,7 +106,7 @@ def test_text_goes_on_past_the_context_from_its_last_half(params):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_row_of_a_batch_is_the_row_alone_past_the_context_too(params, temperature):
+def test_a_row_is_the_same_alone_and_in_a_batch_past_the_context_too(params, temperature):
     """The first row has noise of its own alone and among others; its place in the window is never that of the rest."""
     sampling = SamplingConfig(max_tokens=70, temperature=temperature, seed=5)
     rng = np.random.default_rng(0)
@@ -125,7 +125,7 @@ def test_a_row_of_a_batch_is_the_row_alone_past_the_context_too(params, temperat
         assert draw(params, others, sampling)[-1].tolist() == together[-1].tolist()
 
 
-def test_a_long_row_that_ends_changes_nothing_for_the_others(params):
+def test_a_long_row_that_ends_does_not_affect_the_others(params):
     """The longest row ends early: the others fill their own windows."""
     prompts = [np.array([1, 2, 3]), np.arange(5, 28)]
     free = draw(params, prompts, replace(GREEDY, max_tokens=60))
@@ -153,7 +153,7 @@ def test_no_noise_is_used_twice():
     assert whole.tolist() == rows[0].tolist()
 
 
-def test_streaming_draws_the_same_tokens(params):
+def test_streaming_samples_the_same_tokens(params):
     sampling = SamplingConfig(max_tokens=40, temperature=1.0, seed=3)
     prompts = [np.array([1, 2]), np.array([5])]
     whole = draw(params, prompts, sampling)
@@ -180,7 +180,7 @@ def test_caches_that_grow_in_stages_change_nothing(params, monkeypatch):
         assert [row.tolist() for row in rows] == [row.tolist() for row in whole]
 
 
-def test_a_row_ends_at_its_stop_token_and_the_others_go_on(params):
+def test_a_row_ends_at_its_stop_token_and_the_others_continue(params):
     prompts = [np.array([1, 2, 3]), np.array([9])]
     free = draw(params, prompts, GREEDY)
     stop = int(free[0][4])
@@ -221,7 +221,7 @@ LOGITS = np.log(np.array([[0.5, 0.2, 0.15, 0.1, 0.05], [0.05, 0.1, 0.15, 0.2, 0.
         ({"top_k": 3, "top_p": 0.9, "min_p": 0.35}, 2),
     ],
 )
-def test_filters_keep_the_likeliest(changes, kept):
+def test_filters_keep_the_most_likely_tokens(changes, kept):
     filtered = np.asarray(jax.jit(sample.filter_logits)(jnp.asarray(LOGITS), choice(2, **changes)))
     for row, logits in zip(filtered, LOGITS, strict=True):
         order = np.argsort(-logits)
@@ -243,7 +243,7 @@ def test_filters_keep_the_likeliest(changes, kept):
         ([0.1, 0.2, 0.1, 0.2, 0.1, 0.3], {"min_p": 0.6}, [1, 3, 5]),
     ],
 )
-def test_ties_at_the_border_go_by_their_number(probabilities, changes, kept):
+def test_lower_ids_win_ties_at_the_threshold(probabilities, changes, kept):
     """Top-p keeps the smallest set that reaches p, top-k exactly k; min-p treats equals alike."""
     filtered = sample.filter_logits(jnp.log(jnp.array([probabilities])), choice(1, **changes))
     assert np.flatnonzero(np.isfinite(filtered[0])).tolist() == kept
@@ -264,7 +264,7 @@ def test_top_p_keeps_the_smallest_set_of_rounded_logits():
 
 
 @pytest.mark.parametrize("filters", [{}, {"top_p": 0.9}, {"min_p": 0.1, "top_k": 3}], ids=str)
-def test_a_temperature_near_zero_takes_the_likeliest(filters):
+def test_a_temperature_near_zero_is_greedy(filters):
     logits = jnp.array([[30.0, 31.0, 29.0, 1.0], [3e4, 2e4, 1e4, 0.0]])
     for temperature in (0.0, 1e-45, 1e-40, 1.2e-38, 2e-38, 3e-38, 1e-36, 1e-20, 1e-9, 1e-6, 1e-4):
         drawn = sample.draw(logits, choice(2, temperature=temperature, **filters), jnp.array([3, 4]))
@@ -272,11 +272,9 @@ def test_a_temperature_near_zero_takes_the_likeliest(filters):
 
 
 @pytest.mark.parametrize(
-    ("filters", "kept"),
-    [({"top_k": 2}, 2), ({"top_p": 0.6}, 2), ({"min_p": 0.25}, 3), ({}, 5)],
-    ids=str,
+    ("filters", "kept"), [({"top_k": 2}, 2), ({"top_p": 0.6}, 2), ({"min_p": 0.25}, 3), ({}, 5)], ids=str
 )
-def test_each_filter_alone_filters_what_is_drawn(filters, kept):
+def test_each_filter_alone_restricts_the_samples(filters, kept):
     """At a temperature of 1: of 5 tokens, whose probabilities fall, the first `kept` are drawn, and all of these; also
     in a batch where another row has no filter."""
     rows = 200
@@ -288,7 +286,7 @@ def test_each_filter_alone_filters_what_is_drawn(filters, kept):
     assert set(drawn[rows:].tolist()) == set(range(5))
 
 
-def test_drawn_tokens_follow_the_probabilities():
+def test_samples_follow_the_probabilities():
     many = jnp.repeat(jnp.asarray(LOGITS[:1]), 4000, axis=0)
     drawn = jax.jit(sample.draw)(many, choice(4000, temperature=1.0), jnp.zeros(4000, jnp.int32))
     share = np.bincount(np.asarray(drawn), minlength=5) / 4000

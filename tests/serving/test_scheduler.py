@@ -22,14 +22,14 @@ SETTINGS = {
 }
 
 
-def test_a_part_looks_at_the_first_of_few_reaches():
+def test_reaches_double_up_to_the_context():
     assert continuous.reaches(16) == continuous.reaches(9) == [16]
     assert continuous.reaches(32) == [32]
     assert continuous.reaches(33) == [32, 48]
     assert continuous.reaches(300) == [32, 64, 128, 256, 304]
 
 
-def test_all_parts_of_a_prompt_but_the_first_are_full():
+def test_all_parts_of_a_prompt_but_the_first_have_chunk_tokens():
     for length in range(1, 50):
         for chunk in (1, 7, 16):
             parts = []
@@ -40,7 +40,7 @@ def test_all_parts_of_a_prompt_but_the_first_are_full():
             assert set(parts[1:]) <= {chunk}
 
 
-def test_what_is_told_of_a_draw_is_its_place_among_the_likeliest():
+def test_log_probabilities_and_most_likely_tokens_match_numpy():
     logits = np.random.default_rng(0).normal(size=(3, 30)).astype(np.float32)
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     told = continuous._with_log_p(jnp.asarray(logits), jnp.array([4, 0, 29]), 30)
@@ -62,7 +62,7 @@ def test_what_is_told_of_a_draw_is_its_place_among_the_likeliest():
         assert np.asarray(drawn.likeliest_RA).max() < 25
 
 
-def test_rows_begin_empty(tiny):
+def test_new_rows_are_empty(tiny):
     rows = continuous.empty_slots(build_net(tiny.model), 3, 33)
     assert rows.last_RN.shape == (3, tiny.model.token_shift + 1)
     assert rows.position_R.tolist() == [0, 0, 0]
@@ -107,7 +107,7 @@ def ids(tokens) -> list[int]:
 
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("length", [5, 33])
-def test_a_text_is_the_same_alone_among_others_and_from_generate(tiny, setting, length):
+def test_a_text_is_the_same_alone_in_a_batch_and_from_generate(tiny, setting, length):
     mine = [wanted(length, number, **SETTINGS[setting]) for number in (0, 1)]
     others = [
         wanted(3 + i, temperature=i / 2, seed=i, top_p=1 - i / 10, max_tokens=4 + 9 * i) for i in range(5)
@@ -142,7 +142,7 @@ def parted(tiny):
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_a_prompt_that_is_read_in_parts_is_gone_on_with_as_one_that_is_read_whole(parted, setting):
+def test_a_prompt_read_in_parts_has_the_same_continuation(parted, setting):
     assert (list(parted.programs.admit), parted.programs.chunk) == ([32, 48], 16)
     wants = [wanted(length, **SETTINGS[setting]) for length in (1, 15, 16, 17, 32, 33, 47, 48)]
     for want, tokens in zip(wants, written(parted, wants), strict=True):
@@ -153,7 +153,7 @@ def test_a_prompt_that_is_read_in_parts_is_gone_on_with_as_one_that_is_read_whol
         assert len(tokens) == min(len(expected), CONTEXT - len(want.prompt_N) + 1)
 
 
-def test_a_shorter_context_than_the_models_writes_the_same_until_it_is_full(tiny):
+def test_a_shorter_context_gives_the_same_text_until_it_is_full(tiny):
     programs = compile_programs(tiny.params, build_net(tiny.model), tiny.tokenizer, ROWS, 20)
     wants = [wanted(length, **SETTINGS["sampled"]) for length in (1, 19, 20)]
     short = written(tiny._replace(programs=programs), wants, context=20)
@@ -161,7 +161,7 @@ def test_a_shorter_context_than_the_models_writes_the_same_until_it_is_full(tiny
         assert ids(tokens) == ids(whole)[: 20 - len(want.prompt_N) + 1]
 
 
-def test_between_two_parts_of_a_prompt_all_others_are_written_on(parted, monkeypatch):
+def test_all_other_texts_continue_between_two_parts_of_a_prompt(parted, monkeypatch):
     calls = []
 
     def noted(name):
@@ -196,7 +196,7 @@ def test_between_two_parts_of_a_prompt_all_others_are_written_on(parted, monkeyp
 
 @pytest.mark.parametrize("first", [0, 1, 20])
 @pytest.mark.parametrize("length", [1, 2, 16, 17, 32, 40])
-def test_a_prompt_is_told_as_likely_as_the_model_holds_it(tiny, parted, first, length):
+def test_log_probabilities_of_a_prompt_match_the_likelihood(tiny, parted, first, length):
     want = wanted(length, echo=first, max_tokens=0)
     for programs in (tiny, parted):
         (tokens,) = written(programs, [want])
@@ -213,7 +213,7 @@ def test_a_prompt_is_told_as_likely_as_the_model_holds_it(tiny, parted, first, l
         assert all(token.log_p <= token.likeliest[0][1] < 0 for token in scored)
 
 
-def test_alternatives_are_the_likeliest_and_a_greedy_token_is_the_first(tiny):
+def test_alternatives_are_the_most_likely_and_a_greedy_token_is_the_first(tiny):
     (tokens,) = written(tiny, [wanted(7, temperature=0.0)])
     for token in tokens:
         (first, log_p), (_, second) = token.likeliest
@@ -221,7 +221,7 @@ def test_alternatives_are_the_likeliest_and_a_greedy_token_is_the_first(tiny):
         assert second <= log_p < 0
 
 
-def test_every_prompt_that_the_context_holds_has_a_program(tiny):
+def test_every_prompt_length_within_the_context_has_a_program(tiny):
     wants = [wanted(length, max_tokens=60, temperature=0.0) for length in range(1, 49)]
     told = written(tiny, wants)
     assert sum(map(len, told)) > 48
