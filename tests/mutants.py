@@ -78,7 +78,8 @@ EQUIVALENT: dict[str, str] = {
     "training/objectives: 0 -> 1": "of an axis of length one JAX takes the last where an index lies beyond it",
     "training/checkpoints: json.dumps(manifest, indent=1, allow_nan=False) -> "
     "json.dumps(manifest, allow_nan=False)": "spaces of a file that is read as JSON",
-    "training/metrics: min(bpb, self._writer.best_bpb) -> min(self._writer.best_bpb, bpb)": "both are numbers",
+    "training/metrics: min(measured['bpb'], self._writer.best_bpb) -> "
+    "min(self._writer.best_bpb, measured['bpb'])": "both are numbers",
     "training/metrics: path.read_text(encoding='utf-8', errors='replace') -> path.read_text(errors='replace')": (
         "json.dumps writes ASCII alone"
     ),
