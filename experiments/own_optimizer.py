@@ -4,9 +4,9 @@ Group: your own ideas, without changing the package
 
 Command: python launch.py --experiment own_optimizer
 
-Time: TIME1
+Time: not yet measured; 300 of the 1,650 steps of `base`
 
-Expected: EXPECTED1
+Expected: not yet measured
 """
 
 from dataclasses import replace
@@ -18,13 +18,13 @@ from zerotollm.experiment import Experiment
 
 
 def experiment() -> Experiment:
-    """`base` for 300 steps. `optimizer` below takes the place of the built-in one: plan, ablate, resume all use it."""
+    """Return `base` for 300 steps. `optimizer` below replaces the built-in one: plan, ablate and resume use it too."""
     train = replace(base().train, steps=300, eval_every=150, sample_every=0, checkpoint_every=150)
     return replace(base(), name="own_optimizer", train=train)
 
 
 def optimizer(experiment: Experiment) -> optax.GradientTransformation:
-    """NAdamW from optax, with warmup and cosine decay, for all parameters alike."""
+    """Return NAdamW from optax, with warmup and cosine decay, for all parameters alike."""
     steps = experiment.train.steps
     schedule = optax.warmup_cosine_decay_schedule(0.0, 0.01, warmup_steps=20, decay_steps=steps)
     return optax.chain(optax.clip_by_global_norm(1.0), optax.nadamw(schedule, b2=0.95, weight_decay=0.1))

@@ -29,7 +29,7 @@ NEXT_WIDTH, NEXT_BUDGET = 256, 20e12
 
 
 def experiment() -> Experiment:
-    """Return `base` with windows of 128 tokens and a small vocabulary, for the head must not outweigh small blocks."""
+    """Return `base` with windows of 128 tokens and a small vocabulary, whose head does not outweigh small blocks."""
     parent = base()
     return replace(
         parent,

@@ -142,12 +142,12 @@ def figures(name, job, device, rounds, seconds):
     speed, memory = predict(job, device), jax.devices()[0].memory_stats() or {}
     return {
         "what": name,
-        "compute": job.compute.precision + ", attention " + job.how().attention,
+        "compute": job.compute.precision + ", attention " + job.resolved_compute().attention,
         "step_seconds": step,
         "tokens_per_second": tokens / step,
         "predicted_tokens_per_second": speed.tokens_per_second,
         "mfu_of_table": flops / step / peak if peak else None,
-        "mfu_of_measured": flops / step / device.flops[job.how().precision],
+        "mfu_of_measured": flops / step / device.flops[job.resolved_compute().precision],
         "floor_seconds": speed.floor,
         "compile_seconds": ours.compile_seconds,
         "peak_bytes": memory.get("peak_bytes_in_use"),

@@ -168,7 +168,7 @@ def damages(lab: Lab, expected: Path, *_: object) -> Iterator[Row]:
                 refused = line.startswith("error:") and "Traceback" not in out
                 yield Row(fault, f"refused: {line.removeprefix('error: ')}", "-", "-", refused)
                 continue
-            going = next((line for line in out.splitlines() if "going on after step" in line), "")
+            going = next((line for line in out.splitlines() if "resuming after step" in line), "")
             start = int(going.rpartition("step ")[2] or 0)
             same = same_run(run_dir, expected)
             happened = next(

@@ -39,7 +39,7 @@ NEAREST = {
     "training/lora": "training/test_lora.py",
     "training/metrics": "training/test_metrics.py",
     "training/checkpoints": "training/test_checkpoints.py",
-    "training/chunked_cross_entropy": "training/test_chunked_cross_entropy.py",
+    "training/cross_entropy": "training/test_cross_entropy.py",
     "model/chunked_attention": "model/test_chunked_attention.py",
     "training/loss_scale": "training/test_loss_scale.py",
     "decoding/sample": "decoding/test_sample.py",
@@ -67,21 +67,16 @@ NEAREST = {
 """The test file that stands nearest to each file of the package whose bugs are planted."""
 
 EQUIVALENT: dict[str, str] = {
-    "data/tokens/shards: 1 -> 2": "`made += 1`: it is asked only whether any shard was made.",
-    "data/overlap: 0 -> 1": "`held, size = [], 0`: a block of texts ends one character sooner.",
-    "data/batches/denoising: length - tokens -> length + tokens": "never fewer tokens are left than there are spans.",
+    "data/tokens/shards: 1 -> 2": "`max(1, len(self.shards))`: one shard comes first from any start.",
+    "data/batches/denoising: length - tokens -> length + tokens": "at least as many tokens stay as there are spans.",
     "data/tokens/sentencepiece: True -> False": "`deterministic=True` orders map fields, and there are none.",
     "evaluation/causality: np.where(np.arange(length) < length // 2, 1, 2) -> "
     "np.where(1, np.arange(length) < length // 2, 2)": "the two documents get other numbers, which are only compared.",
-    "significance: distance < 0 -> distance <= 0": "a distance of 0 is answered before.",
-    "training/step: 0 -> 1": "the last 0 of the file, of an axis of length one: as in training/objectives",
-    "training/objectives: 0 -> 1": "of an axis of length one JAX takes the last where an index lies beyond it",
+    "significance: distance < 0 -> distance <= 0": "a distance of 0 returns before.",
     "training/checkpoints: json.dumps(manifest, indent=1, allow_nan=False) -> "
-    "json.dumps(manifest, allow_nan=False)": "spaces of a file that is read as JSON",
-    "training/metrics: min(measured['bpb'], self._writer.best_bpb) -> "
-    "min(self._writer.best_bpb, measured['bpb'])": "both are numbers",
+    "json.dumps(manifest, allow_nan=False)": "the spaces of a file that is read as JSON.",
     "training/metrics: path.read_text(encoding='utf-8', errors='replace') -> path.read_text(errors='replace')": (
-        "json.dumps writes ASCII alone"
+        "json.dumps writes ASCII alone."
     ),
 }
 """Planted changes that change no result, by `Mutant.name`, each with its reason."""
@@ -125,7 +120,7 @@ class Mutant:
 
     @property
     def name(self) -> str:
-        """Names the bug by what it changes, so that it keeps its name when lines move."""
+        """Return the bug's name: what it changes, so that the name stays when lines move."""
         return f"{self.file}: {self.before} -> {self.after}"
 
 
@@ -155,7 +150,7 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
         case ast.IfExp():
             yield ast.IfExp(node.test, node.orelse, node.body)
         case ast.Call(func=ast.Name(id="min" | "max") | ast.Attribute(attr="minimum" | "maximum")):
-            return  # the order of their arguments is no matter
+            return  # the order of their arguments changes nothing
         case ast.Call(args=[left, right, *rest]) if not any(isinstance(a, ast.Starred) for a in node.args):
             yield ast.Call(node.func, [right, left, *rest], node.keywords)
         case ast.Call(keywords=[first, *rest]) if first.arg is not None:
@@ -165,7 +160,7 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def mutants(file: str, root: Path = ROOT) -> list[Mutant]:
-    """Return every bug that can be planted in a file: inside functions, but in no message, annotation or decorator."""
+    """Return every bug that can be planted in a file: inside functions, never in a message, annotation or decorator."""
     source = (root / "zerotollm" / f"{file}.py").read_text(encoding="utf-8")
     tree = ast.parse(source)
     out = []

@@ -1,4 +1,4 @@
-"""Output: texts are shown as written, on any terminal, and no run fails for lack of output."""
+"""Output: texts are shown as written, on any terminal, and no run fails because its output is closed."""
 
 import io
 import json
@@ -13,8 +13,8 @@ from rich.table import Table
 from tests.test_launch_end_to_end import ROOT, TINY
 from zerotollm.console import Console, Lines
 from zerotollm.evaluation import label_report
+from zerotollm.explain.figures.image import plain
 from zerotollm.explain.figures.marks import Dots
-from zerotollm.explain.figures.markup import plain
 from zerotollm.explain.figures.picture import Picture
 from zerotollm.output import printable
 from zerotollm.studies import figure

@@ -1,6 +1,7 @@
 """An experiment's file brings functions of its own: they are used everywhere, and a run keeps to the code it had."""
 
 import importlib
+import shutil
 import sys
 from dataclasses import replace
 from functools import partial
@@ -12,11 +13,13 @@ import pytest
 
 from tests.functions import init_params
 from zerotollm import catalog
-from zerotollm.cli import main
+from zerotollm.cli import main, override
 from zerotollm.components import model_of, training_of
 from zerotollm.model.config import resolve
 from zerotollm.own_code import OwnCode, own_code
 from zerotollm.run import load
+from zerotollm.session.timed_jax import jax_side
+from zerotollm.session.train_in_memory import compile_programs, fit
 
 TEXT = "\n\n".join(f"the {n} king sees a stone in the morning. a bird hears the rain." for n in range(200))
 TINY = [
@@ -112,13 +115,22 @@ def test_a_run_trains_with_it_and_refuses_other_code(folder, capsys):
         run.experiment.code.function("optimizer")
 
 
-@pytest.mark.parametrize(
-    "action", [["plan", "--device", "cpu"], ["bench", "--rounds", "1", "--seconds", "0.01"]]
-)
-def test_plan_and_bench_use_it(folder, action):
-    assert main(["--experiment", "idle", *action, "--run-dir", "run", *TINY], folder) == 0
+def test_plan_uses_it(folder):
+    assert main(["--experiment", "idle", "plan", "--device", "cpu", *TINY], folder) == 0
+    assert importlib.import_module("own_experiments.idle").CALLS
+
+
+def test_every_compiled_training_uses_it(folder):
+    """That of `ablate` and `scale`, in memory, and that of `bench`."""
+    pairs = [(name[2:].replace("-", "_"), value) for name, value in zip(TINY[::2], TINY[1::2], strict=True)]
+    experiment = override(catalog.load(folder, "idle"), pairs)
+    programs = compile_programs(experiment)
+    (fitted,) = fit(programs, [0])
+    jax.tree.map(np.testing.assert_array_equal, fitted.params, programs.init(np.uint32(0)).params)
     calls = importlib.import_module("own_experiments.idle").CALLS
-    assert calls
+    before = len(calls)
+    jax_side(experiment, decodes=False)
+    assert len(calls) > before
 
 
 @pytest.mark.parametrize("name", ["own_attention", "own_objective", "own_optimizer"])
@@ -137,3 +149,28 @@ def test_the_examples_replace_what_they_say(name):
     )
     assert same == {"model": (False, False), "optimizer": (True, False), "objective": (True, True)}[function]
     assert (model_of(experiment) == model_of(built_in)) == (function != "model")
+
+
+def test_a_model_of_its_own_writes_and_is_resumed(tmp_path, monkeypatch, capsys):
+    """The example of another attention, trained, stopped, resumed, asked to write, and not explained or exported."""
+    experiments = Path(__file__).parents[1] / "experiments"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ZEROTOLLM_DATA", str(tmp_path / "data"))
+    Path("text.txt").write_text(TEXT)
+    words = ["--experiment", "own_attention", *TINY]
+    assert main([*words, "--run-dir", "run"], experiments) == 0
+    assert "gate" in load("run").params["layer_0"]["attention"]
+    before = load("run").metrics()[-1]["validation_loss"]
+    shutil.rmtree("run/checkpoints/00000004")
+    Path("run/summary.json").unlink()
+    assert main(["--run-dir", "run"], experiments) == 0
+    assert load("run").metrics()[-1]["validation_loss"] == before
+    capsys.readouterr()
+    assert (
+        main(["--run-dir", "run", "generate", "--prompt", "the king", "--max-tokens", "5"], experiments) == 0
+    )
+    assert capsys.readouterr().out.startswith("the king")
+    for action in (["explain", "the king"], ["export", "--out", "out"]):
+        assert main(["--run-dir", "run", *action], experiments) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "experiments.own_attention" in line

@@ -1,12 +1,16 @@
-"""What the README names is there."""
+"""The README and the pages name what exists, and their tables come from the kept runs."""
 
 import json
 import re
+import shlex
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from tests.mutants import EQUIVALENT, NEAREST
+from zerotollm import catalog, cli
 from zerotollm.studies.ladder import as_point
 from zerotollm.studies.records import read_runs
 from zerotollm.studies.results import page_markdown
@@ -16,6 +20,7 @@ from zerotollm.studies.table import make_rows, markdown
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "NOTES.md", *sorted(ROOT.glob("docs/*.md"))]
 KEPT = sorted(path.parent for path in ROOT.glob("results/*/*/table.json"))
 
 
@@ -26,6 +31,54 @@ def test_every_box_of_the_paper_is_a_function():
     for name in names:
         module, _, attribute = name.rpartition(".")
         assert callable(getattr(import_module(module), attribute)), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_that_a_page_names_exists(page):
+    text = page.read_text(encoding="utf-8")
+    paths = set(re.findall(r"(?<![\w/])(?:zerotollm|tests|experiments|docs|results)/[\w./-]*\w", text))
+    modules = re.findall(r"-m ((?:zerotollm|tests)[\w.]*)", text)
+    paths |= {f"{module.replace('.', '/')}.py" for module in modules}
+    missing = [path for path in sorted(paths) if not (ROOT / path).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_of_a_page_is_understood(page, monkeypatch):
+    """Each command is parsed, its fields are set and validated, and its action, here one that returns, is called."""
+    experiments, called = ROOT / "experiments", []
+
+    def stub(name):
+        if not name.startswith("zerotollm.actions."):
+            return import_module(name)
+        return SimpleNamespace(**{name.rpartition(".")[2]: lambda *_: called.append(name)})
+
+    base = catalog.load(experiments, "base")
+    monkeypatch.setattr(cli, "import_module", stub)
+    monkeypatch.setattr(cli, "read_experiment", lambda path: base)
+    monkeypatch.setattr(cli, "as_trained", lambda path, overrides, training: cli.override(base, overrides))
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    blocks = re.findall(r"```\n(.*?)```", text, re.DOTALL)
+    commands = [line.partition("python launch.py")[2] for block in blocks for line in block.splitlines()]
+    words = [shlex.split(command, comments=True) for command in commands if command]
+    parsed = [cli.split(command, catalog.names(experiments)) for command in words]
+    acting = [command for command in parsed if not command.only_shows() and not command.distributed]
+    for command in acting:
+        cli.run(command, experiments)
+    assert len(called) == len(acting)
+    assert page.name != "README.md" or len(acting) > 40
+
+
+def test_every_file_whose_bugs_are_planted_exists_with_its_test():
+    named = {f"zerotollm/{file}.py" for file in NEAREST} | {f"tests/{test}" for test in NEAREST.values()}
+    named |= {f"zerotollm/{name.partition(':')[0]}.py" for name in EQUIVALENT}
+    assert not [path for path in sorted(named) if not (ROOT / path).is_file()]
+
+
+def test_the_map_has_every_folder():
+    folders = {path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("zerotollm/*/*.py")}
+    rows = README.partition("| in the order one reads them |")[2].partition("\n\n")[0]
+    assert not [folder for folder in folders - {"zerotollm/data"} if f"`{folder}/`" not in rows]
 
 
 def test_the_table_of_questions_has_its_place():

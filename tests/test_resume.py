@@ -171,7 +171,7 @@ def test_stopped_by_sigterm_it_saves_and_goes_on(folder, uninterrupted):
     process.terminate()
     out, _ = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 143, out
-    assert out.splitlines()[-1].endswith("the same command goes on")
+    assert out.splitlines()[-1].endswith("the same command resumes it")
     finish(folder, run_dir)
     assert_same_run(run_dir, uninterrupted)
 
@@ -191,7 +191,7 @@ def test_on_a_full_disk_it_stops_with_one_line_and_goes_on_when_there_is_room(fo
         assert "No space left on device" in out.splitlines()[-1]
         assert "Traceback" not in out
         subprocess.run(["mount", "-o", f"remount,size={20 * size}", str(disk)], check=True)
-        assert "going on after step" in finish(folder, disk / "run")
+        assert "resuming after step" in finish(folder, disk / "run")
         assert_same_run(disk / "run", uninterrupted)
     finally:
         subprocess.run(["umount", str(disk)], check=True)

@@ -144,6 +144,7 @@ def test_p_values_are_scipys(differences):
 
 
 def test_p_values_without_noise():
+    assert equivalence_p_value([0.5, 0.5], 0.5) == 0.5, "at the margin, either side is as likely"
     assert student_p_value([0.3]) == 1.0
     assert equivalence_p_value([0.0], 0.1) == 1.0
     assert student_p_value([0.25, 0.25]) == 0.0

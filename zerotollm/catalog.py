@@ -40,7 +40,6 @@ class Description(NamedTuple):
 
 
 def names(folder: Path) -> list[str]:
-    """Return the names of the experiments in a folder, sorted."""
     return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
 
 
@@ -61,11 +60,7 @@ def describe(folder: Path, name: str) -> Description:
 
 
 def load(folder: Path, name: str) -> Experiment:
-    """Return what `experiment()` in `folder/name.py` returns, with the functions there that replace built-in ones.
-
-    The folder must be an importable package.
-    Raises UsageError if there is no such experiment. Exceptions of the file itself pass through.
-    """
+    """Return the experiment of `folder/name.py`, with its functions that replace built-in ones, or raise UsageError."""
     known = names(folder)
     if name not in known:
         raise UsageError(f"unknown experiment {name!r}: one of {', '.join(known)}{did_you_mean(name, known)}")
@@ -78,10 +73,7 @@ def load(folder: Path, name: str) -> Experiment:
 
 
 def default_action(folder: Path, name: str) -> str:
-    """Return the action of an experiment if the command line names none.
-
-    It is the first action that needs functions and finds all of them in the file, otherwise `train`.
-    """
+    """Return the first action whose functions are all in the experiment's file, otherwise `train`."""
     defined = _defined(folder, name) if name in names(folder) else set()
     special = (action for action, entry in ACTIONS.items() if entry.functions)
     return next((action for action in special if defined.issuperset(ACTIONS[action].functions)), "train")

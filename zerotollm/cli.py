@@ -31,14 +31,12 @@ SWITCHES = ("list", "help", "version", "debug")
 VALUES = ("experiment", "run_dir", "distributed")
 ALIASES = {"init_from": "train.start_from", "with": "beside"}
 """Other names of fields and options. (`with` is a keyword of Python.)"""
-LISTS = ("only", "beside", "train.mesh", "mesh", "distributed")
-"""Options that take several words."""
+LISTS = ("only", "beside", "train.mesh", "mesh", "distributed")  # options that take several words
 PATHS = ("run_dir", "train.start_from", "beside", "folder", "into", "judge", "out", "api_key_file")
 """Options in which `~` means the home folder even where a shell keeps it. Paths of data are expanded by `data`."""
 WITHOUT_FILES = ("generate", "chat", "plan", "bench-data")
 """Actions that write no file: without standard output their result is lost."""
-DISTRIBUTED = ("train", "evaluate", "generate")
-"""Actions that several processes can do together."""
+DISTRIBUTED = ("train", "evaluate", "generate")  # actions that several processes can do together
 RUN_MAY_CHANGE = ("sample.", "data.dir", "compute.", "train.mesh")
 """Prefixes of the fields that may be overridden for an existing run: they did not affect its training."""
 
@@ -50,17 +48,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Command:
-    """A parsed command line."""
-
     switches: frozenset[str] = frozenset()
     experiment: str = ""
     run_dir: str = ""
-    action: str = ""
-    """empty: the default action of the experiment"""
+    action: str = ""  # empty: the default action of the experiment
     options: tuple[tuple[str, str | None], ...] = ()
     """(name, value) of all other options: fields of the experiment and options of the action; None: without value"""
-    distributed: str = ""
-    """which of several processes this is, see `zerotollm.sharding.config.parse_distributed`"""
+    distributed: str = ""  # see `zerotollm.sharding.config.parse_distributed`
 
     def only_shows(self) -> bool:
         """Return whether the command prints information and runs no action."""
@@ -68,10 +62,7 @@ class Command:
 
 
 def main(arguments: Sequence[str], experiments: Path) -> int:
-    """Run one command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
-
-    `experiments` is the folder of experiments. Errors are one line on stderr; with `--debug` they pass through.
-    """
+    """Run one command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     try:
         command = split(arguments, catalog.names(experiments))
         run(command, experiments)
@@ -269,7 +260,6 @@ def _separate_options(
 
 
 def _load(command: Command, experiments: Path, action: Action) -> Experiment:
-    """Return the experiment that the command names, or that its run directory holds."""
     if command.experiment:
         return catalog.load(experiments, command.experiment)
     if command.run_dir and action.reads_run:
@@ -293,7 +283,6 @@ def _at_budget(
 
 
 def _join_processes(command: Command, experiments: Path) -> None:
-    """Connect to the other processes, and check that all do the same."""
     address = parse_distributed(command.distributed)
     prepare_gpu()
     processes = import_module("zerotollm.sharding.processes")
@@ -339,10 +328,7 @@ def parse_int(text: str) -> int:
 
 
 def as_trained(run_dir: Path, overrides: Iterable[tuple[str, str]], training: str) -> Experiment:
-    """Return the experiment of a run directory. Raises UsageError if overrides would change what was trained.
-
-    `training` is the command that creates the run, for the message if it does not exist.
-    """
+    """Return the experiment of a run directory. Raises UsageError if overrides would change what was trained."""
     if not run_dir.exists():
         raise UsageError(
             f"{run_dir} does not exist: train first with {training}, or name a run directory with --run-dir DIR"
@@ -352,7 +338,6 @@ def as_trained(run_dir: Path, overrides: Iterable[tuple[str, str]], training: st
     requested = override(replace(trained, train=replace(trained.train, mesh="")), overrides)
     for name, before, after in differences(trained, requested):
         if not name.startswith(RUN_MAY_CHANGE):
-            raise UsageError(
-                f"{run_dir} was trained with {name} {before}, not {after}: leave {option(name)} out"
-            )
+            message = f"{run_dir} was trained with {name} {before}, not {after}: leave {option(name)} out"
+            raise UsageError(message)
     return located(run_dir, requested)

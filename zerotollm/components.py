@@ -4,7 +4,7 @@ Each takes the experiment, with its model resolved. An experiment's file may def
 their place: see `zerotollm.own_code`. Everything that trains, plans, measures or writes asks `of` for them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,20 +18,19 @@ from zerotollm import run_directory
 from zerotollm.data.config import TokenizerConfig
 from zerotollm.data.feed import Feed, open_feed
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer, Tokenizer, load_tokenizer
-from zerotollm.experiment import Experiment
+from zerotollm.experiment import Experiment, task_of
 from zerotollm.model.accelerator import this_accelerator
-from zerotollm.model.build import Net, Params, build_net, init_params
-from zerotollm.model.compute_config import PLAIN, resolve
+from zerotollm.model.build import Net, Params, apply_net, build_net, init_params
+from zerotollm.model.compute_config import PLAIN, Accelerator, ComputeConfig, resolve
 from zerotollm.model.config import TransformerConfig
 from zerotollm.model.transformer import Inputs
-from zerotollm.randomness import stream_key
+from zerotollm.randomness import Seed, stream_key
 from zerotollm.training.lora import merge_params, split_params
 from zerotollm.training.loss_scale import init_loss_scale
 from zerotollm.training.objectives import Batch, Objective, cross_entropy_objective, logits_of
 from zerotollm.training.optimizers import learning_rate_schedule, make_optimizer, peak_rate
 from zerotollm.training.step import (
     EvalStep,
-    Seed,
     TrainState,
     TrainStep,
     in_micro_batches,
@@ -76,7 +75,7 @@ def dataset(
         experiment.data,
         tokenizer or tokenizer_of(experiment),
         objective=experiment.train.objective,
-        pairs=experiment.model.architecture == "encoder-decoder",
+        pairs=task_of(experiment) in ("translate", "denoise"),
         micro_batches=experiment.train.micro_batches,
         progress=progress,
     )
@@ -137,8 +136,9 @@ def training_of(experiment: Experiment, pad_id: int = Tokenizer.pad_id) -> Train
 
     def loss(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         here = computed(experiment, batch)
-        readout = make_model(here).apply(
-            {"params": params},
+        readout = apply_net(
+            make_model(here),
+            params,
             _net_inputs(here, batch, pad_id),
             deterministic=not here.model.dropout,
             rngs={"dropout": key} if here.model.dropout else None,
@@ -148,7 +148,7 @@ def training_of(experiment: Experiment, pad_id: int = Tokenizer.pad_id) -> Train
 
     def eval_step(params: Params, batch: Batch) -> dict[str, jax.Array]:
         here = computed(experiment, batch)
-        readout = make_model(here).apply({"params": params}, _net_inputs(here, batch, pad_id))
+        readout = apply_net(make_model(here), params, _net_inputs(here, batch, pad_id))
         labels = here.model.num_classes
         # Labels have few logits.
         chunked = here.compute.cross_entropy == "chunked" and not labels
@@ -161,7 +161,7 @@ def training_of(experiment: Experiment, pad_id: int = Tokenizer.pad_id) -> Train
 
     def learning_rate(state: TrainState) -> jax.Array:
         peak = peak_rate(experiment.optimizer, state.params, _is_tied(experiment.model))
-        return learning_rate_schedule(experiment.optimizer, peak, train.steps)(state.step)
+        return jnp.asarray(learning_rate_schedule(experiment.optimizer, peak, train.steps)(state.step))
 
     gradients = in_micro_batches(sum_gradients(with_frozen(loss, train)), train.micro_batches)
     update = plain_update(tx, None if code.function("optimizer") else learning_rate)
@@ -179,7 +179,7 @@ def label_step_of(
     net = model_of(experiment)
 
     def label_step(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-        readout = net.apply({"params": params}, _net_inputs(experiment, batch, pad_id))
+        readout = apply_net(net, params, _net_inputs(experiment, batch, pad_id))
         asked_B11 = jnp.argmax(batch["weights"], axis=1)[:, None, None]
         logits_BK = jnp.take_along_axis(logits_of(readout, batch), asked_B11, axis=1)[:, 0]
         labels_B = jnp.take_along_axis(batch["targets"], asked_B11[..., 0], axis=1)[:, 0]
@@ -194,13 +194,18 @@ def precision(experiment: Experiment) -> str:
     return half if experiment.compute.precision == "auto" else experiment.compute.precision
 
 
-def computed(experiment: Experiment, batch: Batch) -> Experiment:
+def computed(experiment: Experiment, batch: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> Experiment:
     """Return the experiment with its `compute` resolved for this batch, or micro-batch, on this device."""
     rows, context = batch["inputs"].shape
+    return replace(experiment, compute=compute_on(this_accelerator(), experiment, rows, context))
+
+
+def compute_on(accelerator: Accelerator, experiment: Experiment, rows: int, context: int) -> ComputeConfig:
+    """Return `experiment.compute` resolved for `rows` windows of `context` tokens at once on an accelerator."""
     c = experiment.model
-    compute = resolve(
+    return resolve(
         experiment.compute,
-        this_accelerator(),
+        accelerator,
         rows=rows,
         context=context,
         vocab_size=c.num_classes or c.vocab_size,
@@ -208,7 +213,6 @@ def computed(experiment: Experiment, batch: Batch) -> Experiment:
         even=c.key_width in (0, c.head_width),
         pairs=c.encoder_layers > 0,
     )
-    return replace(experiment, compute=compute)
 
 
 def _net_inputs(experiment: Experiment, batch: Batch, pad_id: int) -> Inputs:

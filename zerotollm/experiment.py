@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from zerotollm.data.config import DataConfig, TokenizerConfig, names_pairs
 from zerotollm.decoding.config import SamplingConfig
@@ -44,18 +44,36 @@ def differences(left: Experiment, right: Experiment) -> list[tuple[str, Any, Any
     return [(name, value, others[name]) for name, value in flatten(left).items() if value != others[name]]
 
 
+Task = Literal["continue", "complete", "translate", "denoise", "label"]
+
+
+def task_of(experiment: Experiment) -> Task:
+    """Return what the model is trained to do.
+
+    A decoder continues plain text, or completes the prompts of examples. An encoder-decoder translates pairs, or
+    restores the corrupted parts of plain text. Both can label texts.
+    """
+    objective = experiment.train.objective
+    if objective == "likelihood":
+        return "translate" if experiment.model.architecture == "encoder-decoder" else "continue"
+    return "complete" if objective == "completion" else "label" if objective == "label" else "denoise"
+
+
+def continues(experiment: Experiment) -> bool:
+    """Return whether the model is a language model, which predicts every next token of a text."""
+    return task_of(experiment) in ("continue", "complete")
+
+
 def translates(experiment: Experiment) -> bool:
-    """Return whether the task is translation: by an encoder-decoder, or by a decoder that completes sources."""
-    if experiment.model.architecture == "encoder-decoder":
-        return experiment.train.objective == "likelihood"
-    return experiment.train.objective == "completion" and names_pairs(experiment.data.corpus)
+    """Return whether the model translates: an encoder-decoder, or a decoder that completes sources by targets."""
+    task = task_of(experiment)
+    return task == "translate" or (task == "complete" and names_pairs(experiment.data.corpus))
 
 
 def on_own_pairs(original: Experiment, experiment: Experiment, overridden: Collection[str]) -> Experiment:
     """Return the experiment without the sample prompt of `original` if overrides chose other pairs to translate.
 
-    The first validation source is then translated instead. Fields in `overridden` stay. Logs a warning that names
-    the numbers chosen for the original pairs, and usual values.
+    Fields in `overridden` stay. Logs a warning that names the numbers chosen for the original pairs, and usual values.
     """
     if not translates(experiment) or experiment.data.corpus == original.data.corpus:
         return experiment
@@ -69,22 +87,15 @@ def on_own_pairs(original: Experiment, experiment: Experiment, overridden: Colle
     values = flatten(experiment)
     doubtful = [f"{name} {values[name]} (usual: {usual[name]})" for name in usual if name not in overridden]
     if doubtful:
-        logging.getLogger(__name__).warning(
-            "chosen for %s and kept for %s: %s",
-            original.data.corpus,
-            experiment.data.corpus,
-            "; ".join(doubtful),
-        )
+        corpora = f"chosen for {original.data.corpus} and kept for {experiment.data.corpus}"
+        logging.getLogger(__name__).warning(f"{corpora}: {'; '.join(doubtful)}")
     if "sample.prompt" in overridden:
         return experiment
     return replace(experiment, sample=replace(experiment.sample, prompt=""))
 
 
 def inherit_model(experiment: Experiment, pretrained: Experiment) -> Experiment:
-    """Return the experiment with the model and tokenizer of a pretrained one, for `train.start_from`.
-
-    Only dropout stays the experiment's own.
-    """
+    """Return the experiment with tokenizer and model, but for dropout, of a pretrained one, for `train.start_from`."""
     model = replace(pretrained.model, dropout=experiment.model.dropout)
     if model.position == "learned":  # its length is the number of position embeddings
         model = replace(model, max_length=model.max_length or pretrained.data.context)
@@ -102,8 +113,7 @@ def to_json(experiment: Experiment) -> str:
 def from_json(text: str, source: str = "config.json") -> Experiment:
     """Return the experiment that this or an earlier version wrote. `source` names the text in messages.
 
-    A missing field that is marked `zerotollm.fields.ADDED` has its default. Raises UsageError for a text that is not
-    a JSON object of this format, any other missing or unknown field, and a value of the wrong type.
+    A missing field that is marked `zerotollm.fields.ADDED` has its default. Raises UsageError for any other text.
     """
     try:
         raw = json.loads(text)
@@ -113,9 +123,8 @@ def from_json(text: str, source: str = "config.json") -> Experiment:
         raise UsageError(f"{source} is not an experiment: it must be a JSON object")
     version = raw.pop("format", None)
     if version != FORMAT:
-        raise UsageError(
-            f"{source} has format {version!r}, and this version of ZeroToLLM reads format {FORMAT}"
-        )
+        message = f"{source} has format {version!r}, and this version of ZeroToLLM reads format {FORMAT}"
+        raise UsageError(message)
     return _from_dict(Experiment, raw, "", source)
 
 

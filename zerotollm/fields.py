@@ -107,10 +107,7 @@ def wrong_type(name: str, value: Any, annotation: Any) -> UsageError:
 
 
 def check_fields(config: Any, prefix: str = "") -> None:
-    """Raise UsageError for the first field of a dataclass with a wrong type or out of its bounds.
-
-    `prefix` precedes field names in messages, as in `model.`; nested dataclasses are checked too.
-    """
+    """Raise UsageError for the first field, named with `prefix`, that has a wrong type or is out of its bounds."""
     for name, annotation in get_type_hints(type(config), include_extras=True).items():
         value = getattr(config, name)
         if is_dataclass_type(annotation):

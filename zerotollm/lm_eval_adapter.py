@@ -19,8 +19,7 @@ from zerotollm.run import Run
 from zerotollm.serving.generation import Generation, GenerationRequest, Piece
 from zerotollm.serving.scheduler import Programs, compile_programs, write_all
 
-NEW_TOKENS = 256
-"""Default limit on the tokens of an answer; the context may hold fewer."""
+NEW_TOKENS = 256  # default limit on the tokens of an answer; the context may hold fewer
 
 
 def harness_model(run: Run, rows: int = 16) -> Any:
@@ -114,7 +113,6 @@ def _encode_pair(tokenizer: AnyTokenizer, before: str, after: str) -> tuple[np.n
 
 
 def _generation_request(run: Run, before: str, options: dict[str, Any]) -> GenerationRequest:
-    """Return the text that a task asks for: greedy by default."""
     until = options.get("until") or []
     context = run.model_config.max_length
     limit = options.get("max_gen_toks") or options.get("max_tokens")

@@ -4,6 +4,7 @@ import io
 import os
 import sys
 import unicodedata
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import TextIO
 
@@ -16,7 +17,6 @@ class Output(io.TextIOWrapper):
     """
 
     lost: OSError | ValueError | None = None
-    """the first error"""
 
     def write(self, text: str) -> int:
         try:
@@ -63,11 +63,20 @@ def _protected(stream: TextIO | None, descriptor: int) -> Output:
 
 
 def printable(text: str) -> str:
-    """Return the text with U+FFFD for every control character but tab and line end, which a terminal would obey.
-
-    All other characters stay, also joiners and no-break spaces.
-    """
+    """Return the text with U+FFFD for every control character but tab and line end, which a terminal would obey."""
     return "".join(
         "\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) == "Cc" and c not in "\t\n" else c
         for c in text
     )
+
+
+def write_pieces(pieces: Iterable[str]) -> str:
+    """Write the pieces of a text to standard output as they come, for a terminal `printable`. Return the text."""
+    shown = printable if sys.stdout.isatty() else str
+    texts = []
+    for piece in pieces:
+        texts.append(piece)
+        sys.stdout.write(shown(piece))
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    return "".join(texts)

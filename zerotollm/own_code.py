@@ -33,7 +33,7 @@ class OwnCode:
         if name not in self.functions.split():
             return None
         spec = find_spec(self.module.partition(".")[0]) and find_spec(self.module)
-        if spec is None or spec.origin is None:
+        if spec is None or spec.origin is None or not Path(spec.origin).exists():
             raise RunError(
                 f"{self.module}, whose {name}() this run was trained with, is not found: bring it back"
             )

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,6 +21,8 @@ from zerotollm.decoding.translate import Translation, translate_texts
 from zerotollm.errors import RunError, UsageError
 from zerotollm.evaluation.classification import label_probabilities
 from zerotollm.experiment import Experiment, translates
+from zerotollm.explain.explanation import Explanation, RunExplanation, Sampler, explain_run, explain_text
+from zerotollm.explain.reference import reference_text, training_merges
 from zerotollm.model.build import Net, Params, init_params
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.sharding.rules import place_tree, shardings
@@ -30,9 +32,6 @@ from zerotollm.training.checkpoints import Checkpoint
 from zerotollm.training.lora import merge_params, partition, trains_subset
 from zerotollm.training.metrics import read_metrics
 from zerotollm.training.parameter_transfer import fingerprint, transfer_params
-
-if TYPE_CHECKING:  # imported where it is used: it draws, which takes a tenth of a second of every start
-    from zerotollm.explain.explanation import Explanation, RunExplanation
 
 FRESH = 5
 """Randomly initialized models that a trained one is compared with: the fewest that give an interval."""
@@ -116,7 +115,7 @@ class Run:
         rows = [zip(self.labels, map(float, row), strict=True) for row in probabilities_NK]
         return [dict(sorted(row, key=lambda pair: -pair[1])) for row in rows]
 
-    def explain(self, text: str, **sampling: Any) -> "Explanation":
+    def explain(self, text: str, **sampling: Any) -> Explanation:
         """Return what this model does with a text, measured.
 
         >>> run.explain("In the beginning").prediction.best_pieces
@@ -124,9 +123,6 @@ class Run:
         `sampling` as in `generate`: its temperature and seed decide which token is drawn. Answers that need the
         training text are left out where it is not found or has changed. Raises UsageError for an empty text.
         """
-        from zerotollm.explain.explanation import Sampler, explain_text
-        from zerotollm.explain.reference import reference_text, training_merges
-
         self._refuse_to_explain()
         if not text:
             raise UsageError('explain takes a text to look at, for example explain "In the beginning"')
@@ -148,15 +144,12 @@ class Run:
             fresh=self._fresh,
         )
 
-    def study(self, text: str = "", samples: int = 8, tokens: int = 100) -> "RunExplanation":
+    def study(self, text: str = "", samples: int = 8, tokens: int = 100) -> RunExplanation:
         """Return what the kept checkpoints and `samples` texts of `tokens` tokens show; takes about a minute.
 
         Step 0, the untrained model, is initialized again where training began with it. Raises UsageError where the
         training text is not found.
         """
-        from zerotollm.explain.explanation import explain_run
-        from zerotollm.explain.reference import reference_text
-
         self._refuse_to_explain()
         reference = reference_text(self.trained, self.tokenizer, genres=True)
         if reference is None:
@@ -189,14 +182,18 @@ class Run:
         """Return the lines of metrics.jsonl so far: `[{"step": 10, "loss": 6.1, ...}, ...]`."""
         return read_metrics(self.path / run_directory.METRICS)
 
+    def require_built_in_model(self, action: str) -> None:
+        """Raise UsageError if the run's model is that of an experiment's file, which `action` cannot read."""
+        if "model" in self.experiment.code.functions:
+            raise UsageError(
+                f"{self.path} holds a model of {self.experiment.code.module}, and {action} reads built-in models only"
+            )
+
     def _refuse_to_explain(self) -> None:
+        self.require_built_in_model("explain")
         if self.labels:
             raise UsageError(
                 f"{self.path} holds a model that labels texts, and explain asks how one predicts tokens"
-            )
-        if "model" in self.experiment.code.functions:
-            raise UsageError(
-                f"{self.path} holds a model of {self.experiment.code.module}, and explain reads the built-in ones alone"
             )
 
     def _translations(self, sources: Sequence[str]) -> list[str]:

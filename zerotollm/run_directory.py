@@ -48,27 +48,14 @@ START_NOTE = ("written", "path", "from_here")
 """Keys of environment.json about `START`: as in config.json, absolute, and relative to the run directory."""
 MAY_MOVE = ("data.dir", "compute.attention", "compute.cross_entropy", "compute.remat", "train.mesh")
 """Fields that may differ when a run resumes: with moved data, with less memory or on other devices."""
-PACKAGES = (
-    "zerotollm",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "sentencepiece",
-    "numpy",
-)
+PACKAGES = ("zerotollm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "sentencepiece", "numpy")
 
 T = TypeVar("T")
 
 
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Create the directory, and let no other process write there while the block runs.
-
-    The kernel releases the lock when the process ends in any way. Raises RunError if another process holds it or the
-    directory cannot be written.
-    """
+    """Create the directory, and let no other process write there while the block runs, or raise RunError."""
     import fcntl
 
     path = run_dir / LOCK
@@ -99,8 +86,7 @@ def claim(run_dir: Path, experiment: Experiment) -> None:
     """Write config.json into a new run directory, or check that the one there is the same experiment.
 
     A run without a checkpoint counts as new, and its files are removed: a failed command must not occupy the name.
-    Raises UsageError if the directory belongs to another experiment, with the fields that differ, or holds other
-    files. The message has the command for another directory.
+    Raises UsageError, with the command for another directory, if it is another experiment's or holds other files.
     """
     files = {p.name for p in run_dir.iterdir() if not p.name.startswith(".") and p.name != BENCH}
     elsewhere = typed_again({"run_dir": another(run_dir)}) or "choose another --run-dir"
@@ -147,9 +133,8 @@ def _train_further(run_dir: Path, differing: Sequence[tuple[str, Any, Any]]) -> 
 def starts(run_dir: Path, start: str, also: str = "") -> list[str]:
     """Return existing run directories that `start`, the run's `train.start_from`, may name; the likeliest first.
 
-    Finds the run from any working directory, if both runs were moved together, or this one alone. The place is noted
-    in environment.json by training; without the note it is sought in every folder above the run directory. A path
-    `also` that is one of the results keeps its spelling.
+    Finds the run from any working directory, if both runs were moved together, or this one alone: by the note in
+    environment.json, else in every folder above. A path `also` that is one of the results keeps its spelling.
     """
     note: dict[str, str] = {}
     with suppress(RunError):  # the note is optional
@@ -202,11 +187,10 @@ def read_experiment(run_dir: Path) -> Experiment:
 
 def is_transformers(config: str) -> bool:
     """Return whether the text of a config.json is one of the transformers library."""
-    try:
+    with suppress(ValueError, RecursionError):
         raw = json.loads(config)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(raw, dict) and "model_type" in raw and "format" not in raw
+        return isinstance(raw, dict) and "model_type" in raw and "format" not in raw
+    return False
 
 
 def read_labels(run_dir: Path) -> tuple[str, ...]:
@@ -223,7 +207,6 @@ def read_summary(run_dir: Path) -> dict[str, Any] | None:
 
 
 def read_environment(run_dir: Path) -> dict[str, Any] | None:
-    """Return environment.json, or None if it does not exist."""
     path = run_dir / ENVIRONMENT
     return read_json(path, dict, "delete it: nothing depends on it") if path.exists() else None
 
@@ -273,7 +256,5 @@ def git_commit() -> str | None:
 
 
 def _version(package: str) -> str | None:
-    try:
+    with suppress(PackageNotFoundError):
         return version(package)
-    except PackageNotFoundError:
-        return None

@@ -33,10 +33,7 @@ def launch(*words: str | tuple[str, object]) -> str:
 
 
 def typed_again(changes: Mapping[str, object], without: Collection[str] = ()) -> str:
-    """Return the command of this process with some options changed, and without some options and actions.
-
-    The text is empty if launch.py did not start this process.
-    """
+    """Return the command of this process, "" if it is not launch.py, with changed options and `without` some words."""
     if Path(sys.argv[0]).name != "launch.py":
         return ""
     words, dropping = [], False

@@ -48,27 +48,12 @@ for example:
 """
 
 MOST_CHANGED = (
-    "data.corpus",
-    "data.context",
-    "data.batch_size",
-    "tokenizer.kind",
-    "tokenizer.vocab_size",
-    "model.num_layers",
-    "model.width",
-    "model.num_heads",
-    "model.dropout",
-    "optimizer.kind",
-    "optimizer.learning_rate",
-    "optimizer.weight_decay",
-    "train.steps",
-    "train.start_from",
-    "train.lora_rank",
-    "train.seed",
-    "train.eval_every",
-    "train.checkpoint_every",
-    "compute.precision",
-    "sample.prompt",
-)
+    "data.corpus", "data.context", "data.batch_size", "tokenizer.kind", "tokenizer.vocab_size",
+    "model.num_layers", "model.width", "model.num_heads", "model.dropout",
+    "optimizer.kind", "optimizer.learning_rate", "optimizer.weight_decay",
+    "train.steps", "train.start_from", "train.lora_rank", "train.seed", "train.eval_every", "train.checkpoint_every",
+    "compute.precision", "sample.prompt",
+)  # fmt: skip
 """Fields that `--help` shows; `--help all` shows every field."""
 
 
@@ -106,22 +91,15 @@ def show_fields(experiments: Path, name: str, action: str, every: bool) -> None:
     command = " ".join([LAUNCH, *filter(None, (name, action))])
     description = catalog.docstring(experiments, name) if name and action in ("", "train") else entry.summary
     if not (every or entry.options):
-        sys.stdout.write(
-            f"usage: {command} [--FIELD VALUE ...]\n\n{description}\n\n{most_changed(experiment)}"
-        )
+        usage = f"usage: {command} [--FIELD VALUE ...]\n\n{description}\n\n"
+        sys.stdout.write(usage + most_changed(experiment))
         return
     import tyro  # half a second
 
     value = entry.options(experiment) if entry.options else experiment
     with suppress(SystemExit):
-        tyro.cli(
-            type(value),
-            default=value,
-            args=["--help"],
-            prog=command,
-            description=description,
-            config=(tyro.conf.FlagConversionOff,),
-        )
+        show = {"prog": command, "description": description, "config": (tyro.conf.FlagConversionOff,)}
+        tyro.cli(type(value), default=value, args=["--help"], **show)
 
 
 def most_changed(experiment: Experiment) -> str:

@@ -2,29 +2,22 @@
 
 import re
 from collections.abc import Iterator
-from itertools import chain
 
 from zerotollm.errors import UsageError
-from zerotollm.experiment import Experiment, translates
+from zerotollm.experiment import Experiment, task_of, translates
 from zerotollm.fields import check_fields
 from zerotollm.model.config import resolve
 from zerotollm.sharding.config import parse_mesh
 
 SPECIAL_AND_BYTE_PIECES = 4 + 256 + 2
-
-Rules = Iterator[tuple[object, str]]
-"""Pairs of (whether the rule is violated, the message)."""
+NEEDS_ENCODER = "needs an encoder: set model.architecture to encoder-decoder"
 
 
 def validate(experiment: Experiment) -> None:
-    """Raise UsageError, one line that names the field, if the experiment cannot run.
-
-    The corpus is not opened: whether it exists is checked when it is read.
-    """
+    """Raise UsageError, one line that names the field, if the experiment cannot run. The corpus is not opened."""
     check_fields(experiment)
     parse_mesh(experiment.train.mesh)
-    subjects = (_corpus, _batches, _optimizer, _fine_tuning, _objective, _further_data, _attention, _sampling)
-    for violated, message in chain.from_iterable(rules(experiment) for rules in subjects):
+    for violated, message in _rules(experiment):
         if violated:
             raise UsageError(message)
     # The tokenizer may not exist yet: its vocabulary is checked again when the model is built.
@@ -32,8 +25,13 @@ def validate(experiment: Experiment) -> None:
     resolve(model, vocab_size=vocab_size, context=experiment.data.context)
 
 
-def _corpus(experiment: Experiment) -> Rules:
-    name, data, tokenizer = experiment.name, experiment.data, experiment.tokenizer
+def _rules(experiment: Experiment) -> Iterator[tuple[object, str]]:
+    """Yield (whether a rule is violated, the message)."""
+    name, data, tokenizer, sample = experiment.name, experiment.data, experiment.tokenizer, experiment.sample
+    model, optimizer, train = experiment.model, experiment.optimizer, experiment.train
+    corpus, objective, attention = data.corpus, train.objective, experiment.compute.attention
+    task, has_encoder = task_of(experiment), model.architecture == "encoder-decoder"
+    # the corpus and its tokenizer
     yield (
         not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name),
         f"name is {name!r}, and names a folder: use only letters, digits, '_', '-' and '.'",
@@ -54,26 +52,15 @@ def _corpus(experiment: Experiment) -> Rules:
         f"tokenizer.vocab_size is {tokenizer.vocab_size}, and must be at least {SPECIAL_AND_BYTE_PIECES} with "
         "tokenizer.byte_fallback: 4 special tokens, 256 bytes, space and line end come first",
     )
-
-
-def _batches(experiment: Experiment) -> Rules:
-    data, train = experiment.data, experiment.train
     yield (
         data.batch_size % train.micro_batches,
         f"train.micro_batches {train.micro_batches} does not divide data.batch_size {data.batch_size}",
     )
-
-
-def _optimizer(experiment: Experiment) -> Rules:
-    optimizer = experiment.optimizer
     yield (
         optimizer.kind == "adafactor" and optimizer.moments != "float32",
         f"optimizer.moments {optimizer.moments} is not for adafactor, whose state is small: set it to float32",
     )
-
-
-def _fine_tuning(experiment: Experiment) -> Rules:
-    data, train = experiment.data, experiment.train
+    # fine-tuning
     yield (
         data.replay and not data.old,
         "data.replay is the fraction of steps that read data.old, which is empty: set data.old",
@@ -88,18 +75,14 @@ def _fine_tuning(experiment: Experiment) -> Rules:
             re.compile(getattr(train, name))
         except re.error as error:
             yield True, f"train.{name} is not a regular expression: {error}"
-
-
-def _objective(experiment: Experiment) -> Rules:
-    corpus, objective = experiment.data.corpus, experiment.train.objective
-    has_encoder = experiment.model.architecture == "encoder-decoder"
+    # the objective
     yield (
-        experiment.model.num_classes,
+        model.num_classes,
         "model.num_classes is the number of labels in the data: leave it out",
     )
     yield (
         objective in ("span_corruption", "prefix_lm") and not has_encoder,
-        f"train.objective {objective} needs an encoder: set model.architecture to encoder-decoder",
+        f"train.objective {objective} {NEEDS_ENCODER}",
     )
     yield (
         objective == "completion" and has_encoder,
@@ -113,44 +96,31 @@ def _objective(experiment: Experiment) -> Rules:
     )
     yield (
         re.match(r"bible-[\w+-]+:", corpus) and not has_encoder and objective not in ("completion", "label"),
-        f"{corpus} is a pair to translate, which needs an encoder: set model.architecture to encoder-decoder, "
-        "or train.objective to completion",
+        f"{corpus} is a pair to translate, which {NEEDS_ENCODER}, or train.objective to completion",
     )
     yield (
         one_version and objective == "completion",
         f"{corpus} has no completions: set data.corpus to a .jsonl file, or to pairs such as {corpus}:bible-bbe",
     )
-
-
-def _further_data(experiment: Experiment) -> Rules:
-    """Rules of the fields of `data` that only some tasks read."""
-    data, objective = experiment.data, experiment.train.objective
-    has_encoder = experiment.model.architecture == "encoder-decoder"
-    reads_pairs = has_encoder and objective == "likelihood"
-    reads_examples = objective in ("completion", "label")
+    # fields of `data` that only some tasks read
     for name in ("validation", "test", "extra", "reverse"):
-        allowed = reads_pairs or objective == "completion"
-        allowed |= objective == "label" and name in ("validation", "test")
+        allowed = task in ("translate", "complete") or (task == "label" and name in ("validation", "test"))
         yield (
             getattr(data, name) and not allowed,
             f"data.{name} is for pairs to translate, and this experiment reads none: leave it out",
         )
     yield (
-        data.extra_steps and not (data.extra and reads_pairs),
+        data.extra_steps and not (data.extra and task == "translate"),
         "data.extra_steps is the number of steps in which an encoder-decoder reads data.extra: set data.extra, or "
         "leave it out",
     )
     yield (
-        data.old and (has_encoder or reads_examples),
+        data.old and task != "continue",
         "data.old is for a decoder that is trained further on plain text: leave it out",
     )
-
-
-def _attention(experiment: Experiment) -> Rules:
-    data, attention = experiment.data, experiment.compute.attention
-    has_encoder = experiment.model.architecture == "encoder-decoder"
+    # attention
     yield (
-        data.document_mask and experiment.train.objective in ("completion", "label"),
+        data.document_mask and objective in ("completion", "label"),
         "data.document_mask is for plain text, and examples never share a window: set it to False",
     )
     yield (
@@ -161,10 +131,6 @@ def _attention(experiment: Experiment) -> Rules:
         has_encoder and attention not in ("auto", "plain"),
         f"compute.attention is {attention}, and an encoder-decoder has plain attention only: leave it out",
     )
-
-
-def _sampling(experiment: Experiment) -> Rules:
-    sample = experiment.sample
     yield (
         sample.n_best > sample.beam_size,
         f"sample.n_best {sample.n_best} is above sample.beam_size {sample.beam_size}: "

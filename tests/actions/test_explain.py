@@ -14,6 +14,7 @@ from zerotollm.actions.config import ExplainOptions
 from zerotollm.actions.explain import explain
 from zerotollm.cli import split
 from zerotollm.console import Console
+from zerotollm.decoding import sample
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import UsageError
 from zerotollm.explain.ablation import ablation
@@ -128,7 +129,9 @@ def test_sampler_probabilities_are_those_it_draws_with(run):
         ({"temperature": 0.5, "min_p": 0.2}, [25 / 34, 9 / 34, 0, 0]),
         ({"temperature": 0.0}, [1, 0, 0, 0]),
     ):
-        np.testing.assert_allclose(run._sampled(run._sampling(changes), logits_V), expected, atol=1e-6)
+        np.testing.assert_allclose(
+            sample.probabilities(run._sampling(**changes), logits_V), expected, atol=1e-6
+        )
 
 
 def test_samples_are_drawn_as_they_are_scored(run, monkeypatch):

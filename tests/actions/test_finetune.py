@@ -25,6 +25,7 @@ from zerotollm.experiment import Experiment, inherit_model, translates
 from zerotollm.model.config import TransformerConfig
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 from zerotollm.training.lora import flatten_params
+from zerotollm.training.parameter_transfer import transfer_params
 from zerotollm.validation import validate
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -185,7 +186,7 @@ def test_adapters_are_stacked_on_a_run_of_adapters(adapted, folder):
 
 @pytest.fixture(scope="module")
 def labelled(base, folder) -> Experiment:
-    """A run that labels texts, in FOLDER/labelled, begun with FOLDER/base."""
+    """A run that labels texts, in FOLDER/labelled, initialized from FOLDER/base."""
     data = replace(base.data, corpus=str(folder / "labels.jsonl"), context=64, buckets=1)
     begun = replace(base.train, start_from=str(folder / "base"), objective="label", steps=30, eval_every=15)
     faster = replace(base.optimizer, learning_rate=0.03)
@@ -250,26 +251,25 @@ def test_what_does_not_fit_is_refused_with_its_name(base, folder, tmp_path):
         train(begun(num_layers=2), tmp_path / "a")
     with pytest.raises(UsageError, match=r"model\.vocab_size 64 .*|vocab_size"):
         train(begun(vocab_size=512), tmp_path / "b")
-    from zerotollm.training.parameter_transfer import given_params
 
     run = zerotollm.load(folder / "base")
     fewer = {name: leaf for name, leaf in run.params.items() if name != "head"}
     with pytest.raises(
         UsageError, match=r"base has no tensor head, and this model needs one of shape \(16, \d+\)"
     ):
-        given_params(fewer, run.model_config, "base", same_labels=True)
+        transfer_params(fewer, run.net, "base", same_labels=True)
     narrow = run.params | {"head": run.params["head"][:, :8]}
     with pytest.raises(
         UsageError, match=r"the tensor head has shape \(16, 8\), and this model needs \(16, \d+\)"
     ):
-        given_params(narrow, run.model_config, "base", same_labels=True)
+        transfer_params(narrow, run.net, "base", same_labels=True)
     with pytest.raises(UsageError, match=r"base has a tensor more, and this model has none of that name"):
-        given_params(run.params | {"more": run.params["head"]}, run.model_config, "base", same_labels=True)
+        transfer_params(run.params | {"more": run.params["head"]}, run.net, "base", same_labels=True)
 
 
 def test_a_model_of_transformers_must_be_imported_first(base, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}')
-    with pytest.raises(UsageError, match=r"is a model of transformers .*: import-model --folder"):
+    with pytest.raises(UsageError, match=r"is a model of transformers .*import-model --folder"):
         zerotollm.load(tmp_path)
 
 

@@ -8,7 +8,6 @@ import signal
 import time
 from contextlib import suppress
 from dataclasses import fields, replace
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 
 import zerotollm
-from zerotollm import run_directory
+from zerotollm import components, run_directory
 from zerotollm.actions import train as train_module
 from zerotollm.actions.train import train
 from zerotollm.data.config import DataConfig, TokenizerConfig
@@ -189,7 +188,7 @@ def test_a_stopped_run_saves_and_goes_on_as_if_nothing_had_been(
 ):
     with monkeypatch.context() as patch:
         stop_at(patch, step, number)
-        with pytest.raises(StoppedError, match="the same command goes on") as caught:
+        with pytest.raises(StoppedError, match="the same command resumes it") as caught:
             train(experiment, tmp_path / "run")
     assert caught.value.exit_code == code
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -235,9 +234,9 @@ def test_neither_average_nor_best_depends_on_how_often_a_run_was_stopped(experim
 def test_what_the_summary_calls_the_best_is_what_load_gives(experiment, tmp_path, monkeypatch, average):
     """Validations fall between the steps that are saved anyway, and the best of them is not the last."""
     scores = iter([3.0, 2.0, 1.5, 1.75, 1.6])
-    measured = train_module.measured
+    evaluate = train_module.evaluate_feed
     monkeypatch.setattr(
-        train_module, "measured", lambda *arguments: measured(*arguments) | {"bpb": next(scores)}
+        train_module, "evaluate_feed", lambda *arguments: evaluate(*arguments) | {"bpb": next(scores)}
     )
     rhythm = replace(experiment.train, eval_every=5, checkpoint_every=7, keep=1, average=average)
     summary = train(replace(experiment, train=replace(rhythm, sample_every=0)), tmp_path / "run")
@@ -286,7 +285,7 @@ def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(
     train(experiment, run_dir)
     out = capsys.readouterr().out
     assert f"the checkpoint of step {STEPS} is damaged" in out
-    assert "going on after step 16" in out
+    assert "resuming after step 16" in out
     assert_same_run(run_dir, finished)
 
 
@@ -304,19 +303,14 @@ def test_killed_between_the_last_checkpoint_and_the_summary(experiment, finished
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(experiment, tmp_path, monkeypatch):
     """The update of step 16, where a checkpoint is due, breaks the parameters; its own loss is still finite."""
-    from zerotollm.training import step as step_module
 
-    @partial(jax.jit, donate_argnums=0)
-    def breaking_step(state, batch):
+    def breaking_step(state, batch, seed):
         params = jax.tree.map(lambda x: x + jnp.where(state.step == 15, jnp.nan, 0.0), state.params)
         norm = jnp.sqrt(sum(jnp.sum(x * x) for x in jax.tree.leaves(params)))
         metrics = {"loss": jnp.float32(1), "grad_norm": jnp.float32(1), "param_norm": norm}
         return state._replace(step=state.step + 1, params=params), metrics
 
-    def make_breaking_step(*args, **options):
-        return breaking_step
-
-    monkeypatch.setattr(step_module, "make_train_step", make_breaking_step)
+    monkeypatch.setattr(components, "make_train_step", lambda gradients, update: breaking_step)
     with pytest.raises(RunError, match="at step 16") as caught:  # where a checkpoint was due
         train(experiment, tmp_path / "run")
     assert "\n" not in str(caught.value)

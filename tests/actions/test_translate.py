@@ -6,7 +6,6 @@ import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -187,17 +186,15 @@ def test_sources_that_are_cut_before_they_are_scored_are_told(experiment, run_di
     run = load(run_dir)
     pairs = open_parallel(experiment.data).splits["test"]
     lengths = np.array([len(run.tokenizer.encode(f" {pair.source}")) for pair in pairs])
-    shorter = SimpleNamespace(
-        params=run.params, model_config=replace(run.model_config, max_length=12), tokenizer=run.tokenizer
-    )
-    scores, _ = translate_split(experiment, shorter, "test")
+    shorter = run.net.clone(config=replace(run.model_config, max_length=12))
+    scores, _ = translate_split(experiment, run.params, shorter, run.tokenizer, "test")
     over = lengths[lengths > 11] - 11
     assert len(over)
     assert (scores["cut_texts"], scores["cut_tokens"]) == (len(over), over.sum())
     assert not_read(scores) == [
         ("not read", f"{over.sum():,} tokens, of {len(over)} texts that are too long")
     ]
-    scores, _ = translate_split(experiment, run, "test")
+    scores, _ = translate_split(experiment, run.params, run.net, run.tokenizer, "test")
     assert not_read(scores) == []
 
 
@@ -309,7 +306,7 @@ def test_copy_and_reverse_reach_100_percent_within_a_minute(task, tmp_path):
     programs = compile_programs(experiment)
     (fitted,) = fit(programs, [0])
     run = zerotollm.run.Run(tmp_path, experiment, programs.model, 800, fitted.params, programs.feed.tokenizer)
-    _, table = translate_split(experiment, run, "validation")
+    _, table = translate_split(experiment, run.params, run.net, run.tokenizer, "validation")
     rows = [line.split("\t") for line in table.splitlines()[1:]]
     assert len(rows) > 100
     assert [row[3] for row in rows] == [row[2] for row in rows]

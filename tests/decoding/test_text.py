@@ -57,7 +57,7 @@ def test_texts_are_prompts_with_their_continuations(small):
 def test_an_encoder_decoder_returns_its_translation(small):
     params, model, _ = small
     if model.architecture == "decoder":
-        pytest.skip("a decoder writes on")
+        pytest.skip("a decoder continues")
     expected = translate_text(params, build_net(model), TOKENIZER, SAMPLING)
     assert sample_text(params, build_net(model), TOKENIZER, SAMPLING) == expected
     assert list(stream_text(params, build_net(model), TOKENIZER, SAMPLING)) == [expected]

@@ -1,4 +1,4 @@
-"""Likelihoods are those of the plain forward pass, and judgments count what is likelier."""
+"""Likelihoods equal those of the plain forward pass; minimal pairs count which text is likelier."""
 
 import jax
 import numpy as np

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from zerotollm.explain.activations import LanguageModel
 from zerotollm.explain.alignment import Alignment, align, distance_moved, monotony
 from zerotollm.explain.pair_activations import record_pair, text_pair
 from zerotollm.model.config import TransformerConfig, resolve
@@ -59,7 +60,7 @@ def test_an_untrained_model_shows_nothing_and_rows_sum_to_one(tokenizer):
         )
     )
     pair = text_pair(tokenizer, "And Abia went to the sea", "who said the king is in the city", 32)
-    alignment = align(record_pair(init()["params"], model, pair, tokenizer.bos_id), pair, tokenizer)
+    alignment = align(record_pair(LanguageModel(init()["params"], model, tokenizer), pair), pair, tokenizer)
     assert alignment.weights_LHTS.shape == (1, 2, len(alignment.target), len(alignment.source))
     np.testing.assert_allclose(alignment.weights_LHTS.sum(-1), 1, rtol=1e-5)
     assert NOT_SHOWN in alignment.sentence()

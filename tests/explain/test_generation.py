@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from zerotollm.explain.activations import LanguageModel
 from zerotollm.explain.estimates import Estimate
 from zerotollm.explain.generation import (
     Generation,
@@ -58,20 +59,22 @@ def test_own_texts_are_compared_with_real_ones(params, model, tokenizer, tokens)
     T = 31
     real_BT = np.stack([tokens[i * T : (i + 1) * T] for i in range(1, 9)])
     circles_BT = np.tile(real_BT[:, :3], 11)[:, :T]
-    answer = explain_generation(params, model, tokenizer, circles_BT, real_BT, tokens)
+    answer = explain_generation(LanguageModel(params, model, tokenizer), circles_BT, real_BT, tokens)
     assert answer.real.longest_copy.value == T  # the real texts are training text
     assert answer.own.repetition.low > answer.real.repetition.high
     assert "it repeats itself more;" in answer.sentence()
     assert "nothing shows that later parts" in answer.sentence()  # the model is not trained
     assert "it copies less;" in answer.sentence()
     assert len(answer.samples) == len(answer.nearest) == 8
-    same = explain_generation(params, model, tokenizer, real_BT[:4], real_BT[4:], tokens)
+    same = explain_generation(LanguageModel(params, model, tokenizer), real_BT[:4], real_BT[4:], tokens)
     assert same.sentence().count("a difference is not shown") == 3
-    other = explain_generation(params, model, tokenizer, circles_BT, real_BT, tokens, comparable=False)
+    other = explain_generation(
+        LanguageModel(params, model, tokenizer), circles_BT, real_BT, tokens, comparable=False
+    )
     assert other.sentence().startswith("Real texts start within documents.")
     assert other.sentence().count("a difference is not shown") == 3
     with pytest.raises(ValueError, match="samples of 30 tokens"):
-        explain_generation(params, model, tokenizer, circles_BT[:, :30], real_BT, tokens)
+        explain_generation(LanguageModel(params, model, tokenizer), circles_BT[:, :30], real_BT, tokens)
 
 
 def test_real_texts_begin_documents_as_samples_do():

@@ -11,6 +11,7 @@ from scipy import stats
 from tests.functions import forward
 from zerotollm.explain.ablation import MATTERS, ablate_heads, ablation, replace_head, with_output_biases
 from zerotollm.explain.activations import (
+    LanguageModel,
     even_windows,
     record_text,
     record_windows,
@@ -88,8 +89,10 @@ def repeated(tokenizer, ids):
 
 def measured_heads(params, model, tokenizer, tokens_BT, ids):
     # A window has one token more, which is only a target.
-    windows = record_windows(params, np.pad(tokens_BT, ((0, 0), (0, 1))), model=model)
-    return explain_heads(params, model, tokenizer, tokens_BT, ids, (window.weights() for window in windows))
+    windows = record_windows(LanguageModel(params, model, tokenizer), np.pad(tokens_BT, ((0, 0), (0, 1))))
+    return explain_heads(
+        LanguageModel(params, model, tokenizer), tokens_BT, ids, (window.weights() for window in windows)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -107,9 +110,9 @@ def test_heads_built_by_hand_are_named(heads):
     assert heads.profile_LHT[0, 0, 1] > 0.99
 
 
-def test_both_are_shown_to_matter(built, repeated):
+def test_both_are_shown_to_matter(built, tokenizer, repeated):
     config, params = built
-    answer = ablate_heads(params, config, repeated)
+    answer = ablate_heads(LanguageModel(params, config, tokenizer), repeated)
     assert (answer.rise_LH.low > 0.5).all()
     assert "2 of 2 heads matter" in answer.sentence()
 
@@ -121,7 +124,7 @@ def test_a_model_that_learned_nothing_has_no_heads_to_name(params, model, tokeni
     assert "none is shown to have a role" in answer.sentence()
     assert "helps prediction is not shown" in answer.sentence()
     assert answer.score_PLH.value.shape == (5, 2, 2)
-    nothing = ablate_heads(params, model, windows_BW)
+    nothing = ablate_heads(LanguageModel(params, model, tokenizer), windows_BW)
     assert "None of 4 heads is shown to matter" in nothing.sentence()
 
 
@@ -158,10 +161,12 @@ def test_attention_stays_in_the_document_where_training_kept_it_there(params, mo
     logits_BTV = jax.jit(forward(model))(params, windows_BW[:, :-1], segments_BT)
     logs_BTV = np.asarray(jax.nn.log_softmax(logits_BTV[..., : model.vocab_size]))
     nats_BT = -np.take_along_axis(logs_BTV, windows_BW[:, 1:, None], -1)[..., 0]
-    masked = score_windows(params, windows_BW, model=model, document_bos=tokenizer.bos_id)
+    masked = score_windows(LanguageModel(params, model, tokenizer, tokenizer.bos_id), windows_BW)
     np.testing.assert_allclose(masked.nats_BT, nats_BT, atol=1e-4)
-    assert abs(score_windows(params, windows_BW, model=model).nats_BT - nats_BT).max() > 1e-3
-    (first, *_) = record_windows(params, windows_BW, model=model, document_bos=tokenizer.bos_id)
+    assert (
+        abs(score_windows(LanguageModel(params, model, tokenizer), windows_BW).nats_BT - nats_BT).max() > 1e-3
+    )
+    (first, *_) = record_windows(LanguageModel(params, model, tokenizer, tokenizer.bos_id), windows_BW)
     assert not first.weights()[:, :, 19:, :19].any()
     # The first token is that of the document, for a head that attends to it and for even attention.
     T = windows_BW.shape[1] - 1
@@ -209,7 +214,7 @@ def test_statistics_of_weights_that_are_known():
 
 def test_maps_say_where_the_last_token_looks(built, tokenizer, repeated):
     config, params = built
-    weights_LHTS = record_text(params, config, repeated[0]).weights_LHTS
+    weights_LHTS = record_text(LanguageModel(params, config, tokenizer), repeated[0]).weights_LHTS
     answer = attention_maps(weights_LHTS, tuple(str(i) for i in repeated[0]))
     assert answer.weights_LHTS.shape == (2, 1, CONTEXT, CONTEXT)
     assert answer.entropy_LHT[0, 0, -1] < 0.1
@@ -217,14 +222,16 @@ def test_maps_say_where_the_last_token_looks(built, tokenizer, repeated):
 
 
 @pytest.mark.parametrize("changed", [{}, {"num_kv_heads": 1, "biases": "qkv", "norm_position": "post"}])
-def test_a_mean_ablation_writes_what_the_head_writes_on_average(model, tokens, monkeypatch, changed):
+def test_a_mean_ablation_writes_what_the_head_writes_on_average(
+    model, tokenizer, tokens, monkeypatch, changed
+):
     """Checked independently: a head's mixed values are replaced inside the model's own module."""
     model = replace(model, **changed)
     params = Transformer(model).init(jax.random.key(1), {"inputs": np.zeros((1, 4), np.int32)})["params"]
     draw = np.random.default_rng(0)
     params = jax.tree.map(lambda x: x + 0.1 * draw.standard_normal(x.shape, np.float32), params)
     windows_BW = even_windows(tokens, 31, 5)
-    answer, mix_values = ablate_heads(params, model, windows_BW), layers.mix_values
+    answer, mix_values = ablate_heads(LanguageModel(params, model, tokenizer), windows_BW), layers.mix_values
 
     def run(change) -> tuple[np.ndarray, list]:
         """Return the loss of each window, and the mixed values of each layer after `change`."""

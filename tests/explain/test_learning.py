@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from zerotollm.explain.activations import even_windows, score_windows
+from zerotollm.explain.activations import LanguageModel, even_windows, score_windows
 from zerotollm.explain.learning import (
     PART_NAMES,
     explain_learning,
@@ -48,8 +48,10 @@ def counts(tokenizer, tokens):
 
 def test_equal_checkpoints_show_no_learning(params, model, tokenizer, tokens, counts):
     windows_BW = even_windows(tokens, 31, 8)
-    answer = explain_learning([(0, params), (5, params)], model, tokenizer, windows_BW, counts)
-    expected = score_windows(params, windows_BW, model=model).nats_BT.mean()
+    answer = explain_learning(
+        [(step, LanguageModel(params, model, tokenizer)) for step in (0, 5)], tokenizer, windows_BW, counts
+    )
+    expected = score_windows(LanguageModel(params, model, tokenizer), windows_BW).nats_BT.mean()
     assert answer.loss_Y.value[0] == answer.loss_Y.value[1] == pytest.approx(expected, rel=1e-5)
     assert answer.sentence().count("were learned is not shown") == 2
     assert "is shown at no checkpoint" in answer.sentence()
@@ -65,7 +67,12 @@ def test_learned_and_worsened_bands_are_named(params, model, tokenizer, tokens, 
         "embedding": params["embedding"].at[:, 0].set(300.0),
         "head": jax.numpy.zeros_like(params["head"]).at[0, best].set(0.7),
     }
-    answer = explain_learning([(0, params), (9, trained)], model, tokenizer, windows_BW, counts)
+    answer = explain_learning(
+        [(0, LanguageModel(params, model, tokenizer)), (9, LanguageModel(trained, model, tokenizer))],
+        tokenizer,
+        windows_BW,
+        counts,
+    )
     assert answer.band_YG.high[1, 0] < answer.band_YG.low[0, 0]
     assert answer.band_YG.value[1, 1] > answer.band_YG.value[0, 1]
     assert answer.fell_G.low[0] > 0 > answer.fell_G.high[1]

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from zerotollm.explain.activations import Scores, even_windows, record_windows, score_windows
+from zerotollm.explain.activations import LanguageModel, Scores, even_windows, record_windows, score_windows
 from zerotollm.explain.alignment import distance_moved, monotony
 from zerotollm.explain.attention import Heads, explain_heads
 from zerotollm.explain.calibration import calibration, loss_by_position
@@ -53,8 +53,8 @@ def windows(tokens):
 
 
 @pytest.fixture(scope="module")
-def streams(fresh, wide, windows):
-    return [streams_of(params, wide, windows) for params in fresh]
+def streams(fresh, wide, tokenizer, windows):
+    return [streams_of(LanguageModel(params, wide, tokenizer), windows) for params in fresh]
 
 
 def count(question: str, null: Callable[[int], bool], planted: Callable[[int], bool]) -> None:
@@ -123,9 +123,11 @@ def test_heads(fresh, wide, windows, tokenizer, tokens):
     ids_N = np.unique(tokens)
 
     def heads(params, k: int) -> Heads:
-        recorded = record_windows(params, windows[::4], model=wide)
+        recorded = record_windows(LanguageModel(params, wide, tokenizer), windows[::4])
         weights = (window.weights() for window in recorded)
-        return explain_heads(params, wide, tokenizer, windows[::4, :-1], ids_N, weights, seed=k)
+        return explain_heads(
+            LanguageModel(params, wide, tokenizer), windows[::4, :-1], ids_N, weights, seed=k
+        )
 
     every = [heads(params, k) for k, params in enumerate(fresh)]
 
@@ -145,8 +147,8 @@ def test_heads(fresh, wide, windows, tokenizer, tokens):
     )
 
 
-def test_positions_and_calibration(fresh, wide, windows):
-    every = [score_windows(params, windows, model=wide) for params in fresh]
+def test_positions_and_calibration(fresh, wide, tokenizer, windows):
+    every = [score_windows(LanguageModel(params, wide, tokenizer), windows) for params in fresh]
 
     def blamed(scores: Scores) -> bool:
         answer = calibration(scores.confidence_BT, scores.correct_BT)
@@ -186,7 +188,7 @@ def test_generation(fresh, wide, tokenizer, tokens):
     def measured(k: int, circles: bool) -> tuple[Measures, Estimate]:
         own, real = texts(k)
         own = np.tile(own[:, :4], 8)[:, :T] if circles else own
-        answer = explain_generation(fresh[k], wide, tokenizer, own, real, tokens[:800])
+        answer = explain_generation(LanguageModel(fresh[k], wide, tokenizer), own, real, tokens[:800])
         return answer.difference, answer.hangs
 
     def claims(k: int) -> bool:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.functions import forward
 from zerotollm.explain.ablation import ablated_losses, mean_outputs, with_output_biases
+from zerotollm.explain.activations import LanguageModel
 from zerotollm.explain.alignment import align
 from zerotollm.explain.attention import punctuation_marks
 from zerotollm.explain.explanation import ReferenceText, explain_text
@@ -55,7 +56,7 @@ def pairs(tokenizer, text):
 def test_activations_are_those_of_the_model(translator, tokenizer, pairs):
     model, params = translator
     pair = Pair(pairs[0].source_S[:-3], pairs[0].target_T)
-    recording = record_pair(params, model, pair, tokenizer.bos_id)
+    recording = record_pair(LanguageModel(params, model, tokenizer), pair)
     T = len(pair.target_T)
     mask_BS = (np.arange(CONTEXT) < len(pair.source_S))[None]
     rows = recording.row.source_1S, mask_BS, recording.row.tokens_1S
@@ -160,7 +161,7 @@ def test_a_head_that_matters_is_found(translator, tokenizer, pairs):
 
     def losses(params):
         """Return the loss, and the losses without each head, (L, H) by kind of attention."""
-        recording = record_pair(params, model, pairs[0], tokenizer.bos_id)
+        recording = record_pair(LanguageModel(params, model, tokenizer), pairs[0])
         means = mean_outputs([recording])
         ablated = {kind: ablated_losses(recording, kind, means[kind])[0, 0] for kind in means}
         return recording.scores().nats_BT.mean(), ablated
@@ -218,7 +219,7 @@ def test_a_mean_ablation_of_pairs_is_the_models_own(translator, tokenizer, pairs
     assert [len(mixes) for _, mixes in whole] == [4, 4]
     biased, biased_model = with_output_biases(params, model)
     monkeypatch.setattr(layers, "mix_values", mix_values)
-    recordings = [record_pair(biased, biased_model, pair, tokenizer.bos_id) for pair in two]
+    recordings = [record_pair(LanguageModel(biased, biased_model, tokenizer), pair) for pair in two]
     means = mean_outputs(recordings)
     for recording, (loss, _) in zip(recordings, whole, strict=True):
         assert recording.scores().nats_BT.mean() == pytest.approx(loss, abs=2e-5)
@@ -243,7 +244,7 @@ def test_rows_are_padded_and_pairs_spread(pairs):
 def test_alignment_ends_with_the_sentences(translator, tokenizer):
     model, params = translator
     pair = text_pair(tokenizer, "And Abia went to the sea", "who said the king", CONTEXT)
-    answer = align(record_pair(params, model, pair, tokenizer.bos_id), pair, tokenizer)
+    answer = align(record_pair(LanguageModel(params, model, tokenizer), pair), pair, tokenizer)
     assert answer.weights_LHTS.shape == (1, 2, len(answer.target), len(answer.source))
     assert answer.source[-1] == answer.target[-1] == "</s>"
 
@@ -255,7 +256,7 @@ def test_a_model_without_cross_attention_is_not_said_to_heed_the_source(translat
     for name in ("output", "output_bias"):
         attention[name] = np.zeros_like(attention[name])
     written = ["The king of Abia is in the sea."] * len(pairs)
-    answer = explain_translations(deaf, model, tokenizer, pairs, written, tokens)
+    answer = explain_translations(LanguageModel(deaf, model, tokenizer), pairs, written, tokens)
     assert answer.real.coherence.value == answer.own.coherence.value == 0
     assert "not shown to heed the source" in answer.sentence()
     assert answer.sources[0] in tokenizer.decode(pairs[0].source_S)
@@ -266,11 +267,13 @@ def test_a_model_without_cross_attention_is_not_said_to_heed_the_source(translat
 def test_learning_of_pairs_has_no_induction(translator, tokenizer, pairs, tokens):
     model, params = translator
     counts_V = token_counts(tokens, tokenizer.vocab_size)
-    answer = learning([(0, params), (5, params)], model, tokenizer, pairs, counts_V)
+    answer = learning(
+        [(step, LanguageModel(params, model, tokenizer)) for step in (0, 5)], tokenizer, pairs, counts_V
+    )
     assert answer.loss_Y.value[0] == answer.loss_Y.value[1]
     assert answer.induction_Y is None
     assert answer.sentence().count("were learned is not shown") == 2
     assert "repeat" not in answer.sentence()
-    every = [score_pair(params, model, pair, tokenizer.bos_id).nats_BT.mean() for pair in pairs]
+    every = [score_pair(LanguageModel(params, model, tokenizer), pair).nats_BT.mean() for pair in pairs]
     assert answer.loss_Y.value[0] == pytest.approx(np.mean(every), rel=1e-5)
     assert len(answer.show().panels) == 2

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from tests.functions import forward
-from zerotollm.explain.activations import even_windows, record_text, score_windows, text_tokens
+from zerotollm.explain.activations import LanguageModel, even_windows, record_text, score_windows, text_tokens
 from zerotollm.explain.calibration import calibration, loss_by_position
 from zerotollm.explain.estimates import mean_estimate
-from zerotollm.explain.prediction import predict
+from zerotollm.explain.prediction import Prediction, Sampler, predict
 
 TEXT = "And the king of Jordan went"
 
@@ -19,14 +19,14 @@ def text_ids(model, tokenizer):
 
 
 @pytest.fixture(scope="module")
-def recorded(params, model, text_ids):
-    return record_text(params, model, text_ids)
+def recorded(params, model, tokenizer, text_ids):
+    return record_text(LanguageModel(params, model, tokenizer), text_ids)
 
 
-def test_activations_are_those_of_the_model(params, model, tokens):
+def test_activations_are_those_of_the_model(params, model, tokenizer, tokens):
     """The blocks one by one give the logits of `Transformer`."""
     (tokens_T,) = even_windows(tokens, 31, 1)
-    activations = record_text(params, model, tokens_T)
+    activations = record_text(LanguageModel(params, model, tokenizer), tokens_T)
     logits_BTV = jax.jit(forward(model))(params, tokens_T[None])
     np.testing.assert_allclose(activations.logits_TV, logits_BTV[0], atol=1e-5)
     T = len(tokens_T)
@@ -44,7 +44,8 @@ def test_logits_are_the_sums_that_are_shown(params, model, tokenizer, text_ids, 
         asked.append(before)
         return int(logits_V.argmax())
 
-    answer = predict(params, model, tokenizer, text_ids, recorded, temperature=0.5, draw=draw)
+    sampler = Sampler(0.5, lambda logits_V: np.asarray(jax.nn.softmax(logits_V / 0.5)), draw)
+    answer = predict(LanguageModel(params, model, tokenizer), text_ids, recorded, sampler=sampler)
     logits_V = recorded.logits_TV[-1, : tokenizer.vocab_size]
     np.testing.assert_allclose(answer.products_KD.sum(1), logits_V[answer.best_K], rtol=1e-3, atol=1e-6)
     # The model's own probabilities, and those of the sampler at its temperature.
@@ -65,7 +66,8 @@ def test_logits_are_the_sums_that_are_shown(params, model, tokenizer, text_ids, 
 
 def test_a_text_longer_than_the_context_is_cut_and_says_so(params, model, tokenizer, text_ids):
     long_T, cut = text_tokens(tokenizer, TEXT * 9, model.max_length)
-    answer = predict(params, model, tokenizer, long_T, record_text(params, model, long_T), cut=cut)
+    lm = LanguageModel(params, model, tokenizer)
+    answer = predict(lm, long_T, record_text(lm, long_T), cut)
     assert answer.cut
     assert len(answer.tokens_T) == model.max_length
     assert not text_tokens(tokenizer, TEXT, len(text_ids))[1]
@@ -78,14 +80,18 @@ def test_the_sentence_gives_the_probabilities_of_the_model_and_of_the_sampler(
     logits_TV = np.full(recorded.logits_TV.shape, -100.0, np.float32)
     logits_TV[-1, 300:302] = np.log([2, 1])
     odds = recorded._replace(logits_TV=logits_TV)
-    answer = predict(params, model, tokenizer, text_ids, odds, temperature=0.5)
+    lm = LanguageModel(params, model, tokenizer)
+
+    def sampled(probabilities) -> Prediction:
+        return predict(lm, text_ids, odds, sampler=Sampler(0.5, probabilities, lambda logits_V, before: 300))
+
+    answer = sampled(lambda logits_V: np.asarray(jax.nn.softmax(logits_V / 0.5)))
     assert "with probability 0.67 (the sampler, at temperature 0.5, draws it with 0.80)" in answer.sentence()
     assert answer.entropy == pytest.approx(np.log2(3) - 2 / 3)
-    alone = predict(params, model, tokenizer, text_ids, odds)
+    alone = predict(lm, text_ids, odds)
     assert "with probability 0.67: its logit" in alone.sentence()
     only_V = np.eye(tokenizer.vocab_size)[300]
-    excluded = predict(params, model, tokenizer, text_ids, odds, sampled=lambda _: only_V)
-    assert "draws it with 1.00" in excluded.sentence()
+    assert "draws it with 1.00" in sampled(lambda _: only_V).sentence()
 
 
 def stated_and_right(power, size, seed):
@@ -145,10 +151,10 @@ def test_loss_by_position_shows_a_fall_only_where_there_is_one():
     assert falling.gain.value == pytest.approx(0.69, abs=0.1)
 
 
-def test_scores_are_of_every_window(params, model, tokens):
+def test_scores_are_of_every_window(params, model, tokenizer, tokens):
     windows_BW = even_windows(tokens, 31, 11)
-    scores = score_windows(params, windows_BW, model=model)
-    alone = score_windows(params, windows_BW[[9] * 8], model=model)
+    scores = score_windows(LanguageModel(params, model, tokenizer), windows_BW)
+    alone = score_windows(LanguageModel(params, model, tokenizer), windows_BW[[9] * 8])
     assert scores.nats_BT.shape == (11, 31)
     np.testing.assert_allclose(scores.nats_BT[9], alone.nats_BT[0], rtol=1e-5)
     # Untrained, the model predicts a uniform distribution.

@@ -1,5 +1,6 @@
 """EleutherAI's harness asks the server as it asks any of its kind: `lm_eval --model local-completions`."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,7 +23,9 @@ PAIRS = [("heaven", " light"), ("heaven", " earth day"), ("", " waters"), ("day 
 def tokenizer(tiny, tmp_path_factory):
     """The folder of the exported tokenizer, with which the harness makes token ids of texts."""
     folder = tmp_path_factory.mktemp("exported")
-    for name, content in tokenizer_files(qwen3.FAMILY, tiny.model, tiny.tokenizer).items():
+    for name, content in tokenizer_files(
+        qwen3.FAMILY, replace(tiny.model, token_shift=0), tiny.tokenizer
+    ).items():
         (folder / name).write_bytes(content)
     return str(folder)
 

@@ -81,9 +81,9 @@ def test_padding_is_what_the_tokenizer_pads_with(tiny, monkeypatch):
 
 
 def test_a_loss_that_is_not_finite_stops_it(single):
-    def beyond_all_bounds(seed):
+    def beyond_all_bounds(seed, init_from):
         state = single.init(seed)
         return state._replace(params=jax.tree.map(lambda x: x * np.float32(1e30), state.params))
 
     with pytest.raises(RunError, match="no longer finite by step"):
-        fit(replace(single, init=beyond_all_bounds), [0])
+        fit(replace(single, training=replace(single.training, init=beyond_all_bounds)), [0])

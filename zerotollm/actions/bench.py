@@ -12,7 +12,7 @@ from zerotollm import run_directory
 from zerotollm.actions.config import BenchOptions
 from zerotollm.console import Console
 from zerotollm.errors import UsageError
-from zerotollm.experiment import Experiment
+from zerotollm.experiment import Experiment, continues
 from zerotollm.host.atomic_files import write_atomically
 from zerotollm.interop import marian, qwen3
 from zerotollm.interop.family import check
@@ -21,7 +21,7 @@ from zerotollm.session.bench_report import Result, Round, bench_table, our_resul
 from zerotollm.session.devices import usable_cores
 from zerotollm.session.progress import clock
 from zerotollm.session.timed_jax import jax_side
-from zerotollm.session.timed_sides import Ask, decode_rows, has_encoder, side_process
+from zerotollm.session.timed_sides import Ask, decode_rows, side_process
 from zerotollm.session.timed_torch import torch_side
 
 BUSY = 0.25
@@ -81,12 +81,12 @@ def bench(experiment: Experiment, run_dir: Path, options: BenchOptions) -> Resul
 def _with_twin(experiment: Experiment) -> Experiment:
     """Return the experiment as PyTorch's side trains it too. Raises UsageError where PyTorch has no such model."""
     train, model = experiment.train, experiment.model
-    if train.objective == "label" or train.trainable or train.lora_rank:
+    if train.objective == "label" or train.trainable or train.lora_rank or experiment.code.functions:
         raise UsageError(
-            "PyTorch's side trains all parameters to predict tokens, but this experiment labels texts or trains some "
-            "parameters alone: leave --against out"
+            "PyTorch's side trains all parameters of a built-in model to predict tokens, and this experiment labels "
+            "texts, trains some parameters alone, or brings functions of its own: leave --against out"
         )
-    if has_encoder(experiment):
+    if not continues(experiment):
         model = marian.nearest(model)
         check(marian.FAMILY, model)
     else:

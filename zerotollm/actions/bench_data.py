@@ -1,6 +1,6 @@
 """bench-data: the throughput of the tokenizer and of the batches."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from time import perf_counter
@@ -10,18 +10,15 @@ from sentencepiece import SentencePieceProcessor
 
 from zerotollm.console import Console
 from zerotollm.data.batches.windows import Batch, training_batches
+from zerotollm.data.lazy_sequence import in_groups
 from zerotollm.data.sources.corpora import open_corpus
-from zerotollm.data.sources.documents import Document
 from zerotollm.data.tokens.text import prepare
 from zerotollm.errors import UsageError
-from zerotollm.experiment import Experiment
+from zerotollm.experiment import Experiment, task_of
 
-CHARACTERS = 4_000_000
-"""characters tokenized in a round, in complete documents"""
-ROUNDS = 5
-"""the fastest round counts: slower ones were disturbed by other processes"""
+CHARACTERS = 4_000_000  # characters tokenized in a round, in complete documents
+ROUNDS = 5  # the fastest round counts: slower ones were disturbed by other processes
 SECONDS = 1.0
-"""duration of a round of batches"""
 
 
 def bench_data(experiment: Experiment, run_dir: Path) -> dict[str, float]:
@@ -31,14 +28,15 @@ def bench_data(experiment: Experiment, run_dir: Path) -> dict[str, float]:
     on the same documents, in alternating rounds), `tokenizer_time_ratio` (our time divided by SentencePiece's) and
     `batch_tokens_per_second` (`dataset[step]`, one thread).
     """
-    if experiment.model.architecture != "decoder":
+    if task_of(experiment) in ("translate", "denoise"):
         raise UsageError(
             "bench-data measures text for decoders, and this experiment has an encoder: choose another one, for "
             "example base"
         )
     shape = experiment.data
     data = prepare(shape, experiment.tokenizer)
-    texts = _first_texts(open_corpus(shape).splits["train"])
+    documents = open_corpus(shape).splits["train"]
+    texts = next(in_groups((document.text for document in documents), len, CHARACTERS))
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
     sentencepiece = SentencePieceProcessor(model_proto=data.tokenizer.model)
     ours, theirs = _fastest_seconds(
@@ -53,14 +51,11 @@ def bench_data(experiment: Experiment, run_dir: Path) -> dict[str, float]:
         ("text", f"{megabytes:.1f} MB of {shape.corpus}"),
         ("vocabulary", f"{data.tokenizer.vocab_size:,} tokens, {data.tokenizer.kind}"),
         ("tokenizer", f"{megabytes / ours:.1f} MB/s"),
-        (
-            "SentencePiece itself",
-            f"{megabytes / theirs:.1f} MB/s; ours takes {ours / theirs:.2f} x its time",
-        ),
+        ("SentencePiece itself", f"{megabytes / theirs:.1f} MB/s; ours takes {ours / theirs:.2f} x its time"),
         ("batches", f"{tokens_per_second:,.0f} tokens/s, {shape.batch_size} windows of {shape.context}"),
     ):
         table.add_row(*row)
-    Console().print(table, highlight=False)
+    Console().print(table)
     return {
         "tokenizer_mb_per_second": megabytes / ours,
         "sentencepiece_mb_per_second": megabytes / theirs,
@@ -69,18 +64,7 @@ def bench_data(experiment: Experiment, run_dir: Path) -> dict[str, float]:
     }
 
 
-def _first_texts(documents: Iterable[Document]) -> list[str]:
-    texts, size = [], 0
-    for document in documents:
-        texts.append(document.text)
-        size += len(document.text)
-        if size >= CHARACTERS:
-            break
-    return texts
-
-
 def _fastest_seconds(*functions: Callable[[], object]) -> list[float]:
-    """Return the seconds of the fastest of `ROUNDS` calls of each function, called in turn."""
     seconds: list[list[float]] = [[] for _ in functions]
     for _ in range(ROUNDS):
         for function, measured in zip(functions, seconds, strict=True):
@@ -91,7 +75,6 @@ def _fastest_seconds(*functions: Callable[[], object]) -> list[float]:
 
 
 def _batches_per_second(batches: Sequence[Batch]) -> float:
-    """Return the rate of the fastest of `ROUNDS` rounds."""
     rates, steps = [], count()
     for _ in range(ROUNDS):
         number, start = 0, perf_counter()

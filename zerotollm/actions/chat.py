@@ -1,7 +1,7 @@
 """chat: a conversation with the trained model on the terminal, word by word."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from math import inf
@@ -14,7 +14,7 @@ from zerotollm.decoding.text import stream_answer
 from zerotollm.errors import UsageError
 from zerotollm.evaluation.likelihood import require_language_model
 from zerotollm.experiment import Experiment
-from zerotollm.output import printable
+from zerotollm.output import write_pieces
 from zerotollm.run import Run, load
 from zerotollm.session.compilation_cache import cache_compiled_programs
 from zerotollm.validation import validate
@@ -26,16 +26,10 @@ Messages = list[dict[str, str]]
 def chat(experiment: Experiment, run_dir: Path, options: ChatOptions) -> Messages:
     """Read turns from standard input and write answers to standard output; return the conversation.
 
-    Everything else is written to standard error. The oldest turns are dropped when the context is full. Raises
-    UsageError for a missing run, for a model that does not continue texts, and for an option out of range.
+    Raises UsageError for a missing run, for a model that does not continue texts, and for an option out of range.
     """
-    sampling = replace(
-        experiment.sample,
-        prompt="",
-        temperature=options.temperature,
-        max_tokens=options.max_tokens,
-        seed=options.seed,
-    )
+    chosen = {name: getattr(options, name) for name in ("temperature", "max_tokens", "seed")}
+    sampling = replace(experiment.sample, prompt="", **chosen)
     validate(replace(experiment, sample=sampling))
     require_language_model(experiment, run_dir)
     cache_compiled_programs(experiment.data)
@@ -64,7 +58,7 @@ def chat(experiment: Experiment, run_dir: Path, options: ChatOptions) -> Message
 
 
 def _answer(run: Run, messages: Messages, sampling: SamplingConfig) -> Messages:
-    """Write the answer and return the conversation with it, or without the last turn where that cannot be read."""
+    """Return the conversation with the answer, or without the last turn where that cannot be read."""
     context = run.model_config.max_length
     room = min(sampling.max_tokens, max(1, context // 4))
     try:
@@ -80,15 +74,16 @@ def _answer(run: Run, messages: Messages, sampling: SamplingConfig) -> Messages:
     if dropped := len(messages) - len(remembered):
         _say(f"the context of {context:,} tokens is full: the {dropped} oldest messages are dropped")
     sampling = replace(sampling, max_tokens=min(sampling.max_tokens, context - len(ids_N) + 1))
-    shown: Callable[[str], str] = printable if sys.stdout.isatty() else str
-    pieces: list[str] = []
-    for piece in stream_answer(run.params, run.net, run.tokenizer, ids_N, sampling):
-        piece = piece if any(pieces) else piece.lstrip(" ")
-        pieces.append(piece)
-        sys.stdout.write(shown(piece))
-        sys.stdout.flush()
-    sys.stdout.write("\n")
-    return [*remembered, {"role": "assistant", "content": "".join(pieces)}]
+    answer = write_pieces(_without_spaces(stream_answer(run.params, run.net, run.tokenizer, ids_N, sampling)))
+    return [*remembered, {"role": "assistant", "content": answer}]
+
+
+def _without_spaces(pieces: Iterator[str]) -> Iterator[str]:
+    """Drop the spaces before the first word."""
+    started = False
+    for piece in pieces:
+        yield piece if started else piece.lstrip(" ")
+        started = started or bool(piece.lstrip(" "))
 
 
 def _lines() -> Iterator[str]:

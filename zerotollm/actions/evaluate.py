@@ -1,4 +1,4 @@
-"""evaluate: how well a trained model does on a whole split, kept in the run directory."""
+"""evaluate: how well a trained model does on a whole split, written into the run directory."""
 
 import json
 from dataclasses import replace
@@ -8,90 +8,85 @@ from typing import Any
 import jax
 
 from zerotollm.actions.config import EvaluateOptions
-from zerotollm.components import dataset_of, training_of
+from zerotollm.components import dataset_of, label_step_of, training_of
+from zerotollm.console import Console
+from zerotollm.data.feed import Feed
 from zerotollm.errors import RunError
+from zerotollm.evaluation.classification import predict_batches
 from zerotollm.evaluation.label_report import label_report, rows
+from zerotollm.evaluation.loss import evaluate_feed
 from zerotollm.evaluation.minimal_pair_report import evaluate_minimal_pairs
-from zerotollm.evaluation.translation_report import not_read, translate_split, translates
-from zerotollm.experiment import Experiment
+from zerotollm.evaluation.translation_report import not_read, translate_split
+from zerotollm.experiment import Experiment, translates
 from zerotollm.host.atomic_files import write_atomically
+from zerotollm.run import Run, load
 from zerotollm.session.compilation_cache import cache_compiled_programs
 from zerotollm.session.devices import reading_on_mesh
+from zerotollm.session.progress import two_columns
 
 
 def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
-    """Measures one checkpoint, shows the numbers, and writes them to `evaluation-SPLIT.json`; with `judge` those of
-    `zerotollm.evaluation.minimal_pair_report` alone, to a file of its own.
+    """Measure one checkpoint, show the numbers, write them to `evaluation-SPLIT.json` and return them.
 
-    Returns `split`, `checkpoint`, `step` and what `zerotollm.evaluation.loss.evaluate_batches` does; of a model that
-    translates also what `zerotollm.evaluation.bleu.corpus_scores` does, over all pairs of the split, and the
-    translations lie beside sources and references in `translations-SPLIT.tsv`; of one that labels texts `labels`, see
-    `zerotollm.evaluation.label_report.label_report`. Raises UsageError where the run has no
-    checkpoint or the corpus no such split, and RunError where the corpus is not the one that the model was trained on.
+    They are `split`, `checkpoint`, `step` and those of `zerotollm.evaluation.loss.evaluate_batches`. A model that
+    translates adds `corpus_scores` over all pairs, and its translations are in `translations-SPLIT.tsv`. A model that
+    labels texts adds `labels`: see `label_report`. With `judge` only minimal pairs are measured, into another file.
+    Raises UsageError for a run without a checkpoint or a corpus without the split, RunError for a text that has changed
+    since training.
     """
     with reading_on_mesh(experiment) as placement:
-        return _evaluate(experiment, run_dir, options, placement)
+        run = load(run_dir, options.checkpoint, placement.mesh)
+        cache_compiled_programs(experiment.data)
+        if options.judge:
+            return evaluate_minimal_pairs(run, Path(options.judge), options.checkpoint)
+        feed, split = _feed_of(experiment, run), options.split
+        training = training_of(replace(experiment, model=run.model_config), feed.tokenizer.pad_id)
+        measured = evaluate_feed(jax.jit(training.eval_step), run.params, feed, split, placement)
+        result: dict[str, Any] = {"split": split, "checkpoint": options.checkpoint, "step": run.step}
+        result |= measured
+        console, kind = Console(), "label" if feed.labels else "token"
+        lines = [
+            ("split", f"{split} of {experiment.data.corpus}"),
+            ("checkpoint", f"{options.checkpoint}, step {run.step:,}"),
+            ("loss", f"{measured['loss']:.4f} nats per {kind}, over {measured['tokens']:,} {kind}s"),
+        ]
+        if feed.labels:
+            step = label_step_of(run.trained, run.tokenizer.pad_id)
+            predictions = predict_batches(step, run.params, feed.evaluation(split))
+            result["labels"] = label_report(experiment, predictions, feed, split, run_dir)
+            lines += rows(result["labels"], run_dir, split)
+        else:
+            bits = f"{measured['bpb']:.4f}, over {measured['bytes']:,} bytes"
+            lines.append((f"bits per {feed.byte}", bits))
+        if lost := feed.lost.get(split):
+            result["lost"] = lost
+            lines.append(("lost", f"{100 * lost:.3g} % of the bytes: decoding does not restore them"))
+        if translates(experiment):
+            file = run_dir / f"translations-{split}.tsv"
+            with console.status("translating") as status:
+                say = status.update if console.is_terminal else lambda text: None
+                scores, text = translate_split(experiment, run.params, run.net, run.tokenizer, split, say)
+            write_atomically(file, text)
+            result |= scores
+            lines += [
+                *not_read(scores),
+                ("BLEU", f"{scores['bleu']:.2f}, {scores['bleu_signature']}"),
+                ("chrF", f"{scores['chrf']:.2f}, {scores['chrf_signature']}"),
+                ("translations", f"{scores['pairs']:,}, in {file}"),
+            ]
+        path = run_dir / f"evaluation-{split}.json"
+        write_atomically(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
+        console.print(two_columns(dict(lines)), highlight=False, soft_wrap=True)
+        return result
 
 
-def _evaluate(
-    experiment: Experiment, run_dir: Path, options: EvaluateOptions, placement: Any
-) -> dict[str, Any]:
-    # Imported here: the command line asks this package for its options only.
-    from rich.table import Table
-
-    from zerotollm.console import Console
-    from zerotollm.evaluation.loss import evaluate_batches
-    from zerotollm.run import load
-
-    shape = experiment.data
-    run = load(run_dir, options.checkpoint, placement.mesh)
-    cache_compiled_programs(shape)
-    if options.judge:
-        return evaluate_minimal_pairs(run, Path(options.judge), options.checkpoint)
+def _feed_of(experiment: Experiment, run: Run) -> Feed:
+    """Return the batches of the experiment. Raises RunError where the text, and so the tokenizer, has changed."""
     imported = run.tokenizer.kind == "pretrained"
     feed = dataset_of(experiment, tokenizer=run.tokenizer if imported else None)
     if feed.tokenizer != run.tokenizer:
         raise RunError(
-            f"the text of {shape.corpus} has changed since {run_dir} was trained, and with it the tokenizer: "
-            "bring the text back, or train anew with another --run-dir"
+            f"the text of {experiment.data.corpus} has changed since {run.path} was trained, and with it the "
+            "tokenizer: bring the text back, or train anew with another --run-dir"
         )
-    batches = map(placement.place_whole, feed.evaluation(options.split))
-    console = Console()
-    measured = evaluate_batches(
-        jax.jit(training_of(replace(experiment, model=run.model_config), feed.tokenizer.pad_id).eval_step),
-        run.params,
-        batches,
-        num_bytes=feed.num_bytes[options.split],
-    )
-    result = {"split": options.split, "checkpoint": options.checkpoint, "step": run.step} | measured
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_row("split", f"{options.split} of {shape.corpus}")
-    table.add_row("checkpoint", f"{options.checkpoint}, step {run.step:,}")
-    kind = "label" if feed.labels else "token"
-    table.add_row("loss", f"{measured['loss']:.4f} nats per {kind}, over {measured['tokens']:,} {kind}s")
-    if feed.labels:
-        result["labels"] = label_report(experiment, run, feed, options.split, run_dir)
-        for row in rows(result["labels"], run_dir, options.split):
-            table.add_row(*row)
-    else:
-        table.add_row(f"bits per {feed.byte}", f"{measured['bpb']:.4f}, over {measured['bytes']:,} bytes")
-    if lost := feed.lost.get(options.split):
-        result["lost"] = lost
-        table.add_row("lost", f"{100 * lost:.3g} % of the bytes, which the tokenizer does not give back")
-    if translates(experiment):
-        file = run_dir / f"translations-{options.split}.tsv"
-        with console.status("translating") as status:
-            say = status.update if console.is_terminal else lambda text: None
-            scores, lines = translate_split(experiment, run, options.split, say)
-        write_atomically(file, lines)
-        result |= scores
-        for row in not_read(scores):
-            table.add_row(*row)
-        table.add_row("BLEU", f"{scores['bleu']:.2f}, {scores['bleu_signature']}")
-        table.add_row("chrF", f"{scores['chrf']:.2f}, {scores['chrf_signature']}")
-        table.add_row("translations", f"{scores['pairs']:,}, in {file}")
-    write_atomically(
-        run_dir / f"evaluation-{options.split}.json", json.dumps(result, indent=2, allow_nan=False) + "\n"
-    )
-    console.print(table, highlight=False, soft_wrap=True)
-    return result
+    return feed

@@ -13,14 +13,11 @@ from zerotollm.run import load
 
 
 def export(experiment: Experiment, run_dir: Path, options: ExportOptions) -> Path:
-    """Write one checkpoint of a run to a new folder and return the folder.
-
-    Raises UsageError where there is no checkpoint, where the folder is not empty, and where no model family of the
-    `transformers` library is exactly this model, with the fields that differ.
-    """
+    """Write a checkpoint to a new folder and return the folder. Raises UsageError if no model family is this model."""
     if not options.out:
         raise UsageError("give --out: the folder to write")
     run = load(run_dir, options.checkpoint)
+    run.require_built_in_model("export")
     family, out = family_of(run.model_config), Path(options.out)
     card = model_card(
         family,
@@ -36,7 +33,6 @@ def export(experiment: Experiment, run_dir: Path, options: ExportOptions) -> Pat
     Console().print(
         f"{out}: {family.architecture}, {run.num_parameters:,} parameters of step {run.step:,} in float32; "
         "transformers loads it with from_pretrained",
-        highlight=False,
         soft_wrap=True,
     )
     return out

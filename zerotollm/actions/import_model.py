@@ -29,13 +29,11 @@ def import_model(experiment: Experiment, run_dir: Path, options: ImportModelOpti
     contradicts its config.json, and for a run directory that is not empty.
     """
     if not options.folder:
-        raise UsageError(
-            "give --folder: config.json, safetensors and tokenizer.json, as transformers saves them"
-        )
+        message = "give --folder: config.json, safetensors and tokenizer.json, as transformers saves them"
+        raise UsageError(message)
     if run_dir == Path("runs") / experiment.name:
-        raise UsageError(
-            f"{run_dir} is the run directory of {experiment.name} itself: give another --run-dir"
-        )
+        message = f"{run_dir} is the run directory of {experiment.name} itself: give another --run-dir"
+        raise UsageError(message)
     if run_dir.is_dir():
         _refuse_unless_empty(run_dir)
     folder = Path(options.folder)
@@ -66,7 +64,7 @@ def import_model(experiment: Experiment, run_dir: Path, options: ImportModelOpti
             shutil.rmtree(run_dir, ignore_errors=True)
             raise
     run = load(run_dir)
-    Console().print(f"{family.name} from {folder}: {run!r}", highlight=False, soft_wrap=True)
+    Console().print(f"{family.name} from {folder}: {run!r}", soft_wrap=True)
     return run
 
 

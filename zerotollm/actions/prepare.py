@@ -22,7 +22,7 @@ def prepare(
     """
     if options.shards < 1:
         raise UsageError(f"--shards is {options.shards}: expected a whole number of at least 1")
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(soft_wrap=True)
     if not translates(experiment) and experiment.train.objective not in EXAMPLES:
         tokenizer = tokenizer_of(experiment)
         prepare_in_shards(experiment.data, tokenizer, shards=options.shards, say=console.print)

@@ -131,19 +131,14 @@ def _training(run: Run, metrics: Sequence[Mapping[str, Any]]) -> Section:
         if validation:
             step, best = min(validation, key=lambda point: point[1])
             when = "the last measurement" if step == validation[-1][0] else "later ones are higher"
-            sentence += (
-                f"; the lowest validation loss is {best:.4f} bits per byte, after step {step:,} ({when})"
-            )
+            lowest = f"{best:.4f} bits per byte, after step {step:,} ({when})"
+            sentence += f"; the lowest validation loss is {lowest}"
     else:
         sentence = "There are no curves: this model was not trained here, or training has not started"
-    texts = [
-        (
-            f"after step {int(path.stem.removeprefix('step-')):,}",
-            (path.read_text(encoding="utf-8", errors="replace").strip(),),
-            "",
-        )
-        for path in sorted((run.path / run_directory.SAMPLES).glob("step-*.txt"))
-    ]
+    texts = []
+    for path in sorted((run.path / run_directory.SAMPLES).glob("step-*.txt")):
+        sample = path.read_text(encoding="utf-8", errors="replace").strip()
+        texts.append((f"after step {int(path.stem.removeprefix('step-')):,}", (sample,), ""))
     if texts:
         blocks.append(Texts("Samples during training", tuple(texts)))
     return Section("training", "Training", "How did training go?", (f"{sentence}.",), tuple(blocks))
@@ -166,10 +161,8 @@ def _other_runs(path: Path, trained: Trained, others: Mapping[str, Trained]) -> 
     ]
     bpb = trained.summary.get("validation_bpb")
     for other, (_, summary, _) in others.items():
-        other_bpb, same_unit = (
-            summary.get("validation_bpb"),
-            summary.get("byte") == trained.summary.get("byte"),
-        )
+        other_bpb = summary.get("validation_bpb")
+        same_unit = summary.get("byte") == trained.summary.get("byte")
         if bpb is not None and other_bpb is not None and same_unit:
             word = "fewer" if bpb < other_bpb else "more"
             sentences.append(

@@ -27,10 +27,8 @@ from zerotollm.serving.protocol import Served
 from zerotollm.session.compilation_cache import cache_compiled_programs
 from zerotollm.validation import validate
 
-STOP_SECONDS = 3
-"""Time that running generations have to end when the server is asked to stop."""
-LONGEST_KEY = 65_536
-"""Bytes of a key file that are read."""
+STOP_SECONDS = 3  # time that running generations have to end when the server is asked to stop
+LONGEST_KEY = 65_536  # bytes of a key file that are read
 LOWER_BOUNDS = {"port": 0, "rows": 1, "context": 0, "max_tokens": 0, "waiting": 1, "request_bytes": 1}
 """Option -> its smallest value."""
 
@@ -79,7 +77,6 @@ def serve(experiment: Experiment, run_dir: Path, options: ServeOptions) -> None:
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     console.print(
         f"{address} is a page to talk to {served.name}; {address}/v1 is for programs. Ctrl-C ends it",
-        highlight=False,
         soft_wrap=True,
     )
     with stop_requests():  # uvicorn handles signals, and raises them again when it has stopped
@@ -126,9 +123,8 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         reason = str(error.strerror or error).partition(" (while")[0]
-        raise RunError(
-            f"cannot listen at {host} port {port}: {reason}; choose another --port or --host"
-        ) from None
+        message = f"cannot listen at {host} port {port}: {reason}; choose another --port or --host"
+        raise RunError(message) from None
     except OverflowError:
         raise UsageError(f"--port is {port}, and must be at most 65535") from None
 

@@ -13,16 +13,14 @@ import numpy as np
 
 from zerotollm import run_directory
 from zerotollm.components import model_of
-from zerotollm.data.feed import Feed
 from zerotollm.decoding.text import sample_text
-from zerotollm.evaluation.loss import evaluate_batches
+from zerotollm.evaluation.loss import evaluate_feed
 from zerotollm.evaluation.translation_report import with_prompt
 from zerotollm.experiment import Experiment, translates
 from zerotollm.host.atomic_files import write_atomically
 from zerotollm.host.memory_limit import check_libraries
 from zerotollm.host.stop_signals import StoppedError, stop_requests
 from zerotollm.model.accelerator import this_accelerator
-from zerotollm.model.build import Params
 from zerotollm.session.compiled_training import CompiledTraining, compile_training
 from zerotollm.session.data import load_data
 from zerotollm.session.devices import computing_on_mesh, mesh_lines
@@ -34,7 +32,6 @@ from zerotollm.session.run_log import RunLog, Validation
 from zerotollm.session.summary import commands, rows, summarize
 from zerotollm.session.warm_start import warm_start
 from zerotollm.sharding.processes import is_first, on_first, stop_requested, together
-from zerotollm.sharding.rules import Placement
 from zerotollm.training.checkpoints import CheckpointWriter
 from zerotollm.training.config import due
 from zerotollm.training.prefetch import prefetched
@@ -48,8 +45,8 @@ def train(experiment: Experiment, run_dir: Path) -> Summary:
     """Train in `run_dir`, resuming where the last process there stopped, and return the final numbers.
 
     Killed at any moment and started again, it ends with the same parameters and metrics, bit for bit, as if it had
-    never been killed (on a CPU, with one version of jax). A kill costs at most `checkpoint_every` steps, 5 % more
-    during a save. SIGTERM, Ctrl-C or a closed terminal saves and raises StoppedError. Raises UsageError where the
+    never been killed (on a CPU, with one version of jax). At most `checkpoint_every` steps are lost, 5 % more if it
+    was saving. SIGTERM, Ctrl-C or a closed terminal saves and raises StoppedError. Raises UsageError where the
     directory belongs to another experiment, RunError where another process writes there, the disk is full, memory does
     not suffice or the loss is no longer finite.
     """
@@ -155,18 +152,14 @@ def _batches(training: CompiledTraining, first: int) -> closing:
 
 def _evaluate(training: CompiledTraining, eval_step: Callable[[], EvalStep], state: TrainState) -> Validation:
     """Return the loss over the validation split, and over that of `data.old`, where there is one."""
-    params = training.merge(state.params, state.frozen)
-    measured = evaluate_feed(eval_step(), params, training.feed, training.placement)
-    if training.feed.old:
-        measured["old_bpb"] = evaluate_feed(eval_step(), params, training.feed.old, training.placement)["bpb"]
+    params, feed = training.merge(state.params, state.frozen), training.feed
+    measured = evaluate_feed(eval_step(), params, feed, "validation", training.placement)
+    if feed.lost.get("validation"):
+        measured["lost"] = feed.lost["validation"]
+    if feed.old:
+        old = evaluate_feed(eval_step(), params, feed.old, "validation", training.placement)
+        measured["old_bpb"] = old["bpb"]
     return measured
-
-
-def evaluate_feed(eval_step: EvalStep, params: Params, feed: Feed, placement: Placement) -> Validation:
-    """Return the loss over the validation split of a feed, and the share of its bytes that the tokenizer lost."""
-    batches = map(placement.place_whole, feed.evaluation("validation"))
-    lost = {"lost": feed.lost["validation"]} if feed.lost.get("validation") else {}
-    return evaluate_batches(eval_step, params, batches, num_bytes=feed.num_bytes["validation"]) | lost
 
 
 def _sample(training: CompiledTraining, state: TrainState) -> str:

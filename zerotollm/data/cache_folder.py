@@ -20,8 +20,7 @@ def build_once(final: Path, build: Callable[[Path], None]) -> None:
     """Make the directory `final` with `build(temporary directory)`, unless it exists.
 
     The temporary directory is renamed when complete, so a killed process leaves `final` complete or absent. One of
-    several processes builds while the others wait: the lock dies with its holder, which may remove what a killed
-    process left. Raises RunError if `final` cannot be written.
+    several processes builds while the others wait for its lock. Raises RunError if `final` cannot be written.
     """
     if os.path.isdir(final):  # Path.is_dir raises where permission is denied
         return
@@ -45,7 +44,6 @@ def build_once(final: Path, build: Callable[[Path], None]) -> None:
 
 
 def cannot_prepare(final: Path, error: OSError) -> RunError:
-    """Return the error for a data directory that cannot be written."""
     reason = error.strerror or str(error).splitlines()[0]
     return RunError(
         f"cannot prepare {final}: {reason}; free or allow space there, or choose another folder with "

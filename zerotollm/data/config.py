@@ -44,7 +44,7 @@ class DataConfig:
     context: PositiveInt = 256
     """tokens in a window; for pairs, the most tokens in a source or a target: longer pairs are dropped and counted"""
     batch_size: PositiveInt = 4
-    """windows in a step, over all processes and micro-batches; for pairs, the token budget of a step is batch_size x
+    """windows per step, over all processes and micro-batches; for pairs, the token budget of a step is batch_size x
     context"""
     buckets: PositiveInt = 4
     """pairs: the most widths to which batches are padded. Each width compiles one program; few widths waste padding"""

@@ -23,9 +23,8 @@ from zerotollm.data.batches.buckets import (
     plan_buckets,
 )
 from zerotollm.data.batches.denoising import SENTINELS, denoising_batches, prefix_lm, span_corruption
-from zerotollm.data.batches.examples import example_batch
 from zerotollm.data.batches.mixtures import replayed, staged
-from zerotollm.data.batches.pairs import pair_batch
+from zerotollm.data.batches.rows import example_batch, pair_batch
 from zerotollm.data.batches.windows import Batch, evaluation_batches, training_batches
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.left_out import check_decodable, check_not_empty, describe_left_out
@@ -42,8 +41,7 @@ from zerotollm.errors import UsageError
 Shapes = dict[str, tuple[tuple[int, int], type[np.generic]]]
 """The shape and type of each array of a batch, by name."""
 
-EXAMPLES = ("completion", "label")
-"""Objectives that learn only a part of each text."""
+EXAMPLES = ("completion", "label")  # objectives that learn only a part of each text
 
 
 class TrainingBatches(Protocol):
@@ -57,38 +55,23 @@ class Feed:
     """A corpus as batches, with the counts that training reports."""
 
     corpus: str
-    """name of the corpus"""
     tokenizer: AnyTokenizer
-    vocab_size: int
-    """ids that occur in batches: the tokenizer's, then sentinels"""
-    training: TrainingBatches
-    """endless batches of the training split; with several processes, the rows of one of them"""
-    evaluation: Callable[[str], Sequence[Batch]]
-    """all batches of a split, in order. Raises UsageError if the split is empty"""
-    training_shapes: tuple[Shapes, ...]
-    """every shape that a training batch may have, over all processes"""
+    vocab_size: int  # ids that occur in batches: the tokenizer's, then sentinels
+    training: TrainingBatches  # endless; with several processes, the rows of one of them
+    evaluation: Callable[[str], Sequence[Batch]]  # a split in order, or UsageError if it is empty
+    training_shapes: tuple[Shapes, ...]  # every shape that a batch may have, over all processes
     evaluation_shapes: tuple[Shapes, ...]
-    """every shape that an evaluation batch may have"""
-    num_bytes: dict[str, int]
-    """per split: UTF-8 bytes of the text to predict; the mean if each epoch hides other spans"""
-    tokens: int
-    """tokens to predict in an epoch of training"""
-    tokens_per_step: float
-    """tokens to predict in a training step, on average"""
-    evaluation_tokens: int
-    """tokens to predict in the validation split"""
-    fingerprint: list[int]
-    """changes with the training tokens, of which the first 32 million are read"""
-    dropped: str
-    """text that is not used and why, in words; empty if all is used"""
+    num_bytes: dict[str, int]  # UTF-8 bytes of the text to predict, or their mean, per split
+    tokens: int  # tokens to predict in an epoch of training
+    tokens_per_step: float  # the same in a training step, on average
+    evaluation_tokens: int  # the same in the validation split
+    fingerprint: list[int]  # changes with the first 32 million training tokens
+    dropped: str  # text that is not used and why, in words; empty if all is used
     old: "Feed | None" = None
-    """the corpus `data.old`"""
-    labels: tuple[str, ...] = ()
-    """classes that `targets` number; empty if targets are tokens. A label counts as one byte"""
+    labels: tuple[str, ...] = ()  # classes that `targets` number, each of one byte; empty for tokens
     lost: dict[str, float] = field(default_factory=dict)
     """share of a split's bytes that decoding does not return and `num_bytes` omits; only for splits that lose text"""
     byte: str = "byte"
-    """the unit of `num_bytes`, in words"""
     cut: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """per split of texts to classify: texts longer than `data.context`, and their tokens that are not read"""
 
@@ -104,9 +87,8 @@ def open_feed(
 ) -> Feed:
     """Prepare the corpus with a given tokenizer, or one trained on it, and return its batches.
 
-    `pairs` selects batches for an encoder and a decoder. A large text is prepared in shards: `progress(done, total)`
-    is called after each. Raises UsageError if the corpus is not available or leaves nothing to validate on, RunError
-    if the data directory cannot be written.
+    `pairs` selects batches for an encoder and a decoder. `progress(done, total)` is called after each shard of a large
+    text. Raises UsageError if the corpus is not available or leaves nothing to validate on.
     """
     if objective in EXAMPLES:
         examples = prepare_examples(data, tokenizer, objective)
@@ -123,9 +105,8 @@ def open_feed(
         feed = _denoising_feed(data, tokenizer, objective, micro_batches)
     for checked in (feed, feed.old) if feed.old else (feed,):
         if not checked.evaluation_tokens:
-            raise UsageError(
-                f"{checked.corpus} leaves no text to validate on: raise data.validation_fraction"
-            )
+            message = f"{checked.corpus} leaves no text to validate on: raise data.validation_fraction"
+            raise UsageError(message)
         for split in ("train", "validation"):
             check_decodable(checked.corpus, split, checked.num_bytes[split])
     return feed

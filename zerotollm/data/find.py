@@ -7,6 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -15,8 +16,7 @@ from pathlib import Path
 from zerotollm.errors import UsageError
 
 SUFFIXES = (".txt", ".md", ".jsonl")
-MOST_NAMED = 3
-"""folders named in the log; further ones are counted"""
+MOST_NAMED = 3  # folders named in the log; further ones are counted
 
 _warn_once = lru_cache(maxsize=256)(logging.getLogger(__name__).warning)  # a corpus is opened several times
 
@@ -37,9 +37,8 @@ class _LeftOut:
 def find_files(corpus: str, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, Path]:
     """Return {name: path}, sorted by name. Names are relative to a folder, so that it may be moved.
 
-    An existing path is that file or folder; everything else is a glob. Links are followed, and of several names of a
-    file the one without links is taken. Folders of runs and models are left out. Logs a line about what is left out.
-    Raises UsageError if nothing is found.
+    An existing path is that file or folder; everything else is a glob. Links are followed; a file with several
+    names has the one without links. Runs and models are left out, and logged. Raises UsageError if nothing is found.
     """
     path = Path(corpus).expanduser()
     left_out = _LeftOut()
@@ -128,23 +127,17 @@ def _walk(top: str, left_out: _LeftOut) -> Iterator[str]:
 
 def _is_run_or_model(folder: str) -> bool:
     """Return whether a folder is a run or a suite of runs of this program, or a model of any library."""
-    try:
+    with suppress(OSError, ValueError):
         if re.fullmatch(r"\d+\n", Path(folder, ".lock").read_text("utf-8")):
             return True
-    except (OSError, ValueError):
-        pass
-    try:
+    with suppress(OSError, ValueError, RecursionError):
         config = json.loads(Path(folder, "config.json").read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(config, dict) and ({"format", "train"} <= config.keys() or "model_type" in config)
+        return isinstance(config, dict) and ({"format", "train"} <= config.keys() or "model_type" in config)
+    return False
 
 
 def _matches(pattern: str, left_out: _LeftOut) -> tuple[str, list[str]]:
-    """Return the folder that contains all matches of a glob, and their names below it.
-
-    Leading folders of the pattern that exist are taken literally.
-    """
+    """Return the folder, taken literally, that contains all matches of a glob, and their names below it."""
     parts, folder = pattern.split("/"), ""
     while len(parts) > 1 and (not glob.has_magic(parts[0]) or os.path.isdir(f"{folder}{parts[0]}/")):
         folder += f"{parts.pop(0)}/"

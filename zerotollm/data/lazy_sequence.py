@@ -1,6 +1,6 @@
-"""Sequences whose items are made when they are accessed."""
+"""Sequences whose items are made when they are accessed, and groups of items."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar, overload
 
 T = TypeVar("T")
@@ -32,3 +32,16 @@ class LazySequence(Sequence[T]):
 def lazy_map(function: Callable[[T], U], items: Sequence[T]) -> LazySequence[U]:
     """Return the sequence of `function(item)`, computed on access."""
     return LazySequence(len(items), lambda index: function(items[index]))
+
+
+def in_groups(items: Iterable[T], size: Callable[[T], int], limit: int) -> Iterator[list[T]]:
+    """Yield the items in lists, each ended by the item with which its total size reaches `limit`."""
+    group, total = [], 0
+    for item in items:
+        group.append(item)
+        total += size(item)
+        if total >= limit:
+            yield group
+            group, total = [], 0
+    if group:
+        yield group

@@ -7,24 +7,20 @@ from typing import TypeVar
 
 import numpy as np
 
+from zerotollm.data.lazy_sequence import in_groups
 from zerotollm.errors import UsageError
 
 WINDOW = 64
 """bytes compared at once, about 13 English words: the length of arXiv:2005.14165, appendix C"""
-PASSAGE = 2000
-"""characters in a passage; a longer text is several passages"""
+PASSAGE = 2000  # characters in a passage; a longer text is several passages
 MOST_HELD_OUT = 1_000_000
 """characters of a held-out split that are compared, in texts spread evenly over it"""
-MOST_TRAINING = 8_000_000
-"""the same for the training split"""
-MOST_TEXTS = 10_000
-"""texts of a split that are read"""
-BLOCK = 250_000
-"""characters hashed at once"""
+MOST_TRAINING = 8_000_000  # the same for the training split
+MOST_TEXTS = 10_000  # texts of a split that are read
+BLOCK = 250_000  # characters hashed at once
 FACTOR = 0x9E3779B97F4A7C15
 INVERSE = pow(FACTOR, -1, 2**64)
-TABLE_BITS = 22
-"""leading bits of a hash that index the table of possible held-out hashes"""
+TABLE_BITS = 22  # leading bits of a hash that index the table of possible held-out hashes
 
 T = TypeVar("T")
 
@@ -32,10 +28,7 @@ _warn_once = lru_cache(maxsize=256)(logging.getLogger(__name__).warning)  # a co
 
 
 def check_overlap(corpus: str, splits: Mapping[str, Sequence[str]], *, named: bool) -> None:
-    """Log how many held-out texts equal a training text, and how many passages nearly do.
-
-    Raises UsageError if all texts of a split equal training texts and the user `named` its files.
-    """
+    """Log repeated held-out texts and passages. Raises UsageError if the user `named` files with no other texts."""
     train, validation = set(splits["train"]), set(splits["validation"])
     findings = []
     for split in ("validation", "test"):
@@ -73,9 +66,9 @@ def log_overlap(
 def near_duplicates(train: Iterable[str], held_out: Iterable[str]) -> tuple[int, int]:
     """Return (near-duplicates, passages) of held-out texts.
 
-    A passage has at most `PASSAGE` characters and at least `WINDOW` bytes. It is a near-duplicate if more than half of
-    its windows of `WINDOW` bytes occur in a training text. Case and the kind of white space are ignored. Windows are
-    compared by their rolling hashes (Karp and Rabin 1987), modulo 2^64.
+    A passage of `WINDOW` bytes to `PASSAGE` characters is a near-duplicate if more than half of its windows of `WINDOW`
+    bytes occur in a training text. Case and the kind of white space are ignored. Windows are compared by their rolling
+    hashes (Karp and Rabin 1987), modulo 2^64.
     """
     passages = [
         window_N
@@ -91,8 +84,9 @@ def near_duplicates(train: Iterable[str], held_out: Iterable[str]) -> tuple[int,
     maybe = np.zeros(2**TABLE_BITS, bool)
     maybe[wanted_W >> shift] = True
     seen_W = np.zeros(len(wanted_W), bool)
-    for block in _blocks(train):
-        hash_N = _hashes(block)
+    pieces = (_normalize(text[i : i + BLOCK]) for text in train for i in range(0, len(text), BLOCK))
+    for block in in_groups(pieces, len, BLOCK):
+        hash_N = _hashes("\n".join(block))
         hash_N = hash_N[maybe[hash_N >> shift]]
         place_N = np.minimum(np.searchsorted(wanted_W, hash_N), len(wanted_W) - 1)
         seen_W[place_N[wanted_W[place_N] == hash_N]] = True
@@ -125,19 +119,6 @@ def _powers(factor: int, size: int) -> np.ndarray:
     power_N = np.full(size, factor, np.uint64)
     power_N[0] = 1
     return np.cumprod(power_N)
-
-
-def _blocks(texts: Iterable[str]) -> Iterator[str]:
-    """Yield normalized texts, joined or cut to about `BLOCK` characters."""
-    parts, size = [], 0
-    for text in texts:
-        for start in range(0, len(text), BLOCK):
-            parts.append(_normalize(text[start : start + BLOCK]))
-            size += len(parts[-1])
-            if size >= BLOCK:
-                yield "\n".join(parts)
-                parts, size = [], 0
-    yield "\n".join(parts)
 
 
 def _spread(values: Sequence[T], text: Callable[[T], str], most_characters: int) -> Iterator[str]:

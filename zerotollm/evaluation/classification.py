@@ -19,16 +19,18 @@ ROWS = 32
 STRENGTHS = (1.0, 10.0, 100.0)
 """Inverse regularization strengths that the baseline tries."""
 
+LabelledSplits = Mapping[str, Sequence[tuple[str, str]]]
+"""Name -> (text, label) of each example."""
 Scores = dict[str, Any]
 """Name -> number, list or table, as JSON."""
 LabelStep = Callable[[Params, dict[str, Any]], tuple[ArrayLike, ArrayLike, ArrayLike]]
 """`make_label_step` of `zerotollm.training.step`: (params, batch) -> probabilities, labels and weights of the rows."""
+Predictions = tuple[np.ndarray, np.ndarray]
+"""Probabilities [N, K] and true labels [N]."""
 
 
-def predict_batches(
-    step: LabelStep, params: Params, batches: Iterable[Batch]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the probabilities [N, K] and true labels [N] of all examples in the batches."""
+def predict_batches(step: LabelStep, params: Params, batches: Iterable[Batch]) -> Predictions:
+    """Return the predictions for all examples in the batches."""
     results = []
     for batch in batches:
         probabilities, labels, weights = (np.asarray(x) for x in step(params, batch))
@@ -91,12 +93,10 @@ def label_scores(true_N: np.ndarray, predicted_N: np.ndarray, labels: Sequence[s
     }
 
 
-def baseline_scores(
-    splits: Mapping[str, Sequence[tuple[str, str]]], split: str, labels: Sequence[str]
-) -> Scores:
+def baseline_scores(splits: LabelledSplits, split: str, labels: Sequence[str]) -> Scores:
     """Return `label_scores` of logistic regression on TF-IDF of words and word pairs, and its `strength`.
 
-    Splits hold (text, label). The baseline is fitted on the training split, its strength chosen on validation. Where it
+    The baseline is fitted on the training split, its strength chosen on validation. Where it
     cannot be computed, the result is the reason, as `not_computed`.
     """
     try:

@@ -2,50 +2,34 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from zerotollm.components import label_step_of
 from zerotollm.data.feed import Feed
 from zerotollm.data.sources.examples import open_examples
-from zerotollm.data.tokens.sentencepiece import AnyTokenizer
-from zerotollm.evaluation.classification import baseline_scores, label_scores, predict_batches
+from zerotollm.evaluation.classification import Predictions, baseline_scores, label_scores
 from zerotollm.evaluation.translation_report import not_read
 from zerotollm.experiment import Experiment
 from zerotollm.explain.figures.marks import Axis, Heat, Panel
 from zerotollm.explain.figures.picture import Picture
 from zerotollm.host.atomic_files import write_atomically
-from zerotollm.training.lora import Params
 
 Scores = dict[str, Any]
 """JSON values."""
 
 
-class LabelingRun(Protocol):
-    """The fields of a run that the report needs."""
-
-    @property
-    def params(self) -> Params: ...
-    @property
-    def trained(self) -> Experiment: ...
-    @property
-    def tokenizer(self) -> AnyTokenizer: ...
-    @property
-    def labels(self) -> Sequence[str]: ...
-
-
-def label_report(experiment: Experiment, run: LabelingRun, feed: Feed, split: str, run_dir: Path) -> Scores:
-    """Return the scores of a split and write confusion-SPLIT.json, .png and .html.
+def label_report(
+    experiment: Experiment, predictions: Predictions, feed: Feed, split: str, run_dir: Path
+) -> Scores:
+    """Return the scores of a split's predictions and write confusion-SPLIT.json, .png and .html.
 
     Beside `label_scores` they hold `baseline`, and `most_frequent`: the accuracy of always choosing the most frequent
     training label. If texts are longer than the context, `cut_texts` counts them, and `cut_tokens` the tokens cut off.
     """
-    step = label_step_of(run.trained, run.tokenizer.pad_id)
-    probabilities_NK, true_N = predict_batches(step, run.params, feed.evaluation(split))
-    scores = label_scores(true_N, probabilities_NK.argmax(axis=1), run.labels)
+    probabilities_NK, true_N = predictions
+    scores = label_scores(true_N, probabilities_NK.argmax(axis=1), feed.labels)
     examples = open_examples(experiment.data, "label").splits
     splits = {
         name: [(example.parts[0].text, example.label) for example in examples[name]]
@@ -55,7 +39,7 @@ def label_report(experiment: Experiment, run: LabelingRun, feed: Feed, split: st
     scores["most_frequent"] = sum(label == most_frequent for _, label in splits[split]) / len(splits[split])
     if any(feed.cut.get(split, ())):
         scores["cut_texts"], scores["cut_tokens"] = feed.cut[split]
-    scores["baseline"] = baseline_scores(splits, split, run.labels)
+    scores["baseline"] = baseline_scores(splits, split, feed.labels)
     path = run_dir / f"confusion-{split}"
     title = f"{experiment.data.corpus}, {split}: accuracy {scores['accuracy']:.3f}, macro F1 {scores['macro_f1']:.3f}"
     write_atomically(path.with_suffix(".json"), json.dumps(scores, indent=2, ensure_ascii=False) + "\n")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,9 @@ import numpy as np
 
 from zerotollm.data.sources.lines import check_encodable, read_records
 from zerotollm.errors import DivergedError, UsageError
-from zerotollm.experiment import Experiment
-from zerotollm.model.build import Params, build_net
+from zerotollm.experiment import Experiment, continues
+from zerotollm.model.build import Params, apply_net, build_net
 from zerotollm.model.config import TransformerConfig, round_up
-from zerotollm.model.transformer import Readout
 
 WIDTH_MULTIPLE = 64
 """Texts are padded to a multiple of this, so that few shapes are compiled."""
@@ -29,8 +28,8 @@ Z = 1.959964
 
 
 def require_language_model(experiment: Experiment, path: Path) -> None:
-    """Raise UsageError for an experiment that translates with an encoder or labels texts."""
-    if experiment.model.architecture == "encoder-decoder" or experiment.train.objective == "label":
+    """Raise UsageError for the experiment of a run, at `path`, whose model does not predict every next token."""
+    if not continues(experiment):
         raise UsageError(f"{path} holds no language model that continues a text: see generate")
 
 
@@ -61,8 +60,7 @@ def _score(
     model: TransformerConfig,
     num_tokens: int,
 ) -> tuple[jax.Array, jax.Array]:
-    readout = cast(Readout, build_net(model).apply({"params": params}, {"inputs": inputs_BT}))
-    logits_BTV = readout.logits()
+    logits_BTV = apply_net(build_net(model), params, {"inputs": inputs_BT}).logits()
     real_V = jnp.arange(logits_BTV.shape[-1]) < num_tokens
     logits_BTV = jnp.where(real_V[None, None], logits_BTV, -jnp.inf)
     log_p_BTV = jax.nn.log_softmax(logits_BTV)

@@ -5,8 +5,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import SupportsFloat, TypeVar
 
+from zerotollm.data.feed import Feed
 from zerotollm.errors import DivergedError
 from zerotollm.model.build import Params
+from zerotollm.sharding.rules import Placement
+from zerotollm.training.prefetch import prefetched
+from zerotollm.training.step import EvalStep
 
 IN_FLIGHT = 4
 """Batches given to the device before the first result is read: the device never waits, and memory stays bounded."""
@@ -46,10 +50,15 @@ def evaluate_batches(
             f"the loss over {tokens:,} held-out tokens is {nats}: the model has diverged, or its activations overflow. "
             "Lower optimizer.learning_rate, or change compute.precision"
         )
-    measured = {
-        "loss": nats / tokens,
-        "bpb": nats / math.log(2) / num_bytes,
-        "tokens": tokens,
-        "bytes": num_bytes,
-    }
+    bits = nats / math.log(2)
+    measured = {"loss": nats / tokens, "bpb": bits / num_bytes, "tokens": tokens, "bytes": num_bytes}
     return measured | ({"accuracy": math.fsum(sums["correct"]) / tokens} if sums["correct"] else {})
+
+
+def evaluate_feed(
+    eval_step: EvalStep, params: Params, feed: Feed, split: str, placement: Placement
+) -> dict[str, float | int]:
+    """Return what `evaluate_batches` measures on a whole split. Batches are made ahead by a second thread."""
+    batches = feed.evaluation(split)
+    placed = prefetched(batches, 0, len(batches), placement.place_whole)
+    return evaluate_batches(eval_step, params, placed, num_bytes=feed.num_bytes[split])

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from zerotollm.console import Console
 from zerotollm.data.sources.lines import read_lines
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer
 from zerotollm.decoding.text import encode_prompt
 from zerotollm.errors import UsageError
 from zerotollm.evaluation.likelihood import (
@@ -16,16 +17,20 @@ from zerotollm.evaluation.likelihood import (
     read_questions,
     require_language_model,
 )
-from zerotollm.evaluation.translation_report import TrainedModel
 from zerotollm.experiment import Experiment
 from zerotollm.host.atomic_files import write_atomically
+from zerotollm.model.build import Params
 from zerotollm.model.config import TransformerConfig
 from zerotollm.run_directory import read_json
 
 
-class SavedModel(TrainedModel, Protocol):
+class SavedModel(Protocol):
     """A checkpoint of a run directory."""
 
+    @property
+    def params(self) -> Params: ...
+    @property
+    def tokenizer(self) -> AnyTokenizer: ...
     @property
     def model_config(self) -> TransformerConfig: ...
     @property
@@ -59,9 +64,8 @@ def evaluate_minimal_pairs(run: SavedModel, path: Path, checkpoint: str) -> dict
     remaining = iter(scores)
     log_p = [[next(remaining).log_p for _ in question.texts] for question in questions]
     accuracies = accuracy_by_group(questions, log_p)
-    table = Table(
-        "", "right", "95 % interval", "right per byte", "chance", "questions", box=None, pad_edge=False
-    )
+    heads = ("", "right", "95 % interval", "right per byte", "chance", "questions")
+    table = Table(*heads, box=None, pad_edge=False)
     for group, accuracy in accuracies.items():
         table.add_row(
             group,

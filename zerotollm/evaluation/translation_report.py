@@ -3,11 +3,8 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
 
 from zerotollm import run_directory
-from zerotollm.components import model_of
-from zerotollm.data.feed import Feed
 from zerotollm.data.sources.pairs import Pair, usable_pairs
 from zerotollm.data.sources.parallel import open_parallel
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer
@@ -16,34 +13,6 @@ from zerotollm.evaluation.bleu import corpus_scores
 from zerotollm.evaluation.classification import Scores
 from zerotollm.experiment import Experiment, translates
 from zerotollm.model.build import Net, Params
-
-
-class TrainedModel(Protocol):
-    """The parts of a run that evaluation needs."""
-
-    @property
-    def params(self) -> Params: ...
-    @property
-    def net(self) -> Net: ...
-    @property
-    def tokenizer(self) -> AnyTokenizer: ...
-
-
-class InMemoryModel(NamedTuple):
-    """A trained model without a run directory."""
-
-    params: Params
-    net: Net
-    tokenizer: AnyTokenizer
-
-
-class TrainingPrograms(Protocol):
-    """The parts of `zerotollm.session.train_in_memory.Programs` that evaluation needs."""
-
-    @property
-    def experiment(self) -> Experiment: ...
-    @property
-    def feed(self) -> Feed: ...
 
 
 def with_prompt(experiment: Experiment, run_dir: Path) -> Experiment:
@@ -65,7 +34,12 @@ def with_prompt(experiment: Experiment, run_dir: Path) -> Experiment:
 
 
 def translate_split(
-    experiment: Experiment, run: TrainedModel, split: str, say: Callable[[str], None] = lambda text: None
+    experiment: Experiment,
+    params: Params,
+    net: Net,
+    tokenizer: AnyTokenizer,
+    split: str,
+    say: Callable[[str], None] = lambda text: None,
 ) -> tuple[Scores, str]:
     """Translate and score every pair of the split that has two sides, whatever its length.
 
@@ -76,9 +50,9 @@ def translate_split(
     pairs = _pairs(experiment, split)
     cut: list[int] = []
     translations = translate_texts(
-        run.params,
-        run.net,
-        run.tokenizer,
+        params,
+        net,
+        tokenizer,
         [pair.source for pair in pairs],
         experiment.sample,
         lambda number: say(f"{number:,} of {len(pairs):,} translated"),
@@ -90,26 +64,19 @@ def translate_split(
         sides = (" ".join(side.split()) for side in (pair.id, pair.source, pair.target, text))
         lines.append("\t".join([*sides, f"{score:.4f}"]))
     scores: Scores = dict(corpus_scores([text for text, _ in best], [pair.target for pair in pairs]))
-    greedy = experiment.model.architecture == "decoder"
-    scores |= {"pairs": len(pairs), "beam_size": 1 if greedy else experiment.sample.beam_size}
+    beam_size = experiment.sample.beam_size if net.config.encoder_layers else 1
+    scores |= {"pairs": len(pairs), "beam_size": beam_size}
     if cut:
         scores["cut_texts"], scores["cut_tokens"] = cut
     return scores, "\n".join(lines) + "\n"
-
-
-def validation_scores(programs: TrainingPrograms, params: Params) -> Scores:
-    """Return the scores of `translate_split` on validation, for a model trained in memory."""
-    model = InMemoryModel(params, model_of(programs.experiment), programs.feed.tokenizer)
-    return translate_split(programs.experiment, model, "validation")[0]
 
 
 def not_read(scores: Scores) -> list[tuple[str, str]]:
     """Return a table row that counts truncated texts and unread tokens, or no row where there are none."""
     if not scores.get("cut_texts"):
         return []
-    return [
-        ("not read", f"{scores['cut_tokens']:,} tokens, of {scores['cut_texts']:,} texts that are too long")
-    ]
+    tokens, texts = scores["cut_tokens"], scores["cut_texts"]
+    return [("not read", f"{tokens:,} tokens, of {texts:,} texts that are too long")]
 
 
 def _pairs(experiment: Experiment, split: str) -> list[Pair]:

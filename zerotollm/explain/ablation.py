@@ -1,6 +1,6 @@
 """Does a head matter? The rise of the loss under zero ablation and under mean ablation of each head."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -8,18 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import stdtr
 
-from zerotollm.explain.activations import ATTENTION, Recording, record_rows
+from zerotollm.explain.activations import ATTENTION, LanguageModel, Recording, record_rows
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.attention import NAMES, head_names
 from zerotollm.explain.estimates import CONFIDENCE, Estimate, mean_estimate
 from zerotollm.explain.figures.marks import Axis, Bars, Panel, said
-from zerotollm.explain.figures.picture import Picture
 from zerotollm.model.config import BIASED, TransformerConfig
 from zerotollm.significance import holm
 from zerotollm.training.lora import Params, flatten_params, unflatten_params
 
 MATTERS = 0.01
 """Nats per token by which the loss must rise for a head to matter."""
+RecordAll = Callable[[LanguageModel], Iterable[Recording]]
+"""Records the same rows with any model."""
 
 
 class Verdicts(NamedTuple):
@@ -51,6 +52,7 @@ class Ablation(Answer):
     mean_rise_LH: Estimate[np.ndarray]
     """under mean ablation"""
     mean_p_LH: np.ndarray
+    title = "Does a head matter?"
 
     def shown(self, mean: bool = False) -> Verdicts:
         """Return which heads are worth more than `MATTERS`, and which do as much harm, under zero or mean ablation."""
@@ -78,19 +80,16 @@ class Ablation(Answer):
             "only what depends on the text."
         )
 
-    def show(self) -> Picture:
-        """Return a picture of the rise of the loss under each ablation of each head."""
+    def panels(self) -> Iterator[Panel]:
         names = head_names(self.rise_LH.value.shape)
         template = "{} head {} the loss of {:.3f} rises by {:+.4f} [{:+.4f}, {:+.4f}] nats"
-        panels = []
         for ablated, rise in (("without", self.rise_LH), ("with the mean of", self.mean_rise_LH)):
             value, low, high = (np.asarray(x).ravel() for x in rise)
             hover = said(template, ablated, names, self.loss, value, low, high)
             bars = Bars(range(len(names)), value, low=low, high=high, hover=hover)
             title = f"{ablated.capitalize()} each of the {NAMES[self.where]}: rise of the loss"
             axes = Axis("head, as layer.head", names=names), Axis("nats per token")
-            panels.append(Panel(title, (bars,), *axes))
-        return Picture("Does a head matter?", tuple(panels), self.sentence())
+            yield Panel(title, (bars,), *axes)
 
 
 def _counted(verdicts: Verdicts, total: str) -> str:
@@ -116,27 +115,22 @@ def ablation(loss: float, tokens: int, where: str, rises_BALH: np.ndarray) -> Ab
     return Ablation(loss, zero, zero_p_LH, tokens, where, mean, mean_p_LH)
 
 
-def ablate_heads(
-    params: Params, model: TransformerConfig, windows_BW: np.ndarray, document_bos: int | None = None
-) -> Ablation:
+def ablate_heads(lm: LanguageModel, windows_BW: np.ndarray) -> Ablation:
     """Ablate every head of a decoder-only model in turn, in windows of T + 1 tokens; see `record_rows`."""
-    return ablate(params, model, lambda p, m: record_rows(p, m, windows_BW, document_bos))[""]
+    return ablate(lm, lambda biased: record_rows(biased, windows_BW))[""]
 
 
-def ablate(
-    params: Params,
-    model: TransformerConfig,
-    record_all: Callable[[Params, TransformerConfig], Iterable[Recording]],
-) -> dict[str, Ablation]:
-    """Ablate every head of every kind of attention in turn; `record_all` records the same rows with any parameters.
+def ablate(lm: LanguageModel, record_all: RecordAll) -> dict[str, Ablation]:
+    """Ablate every head of every kind of attention in turn.
 
     The model was not trained without a head, so the rise under zero ablation overestimates its worth. Heads that
     replace each other all seem worthless when they are ablated one at a time.
     """
-    params, model = with_output_biases(params, model)
-    means = mean_outputs(record_all(params, model))
+    params, config = with_output_biases(lm.params, lm.config)
+    biased = lm._replace(params=params, config=config)
+    means = mean_outputs(record_all(biased))
     losses, rises, tokens = [], {kind: [] for kind in means}, 0
-    for recording in record_all(params, model):
+    for recording in record_all(biased):
         loss_B = recording.scores().nats_BT.mean(1).astype(np.float64)
         losses.append(loss_B)
         tokens += recording.row.windows * recording.row.length
@@ -179,9 +173,7 @@ def with_output_biases(params: Params, model: TransformerConfig) -> tuple[Params
     return unflatten_params(biases | leaves), replace(model, biases=kind)
 
 
-def replace_head(
-    layer: Params, name: str, head: int, output_D: np.ndarray, model: TransformerConfig
-) -> Params:
+def replace_head(layer: Params, name: str, h: int, output_D: np.ndarray, model: TransformerConfig) -> Params:
     """Return a layer in which a constant replaces the output of one head of the attention `name`.
 
     A constant of zeros is zero ablation, by the head's rows of the `output` matrix (Michel et al. 2019,
@@ -189,10 +181,8 @@ def replace_head(
     """
     attention, C = layer[name], model.head_width
     others_Y1 = np.ones((model.num_heads * C, 1), np.float32)
-    others_Y1[head * C : (head + 1) * C] = 0
+    others_Y1[h * C : (h + 1) * C] = 0
     bias_D = attention["output_bias"]
-    changed = {
-        "output": attention["output"] * others_Y1,
-        "output_bias": bias_D + jnp.asarray(output_D, bias_D.dtype),
-    }
+    bias_D = bias_D + jnp.asarray(output_D, bias_D.dtype)
+    changed = {"output": attention["output"] * others_Y1, "output_bias": bias_D}
     return layer | {name: attention | changed}

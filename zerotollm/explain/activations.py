@@ -35,6 +35,16 @@ ATTENTION = {
 whose stack, also called "", lies at the top of its parameters."""
 
 
+class LanguageModel(NamedTuple):
+    """A model to explain."""
+
+    params: Params
+    config: TransformerConfig
+    tokenizer: AnyTokenizer
+    document_bos: int | None = None
+    """the id that starts a document, if attention stays inside documents (`data.document_mask`)"""
+
+
 class Activations(NamedTuple):
     """Activations of a decoder on the T tokens of one text."""
 
@@ -144,10 +154,7 @@ class Recording:
         logits_1SV, final_1SD, *_ = self._read_out()
         final_TD = np.asarray(final_1SD)[0, span]
         return Activations(
-            np.asarray(logits_1SV)[0, span],
-            final_TD,
-            self.residual(stack, span),
-            self.weights(stack, span),
+            np.asarray(logits_1SV)[0, span], final_TD, self.residual(stack, span), self.weights(stack, span)
         )
 
     def scores(self, x_1SD: jax.Array | None = None) -> Scores:
@@ -199,12 +206,9 @@ def record(params: Params, model: TransformerConfig, row: Row) -> Recording:
     S = row.tokens_1S.shape[1]
     if row.source_1S is None:
         mask_1TS = causal_mask(jnp.asarray(row.segments_1S), S)
-        x_1SD = _first_inputs(params, {"inputs": row.tokens_1S, "segments": row.segments_1S}, model=model)[
-            "entering_BTD"
-        ][0]
-        return Recording(
-            params, model, row, mask_1TS, {"": _run_blocks(params, x_1SD, mask_1TS, model=model)}
-        )
+        sown = _first_inputs(params, {"inputs": row.tokens_1S, "segments": row.segments_1S}, model=model)
+        blocks = _run_blocks(params, sown["entering_BTD"][0], mask_1TS, model=model)
+        return Recording(params, model, row, mask_1TS, {"": blocks})
     mask_1TS, mask_1S = causal_mask(None, S), jnp.asarray(np.arange(S) < row.source_length)[None]
     inputs = {"sources": row.source_1S, "source_mask": mask_1S, "inputs": row.tokens_1S}
     sown = _first_inputs(params, inputs, model=model)
@@ -217,7 +221,7 @@ def record(params: Params, model: TransformerConfig, row: Row) -> Recording:
 @partial(jax.jit, static_argnames="model")
 def _first_inputs(params: Params, inputs: Inputs, *, model: TransformerConfig) -> Mapping[str, Any]:
     """Return what a model without blocks sows: `entering_BTD`, the input of the first block of each stack."""
-    bare = build_net(replace(model, num_layers=0, encoder_layers=0))
+    bare = build_net(model).clone(config=replace(model, num_layers=0, encoder_layers=0))
     _, sown = bare.apply({"params": params}, inputs, mutable=["intermediates"])
     return sown["intermediates"]
 
@@ -232,15 +236,9 @@ def _run_block(
     model: TransformerConfig,
 ) -> tuple[jax.Array, Mapping[str, Any]]:
     """Return the output of one block and what it sows: `weights_BHTS` of each of its attention modules."""
-    (x_BTD, _), sown = Block(model).apply(
-        {"params": layer},
-        x_BTD,
-        mask_BTS,
-        jnp.arange(x_BTD.shape[1])[None],
-        deterministic=True,
-        encoder=encoder_output,
-        mutable=["intermediates"],
-    )
+    positions_1T = jnp.arange(x_BTD.shape[1])[None]
+    options: dict[str, Any] = {"deterministic": True, "encoder": encoder_output, "mutable": ["intermediates"]}
+    (x_BTD, _), sown = Block(model).apply({"params": layer}, x_BTD, mask_BTS, positions_1T, **options)
     return x_BTD, sown["intermediates"]
 
 
@@ -290,9 +288,8 @@ def _read_out(
 ) -> Reading:
     if model.norm_position == "pre":
         x_BTD = _norm(params["final_norm"], x_BTD, model=model)
-    logits_BTV = Readout(
-        x_BTD, head_matrix(params, model), params.get("head_bias"), model.logit_soft_cap
-    ).logits()
+    head = head_matrix(params, model), params.get("head_bias"), model.logit_soft_cap
+    logits_BTV = Readout(x_BTD, *head).logits()
     known_BTV = jnp.where((jnp.arange(logits_BTV.shape[-1]) < num_ids)[None, None], logits_BTV, -jnp.inf)
     top_BT = known_BTV.max(-1)
     total_BT = top_BT + jnp.log(jnp.exp(known_BTV - top_BT[..., None]).sum(-1))
@@ -311,7 +308,7 @@ def read_out(
     num_ids: int | None = None,
     token_id: int = 0,
 ) -> Reading:
-    """Apply the final norm and the head to any state of the residual stream, as if the blocks after it were left out.
+    """Apply the final norm and the head to any state of the residual stream, without the blocks after it.
 
     Probabilities are over the first `num_ids` ids, by default over all. That of `token_id` is returned too.
     """
@@ -336,12 +333,12 @@ def row_length(tokens: int, model: TransformerConfig) -> int:
     return min(model.max_length, max(LONGEST, 1 << (tokens - 1).bit_length()))
 
 
-def record_text(params: Params, model: TransformerConfig, tokens_T: np.ndarray) -> Activations:
+def record_text(lm: LanguageModel, tokens_T: np.ndarray) -> Activations:
     """Return the activations of a decoder-only model on one text."""
     T = len(tokens_T)
-    tokens_1S = np.pad(tokens_T, (0, row_length(T, model) - T)).astype(np.int32)[None]
+    tokens_1S = np.pad(tokens_T, (0, row_length(T, lm.config) - T)).astype(np.int32)[None]
     row = Row(tokens_1S, np.zeros_like(tokens_1S), 1, T, np.zeros_like(tokens_1S))
-    return record(params, model, row).decoder_activations(T)
+    return record(lm.params, lm.config, row).decoder_activations(T)
 
 
 class Window(NamedTuple):
@@ -361,45 +358,37 @@ class Window(NamedTuple):
         return self.recording.weights("", self.span)
 
 
-def record_rows(
-    params: Params, model: TransformerConfig, windows_BW: np.ndarray, document_bos: int | None = None
-) -> Iterator[Recording]:
+def record_rows(lm: LanguageModel, windows_BW: np.ndarray) -> Iterator[Recording]:
     """Run a decoder-only model on windows of T + 1 tokens, as many side by side as fit into a row.
 
-    Windows do not attend to each other. Neither do documents if `document_bos`, the id at the start of a document, is
-    given, as for a model that was trained with `data.document_mask`.
+    Windows do not attend to each other, and neither do documents if the model has a `document_bos`.
     """
     T = windows_BW.shape[1] - 1
-    S = row_length(T, model)
+    S = row_length(T, lm.config)
     for start in range(0, len(windows_BW), S // T):
         rows_BW = windows_BW[start : start + S // T].astype(np.int32)
         padding = (0, S - rows_BW[:, :-1].size)
         tokens_1S, targets_1S = (np.pad(x.ravel(), padding)[None] for x in (rows_BW[:, :-1], rows_BW[:, 1:]))
         first_1S = (np.arange(S) % T == 0)[None]
-        if document_bos is not None:
-            first_1S = first_1S | (tokens_1S == document_bos)
+        if lm.document_bos is not None:
+            first_1S = first_1S | (tokens_1S == lm.document_bos)
         segments_1S = np.cumsum(first_1S, axis=1, dtype=np.int32) - 1
-        yield record(params, model, Row(tokens_1S, targets_1S, len(rows_BW), T, segments_1S))
+        yield record(lm.params, lm.config, Row(tokens_1S, targets_1S, len(rows_BW), T, segments_1S))
 
 
-def record_windows(
-    params: Params, windows_BW: np.ndarray, *, model: TransformerConfig, document_bos: int | None = None
-) -> Iterator[Window]:
+def record_windows(lm: LanguageModel, windows_BW: np.ndarray) -> Iterator[Window]:
     """Yield windows of T + 1 tokens one by one, as attention weights take most memory; see `record_rows`."""
     T = windows_BW.shape[1] - 1
-    for recording in record_rows(params, model, windows_BW, document_bos):
+    for recording in record_rows(lm, windows_BW):
         scores = recording.scores()
         for b in range(recording.row.windows):
             window_scores = Scores(*(x_BT[b : b + 1] for x_BT in scores))
             yield Window(window_scores, recording, slice(b * T, (b + 1) * T))
 
 
-def score_windows(
-    params: Params, windows_BW: np.ndarray, *, model: TransformerConfig, document_bos: int | None = None
-) -> Scores:
+def score_windows(lm: LanguageModel, windows_BW: np.ndarray) -> Scores:
     """Return the scores of a decoder-only model in windows of T + 1 tokens; see `record_rows`."""
-    rows = record_rows(params, model, windows_BW, document_bos)
-    return concatenate_scores(recording.scores() for recording in rows)
+    return concatenate_scores(recording.scores() for recording in record_rows(lm, windows_BW))
 
 
 def concatenate_scores(parts: Iterable[Scores]) -> Scores:

@@ -4,6 +4,7 @@ Cross attention was introduced to align the two (Bahdanau et al. 2015, arXiv:140
 does not prove that this token decides the prediction (Jain and Wallace 2019, arXiv:1902.10186).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from zerotollm.explain.activations import Recording
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.attention import attention_entropy, map_panels
 from zerotollm.explain.estimates import CONFIDENCE, ranks
-from zerotollm.explain.figures.picture import Picture
+from zerotollm.explain.figures.marks import Panel
 from zerotollm.explain.pair_activations import Pair
 from zerotollm.explain.words import readable_token
 
@@ -45,6 +46,7 @@ class Alignment(Answer):
     """layer and head, from 0, with the least entropy"""
     moved: float = 1.0
     """share of the source that the mean position crosses from the first token of the translation to the last"""
+    title = "Cross attention"
 
     def sentence(self) -> str:
         S = len(self.source)
@@ -55,9 +57,8 @@ class Alignment(Answer):
         numbers = f"Spearman {self.order:.2f}, p = {self.p_value:.3f}, over {100 * abs(self.moved):.0f} % of the source"
         clear = self.p_value <= 1 - CONFIDENCE and abs(self.order) >= CLEAR
         if not (clear and abs(self.moved) >= MOVED):
-            return (
-                f"{facts}; that it moves along the source as the translation grows is not shown ({numbers})."
-            )
+            moves = "that it moves along the source as the translation grows"
+            return f"{facts}; {moves} is not shown ({numbers})."
         way = "forwards" if self.order > 0 else "backwards"
         layer, head = self.sharpest
         return (
@@ -65,10 +66,8 @@ class Alignment(Answer):
             f"the most focused is head {head + 1} of layer {layer + 1}."
         )
 
-    def show(self) -> Picture:
-        """Return a map of every head, and of the mean of all."""
-        panels = map_panels("From the translation to its source", self.weights_LHTS, self.target, self.source)
-        return Picture("Cross attention", panels, self.sentence())
+    def panels(self) -> Iterator[Panel]:
+        return map_panels("From the translation to its source", self.weights_LHTS, self.target, self.source)
 
 
 def align(recording: Recording, pair: Pair, tokenizer: AnyTokenizer) -> Alignment:

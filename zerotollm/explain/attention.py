@@ -6,24 +6,22 @@ al. 2024, arXiv:2309.17453), punctuation (Clark et al. 2019, arXiv:1906.04341). 
 matters.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer
-from zerotollm.explain.activations import LONGEST, record_windows
+from zerotollm.explain.activations import LONGEST, LanguageModel, record_windows
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.estimates import NEGLIGIBLE, Estimate, mean_estimate, verdict
-from zerotollm.explain.figures.helpers import visible
-from zerotollm.explain.figures.marks import Axis, Dots, Heat, Line, Panel, said
+from zerotollm.explain.figures.marks import Axis, Dots, Heat, Line, Panel, said, visible
 from zerotollm.explain.figures.picture import Picture
 from zerotollm.explain.words import KINDS, token_kinds
 from zerotollm.model.config import TransformerConfig
-from zerotollm.training.lora import Params
 
 ROLES = ("previous token", "same token", "first token", "punctuation", "induction")
 NAMES = {
@@ -42,21 +40,20 @@ REPEATED = 50
 SEQUENCES = 8
 """Sequences of repeated random tokens."""
 
+Pieces = tuple[str, ...]
 
-A = TypeVar("A", jax.Array, np.ndarray)
 
-
-class HeadStatistics(NamedTuple, Generic[A]):
+class HeadStatistics(NamedTuple):
     """Mean attention of L x H heads in one window, over queries from the second on."""
 
-    previous_LH: A
-    same_LH: A
+    previous_LH: jax.Array | np.ndarray
+    same_LH: jax.Array | np.ndarray
     """to all earlier occurrences of the query's token together"""
-    first_LH: A
-    punctuation_LH: A
-    entropy_LH: A
+    first_LH: jax.Array | np.ndarray
+    punctuation_LH: jax.Array | np.ndarray
+    entropy_LH: jax.Array | np.ndarray
     """nats"""
-    profile_LHT: A
+    profile_LHT: jax.Array | np.ndarray
     """by distance back: 0, 1, ..."""
 
 
@@ -83,6 +80,7 @@ class Heads(Answer):
     """first - second, paired"""
     where: str = ""
     """kind of attention, see `activations.ATTENTION`"""
+    title = "What the heads do"
 
     def named(self) -> dict[tuple[int, int], str]:
         """Return (layer, head), from 0, -> role of the heads whose attention is significantly above both thresholds."""
@@ -112,7 +110,9 @@ class Heads(Answer):
         )
 
     def show(self) -> Picture:
-        """Return a picture of the roles of each head, its entropy, and its attention by distance."""
+        return replace(super().show(), title=f"What the {NAMES[self.where]} do")
+
+    def panels(self) -> Iterator[Panel]:
         L, H = self.entropy_LH.shape
         names, heads = head_names((L, H)), NAMES[self.where]
         z, low, high = (np.reshape(x, (len(self.roles), L * H)) for x in self.score_PLH)
@@ -124,32 +124,26 @@ class Heads(Answer):
         cells = tuple(tuple(f"{v:.2f}" for v in row) for row in z) if L * H <= 24 else ()
         heat = Heat(z, "share of attention", hover, text=cells, span=(0.0, max(0.3, float(z.max()))))
         axes = Axis("head, as layer.head", names=names), Axis(names=self.roles, down=True)
-        roles = Panel(f"What each of the {heads} looks at", (heat,), *axes, height=300, wide=True)
+        yield Panel(f"What each of the {heads} looks at", (heat,), *axes, height=300, wide=True)
 
         entropy_N = self.entropy_LH.ravel()
         hover = said("head {}: {:.2f} nats, as over {:.0f} tokens alike", names, entropy_N, np.exp(entropy_N))
         dots = Dots(range(L * H), entropy_N, "this model", 0, hover=hover)
         even = Line([-0.5, L * H - 0.5], [self.even_entropy] * 2, "evenly over all", 6, dashed=True)
         axes = Axis("head", names=names), Axis("entropy, nats", span=(0, self.even_entropy * 1.1))
-        panels = [roles, Panel(f"How widely each of the {heads} looks", (dots, even), *axes)]
+        yield Panel(f"How widely each of the {heads} looks", (dots, even), *axes)
 
         if self.profile_LHT is not None and self.even_profile_T is not None:
             profile_LT = self.profile_LHT.mean(1)
             back_T = np.arange(profile_LT.shape[1]) + 1
-            lines = [
-                Line(
-                    back_T,
-                    np.maximum(profile_T, 1e-6),
-                    f"layer {i}",
-                    (i - 1) % 6,
-                    hover=said("layer {}, {} back: {:.4f}", i, back_T - 1, profile_T),
-                )
-                for i, profile_T in enumerate(profile_LT, 1)
-            ]
+            lines = []
+            for i, profile_T in enumerate(profile_LT, 1):
+                hover = said("layer {}, {} back: {:.4f}", i, back_T - 1, profile_T)
+                profile_T = np.maximum(profile_T, 1e-6)
+                lines.append(Line(back_T, profile_T, f"layer {i}", (i - 1) % 6, hover=hover))
             lines.append(Line(back_T, np.maximum(self.even_profile_T, 1e-6), "evenly", 6, dashed=True))
             axes = Axis("tokens back + 1", log=True), Axis("attention", log=True)
-            panels.append(Panel("How far back, mean of a layer's heads", tuple(lines), *axes))
-        return Picture(f"What the {heads} do", tuple(panels), self.sentence())
+            yield Panel("How far back, mean of a layer's heads", tuple(lines), *axes)
 
 
 def head_names(shape: tuple[int, int]) -> tuple[str, ...]:
@@ -160,7 +154,7 @@ def head_names(shape: tuple[int, int]) -> tuple[str, ...]:
 @jax.jit
 def head_statistics(
     weights_LHTS: jax.Array, tokens_T: jax.Array, marks_T: jax.Array, start_T: jax.Array
-) -> HeadStatistics[jax.Array]:
+) -> HeadStatistics:
     """Return statistics of attention weights in one window of at least 2 tokens.
 
     `marks_T` is True at punctuation. `start_T` is the first token visible to each query.
@@ -193,7 +187,7 @@ def even_attention(T: int, start_T: np.ndarray | int = 0) -> np.ndarray:
 
 def window_statistics(
     weights_LHTS: np.ndarray, tokens_T: np.ndarray, marks_T: np.ndarray, document_bos: int | None = None
-) -> HeadStatistics[np.ndarray]:
+) -> HeadStatistics:
     """Return `head_statistics` of each layer and, as the last, of even attention: (L + 1, H) each."""
     _, H, T, _ = weights_LHTS.shape
     begins_T = np.zeros(T, bool) if document_bos is None else tokens_T == document_bos
@@ -212,19 +206,17 @@ def repeated_random(ids_N: np.ndarray, length: int, count: int, bos_id: int, see
     return np.concatenate([np.full((count, 1), bos_id), drawn_BN, drawn_BN], axis=1).astype(np.int32)
 
 
-def repetition(
-    params: Params, model: TransformerConfig, tokenizer: AnyTokenizer, ids_N: np.ndarray, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def repetition(lm: LanguageModel, ids_N: np.ndarray, seed: int = 0) -> tuple[np.ndarray, ...]:
     """Measure induction on repeated random tokens (Olsson et al. 2022, "per-token loss").
 
     Returns the attention of each head in the second copy to the token after the same token in the first, (B, L, H),
     and the loss on the first and on the second copy, each (B,). The first token of a copy is unpredictable and left
     out.
     """
-    n = _copy_length(model)
-    tokens_BT = repeated_random(ids_N, n, SEQUENCES, tokenizer.bos_id, seed)
+    n = _copy_length(lm.config)
+    tokens_BT = repeated_random(ids_N, n, SEQUENCES, lm.tokenizer.bos_id, seed)
     induction, nats = [], []
-    for window in record_windows(params, tokens_BT, model=model):
+    for window in record_windows(lm, tokens_BT):
         diagonal_LHN = np.diagonal(window.weights(), offset=1 - n, axis1=2, axis2=3)
         induction.append(diagonal_LHN[..., 2:].mean(-1))
         nats.append(window.scores.nats_BT[0])
@@ -237,32 +229,25 @@ def _copy_length(model: TransformerConfig) -> int:
 
 
 def explain_heads(
-    params: Params,
-    model: TransformerConfig,
-    tokenizer: AnyTokenizer,
-    tokens_BT: np.ndarray,
-    ids_N: np.ndarray,
-    weights: Iterable[np.ndarray],
-    document_bos: int | None = None,
-    seed: int = 0,
+    lm: LanguageModel, tokens_BT: np.ndarray, ids_N: np.ndarray, weights: Iterable[np.ndarray], seed: int = 0
 ) -> Heads:
     """Return statistics of every head in windows of held-out text, and on repeated random tokens out of `ids_N`.
 
-    `weights` are the attention weights of each window, (L, H, T, T). `document_bos` as in `record_rows`.
+    `weights` are the attention weights of each window, (L, H, T, T).
     """
-    mark_V = punctuation_marks(tokenizer, model)
+    mark_V = punctuation_marks(lm.tokenizer, lm.config)
     # One window at a time: attention weights take most memory.
     windows = [
-        window_statistics(weights_LHTS, tokens_T, mark_V[tokens_T], document_bos)
+        window_statistics(weights_LHTS, tokens_T, mark_V[tokens_T], lm.document_bos)
         for weights_LHTS, tokens_T in zip(weights, tokens_BT, strict=True)
     ]
     stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *windows)
     model_heads = jax.tree.map(lambda array: array[:, :-1], stacked)
     even = jax.tree.map(lambda array: array[:, -1].mean((0, 1)), stacked)
-    induction_BLH, first_B, second_B = repetition(params, model, tokenizer, ids_N, seed)
+    induction_BLH, first_B, second_B = repetition(lm, ids_N, seed)
     measured = (*model_heads[:4], induction_BLH)
     comparisons = sum(score_BLH[0].size for score_BLH in measured)
-    n = _copy_length(model)
+    n = _copy_length(lm.config)
     scores = zip(*(mean_estimate(x, comparisons) for x in measured), strict=True)
     return Heads(
         roles=ROLES,
@@ -290,13 +275,14 @@ def punctuation_marks(tokenizer: AnyTokenizer, model: TransformerConfig) -> np.n
 class AttentionMaps(Answer):
     """Attention of L x H heads on a text."""
 
-    pieces: tuple[str, ...]
+    pieces: Pieces
     weights_LHTS: np.ndarray
     """attention of query t to position s; rows sum to 1"""
     entropy_LHT: np.ndarray
     """of each query, nats"""
     where: str = ""
     """kind of attention, see `activations.ATTENTION`"""
+    title = "Where attention looks"
 
     def sentence(self) -> str:
         L, H, T, _ = self.weights_LHTS.shape
@@ -312,17 +298,13 @@ class AttentionMaps(Answer):
             f"focused, {focused}, gives {last_LHS[layer, head, sharpest]:.2f} to {self.pieces[sharpest]!r}."
         )
 
-    def show(self) -> Picture:
-        """Return a map of every head, and of the mean of all."""
+    def panels(self) -> Iterator[Panel]:
         title = f"Attention of the {self.where}" if self.where else "Attention on the text"
-        panels = map_panels(title, self.weights_LHTS, self.pieces, self.pieces)
-        return Picture("Where attention looks", panels, self.sentence())
+        return map_panels(title, self.weights_LHTS, self.pieces, self.pieces)
 
 
-def map_panels(
-    title: str, weights_LHTS: np.ndarray, queries: tuple[str, ...], keys: tuple[str, ...]
-) -> tuple[Panel, ...]:
-    """Return attention maps, queries downwards, of the mean of all heads and of each head."""
+def map_panels(title: str, weights_LHTS: np.ndarray, queries: Pieces, keys: Pieces) -> Iterator[Panel]:
+    """Yield attention maps, queries downwards, of the mean of all heads and of each head."""
     L, H, T, _ = weights_LHTS.shape
     maps = {"mean of all heads": weights_LHTS.mean((0, 1))}
     maps |= {f"layer {i + 1}, head {h + 1}": weights_LHTS[i, h] for i, h in np.ndindex(L, H)}
@@ -331,17 +313,9 @@ def map_panels(
         Axis("token", names=tuple(map(visible, queries)), down=True),
     )
     height = int(np.clip(120 + 26 * T, 260, 720))
-    return tuple(
-        Panel(
-            title,
-            (Heat(weights_TS, "attention", hover_template="{y} takes {z} from {x}"),),
-            *axes,
-            height=height,
-            choice=choice,
-            wide=True,
-        )
-        for choice, weights_TS in maps.items()
-    )
+    for choice, weights_TS in maps.items():
+        heat = Heat(weights_TS, "attention", hover_template="{y} takes {z} from {x}")
+        yield Panel(title, (heat,), *axes, height=height, choice=choice, wide=True)
 
 
 def attention_maps(weights_LHTS: np.ndarray, pieces: tuple[str, ...], where: str = "") -> AttentionMaps:

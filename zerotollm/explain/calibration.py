@@ -1,5 +1,6 @@
 """Are the probabilities calibrated, and does the loss fall with more context?"""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,6 @@ from zerotollm.explain.estimates import (
     verdict,
 )
 from zerotollm.explain.figures.marks import Axis, Bars, Dots, Line, Panel, said
-from zerotollm.explain.figures.picture import Picture
 
 BINS = 10
 EARLY = 8
@@ -45,6 +45,7 @@ class Calibration(Answer):
     mean_accuracy: float
     excess: Estimate[float]
     """confidence minus accuracy, over windows"""
+    title = "Can the probabilities be believed?"
 
     def sentence(self) -> str:
         sure, right = f"{100 * self.mean_confidence:.1f} %", f"{100 * self.mean_accuracy:.1f} %"
@@ -57,33 +58,26 @@ class Calibration(Answer):
         facts += f" where chance gives {self.chance_error:.3f} (p = {self.p_value:.3f})"
         if self.error < SMALL_ERROR:
             return f"{facts}: too small to matter."
-        direction = verdict(
-            self.excess,
-            "it is too sure",
-            "it is not sure enough",
-            "whether it is too sure or not sure enough is not shown",
-        )
+        otherwise = "whether it is too sure or not sure enough is not shown"
+        direction = verdict(self.excess, "it is too sure", "it is not sure enough", otherwise)
         return f"{facts}: {direction}, by {self.excess}."
 
-    def show(self) -> Picture:
-        """Return the reliability diagram, and the number of predictions by confidence."""
+    def panels(self) -> Iterator[Panel]:
         full = np.flatnonzero(self.count_X)
         confidence_X, accuracy, low, high = (x[full] for x in (self.confidence_X, *self.accuracy_X))
         percent = (100 * x for x in (confidence_X, accuracy, low, high))
-        hover = said(
-            "sure to {:.1f} %, right {:.1f} % [{:.1f}, {:.1f}] of {:,} times", *percent, self.count_X[full]
-        )
+        template = "sure to {:.1f} %, right {:.1f} % [{:.1f}, {:.1f}] of {:,} times"
+        hover = said(template, *percent, self.count_X[full])
         marks = (
             Line([0, 1], [0, 1], "exactly right", 6, dashed=True),
             Dots(confidence_X, accuracy, "this model", 0, low, high, hover=hover),
         )
         unit = (-0.02, 1.02)
         axes = Axis("how sure it was", span=unit), Axis("how often it was right", span=unit)
-        reliability = Panel("Is 70 % right 70 % of the time?", marks, *axes)
+        yield Panel("Is 70 % right 70 % of the time?", marks, *axes)
         middle_X = 50 * (self.edges[:-1] + self.edges[1:])
         count = Bars(middle_X, self.count_X, hover=said("{:,} predictions", self.count_X))
-        often = Panel("How sure it is how often", (count,), Axis("how sure, %"), Axis("predictions"))
-        return Picture("Can the probabilities be believed?", (reliability, often), self.sentence())
+        yield Panel("How sure it is how often", (count,), Axis("how sure, %"), Axis("predictions"))
 
 
 def calibration(
@@ -142,6 +136,7 @@ class LossByPosition(Answer):
     """positions from 0, half open: the beginning without the first position"""
     of: str = "window"
     """what the positions are in"""
+    title = "Loss by position"
 
     def sentence(self) -> str:
         early = f"places {self.early[0] + 1} to {self.early[1]}"
@@ -156,16 +151,14 @@ class LossByPosition(Answer):
             NEGLIGIBLE,
         )
 
-    def show(self) -> Picture:
-        """Return a picture of the loss by position."""
+    def panels(self) -> Iterator[Panel]:
         middle_Y = np.sqrt((self.first_Y + 1) * (self.last_Y + 1))
         template = "places {} to {}: {:.3f} [{:.3f}, {:.3f}] nats"
         hover = said(template, self.first_Y + 1, self.last_Y + 1, *self.nats_Y)
         value, low, high = self.nats_Y
         line = Line(middle_Y, value, "", 0, low, high, hover, dots=True)
         axes = Axis(f"place in the {self.of}", log=True), Axis("nats per token")
-        panel = Panel("Does more context help?", (line,), *axes)
-        return Picture("Loss by position", (panel,), self.sentence())
+        yield Panel("Does more context help?", (line,), *axes)
 
 
 def loss_by_position(nats_BT: np.ndarray, of: str = "window") -> LossByPosition:

@@ -1,7 +1,7 @@
 """What is an embedding, how many dimensions are there, is it 2D or 3D?"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +9,7 @@ import numpy as np
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.estimates import CONFIDENCE, DRAWS, Estimate
-from zerotollm.explain.figures.helpers import spread, visible
-from zerotollm.explain.figures.marks import Axis, Bars, Cloud, Dots, Line, Panel, said
-from zerotollm.explain.figures.picture import Picture
+from zerotollm.explain.figures.marks import Axis, Bars, Cloud, Dots, Line, Panel, said, spread, visible
 from zerotollm.explain.words import KINDS, readable_token, token_kinds
 
 MAPPED = 500
@@ -171,6 +169,7 @@ class Embeddings(Answer):
     map_N3: np.ndarray
     """their first three principal components"""
     neighbours: tuple[Neighbours, ...]
+    title = "The embedding"
 
     def sentence(self) -> str:
         text = self.geometry.sentence()
@@ -186,8 +185,7 @@ class Embeddings(Answer):
             f"principal components no token asked for exceeds {best.chance:.2f}, with 95 %)."
         )
 
-    def show(self) -> Picture:
-        """Draw the map in 3D and in 2D, what they leave out, and the neighbours of the text's tokens."""
+    def panels(self) -> Iterator[Panel]:
         cloud, flat = [], []
         for k, name in enumerate(KINDS):
             at = np.flatnonzero(self.map_kinds_N == k)
@@ -200,15 +198,8 @@ class Embeddings(Answer):
         names = tuple(visible(self.map_pieces[i]) for i in at)
         flat.append(Dots(self.map_N3[at, 0], self.map_N3[at, 1], "", 6, size=0.1, text=names, hover=names))
         title = f"The {len(self.map_ids_N)} most frequent tokens in 3D: turn it"
-        panels = (
-            Panel(title, tuple(cloud), height=430),
-            Panel("The same in 2D", tuple(flat), Axis("component 1"), Axis("component 2"), height=430),
-            self._variance_panel(),
-            *(n.panel() for n in self.neighbours[:NEIGHBOUR_PANELS]),
-        )
-        return Picture("The embedding", panels, self.sentence())
-
-    def _variance_panel(self) -> Panel:
+        yield Panel(title, tuple(cloud), height=430)
+        yield Panel("The same in 2D", tuple(flat), Axis("component 1"), Axis("component 2"), height=430)
         D = len(self.geometry.spectrum_D)
         at = spread(D)
         lines = []
@@ -220,7 +211,8 @@ class Embeddings(Answer):
             hover = said("{}: the first {} of {} hold {:.1f} %", name, at + 1, D, share)
             lines.append(Line(at + 1, share, name, color, dashed=color == 6, hover=hover))
         axes = Axis("principal components", log=True), Axis("% of the variance", span=(0, 101))
-        return Panel("What a picture leaves out", tuple(lines), *axes, height=320)
+        yield Panel("What a picture leaves out", tuple(lines), *axes, height=320)
+        yield from (n.panel() for n in self.neighbours[:NEIGHBOUR_PANELS])
 
 
 def _apart(xy_N2: np.ndarray) -> list[int]:
@@ -263,10 +255,8 @@ def explain_embeddings(
         cosine_N = centered_ND @ centered_ND[n] / (lengths_N * lengths_N[n])
         cosine_N[n] = -np.inf
         near = np.argsort(-cosine_N, kind="stable")[:NEIGHBOURS]
-        near_pieces = tuple(pieces[i] for i in near)
-        neighbours.append(
-            Neighbours(pieces[n], int(used_N[n]), used_N[near], near_pieces, cosine_N[near], chance)
-        )
+        close = used_N[near], tuple(pieces[i] for i in near), cosine_N[near]
+        neighbours.append(Neighbours(pieces[n], int(used_N[n]), *close, chance))
     return Embeddings(
         geometry=geometry(x_ND),
         map_ids_N=used_N[:MAPPED],

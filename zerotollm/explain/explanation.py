@@ -14,6 +14,7 @@ from zerotollm.data.tokens.sentencepiece import AnyTokenizer, Tokenizer
 from zerotollm.explain.ablation import Ablation, ablate_heads
 from zerotollm.explain.activations import (
     LONGEST,
+    LanguageModel,
     concatenate_scores,
     even_windows,
     record_text,
@@ -37,7 +38,7 @@ from zerotollm.explain.merges import Merges, count_words, replay_merges
 from zerotollm.explain.pair_activations import Pair, even_pairs
 from zerotollm.explain.pair_answers import held_out_answers, text_answers
 from zerotollm.explain.pair_answers import learning as pair_learning
-from zerotollm.explain.prediction import Prediction, predict
+from zerotollm.explain.prediction import Prediction, Sampler, predict
 from zerotollm.explain.tokenization import (
     Tokenization,
     TokenizerComparison,
@@ -84,17 +85,6 @@ class ReferenceText(NamedTuple):
     """for an encoder-decoder: held-out sources with their targets"""
     document_bos: int | None = None
     """the id that starts a document, if attention stays inside documents (`data.document_mask`)"""
-
-
-@dataclass(frozen=True)
-class Sampler:
-    """How the run's sampler draws the next token."""
-
-    temperature: float
-    probabilities: Callable[[np.ndarray], np.ndarray]
-    """(V,) logits -> (V,) probabilities that it draws with"""
-    draw: Callable[[np.ndarray, int], int]
-    """(V,) logits, number of tokens before -> the id that it draws"""
 
 
 class _Answers:
@@ -176,42 +166,29 @@ def explain_text(
     tokens = explain_tokens(tokenizer, text, counts_V=counts_V, merges=merges, training=training)
     ids_T, cut = text_tokens(tokenizer, text, model.max_length)
     embedding = explain_embeddings(np.asarray(params["embedding"]), tokenizer, counts_V, ids_T.tolist())
+    lm = LanguageModel(params, model, tokenizer, reference.document_bos if reference else None)
     first = Explanation(text, tokens, embedding)
-    without_text = tuple(
-        (name, NO_TEXT) for name in ("layers", "calibration", "positions", "heads", "ablation")
-    )
-    if model.architecture != "decoder":
+    need_text = ("layers", "calibration", "positions", "heads", "ablation")
+    without_text = tuple((name, NO_TEXT) for name in need_text)
+    if model.encoder_layers:
         target = translate([text])[0] if translate else ""
-        first = dataclasses.replace(first, **text_answers(params, model, tokenizer, text, target))
+        first = dataclasses.replace(first, **text_answers(lm, text, target))
         if reference is None or not reference.pairs:
             return dataclasses.replace(first, left_out=without_text)
-        answers = held_out_answers(params, model, tokenizer, reference.pairs, fresh())
-        return dataclasses.replace(first, **answers)
+        return dataclasses.replace(first, **held_out_answers(lm, reference.pairs, fresh()))
 
-    activations = record_text(params, model, ids_T)
-    prediction = predict(
-        params,
-        model,
-        tokenizer,
-        ids_T,
-        activations,
-        cut=cut,
-        temperature=sampler.temperature if sampler else 1.0,
-        sampled=sampler and sampler.probabilities,
-        draw=sampler and sampler.draw,
-    )
+    activations = record_text(lm, ids_T)
+    prediction = predict(lm, ids_T, activations, cut, sampler)
     attention = attention_maps(activations.weights_LHTS, prediction.pieces)
     first = dataclasses.replace(first, prediction=prediction, attention=attention)
     if reference is None or counts_V is None or len(reference.held_out_N) < 4:
         return dataclasses.replace(first, left_out=without_text)
     windows_BW = held_out_windows(model, reference)
-    document_bos = reference.document_bos
     scores, residual = [], []
 
     def recorded_attention() -> Iterator[np.ndarray]:
         """Yield the attention of every fourth window, and keep scores and vectors of the others on the way."""
-        windows = record_windows(params, windows_BW, model=model, document_bos=document_bos)
-        for b, window in enumerate(windows):
+        for b, window in enumerate(record_windows(lm, windows_BW)):
             scores.append(window.scores)
             if b % 2 == 0:
                 residual.append(window.residual())
@@ -219,9 +196,7 @@ def explain_text(
                 yield window.weights()
 
     ids_N = text_token_ids(tokenizer, counts_V)
-    heads = explain_heads(
-        params, model, tokenizer, windows_BW[::4, :-1], ids_N, recorded_attention(), document_bos
-    )
+    heads = explain_heads(lm, windows_BW[::4, :-1], ids_N, recorded_attention())
     all_scores = concatenate_scores(scores)
     return dataclasses.replace(
         first,
@@ -229,12 +204,12 @@ def explain_text(
             np.stack(residual, axis=1),
             windows_BW[::2],
             sentence_ends(tokenizer),
-            fresh=(streams_of(other, model, windows_BW[::2], document_bos) for other in fresh()),
+            fresh=(streams_of(lm._replace(params=other), windows_BW[::2]) for other in fresh()),
         ),
         calibration=calibration(all_scores.confidence_BT, all_scores.correct_BT),
         positions=loss_by_position(all_scores.nats_BT),
         heads=heads,
-        ablation=ablate_heads(params, model, windows_BW[::2, : ABLATED_TOKENS + 1], document_bos),
+        ablation=ablate_heads(lm, windows_BW[::2, : ABLATED_TOKENS + 1]),
     )
 
 
@@ -243,12 +218,9 @@ def held_out_windows(model: TransformerConfig, reference: ReferenceText) -> np.n
     return even_windows(reference.held_out_N, min(model.max_length, LONGEST), WINDOWS)
 
 
-def streams_of(
-    params: Params, model: TransformerConfig, windows_BW: np.ndarray, document_bos: int | None = None
-) -> np.ndarray:
+def streams_of(lm: LanguageModel, windows_BW: np.ndarray) -> np.ndarray:
     """Return the residual stream of a decoder on B windows of T + 1 tokens, (M, B, T, D)."""
-    windows = record_windows(params, windows_BW, model=model, document_bos=document_bos)
-    return np.stack([window.residual() for window in windows], axis=1)
+    return np.stack([window.residual() for window in record_windows(lm, windows_BW)], axis=1)
 
 
 def explain_run(
@@ -277,17 +249,18 @@ def explain_run(
         meaning=explain_meaning(embeddings, count_usage(train_N, tokenizer)),
         tokenizers=_compare_tokenizers(tokenizer, train_N, reference.held_out_N, text),
     )
-    document_bos = reference.document_bos
-    if model.architecture != "decoder":
+    lm = LanguageModel(params, model, tokenizer, reference.document_bos)
+    history = ((step, lm._replace(params=params)) for step, params in checkpoints())
+    if model.encoder_layers:
         if not reference.pairs:
             return dataclasses.replace(first, left_out=(("generation", NO_TEXT), ("learning", NO_TEXT)))
-        learning = pair_learning(checkpoints(), model, tokenizer, reference.pairs, counts_V)
+        learning = pair_learning(history, tokenizer, reference.pairs, counts_V)
         if translate is None:
             reason = "the model writes parts of a text, not whole texts"
             return dataclasses.replace(first, learning=learning, left_out=(("generation", reason),))
         pairs = even_pairs(reference.pairs, TRANSLATED)
         translations = translate([tokenizer.decode(pair.source_S[:-1]) for pair in pairs])
-        generation = explain_translations(params, model, tokenizer, pairs, translations, reference.train_N)
+        generation = explain_translations(lm, pairs, translations, reference.train_N)
         return dataclasses.replace(first, generation=generation, learning=learning)
 
     windows_BW = held_out_windows(model, reference)
@@ -297,13 +270,13 @@ def explain_run(
     }
     first = dataclasses.replace(
         first,
-        learning=explain_learning(checkpoints(), model, tokenizer, windows_BW, counts_V, document_bos),
+        learning=explain_learning(history, tokenizer, windows_BW, counts_V),
         layers=explain_layers(
-            streams_of(params, model, windows_BW, document_bos),
+            streams_of(lm, windows_BW),
             windows_BW,
             sentence_ends(tokenizer),
             labels,
-            fresh=(streams_of(other, model, windows_BW, document_bos) for other in fresh()),
+            fresh=(streams_of(lm._replace(params=other), windows_BW) for other in fresh()),
         ),
     )
     lengths = [len(sample) for sample in samples]
@@ -316,9 +289,7 @@ def explain_run(
     if not comparable:  # the held-out text is one document, which may start in the middle of a file
         real_BT = even_windows(reference.held_out_N, T, len(samples))[:, :T]
     samples_BT = np.stack([np.asarray(sample)[:T] for sample in samples])
-    generation = explain_generation(
-        params, model, tokenizer, samples_BT, real_BT, reference.train_N, document_bos, comparable
-    )
+    generation = explain_generation(lm, samples_BT, real_BT, reference.train_N, comparable)
     return dataclasses.replace(first, generation=generation)
 
 

@@ -5,14 +5,14 @@ ones. It compares the model's own texts with held-out real ones. Both begin docu
 sampled and scored at temperature 1.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer
-from zerotollm.explain.activations import score_windows
+from zerotollm.explain.activations import LanguageModel, score_windows
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.estimates import (
     NEGLIGIBLE,
@@ -23,10 +23,7 @@ from zerotollm.explain.estimates import (
     verdict,
 )
 from zerotollm.explain.figures.marks import Axis, Dots, Panel
-from zerotollm.explain.figures.picture import Picture
 from zerotollm.explain.pair_activations import Pair, score_pair, text_pair
-from zerotollm.model.config import TransformerConfig
-from zerotollm.training.lora import Params
 
 NGRAM = 4
 """Tokens in a run that counts as repeated (Welleck et al. 2020, arXiv:1908.04319, section 6)."""
@@ -91,16 +88,14 @@ class Generation(Answer):
     """coherence of the model's own texts. Of translations that of the real ones, since the model chose its own by it"""
     sources: tuple[str, ...] = ()
     """what was translated"""
+    title = "Meaning or only grammar?"
 
     def sentence(self) -> str:
         own, real = self.own, self.real
+        verbs = ("it copies", "it repeats itself", "its own text surprises it")
         copying, repetition, surprise = (
-            verdict(difference, f"{words} more", f"{words} less", "a difference is not shown")
-            for difference, words in zip(
-                self.difference[:3],
-                ("it copies", "it repeats itself", "its own text surprises it"),
-                strict=True,
-            )
+            verdict(difference, f"{verb} more", f"{verb} less", "a difference is not shown")
+            for difference, verb in zip(self.difference[:3], verbs, strict=True)
         )
         known = np.isfinite(self.difference.longest_copy.value)
         return (
@@ -114,11 +109,8 @@ class Generation(Answer):
 
     def _coherence(self) -> str:
         if self.sources:
-            texts = (
-                "it heeds the source",
-                "another source would serve better",
-                "it is not shown to heed the source",
-            )
+            otherwise = "it is not shown to heed the source"
+            texts = ("it heeds the source", "another source would serve better", otherwise)
             facts = f"a real translation is {self.hangs} nats per token likelier from its source than from another"
             return f"{facts}: {verdict(self.hangs, *texts, NEGLIGIBLE)}"
         texts = (
@@ -134,10 +126,8 @@ class Generation(Answer):
             NEGLIGIBLE,
         )
 
-    def show(self) -> Picture:
-        """Draw its own texts beside real ones, one panel per measure."""
+    def panels(self) -> Iterator[Panel]:
         coherence = "Does it heed its source?" if self.sources else "Do its halves belong together?"
-        panels = []
         for title, field, unit in (
             ("Longest copied span", "longest_copy", "tokens"),
             ("Repetition", "repetition", f"share of {NGRAM}-grams that came before"),
@@ -151,8 +141,7 @@ class Generation(Answer):
                 hover = (f"{name}: {e} {unit}",)
                 marks.append(Dots(point, [row], name, row, low, high, across=True, hover=hover, size=10))
             axes = Axis(unit), Axis(names=("its own", "real"), down=True)
-            panels.append(Panel(title, tuple(marks), *axes, height=190))
-        return Picture("Meaning or only grammar?", tuple(panels), self.sentence())
+            yield Panel(title, tuple(marks), *axes, height=190)
 
 
 def document_beginnings(tokens_N: np.ndarray, bos_id: int, length: int, count: int) -> np.ndarray:
@@ -164,13 +153,10 @@ def document_beginnings(tokens_N: np.ndarray, bos_id: int, length: int, count: i
 
 
 def explain_generation(
-    params: Params,
-    model: TransformerConfig,
-    tokenizer: AnyTokenizer,
+    lm: LanguageModel,
     samples_BT: np.ndarray,
     real_BT: np.ndarray,
     train_N: np.ndarray,
-    document_bos: int | None = None,
     comparable: bool = True,
 ) -> Generation:
     """Measure B samples of T tokens, without bos, and real texts of the same length.
@@ -183,9 +169,8 @@ def explain_generation(
     half = samples_BT.shape[1] // 2
 
     def nats(texts_BT: np.ndarray) -> np.ndarray:
-        bos_B1 = np.full((len(texts_BT), 1), tokenizer.bos_id)
-        windows_BW = np.concatenate([bos_B1, texts_BT], axis=1).astype(np.int32)
-        return score_windows(params, windows_BW, model=model, document_bos=document_bos).nats_BT
+        bos_B1 = np.full((len(texts_BT), 1), lm.tokenizer.bos_id)
+        return score_windows(lm, np.concatenate([bos_B1, texts_BT], axis=1).astype(np.int32)).nats_BT
 
     def score(texts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         texts_BT = np.stack(texts)
@@ -198,25 +183,20 @@ def explain_generation(
     def difference(own_B: np.ndarray, real_B: np.ndarray) -> Estimate[float]:
         return difference_estimate(own_B, real_B, VERDICTS) if comparable else UNKNOWN
 
-    samples = [tokenizer.decode(x_T) for x_T in samples_BT]
-    return _compare(list(samples_BT), list(real_BT), score, difference, tokenizer, train_N, samples)
+    samples = [lm.tokenizer.decode(x_T) for x_T in samples_BT]
+    return _compare(list(samples_BT), list(real_BT), score, difference, lm.tokenizer, train_N, samples)
 
 
 def explain_translations(
-    params: Params,
-    model: TransformerConfig,
-    tokenizer: AnyTokenizer,
-    pairs: Sequence[Pair],
-    translations: Sequence[str],
-    train_N: np.ndarray,
+    lm: LanguageModel, pairs: Sequence[Pair], translations: Sequence[str], train_N: np.ndarray
 ) -> Generation:
     """Measure the model's translations of held-out sources and the real targets.
 
     Each two are cut to the length of the shorter, since longer texts have longer copies and more repetition.
     """
-    own, real = [], []
+    own, real, tokenizer = [], [], lm.tokenizer
     for pair, text in zip(pairs, translations, strict=True):
-        own_T, real_T = text_pair(tokenizer, "", text, model.max_length).target_T[:-1], pair.target_T[:-1]
+        own_T, real_T = text_pair(tokenizer, "", text, lm.config.max_length).target_T[:-1], pair.target_T[:-1]
         length = max(1, min(len(own_T), len(real_T)))
         own.append(own_T[:length])
         real.append(real_T[:length])
@@ -225,7 +205,7 @@ def explain_translations(
         nats, coherence = [], []
         for number, x_T in enumerate(texts):
             own_nats_T, other_nats_T = (
-                score_pair(params, model, Pair(pair.source_S, x_T), tokenizer.bos_id).nats_BT[0]
+                score_pair(lm, Pair(pair.source_S, x_T)).nats_BT[0]
                 for pair in (pairs[number], pairs[(number + 1) % len(pairs)])
             )
             nats.append(own_nats_T.sum())
@@ -257,12 +237,9 @@ def _compare(
         sizes_B = np.array([max(1, len(tokenizer.decode(x_T).encode())) for x_T in known])
         copied = longest_copied(texts, train_N)
         nats_B, coherence_B = score(texts)
-        values = Measures(
-            np.array([c.length for c in copied]),
-            np.array([repetition_rate(x_T) for x_T in texts]),
-            nats_B / np.log(2) / sizes_B,
-            coherence_B,
-        )
+        lengths_B = np.array([c.length for c in copied])
+        repetition_B = np.array([repetition_rate(x_T) for x_T in texts])
+        values = Measures(lengths_B, repetition_B, nats_B / np.log(2) / sizes_B, coherence_B)
         distinct = tuple(distinct_ngrams(texts, n) for n in (1, 2, 3))
         means = {name: mean_estimate(value_B) for name, value_B in values._asdict().items()}
         return TextMeasures(copied=tuple(copied), distinct=distinct, **means), values

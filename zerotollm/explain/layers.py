@@ -3,16 +3,14 @@
 The embedding gives a token one vector. The layers after it give it another vector at each of its positions.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.estimates import UNKNOWN, Estimate, beyond_null, mean_estimate, outcome_of, verdict
 from zerotollm.explain.figures.marks import Axis, Bars, Line, Panel, said
-from zerotollm.explain.figures.picture import Picture
 from zerotollm.significance import Outcome
 
 CLASSES = 10
@@ -97,6 +95,7 @@ class Layers(Answer):
     """`own_similarity` after the last layer minus that of fresh parameters; below 0: more context"""
     learned_context: Estimate[float] = UNKNOWN
     """`context_M` after the last layer minus that of fresh parameters; above 0: more context"""
+    title = "From one vector to many"
 
     @property
     def own_similarity(self) -> np.ndarray:
@@ -134,8 +133,7 @@ class Layers(Answer):
         probes = f" Linear probes read {'; '.join(p.sentence() for p in self.probes)}." if self.probes else ""
         return f"{start} the embedding a token is {one}; {many}.{probes}"
 
-    def show(self) -> Picture:
-        """Return a picture of the similarity of vectors, the share of context, and each probe, layer by layer."""
+    def panels(self) -> Iterator[Panel]:
         names = state_names(len(self.context_M))
         axis = Axis(names=tuple(name.removeprefix("layer ") for name in names), label="after layer")
 
@@ -156,10 +154,8 @@ class Layers(Answer):
         hover = said("{}: {:.1f} % of the variance is context", names, share)
         bars = Bars(range(len(names)), share, hover=hover)
         where = f"{self.where.capitalize()}: " if self.where else ""
-        panels = [
-            Panel(f"{where}Cosine with ...", similar, axis, Axis("cosine")),
-            Panel(f"{where}How much of the variance is context", (bars,), axis, Axis("%", span=(0, 100))),
-        ]
+        yield Panel(f"{where}Cosine with ...", similar, axis, Axis("cosine"))
+        yield Panel(f"{where}How much of the variance is context", (bars,), axis, Axis("%", span=(0, 100)))
         for probe in self.probes:
             majority = [probe.majority] * 2
             marks = (
@@ -168,8 +164,7 @@ class Layers(Answer):
                 Line([0, len(names) - 1], majority, "the most frequent answer", 1, dashed=True),
             )
             axes = axis, Axis("share right", span=(0, 1))
-            panels.append(Panel(f"{where}Probe: {probe.task}", marks, *axes))
-        return Picture("From one vector to many", tuple(panels), self.sentence())
+            yield Panel(f"{where}Probe: {probe.task}", marks, *axes)
 
 
 def state_names(M: int) -> tuple[str, ...]:
@@ -227,13 +222,12 @@ def explain_vectors(
     vectors_MND = np.asarray(vectors_MND, np.float32)
     similarities = [_similarities(x_ND, ids_N, sentence_N) for x_ND in vectors_MND]
     same, any_two, sentence, context = zip(*similarities, strict=True)
-    tasks, classes = {}, {}
+    tasks = {}
     for name, label in labels.items():
         label_N = np.asarray(label).ravel()
         used_N = label_N >= 0
-        classes[name] = len(np.unique(label_N[used_N]))
         # A probe needs two classes, and windows both to fit on and to test on.
-        if classes[name] > 1 and len(np.unique(window_N[used_N] % 2)) > 1:
+        if all(len(np.unique(x_N[used_N])) > 1 for x_N in (label_N, window_N % 2)):
             tasks[name] = label_N
     similar_K, context_K, selective = [], [], {name: [] for name in tasks}
     for x_MND in fresh:
@@ -241,15 +235,15 @@ def explain_vectors(
         similar_K.append(same_token.value - any_token)
         context_K.append(share)
         for name, label_N in tasks.items():
-            accuracy = _probe_accuracy(x_MND, label_N, ids_N, window_N, seed)
-            selective[name].append(accuracy.selectivity_MB.mean(1).max())
+            _, selectivity_MB, *_ = _probe_accuracy(x_MND, label_N, ids_N, window_N, seed)
+            selective[name].append(selectivity_MB.mean(1).max())
     comparisons, questions = len(vectors_MND) * max(len(tasks), 1), 2 + len(tasks)
     probes = []
     for name, label_N in tasks.items():
-        title = name if "token" not in name else f"{name} (of {classes[name]})"
-        result = probe(title, vectors_MND, label_N, ids_N, window_N, comparisons, seed)
+        result = probe(name, vectors_MND, label_N, ids_N, window_N, comparisons, seed)
+        task = name if "token" not in name else f"{name} (of {result.classes})"
         mean, learned = _beyond_fresh(result.selectivity_M.value.max(), selective[name], questions)
-        probes.append(replace(result, fresh_selectivity=mean, learned=learned))
+        probes.append(replace(result, task=task, fresh_selectivity=mean, learned=learned))
     same_M, any_M, context_M = Estimate(*np.transpose(same)), np.array(any_two), np.array(context)
     fresh_similarity, learned = _beyond_fresh(same_M.value[-1] - any_M[-1], similar_K, questions)
     fresh_context, learned_context = _beyond_fresh(context_M[-1], context_K, questions)
@@ -327,18 +321,6 @@ def _similarities(
     return mean_estimate(alone), float(any_two), of_sentence, share
 
 
-class ProbeAccuracy(NamedTuple):
-    """Accuracy of a probe on the windows that it was not fitted on, at M states."""
-
-    right_MB: np.ndarray
-    """by window"""
-    selectivity_MB: np.ndarray
-    """by window, minus the mean of the control tasks"""
-    control_MC: np.ndarray
-    """by control task"""
-    majority: float
-
-
 def probe(
     task: str,
     vectors_MND: np.ndarray,
@@ -354,24 +336,30 @@ def probe(
     token id one of the task's labels at random, so it can only be memorized.
     """
     accuracy = _probe_accuracy(vectors_MND, label_N, ids_N, window_N, seed)
+    right_MB, selectivity_MB, control_MC, majority = accuracy
     # Both the windows and the draw of the control labels vary.
-    over_windows = mean_estimate(accuracy.selectivity_MB.T, comparisons)
-    over_draws = mean_estimate(accuracy.control_MC.T, comparisons)
+    over_windows = mean_estimate(selectivity_MB.T, comparisons)
+    over_draws = mean_estimate(control_MC.T, comparisons)
     half_M = np.hypot(over_windows.high - over_windows.value, over_draws.high - over_draws.value)
     selective_M = over_windows.value
     return Probe(
         task,
         len(np.unique(label_N[label_N >= 0])),
-        mean_estimate(accuracy.right_MB.T),
-        accuracy.control_MC.mean(1),
+        mean_estimate(right_MB.T),
+        control_MC.mean(1),
         Estimate(selective_M, selective_M - half_M, selective_M + half_M),
-        accuracy.majority,
+        majority,
     )
 
 
 def _probe_accuracy(
     vectors_MND: np.ndarray, label_N: np.ndarray, ids_N: np.ndarray, window_N: np.ndarray, seed: int
-) -> ProbeAccuracy:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Return a probe's accuracy at M states on the windows that it was not fitted on.
+
+    By window, (M, B); the same minus the mean of the control tasks, (M, B); that of each control task, (M, C); and the
+    accuracy of the most frequent class.
+    """
     used_N = label_N >= 0
     classes, label = np.unique(label_N[used_N], return_inverse=True)
     random = np.random.default_rng(seed)
@@ -395,9 +383,6 @@ def _probe_accuracy(
         for right_B, predicted_N, true_N in zip(right_CB, predicted_NC.T, tasks_CN[:, test], strict=True):
             right_B[:] = np.bincount(window, predicted_N == true_N) / size_B
     majority = np.bincount(label[fit], minlength=len(classes)).argmax()
-    return ProbeAccuracy(
-        right_MCB[:, 0],
-        right_MCB[:, 0] - right_MCB[:, 1:].mean(1),
-        (right_MCB[:, 1:] * size_B).sum(2) / size_B.sum(),
-        float((label[test] == majority).mean()),
-    )
+    right_MB, control_MCB = right_MCB[:, 0], right_MCB[:, 1:]
+    control_MC = (control_MCB * size_B).sum(2) / size_B.sum()
+    return right_MB, right_MB - control_MCB.mean(1), control_MC, float((label[test] == majority).mean())

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer
-from zerotollm.explain.activations import score_windows
+from zerotollm.explain.activations import LanguageModel, score_windows
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.attention import repetition
 from zerotollm.explain.estimates import (
@@ -18,10 +18,7 @@ from zerotollm.explain.estimates import (
     verdict,
 )
 from zerotollm.explain.figures.marks import Axis, Line, Panel, said
-from zerotollm.explain.figures.picture import Picture
 from zerotollm.explain.words import KINDS, token_kinds
-from zerotollm.model.config import TransformerConfig
-from zerotollm.training.lora import Params
 
 BANDS = (10, 100, 1000)
 """Frequency ranks in the training text that separate bands of tokens."""
@@ -49,6 +46,7 @@ class Learning(Answer):
     encoder-decoder"""
     induction_attention_YLH: np.ndarray | None = None
     """attention of each head to the token after the earlier occurrence"""
+    title = "What it learned when"
 
     def sentence(self) -> str:
         if len(self.steps_Y) < 2:
@@ -79,19 +77,15 @@ class Learning(Answer):
             f"{'; '.join(learned)}."
         )
 
-    def show(self) -> Picture:
-        """Draw the loss by frequency and by place in the word, and induction, over the checkpoints."""
-        panels = [
-            self._loss_panel("Loss by frequency of the token", self.band_names, self.band_YG),
-            self._loss_panel("Loss by place in the word", self.part_names, self.part_YG),
-        ]
+    def panels(self) -> Iterator[Panel]:
+        yield self._loss_panel("Loss by frequency of the token", self.band_names, self.band_YG)
+        yield self._loss_panel("Loss by place in the word", self.part_names, self.part_YG)
         if self.induction_Y is not None:
             hover = said("step {:,}: {:+.3f} [{:+.3f}, {:+.3f}] nats", self.steps_Y, *self.induction_Y)
             value, low, high = self.induction_Y
             line = Line(self.steps_Y, value, "", 0, low, high, hover, dots=True)
             title = "Induction: what repeating random tokens saves"
-            panels.append(Panel(title, (line,), Axis("step"), Axis("nats per token"), height=380))
-        return Picture("What it learned when", tuple(panels), self.sentence())
+            yield Panel(title, (line,), Axis("step"), Axis("nats per token"), height=380)
 
     def _loss_panel(self, title: str, names: tuple[str, ...], loss_YG: Estimate[np.ndarray]) -> Panel:
         lines = []
@@ -105,14 +99,12 @@ class Learning(Answer):
 
 
 def explain_learning(
-    checkpoints: Iterable[tuple[int, Params]],
-    model: TransformerConfig,
+    checkpoints: Iterable[tuple[int, LanguageModel]],
     tokenizer: AnyTokenizer,
     windows_BW: np.ndarray,
     counts_V: np.ndarray,
-    document_bos: int | None = None,
 ) -> Learning:
-    """Evaluate checkpoints (step, params), the oldest first, on the same windows. One is in memory at a time.
+    """Evaluate checkpoints with their steps, the oldest first, on the same windows. One is in memory at a time.
 
     Frequent tokens are learned first (Zipf 1949; Chang and Bergen 2022, arXiv:2110.02406), and induction appears
     abruptly (Olsson et al. 2022, arXiv:2209.11895).
@@ -121,11 +113,11 @@ def explain_learning(
     gains, attention = [], []
 
     def losses() -> Iterator[tuple[int, np.ndarray]]:
-        for step, params in checkpoints:
-            induction_BLH, first_B, second_B = repetition(params, model, tokenizer, ids_N)
+        for step, lm in checkpoints:
+            induction_BLH, first_B, second_B = repetition(lm, ids_N)
             gains.append(first_B - second_B)
             attention.append(induction_BLH.mean(0))
-            yield step, score_windows(params, windows_BW, model=model, document_bos=document_bos).nats_BT
+            yield step, score_windows(lm, windows_BW).nats_BT
 
     learning = measure_learning(losses(), tokenizer, windows_BW, counts_V)
     gain_Y = mean_estimate(np.stack(gains, axis=1), comparisons=len(gains))
@@ -151,9 +143,7 @@ def measure_learning(
         means.append(mean_estimate(np.nanmean(nats_BT, axis=1)))
         bands.append(grouped_means(last_BT, np.where(padding_BT, -1, band_BT), len(BAND_NAMES)))
         parts.append(grouped_means(last_BT, np.where(padding_BT, -1, part_BT), len(PART_NAMES)))
-    loss, band, part = (
-        Estimate(*map(np.array, zip(*estimates, strict=True))) for estimates in (means, bands, parts)
-    )
+    loss, band, part = (Estimate(*map(np.array, zip(*x, strict=True))) for x in (means, bands, parts))
     # The sentence compares two bands.
     group_BT = np.where(padding_BT, -1, band_BT)
     fell_G = grouped_means(first_BT - last_BT, group_BT, len(BAND_NAMES), comparisons=2)

@@ -5,7 +5,7 @@ neighbours, whether or not they ever meet (the distributional hypothesis: Harris
 text and compared with the cosine of the embeddings.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,7 +24,6 @@ from zerotollm.explain.estimates import (
     partial_correlation,
 )
 from zerotollm.explain.figures.marks import Axis, Line, Panel, said
-from zerotollm.explain.figures.picture import Picture
 from zerotollm.explain.words import KINDS, readable_token, sentence_ends, token_counts, token_kinds
 from zerotollm.significance import holm
 
@@ -69,6 +68,7 @@ class Meaning(Answer):
     cosine_NN: np.ndarray
     """at the last checkpoint"""
     usage: Usage
+    title = "How meaning is determined"
 
     def sentence(self) -> str:
         together, contexts, difference = self.together[-1], self.contexts[-1], self.difference[-1]
@@ -94,17 +94,13 @@ class Meaning(Answer):
             f"(Spearman): {verdict}.{first}"
         )
 
-    def show(self) -> Picture:
-        """Draw the correlations over the checkpoints, and the cosine against usage at the last one."""
+    def panels(self) -> Iterator[Panel]:
         upper = np.triu_indices(len(self.pieces), 1)
         percent = (np.arange(BINS) + 0.5) * 100 / BINS
         over_steps, binned = [], []
-        for color, (name, estimates, p_Y, usage_NN) in enumerate(
-            (
-                ("shared contexts", self.contexts, self.p_contexts_Y, self.usage.contexts_NN),
-                ("the same sentence", self.together, self.p_together_Y, self.usage.together_NN),
-            )
-        ):
+        contexts = "shared contexts", self.contexts, self.p_contexts_Y, self.usage.contexts_NN
+        together = "the same sentence", self.together, self.p_together_Y, self.usage.together_NN
+        for color, (name, estimates, p_Y, usage_NN) in enumerate((contexts, together)):
             value, low, high = (np.array(x, float) for x in zip(*estimates, strict=True))
             texts = [str(e) for e in estimates]
             hover = said("step {:,}, {}: {} (p = {:.3f})", self.steps_Y, name, texts, p_Y)
@@ -114,15 +110,10 @@ class Meaning(Answer):
             ends = percent - 50 / BINS, percent + 50 / BINS
             hover = said("{}, {:.0f} to {:.0f} %: cosine {:.3f}", name, *ends, mean)
             binned.append(Line(percent, mean, name, color, hover=hover, dots=True))
-        axes = (
-            (Axis("step"), Axis("Spearman's correlation")),
-            (Axis("pairs of words, from the least to the most, %"), Axis("mean cosine of their embeddings")),
-        )
-        panels = (
-            Panel("The cosine of two words goes with ...", tuple(over_steps), *axes[0]),
-            Panel("Pairs by how much they share, last checkpoint", tuple(binned), *axes[1]),
-        )
-        return Picture("How meaning is determined", panels, self.sentence())
+        axes = Axis("step"), Axis("Spearman's correlation")
+        yield Panel("The cosine of two words goes with ...", tuple(over_steps), *axes)
+        axes = Axis("pairs of words, from the least to the most, %"), Axis("mean cosine of their embeddings")
+        yield Panel("Pairs by how much they share, last checkpoint", tuple(binned), *axes)
 
 
 def count_usage(tokens_N: np.ndarray, tokenizer: AnyTokenizer) -> Usage:
@@ -201,21 +192,16 @@ def explain_meaning(
         x_ND = np.asarray(embedding_VD, np.float64)[usage.ids_N]
         cosine_NN = cosine_matrix(x_ND - x_ND.mean(0, keepdims=True))
         rank_NN = pair_ranks(cosine_NN)
-        drawn_2X = np.stack(
-            [pair_correlations(rank_NN, x_NN, weights_XN) for x_NN in (together_NN, contexts_NN)]
-        )
+        both = (together_NN, contexts_NN)
+        drawn_2X = np.stack([pair_correlations(rank_NN, x_NN, weights_XN) for x_NN in both])
         drawn_3X = np.append(drawn_2X, drawn_2X[1:] - drawn_2X[:1], axis=0)
         ends = np.quantile(drawn_3X[:, 1:], [0.025, 0.975], axis=1)
         estimates.append([Estimate(*map(float, three)) for three in zip(drawn_3X[:, 0], *ends, strict=True)])
         together, contexts = drawn_2X[:, 0]
-        rows.append(
-            (
-                partial_correlation(together, contexts, between),
-                partial_correlation(contexts, together, between),
-                mantel(rank_NN, together_NN, draws, seed=0),
-                mantel(rank_NN, contexts_NN, draws, seed=1),
-            )
-        )
+        orders = (together, contexts), (contexts, together)
+        alone = [partial_correlation(a, b, between) for a, b in orders]
+        p_values = [mantel(rank_NN, x_NN, draws, seed) for seed, x_NN in enumerate(both)]
+        rows.append([*alone, *p_values])
     steps_Y = np.array([step for step, _ in embeddings])
     together, contexts, difference = (tuple(column) for column in zip(*estimates, strict=True))
     alone_and_p = np.array(rows).T

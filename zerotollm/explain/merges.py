@@ -36,19 +36,12 @@ class Merge:
 
 @dataclass(frozen=True)
 class Merges:
-    """All R merges of a BPE tokenizer, in order."""
+    """Counts at all R merges of a BPE tokenizer, in order."""
 
-    pieces: tuple[str, ...]
-    """the merged piece, a space as `▁`"""
-    left: tuple[str, ...]
-    right: tuple[str, ...]
-    """the pair that most often made the piece; empty if the piece never occurred"""
     count_R: np.ndarray
-    """occurrences of that pair just before the merge"""
+    """occurrences, just before the merge, of the pair that most often made the piece"""
     tokens_R: np.ndarray
     """tokens of the whole text just after the merge"""
-    tokens_before: int
-    """characters of the whole text, and the bytes of unknown characters"""
     num_bytes: int
     """of the whole text in UTF-8"""
 
@@ -69,22 +62,19 @@ def count_words(text: str) -> Counter[str]:
 def replay_merges(tokenizer: Tokenizer, words: Mapping[str, int]) -> Merges:
     """Apply all merges to counted words; seconds for thousands of merges of tens of thousands of words."""
     order = merge_order(tokenizer)
-    mergeable = set(order)
+    mergeable, count_R, tokens_R = set(order), [], []
     # SPACE has three bytes, the space that it stands for has one.
     num_bytes = sum(n * (len(word.encode()) - 2 * word.count(SPACE)) for word, n in words.items())
     words = _cut_words(words, {pair for piece in order for pair in pairwise(piece)})
     alphabet = {p.piece for p in tokenizer._proto.pieces if p.type == p.NORMAL and len(p.piece) == 1}
     words_symbols = [list(word) for word in words]
     counts = list(words.values())
-    tokens = tokens_before = sum(
-        n * sum(1 if c in alphabet else len(c.encode()) for c in word) for word, n in words.items()
-    )
+    tokens = sum(n * sum(1 if c in alphabet else len(c.encode()) for c in word) for word, n in words.items())
     words_with: dict[str, set[int]] = defaultdict(set)  # merged piece -> words that contain its pair
     for w, symbols in enumerate(words_symbols):
         for a, b in pairwise(symbols):
             if a + b in mergeable:
                 words_with[a + b].add(w)
-    rows: list[tuple[str, str, int, int]] = []
     for piece in order:
         pairs: Counter[tuple[str, str]] = Counter()
         for w in words_with.pop(piece, ()):
@@ -104,17 +94,9 @@ def replay_merges(tokenizer: Tokenizer, words: Mapping[str, int]) -> Merges:
             for a, b in pairwise(merged):
                 if a + b in mergeable and piece in (a, b):
                     words_with[a + b].add(w)
-        (left, right), count = pairs.most_common(1)[0] if pairs else (("", ""), 0)
-        rows.append((left, right, count, tokens))
-    return Merges(
-        pieces=order,
-        left=tuple(left for left, _, _, _ in rows),
-        right=tuple(right for _, right, _, _ in rows),
-        count_R=np.array([count for _, _, count, _ in rows]),
-        tokens_R=np.array([tokens for *_, tokens in rows]),
-        tokens_before=tokens_before,
-        num_bytes=num_bytes,
-    )
+        count_R.append(max(pairs.values(), default=0))
+        tokens_R.append(tokens)
+    return Merges(np.array(count_R), np.array(tokens_R), num_bytes)
 
 
 def cached_merges(folder: Path, tokenizer: Tokenizer, tokens_N: np.ndarray) -> Merges:
@@ -131,9 +113,7 @@ def cached_merges(folder: Path, tokenizer: Tokenizer, tokens_N: np.ndarray) -> M
 
     build_once(final, build)
     with np.load(final / "merges.npz") as arrays:
-        pieces, left, right = (tuple(map(str, arrays[name])) for name in ("pieces", "left", "right"))
-        tokens_before, num_bytes = int(arrays["tokens_before"]), int(arrays["num_bytes"])
-        return Merges(pieces, left, right, arrays["count_R"], arrays["tokens_R"], tokens_before, num_bytes)
+        return Merges(arrays["count_R"], arrays["tokens_R"], int(arrays["num_bytes"]))
 
 
 def _cut_words(words: Mapping[str, int], inside: set[tuple[str, str]]) -> Counter[str]:

@@ -7,9 +7,7 @@ import numpy as np
 
 from zerotollm.data.sources.pairs import as_sentence
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer
-from zerotollm.explain.activations import Recording, Row, Scores, record, row_length
-from zerotollm.model.config import TransformerConfig
-from zerotollm.training.lora import Params
+from zerotollm.explain.activations import LanguageModel, Recording, Row, Scores, record, row_length
 
 
 class Pair(NamedTuple):
@@ -19,22 +17,22 @@ class Pair(NamedTuple):
     target_T: np.ndarray
 
 
-def record_pair(params: Params, model: TransformerConfig, pair: Pair, bos_id: int) -> Recording:
+def record_pair(lm: LanguageModel, pair: Pair) -> Recording:
     """Return the activations of an encoder-decoder on one pair, whose sides are padded to one length."""
     S, T = len(pair.source_S), len(pair.target_T)
-    length = row_length(max(S, T), model)
-    inputs_T = np.append(bos_id, pair.target_T[:-1])
+    length = row_length(max(S, T), lm.config)
+    inputs_T = np.append(lm.tokenizer.bos_id, pair.target_T[:-1])
     source_1S, tokens_1S, targets_1S = (
         np.pad(ids, (0, length - len(ids)))[None].astype(np.int32)
         for ids in (pair.source_S, inputs_T, pair.target_T)
     )
     row = Row(tokens_1S, targets_1S, 1, T, source_1S=source_1S, source_length=S)
-    return record(params, model, row)
+    return record(lm.params, lm.config, row)
 
 
-def score_pair(params: Params, model: TransformerConfig, pair: Pair, bos_id: int) -> Scores:
+def score_pair(lm: LanguageModel, pair: Pair) -> Scores:
     """Return the scores of the target's tokens, (1, T), given its source."""
-    return record_pair(params, model, pair, bos_id).scores()
+    return record_pair(lm, pair).scores()
 
 
 def text_pair(tokenizer: AnyTokenizer, source: str, target: str, longest: int) -> Pair:

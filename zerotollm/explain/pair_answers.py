@@ -4,37 +4,22 @@ Induction is missing: it is measured on repeated random tokens, for which there 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer
-from zerotollm.explain.ablation import Ablation, ablate
-from zerotollm.explain.activations import Recording
-from zerotollm.explain.alignment import Alignment, align
-from zerotollm.explain.attention import (
-    AttentionMaps,
-    Heads,
-    attention_entropy,
-    attention_maps,
-    punctuation_marks,
-)
-from zerotollm.explain.calibration import Calibration, LossByPosition, calibration, loss_by_position
+from zerotollm.explain.ablation import ablate
+from zerotollm.explain.activations import LanguageModel, Recording
+from zerotollm.explain.alignment import align
+from zerotollm.explain.answer import Answer
+from zerotollm.explain.attention import Heads, attention_entropy, attention_maps, punctuation_marks
+from zerotollm.explain.calibration import calibration, loss_by_position
 from zerotollm.explain.estimates import mean_estimate
 from zerotollm.explain.layers import PARTS, Layers, explain_vectors, frequent_labels, part_labels
 from zerotollm.explain.learning import Learning, measure_learning
-from zerotollm.explain.pair_activations import (
-    Pair,
-    even_pairs,
-    pad_rows,
-    record_pair,
-    score_pair,
-    text_pair,
-)
-from zerotollm.explain.prediction import Prediction, predict
+from zerotollm.explain.pair_activations import Pair, even_pairs, pad_rows, record_pair, score_pair, text_pair
+from zerotollm.explain.prediction import predict
 from zerotollm.explain.words import readable_token
-from zerotollm.model.config import TransformerConfig
 from zerotollm.training.lora import Params
 
 PAIRS = 96
@@ -52,33 +37,26 @@ ROLES = {
 the token that is predicted. "same place" is the source token at the same fraction of its sentence."""
 
 
-class RoleScores(NamedTuple):
-    """Attention of L x H heads in one pair, for P roles."""
-
-    score_PLH: np.ndarray
-    """mean attention"""
-    entropy_LH: np.ndarray
-    """nats"""
+RoleScores = tuple[np.ndarray, np.ndarray]
+"""Mean attention of L x H heads in one pair to the tokens of P roles, (P, L, H), and its entropy in nats, (L, H)."""
 
 
-def text_answers(
-    params: Params, model: TransformerConfig, tokenizer: AnyTokenizer, source: str, target: str
-) -> dict[str, Prediction | AttentionMaps | Alignment]:
+def text_answers(lm: LanguageModel, source: str, target: str) -> dict[str, Answer]:
     """Return the answers on one source and its translation, by field of an `Explanation`.
 
     The prediction is that in the middle of the target.
     """
-    pair = text_pair(tokenizer, source, target, model.max_length)
-    recording = record_pair(params, model, pair, tokenizer.bos_id)
+    tokenizer = lm.tokenizer
+    pair = text_pair(tokenizer, source, target, lm.config.max_length)
+    recording = record_pair(lm, pair)
     inputs_T = recording.row.tokens_1S[0, : len(pair.target_T)]
     half = (len(inputs_T) + 1) // 2
     maps = {
         kind: attention_maps(recording.weights(kind), tuple(readable_token(tokenizer, i) for i in ids), kind)
         for kind, ids in (("encoder", pair.source_S), ("decoder", inputs_T))
     }
-    activations = recording.decoder_activations(half)
     return {
-        "prediction": predict(params, model, tokenizer, inputs_T[:half], activations),
+        "prediction": predict(lm, inputs_T[:half], recording.decoder_activations(half)),
         "attention": maps["decoder"],
         "encoder_attention": maps["encoder"],
         "alignment": align(recording, pair, tokenizer),
@@ -86,51 +64,47 @@ def text_answers(
 
 
 def held_out_answers(
-    params: Params,
-    model: TransformerConfig,
-    tokenizer: AnyTokenizer,
-    pairs: Sequence[Pair],
-    fresh: Iterable[Params] = (),
-) -> dict[str, Calibration | LossByPosition | Layers | Heads | Ablation | None]:
+    lm: LanguageModel, pairs: Sequence[Pair], fresh: Iterable[Params] = ()
+) -> dict[str, Answer | None]:
     """Return the answers on held-out pairs, by field of an `Explanation`. `fresh` are parameters without training."""
     pairs = even_pairs(pairs, PAIRS)
-    bos_id, mark_V = tokenizer.bos_id, punctuation_marks(tokenizer, model)
+    mark_V = punctuation_marks(lm.tokenizer, lm.config)
+    scores, roles = [], {kind: [] for kind in ROLES}
 
-    def record_all(
-        params: Params, model: TransformerConfig, pairs: Sequence[Pair] = pairs
-    ) -> Iterator[Recording]:
-        return (record_pair(params, model, pair, bos_id) for pair in pairs)
+    def streams_of(recordings: Iterable[Recording]) -> list[np.ndarray]:
+        """Return the vectors of the encoder and of the decoder, (M, N, D) each."""
+        residuals = ([recording.residual(stack) for stack in recording.stacks] for recording in recordings)
+        return [np.concatenate(stack, axis=1) for stack in zip(*residuals, strict=True)]
 
-    scores, streams, roles = [], [], {kind: [] for kind in ROLES}
-    for pair, recording in zip(pairs, record_all(params, model), strict=True):
-        scores.append(recording.scores())
-        streams.append([recording.residual(stack) for stack in recording.stacks])
-        for kind, kind_roles in roles.items():
-            kind_roles.append(pair_roles(recording, pair, kind, mark_V))
-    models = [streams]
-    for other in fresh:
-        recordings = record_all(other, model)
-        models.append([[recording.residual(stack) for stack in recording.stacks] for recording in recordings])
-    encoder, decoder = (
-        [np.concatenate([residuals[side] for residuals in streams], axis=1) for streams in models]
-        for side in (0, 1)
-    )
+    def record_all() -> Iterator[Recording]:
+        """Record all pairs, and keep scores and roles on the way."""
+        for pair in pairs:
+            recording = record_pair(lm, pair)
+            scores.append(recording.scores())
+            for kind, kind_roles in roles.items():
+                kind_roles.append(pair_roles(recording, pair, kind, mark_V))
+            yield recording
+
+    models = [streams_of(record_all())]
+    for params in fresh:
+        models.append(streams_of(record_pair(lm._replace(params=params), pair) for pair in pairs))
+    encoder, decoder = zip(*models, strict=True)
     sources, targets = zip(*pairs, strict=True)
     lengths = [len(target_T) for target_T in targets]
-    confidence_N = np.concatenate([score.confidence_BT[0] for score in scores])
-    correct_N = np.concatenate([score.correct_BT[0] for score in scores])
-    nats_BT = pad_rows([score.nats_BT[0] for score in scores], np.nan)
+    nats, confidence, correct = zip(*scores, strict=True)
+    confidence_N, correct_N = (np.concatenate(x, axis=1)[0] for x in (confidence, correct))
+    nats_BT = pad_rows([nats_1T[0] for nats_1T in nats], np.nan)
     # Positions are compared within the longer half of the targets, which all reach the last one.
     T = int(np.median(lengths))
     long_BT = nats_BT[~np.isnan(nats_BT[:, :T]).any(1), :T]
-    answers = {
+    answers: dict[str, Answer | None] = {
         "calibration": calibration(confidence_N, correct_N, np.repeat(np.arange(len(pairs)), lengths)),
         "positions": loss_by_position(long_BT, "target") if T > 1 else None,
         "encoder_layers": _layers(sources, encoder, "encoder"),
-        "layers": _layers(targets, decoder, "decoder", bos_id),
+        "layers": _layers(targets, decoder, "decoder", lm.tokenizer.bos_id),
     }
     some = pairs[:: max(1, len(pairs) // ABLATED)]
-    ablations = ablate(params, model, partial(record_all, pairs=some))
+    ablations = ablate(lm, lambda biased: (record_pair(biased, pair) for pair in some))
     for kind, prefix in (("encoder", "encoder_"), ("decoder", ""), ("cross", "cross_")):
         answers[f"{prefix}heads"] = pair_heads(kind, roles[kind])
         answers[f"{prefix}ablation"] = ablations[kind]
@@ -187,19 +161,21 @@ def role_scores(weights_LHTS: np.ndarray, masks: dict[str, np.ndarray]) -> RoleS
         used_T = mask_TS.any(-1) if role in ("previous token", "next token") else np.ones(len(mask_TS), bool)
         share_LHT = (weights_LHTS * mask_TS).sum(-1)[..., used_T]
         scores.append(share_LHT.mean(-1) if used_T.any() else np.zeros(weights_LHTS.shape[:2]))
-    return RoleScores(np.stack(scores), attention_entropy(weights_LHTS).mean(-1))
+    return np.stack(scores), attention_entropy(weights_LHTS).mean(-1)
 
 
 def pair_heads(kind: str, scores: Sequence[tuple[RoleScores, RoleScores]]) -> Heads:
     """Return the answer to the `pair_roles` of every pair."""
     heads, even = zip(*scores, strict=True)
-    score_BPLH = np.stack([pair.score_PLH for pair in heads])
+    (score_BPLH, entropy_BLH), (even_BPLH, even_BLH) = (
+        map(np.stack, zip(*pairs, strict=True)) for pairs in (heads, even)
+    )
     return Heads(
         roles=ROLES[kind],
         score_PLH=mean_estimate(score_BPLH, comparisons=score_BPLH[0].size),
-        even_P=np.mean([pair.score_PLH[:, 0, 0] for pair in even], axis=0),
-        entropy_LH=np.mean([pair.entropy_LH for pair in heads], axis=0),
-        even_entropy=float(np.mean([pair.entropy_LH for pair in even])),
+        even_P=even_BPLH[:, :, 0, 0].mean(0),
+        entropy_LH=entropy_BLH.mean(0),
+        even_entropy=float(even_BLH.mean()),
         where=kind,
     )
 
@@ -221,9 +197,7 @@ def _layers(
     else:
         inputs = [np.append(bos_id, text_T[:-1]) for text_T in texts]
         tasks = {"the next token": texts}
-    labels = {
-        name: frequent_labels(np.concatenate(values).astype(np.int64)) for name, values in tasks.items()
-    }
+    labels = {task: frequent_labels(np.concatenate(ids).astype(np.int64)) for task, ids in tasks.items()}
     part_N = np.concatenate([part_labels(len(text_T)) for text_T in texts])
     labels |= {f"the place in the sentence (of {PARTS} parts)": part_N}
     ids_N = np.concatenate(inputs)
@@ -231,19 +205,16 @@ def _layers(
 
 
 def learning(
-    checkpoints: Iterable[tuple[int, Params]],
-    model: TransformerConfig,
+    checkpoints: Iterable[tuple[int, LanguageModel]],
     tokenizer: AnyTokenizer,
     pairs: Sequence[Pair],
     counts_V: np.ndarray,
 ) -> Learning:
     """Return the loss on held-out targets at each checkpoint."""
     pairs = even_pairs(pairs, PAIRS)
-
-    def nats(params: Params) -> np.ndarray:
-        rows = [score_pair(params, model, pair, tokenizer.bos_id).nats_BT[0] for pair in pairs]
-        return pad_rows(rows, np.nan)
-
+    losses = (
+        (step, pad_rows([score_pair(lm, pair).nats_BT[0] for pair in pairs], np.nan))
+        for step, lm in checkpoints
+    )
     windows_BW = pad_rows([np.append(tokenizer.bos_id, pair.target_T) for pair in pairs], tokenizer.eos_id)
-    losses = ((step, nats(params)) for step, params in checkpoints)
     return measure_learning(losses, tokenizer, windows_BW, counts_V)

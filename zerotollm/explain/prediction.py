@@ -3,22 +3,17 @@
 `calibration.py` tests whether the probabilities are reliable.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from zerotollm.data.tokens.sentencepiece import AnyTokenizer
-from zerotollm.explain.activations import Activations, head_matrix, read_out, row_length
+from zerotollm.explain.activations import Activations, LanguageModel, head_matrix, read_out, row_length
 from zerotollm.explain.answer import Answer
-from zerotollm.explain.figures.helpers import visible
-from zerotollm.explain.figures.marks import Axis, Bars, Heat, Panel, said
-from zerotollm.explain.figures.picture import Picture
+from zerotollm.explain.figures.marks import Axis, Bars, Heat, Panel, said, visible
 from zerotollm.explain.layers import state_names
 from zerotollm.explain.words import readable_token
-from zerotollm.model.config import TransformerConfig
-from zerotollm.training.lora import Params
 
 BEST = 10
 """Likeliest tokens whose computation is shown, K."""
@@ -26,6 +21,17 @@ LENS = 16
 """Tokens in the picture of the logit lens, the last of the text."""
 PRODUCTS = 12
 """Largest products of a logit that the picture shows one by one."""
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How the run's sampler draws the next token."""
+
+    temperature: float
+    probabilities: Callable[[np.ndarray], np.ndarray]
+    """(V,) logits -> (V,) probabilities that it draws with"""
+    draw: Callable[[np.ndarray, int], int]
+    """(V,) logits, number of tokens before -> the id that it draws"""
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ class Prediction(Answer):
     """the same as text, T x K"""
     next_p_TK: np.ndarray
     """their probabilities"""
+    title = "How the next token is predicted"
 
     @property
     def lens_best_pieces(self) -> tuple[str, ...]:
@@ -87,11 +94,9 @@ class Prediction(Answer):
         sampler = "" if np.isclose(p, sampled, atol=0.005) else beside
         last_M = self.lens_best_MT[:, -1]
         settled = next(m for m in range(len(last_M)) if (last_M[m:] == last_M[-1]).all())
-        lens = (
-            f"from layer {settled} of {len(last_M) - 1} on the stream says so"
-            if settled
-            else "already the embedding says so"
-        )
+        lens = "already the embedding says so"
+        if settled:
+            lens = f"from layer {settled} of {len(last_M) - 1} on the stream says so"
         size_D = np.sort(np.abs(self.products_KD[0]))[::-1]
         half = int(np.searchsorted(np.cumsum(size_D), np.abs(self.products_KD[0]).sum() / 2)) + 1
         return (
@@ -101,22 +106,19 @@ class Prediction(Answer):
             f"({self.entropy:.1f} bits), and {lens}."
         )
 
-    def show(self) -> Picture:
-        """Return a picture of the likeliest tokens, the sum that is a logit, and the logit lens over the text."""
-        panels = [self._likeliest_panel(), self._products_panel(), self._lens_panel()]
+    def panels(self) -> Iterator[Panel]:
+        yield from (self._likeliest_panel(), self._products_panel(), self._lens_panel())
         if self.lens_nats_MT.shape[1]:
             places, mean_M = state_names(len(self.lens_nats_MT)), self.lens_nats_MT.mean(1)
             hover = said("{}: {:.3f} nats per token", places, mean_M)
             bars = Bars(range(len(places)), mean_M, hover=hover)
             axes = Axis("read out after", names=places), Axis("nats per token of this text")
-            panels.append(Panel("The text's own next tokens, layer by layer", (bars,), *axes))
-        return Picture("How the next token is predicted", tuple(panels), self.sentence())
+            yield Panel("The text's own next tokens, layer by layer", (bars,), *axes)
 
     def _likeliest_panel(self) -> Panel:
         names = tuple(map(visible, self.best_pieces))
-        p_K, logits_K, sampled_K = (
-            x[self.best_K] for x in (self.probabilities_V, self.logits_V, self.sampled_V)
-        )
+        columns = self.probabilities_V, self.logits_V, self.sampled_V
+        p_K, logits_K, sampled_K = (x_V[self.best_K] for x_V in columns)
         template = "{}: logit {:.3f}, probability {:.4f}, the sampler's at temperature {:g} {:.4f}"
         hover = said(template, names, logits_K, p_K, self.temperature, sampled_K)
         bars = Bars(p_K, range(len(names)), across=True, hover=hover, text=said("{:.3f}", p_K))
@@ -161,55 +163,48 @@ class Prediction(Answer):
 
 
 def predict(
-    params: Params,
-    model: TransformerConfig,
-    tokenizer: AnyTokenizer,
+    lm: LanguageModel,
     tokens_T: np.ndarray,
     activations: Activations,
-    *,
     cut: bool = False,
-    temperature: float = 1.0,
-    sampled: Callable[[np.ndarray], np.ndarray] | None = None,
-    draw: Callable[[np.ndarray, int], int] | None = None,
+    sampler: Sampler | None = None,
 ) -> Prediction:
     """Return the prediction after tokens whose activations in a decoder are given.
 
-    `draw(logits_V, number of tokens before)` is a sampler. `sampled(logits_V)` returns the probabilities that it draws
-    with, by default those of the temperature alone; temperature 0 is its limit, the likeliest token. The final norm and
-    the head on the state after each layer are the logit lens (nostalgebraist 2020; its limits: Belrose et al. 2023,
-    arXiv:2303.08112).
+    The final norm and the head on the state after each layer are the logit lens (nostalgebraist 2020; its limits:
+    Belrose et al. 2023, arXiv:2303.08112).
     """
-    num_ids, T = tokenizer.vocab_size, len(tokens_T)
+    num_ids, T = lm.tokenizer.vocab_size, len(tokens_T)
 
     def pieces(ids: np.ndarray) -> tuple[str, ...]:
-        return tuple(readable_token(tokenizer, i) for i in ids)
+        return tuple(readable_token(lm.tokenizer, i) for i in ids)
 
     logits_V = np.asarray(activations.logits_TV[-1, :num_ids], np.float64)
-    probabilities_V = _softmax(logits_V)
+    weights_V = np.exp(logits_V - logits_V.max())
+    probabilities_V = weights_V / weights_V.sum()
     best_K = np.argsort(-logits_V, kind="stable")[:BEST]
     hidden_D = np.asarray(activations.final_TD[-1], np.float64)
-    lens_best_MT, lens_best_p_MT, lens_p_MT, lens_nats_MT = _lens(
-        params, activations.residual_MTD, tokens_T, best_K[0], model, num_ids
-    )
+    lens = _lens(lm, activations.residual_MTD, tokens_T, best_K[0])
+    lens_best_MT, lens_best_p_MT, lens_p_MT, lens_nats_MT = lens
     logits_TV = activations.logits_TV[:, :num_ids]
     next_TK = np.argsort(-logits_TV, axis=-1, kind="stable")[:, :BEST]
     weights_TV = np.exp(logits_TV - logits_TV.max(-1, keepdims=True))
-    drawn = draw(activations.logits_TV[-1], T) if draw else None
+    drawn = sampler.draw(activations.logits_TV[-1], T) if sampler else None
     return Prediction(
         tokens_T=tokens_T,
         pieces=pieces(tokens_T),
         cut=cut,
-        temperature=temperature,
+        temperature=sampler.temperature if sampler else 1.0,
         hidden_D=hidden_D,
         logits_V=logits_V,
         probabilities_V=probabilities_V,
-        sampled_V=sampled(logits_V) if sampled else _softmax(logits_V / max(temperature, 1e-6)),
+        sampled_V=sampler.probabilities(logits_V) if sampler else probabilities_V,
         entropy=float(-np.sum(probabilities_V * np.log2(np.maximum(probabilities_V, 1e-300)))),
         best_K=best_K,
         best_pieces=pieces(best_K),
-        products_KD=hidden_D[None] * np.asarray(head_matrix(params, model), np.float64)[:, best_K].T,
+        products_KD=hidden_D[None] * np.asarray(head_matrix(lm.params, lm.config), np.float64)[:, best_K].T,
         drawn=drawn,
-        drawn_piece="" if drawn is None else readable_token(tokenizer, drawn),
+        drawn_piece="" if drawn is None else readable_token(lm.tokenizer, drawn),
         lens_best_MT=lens_best_MT,
         lens_pieces=tuple(map(pieces, lens_best_MT)),
         lens_best_p_MT=lens_best_p_MT,
@@ -221,28 +216,18 @@ def predict(
     )
 
 
-def _softmax(logits_V: np.ndarray) -> np.ndarray:
-    weights_V = np.exp(logits_V - logits_V.max())
-    return weights_V / weights_V.sum()
-
-
 def _lens(
-    params: Params,
-    residual_MTD: np.ndarray,
-    tokens_T: np.ndarray,
-    token_id: int,
-    model: TransformerConfig,
-    num_ids: int,
+    lm: LanguageModel, residual_MTD: np.ndarray, tokens_T: np.ndarray, token_id: int
 ) -> tuple[np.ndarray, ...]:
     """Return the likeliest token, its probability, that of `token_id`, and the loss of the next token, each (M, T)."""
     T = len(tokens_T)
-    padding = (0, row_length(T, model) - T)  # one compiled program for nearly all texts
+    padding = (0, row_length(T, lm.config) - T)  # one compiled program for nearly all texts
     targets_BT = np.pad(tokens_T[1:], (0, padding[1] + 1))[None]
-    states = []
+    states, ids = [], {"num_ids": lm.tokenizer.vocab_size, "token_id": token_id}
     # One state at a time: the logits of all would take too much memory with a large vocabulary.
     for x_TD in residual_MTD:
         x_BTD = np.pad(x_TD, (padding, (0, 0)))[None]
-        reading = read_out(params, x_BTD, targets_BT, model=model, num_ids=num_ids, token_id=token_id)
+        reading = read_out(lm.params, x_BTD, targets_BT, model=lm.config, **ids)
         columns = (reading.best_BT, reading.confidence_BT, reading.probability_BT, reading.nats_BT)
         states.append([np.asarray(x_BT)[0, :T] for x_BT in columns])
     return tuple(map(np.stack, zip(*states, strict=True)))

@@ -60,15 +60,13 @@ def training_merges(
 
 
 def _held_out_pairs(feed: Feed, tokenizer: AnyTokenizer) -> tuple[Pair, ...]:
-    batches = feed.evaluation("validation")
-    return tuple(
-        Pair(source_W[source_W != tokenizer.pad_id], target_W[weight_W > 0])
-        for batch in (batches[number] for number in range(len(batches)))
-        for source_W, target_W, weight_W in zip(
-            batch["sources"], batch["targets"], batch["weights"], strict=True
-        )
-        if weight_W.any()
-    )
+    batches, sides, pairs = feed.evaluation("validation"), ("sources", "targets", "weights"), []
+    for number in range(len(batches)):
+        batch = batches[number]
+        for source_W, target_W, weight_W in zip(*(batch[side] for side in sides), strict=True):
+            if weight_W.any():
+                pairs.append(Pair(source_W[source_W != tokenizer.pad_id], target_W[weight_W > 0]))
+    return tuple(pairs)
 
 
 def _genres(experiment: Experiment, split: TokenizedSplit) -> np.ndarray:

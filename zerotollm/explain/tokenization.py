@@ -1,6 +1,6 @@
 """Why is the text split this way? Is it by frequency?"""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,9 +10,7 @@ from zerotollm.data.tokens.sentencepiece import AnyTokenizer, Tokenizer, train_t
 from zerotollm.errors import UsageError
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.estimates import UNKNOWN, Estimate, monotone, verdict
-from zerotollm.explain.figures.helpers import spread, visible
-from zerotollm.explain.figures.marks import Axis, Bars, Dots, Line, Mark, Panel, said
-from zerotollm.explain.figures.picture import Picture
+from zerotollm.explain.figures.marks import Axis, Bars, Dots, Line, Mark, Panel, said, spread, visible
 from zerotollm.explain.merges import Merge, Merges, merge_order, word_merges
 from zerotollm.explain.words import readable_token, token_kind
 
@@ -70,6 +68,7 @@ class Tokenization(Answer):
     """size of the vocabulary after each merge"""
     compression_R: np.ndarray
     """bytes per token of the training text with that vocabulary"""
+    title = "Why the text is split this way"
 
     def sentence(self) -> str:
         tokens = len(self.pieces)
@@ -102,12 +101,16 @@ class Tokenization(Answer):
             f"pair to {self.count_R[-1]:,} for the last){fallback}."
         )
 
-    def show(self) -> Picture:
-        """Draw Zipf's law, the counts of merges in order, and compression against vocabulary size."""
-        panels = [] if self.counts_V is None else [self._zipf_panel(self.counts_V)]
+    def panels(self) -> Iterator[Panel]:
+        if self.counts_V is not None:
+            yield self._zipf_panel(self.counts_V)
         if len(self.count_R):
-            panels += [self._merge_panel(), self._compression_panel()]
-        return Picture("Why the text is split this way", tuple(panels), self.sentence())
+            yield self._merge_panel()
+            at = np.unique(np.linspace(0, len(self.count_R) - 1, 200).astype(int))
+            size, rate = self.vocabulary_R[at], self.compression_R[at]
+            line = Line(size, rate, hover=said("vocabulary {:,}: {:.2f} bytes per token", size, rate))
+            axes = Axis("size of the vocabulary"), Axis("bytes per token")
+            yield Panel("Compression against vocabulary", (line,), *axes)
 
     def _zipf_panel(self, counts_V: np.ndarray) -> Panel:
         counts_R = np.sort(counts_V[counts_V > 0])[::-1]
@@ -121,9 +124,7 @@ class Tokenization(Answer):
         pieces = [p for p in {p.id: p for p in self.pieces}.values() if p.count > 0]
         rank = [1 + int((counts_R > p.count).sum()) for p in pieces]
         count = [p.count for p in pieces]
-        hover = tuple(
-            f"{visible(p.text)}: rank {r:,}, {p.count:,} times" for p, r in zip(pieces, rank, strict=True)
-        )
+        hover = said("{}: rank {:,}, {:,} times", [visible(p.text) for p in pieces], rank, count)
         marks.append(Dots(rank, count, "tokens of your text", color=1, hover=hover))
         axes = Axis("rank of the token", log=True), Axis("times in the training text", log=True)
         return Panel("Zipf: how often each token occurs", tuple(marks), *axes)
@@ -138,13 +139,6 @@ class Tokenization(Answer):
         dots = Dots(place, count, "merges that built your text", color=1, hover=hover)
         axes = Axis("merge", log=True), Axis("count of its pair just before", log=True)
         return Panel("Merges in the order they were made", (line, dots), *axes)
-
-    def _compression_panel(self) -> Panel:
-        at = np.unique(np.linspace(0, len(self.count_R) - 1, 200).astype(int))
-        size, rate = self.vocabulary_R[at], self.compression_R[at]
-        line = Line(size, rate, hover=said("vocabulary {:,}: {:.2f} bytes per token", size, rate))
-        axes = Axis("size of the vocabulary"), Axis("bytes per token")
-        return Panel("Compression against vocabulary", (line,), *axes)
 
 
 def explain_tokens(
@@ -164,21 +158,20 @@ def explain_tokens(
     """
     rank = {piece: r for r, piece in enumerate(merge_order(tokenizer))}
     tokens_R = np.zeros(0) if merges is None else merges.tokens_R
+    pieces, rare = [], []
+    for i in map(int, tokenizer.encode(text)):
+        count = -1 if counts_V is None else int(counts_V[i])
+        steps = tuple(word_merges(tokenizer.piece(i), rank, merges))
+        pieces.append(Piece(readable_token(tokenizer, i), i, count, steps))
+    for stranger in strangers:
+        ids, count = tokenizer.encode(stranger), -1 if training is None else training.count(stranger)
+        as_bytes = sum(token_kind(tokenizer, int(i)) == "byte" for i in ids)
+        rare.append(Stranger(stranger, tuple(readable_token(tokenizer, i) for i in ids), as_bytes, count))
     return Tokenization(
         kind=tokenizer.kind,
-        pieces=tuple(
-            Piece(
-                readable_token(tokenizer, i),
-                int(i),
-                -1 if counts_V is None else int(counts_V[i]),
-                tuple(word_merges(tokenizer.piece(int(i)), rank, merges)),
-            )
-            for i in tokenizer.encode(text)
-        ),
+        pieces=tuple(pieces),
         num_bytes=len(text.encode()),
-        strangers=tuple(
-            _stranger(tokenizer, text, -1 if training is None else training.count(text)) for text in strangers
-        ),
+        strangers=tuple(rare),
         counts_V=counts_V,
         count_R=np.zeros(0, int) if merges is None else merges.count_R,
         order=Estimate(np.nan, -1, 1) if merges is None else monotone(merges.count_R),
@@ -186,12 +179,6 @@ def explain_tokens(
         vocabulary_R=tokenizer.vocab_size - len(rank) + 1 + np.arange(len(tokens_R)),
         compression_R=tokens_R if merges is None else merges.num_bytes / np.maximum(tokens_R, 1),
     )
-
-
-def _stranger(tokenizer: AnyTokenizer, text: str, count: int) -> Stranger:
-    ids = tokenizer.encode(text)
-    as_bytes = sum(token_kind(tokenizer, int(i)) == "byte" for i in ids)
-    return Stranger(text, tuple(readable_token(tokenizer, i) for i in ids), as_bytes, count)
 
 
 def zipf_slope(counts_V: np.ndarray) -> Estimate[float]:
@@ -222,21 +209,20 @@ class TokenizerComparison(Answer):
     """the pieces of the user's text by each"""
     trained_on: int = 0
     """characters"""
+    title = "Other tokenizers"
 
     def sentence(self) -> str:
         order = np.argsort(-self.bytes_per_token_Y)
         best = ", ".join(f"{self.names[i]} {self.bytes_per_token_Y[i]:.2f}" for i in order)
         return f"Bytes per token on held-out text, trained on {self.trained_on:,} characters: {best}."
 
-    def show(self) -> Picture:
-        """Draw the bytes per token of each tokenizer."""
+    def panels(self) -> Iterator[Panel]:
         rate = self.bytes_per_token_Y
         hover = said("{}: {:.2f} bytes per token, vocabulary {:,}", self.names, rate, self.vocab_size_Y)
         labels = tuple(f"{r:.2f}" for r in rate)
         bars = Bars(rate, range(len(self.names)), across=True, hover=hover, text=labels)
         axes = Axis("bytes per token of held-out text"), Axis(names=self.names, down=True)
-        panel = Panel("Bytes per token", (bars,), *axes, height=220)
-        return Picture("Other tokenizers", (panel,), self.sentence())
+        yield Panel("Bytes per token", (bars,), *axes, height=220)
 
 
 def compare_tokenizers(
@@ -248,12 +234,11 @@ def compare_tokenizers(
     """
     tokenizers = {name: _train_reduced(config, training) for name, config in configs.items()}
     trained = {name: tokenizer for name, tokenizer in tokenizers.items() if tokenizer}
+    rates = [len(held_out.encode()) / max(1, len(t.encode(held_out))) for t in trained.values()]
     return TokenizerComparison(
         names=tuple(trained),
         vocab_size_Y=np.array([t.vocab_size for t in trained.values()]),
-        bytes_per_token_Y=np.array(
-            [len(held_out.encode()) / max(1, len(t.encode(held_out))) for t in trained.values()]
-        ),
+        bytes_per_token_Y=np.array(rates),
         cuts=tuple(tuple(readable_token(t, i) for i in t.encode(text)) for t in trained.values()),
         trained_on=len(training),
     )

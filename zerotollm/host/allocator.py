@@ -1,10 +1,8 @@
 """Memory that a train step frees stays with the process, and the next step need not fault it in again.
 
-XLA's CPU backend allocates the temporary buffers of every step anew. glibc returns freed blocks of that size to the
-kernel, which then clears every page again. That was a large part of a step of `base`.
-
-Steps then run one after the other, since a step that starts before the last one ends needs buffers of its own, and
-those would stay too. This costs no measurable time: the device is the host.
+XLA's CPU backend allocates the temporary buffers of every step anew, and glibc returns freed blocks of that size to the
+kernel, which clears every page again: a large part of a step of `base`. Steps then run one after the other, since
+overlapping ones need buffers of their own. This costs no measurable time: the device is the host.
 """
 
 import ctypes
@@ -20,10 +18,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 
 
 def reuse_memory(step: int) -> None:
-    """Set up a process whose steps have `step` tokens times model width, unless that is below `LARGE_STEP`.
-
-    Must be called before jax starts its threads.
-    """
+    """Set up a process, before jax starts its threads, whose steps have `step` tokens times model width."""
     if step >= LARGE_STEP:
         keep_freed_memory()
         jax.config.update("jax_cpu_enable_async_dispatch", False)
@@ -36,10 +31,6 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:  # another C library
         return False
-    settings = (
-        (_M_MMAP_MAX, 0),
-        (_M_ARENA_MAX, 1),
-        (_M_TRIM_THRESHOLD, -1),  # never
-        (_M_TOP_PAD, 2**26),
-    )
+    # -1: never trim.
+    settings = ((_M_MMAP_MAX, 0), (_M_ARENA_MAX, 1), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, 2**26))
     return all([mallopt(option, value) == 1 for option, value in settings])

@@ -9,10 +9,7 @@ from zerotollm.errors import RunError
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file that after a crash holds either all of the new content or what it held before.
-
-    Creates missing folders. Raises RunError if the disk is full or read-only.
-    """
+    """Write a file that after a crash holds all of the new content or what it held before, or raise RunError."""
     data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.writing")
     try:

@@ -1,10 +1,7 @@
 """Settings of XLA for an NVIDIA GPU, unless the environment has them. No heavy imports.
 
-    XLA_CLIENT_MEM_FRACTION=0.9    jax takes 0.75 of a card by default, which leaves 2 GB of 8 GB unused
-
-No other setting was measured to help: command buffers (FUSION, CUBLAS, ... are recorded as CUDA graphs), autotuning
-level 4 (jax keeps its results in the compilation cache) and no latency hiding (it is for several GPUs) stay as XLA has
-them. `XLA_FLAGS` reaches XLA unchanged.
+jax takes 0.75 of a card by default, which leaves 2 GB of 8 GB unused. No other setting was measured to help: command
+buffers, autotuning level 4 and latency hiding stay as XLA has them. `XLA_FLAGS` reaches XLA unchanged.
 """
 
 import os

@@ -1,8 +1,8 @@
 """Limits on the memory of this process, as `ulimit -d`, `ulimit -v` and batch systems set them. No heavy imports.
 
-Native code that gets no memory aborts, crashes or waits forever for a thread that never started, without a message.
-Therefore the memory that is needed is compared with the limit in advance. The kernel counts memory that is allocated,
-even if it is not used, such as 8 MB of stack for each thread.
+Native code that gets no memory aborts, crashes or waits forever for a thread, without a message. Therefore the memory
+that is needed is compared with the limit in advance. The kernel counts memory that is allocated but not used, such
+as 8 MB of stack for each thread.
 """
 
 import os
@@ -15,17 +15,12 @@ from zerotollm.errors import RunError
 
 
 class Limit(NamedTuple):
-    """A limit, in bytes."""
-
-    option: str
-    """of ulimit: d, data; v, all addresses, which include the libraries"""
+    option: str  # of ulimit: d, data; v, all addresses, which include the libraries
     size: int
-    used: int
-    """memory that counts against the limit now"""
+    used: int  # memory that counts against the limit now
 
 
-COUNTED = {"d": "VmData", "v": "VmSize"}
-"""Names of the used memory in /proc/self/status, in kB."""
+COUNTED = {"d": "VmData", "v": "VmSize"}  # names of the used memory in /proc/self/status, in kB
 LIBRARIES = {"d": (650e6, 100e6), "v": (1950e6, 150e6)}
 """Bytes for training a tiny model from its text on, and further bytes for each core, whose threads have stacks.
 
@@ -61,11 +56,7 @@ def check_libraries() -> None:
 
 
 def check_step(step_bytes: int) -> None:
-    """Raise RunError, once the data is prepared, if a step that holds so many bytes does not fit into a limit.
-
-    Native code aborts for lack of small allocations. If a large array does not fit, XLA raises an error, which
-    `zerotollm.session.out_of_memory` explains.
-    """
+    """Raise RunError, once the data is prepared, if a step that holds so many bytes does not fit into a limit."""
     for limit in limits():
         needed = limit.used + _on_these_cores(*LATER[limit.option]) + step_bytes
         _check(limit, needed, f"a step of {step_bytes / 1e6:,.0f} MB")

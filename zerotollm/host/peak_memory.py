@@ -5,6 +5,5 @@ import sys
 
 
 def peak_memory_bytes() -> int:
-    """Return the largest resident size of this process so far."""
     # Linux counts kilobytes, macOS bytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

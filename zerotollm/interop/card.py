@@ -24,7 +24,8 @@ tags:
 # {name}
 
 {purpose}; trained with ZeroToLLM on `{corpus}`. The format is {family}: {parameters:,} parameters in float32, \
-{layers} layers, width {width}, {heads} heads, vocabulary {vocabulary:,}, context {context:,}.
+{model.num_layers} layers, width {model.width}, {model.num_heads} heads, vocabulary {model.vocab_size:,}, \
+context {model.max_length:,}.
 
 | measured | |
 |---|---|
@@ -77,10 +78,6 @@ def model_card(
         corpus=corpus,
         family=family.name,
         parameters=parameters,
-        layers=model.num_layers,
-        width=model.width,
-        heads=model.num_heads,
-        vocabulary=model.vocab_size,
-        context=model.max_length,
+        model=model,
         measured="\n".join(measured),
     )

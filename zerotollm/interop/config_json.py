@@ -13,7 +13,6 @@ from zerotollm.errors import UsageError
 from zerotollm.model.config import TransformerConfig
 
 Json = dict[str, Any]
-"""A JSON object."""
 ROPE_FIELDS = ("rope_theta", "rope_parameters", "rope_scaling")
 UNSCALED_ROPE = {
     "rope_type": ("default", None),
@@ -31,21 +30,19 @@ class ConfigFile:
     path: Path
     fields: Json
 
-    def number(self, name: str, default: float | None = None) -> float:
+    def number(self, name: str, default: float | None = None, noun: str = "number") -> Any:
         """Return a number above 0, or the default (which may be 0) where the field is absent or null."""
-        return self._positive(name, default, (int, float), "number")
-
-    def count(self, name: str, default: int | None = None) -> int:
-        """Return a whole number above 0, or the default (which may be 0) where the field is absent or null."""
-        return self._positive(name, default, (int,), "whole number")
-
-    def _positive(self, name: str, default: Any, kinds: tuple[type, ...], noun: str) -> Any:
         value: Any = self.fields.get(name)
         if value is None and default is not None:
             return default
-        if value is None or isinstance(value, bool) or not isinstance(value, kinds) or not value > 0:
+        kinds = int | float if noun == "number" else int
+        if isinstance(value, bool) or not isinstance(value, kinds) or not value > 0:
             raise UsageError(f"{self.path}: {name} is {value!r}, and must be a {noun} above 0")
         return value
+
+    def count(self, name: str, default: int | None = None) -> int:
+        """Return a whole number above 0, or the default, as `number`."""
+        return self.number(name, default, "whole number")
 
     def allow(self, name: str, default: Any, allowed: tuple[Any, ...]) -> Any:
         """Return a value that must be one of `allowed`, or the default where the field is absent."""
@@ -98,10 +95,8 @@ class ConfigFile:
 class ConfigField(NamedTuple):
     """One entry of a family's table."""
 
-    write: Callable[[TransformerConfig], Json]
-    """Fields of config.json."""
-    read: Callable[[ConfigFile], Json]
-    """Fields of TransformerConfig. Raises UsageError for an unsupported value."""
+    write: Callable[[TransformerConfig], Json]  # fields of config.json
+    read: Callable[[ConfigFile], Json]  # fields of TransformerConfig, or UsageError
     expressible: Mapping[str, tuple[Any, ...]] = {}
     """Field of TransformerConfig -> values that the family can express, where it cannot express all."""
 

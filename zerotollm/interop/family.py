@@ -14,23 +14,15 @@ class Family(NamedTuple):
 
     name: str
     model_type: str
-    """`model_type` of its config.json."""
-    architecture: str
-    """Its class in transformers."""
-    fields: tuple[ConfigField, ...]
-    """Its config.json, in the order in which it is written."""
-    fixed: Mapping[str, Any]
-    """Field of TransformerConfig -> the one value that the family can express."""
+    architecture: str  # its class in transformers
+    fields: tuple[ConfigField, ...]  # of its config.json, in the order in which they are written
+    fixed: Mapping[str, Any]  # field of TransformerConfig -> the one value that the family can express
     widths: Callable[[TransformerConfig], Mapping[str, tuple[int, ...]]]
     """Field of TransformerConfig -> the values that the family can express, which depend on the model's other sizes."""
-    weights: Callable[[TransformerConfig], list[Weight]]
-    """Every tensor of a resolved model."""
-    prefix: str
-    """Prefix of all tensor names but the head's. Some folders omit it."""
-    computed: str = r"(?!)"
-    """Regular expression of tensors that are computed, so that a folder may hold them or not."""
-    copies: tuple[str, ...] = ("lm_head.weight",)
-    """Tensors that repeat a tied embedding."""
+    weights: Callable[[TransformerConfig], list[Weight]]  # every tensor of a resolved model
+    prefix: str  # of all tensor names but the head's; some folders omit it
+    computed: str = r"(?!)"  # pattern of tensors that a folder may hold or not
+    copies: tuple[str, ...] = ("lm_head.weight",)  # tensors that repeat a tied embedding
     encoder_decoder: bool = False
 
     def obstacles(self, model: TransformerConfig) -> list[str]:

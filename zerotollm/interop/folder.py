@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from zerotollm.data.sources.lines import cannot_read
 from zerotollm.data.tokens.pretrained import PretrainedTokenizer, pretrained_tokenizer
 from zerotollm.errors import RunError, UsageError
 from zerotollm.interop import gpt2, llama, marian, qwen2, qwen3
@@ -26,10 +27,8 @@ SINGLE = "model.safetensors"
 TOKENIZER = "tokenizer.json"
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-DTYPES = ("F32", "F16", "BF16", "F64")
-"""Types in safetensors that are read; all become float32."""
-SHOWN = 3
-"""Tensor names in a message."""
+DTYPES = ("F32", "F16", "BF16", "F64")  # types in safetensors that are read; all become float32
+SHOWN = 3  # tensor names in a message
 
 
 def read_json(path: Path) -> Json:
@@ -37,7 +36,7 @@ def read_json(path: Path) -> Json:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise _cannot_read(path, error) from None
+        raise cannot_read(path, error) from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON: {error}") from None
     if not isinstance(value, dict):
@@ -53,9 +52,8 @@ def read_model(folder: Path) -> tuple[Family, ConfigFile, TransformerConfig]:
     families = {family.model_type: family for family in FAMILIES}
     model_type = file.fields.get("model_type")
     if model_type not in tuple(families):  # a list or an object has no hash
-        raise UsageError(
-            f"{file.path}: model_type is {model_type!r}, and only {', '.join(families)} are supported"
-        )
+        message = f"{file.path}: model_type is {model_type!r}, and only {', '.join(families)} are supported"
+        raise UsageError(message)
     file.allow("quantization_config", None, (None,))
     family = families[model_type]
     try:
@@ -67,11 +65,7 @@ def read_model(folder: Path) -> tuple[Family, ConfigFile, TransformerConfig]:
 
 
 def read_params(folder: Path, family: Family, model: TransformerConfig) -> Params:
-    """Return the parameters as float32 numpy arrays. `model` is resolved.
-
-    Raises UsageError for a tensor that is missing, surplus or of another shape than config.json says, and where there
-    are no safetensors; RunError for a damaged file.
-    """
+    """Return the parameters of a resolved model as float32 arrays. Raises UsageError for other tensors than its own."""
     files = _tensor_files(folder)
     weights, prefix = family.weights(model), family.prefix
     # A folder that was saved without the head, or as OpenAI saved GPT-2, omits the prefix.
@@ -79,35 +73,26 @@ def read_params(folder: Path, family: Family, model: TransformerConfig) -> Param
     names = {weight.theirs: weight.theirs.removeprefix(omitted) for weight in weights}
     copies = family.copies if model.tie_embeddings else ()
     expected = {*names.values(), *copies}
-    differences = {
-        "missing": [
-            names[weight.theirs]
-            for weight in weights
-            if names[weight.theirs] not in files and not weight.optional
-        ],
-        "surplus": [
-            name for name in files if name not in expected and not re.fullmatch(family.computed, name)
-        ],
-    }
-    if any(differences.values()):
+    required = (names[weight.theirs] for weight in weights if not weight.optional)
+    missing = [name for name in required if name not in files]
+    surplus = [name for name in files if name not in expected and not re.fullmatch(family.computed, name)]
+    if missing or surplus:
         lists = "; ".join(
             f"{len(tensors)} {kind}: {', '.join(tensors[:SHOWN])}{', ...' if len(tensors) > SHOWN else ''}"
-            for kind, tensors in differences.items()
+            for kind, tensors in (("missing", missing), ("surplus", surplus))
             if tensors
         )
-        raise UsageError(
-            f"the tensors in {folder} are not those of the {family.name} in its {CONFIG}; {lists}"
-        )
+        message = f"the tensors in {folder} are not those of the {family.name} in its {CONFIG}; {lists}"
+        raise UsageError(message)
 
     def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
         name = names[name]
         return _read(files[name], name, shape) if name in files else np.zeros(shape, np.float32)
 
     params = from_theirs(weights, parameter_shapes(model), tensor)
+    embedding = params["embedding"]
     for name in copies:
-        if name in files and not np.array_equal(
-            _read(files[name], name, params["embedding"].shape), params["embedding"]
-        ):
+        if name in files and not np.array_equal(_read(files[name], name, embedding.shape), embedding):
             raise UsageError(
                 f"{name} in {folder} differs from the embedding, but {CONFIG} ties them: "
                 "set tie_word_embeddings to false"
@@ -118,10 +103,7 @@ def read_params(folder: Path, family: Family, model: TransformerConfig) -> Param
 def read_tokenizer(
     folder: Path, family: Family, file: ConfigFile, model: TransformerConfig
 ) -> PretrainedTokenizer:
-    """Return the tokenizer of tokenizer.json, with the special ids of config.json.
-
-    Raises UsageError for a missing or unusable tokenizer, and for one with more tokens than the embedding has rows.
-    """
+    """Return the tokenizer of tokenizer.json, with the special ids of config.json, or raise UsageError."""
     path = folder / TOKENIZER
     if not path.exists():
         raise UsageError(f"{folder} has no {TOKENIZER}: save the fast tokenizer of transformers there")
@@ -142,7 +124,6 @@ def read_tokenizer(
 
 
 def _tensor_files(folder: Path) -> dict[str, Path]:
-    """Return the file of every tensor. Raises UsageError where there is no safetensors file."""
     index, single = folder / INDEX, folder / SINGLE
     indexed: dict[str, str] = {}
     if index.exists():
@@ -170,7 +151,6 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
 
 
 def _read(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Return one tensor in float32. Raises UsageError for another shape or an unsupported type."""
     with _opened(path) as file:
         header = file.get_slice(name)
         actual, dtype = tuple(header.get_shape()), header.get_dtype()
@@ -189,11 +169,7 @@ def _opened(path: Path) -> Iterator[Any]:
     except SafetensorError as error:
         raise RunError(f"{path} is damaged or no safetensors file ({error}): get it again") from None
     except OSError as error:
-        raise _cannot_read(path, error) from None
-
-
-def _cannot_read(path: Path, error: OSError) -> UsageError:
-    return UsageError(f"cannot read {path}: {error.strerror or error}")
+        raise cannot_read(path, error) from None
 
 
 def _by(shape: tuple[int, ...]) -> str:

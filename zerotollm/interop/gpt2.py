@@ -21,11 +21,8 @@ NORMS = {"ln_1": "attention_norm", "ln_2": "feed_forward_norm"}
 
 
 def weights(model: TransformerConfig) -> list[Weight]:
-    """Return every tensor; names as in `GPT2LMHeadModel`."""
-    tensors = [
-        Weight("transformer.wte.weight", (("embedding",),)),
-        Weight("transformer.wpe.weight", (("positions",),)),
-    ]
+    tables = {"wte": "embedding", "wpe": "positions"}
+    tensors = [Weight(f"transformer.{theirs}.weight", ((ours,),)) for theirs, ours in tables.items()]
     for i in range(model.num_layers):
         theirs, ours = f"transformer.h.{i}", f"layer_{i}"
         for matrix, (sublayer, names) in MATRICES.items():
@@ -57,9 +54,7 @@ FAMILY = Family(
         ),
         number("layer_norm_epsilon", "norm_epsilon", 1e-5),
         flag("tie_word_embeddings", "tie_embeddings", True),
-        constant("resid_pdrop", 0.0),
-        constant("embd_pdrop", 0.0),
-        constant("attn_pdrop", 0.0),
+        *(constant(f"{name}_pdrop", 0.0) for name in ("resid", "embd", "attn")),
         only("scale_attn_weights", True),
         only("scale_attn_by_inverse_layer_idx", False),
         only("add_cross_attention", False),

@@ -69,7 +69,6 @@ def write_folder(
 
 
 def model_config(family: Family, model: TransformerConfig, tokenizer: AnyTokenizer) -> Json:
-    """Return the content of config.json."""
     return {
         "architectures": [family.architecture],
         "model_type": family.model_type,

@@ -3,16 +3,7 @@
 The three differ in biases and in the norm of queries and keys.
 """
 
-from zerotollm.interop.config_json import (
-    ConfigField,
-    ConfigFile,
-    Json,
-    constant,
-    count,
-    flag,
-    number,
-    only,
-)
+from zerotollm.interop.config_json import ConfigField, ConfigFile, Json, constant, count, flag, number, only
 from zerotollm.interop.family import Family
 from zerotollm.interop.weights import Weight, head, linear, norm
 from zerotollm.model.config import TransformerConfig

@@ -5,16 +5,7 @@ Marian is the Transformer of arXiv:1706.03762 with biases in attention too. All 
 
 from dataclasses import replace
 
-from zerotollm.interop.config_json import (
-    ConfigField,
-    ConfigFile,
-    Json,
-    choice,
-    constant,
-    count,
-    flag,
-    only,
-)
+from zerotollm.interop.config_json import ConfigField, ConfigFile, Json, choice, constant, count, flag, only
 from zerotollm.interop.family import Family
 from zerotollm.interop.weights import Weight, linear, norm
 from zerotollm.model.config import TransformerConfig
@@ -56,7 +47,6 @@ def _read_decoder_vocabulary(file: ConfigFile) -> Json:
 
 
 def weights(model: TransformerConfig) -> list[Weight]:
-    """Return every tensor; names as in `MarianMTModel`."""
     tensors = [Weight("model.shared.weight", (("embedding",),))]
     sides = {
         "encoder": (model.encoder_layers, ("attention", "feed_forward")),
@@ -94,9 +84,7 @@ FAMILY = Family(
             "gelu",
             synonyms={"silu": "silu", "gelu_pytorch_tanh": "gelu"},
         ),
-        constant("dropout", 0.0),
-        constant("attention_dropout", 0.0),
-        constant("activation_dropout", 0.0),
+        *(constant(f"{place}dropout", 0.0) for place in ("", "attention_", "activation_")),
         flag("scale_embedding", "embedding_scale", False),
         constant("share_encoder_decoder_embeddings", True, checked=True),
         constant("tie_word_embeddings", True, checked=True),
@@ -123,8 +111,7 @@ FAMILY = Family(
     },
     widths=lambda model: {
         "num_kv_heads": (model.num_heads, 0),
-        "head_width": (model.width // model.num_heads, 0),
-        "key_width": (model.width // model.num_heads, 0),
+        **dict.fromkeys(("head_width", "key_width"), (model.width // model.num_heads, 0)),
     },
     weights=weights,
     prefix="model.",

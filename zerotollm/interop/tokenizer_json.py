@@ -4,12 +4,10 @@ Spaces stay spaces there: SentencePiece writes a space as U+2581, and a U+2581 i
 No text contains special pieces or byte pieces, such as `<s>` and `<0x41>`, as in our own encoder.
 
 BPE: SentencePiece merges any two neighbours whose union is a piece, best score first. The `tokenizers` library merges
-only listed pairs. One pair a piece is enough: the last merge when the piece is encoded alone. No merge crosses the
-borders of a piece before the piece is complete, and merges inside it keep their order.
+only listed pairs. One pair a piece is enough: the last merge when the piece is encoded alone.
 
 Unigram: both find the highest sum of scores and, among equal sums, the one with the longest last piece. Scores are
-multiples of 1/64 (see `train_tokenizer`), so float32 sums are exact, and equal sums compare equal. Sums above 2^18,
-in words of thousands of characters, are not exact.
+multiples of 1/64 (see `train_tokenizer`), so float32 sums are exact. Sums above 2^18 are not.
 
 Exception: with nfc and nfkc, the few dozen characters that Unicode normalizes since the library's tables were made.
 """
@@ -23,15 +21,13 @@ from zerotollm.interop.config_json import Json
 MARK = "\0"
 """Follows every "<" in a unigram vocabulary and in its input, so no input contains `<s>` or `<0x41>`. No piece of ours
 contains NUL; a NUL in a text stays a byte."""
-EDGES = r"[\s\x1c-\x1f]+"
-"""The characters that `str.strip` removes."""
+EDGES = r"[\s\x1c-\x1f]+"  # the characters that `str.strip` removes
 
 
 def tokenizer_json(tokenizer: Tokenizer, *, sentences: bool) -> Json:
     """Return the content of tokenizer.json. Raises UsageError where the conversion would not be exact.
 
-    With `sentences`, for an encoder-decoder, a text is normalized as by `as_sentence` in `zerotollm.data.sources.pairs`
-    and followed by eos. Otherwise it is preceded by bos.
+    `sentences`: normalize texts as `as_sentence` does and append eos, for an encoder-decoder; otherwise prepend bos.
     """
     proto = tokenizer._proto
     normal = proto.SentencePiece.NORMAL
@@ -91,23 +87,17 @@ def tokenizer_json(tokenizer: Tokenizer, *, sentences: bool) -> Json:
     decoders.append({"type": "Fuse"})
     if sentences:
         decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
-    added = "eos" if sentences else "bos"
-    special = {"SpecialToken": {"id": SPECIAL_PIECES[added], "type_id": 0}}
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    name, added_id = ("eos", Tokenizer.eos_id) if sentences else ("bos", Tokenizer.bos_id)
+    added = SPECIAL_PIECES[name]
+    special = {"SpecialToken": {"id": added, "type_id": 0}}
     text = {"Sequence": {"id": "A", "type_id": 0}}
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            {
-                "id": token_id,
-                "content": piece,
-                "single_word": False,
-                "lstrip": False,
-                "rstrip": False,
-                "normalized": False,
-                "special": True,
-            }
+            {"id": token_id, "content": piece, **plain, "special": True}
             for token_id, piece in enumerate(SPECIAL_PIECES.values())
         ],
         "normalizer": {"type": "Sequence", "normalizers": normalizers} if normalizers else None,
@@ -122,13 +112,7 @@ def tokenizer_json(tokenizer: Tokenizer, *, sentences: bool) -> Json:
             "type": "TemplateProcessing",
             "single": [text, special] if sentences else [special, text],
             "pair": [text, {"Sequence": {"id": "B", "type_id": 0}}],
-            "special_tokens": {
-                SPECIAL_PIECES[added]: {
-                    "id": SPECIAL_PIECES[added],
-                    "ids": [Tokenizer.eos_id if sentences else Tokenizer.bos_id],
-                    "tokens": [SPECIAL_PIECES[added]],
-                }
-            },
+            "special_tokens": {added: {"id": added, "ids": [added_id], "tokens": [added]}},
         },
         "decoder": {"type": "Sequence", "decoders": decoders},
         "model": model,

@@ -7,8 +7,7 @@ from zerotollm.errors import UsageError
 from zerotollm.interop.family import Family, check
 from zerotollm.model.config import TransformerConfig
 
-TorchModel = Any
-"""A `transformers.PreTrainedModel`. torch and transformers are optional packages."""
+TorchModel = Any  # A `transformers.PreTrainedModel`. torch and transformers are optional packages.
 
 
 def check_installed() -> None:
@@ -35,9 +34,8 @@ def torch_model(family: Family, model: TransformerConfig) -> TorchModel:
 def shift_embeddings(net: TorchModel, shift: int) -> None:
     """Give a decoder our token shift (`TokenShift` in `zerotollm.model.transformer`).
 
-    Its embedding then adds those of the `shift` tokens before each, weighted by `shift_weight` (shift, width). It keeps
-    the last tokens: ids of one column continue from them, as `generate` passes ids, and longer ones start a text.
-    Prompts need two tokens or more and no padding on the left.
+    Its embedding keeps the last tokens: ids of one column continue from them, as `generate` passes ids, and longer ones
+    start a text. Prompts need two tokens or more and no padding on the left.
     """
     import torch
 

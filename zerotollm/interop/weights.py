@@ -9,22 +9,17 @@ import numpy as np
 from zerotollm.model.build import Params, build_net, init_params
 from zerotollm.model.config import BIASED, TransformerConfig
 
-Path = tuple[str, ...]
-"""Keys into nested parameters."""
+Path = tuple[str, ...]  # keys into nested parameters
 
 
 class Weight(NamedTuple):
     """One of their tensors and the parameters of ours that it holds."""
 
     theirs: str
-    ours: tuple[Path, ...]
-    """Several parameters are concatenated along their last axis."""
-    transposed: bool = False
-    """True where theirs has its output axis first, as torch.nn.Linear; ours has its input axis first."""
-    rows: int = 0
-    """Leading axes of length 1 in theirs."""
-    optional: bool = False
-    """True for zeros that a folder need not hold."""
+    ours: tuple[Path, ...]  # several parameters are concatenated along their last axis
+    transposed: bool = False  # theirs has its output axis first, as torch.nn.Linear
+    rows: int = 0  # leading axes of length 1 in theirs
+    optional: bool = False  # zeros that a folder need not hold
 
 
 def linear(theirs: str, layer: Path, name: str, model: TransformerConfig) -> list[Weight]:
@@ -59,11 +54,7 @@ def to_theirs(params: Params, weights: Iterable[Weight]) -> dict[str, np.ndarray
 def from_theirs(
     weights: Iterable[Weight], shapes: Params, tensor: Callable[[str, tuple[int, ...]], Any]
 ) -> Params:
-    """Return our parameters as float32 numpy arrays.
-
-    `shapes` are those of `parameter_shapes`. `tensor(name, shape)` returns one of theirs, which must have that shape.
-    Raises KeyError for a parameter that no `Weight` holds.
-    """
+    """Return our parameters of these shapes as float32 arrays; `tensor(name, shape)` returns one of theirs."""
     arrays: dict[Path, np.ndarray] = {}
     for weight in weights:
         ours = [_at(shapes, path).shape for path in weight.ours]

@@ -12,8 +12,8 @@ from zerotollm.model.compute_config import PLAIN, ComputeConfig
 from zerotollm.model.config import TransformerConfig
 from zerotollm.model.encoder_decoder import EncoderDecoder
 from zerotollm.model.layers import KVCache
-from zerotollm.model.transformer import Readout, Transformer
-from zerotollm.randomness import stream_key
+from zerotollm.model.transformer import Inputs, Readout, Transformer
+from zerotollm.randomness import Seed, stream_key
 
 Net = Transformer | EncoderDecoder
 """A model. `net.apply({"params": params}, inputs)` returns a `Readout`; `net.config` is its resolved configuration."""
@@ -29,11 +29,16 @@ def build_net(
     return kind(config, compute, block)
 
 
-def init_params(net: Net, seed: int | jax.Array) -> Params:
+def init_params(net: Net, seed: Seed) -> Params:
     """Return initial parameters. Works under `jax.jit`, `jax.vmap` and `jax.eval_shape`."""
     token_11 = jnp.zeros((1, 1), jnp.int32)
     inputs = {"inputs": token_11, "sources": token_11, "source_mask": token_11 == 0}
     return cast(Params, net.init(stream_key(seed, "init", 0), inputs)["params"])
+
+
+def apply_net(net: Net, params: Params, inputs: Inputs, **options: Any) -> Readout:
+    """Return `net.apply({"params": params}, inputs, **options)` with its type, which flax does not know."""
+    return cast(Readout, net.apply({"params": params}, inputs, **options))
 
 
 def decode(

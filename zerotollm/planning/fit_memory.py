@@ -39,7 +39,7 @@ def cheapest_change(
     is not enough moments in 16 bits. `needed` gives a job's bytes.
     """
     needed = needed or (lambda job: sum(memory_by_kind(job).values()))
-    half = "float16" if job.how().precision == "float16" else "bfloat16"
+    half = "float16" if job.resolved_compute().precision == "float16" else "bfloat16"
     kinds = [job.optimizer.moments]
     if job.optimizer.kind != "adafactor" and job.optimizer.moments == "float32":
         kinds.append(half)

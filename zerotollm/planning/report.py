@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from dataclasses import asdict
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import jax
 from rich.table import Table
@@ -31,7 +31,7 @@ class ModelSize(TypedDict):
     """20 per parameter"""
 
 
-class Plan(TypedDict, total=False):
+class Plan(TypedDict):
     """Bytes, seconds and floating-point operations of a train step."""
 
     parameters: dict[str, int]
@@ -48,7 +48,7 @@ class Plan(TypedDict, total=False):
     """bytes: by XLA where it was asked, else the sum of `memory`"""
     room: float
     """bytes"""
-    fits: bool
+    fits: NotRequired[bool]
     seconds_per_step: float
     floor_seconds: float
     """what its matrix products would take at the device's full rate"""
@@ -58,13 +58,13 @@ class Plan(TypedDict, total=False):
     """of the whole training"""
     hours: float
     kilowatt_hours: float | None
-    largest: ModelSize
+    largest: NotRequired[ModelSize]
     """the largest model of this shape that fits"""
-    compute_optimal: ModelSize
+    compute_optimal: NotRequired[ModelSize]
     """the model of this shape to train for the hours asked for"""
-    change: dict[str, str | int]
+    change: NotRequired[dict[str, str | int]]
     """dotted fields and values: the cheapest change that makes it fit"""
-    change_seconds_per_step: float
+    change_seconds_per_step: NotRequired[float]
 
 
 def room_of(device: Device, memory_gb: float) -> float:

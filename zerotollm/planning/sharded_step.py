@@ -1,7 +1,7 @@
 """A train step on a mesh that is not here: memory of a device, what it sends, and how long a step takes.
 
-The step is compiled for as many made-up CPU devices as the mesh has, from shapes alone and in a process of its own,
-with two and with three layers: what a layer adds is multiplied. XLA's partitioner put in what moves numbers.
+XLA compiles the step for as many simulated CPU devices as the mesh has, from shapes alone, in another process. Its
+partitioner inserts the collectives. A deep model is compiled with two and with three layers, and extrapolated.
 """
 
 import json
@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import asdict, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -34,92 +34,93 @@ from zerotollm.sharding.rules import (
 )
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 
-WHOLE = 4
-"""Layers up to which a step is compiled whole."""
+COMPLETE_LAYERS = 4
+"""Layers up to which a step is compiled with all of them."""
 
 
 class MeshPlan(NamedTuple):
-    """Of one device and one step."""
+    """Prediction for one device and one step."""
 
     memory: dict[str, int]
     """bytes by kind"""
     xla_bytes: int
-    """by XLA's account for a CPU, which computes half precision in float32; 0: not compiled whole"""
+    """by XLA's account for a CPU, which computes half precision in float32; 0: not all layers were compiled"""
     sent: dict[str, int]
     """bytes sent, by kind of collective"""
     operations: int
     """collectives"""
     compute_seconds: float
     sending_seconds: float
-    """inside nodes and between them, nothing at the same time"""
+    """inside nodes and between them, one after the other"""
 
     @property
     def seconds(self) -> tuple[float, float]:
-        """Of a step: where all is sent while something is computed, and where nothing is."""
+        """Time of a step if sending overlaps computing completely, and if it never does."""
         both = self.compute_seconds, self.sending_seconds
         return max(both), sum(both)
 
     @property
     def efficiency(self) -> tuple[float, float]:
-        """Computing's share of a step: at worst, at best."""
+        """Computing's share of the time of a step: (lowest, highest)."""
         best, worst = self.seconds
         return self.compute_seconds / worst, self.compute_seconds / best
 
 
-def share(job: Job, shape: MeshShape) -> Job:
-    """The job of one device: its rows, its heads, hidden units and vocabulary, all of the residual stream.
+def local_job(job: Job, shape: MeshShape) -> Job:
+    """Return the job of one device: its rows, heads, hidden units and vocabulary, at the full width.
 
-    Raises UsageError where the mesh does not divide the job.
+    Raises UsageError if the mesh does not divide the job.
     """
-    rows = shape.rows * job.train.micro_batches
-    if job.batch_size % rows:
+    multiple = shape.rows * job.train.micro_batches
+    if job.batch_size % multiple:
         raise UsageError(
-            f"data.batch_size {job.batch_size} does not go to {shape.rows} parts (mesh {shape}) in "
-            f"{job.train.micro_batches} micro-batches: make it a multiple of {rows}"
+            f"data.batch_size {job.batch_size} does not divide into {shape.rows} parts (mesh {shape}) in "
+            f"{job.train.micro_batches} micro-batches: make it a multiple of {multiple}"
         )
     check_divides(job.parameters(), shape, heads=(job.model.num_heads, job.model.num_kv_heads))
-    number = shape.tensor
     model = replace(
         job.model,
-        num_heads=job.model.num_heads // number,
-        num_kv_heads=job.model.num_kv_heads // number,
-        ff_width=job.model.ff_width // number,
-        vocab_size=job.model.vocab_size // number,
+        num_heads=job.model.num_heads // shape.tensor,
+        num_kv_heads=job.model.num_kv_heads // shape.tensor,
+        ff_width=job.model.ff_width // shape.tensor,
+        vocab_size=job.model.vocab_size // shape.tensor,
     )
     return replace(job, model=model, batch_size=job.batch_size // shape.rows)
 
 
 def memory_on_mesh(job: Job, shape: MeshShape) -> dict[str, int]:
-    """Bytes of one device by kind, as `memory_by_kind`; and what is gathered of parameters that are split."""
-    mine, state = share(job, shape), job.state()
-    held, copied = memory_by_kind(mine), copied_matrices(mine)
-    held["workspace"] -= copied - copied // shape.fsdp  # copies are split like what they copy
-    parameters = bytes_per_device((state.params, state.frozen), shape)
+    """Return the bytes of one device as `memory_by_kind`, and what is gathered of split parameters."""
+    local, state, compute = local_job(job, shape), job.state(), job.resolved_compute()
+    kinds, copied = memory_by_kind(local), copied_matrices(local)
+    kinds["workspace"] -= copied - copied // shape.fsdp  # copies are split like the parameters
     gradients = bytes_per_device(state.params, shape)
-    gathered = job.parameters()
-    if not job.model.tie_embeddings and "embedding" in gathered:  # of which rows are fetched
-        gathered = {name: tree for name, tree in gathered.items() if name != "embedding"}
-    whole = bytes_per_device(gathered, shape._replace(fsdp=1))
-    # In a loop one layer's are there at a time; else the backward pass uses again what the forward pass gathered.
-    layers = decoder_layers(job.model) + job.model.encoder_layers if job.how().scan_layers else 1
-    width = 4 if job.how().precision == "float32" else 2
+    parameters = job.parameters()
+    if not job.model.tie_embeddings:  # only rows of the embedding table are gathered
+        parameters = {name: tree for name, tree in parameters.items() if name != "embedding"}
+    gathered = bytes_per_device(parameters, shape._replace(fsdp=1))
+    # A loop holds one layer at a time. Otherwise the backward pass uses again what the forward pass gathered.
+    layers = decoder_layers(job.model) + job.model.encoder_layers if compute.scan_layers else 1
+    width = 4 if compute.precision == "float32" else 2
     return {
-        "parameters": parameters,
+        "parameters": bytes_per_device((state.params, state.frozen), shape),
         "gradients": gradients * (2 if job.train.micro_batches > 1 else 1),
         "optimizer state": bytes_per_device(state.opt_state, shape),
-        "gathered": 0 if shape.fsdp == 1 else whole * width // 4 // layers,
-        **{kind: held[kind] for kind in ("activations", "logits", "workspace")},
-        "shared": max(held["shared"], -gradients),
+        "gathered": 0 if shape.fsdp == 1 else gathered * width // 4 // layers,
+        **{kind: kinds[kind] for kind in ("activations", "logits", "workspace")},
+        "shared": max(kinds["shared"], -gradients),
     }
 
 
 def plan_on_mesh(job: Job, shape: MeshShape, device: Device, *, compiled: bool = True) -> MeshPlan:
-    """Raises UsageError where the mesh does not divide the job, RunError where XLA cannot compile it."""
-    mine = share(job, shape)
-    plain = replace(mine, optimizer=OptimizerConfig(kind="sgd"))
-    base, whole = predict(plain, device).seconds, predict(mine, device).seconds
-    # The work of the update goes to all devices.
-    seconds = base + max(0.0, whole - base) / shape.rows
+    """Return the plan of one device of the mesh; unless it is `compiled`, without what is sent.
+
+    Raises UsageError if the mesh does not divide the job, RunError if XLA cannot compile it.
+    """
+    local = local_job(job, shape)
+    plain = replace(local, optimizer=OptimizerConfig(kind="sgd"))
+    without_update, seconds = predict(plain, device).seconds, predict(local, device).seconds
+    # All devices share the work of the update.
+    seconds = without_update + max(0.0, seconds - without_update) / shape.rows
     sent, operations, xla = _compiled(job, shape, device.node) if compiled and shape.size > 1 else ({}, 0, 0)
     by_kind: Counter[str] = Counter()
     sending = 0.0
@@ -130,30 +131,34 @@ def plan_on_mesh(job: Job, shape: MeshShape, device: Device, *, compiled: bool =
 
 
 Sent = dict[tuple[str, bool], int]
-"""(kind of collective, whether it goes from node to node) -> bytes that a device sends"""
+"""(kind of collective, whether it crosses nodes) -> bytes that a device sends"""
 
 
 def _compiled(job: Job, shape: MeshShape, node: int) -> tuple[Sent, int, int]:
-    """Bytes sent, operations, and XLA's bytes for a device. Of a deep model what is sent for all layers, from programs
-    of two and three, and 0: memory does not grow so evenly."""
+    """Return (bytes sent, operations, XLA's bytes of a device).
+
+    For a deep model the first two are extrapolated from two and three layers. The third is 0: memory does not grow as
+    evenly.
+    """
     layers = job.model.num_layers
-    if layers <= WHOLE:
-        return _ask(job, shape, node)
+    if layers <= COMPLETE_LAYERS:
+        return _compile_in_process(job, shape, node)
     (two, few, _), (three, more, _) = (
-        _ask(replace(job, model=replace(job.model, num_layers=number)), shape, node) for number in (2, 3)
+        _compile_in_process(replace(job, model=replace(job.model, num_layers=number)), shape, node)
+        for number in (2, 3)
     )
     times = layers - 2
     sent = {key: two.get(key, 0) + times * (three.get(key, 0) - two.get(key, 0)) for key in two | three}
     return {key: max(0, size) for key, size in sent.items()}, few + times * (more - few), 0
 
 
-def _ask(job: Job, shape: MeshShape, node: int) -> tuple[Sent, int, int]:
-    parts = {
+def _compile_in_process(job: Job, shape: MeshShape, node: int) -> tuple[Sent, int, int]:
+    request = {
         "model": asdict(job.model),
         "optimizer": asdict(job.optimizer),
         "train": asdict(job.train),
-        "compute": asdict(replace(job.how(), scan_layers=False)),
-        "rest": [job.batch_size, job.context, job.masked],
+        "compute": asdict(replace(job.resolved_compute(), scan_layers=False)),
+        "batch": {"batch_size": job.batch_size, "context": job.context, "masked": job.masked},
         "code": asdict(job.code),
         "mesh": str(shape),
         "node": node,
@@ -162,7 +167,7 @@ def _ask(job: Job, shape: MeshShape, node: int) -> tuple[Sent, int, int]:
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(
         [sys.executable, "-m", "zerotollm.planning.sharded_step"],
-        input=json.dumps(parts),
+        input=json.dumps(request),
         env=environment,
         capture_output=True,
         text=True,
@@ -171,22 +176,26 @@ def _ask(job: Job, shape: MeshShape, node: int) -> tuple[Sent, int, int]:
         last = (done.stderr.strip() or "no output").splitlines()[-1]
         raise RunError(f"the step could not be compiled for {shape.size} devices: {last[:200]}")
     answer = json.loads(done.stdout)
-    sent: Sent = {}
-    for *listed, times in answer["collectives"]:
-        one = Collective(*listed)
-        key = one.kind, one.spans > 1
-        sent[key] = sent.get(key, 0) + times * one.sent
+    sent: Counter[tuple[str, bool]] = Counter()
+    for *fields, times in answer["collectives"]:
+        collective = Collective(*fields)
+        sent[collective.kind, collective.spans > 1] += times * collective.sent
     return sent, sum(times for *_, times in answer["collectives"]), answer["bytes"]
 
 
 def main() -> None:
-    """Compiles what standard input describes, in a process that has the devices."""
-
-    asked = json.load(sys.stdin)
-    model, optimizer = TransformerConfig(**asked["model"]), OptimizerConfig(**asked["optimizer"])
-    train, compute = TrainConfig(**asked["train"]), ComputeConfig(**asked["compute"])
-    job = Job(model, optimizer, train, compute, *asked["rest"], OwnCode(**asked["code"]))
-    mesh = make_mesh(parse_mesh(asked["mesh"]))
+    """Compile the request on standard input, in a process that has the simulated devices, and write the answer."""
+    request: dict[str, Any] = json.load(sys.stdin)
+    train = TrainConfig(**request["train"])
+    job = Job(
+        TransformerConfig(**request["model"]),
+        OptimizerConfig(**request["optimizer"]),
+        train,
+        ComputeConfig(**request["compute"]),
+        **request["batch"],
+        code=OwnCode(**request["code"]),
+    )
+    mesh = make_mesh(parse_mesh(request["mesh"]))
     with jax.set_mesh(mesh):
         training = job.training()
         abstract = jax.eval_shape(training.init, 0, None)
@@ -200,10 +209,10 @@ def main() -> None:
             {name: (x.shape, x.dtype) for name, x in job.batch().items()}
         )
         compiled = step.lower(placed_shapes(abstract, mesh), batch).compile()
-    found = collectives(compiled.as_text(), asked["node"])
+    counts = collectives(compiled.as_text() or "", request["node"])
     answer = {
         "bytes": planned_peak(xla_memory(compiled)),
-        "collectives": [(*one, times) for one, times in found.items()],
+        "collectives": [(*collective, times) for collective, times in counts.items()],
     }
     sys.stdout.write(json.dumps(answer))
 

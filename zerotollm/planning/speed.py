@@ -56,7 +56,7 @@ def predict(job: Job, device: Device, factors: Factors | None = None) -> Speed:
     # A loop over layers has the same products, and is traced faster.
     loop = job.compute.scan_layers or job.model.num_layers > DEEP
     counts = counted(replace(job, compute=replace(job.compute, scan_layers=loop)))
-    rate = device.flops[job.how().precision]
+    rate = device.flops[job.resolved_compute().precision]
     full = sum(
         times * max(product.flops / rate, product.bytes / device.bandwidth)
         for product, times in counts.products.items()

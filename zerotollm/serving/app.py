@@ -4,7 +4,7 @@ import asyncio
 import json
 from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -25,7 +25,6 @@ from zerotollm.serving.protocol import Job, Json, RefusedError, Served
 from zerotollm.serving.scheduler import Programs, write
 
 BODY_SECONDS = 30.0
-"""Time-out for the body of a request."""
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 Pieces = asyncio.Queue[tuple[int, Piece] | None]
 """(index of the text, its next piece), or None where the server stops."""
@@ -34,18 +33,12 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True)
 class ServerState:
-    """What all requests share."""
-
     served: Served
-    request_bytes: int
-    """Largest request."""
-    most_waiting: int
-    """Most texts that wait for a row."""
-    api_key: str = ""
-    """Required of every request; empty: none."""
+    request_bytes: int  # largest request
+    most_waiting: int  # most texts that wait for a row
+    api_key: str = ""  # required of every request; empty: none
     line: asyncio.Queue[Generation] = field(default_factory=asyncio.Queue)
-    opened: set[Pieces] = field(default_factory=set)
-    """One for each request in progress."""
+    opened: set[Pieces] = field(default_factory=set)  # one for each request in progress
 
 
 async def generate_forever(state: ServerState, programs: Programs) -> None:
@@ -57,7 +50,6 @@ async def generate_forever(state: ServerState, programs: Programs) -> None:
 
 
 def end_requests(state: ServerState) -> None:
-    """End every request in progress."""
     for pieces in state.opened:
         pieces.put_nowait(None)
 
@@ -95,7 +87,7 @@ def make_app(state: ServerState, *, loopback: bool) -> Starlette:
             route("/v1/chat/completions", partial(_complete, state, True), "POST"),
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))] if loopback else [],
-        exception_handlers={RefusedError: _refuse, HTTPException: _refuse_http, ClientDisconnect: _nobody},
+        exception_handlers=dict.fromkeys((RefusedError, HTTPException, ClientDisconnect), _refuse),
     )
     app.router.redirect_slashes = False  # every path is answered or refused
     return app
@@ -103,12 +95,13 @@ def make_app(state: ServerState, *, loopback: bool) -> Starlette:
 
 def _policy(page: str) -> str:
     """Allow the page's own script and style, and this server, and nothing else."""
-    hashes = {}
-    for tag in ("script", "style"):
+
+    def source(tag: str) -> str:
         text = page.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
-        hashes[tag] = f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
+        return f"{tag}-src 'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
+
     return (
-        f"default-src 'none'; script-src {hashes['script']}; style-src {hashes['style']}; connect-src 'self'; "
+        f"default-src 'none'; {source('script')}; {source('style')}; connect-src 'self'; "
         "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
 
@@ -130,19 +123,14 @@ def _with_key(state: ServerState, endpoint: Endpoint) -> Endpoint:
 
 
 def _refuse(request: Request, error: Exception) -> Response:
+    headers = {"WWW-Authenticate": "Bearer"} if getattr(error, "status", 0) == 401 else None
+    if isinstance(error, ClientDisconnect):
+        return Response(status_code=499)
+    if isinstance(error, HTTPException):
+        where, headers = f"{request.method} {request.url.path}", error.headers
+        error = RefusedError(f"{where}: {error.detail}", status=error.status_code)
     assert isinstance(error, RefusedError)
-    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
     return JSONResponse(error.body(), error.status, headers=headers)
-
-
-def _refuse_http(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    refused = RefusedError(f"{request.method} {request.url.path}: {error.detail}", status=error.status_code)
-    return JSONResponse(refused.body(), error.status_code, headers=error.headers)
-
-
-def _nobody(request: Request, error: Exception) -> Response:
-    return Response(status_code=499)  # the client has disconnected
 
 
 async def _complete(state: ServerState, chat: bool, request: Request) -> Response:
@@ -150,9 +138,8 @@ async def _complete(state: ServerState, chat: bool, request: Request) -> Respons
     # In a thread: parsing a long prompt must not delay the tokens of other requests.
     job = await asyncio.to_thread(lambda: protocol.parse(protocol.parse_json(body), state.served, chat=chat))
     if state.line.qsize() + len(job.texts) > state.most_waiting:
-        raise RefusedError(
-            f"{state.line.qsize()} texts are waiting: try again later", code="busy", status=503
-        )
+        message = f"{state.line.qsize()} texts are waiting: try again later"
+        raise RefusedError(message, code="busy", status=503)
     if job.stream:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(_events(state, job), media_type="text/event-stream", headers=headers)
@@ -196,9 +183,8 @@ async def _gone(request: Request) -> None:
         pass
 
 
-@asynccontextmanager
-async def _generating(state: ServerState, job: Job) -> AsyncIterator[Pieces]:
-    """Queue a job's texts and give their pieces while the block runs; cancel the texts when it ends."""
+async def _texts(state: ServerState, job: Job) -> AsyncGenerator[tuple[int, list[Piece]], None]:
+    """Generate a job's texts; yield (index of a text, its pieces since the last time) until all have ended."""
     pieces: Pieces = asyncio.Queue()
 
     def emit(index: int, piece: Piece) -> None:
@@ -212,7 +198,19 @@ async def _generating(state: ServerState, job: Job) -> AsyncIterator[Pieces]:
     try:
         for generation in generations:
             state.line.put_nowait(generation)
-        yield pieces
+        running = len(generations)
+        while running:
+            items = [await pieces.get()]
+            while not pieces.empty():
+                items.append(pieces.get_nowait())
+            by_text: dict[int, list[Piece]] = {}
+            for item in items:
+                if item is None:
+                    raise RefusedError("the server is stopping", code="stopping", status=503)
+                by_text.setdefault(item[0], []).append(item[1])
+            for index, new in by_text.items():
+                running -= bool(new[-1].finish)
+                yield index, new
     finally:
         state.opened.discard(pieces)
         for generation in generations:
@@ -224,30 +222,6 @@ async def _generating(state: ServerState, job: Job) -> AsyncIterator[Pieces]:
                 state.line.put_nowait(generation)
 
 
-async def _next(pieces: Pieces) -> dict[int, list[Piece]]:
-    """Return all pieces that have arrived, at least one, by the index of their text."""
-    items = [await pieces.get()]
-    while not pieces.empty():
-        items.append(pieces.get_nowait())
-    by_text: dict[int, list[Piece]] = {}
-    for item in items:
-        if item is None:
-            raise RefusedError("the server is stopping", code="stopping", status=503)
-        by_text.setdefault(item[0], []).append(item[1])
-    return by_text
-
-
-async def _texts(state: ServerState, job: Job) -> AsyncGenerator[tuple[int, list[Piece]], None]:
-    """Generate a job's texts; yield (index of a text, its pieces since the last time) until all have ended."""
-    running = set(range(len(job.texts)))
-    async with _generating(state, job) as pieces:
-        while running:
-            for index, new in (await _next(pieces)).items():
-                if new[-1].finish:
-                    running.discard(index)
-                yield index, new
-
-
 async def _collect(state: ServerState, job: Job) -> list[list[Piece]]:
     texts: list[list[Piece]] = [[] for _ in job.texts]
     async for index, new in _texts(state, job):
@@ -256,7 +230,6 @@ async def _collect(state: ServerState, job: Job) -> list[list[Piece]]:
 
 
 async def _events(state: ServerState, job: Job) -> AsyncIterator[str]:
-    """Yield server-sent events, each with the pieces since the last one."""
     texts: list[list[Piece]] = [[] for _ in job.texts]
     try:
         async with aclosing(_texts(state, job)) as following:  # a closed stream cancels its texts at once

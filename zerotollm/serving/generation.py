@@ -17,44 +17,31 @@ class Token(NamedTuple):
     """A token with log-probabilities under the model, before temperature and filters."""
 
     id: int
-    log_p: float | None = 0.0
-    """None for the first token of a prompt, which nothing precedes."""
-    likeliest: tuple[tuple[int, float], ...] = ()
-    """(id, log-probability), best first; empty unless requested."""
+    log_p: float | None = 0.0  # None for the first token of a prompt, which nothing precedes
+    likeliest: tuple[tuple[int, float], ...] = ()  # (id, log-probability), best first
     in_prompt: bool = False
 
 
 class Piece(NamedTuple):
     """What one token adds to a text."""
 
-    text: str
-    """Empty for a part of a character, and for what may become a stop string."""
-    token: Token | None
-    """None for the token that ends a text."""
-    offset: int
-    """Characters before it."""
+    text: str  # empty for a part of a character, and for what may become a stop string
+    token: Token | None  # none for the token that ends a text
+    offset: int  # characters before it
     finish: Finish = ""
-    leads: bool = False
-    """True where only spaces were shown before it."""
+    leads: bool = False  # true where only spaces were shown before it
     in_prompt: bool = False
 
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """A text to generate."""
-
-    prompt_N: np.ndarray
-    """int32 ids; at least one, at most the context."""
+    prompt_N: np.ndarray  # int32 ids; at least one, at most the context
     sampling: SamplingConfig
     """Its `max_tokens` ends the text, as does the end of the context. With 0 nothing is generated."""
-    number: int = 0
-    """Index among the texts of one prompt and seed."""
-    stop: tuple[str, ...] = ()
-    """Strings that end the text and are not shown."""
-    alternatives: int | None = None
-    """Likeliest tokens to report with each token. None: no log-probabilities at all."""
-    echo: int | None = None
-    """Report the prompt's tokens from this one. None: none of them."""
+    number: int = 0  # index among the texts of one prompt and seed
+    stop: tuple[str, ...] = ()  # strings that end the text and are not shown
+    alternatives: int | None = None  # likeliest tokens to report with each; None: no log-probabilities
+    echo: int | None = None  # report the prompt's tokens from this one; None: none of them
 
 
 def cut_at_stop(text: str, stop: tuple[str, ...]) -> tuple[str, str, bool]:
@@ -78,8 +65,7 @@ class Generation:
     context: int
     emit: Callable[[Piece], None]
     done: bool = False
-    read: int = 0
-    """Prompt tokens that the model has read."""
+    read: int = 0  # prompt tokens that the model has read
     drawn: int = 0
     _characters: codecs.IncrementalDecoder = field(
         default_factory=lambda: codecs.getincrementaldecoder("utf-8")(errors="replace")

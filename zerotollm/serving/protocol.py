@@ -1,8 +1,8 @@
 """OpenAI's protocol as JSON values: `/v1/completions` and `/v1/chat/completions`.
 
 An unknown or unsupported field is refused by name, unless it does not affect the text. Requests may also set top_k and
-min_p, which OpenAI lacks; defaults are the run's `sample`. A seed gives the same text as `generate --seed`. With `echo`
-and `logprobs` the client's prompt tokens are scored; a bos that the server adds before a text is not among them.
+min_p; defaults are the run's `sample`. A seed gives the same text as `generate --seed`. With `echo` and `logprobs` the
+client's prompt tokens are scored, without a bos that the server adds.
 """
 
 import json
@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 
@@ -23,10 +23,9 @@ from zerotollm.errors import UsageError
 from zerotollm.serving.generation import GenerationRequest, Piece, Token
 from zerotollm.suggest import did_you_mean
 
+T = TypeVar("T", int, float)
 Json = dict[str, Any]
-"""A JSON object."""
-MOST_TEXTS = 32
-"""Most texts of a request: prompts times `n`."""
+MOST_TEXTS = 32  # most texts of a request: prompts times `n`
 MOST_STOPS, LONGEST_STOP = 16, 200
 
 IGNORED = {
@@ -35,19 +34,11 @@ IGNORED = {
 }  # fmt: skip
 """Fields that do not affect the text of a model that neither reasons nor calls tools."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "echo": (False,),
-    "suffix": ("",),
-    "best_of": (1,),
-    "logit_bias": ({},),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "modalities": (["text"],),
-}
+    "echo": (False,), "suffix": ("",), "best_of": (1,), "logit_bias": ({},),
+    "presence_penalty": (0,), "frequency_penalty": (0,),
+    "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],), "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},), "modalities": (["text"],),
+}  # fmt: skip
 """Unsupported fields, and the values that have no effect."""
 SAMPLING = {"temperature", "top_p", "top_k", "min_p", "max_tokens", "seed"}
 COMMON = SAMPLING | {"model", "stream", "stream_options", "n", "stop", "logprobs"}
@@ -77,16 +68,11 @@ class Served:
 
     name: str
     tokenizer: AnyTokenizer
-    context: int
-    """Most tokens of prompt and text together."""
-    sampling: SamplingConfig
-    """Defaults of a request."""
-    most_tokens: int
-    """Most tokens that a request may generate."""
-    created: int
-    """Seconds since 1970."""
-    chats: bool
-    """Whether it was trained on conversations."""
+    context: int  # most tokens of prompt and text together
+    sampling: SamplingConfig  # defaults of a request
+    most_tokens: int  # most tokens that a request may generate
+    created: int  # seconds since 1970
+    chats: bool  # whether it was trained on conversations
 
     def card(self) -> Json:
         """Return its entry in `/v1/models`, with further fields for the page."""
@@ -103,8 +89,7 @@ class Job(NamedTuple):
     created: int
     chat: bool
     stream: bool
-    usage: bool
-    """Whether a stream ends with a count of tokens."""
+    usage: bool  # whether a stream ends with a count of tokens
     texts: list[GenerationRequest]
 
 
@@ -140,19 +125,19 @@ def parse(body: Json, served: Served, *, chat: bool) -> Job:
     if body.get("model", served.name) not in ("", served.name):
         message = f"the model {_shown(body['model'])} is not here, only {served.name!r}"
         raise RefusedError(message, "model", "model_not_found", 404)
-    n = _whole_number(body, "n", 1, 1, MOST_TEXTS)
+    n = _number(body, "n", 1, 1, MOST_TEXTS)
     limit = "max_completion_tokens" if chat and "max_completion_tokens" in body else "max_tokens"
     default, echo = served.sampling, not chat and _flag(body, "echo")
     max_tokens = min(default.max_tokens, served.most_tokens)
     sampling = replace(
         default,
         prompt="",
-        max_tokens=_whole_number(body, limit, max_tokens, 0 if echo else 1, served.most_tokens),
-        temperature=_number(body, "temperature", default.temperature, 0, 100),
-        top_p=_number(body, "top_p", default.top_p, 0, 1),
-        top_k=_whole_number(body, "top_k", default.top_k, 0, 2**31 - 1),
-        min_p=_number(body, "min_p", default.min_p, 0, 1),
-        seed=_whole_number(body, "seed", secrets.randbelow(2**32), -(2**63), 2**64) % 2**32,
+        max_tokens=_number(body, limit, max_tokens, 0 if echo else 1, served.most_tokens),
+        temperature=_number(body, "temperature", float(default.temperature), 0, 100),
+        top_p=_number(body, "top_p", float(default.top_p), 0, 1),
+        top_k=_number(body, "top_k", default.top_k, 0, 2**31 - 1),
+        min_p=_number(body, "min_p", float(default.min_p), 0, 1),
+        seed=_number(body, "seed", secrets.randbelow(2**32), -(2**63), 2**64) % 2**32,
     )
     stop, alternatives = _stop(body), _alternatives(body, chat)
     field = "messages" if chat else "prompt"
@@ -161,10 +146,8 @@ def parse(body: Json, served: Served, *, chat: bool) -> Job:
     except UsageError as error:  # half of a surrogate pair
         raise RefusedError(str(error), field) from None
     if len(prompts) * n > MOST_TEXTS:
-        message = (
-            f"{len(prompts)} prompts times n = {n} is more than {MOST_TEXTS} texts: send several requests"
-        )
-        raise RefusedError(message, "n")
+        number = f"{len(prompts)} prompts times n = {n}"
+        raise RefusedError(f"{number} is more than {MOST_TEXTS} texts: send several requests", "n")
     for prompt_N in prompts:
         if len(prompt_N) > served.context:
             raise RefusedError(
@@ -190,20 +173,15 @@ def parse(body: Json, served: Served, *, chat: bool) -> Job:
     )
 
 
-def _number(
-    body: Json, name: str, default: float, low: float, high: float, kinds: tuple[type, ...] = (int, float)
-) -> float:
+def _number(body: Json, name: str, default: T, low: int, high: int) -> T:
+    """Return a number of the type of its default: a whole number must be one, and an integer is a number too."""
     value = body.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, kinds):
-        noun = "number" if float in kinds else "whole number"
-        raise RefusedError(f"{name} is {_shown(value)}, and must be a {noun}", name)
-    if not low <= cast(float, value) <= high:
+    whole = isinstance(default, int)
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        raise RefusedError(f"{name} is {_shown(value)}, and must be a {'whole ' * whole}number", name)
+    if not low <= value <= high:
         raise RefusedError(f"{name} is {_shown(value)}, and must be from {low:,} to {high:,}", name)
-    return cast(float, value)
-
-
-def _whole_number(body: Json, name: str, default: int, low: int, high: int) -> int:
-    return cast(int, _number(body, name, default, low, high, (int,)))
+    return cast(T, value)
 
 
 def _flag(body: Json, name: str) -> bool:
@@ -234,7 +212,7 @@ def _alternatives(body: Json, chat: bool) -> int | None:
     if "top_logprobs" in body and not wanted:
         raise RefusedError("top_logprobs needs logprobs: true", "top_logprobs")
     name = "top_logprobs" if chat else "logprobs"
-    return _whole_number(body, name, 0, 0, ALTERNATIVES) if wanted else None
+    return _number(body, name, 0, 0, ALTERNATIVES) if wanted else None
 
 
 def _prompts(body: Json, served: Served) -> tuple[list[np.ndarray], int]:
@@ -244,9 +222,8 @@ def _prompts(body: Json, served: Served) -> tuple[list[np.ndarray], int]:
     if prompts and all(type(i) is int for i in prompts):
         prompts = [prompts]
     if len(prompts) > MOST_TEXTS:
-        raise RefusedError(
-            f"{len(prompts)} prompts are more than {MOST_TEXTS}: send several requests", "prompt"
-        )
+        message = f"{len(prompts)} prompts are more than {MOST_TEXTS}: send several requests"
+        raise RefusedError(message, "prompt")
     if prompts and all(isinstance(text, str) for text in prompts):
         return [np.append(tokenizer.bos_id, tokenizer.encode(text)).astype(np.int32) for text in prompts], 1
     if prompts and all(_are_ids(ids, tokenizer.vocab_size) for ids in prompts):
@@ -277,9 +254,8 @@ def _message(number: int, message: Any) -> dict[str, str]:
     role, content = message.get("role"), message.get("content")
     role = "system" if role == "developer" else role
     if role not in tuple(ROLES):  # a list or an object has no hash
-        raise RefusedError(
-            f"{place}.role is {_shown(role)}, and must be one of {', '.join(ROLES)}", "messages"
-        )
+        message = f"{place}.role is {_shown(role)}, and must be one of {', '.join(ROLES)}"
+        raise RefusedError(message, "messages")
     if isinstance(content, list):  # parts, of which only text is supported
         texts: list[Any] = [part.get("text") if isinstance(part, dict) else None for part in content]
         content = "".join(texts) if all(isinstance(text, str) for text in texts) else None
@@ -292,16 +268,13 @@ def _message(number: int, message: Any) -> dict[str, str]:
 
 
 def completion(job: Job, served: Served, texts: Sequence[Sequence[Piece]]) -> Json:
-    """Return the response to a request."""
     choices = []
     for index, pieces in enumerate(texts):
         text = _shown_text(job, pieces)
         message = {"role": "assistant", "content": text, "refusal": None}
-        choices.append(
-            _choice(job, served, index, pieces, {"message": message} if job.chat else {"text": text})
-        )
-    kind = "chat.completion" if job.chat else "text_completion"
-    return _head(job, served, kind) | {"choices": choices, "usage": _usage(job, texts)}
+        content = {"message": message} if job.chat else {"text": text}
+        choices.append(_choice(job, served, index, pieces, content))
+    return _head(job, served) | {"choices": choices, "usage": _usage(job, texts)}
 
 
 def chunk(job: Job, served: Served, index: int, pieces: Sequence[Piece], first: bool) -> Json:
@@ -309,12 +282,11 @@ def chunk(job: Job, served: Served, index: int, pieces: Sequence[Piece], first: 
     text = _shown_text(job, pieces)
     delta = {"role": "assistant", "content": text} if first else {"content": text}
     choice = _choice(job, served, index, pieces, {"delta": delta} if job.chat else {"text": text})
-    return _chunk_head(job, served) | {"choices": [choice]}
+    return _head(job, served, ".chunk") | {"choices": [choice]}
 
 
 def usage_chunk(job: Job, served: Served, texts: Sequence[Sequence[Piece]]) -> Json:
-    """Return the stream event that counts tokens."""
-    return _chunk_head(job, served) | {"choices": [], "usage": _usage(job, texts)}
+    return _head(job, served, ".chunk") | {"choices": [], "usage": _usage(job, texts)}
 
 
 def _choice(job: Job, served: Served, index: int, pieces: Sequence[Piece], text: Json) -> Json:
@@ -334,12 +306,9 @@ def _usage(job: Job, texts: Sequence[Sequence[Piece]]) -> dict[str, int]:
     return {"prompt_tokens": read, "completion_tokens": generated, "total_tokens": read + generated}
 
 
-def _head(job: Job, served: Served, kind: str) -> Json:
+def _head(job: Job, served: Served, chunk: str = "") -> Json:
+    kind = f"chat.completion{chunk}" if job.chat else "text_completion"
     return {"id": job.id, "object": kind, "created": job.created, "model": served.name}
-
-
-def _chunk_head(job: Job, served: Served) -> Json:
-    return _head(job, served, "chat.completion.chunk" if job.chat else "text_completion")
 
 
 def _logprobs(job: Job, tokenizer: AnyTokenizer, pieces: Sequence[Piece]) -> Json | None:

@@ -113,7 +113,7 @@ def compile_training(
     threads = compilers()
 
     def shapes(batch: Shapes) -> Mapping[str, jax.ShapeDtypeStruct]:
-        return placement.stacked_shapes(batch, seeds) if seeds else placement.shapes(batch)
+        return placement.shapes(batch, seeds)
 
     train_programs = by_shape(
         threads, lambda batch: jitted.lower(state, batch, seed), [*map(shapes, feed.training_shapes)]

@@ -1,52 +1,54 @@
-"""The devices that an action computes on, and the cores that compile for them."""
+"""The devices that an action computes on, and the threads that compile for them."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import jax
+from jax.stages import Compiled, Lowered
+
 from zerotollm.errors import UsageError
-from zerotollm.experiment import Experiment
+from zerotollm.experiment import Experiment, task_of
 from zerotollm.host.allocator import reuse_memory
 from zerotollm.host.gpu import prepare_gpu
+from zerotollm.model.build import Params
 from zerotollm.sharding.config import MeshShape, parse_mesh
+from zerotollm.sharding.rules import Placement, make_mesh, sharding_rows
+
+BatchShapes = Mapping[str, jax.ShapeDtypeStruct]
+"""shape and sharding of every array of a batch"""
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def compilers() -> ThreadPoolExecutor:
-    """Threads that compile, one for each core: of pairs every width has programs of its own, and a compiler of GPU
-    programs keeps few cores busy."""
+    """Return threads to compile in, one for each core: XLA compiles one program mostly on one core."""
     return ThreadPoolExecutor(max(2, usable_cores()), thread_name_prefix="compile")
 
 
 def by_shape(
     threads: ThreadPoolExecutor,
-    lower: Callable[[Any], Any],
-    shapes: Sequence[Any],
+    lower: Callable[[BatchShapes], Lowered],
+    shapes: Sequence[BatchShapes],
     options: dict[str, Any] | None = None,
-) -> dict[tuple[int, ...], Future[Any]]:
-    """The program of every shape of batch, compiled with XLA's `options` of what `lower` gives for the batch."""
-    # Traced here: Python does one thing at a time, and what comes first is waited for longest.
+) -> dict[tuple[int, ...], Future[Compiled]]:
+    """Start to compile `lower(batch)` for every shape of a batch with XLA's `options`; return the programs by shape."""
+    # Traced here: Python runs one thread at a time, and the first program is the one that is waited for.
     return {batch["inputs"].shape: threads.submit(lower(batch).compile, options) for batch in shapes}
 
 
 @contextmanager
-def reading_on_mesh(experiment: Experiment) -> Iterator[Any]:
-    """Of a run that is read, or of seeds that are trained in memory: programs in the block are for the mesh of
-    `train.mesh`, or else for the first device.
+def reading_on_mesh(experiment: Experiment) -> Iterator[Placement]:
+    """Give the placement on the mesh of `train.mesh`, or on the first device, to read a run or train in memory.
 
-    Gives a `zerotollm.sharding.rules.Placement`. Raises UsageError where the mesh is not made of the devices here.
+    Programs in the block are for that mesh. Raises UsageError for a mesh that does not consist of the devices here.
     """
     prepare_gpu()
-    import jax
-
-    from zerotollm.sharding.rules import Placement, make_mesh
-
     text = experiment.train.mesh
     mesh = make_mesh(parse_mesh(text), None if text else jax.devices()[:1])
     with jax.set_mesh(mesh):
@@ -54,43 +56,37 @@ def reading_on_mesh(experiment: Experiment) -> Iterator[Any]:
 
 
 @contextmanager
-def computing_on_mesh(experiment: Experiment) -> Iterator[Any]:
-    """Starts jax; while the block runs, programs are for the mesh of `train.mesh`. Gives a
-    `zerotollm.sharding.rules.Placement`.
+def computing_on_mesh(experiment: Experiment) -> Iterator[Placement]:
+    """Start jax to train, and give the placement on the mesh of `train.mesh`, or on all devices.
 
-    Raises UsageError where the mesh is not made of the devices that are here, or does not divide the batch.
+    Programs in the block are for that mesh. Raises UsageError for a mesh that does not consist of the devices here or
+    does not divide the batch.
     """
-    shape = experiment.data
-    reuse_memory(shape.batch_size * shape.context * experiment.model.width)
+    data, train = experiment.data, experiment.train
+    reuse_memory(data.batch_size * data.context * experiment.model.width)
     prepare_gpu()
-    import jax
-
-    from zerotollm.sharding.rules import Placement, make_mesh
-
-    text = experiment.train.mesh
-    asked = parse_mesh(text) if text else MeshShape(data=len(jax.devices()))
-    mesh = make_mesh(asked)
-    check_rows(experiment, asked)
+    shape = parse_mesh(train.mesh) if train.mesh else MeshShape(data=len(jax.devices()))
+    mesh = make_mesh(shape)
+    check_rows(experiment, shape)
     with jax.set_mesh(mesh):
-        yield Placement(mesh, experiment.train.micro_batches)
+        yield Placement(mesh, train.micro_batches)
 
 
-def check_rows(experiment: Experiment, asked: MeshShape) -> None:
-    """Raises UsageError where the mesh does not divide the batch."""
-    shape, parts = experiment.data, experiment.train.micro_batches
-    pairs = experiment.model.architecture == "encoder-decoder" and experiment.train.objective == "likelihood"
-    if shape.batch_size % (asked.rows * parts) and not pairs:  # batches of pairs are filled up
+def check_rows(experiment: Experiment, mesh: MeshShape) -> None:
+    """Raise UsageError if the mesh does not divide the batch."""
+    batch_size, micro_batches = experiment.data.batch_size, experiment.train.micro_batches
+    multiple = mesh.rows * micro_batches
+    padded = task_of(experiment) == "translate"  # batches of pairs get rows of padding
+    if batch_size % multiple and not padded:
         raise UsageError(
-            f"data.batch_size {shape.batch_size} does not go to {asked.rows} parts (train.mesh {asked})"
-            + (f" in {parts} micro-batches" if parts > 1 else "")
-            + f": make it a multiple of {asked.rows * parts}, or take another mesh"
+            f"data.batch_size {batch_size} does not divide into {mesh.rows} parts (train.mesh {mesh})"
+            + (f" in {micro_batches} micro-batches" if micro_batches > 1 else "")
+            + f": make it a multiple of {multiple}, or choose another mesh"
         )
 
 
-def mesh_lines(params: Any, mesh: MeshShape) -> list[str]:
-    """The table of what each device has of the parameters, for people; nothing on one device."""
-    from zerotollm.sharding.rules import sharding_rows
-
+def mesh_lines(params: Params, mesh: MeshShape) -> list[str]:
+    """Return a table of the parameters on each device, as lines; none for one device."""
     if mesh.size == 1:
         return []
     rows = [("parameters", "shape", "split over", "bytes on a device")]

@@ -1,6 +1,7 @@
 """The state that training begins with: fresh, initialized from another run, or of the newest intact checkpoint."""
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -28,9 +29,9 @@ def initialize_or_resume(
     train, mesh = training.experiment.train, training.placement.mesh
     directory = run_dir / run_directory.CHECKPOINTS
     newest = on_first(lambda: getattr(checkpoints.newest_intact(directory, display.say), "step", None))
-    frozen = (
-        partition(start.params, train.trainable)[1] if training.abstract_state.frozen is not None else None
-    )
+    frozen = None
+    if start.params is not None and training.abstract_state.frozen is not None:
+        _, frozen = partition(start.params, train.trainable)
     if newest is None:
         if start.run:
             display.say(f"initialized from {start.run!r}")
@@ -47,7 +48,7 @@ def initialize_or_resume(
         return training.init(np.uint32(train.seed), params), 0, notes
     checkpoint = checkpoints.of_step(directory, newest)
     # Earlier versions noted neither.
-    notes = {"before": None, "frozen": None} | checkpoint.manifest()["notes"]
+    notes = cast(Notes, {"before": None, "frozen": None} | (checkpoint.manifest() or {})["notes"])
     if notes["text"] != training.feed.fingerprint:
         raise RunError(
             f"the text of {training.experiment.data.corpus} has changed since {run_dir} was begun: "

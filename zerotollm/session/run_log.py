@@ -55,7 +55,7 @@ class RunLog:
         notes: Notes,
         began: float,
     ):
-        self.notes = notes
+        self.notes: Notes = notes
         self._run_dir, self._train, self._feed, self._display = run_dir, experiment.train, feed, display
         self._seconds_before, self._began, self._saved_at = notes["seconds"], began, start
         self._pace = Pace(feed.tokens_per_step, notes["step_seconds"])

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from zerotollm import run_directory
-from zerotollm.experiment import Experiment
+from zerotollm.experiment import Experiment, continues, task_of
 from zerotollm.host.peak_memory import peak_memory_bytes
 from zerotollm.session.progress import clock
 from zerotollm.session.run_log import Notes
@@ -86,13 +86,12 @@ def rows(summary: Summary) -> dict[str, str]:
 def commands(experiment: Experiment, run_dir: Path) -> list[tuple[str, str]]:
     """Return what to try with a finished run, as (purpose, command): each command runs when it is pasted."""
     run, text = ("run_dir", run_dir), experiment.sample.prompt or "In the beginning"
-    labels = experiment.train.objective == "label"
-    generates = experiment.model.architecture == "decoder" and not labels
+    labels = task_of(experiment) == "label"
     python = f"import zerotollm; run = zerotollm.load({str(run_dir)!r})"
     possible = [
         ("how it reads and predicts a text", not labels, launch(run, "explain", ("text", text))),
         ("all of that and its training, as one page", not labels, launch(run, "report")),
-        ("a page to talk to it", generates, launch(run, "serve")),
+        ("a page to talk to it", continues(experiment), launch(run, "serve")),
         ("tell a label" if labels else "let it write", True, launch(run, "generate", ("prompt", text))),
         ("the held-out test documents", True, launch(run, "evaluate", ("split", "test"))),
         ("look inside", True, f"python -i -c {quoted(python)}"),

@@ -130,6 +130,6 @@ def _batch(experiment: Experiment, tokens: np.ndarray, vocab_size: int) -> Batch
         "targets": jnp.asarray(tokens[:, 1:] % head_rows(experiment.model), jnp.int32),
         "weights": jnp.ones(shape, jnp.float32),
     }
-    if sides.has_encoder(experiment):  # sources without padding
+    if experiment.model.encoder_layers:  # sources without padding
         return batch | {"sources": jnp.asarray(tokens[:, :0:-1] % (vocab_size - 1) + 1, jnp.int32)}
     return batch | {"segments": jnp.zeros(shape, jnp.int32)}

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from zerotollm.errors import RunError, UsageError
-from zerotollm.experiment import Experiment
+from zerotollm.experiment import Experiment, continues
 
 Facts = TypeVar("Facts")
 Measurements = Mapping[str, Callable[[float], list[float]]]
@@ -118,14 +118,9 @@ def random_tokens(experiment: Experiment, vocab_size: int) -> list[np.ndarray]:
     return [rng.integers(0, vocab_size, (data.batch_size, data.context + 1)) for _ in range(BATCHES)]
 
 
-def has_encoder(experiment: Experiment) -> bool:
-    """Return whether the model has an encoder: then only training is measured, with sources as long as targets."""
-    return experiment.model.architecture == "encoder-decoder"
-
-
 def decode_rows(experiment: Experiment) -> tuple[int, ...]:
-    """Return the numbers of texts to write at once; none for a model that labels or has an encoder."""
-    return () if has_encoder(experiment) or experiment.train.objective == "label" else DECODE_ROWS
+    """Return the numbers of texts to write at once. Only language models write: others have an encoder, or label."""
+    return DECODE_ROWS if continues(experiment) else ()
 
 
 def decode_lengths(context: int) -> tuple[int, int]:

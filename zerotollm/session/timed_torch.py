@@ -63,7 +63,7 @@ def torch_side(
     torch.set_num_threads(cores)
     torch.set_float32_matmul_precision("high")  # as jax does, where a GPU has TF32
     torch.manual_seed(0)
-    pairs = sides.has_encoder(experiment)
+    pairs = model.encoder_layers > 0
     if pairs:
         net = torch_model(marian.FAMILY, model)
     else:

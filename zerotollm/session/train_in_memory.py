@@ -11,13 +11,14 @@ import jax
 import numpy as np
 
 from zerotollm.components import dataset_of
-from zerotollm.data.batches.windows import Batch
+from zerotollm.data.batches.mixtures import stacked
 from zerotollm.data.feed import Feed
 from zerotollm.errors import DivergedError, UsageError
-from zerotollm.evaluation.loss import evaluate_batches
+from zerotollm.evaluation.loss import evaluate_feed
 from zerotollm.experiment import Experiment
 from zerotollm.model.build import Params
 from zerotollm.planning.memory import planned_peak, xla_memory
+from zerotollm.randomness import Seed
 from zerotollm.session.compiled_training import CompiledTraining, compile_training
 from zerotollm.session.devices import check_rows, reading_on_mesh
 from zerotollm.session.warm_start import warm_start
@@ -66,7 +67,7 @@ class Programs:
     def feed(self) -> Feed:
         return self.training.feed
 
-    def init(self, seed: np.ndarray) -> TrainState:
+    def init(self, seed: Seed) -> TrainState:
         """Return the state before the first step."""
         return self.training.init(seed, self.init_from)
 
@@ -103,7 +104,7 @@ def fit(
         raise ValueError(f"{len(seeds)} seeds for programs of {max(1, vmapped)}")
     feed, steps, placement = training.feed, training.experiment.train.steps, training.placement
     datasets = [feed.training(seed=seed) for seed in seeds]
-    batches = _Stacked(datasets) if vmapped else datasets[0]
+    batches = stacked(datasets) if vmapped else datasets[0]
     seed = np.asarray(seeds, np.uint32) if vmapped else np.uint32(seeds[0])
     place = placement.place_stacked if vmapped else placement.place_part
     state = programs.init(seed)
@@ -127,26 +128,10 @@ def fit(
     for number, seed in enumerate(seeds):
         one = jax.tree.map(lambda x, number=number: x[number], state) if vmapped else state
         params = training.merge(one.params, one.frozen)
-        validation = evaluate_batches(
-            programs.eval_step,
-            params,
-            map(placement.place_whole, feed.evaluation("validation")),
-            num_bytes=feed.num_bytes["validation"],
-        )
+        validation = evaluate_feed(programs.eval_step, params, feed, "validation", placement)
         sizes = training.trainable_parameters, programs.step_bytes
         fitted.append(Fitted(seed, params, losses_SN[number].tolist(), validation, seconds, speed, *sizes))
     return fitted
-
-
-@dataclass(frozen=True)
-class _Stacked:
-    """Batches of several seeds as one, with the seeds on a new first axis."""
-
-    datasets: Sequence[Sequence[Batch]]
-
-    def __getitem__(self, step: int) -> Batch:
-        batches = [dataset[step] for dataset in self.datasets]
-        return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def _check(loss: np.ndarray, step: int) -> None:

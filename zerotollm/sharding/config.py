@@ -19,7 +19,6 @@ class MeshShape(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Number of devices."""
         return self.data * self.fsdp * self.tensor
 
     @property
@@ -51,7 +50,6 @@ class ProcessAddress(NamedTuple):
     coordinator: str
     """HOST:PORT of process 0; empty: jax finds all three from Slurm, MPI or a TPU's metadata"""
     process: int = 0
-    """from 0"""
     num_processes: int = 0
 
 
@@ -59,21 +57,13 @@ def parse_distributed(text: str) -> ProcessAddress:
     """Return the address that `auto` or `coordinator=HOST:PORT process=0 of=4` means. Raises UsageError otherwise."""
     if text == "auto":
         return ProcessAddress("")
-    values = {
-        name: value for name, _, value in (word.partition("=") for word in re.split(r"[\s,]+", text.strip()))
-    }
-    numbers = [values.get("process", ""), values.get("of", "")]
-    if (
-        values.keys() != {"coordinator", "process", "of"}
-        or not re.fullmatch(r"[^\s:]+:[0-9]{1,5}", values["coordinator"])
-        or not all(re.fullmatch(r"[0-9]{1,6}", number) for number in numbers)
-    ):
+    forms = {"coordinator": r"[^\s:]+:[0-9]{1,5}", "process": r"[0-9]{1,6}", "of": r"[0-9]{1,6}"}
+    values = dict(word.partition("=")[::2] for word in re.split(r"[\s,]+", text.strip()))
+    if values.keys() != forms.keys() or not all(re.fullmatch(forms[name], x) for name, x in values.items()):
         raise UsageError(
             f"--distributed is {text!r}, and must be auto, or all of coordinator=HOST:PORT process=N of=N"
         )
-    process, num_processes = map(int, numbers)
-    if process >= num_processes:
-        raise UsageError(
-            f"--distributed has process={process} of={num_processes}: number processes from 0 to {num_processes - 1}"
-        )
-    return ProcessAddress(values["coordinator"], process, num_processes)
+    process, of = int(values["process"]), int(values["of"])
+    if process >= of:
+        raise UsageError(f"--distributed has process={process} of={of}: number processes from 0 to {of - 1}")
+    return ProcessAddress(values["coordinator"], process, of)

@@ -9,17 +9,12 @@ import math
 import jax
 from jax.sharding import PartitionSpec
 
-AXES = ("data", "fsdp", "tensor")
-"""Axes of every mesh; see `zerotollm.sharding.config.MeshShape`."""
-ROWS = ("data", "fsdp")
-"""Axes over which the rows of a batch are split."""
+AXES = ("data", "fsdp", "tensor")  # axes of every mesh; see `zerotollm.sharding.config.MeshShape`
+ROWS = ("data", "fsdp")  # axes over which the rows of a batch are split
 
 
 def constrain(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
-    """Return the array with its first axes split over these axes of the current mesh.
-
-    An axis of the array is not split if its entry is None or missing, or does not divide it.
-    """
+    """Return the array with its first axes split over these axes of the current mesh, where they divide it."""
     if num_devices() == 1:
         return x
     mesh = jax.sharding.get_abstract_mesh()
@@ -37,7 +32,6 @@ def num_devices(axes: tuple[str, ...] = AXES) -> int:
 
 
 def row_shards() -> int:
-    """Return the number of parts of a batch's rows; 1 without a mesh."""
     return num_devices(ROWS)
 
 

@@ -2,9 +2,8 @@
 
     python -m zerotollm.sharding.local_launcher --processes 2 -- python launch.py --experiment base
 
-Each process gets the command with its own --distributed, and computes on the CPU unless JAX_PLATFORMS is set: one
-process uses all GPUs of a machine better than several do. If one process fails, the others are stopped, and its exit
-code is the launcher's. SIGTERM and Ctrl-C are passed on once.
+Each process gets the command with its own --distributed, and computes on the CPU unless JAX_PLATFORMS is set. If one
+fails, the others are stopped, and its exit code is the launcher's. SIGTERM and Ctrl-C are passed on once.
 """
 
 import os
@@ -15,12 +14,10 @@ import sys
 import time
 from collections.abc import Sequence
 
-GRACE = 15.0
-"""Seconds in which processes must end after another failed."""
+GRACE = 15.0  # seconds in which processes must end after another failed
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Start and watch the processes. Return the exit code of the first that failed, else 0."""
     match list(arguments):
         case ["--processes", number, "--", *command] if number.isdecimal() and command:
             count = int(number)
@@ -49,7 +46,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _watch(processes: list[subprocess.Popen], signals: list[int]) -> int:
-    """Wait for all processes, and return the exit code."""
     failed, deadline, terminated = 0, None, False
     while any(process.poll() is None for process in processes):
         if signals and not terminated:

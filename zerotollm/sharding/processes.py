@@ -22,10 +22,8 @@ from zerotollm.errors import RunError, UsageError
 
 T = TypeVar("T")
 
-TIMEOUT = 60
-"""Seconds that processes wait for each other at the start."""
-MESSAGE_BYTES = 4096
-"""Size of the message in which the first process shares a result."""
+TIMEOUT = 60  # seconds that processes wait for each other at the start
+MESSAGE_BYTES = 4096  # size of the message in which the first process shares a result
 
 
 def together() -> bool:
@@ -39,21 +37,14 @@ def is_first() -> bool:
 
 
 def join(coordinator: str, process: int, num_processes: int, timeout: float = TIMEOUT) -> None:
-    """Connect to the other processes, before jax's backend starts. Without `coordinator` jax finds them.
-
-    Raises RunError if a process is not there within `timeout` seconds, UsageError if jax finds no cluster.
-    """
-    address: dict[str, Any] = {}
+    """Connect to the other processes, which jax can find by itself in a cluster, before its backend starts."""
+    address: list[Any] = []
     if coordinator:
         meet(coordinator, process, num_processes, timeout)
-        address = {
-            "coordinator_address": coordinator,
-            "num_processes": num_processes,
-            "process_id": process,
-        }
+        address = [coordinator, num_processes, process]
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
-        jax.distributed.initialize(**address, initialization_timeout=int(timeout))
+        jax.distributed.initialize(*address, initialization_timeout=int(timeout))
     except ValueError as error:
         raise UsageError(
             f"--distributed auto finds no cluster here ({error}): give coordinator=HOST:PORT process=N of=N"
@@ -67,34 +58,33 @@ def join(coordinator: str, process: int, num_processes: int, timeout: float = TI
 
 
 def meet(coordinator: str, process: int, num_processes: int, timeout: float) -> None:
-    """Return in all processes once all are there. (jax would wait too, but kill a process without a message.)
+    """Return in all processes once all are there. (jax would wait too, but abort a process without a message.)
 
-    The first process listens at the coordinator's address, the others send their numbers and hear which are missing.
-    Raises RunError, with the same message in all processes, if one is not there within `timeout` seconds.
+    The first listens at the coordinator's address, the others send their numbers and hear which are missing. Raises
+    RunError, with the same message in all processes, if one is not there within `timeout` seconds.
     """
     host, _, port = coordinator.rpartition(":")
     deadline = time.monotonic() + timeout
-    if process == 0:
-        missing = _listen(int(port), num_processes, deadline)
-    else:
-        missing = _report(host, int(port), process, deadline)
-    if missing is None:
+    answer = (
+        _report(host, int(port), process, deadline) if process else _listen(port, num_processes, deadline)
+    )
+    if not answer:
         raise RunError(
             f"no coordinator answers at {coordinator} within {timeout:g} s: start process 0 there, or correct "
             "--distributed"
         )
-    if missing:
+    if missing := answer.strip():
         raise RunError(
             f"process {missing} of {num_processes} did not come to {coordinator} within {timeout:g} s: check that it "
             "was started"
         )
 
 
-def _listen(port: int, num_processes: int, deadline: float) -> str:
-    """Return the numbers of the missing processes, and send them to the others."""
+def _listen(port: str, num_processes: int, deadline: float) -> str:
+    """Return the line with the numbers of the missing processes, and send it to the others."""
     connections: dict[int, socket.socket] = {}
     try:
-        with socket.create_server(("", port)) as server:
+        with socket.create_server(("", int(port))) as server:
             while len(connections) < num_processes - 1 and time.monotonic() < deadline:
                 server.settimeout(max(0.01, deadline - time.monotonic()))
                 with suppress(TimeoutError, ValueError, UnicodeDecodeError):
@@ -104,32 +94,27 @@ def _listen(port: int, num_processes: int, deadline: float) -> str:
                     if 0 < number < num_processes:
                         connections[number] = connection
     except OSError as error:
-        raise RunError(
-            f"cannot listen on port {port}: {error.strerror}: choose another in --distributed"
-        ) from None
-    missing = ", ".join(str(number) for number in range(1, num_processes) if number not in connections)
+        message = f"cannot listen on port {port}: {error.strerror}: choose another in --distributed"
+        raise RunError(message) from None
+    answer = ", ".join(str(number) for number in range(1, num_processes) if number not in connections) + "\n"
     for connection in connections.values():
-        with suppress(OSError):
-            connection.sendall(f"{missing}\n".encode())
+        with suppress(OSError), connection:
+            connection.sendall(answer.encode())
             connection.recv(1)  # the other side closes first: the port is free at once
-        connection.close()
-    return missing
+    return answer
 
 
-def _report(host: str, port: int, process: int, deadline: float) -> str | None:
-    """Return the numbers that `_listen` sends, or None if nobody listens."""
+def _report(host: str, port: int, process: int, deadline: float) -> str:
+    """Return the line that `_listen` sends, or an empty text if nobody listens."""
     while time.monotonic() < deadline:
-        with (
-            suppress(OSError, UnicodeDecodeError),
-            socket.create_connection((host, port), timeout=5) as connection,
-        ):
+        with suppress(OSError, UnicodeDecodeError), socket.create_connection((host, port), 5) as connection:
             connection.sendall(str(process).encode())
             connection.settimeout(max(1.0, deadline + 5 - time.monotonic()))
             answer = connection.recv(4096).decode()
             if answer.endswith("\n"):
-                return answer.strip()
+                return answer
         time.sleep(0.2)
-    return None
+    return ""
 
 
 def check_same(**values: Any) -> None:
@@ -159,37 +144,25 @@ def code_version(*folders: Path) -> str:
 
 
 def on_first(work: Callable[[], T]) -> T:
-    """Run `work` in the first process, and return its result in all, as JSON in the others.
-
-    Its UsageError, RunError or OSError is raised in all.
-    """
+    """Run `work` in the first process. Return its result, a JSON value, or raise its error, in all of them."""
     if not together():
         return work()
-    error, result = None, None
+    error, result, message = None, None, np.zeros(MESSAGE_BYTES, np.uint8)
     if is_first():
         try:
             result = work()
         except (UsageError, RunError, OSError) as raised:
             error = raised
-    kind = "" if error is None else "usage" if isinstance(error, UsageError) else "run"
-    kind, message, shared = _broadcast([kind, str(error)[:1500], result])
-    if error:
-        raise error
-    if kind:
-        raise (UsageError if kind == "usage" else RunError)(message)
-    return cast(T, result if is_first() else shared)
-
-
-def _broadcast(value: Any) -> Any:
-    """Return the first process's JSON value in all processes."""
-    message = np.zeros(MESSAGE_BYTES, np.uint8)
-    if is_first():
-        content = json.dumps(value).encode()
+        kind = "" if error is None else "usage" if isinstance(error, UsageError) else "run"
+        content = json.dumps([kind, str(error)[:1500], result]).encode()
         if len(content) > MESSAGE_BYTES:
             raise ValueError(f"a message of {len(content)} bytes is longer than {MESSAGE_BYTES}")
         message[: len(content)] = np.frombuffer(content, np.uint8)
     message = np.asarray(multihost_utils.broadcast_one_to_all(message, is_source=is_first()))
-    return json.loads(message.tobytes().rstrip(b"\0"))
+    kind, text, shared = json.loads(message.tobytes().rstrip(b"\0"))
+    if kind:
+        raise error or (UsageError if kind == "usage" else RunError)(text)
+    return cast(T, result if is_first() else shared)
 
 
 def stop_requested(step: int) -> bool:

@@ -6,7 +6,7 @@ as its parameter, whose path and shape it has.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -22,8 +22,7 @@ from zerotollm.sharding.config import MeshShape
 from zerotollm.sharding.constraints import AXES, ROWS
 
 Spec = tuple[str | None, ...]
-T = TypeVar("T")
-"""A pytree of arrays, or of their shapes."""
+T = TypeVar("T")  # a pytree of arrays, or of their shapes
 
 RULES: tuple[tuple[str, Spec], ...] = (
     # Read from the residual stream: hidden units and heads over tensor, the width over fsdp.
@@ -44,11 +43,8 @@ FIELDS = {
     "key": "model.num_kv_heads x model.key_width",
     "value": "model.num_kv_heads x model.head_width",
     "output": "model.num_heads x model.head_width",
-    "gate": "model.ff_width",
-    "up": "model.ff_width",
-    "down": "model.ff_width",
-    "head": "model.vocab_size",
-    "embedding": "model.vocab_size",
+    **dict.fromkeys(("gate", "up", "down"), "model.ff_width"),
+    **dict.fromkeys(("head", "embedding"), "model.vocab_size"),
 }
 
 
@@ -64,7 +60,6 @@ def spec_of(path: str, rank: int) -> Spec:
 
 
 def _arrays(tree: object) -> list[tuple[str, Any, Spec]]:
-    """Return (path, array or its shape, specification) of all leaves."""
     leaves = [(path_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
     return [(name, leaf, spec_of(name, len(leaf.shape))) for name, leaf in leaves]
 
@@ -102,10 +97,7 @@ def make_mesh(shape: MeshShape, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def shardings(tree: Any, mesh: Mesh, num_vmapped_seeds: int = 0) -> Any:
-    """Return a tree with the sharding of every array of parameters or training state.
-
-    With `num_vmapped_seeds` every array has that many entries on a further first axis, which is not split.
-    """
+    """Return the sharding of all arrays of parameters or state, with an unsplit first axis for vmapped seeds."""
     seed_axis = (None,) if num_vmapped_seeds else ()
 
     def sharding(path: KeyPath, leaf: Any) -> NamedSharding:
@@ -135,7 +127,6 @@ def place_tree(tree: T, mesh: Mesh) -> T:
 
 
 def bytes_per_device(tree: object, shape: MeshShape) -> int:
-    """Return the bytes of a tree's arrays on each device."""
     return sum(_bytes(leaf, spec, shape) for _, leaf, spec in _arrays(tree))
 
 
@@ -145,10 +136,7 @@ def _bytes(leaf: Any, spec: Spec, shape: MeshShape) -> int:
 
 
 def sharding_rows(params: object, shape: MeshShape) -> list[tuple[str, str, str, int]]:
-    """Return a table of parameters: path with `*` for the layer, shape, axes of the mesh, bytes on a device.
-
-    Layers of one shape are one row, with the bytes of all.
-    """
+    """Return a table of parameters: path with `*` for the layer, shape, mesh axes, bytes of all layers on a device."""
     rows: dict[tuple[str, str, str], int] = {}
     for name, leaf, spec in _arrays(params):
         axes = [axis if axis and getattr(shape, axis) > 1 else "-" for axis in spec]
@@ -158,7 +146,7 @@ def sharding_rows(params: object, shape: MeshShape) -> list[tuple[str, str, str,
     return [(*key, size) for key, size in rows.items()]
 
 
-Shapes = dict[str, tuple[tuple[int, ...], DTypeLike]]
+Shapes = Mapping[str, tuple[tuple[int, ...], DTypeLike]]
 """Shape, with rows first, and type of every array of a batch."""
 
 
@@ -180,8 +168,7 @@ class Placement:
     def part(self) -> tuple[int, int]:
         """(index, count): if a batch is cut into `count` equal parts, this process has the rows of part `index`.
 
-        Processes that share a tensor axis have the same part. Raises UsageError if the rows of this process's devices
-        are not contiguous.
+        Raises UsageError if the rows of this process's devices are not contiguous.
         """
         count = self.shape.rows
         indices = self._sharding(ROWS).addressable_devices_indices_map((count,)).values()
@@ -199,22 +186,13 @@ class Placement:
         multiple = self.shape.rows * self.micro_batches
         return -(-rows // multiple) * multiple
 
-    def shapes(self, batch: Shapes) -> dict[str, jax.ShapeDtypeStruct]:
-        """Return shapes and shardings of a batch, for compilation."""
+    def shapes(self, batch: Shapes, num_vmapped_seeds: int = 0) -> dict[str, jax.ShapeDtypeStruct]:
+        """Return shapes and shardings of a batch, or of those of several seeds (`place_stacked`), for compilation."""
+        seeds = (num_vmapped_seeds,) if num_vmapped_seeds else ()
+        sharding = self._sharding(*((None,) if seeds else ()), ROWS)
         return {
-            name: jax.ShapeDtypeStruct(
-                (self.rows(shape[0]), *shape[1:]), dtype, sharding=self._sharding(ROWS)
-            )
+            name: jax.ShapeDtypeStruct((*seeds, self.rows(shape[0]), *shape[1:]), dtype, sharding=sharding)
             for name, (shape, dtype) in batch.items()
-        }
-
-    def stacked_shapes(self, batch: Shapes, num_vmapped_seeds: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Return shapes and shardings of the batches of several seeds, as `place_stacked` places them."""
-        return {
-            name: jax.ShapeDtypeStruct(
-                (num_vmapped_seeds, *struct.shape), struct.dtype, sharding=self._sharding(None, ROWS)
-            )
-            for name, struct in self.shapes(batch).items()
         }
 
     def place_part(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
@@ -233,15 +211,14 @@ class Placement:
     def place_whole(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """Place a batch of which every process has all rows."""
         index, count = self.part
-        placed = {}
-        for name, x in batch.items():
-            rows = self.rows(len(x))
-            share = rows // count
-            placed[name] = self._place(x[index * share : (index + 1) * share], rows, count)
-        return placed
+
+        def place(x: np.ndarray) -> jax.Array:
+            share = self.rows(len(x)) // count
+            return self._place(x[index * share : (index + 1) * share], share * count, count)
+
+        return {name: place(x) for name, x in batch.items()}
 
     def _place(self, local: np.ndarray, rows: int, count: int) -> jax.Array:
-        missing = rows // count - len(local)
-        if missing:  # rows of padding have weight 0
-            local = np.pad(local, ((0, missing), (0, 0)))
+        padding = rows // count - len(local)  # rows of padding have weight 0
+        local = np.pad(local, ((0, padding), (0, 0))) if padding else local
         return jax.make_array_from_process_local_data(self._sharding(ROWS), local, (rows, *local.shape[1:]))

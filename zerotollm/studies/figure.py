@@ -14,9 +14,8 @@ GRAY = 6
 
 def picture(rows: Sequence[Row]) -> Picture:
     """Return the picture of the rows that have a difference, by group, the lowest difference of a group first."""
-    compared = [
-        row for row in rows if row["shared"]["difference"] is not None and row["shared"]["verdict"] != FUTURE
-    ]
+    known = [row for row in rows if row["shared"]["difference"] is not None]
+    compared = [row for row in known if row["shared"]["verdict"] != FUTURE]
     compared.sort(key=lambda row: (row["group"], row["shared"]["difference"], row["variant"]))
     edge = axis_limit(compared)
     bottom = max(1, len(compared)) - 0.5
@@ -29,9 +28,8 @@ def picture(rows: Sequence[Row]) -> Picture:
     marks: list[Mark] = [_groups(compared), Line([0, 0], [-0.5, bottom], color=GRAY, dashed=True)]
     for verdict in dict.fromkeys(row["shared"]["verdict"] for row in compared):
         marks += _dots(compared, verdict, edge)
-    panel = Panel(
-        "Difference to the base", tuple(marks), x, y, height=150 + 24 * max(1, len(compared)), wide=True
-    )
+    height = 150 + 24 * max(1, len(compared))
+    panel = Panel("Difference to the base", tuple(marks), x, y, height=height, wide=True)
     return Picture(f"Validation {measure(rows)}", (panel,), footer(rows))
 
 
@@ -47,9 +45,8 @@ def axis_limit(rows: Sequence[Row]) -> float:
 
 
 def _groups(rows: Sequence[Row]) -> Bands:
-    places = {
-        name: [y for y, _ in of] for name, of in groupby(enumerate(rows), lambda item: item[1]["group"])
-    }
+    by_group = groupby(enumerate(rows), lambda item: item[1]["group"])
+    places = {name: [y for y, _ in group] for name, group in by_group}
     low, high = ([ys[end] for ys in places.values()] for end in (0, -1))
     return Bands(tuple(places), [y - 0.5 for y in low], [y + 0.5 for y in high])
 

@@ -55,15 +55,10 @@ def conclusion(rows: Sequence[Row]) -> str:
     base_perplexity = (base["published"] or {})["perplexity"]
     shown, same, other, contrary = [], [], [], []
     for name, row in by_name.items():
-        perplexity = (row["published"] or {}).get("perplexity")
+        perplexity = (row["published"] or {}).get("perplexity", base_perplexity)
         # Over the seeds of both: the base's mean over more seeds is not comparable with a row of one.
         difference = row["shared"]["difference"]
-        if (
-            name == BASE
-            or perplexity is None
-            or difference is None
-            or abs(perplexity / base_perplexity - 1) <= CLEAR
-        ):
+        if difference is None or abs(perplexity / base_perplexity - 1) <= CLEAR:
             continue
         clear = row["shared"]["verdict"] in ("better", "worse")
         if (perplexity > base_perplexity) == (difference > 0):
@@ -83,9 +78,8 @@ def conclusion(rows: Sequence[Row]) -> str:
         f"{len(other)} do not{_names(other)}",
     ]
     if contrary:
-        clauses.append(
-            f"{len(contrary)} of these are shown to differ in the other direction{_names(contrary)}"
-        )
+        other_direction = f"are shown to differ in the other direction{_names(contrary)}"
+        clauses.append(f"{len(contrary)} of these {other_direction}")
     return f"{', '.join(clauses)}. {verdict_note(rows)}".rstrip()
 
 

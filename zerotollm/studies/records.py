@@ -94,9 +94,8 @@ def check_experiment(
     path: Path, stored: dict[str, Any], asked: Experiment, may_differ: Collection[str] = ("data.dir",)
 ) -> None:
     """Raise UsageError where the experiment `stored` in the file `path` is not the one asked for."""
-    changes = [
-        d for d in differences(from_json(json.dumps(stored), str(path)), asked) if d[0] not in may_differ
-    ]
+    before = from_json(json.dumps(stored), str(path))
+    changes = [change for change in differences(before, asked) if change[0] not in may_differ]
     if changes:
         fields = ", ".join(f"{name} {was!r} (now {now!r})" for name, was, now in changes)
         raise UsageError(

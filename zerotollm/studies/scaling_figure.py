@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zerotollm.explain.figures.marks import Axis, Dots, Line, Mark, Panel
+from zerotollm.explain.figures.marks import Axis, Dots, Line, Mark, Panel, said
 from zerotollm.explain.figures.palette import ORDERED
 from zerotollm.explain.figures.picture import Picture
 from zerotollm.studies.scaling_law import COVER, Fit, Point, Prediction, optimal_parameters
@@ -35,21 +35,12 @@ def picture(fit: Fit, prediction: Prediction, measured: Point) -> Picture:
     loss = Axis("validation loss, bits per byte", span=(min(losses) - room, max(losses) + room))
     law = fit.law
     best = Line(*best_line(fit, measured), "best size for each compute", GRAY, dashed=True)
+    titles = "Loss over training tokens, for each size", "Loss over size, for each compute budget"
+    over_tokens = _panel(titles[0], "tokens trained on, D", loss, sizes, prediction)
+    over_sizes = _panel(titles[1], "parameters, N", loss, costs, prediction, (best,))
     return Picture(
         f"L(N, D) = {law.E:.2f} + {law.A:.3g} / N^{law.alpha:.2f} + {law.B:.3g} / D^{law.beta:.2f}",
-        (
-            _panel(
-                "Loss over training tokens, for each size",
-                "tokens trained on, D",
-                loss,
-                sizes,
-                prediction,
-                (),
-            ),
-            _panel(
-                "Loss over size, for each compute budget", "parameters, N", loss, costs, prediction, (best,)
-            ),
-        ),
+        (over_tokens, over_sizes),
         f"Points are runs, solid curves the law fitted to them. The law predicts {prediction.value:.4f} bits per byte "
         f"for the larger run, {COVER:.0%} interval {prediction.low:.4f} to {prediction.high:.4f}; measured: "
         f"{measured.bpb:.4f}.",
@@ -60,19 +51,13 @@ def by_size(fit: Fit, measured: Point) -> list[Curve]:
     """Return a curve of loss over tokens for each size, that of the larger run last."""
     tokens = [point.tokens for point in (*fit.points, measured)]
     line = np.geomspace(min(tokens) / 1.15, max(tokens) * 1.15, POINTS_OF_CURVE)
-    groups = [
-        [p for p in fit.points if p.parameters == n] for n in sorted({p.parameters for p in fit.points})
-    ]
-    return [
-        Curve(
-            f"N = {human(runs[0].parameters)}",
-            line,
-            fit.law(float(runs[0].parameters), line),
-            [float(p.tokens) for p in runs],
-            runs,
-        )
-        for runs in (*groups, [measured])
-    ]
+    sizes = sorted({p.parameters for p in fit.points})
+    groups = [[p for p in fit.points if p.parameters == size] for size in sizes]
+    curves = []
+    for runs in (*groups, [measured]):
+        x, fitted = [float(p.tokens) for p in runs], fit.law(float(runs[0].parameters), line)
+        curves.append(Curve(f"N = {human(runs[0].parameters)}", line, fitted, x, runs))
+    return curves
 
 
 def by_budget(fit: Fit, measured: Point) -> list[Curve]:
@@ -117,7 +102,12 @@ def power(number: float) -> str:
 
 
 def _panel(
-    title: str, label: str, loss: Axis, curves: list[Curve], prediction: Prediction, marks: tuple[Mark, ...]
+    title: str,
+    label: str,
+    loss: Axis,
+    curves: list[Curve],
+    prediction: Prediction,
+    marks: tuple[Mark, ...] = (),
 ) -> Panel:
     *fitted, larger = curves
     shades = [ORDERED[round(i * (len(ORDERED) - 1) / max(1, len(fitted) - 1))] for i in range(len(fitted))]
@@ -126,10 +116,8 @@ def _panel(
         is_larger = curve is larger
         out.append(Line(curve.line_x, curve.line_y, "", color, dashed=is_larger))
         out.append(Dots([curve.line_x[-1]], [y], "", color, text=(curve.label,), symbol="none", beside=True))
-        hover = tuple(
-            f"{p.parameters:,} parameters, {p.tokens:,} tokens: {p.bpb:.4f} bits per byte" for p in curve.runs
-        )
-        bpb = [p.bpb for p in curve.runs]
+        _, parameters, tokens, bpb = zip(*curve.runs, strict=True)
+        hover = said("{:,} parameters, {:,} tokens: {:.4f} bits per byte", parameters, tokens, bpb)
         if not is_larger:
             name = "runs, with the law fitted to them" if curve is fitted[-1] else ""
             out.append(Dots(curve.x, bpb, name, color, hover=hover, size=10))

@@ -35,15 +35,13 @@ def run_line(point: Point, epochs: float) -> str:
 
 def law_lines(fit: Fit) -> list[str]:
     """Return the constants with their intervals, and which of them are hardly known."""
-    lines = [
-        f"bits per byte = E + A / N^alpha + B / D^beta, {COVER:.0%} intervals from {len(fit.resamples)} resamples"
-    ]
+    source = f"{COVER:.0%} intervals from {len(fit.resamples)} resamples"
+    lines = [f"bits per byte = E + A / N^alpha + B / D^beta, {source}"]
     for name, meaning in CONSTANTS.items():
         low, high = fit.interval(attrgetter(name))
-        label, doubt = "a" if name == "exponent" else name, _doubt(fit, name, low, high)
-        lines.append(
-            f"  {label:6}{getattr(fit.law, name):10.4g}   {low:.4g} to {high:.4g}{doubt}   ({meaning})"
-        )
+        label, value = "a" if name == "exponent" else name, getattr(fit.law, name)
+        doubt = _doubt(fit, name, low, high)
+        lines.append(f"  {label:6}{value:10.4g}   {low:.4g} to {high:.4g}{doubt}   ({meaning})")
     return lines
 
 
@@ -121,17 +119,15 @@ def _row(point: Point, flops: int, epochs: float, end: str) -> str:
 
 def law_json(fit: Fit, prediction: Prediction, parameters: int, tokens: int, measured: float | None) -> str:
     """Return law.json, to six digits: the rest differs between machines. `measured` is None before the run."""
+    constants = {}
+    for name in CONSTANTS:
+        low, high = map(_round, fit.interval(attrgetter(name)))
+        constants[name] = {"value": _round(getattr(fit.law, name)), "interval": [low, high]}
     content = {
         "law": "bits per byte = E + A / N^alpha + B / D^beta; best N ~ C^exponent",
         "points": len(fit.points),
         "interval": COVER,
-        "constants": {
-            name: {
-                "value": _round(getattr(fit.law, name)),
-                "interval": [*map(_round, fit.interval(attrgetter(name)))],
-            }
-            for name in CONSTANTS
-        },
+        "constants": constants,
         "prediction": {
             "parameters": parameters,
             "tokens": tokens,

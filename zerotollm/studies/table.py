@@ -1,7 +1,7 @@
 """The results of a suite as rows, as Markdown and as a terminal table: a pure function of its records."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from statistics import fmean
 from typing import NotRequired, TypedDict, cast
@@ -110,9 +110,9 @@ def _row(runs: list[RunRecord], base: list[RunRecord]) -> Row:
     first = min(runs, key=lambda run: (run["rate"] != 1, run["seed"]))
     rate, base_rate = best_rate(runs), best_rate(base)
     speeds = [run["tokens_per_second"] for run in runs if run["rate"] == 1 and run["tokens_per_second"]]
-    tuned = None
+    tuned: Result | None = None
     if rate is not None and base_rate is not None:
-        tuned: Result | None = {"rate": rate, **_result(_at(runs, rate), _at(base, base_rate))}
+        tuned = {"rate": rate, **_result(_at(runs, rate), _at(base, base_rate))}
     # Records of earlier versions lack the last three.
     names = ("variant", "group", "change", "paper", "sentence", "parameters", "flops_per_token")
     size = {name: first.get(name) for name in ("trained_parameters", "step_bytes")}
@@ -120,7 +120,7 @@ def _row(runs: list[RunRecord], base: list[RunRecord]) -> Row:
         **{name: first.get(name) for name in names},
         "tokens_per_second": _mean(speeds),
         **size,
-        "seconds": _mean(s for run in runs if (s := run.get("seconds")) is not None) or 0.0,
+        "seconds": _mean(_known(runs, "seconds")) or 0.0,
         "published": first.get("published"),
         "shared": _result(_at(runs, 1.0), _at(base, 1.0)),
         "tuned": tuned,
@@ -132,6 +132,10 @@ def _at(runs: list[RunRecord], rate: float) -> list[RunRecord]:
     return sorted((run for run in runs if run["rate"] == rate), key=lambda run: run["seed"])
 
 
+def _known(runs: Iterable[RunRecord], name: str) -> list[float]:
+    return [value for run in runs if (value := run.get(name)) is not None]
+
+
 def _result(runs: list[RunRecord], base: list[RunRecord]) -> Result:
     trained, base_trained = ([r for r in some if r["outcome"] == "trained"] for some in (runs, base))
     values, base_values = ({run["seed"]: _value(run) for run in some} for some in (trained, base_trained))
@@ -139,15 +143,14 @@ def _result(runs: list[RunRecord], base: list[RunRecord]) -> Result:
         {run["seed"]: bleu for run in some if (bleu := run.get("validation_bleu")) is not None}
         for some in (trained, base_trained)
     )
-    losses = [loss for run in trained if (loss := run.get("validation_loss")) is not None]
-    accuracies = [share for run in trained if (share := run.get("validation_accuracy")) is not None]
+    losses, accuracies = _known(trained, "validation_loss"), _known(trained, "validation_accuracy")
     perplexities = [math.exp(loss) for loss in losses] if max(losses, default=0.0) < LARGEST else []
     result: Result = {
         "runs": len(runs),
         "trained": len(values),
         "measure": WRONG if accuracies else BITS,
         "value": _mean(values.values()),
-        "bpb": _mean(bits for run in trained if (bits := run["validation_bpb"]) is not None),
+        "bpb": _mean(_known(trained, "validation_bpb")),
         "deviation": standard_deviation(list(values.values())),
         "loss": _mean(losses),
         "perplexity": _mean(perplexities),
@@ -214,50 +217,47 @@ def measure(rows: Sequence[Row]) -> str:
     return rows[0]["shared"]["measure"] if rows else BITS
 
 
-def has_subset_training(rows: Sequence[Row]) -> bool:
-    """Return whether any variant trains only some of its parameters."""
-    return any(row["trained_parameters"] not in (None, row["parameters"]) for row in rows)
-
-
 def _has_bleu(rows: Sequence[Row]) -> bool:
     return any(row["shared"]["bleu"] is not None for row in rows)
 
 
-def headings(rows: Sequence[Row]) -> list[str]:
-    """Return the headings of the columns of `cells`."""
-    result = _result_headings(rows)
-    return [
-        *("group", "variant", "change", "parameters", "FLOPs per token", "tokens/s"),
-        *result,
-        *(BLEU_HEADINGS if _has_bleu(rows) else []),
-        *(("trained", "memory of a step", "time of a run") if has_subset_training(rows) else ()),
-        *(["best rates", *(f"tuned {name}" for name in result)] if any(row["tuned"] for row in rows) else []),
+def table(rows: Sequence[Row], short: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Return headings and cells of the rows; `short` leaves out sizes, speeds and the tuned rows."""
+    results = _result_headings(rows)
+    groups: list[tuple[Sequence[str], Callable[[Row], Sequence[str]]]] = [
+        (("group", "variant"), lambda row: (row["group"], row["variant"])),
+        (results, lambda row: _result_cells(row["shared"])),
     ]
+    if _has_bleu(rows):
+        groups.append((BLEU_HEADINGS, lambda row: _bleu_cells(row["shared"])))
+    if not short:
+        groups.insert(1, (("change", "parameters", "FLOPs per token", "tokens/s"), _size_cells))
+        if any(row["trained_parameters"] not in (None, row["parameters"]) for row in rows):
+            groups.append((("trained", "memory of a step", "time of a run"), _cost_cells))
+        if any(row["tuned"] for row in rows):
+            tuned = ["best rates", *(f"tuned {name}" for name in results)]
+            groups.append((tuned, lambda row: _tuned_cells(row["tuned"])))
+    headings = [name for names, _ in groups for name in names]
+    return headings, [[cell for _, cells in groups for cell in cells(row)] for row in rows]
 
 
-def cells(row: Row, rows: Sequence[Row]) -> list[str]:
-    """Return one of the rows as text."""
+def _size_cells(row: Row) -> list[str]:
     speed = row["tokens_per_second"]
-    texts = [
-        row["group"],
-        row["variant"],
+    return [
         ", ".join(f"{c['field']} {c['from']} → {c['to']}" for c in row["change"]) or "-",
         f"{row['parameters']:,}",
         f"{row['flops_per_token'] / 1e6:.2f} M",
         f"{speed:,.0f}" if speed else "-",
-        *_result_cells(row["shared"]),
-        *(_bleu_cells(row["shared"]) if _has_bleu(rows) else []),
     ]
-    if has_subset_training(rows):
-        trained, step_bytes = row["trained_parameters"], row["step_bytes"]
-        texts += [
-            f"{trained:,} ({trained / row['parameters']:.1%})" if trained else "-",
-            f"{step_bytes / 1e6:,.0f} MB" if step_bytes else "-",
-            f"{row['seconds']:,.0f} s",
-        ]
-    if any(other["tuned"] for other in rows):
-        texts += _tuned_cells(row["tuned"]) if row["tuned"] else ["-"] * 4
-    return texts
+
+
+def _cost_cells(row: Row) -> list[str]:
+    trained, step_bytes = row["trained_parameters"], row["step_bytes"]
+    return [
+        f"{trained:,} ({trained / row['parameters']:.1%})" if trained else "-",
+        f"{step_bytes / 1e6:,.0f} MB" if step_bytes else "-",
+        f"{row['seconds']:,.0f} s",
+    ]
 
 
 def _result_headings(rows: Sequence[Row]) -> list[str]:
@@ -274,8 +274,8 @@ def _result_cells(result: Result) -> list[str]:
     ]
 
 
-def _tuned_cells(result: Result) -> list[str]:
-    return [f"x {result.get('rate', 1.0):g}", *_result_cells(result)]
+def _tuned_cells(result: Result | None) -> list[str]:
+    return [f"x {result.get('rate', 1.0):g}", *_result_cells(result)] if result else ["-"] * 4
 
 
 def _bleu_cells(result: Result) -> list[str]:
@@ -332,31 +332,16 @@ def markdown_table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 def markdown(rows: Sequence[Row]) -> str:
     """Return the table as Markdown, with its footer and a description of each variant."""
-    table = markdown_table(headings(rows), [cells(row, rows) for row in rows])
     notes = "\n".join(
         f"- **{row['variant']}**: {row['sentence']} ({row['paper']})" for row in rows if row["sentence"]
     )
-    return f"{table}\n\n{footer(rows)}\n\n{notes}\n"
+    return f"{markdown_table(*table(rows))}\n\n{footer(rows)}\n\n{notes}\n"
 
 
 def short_markdown(rows: Sequence[Row]) -> str:
-    """Return the rows without sizes, speeds and notes, for a page on several subjects.
-
-    A table of the tuned rows, if any, and a note on the verdicts follow.
-    """
-    bleu = _has_bleu(rows)
-    heads = ["group", "variant", *_result_headings(rows), *(BLEU_HEADINGS if bleu else [])]
-    lines = [
-        [
-            row["group"],
-            row["variant"],
-            *_result_cells(row["shared"]),
-            *(_bleu_cells(row["shared"]) if bleu else []),
-        ]
-        for row in rows
-    ]
+    """Return the short table for a page on several subjects, that of the tuned rows, and a note on the verdicts."""
+    blocks = [markdown_table(*table(rows, short=True))]
     tuned = [[row["variant"], *_tuned_cells(row["tuned"])] for row in rows if row["tuned"]]
-    blocks = [markdown_table(heads, lines)]
     if tuned:
         blocks.append(markdown_table(["tuned", "best rates", *_result_headings(rows)], tuned))
     return "\n\n".join([*blocks, *filter(None, [verdict_note(rows)])])
@@ -364,10 +349,11 @@ def short_markdown(rows: Sequence[Row]) -> str:
 
 def terminal_table(rows: Sequence[Row]) -> Table:
     """Return the same rows as a table for a terminal."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in headings(rows):
-        table.add_column(name, justify="right" if name in ("parameters", "tokens/s") else "left")
+    out = Table(box=SIMPLE_HEAD, pad_edge=False)
+    headings, lines = table(rows)
+    for name in headings:
+        out.add_column(name, justify="right" if name in ("parameters", "tokens/s") else "left")
     styles = {"better": "green", "worse": "red", FUTURE: "bold red"}
-    for row in rows:
-        table.add_row(*cells(row, rows), style=styles.get(row["shared"]["verdict"]))
-    return table
+    for row, cells in zip(rows, lines, strict=True):
+        out.add_row(*cells, style=styles.get(row["shared"]["verdict"]))
+    return out

@@ -9,12 +9,12 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TextColumn
 
 from zerotollm import run_directory
-from zerotollm.components import dataset_of
+from zerotollm.components import dataset_of, model_of
 from zerotollm.console import Console
 from zerotollm.data.feed import Feed
 from zerotollm.errors import DivergedError, RunError, UsageError
 from zerotollm.evaluation.causality import sees_the_future
-from zerotollm.evaluation.translation_report import not_read, translates, validation_scores
+from zerotollm.evaluation.translation_report import not_read, translate_split, translates
 from zerotollm.experiment import Experiment
 from zerotollm.model.accelerator import this_accelerator
 from zerotollm.model.config import resolve
@@ -50,20 +50,15 @@ def train_missing(
     seeds of a variant as one program. Raises UsageError and RunError as `ablate` does.
     """
     variants = [suite.base_variant or Variant(BASE, BASE, suite.base, "", ""), *suite.variants]
-    costs = [
-        run_flops(variant) * sum(len(job.seeds) for job in planned(folder, variant, seeds, tune))
-        for variant in variants
-    ]
+    costs = [run_flops(v) * sum(len(job.seeds) for job in planned(folder, v, seeds, tune)) for v in variants]
     sources: dict[Hashable, Sources] = {}
     if sum(costs) or any("text" in record for record in read_runs(folder)):
         sources = prepare_data(variants)
         read_runs(folder, sources)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.fields[left]} left"),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    name, left = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[left]} left")
+    with Progress(
+        name, BarColumn(), left, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
         remaining = RemainingTime(sum(costs))
         training = _Training(folder, suite.base, together, sources, progress, remaining, _environment())
         for variant, cost in zip(variants, costs, strict=True):
@@ -207,7 +202,7 @@ class _Training:
             )
         flops = flops_per_token(job_for(replace(experiment, model=model), this_accelerator()))
         size: _Size = {"parameters": num_parameters(model), "flops_per_token": flops, **sources}
-        if sees_the_future(model, masked=data.document_mask):
+        if sees_the_future(model_of(start.experiment), masked=data.document_mask):
             for seed in job.seeds:
                 self._write(job, seed, "sees the future", _measurements(size, None, 0.0))
             self.progress.console.print(f"{name}: {FUTURE}; not trained", style="bold red")
@@ -249,7 +244,10 @@ class _Training:
                 unit = "labels" if "accuracy" in result.validation else "tokens"
                 speed = f", {result.tokens_per_second:,.0f} {unit}/s"
                 if translates(programs.experiment):
-                    scores = validation_scores(programs, result.params)
+                    asked, tokenizer = programs.experiment, programs.feed.tokenizer
+                    scores, _ = translate_split(
+                        asked, result.params, model_of(asked), tokenizer, "validation"
+                    )
                     numbers["validation_bleu"] = scores["bleu"]
                     words += f", BLEU {scores['bleu']:.2f}"
                     words += "".join(f", not read: {tokens}" for _, tokens in not_read(scores))

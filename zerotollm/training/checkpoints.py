@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,7 +184,7 @@ class CheckpointWriter:
         # Orbax logs every failed write as pages of traceback before it raises: the exception is enough.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
 
-    def save(self, state: Any, step: int, notes: dict[str, Any], beside: Path | None = None) -> None:
+    def save(self, state: Any, step: int, notes: Mapping[str, Any], beside: Path | None = None) -> None:
         """Start to save `state`, the `notes` of the host (plain JSON), and a copy of the file `beside`."""
         self.wait()
         saving = self.directory / f".{step:08}.saving"

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import jax
 
@@ -14,6 +14,12 @@ AHEAD = 2
 """Batches prepared before they are needed."""
 BEHIND = 2
 """Steps dispatched before the metrics of the first are read: neither device nor host waits."""
+
+
+class Dataset(Protocol):
+    """Batches by step."""
+
+    def __getitem__(self, step: int, /) -> Any: ...
 
 
 def prefetched(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from zerotollm.model.build import Params
-from zerotollm.randomness import stream_key
+from zerotollm.randomness import Seed, stream_key
 from zerotollm.sharding.constraints import ROWS, constrain
 from zerotollm.training.config import TrainConfig
 from zerotollm.training.lora import merge_params
@@ -21,7 +21,6 @@ from zerotollm.training.loss_scale import FLOOR, LossScale, all_finite, select_i
 from zerotollm.training.objectives import Batch
 from zerotollm.training.optimizers import at_step
 
-Seed = int | jax.Array
 Metrics = dict[str, jax.Array]
 
 

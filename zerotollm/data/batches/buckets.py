@@ -1,8 +1,7 @@
 """Batches of rows of like length, padded to a few widths, with about the same number of tokens each.
 
-A row is a pair or an example. A batch has R rows of at most W tokens a side. W is one of a few widths, so few programs
-are compiled. R x W is at most the token budget: a batch holds many short rows or few long ones. Widths and R are the
-same for every seed and epoch.
+A row is a pair or an example. A batch has R rows of at most W tokens a side; R x W is at most the token budget. W is
+one of a few widths, so few programs are compiled. Widths and R are the same for every seed and epoch.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,8 +14,7 @@ from zerotollm.data.batches.windows import STEPS, Batch
 from zerotollm.data.lazy_sequence import LazySequence
 from zerotollm.errors import UsageError
 
-MULTIPLE = 8
-"""Widths, and large numbers of rows, are multiples of this, which suits matrix units."""
+MULTIPLE = 8  # widths, and large numbers of rows, are multiples of this, which suits matrix units
 
 MakeBatch = Callable[[np.ndarray, int, int], Batch]
 """(numbers of the rows, rows of the batch with padding, width) -> batch"""
@@ -24,8 +22,6 @@ MakeBatch = Callable[[np.ndarray, int, int], Batch]
 
 @dataclass(frozen=True)
 class Bucket:
-    """A shape of batches."""
-
     width: int
     rows: int
 
@@ -34,12 +30,9 @@ class Bucket:
 class BucketPlan:
     """The assignment of a split's rows to buckets."""
 
-    buckets: tuple[Bucket, ...]
-    """from narrow to wide"""
-    members: tuple[np.ndarray, ...]
-    """numbers of the rows in each bucket"""
-    too_long: int
-    """rows left out, as a side has more tokens than `context`"""
+    buckets: tuple[Bucket, ...]  # from narrow to wide
+    members: tuple[np.ndarray, ...]  # numbers of the rows in each bucket
+    too_long: int  # rows left out, as a side has more tokens than `context`
 
     @property
     def used(self) -> np.ndarray:
@@ -48,10 +41,7 @@ class BucketPlan:
 
     @cached_property
     def epoch_sizes(self) -> list[list[int]]:
-        """Rows in each batch of an epoch, per bucket.
-
-        Rows that do not fill a batch move to the next wider bucket. Only the last batch of the widest is padded.
-        """
+        """Rows in each batch of an epoch, per bucket. Rows that do not fill a batch move to the next wider bucket."""
         sizes, left = [], 0
         for bucket, members in zip(self.buckets, self.members, strict=True):
             full, left = divmod(left + len(members), bucket.rows)
@@ -61,15 +51,13 @@ class BucketPlan:
 
     @cached_property
     def num_batches(self) -> int:
-        """Batches in an epoch."""
         return sum(map(len, self.epoch_sizes))
 
 
 def plan_buckets(side_lengths: np.ndarray, *, context: int, batch_size: int, buckets: int) -> BucketPlan:
     """Return at most `buckets` widths with the least padding, and rows for `batch_size` x `context` tokens.
 
-    `side_lengths` are the tokens of each row's sides, [rows, sides]. The plan does not depend on micro-batches or
-    devices: for these, `Placement.rows` adds rows of padding.
+    `side_lengths` are the tokens of each row's sides, [rows, sides]. `Placement.rows` adds rows of padding for devices.
     """
     fitting_M = np.flatnonzero((side_lengths <= context).all(axis=1))
     longest_M = side_lengths[fitting_M].max(axis=1, initial=1)

@@ -1,13 +1,12 @@
 """Pairs made from windows of text, for an encoder and a decoder (T5, arXiv:1910.10683, section 3.1.4).
 
-The decoder writes the hidden spans of a window (span corruption) or its continuation (prefix LM).
-
-Batches have the arrays of `batches.pairs`; all sources have one length, and so have all targets. Only tokens of the
-target have weight. In span corruption each hidden span becomes one sentinel in the source. The target is each sentinel
-followed by the tokens it hides. Sentinel i is the id `first + i`, after the tokenizer's own ids.
+The decoder writes the hidden spans of a window (span corruption) or its continuation (prefix LM). Batches have the
+arrays of `batches.rows`; all sources have one length, and so have all targets. In span corruption each hidden span
+becomes one sentinel in the source. The target is each sentinel followed by the tokens it hides. Sentinel i is the id
+`first + i`, after the tokenizer's own ids.
 
 Bits per byte are the bits of all target tokens, sentinels and eos included, per byte of text in the target. They
-compare runs of the same objective and context. They do not compare with a decoder, which predicts all of the text.
+compare runs of the same objective and context, not with a decoder, which predicts all of the text.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,22 +33,17 @@ class Corruption:
     """A way to make a source and a target from a window."""
 
     corrupt: Corrupt
-    source_length: int
-    """most tokens in a source, eos included"""
-    target_length: int
-    """most tokens in a target, eos included"""
-    mean_target: float
-    """mean tokens in the target of a full window, eos included"""
-    mean_text: float
-    """mean tokens of the window in its target: neither sentinels nor eos"""
+    source_length: int  # most tokens in a source, eos included
+    target_length: int  # most tokens in a target, eos included
+    mean_target: float  # mean tokens in the target of a full window, eos included
+    mean_text: float  # mean tokens of the window in its target: neither sentinels nor eos
 
 
 def denoising_batches(
     windows: Sequence[Batch], corruption: Corruption, seed: int, batch_size: int, first_row: int = 0
 ) -> Sequence[Batch]:
-    """Return pairs made from batches of windows.
+    """Return pairs made from batches of windows, each by (seed, number of the window) alone.
 
-    How a window is corrupted depends on (seed, number of the window) alone, not on batch size or processes.
     `batch_size` counts the rows of all processes, `first_row` is the first of this process.
     """
 
@@ -90,10 +84,7 @@ def num_hidden(length: int) -> tuple[int, int]:
 
 
 def span_corruption(first: int, context: int) -> Corruption:
-    """Replace each random span by one sentinel; `first` is the id of sentinel 0.
-
-    Raises UsageError if windows are too short or have more spans than there are sentinels.
-    """
+    """Replace each random span by one sentinel; `first` is the id of sentinel 0. May raise UsageError."""
     if context < 2:
         raise UsageError(f"data.context is {context}, and span corruption needs at least 2 tokens: raise it")
     tokens, spans = num_hidden(context)
@@ -124,10 +115,7 @@ def _random_lengths(random: np.random.Generator, total: int, count: int) -> np.n
 
 
 def prefix_lm(context: int) -> Corruption:
-    """Split each window at a random place into source and target.
-
-    Raises UsageError if windows are too short.
-    """
+    """Split each window at a random place into source and target. Raises UsageError if windows are too short."""
     if context < 2:
         raise UsageError(f"data.context is {context}, and a prefix LM needs at least 2 tokens: raise it")
 

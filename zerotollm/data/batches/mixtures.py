@@ -28,7 +28,7 @@ def stacked(batches: Sequence[Sequence[Batch]]) -> Sequence[Batch]:
     """Return the batches of several seeds as one, with the seeds on a new first axis."""
 
     def make(step: int) -> Batch:
-        lanes = [sequence[step] for sequence in batches]
-        return {name: np.stack([lane[name] for lane in lanes]) for name in lanes[0]}
+        of_seeds = [sequence[step] for sequence in batches]
+        return {name: np.stack([batch[name] for batch in of_seeds]) for name in of_seeds[0]}
 
     return LazySequence(len(batches[0]), make)

@@ -21,8 +21,7 @@ from zerotollm.errors import UsageError
 
 Batch = dict[str, np.ndarray]
 
-STEPS = 2**40
-"""Length of training data, which has no end: a sequence needs a length."""
+STEPS = 2**40  # length of training data, which has no end: a sequence needs a length
 
 
 def training_batches(
@@ -36,12 +35,9 @@ def training_batches(
 ) -> Sequence[Batch]:
     """Return endless batches; each depends on (seed, step) alone, so resuming needs no saved state.
 
-    Each epoch divides the tokens into adjacent windows from a random phase on, in random order (`epoch_windows`).
-    A token thus appears at different positions of a window, and an epoch omits less than two windows of tokens.
-    A batch may begin in one epoch and end in the next.
-
-    Of the `batch_size` rows B, process p of P makes rows p B / P to (p + 1) B / P - 1. Raises UsageError if the split
-    is shorter than a window and the token after it, or the processes do not divide the batch.
+    Each epoch divides the tokens into adjacent windows from a random phase on, in random order (`epoch_windows`), and
+    omits less than two windows of tokens. Of the `batch_size` rows B, process p of P makes rows p B / P to
+    (p + 1) B / P - 1. Raises UsageError if the split is too short, or the processes do not divide the batch.
     """
     if batch_size % process_count or not 0 <= process_index < process_count:
         raise UsageError(
@@ -70,11 +66,7 @@ def training_batches(
 
 
 def evaluation_batches(split: TokenizedSplit, *, context: int, batch_size: int) -> Sequence[Batch]:
-    """Return the whole split in order as adjacent windows: every token but the first is a target once.
-
-    All batches have one shape: the last window and the last batch are padded with weight 0. Raises UsageError if the
-    split has no token to predict.
-    """
+    """Return a split in order as adjacent windows: every token but the first is a target once. Padding has weight 0."""
     num_targets = len(split.tokens_N) - 1
     if num_targets < 1:
         raise UsageError("the split to evaluate holds no text: raise data.validation_fraction")
@@ -98,7 +90,6 @@ def epoch_windows(num_tokens: int, context: int, seed: int, epoch: int) -> np.nd
 
 
 def _batch(split: TokenizedSplit, start_B: np.ndarray, context: int) -> Batch:
-    """Return the windows that begin at `start_B`, padded with weight 0 beyond the last token."""
     tokens_N = split.tokens_N
     index_BW = start_B[:, None] + np.arange(context + 1)  # a window and the token after it
     window_BW = tokens_N.take(index_BW, mode="clip").astype(np.int32)

@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import Any
 
 from zerotollm.data.sources.documents import Document
-from zerotollm.data.sources.packages import Package
+from zerotollm.data.sources.packaged import Package
 
 VERSIONS = {
     "akjv": "American King James Version",
@@ -69,16 +69,12 @@ BOOKS = [(name.strip(), int(chapters), genre) for name, chapters, genre in
          (entry.rsplit(maxsplit=2) for entry in _BOOKS.split(","))]  # fmt: skip
 """(name, chapters, genre) of the 66 books that all versions share, in order; other books are left out"""
 
-Chapter = tuple[int, int]
-"""number of the book and of the chapter, both from 1"""
+Chapter = tuple[int, int]  # number of the book and of the chapter, both from 1
 
 
 @lru_cache(maxsize=1)
 def chapter_splits() -> dict[Chapter, str]:
-    """Return the split of every chapter: the first 5 % in the order of a hash are test, the next 5 % validation.
-
-    All versions share it, so no test verse is trained on in another translation.
-    """
+    """Return the split of every chapter, the same in all versions: 5 % are test and 5 % validation, by a hash."""
     chapters = [(book, c + 1) for book, (_, count, _) in enumerate(BOOKS, 1) for c in range(count)]
     order = sorted(chapters, key=lambda chapter: hashlib.sha256("{}/{}".format(*chapter).encode()).digest())
     held_out = round(0.05 * len(chapters))
@@ -92,7 +88,6 @@ def split_of(chapter: Chapter) -> str:
 
 
 def package(version: str) -> Package:
-    """Return the package of a version."""
     return Package(f"pythonbible_{version}", f"pip install pythonbible-{version}==0.0.2")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from zerotollm.data.sources import bible, foreign_bibles
 from zerotollm.data.sources.documents import Document
-from zerotollm.data.sources.packages import Package
+from zerotollm.data.sources.packaged import Package
 from zerotollm.errors import UsageError
 from zerotollm.suggest import did_you_mean
 
@@ -19,20 +19,15 @@ VULGATE = {"wyc", "dr"}
 
 
 def package(version: str) -> Package:
-    """Return the package of a version."""
     return foreign_bibles.PACKAGE if version in foreign_bibles.VERSIONS else bible.package(version)
 
 
 def read_verses(version: str) -> Mapping[int, str]:
-    """Return {verse id: clean text} of an installed version."""
     return (foreign_bibles if version in foreign_bibles.VERSIONS else bible).read_verses(version)
 
 
 def version_names(corpus: str, names: Sequence[str]) -> list[str]:
-    """Return the versions that the names `bible-VERSION` stand for.
-
-    Raises UsageError, naming `corpus`, if a version does not exist or is not installed.
-    """
+    """Return the versions that `bible-VERSION` names mean. Raises UsageError, naming `corpus`, for a missing one."""
     versions = [name.removeprefix("bible-") for name in names]
     for version in versions:
         if version not in VERSIONS:
@@ -47,9 +42,8 @@ def version_names(corpus: str, names: Sequence[str]) -> list[str]:
 def read_pairs(sources: Sequence[str], target: str, *, hold_out: bool = True) -> dict[str, list[Document]]:
     """Return {split: one document per verse and source version}, version by version. The text is the source.
 
-    Metadata: target, the source's version, and fault, as in `Pair`. A verse that is missing in one version has an
-    empty side. Held-out chapters are those of `bible.chapter_splits`, in the first source version only. Without
-    `hold_out`, all verses are training pairs.
+    Metadata: target, the source's version, and fault, as in `Pair`. A missing verse is an empty side. Held-out chapters
+    are in the first source version only. Without `hold_out`, all verses are training pairs.
     """
     verses = {version: read_verses(version) for version in dict.fromkeys((*sources, target))}
     splits: dict[str, list[Document]] = {"train": [], "validation": [], "test": []}
@@ -72,8 +66,8 @@ def read_pairs(sources: Sequence[str], target: str, *, hold_out: bool = True) ->
 def numbered_differently(left: dict[int, str], right: dict[int, str]) -> bool:
     """Return whether the verses of a chapter match the next or previous numbers clearly better than their own.
 
-    Long verses are long in every version, so the log lengths of matching verses correlate (the idea of Gale and
-    Church 1993). Chapters with fewer than 8 common verses are too short to tell and return False.
+    Log lengths of matching verses correlate (the idea of Gale and Church 1993). Chapters with fewer than 8 common
+    verses are too short to tell and return False.
     """
 
     def correlation(shift: int) -> float:

@@ -7,24 +7,18 @@ pieces that begin with the user and end with an answer.
 import json
 from collections.abc import Iterator
 
-from zerotollm.data.sources.packages import Package
+from zerotollm.data.sources.packaged import Package
 
 NAME = "chitchat"
-"""the name of the corpus in data.corpus"""
 PACKAGE = Package("chitchat_dataset", "pip install chitchat-dataset==0.9.0")
 MOST_CHARACTERS = 400
 """length of a piece: about 160 tokens with a vocabulary of 4,096 trained on another text"""
 
-Piece = list[dict[str, str]]
-"""messages of {"role", "content"}"""
+Piece = list[dict[str, str]]  # messages of {"role", "content"}
 
 
 def read_conversations() -> dict[str, list[Piece]]:
-    """Return {name of a conversation: its pieces}, in the order of the file.
-
-    Turns longer than a piece are left out together with their answer or question. Raises UsageError if the package
-    is not installed.
-    """
+    """Return {name of a conversation: its pieces}, without turns longer than a piece. May raise UsageError."""
     PACKAGE.check_installed(NAME)
     conversations = json.loads((PACKAGE.folder / "dataset.json").read_text("utf-8"))
     pieces = {name: list(_pieces(_turns(value["messages"]))) for name, value in conversations.items()}

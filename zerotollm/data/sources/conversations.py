@@ -5,10 +5,8 @@ A message is `Role: text` followed by the token that ends a text (`stop_id` of t
     bos User: Hello! stop Assistant: Hi. What can I do for you? stop User: ...
 
 Fine-tuning keeps the vocabulary, so roles are plain text instead of new tokens. No text is ever encoded to the token
-that ends a message, so "Assistant:" within a user's text stays part of that text; generation stops at this token.
-Every part is encoded on its own: a prompt has the same tokens as in training, whatever follows.
-
-Training, `serve` and `chat` leave out a system message without text.
+that ends a message, so "Assistant:" in a user's text stays text. Every part is encoded on its own: a prompt has the
+same tokens as in training, whatever follows. A system message without text is left out.
 """
 
 from collections.abc import Sequence
@@ -21,18 +19,15 @@ from zerotollm.errors import UsageError
 ROLES = {"system": "System:", "user": "User:", "assistant": "Assistant:"}
 """role -> what stands before its messages; the text follows after a space"""
 
-Message = dict[str, str]
-"""{"role", "content"}"""
+Message = dict[str, str]  # {"role", "content"}
 
 
 class Part(NamedTuple):
     """A piece of a text, encoded on its own."""
 
     text: str
-    learned: bool = False
-    """whether its tokens are targets"""
-    ends: bool = False
-    """whether the token that ends a text follows; it is a target if the part is"""
+    learned: bool = False  # whether its tokens are targets
+    ends: bool = False  # whether the token that ends a text follows; it is a target if the part is
 
 
 class Sentence(Part):
@@ -58,9 +53,8 @@ def check_messages(place: str, messages: Any) -> list[Message]:
     for number, message in enumerate(messages, 1):
         role, content = (message.get(f) if isinstance(message, dict) else None for f in ("role", "content"))
         if role not in tuple(ROLES):  # a tuple, because a list or an object has no hash
-            raise UsageError(
-                f"{place}: message {number} has the role {role!r}; expected one of {', '.join(ROLES)}"
-            )
+            message = f"{place}: message {number} has the role {role!r}; expected one of {', '.join(ROLES)}"
+            raise UsageError(message)
         if not isinstance(content, str) or not (content.strip() or role == "system"):
             raise UsageError(f"{place}: message {number} has no content; expected a text that is not empty")
         check_encodable(f"{place}, message {number}", content)

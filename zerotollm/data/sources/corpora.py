@@ -17,16 +17,13 @@ from zerotollm.data.config import DataConfig
 from zerotollm.data.sources import bible, shakespeare
 from zerotollm.data.sources.documents import Corpus, Document
 from zerotollm.data.sources.own_files import open_files
-from zerotollm.data.sources.packaged import open_packaged
-from zerotollm.data.sources.packages import Package
+from zerotollm.data.sources.packaged import Package, open_packaged
 from zerotollm.data.sources.tfds import open_tfds
 from zerotollm.errors import UsageError
 from zerotollm.suggest import did_you_mean
 
 
 class PackagedCorpus(NamedTuple):
-    """A corpus in a pip package, installed or not."""
-
     title: str
     package: Package
     read: Callable[[], dict[str, list[Document]]]
@@ -39,12 +36,8 @@ PACKAGED = {
 """every corpus that has a name of its own"""
 
 
-def open_corpus(config: DataConfig) -> Corpus:
-    """Return the corpus that `config.corpus` names, prepared below the data directory if necessary.
-
-    Raises UsageError if there is no such corpus, its package is not installed, or the user's files cannot be read;
-    RunError if preparation fails. A preparation that is killed leaves nothing behind.
-    """
+def open_corpus(config: DataConfig) -> Corpus[Document]:
+    """Return the corpus that `config.corpus` names, prepared if necessary. Raises UsageError if it is not available."""
     name = config.corpus
     if corpus := PACKAGED.get(name):
         corpus.package.check_installed(f"{name} ({corpus.title})")

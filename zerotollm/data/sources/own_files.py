@@ -1,18 +1,15 @@
 """The user's own text: a path, a folder or a glob of .txt, .md and .jsonl files, each also .gz.
 
-Documents (`DataConfig.documents`):
-- in .jsonl, every line is a document: its `text` field;
-- "file": a text file. "paragraph": a part of a text file between blank lines;
-- "auto": a text file if there are several. A single file is cut at its blank lines only if that yields at least 20
-  paragraphs of 1,000 bytes on average: those are texts of their own (stories, articles). Shorter ones (speeches of
-  a play, paragraphs of a novel) need their neighbours, so the file stays one document.
+In .jsonl, every line is a document: its `text` field. A text file is one document, or each of its parts between blank
+lines ("paragraph"). "auto" cuts a single file only if that yields at least 20 paragraphs of 1,000 bytes on average:
+those are texts of their own (stories, articles). Shorter ones (speeches of a play) need their neighbours.
 
 Splits: 20 or more documents are split by a hash of their text, so a document keeps its split when files are added,
 and equal texts share a split. Fewer are each cut by position: first train, then validation, then test. With
 validation_fraction 0.1 and test_fraction 0, validation is exactly text[floor(0.9 * len(text)):] in characters.
 
-Text is UTF-8. A byte order mark is dropped, and every line end (see `lines.py`) becomes "\\n". Nothing else changes.
-Documents without a visible character are left out. Documents are read from the files when accessed.
+Text is UTF-8 without a byte order mark, and every line end (see `lines.py`) becomes "\\n". Documents without a visible
+character are left out. Documents are read from the files when accessed.
 """
 
 import codecs
@@ -42,8 +39,7 @@ from zerotollm.data.sources.splits import FEW, file_digest, fingerprint, fractio
 from zerotollm.errors import UsageError
 from zerotollm.host.atomic_files import Stamp, changed, check_unchanged, stamp, stamps
 
-LONG_PARAGRAPH = 1000
-"""bytes; paragraphs this long on average are documents of their own"""
+LONG_PARAGRAPH = 1000  # bytes; paragraphs this long on average are documents of their own
 
 
 class _Span(NamedTuple):
@@ -54,11 +50,10 @@ class _Span(NamedTuple):
     line: int
 
 
-def open_files(config: DataConfig) -> Corpus:
+def open_files(config: DataConfig) -> Corpus[Document]:
     """Return the corpus in the files that `config.corpus` names. All of them are read, to check and to hash them.
 
-    Raises UsageError, naming the file and the place, if something cannot be read as text; RunError, also when a
-    document is accessed later, if a file was changed since.
+    Raises UsageError, naming the place, for what is not text; RunError, also later, if a file was changed since.
     """
     validation, test = fractions(config)
     paths = find_files(config.corpus)
@@ -134,7 +129,6 @@ def _spans(path: Path, mode: str) -> Iterator[tuple[_Span, bytes]]:
 
 
 def _text(path: Path, mode: str, span: _Span, content: bytes) -> str:
-    """Return the text of a document from its bytes."""
     text = decoded(path, span.start, content)
     if _is_jsonl(path):
         place = f"{path}, line {span.line}"
@@ -190,7 +184,6 @@ def _split_by_position(config: DataConfig, documents: list[Document]) -> dict[st
     for split in ("train", "validation"):
         if not splits[split]:
             size = sum(len(document.text) for document in documents)
-            raise UsageError(
-                f"{config.corpus} is too short: none of its {size} characters is left for {split}"
-            )
+            message = f"{config.corpus} is too short: none of its {size} characters is left for {split}"
+            raise UsageError(message)
     return splits

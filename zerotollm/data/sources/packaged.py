@@ -1,25 +1,56 @@
-"""Corpora from pip packages, read once and then kept as JSON below the data directory."""
+"""Corpora from optional pip packages, read as files and without importing them, then kept as JSON below data.dir."""
 
 import hashlib
+import importlib.metadata
+import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from zerotollm.data.cache_folder import build_once, data_directory
 from zerotollm.data.config import DataConfig
 from zerotollm.data.lazy_sequence import LazySequence
 from zerotollm.data.sources.documents import SPLITS, Corpus, Document
-from zerotollm.errors import RunError
+from zerotollm.errors import RunError, UsageError
 from zerotollm.host.atomic_files import Stamp, stamp
 
 LAYOUT = 2
 """Raise it with every change to the files, and to the text of packaged corpora, so that they are written again."""
 
 
+class Package(NamedTuple):
+    """An importable name and the command that installs it."""
+
+    module: str
+    install: str
+
+    @property
+    def is_installed(self) -> bool:
+        return importlib.util.find_spec(self.module) is not None
+
+    @property
+    def version(self) -> str:
+        return importlib.metadata.version(self.module)
+
+    @property
+    def folder(self) -> Path:
+        """The directory of the package's files. Raises ModuleNotFoundError if it is not installed."""
+        spec = importlib.util.find_spec(self.module)
+        if spec is None or not spec.submodule_search_locations:
+            raise ModuleNotFoundError(self.module)
+        return Path(spec.submodule_search_locations[0])
+
+    def check_installed(self, corpus: str) -> None:
+        """Raise UsageError with the install command if the package of `corpus` is missing."""
+        if not self.is_installed:
+            raise UsageError(f"{corpus} is not installed; install it with: {self.install}")
+
+
 def open_packaged(
     config: DataConfig, name: str, version: str, read: Callable[[], Mapping[str, Sequence[Document]]]
-) -> Corpus:
+) -> Corpus[Document]:
     """Return the corpus of `read()`, which is called only once for every `name` and `version`.
 
     Later calls read a small summary, and all documents when the first one is accessed. Raises RunError if the data

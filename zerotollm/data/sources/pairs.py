@@ -1,11 +1,10 @@
 """Pairs: a source and its translation, the target; which of them are used, and how they are written as text."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-UNEQUAL = 9
-"""largest ratio of the lengths of a training pair's sides, in characters"""
+UNEQUAL = 9  # largest ratio of the lengths of a training pair's sides, in characters
 
 
 @dataclass(frozen=True)
@@ -15,26 +14,11 @@ class Pair:
     id: str
     source: str
     target: str
-    fault: str = ""
-    """why it is not a pair, if the corpus knows"""
-
-
-@dataclass(frozen=True)
-class ParallelCorpus:
-    """Pairs in three splits, before `usable_pairs`. `fingerprint` changes with every text, id and split."""
-
-    name: str
-    fingerprint: str
-    splits: Mapping[str, Sequence[Pair]]
-    extra: int = 0
-    """number of training pairs from `data.extra`; they are the last ones"""
+    fault: str = ""  # why it is not a pair, if the corpus knows
 
 
 def usable_pairs(pairs: Iterable[Pair], split: str) -> tuple[list[Pair], dict[str, int]]:
-    """Return the pairs of a split that are used, and the number of dropped pairs by reason.
-
-    A pair is dropped if its corpus knows a fault or a side is empty; in training also if its lengths are too unequal.
-    """
+    """Return the used pairs of a split, and the number of dropped ones by reason; unequal lengths count in training."""
     usable: list[Pair] = []
     dropped = Counter[str]()
     for pair in pairs:
@@ -51,10 +35,7 @@ def usable_pairs(pairs: Iterable[Pair], split: str) -> tuple[list[Pair], dict[st
 
 
 def translation_prompt(source: str) -> str:
-    """Return what a decoder reads before it writes a translation.
-
-    It ends with a line end, which every vocabulary has and no line of a text contains.
-    """
+    """Return what a decoder reads before a translation. Every vocabulary has its line end, and no line of a text."""
     return f"{as_sentence(source)}\n"
 
 

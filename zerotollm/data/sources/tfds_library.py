@@ -35,22 +35,17 @@ PACKAGES = {
 
 
 def read_example(dataset: Path, split: str, index: int) -> dict[str, Any]:
-    """Return one example of a data set (the directory with dataset_info.json).
-
-    Raises RunError if its files are damaged.
-    """
+    """Return one example of a data set (the directory with dataset_info.json). Raises RunError if it is damaged."""
     try:
         return _open_split(dataset, split, stamp(dataset))[index]
     except (OSError, ValueError, RuntimeError) as error:  # array_record raises RuntimeError for most
         reason = str(error).splitlines()[0]
-        raise RunError(
-            f"prepared data in {dataset} is damaged ({reason}); delete that folder and run again"
-        ) from error
+        message = f"prepared data in {dataset} is damaged ({reason}); delete that folder and run again"
+        raise RunError(message) from error
 
 
 @lru_cache(maxsize=16)
 def _open_split(dataset: Path, split: str, stamp: Stamp) -> Sequence[dict[str, Any]]:
-    """Return the examples of a split. `stamp` changes when the data set is replaced."""
     with quiet():
         # A decorator of TFDS hides the arguments of as_data_source.
         return tfds.builder_from_directory(dataset).as_data_source(split)  # pyright: ignore[reportCallIssue]
@@ -69,10 +64,7 @@ def quiet() -> Iterator[None]:
 
 
 def download(name: str, dataset: str, folder: Path) -> str:
-    """Prepare `name` (`dataset`, with configuration and version) below `folder`. Return what failed, or "".
-
-    Raises UsageError if there is no such data set.
-    """
+    """Prepare `name` (`dataset`, with configuration and version) below `folder`. Return what failed, or ""."""
     if problem := _missing_packages(dataset) or _network_problem():
         return problem
     try:
@@ -98,9 +90,8 @@ def _missing_packages(dataset: str) -> str:
         missing = {package for package in needed if not importlib.util.find_spec(package)}
     except tfds.core.DatasetNotFoundError:
         suggestion = did_you_mean(dataset, tfds.list_builders(with_community_datasets=False))
-        raise UsageError(
-            f"there is no data set {dataset} in tensorflow-datasets {tfds.__version__}{suggestion}"
-        ) from None
+        message = f"there is no data set {dataset} in tensorflow-datasets {tfds.__version__}{suggestion}"
+        raise UsageError(message) from None
     except ImportError as error:
         missing = {(error.name or str(error)).partition(".")[0]}
     if not missing:

@@ -10,8 +10,7 @@ import numpy as np
 from zerotollm.errors import UsageError
 from zerotollm.host.atomic_files import write_atomically
 
-SPACE = "\u2581"
-"""SentencePiece's symbol for a space."""
+SPACE = "\u2581"  # sentencePiece's symbol for a space
 
 
 @dataclass(frozen=True, repr=False)

@@ -13,7 +13,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -21,25 +21,14 @@ import numpy as np
 
 from zerotollm.data.cache_folder import build_once, data_directory
 from zerotollm.data.config import DataConfig, TokenizerConfig
-from zerotollm.data.tokens.pretrained import FORMAT as PRETRAINED_FORMAT
-from zerotollm.data.tokens.pretrained import PretrainedTokenizer
-from zerotollm.data.tokens.sentencepiece import (
-    SCORE_STEPS,
-    AnyTokenizer,
-    SpecialIds,
-    load_tokenizer,
-    may_lose_text,
-    train_tokenizer,
-)
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer, SpecialIds, load_tokenizer, tokenizer_for
 from zerotollm.errors import RunError
 
 CHECKED = 64_000_000
 """Bytes. Files up to this size are checked for damage at every start; of larger ones only the size is."""
-MANIFEST = "manifest"
-"""Its first line is the checksum of its second."""
+MANIFEST = "manifest"  # its first line is the checksum of its second
 TOKENIZER = "tokenizer.model"
 
-Item = TypeVar("Item")
 Split = TypeVar("Split")
 
 
@@ -47,14 +36,10 @@ Split = TypeVar("Split")
 class Counts:
     """Counts per split, kept in the manifest."""
 
-    num_bytes: dict[str, int] = field(default_factory=dict)
-    """UTF-8 bytes of text that decoding returns"""
+    num_bytes: dict[str, int] = field(default_factory=dict)  # UTF-8 bytes of text that decoding returns
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
-    """pairs or examples left out, by reason"""
-    own: int | None = None
-    """training pairs of the corpus itself; those after them are of `data.extra`"""
-    lost: dict[str, int] = field(default_factory=dict)
-    """UTF-8 bytes of text that decoding does not return"""
+    own: int | None = None  # training pairs of the corpus itself, before those of `data.extra`
+    lost: dict[str, int] = field(default_factory=dict)  # UTF-8 bytes that decoding does not return
 
 
 @dataclass(frozen=True)
@@ -63,11 +48,9 @@ class Prepared(Generic[Split]):
 
     corpus: str
     tokenizer: AnyTokenizer
-    splits: dict[str, Split]
-    """train, validation, test; a split without text has no tokens"""
+    splits: dict[str, Split]  # train, validation, test; a split without text has no tokens
     counts: Counts
     labels: tuple[str, ...] = ()
-    """names of the classes, for a corpus of labelled texts"""
 
     def lost_shares(self, decoded: Mapping[str, int]) -> dict[str, float]:
         """Return the share of bytes that decoding does not return, for splits that have some."""
@@ -80,7 +63,6 @@ class TokenCache:
 
     folder: Path
     dtype: str
-    """of the token ids"""
     counts: Counts
     tokenizer: AnyTokenizer
 
@@ -131,42 +113,9 @@ def token_folder(data: DataConfig, corpus: str, key: Sequence[object]) -> Path:
     return data_directory(data) / "tokens" / f"{name or 'corpus'}-{digest}"
 
 
-def tokenizer_key(tokenizer: TokenizerConfig | AnyTokenizer) -> object:
-    """Return JSON that distinguishes a tokenizer, and how its bytes are counted, from all others."""
-    # Fields added later apply only where they matter, so caches of all other tokenizers stay valid.
-    counted = {"bytes": "given back"} if may_lose_text(tokenizer) else {}
-    if isinstance(tokenizer, TokenizerConfig):
-        return (
-            asdict(tokenizer)
-            | ({"score_steps": SCORE_STEPS} if tokenizer.kind == "unigram" else {})
-            | counted
-        )
-    changed = PRETRAINED_FORMAT if isinstance(tokenizer, PretrainedTokenizer) else b""
-    digest = hashlib.sha256(tokenizer.model + changed).hexdigest()
-    return {"model": digest} | counted if counted else digest
-
-
-def tokenizer_for(tokenizer: TokenizerConfig | AnyTokenizer, texts: Iterable[str]) -> AnyTokenizer:
-    """Return a given tokenizer as it is, or train one on texts."""
-    return train_tokenizer(tokenizer, texts) if isinstance(tokenizer, TokenizerConfig) else tokenizer
-
-
 def token_type(tokenizer: AnyTokenizer) -> np.dtype:
     """Return the type of ids on disk."""
     return np.dtype("<u2" if tokenizer.vocab_size <= 2**16 else "<u4")
-
-
-def in_groups(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> Iterator[list[Item]]:
-    """Yield the items in lists, each ended by the item with which its total size reaches `limit`."""
-    group, total = [], 0
-    for item in items:
-        group.append(item)
-        total += size(item)
-        if total >= limit:
-            yield group
-            group, total = [], 0
-    if group:
-        yield group
 
 
 def write_manifest(folder: Path, tokenizer: AnyTokenizer, counts: Counts) -> None:

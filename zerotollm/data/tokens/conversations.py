@@ -19,7 +19,7 @@ def encode_parts(tokenizer: AnyTokenizer, parts: Sequence[Part]) -> np.ndarray:
 def trim_conversation(
     tokenizer: AnyTokenizer, messages: Sequence[Message], max_tokens: int
 ) -> tuple[np.ndarray, Sequence[Message]]:
-    """Return the prompt of a conversation and its messages, without the oldest turns if it exceeds `max_tokens`.
+    """Return a conversation's prompt and messages, without the oldest turns if it exceeds `max_tokens`.
 
     System messages and the last message always stay, however long they are.
     """

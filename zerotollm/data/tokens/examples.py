@@ -15,42 +15,30 @@ from pathlib import Path
 import numpy as np
 
 from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.data.lazy_sequence import in_groups
 from zerotollm.data.sources.conversations import Sentence
 from zerotollm.data.sources.examples import Example, open_examples
-from zerotollm.data.tokens.cache import (
-    Counts,
-    Prepared,
-    in_groups,
-    open_cache,
-    token_folder,
-    token_type,
-    tokenizer_key,
-)
-from zerotollm.data.tokens.sentencepiece import AnyTokenizer, SpecialIds, byte_lengths
+from zerotollm.data.tokens.cache import Counts, Prepared, open_cache, token_folder, token_type
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer, SpecialIds, byte_lengths, tokenizer_key
 from zerotollm.data.tokens.text import decoded_bytes
 
 FORMAT = 2
 """Raise this whenever the tokens of an example change for another reason than `tokens.text.FORMAT`."""
-GROUP = 4096
-"""Examples tokenized at once."""
+GROUP = 4096  # examples tokenized at once
 
 
 @dataclass(frozen=True)
 class TokenizedExamples:
     """The examples of a split as one row of tokens."""
 
-    tokens_N: np.ndarray
-    """ids, mapped from disk"""
-    learned_N: np.ndarray
-    """uint8: 1 for a token to be predicted"""
-    starts_E: np.ndarray
-    """int64: position in tokens_N of each example's bos"""
+    tokens_N: np.ndarray  # ids, mapped from disk
+    learned_N: np.ndarray  # uint8: 1 for a token to be predicted
+    starts_E: np.ndarray  # int64: position in tokens_N of each example's bos
     num_bytes: np.ndarray
     """int64 [examples]: UTF-8 bytes of learned text that decoding returns, without the space of `as_sentence`; 1 for a
     label"""
     special: SpecialIds
-    max_length: int = 0
-    """most input tokens of a text to classify, the rest is cut off; 0: nothing is cut"""
+    max_length: int = 0  # most input tokens of a text to classify, the rest is cut off; 0: no limit
 
     @cached_property
     def _full_lengths(self) -> np.ndarray:
@@ -84,17 +72,12 @@ class TokenizedExamples:
 def prepare_examples(
     data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer, objective: str
 ) -> Prepared[TokenizedExamples]:
-    """Return the tokens of `data.corpus`, made by a given tokenizer or one trained on its training split.
-
-    Raises UsageError as `open_examples` does or if the vocabulary does not suit the text, RunError if the data
-    directory cannot be written.
-    """
+    """Return the tokens of `data.corpus`, by a given tokenizer or one trained on it; raises as `prepare`."""
     examples = open_examples(data, objective)
     labels = examples.labels
 
     def write(folder: Path, trained: AnyTokenizer) -> Counts:
-        dropped = examples.dropped or {split: {} for split in examples.splits}
-        counts = Counts(dropped={split: dict(reasons) for split, reasons in dropped.items()})
+        counts = Counts(dropped={split: dict(examples.dropped.get(split, {})) for split in examples.splits})
         for split, rows in examples.splits.items():
             counts.lost[split] = _write_split(folder, split, rows, labels, trained)
         return counts

@@ -10,8 +10,8 @@ import numpy as np
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.sources.pairs import as_sentence, usable_pairs
 from zerotollm.data.sources.parallel import open_parallel
-from zerotollm.data.tokens.cache import Counts, Prepared, open_cache, token_folder, tokenizer_key
-from zerotollm.data.tokens.sentencepiece import AnyTokenizer
+from zerotollm.data.tokens.cache import Counts, Prepared, open_cache, token_folder
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer, tokenizer_key
 from zerotollm.data.tokens.text import TokenizedSplit, read_split, write_split
 
 FORMAT = 2
@@ -46,11 +46,7 @@ class TokenizedPairs:
 
 
 def prepare_pairs(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer) -> Prepared[TokenizedPairs]:
-    """Return the tokens of `data.corpus`, made by a given tokenizer or one trained on both sides of its training split.
-
-    Raises UsageError if the corpus is not available or the vocabulary does not suit it, RunError if the data
-    directory cannot be written.
-    """
+    """Return the tokens of `data.corpus`, by a given tokenizer or one trained on both sides; raises as `prepare`."""
     corpus = open_parallel(data)
 
     def texts() -> Iterator[str]:

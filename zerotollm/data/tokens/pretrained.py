@@ -1,10 +1,8 @@
 """Imported tokenizers: a `tokenizer.json` of the `tokenizers` library with the interface of a trained one.
 
-The saved file is one JSON object: the original tokenizer.json and the ids of pad, bos and eos.
-
-Text never encodes to a special token; a piece such as `</s>` in a text is ordinary text. The library, however, also
-matches special tokens as pieces of the vocabulary. Therefore `encode` renames them, with a character that the text
-does not contain.
+The saved file is one JSON object: the original tokenizer.json and the ids of pad, bos and eos. Text never encodes to a
+special token; a piece such as `</s>` in a text is ordinary text. The library, however, also matches special tokens as
+pieces of the vocabulary. Therefore `encode` renames them, with a character that the text does not contain.
 """
 
 import json
@@ -20,14 +18,12 @@ import tokenizers
 from zerotollm.data.tokens.byte_tokenizer import SPACE, ByteTokenizer, check_encodable_as_utf8
 from zerotollm.errors import UsageError
 
-FORMAT = b"2"
-"""Raise this whenever the ids of a text change."""
+FORMAT = b"2"  # raise this whenever the ids of a text change
 MARKS = range(0x10FFFF, 0xDFFF, -1)
 """Candidate characters for renaming special tokens, from the last of Unicode down."""
 KNOWN_DECODERS = {"ByteLevel", "Metaspace", "ByteFallback", "Fuse", "Replace", "Strip", None}
 
 Json = Mapping[str, Any]
-"""A JSON object, such as a tokenizer.json."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,25 +32,14 @@ class PretrainedTokenizer(ByteTokenizer):
 
     kind: ClassVar[str] = "pretrained"
 
-    @property
-    def pad_id(self) -> int:
-        """The padding token; eos if there is none, as padding has weight 0."""
-        return self._fields["pad"]
-
-    @property
-    def bos_id(self) -> int:
-        """The token before a text; eos if the tokenizer has no such token."""
-        return self._fields["bos"]
-
-    @property
-    def eos_id(self) -> int:
-        """The token after a text."""
-        return self._fields["eos"]
-
-    @property
-    def stop_id(self) -> int:
-        """The token that a model generates after a text."""
-        return self.eos_id
+    pad_id = cached_property[int](lambda self: self._fields["pad"])
+    """the padding token; eos if there is none, as padding has weight 0"""
+    bos_id = cached_property[int](lambda self: self._fields["bos"])
+    """the token before a text; eos if the tokenizer has no such token"""
+    eos_id = cached_property[int](lambda self: self._fields["eos"])
+    stop_id = cached_property[int](lambda self: self._fields["eos"])
+    """the token that a model generates after a text"""
+    tokenizer_json = cached_property[dict[str, Any]](lambda self: self._fields["tokenizer"])
 
     @property
     def unk_id(self) -> int | None:
@@ -83,11 +68,6 @@ class PretrainedTokenizer(ByteTokenizer):
         """Return a token as its vocabulary spells it; empty for an unused id."""
         return self._library.id_to_token(token_id) or ""
 
-    @property
-    def tokenizer_json(self) -> dict[str, Any]:
-        """The tokenizer.json."""
-        return self._fields["tokenizer"]
-
     def __repr__(self) -> str:
         return f"PretrainedTokenizer({self.tokenizer_json['model']['type']}, {self.vocab_size:,} tokens)"
 
@@ -102,9 +82,8 @@ class PretrainedTokenizer(ByteTokenizer):
     @cached_property
     def _renamed_library(self) -> Callable[[str], tokenizers.Tokenizer]:
         """Map a character to the tokenizer whose special tokens are spelled with it."""
-        return lru_cache(maxsize=2)(
-            lambda mark: _load_library(_rename_special(self.tokenizer_json, self._special_ids, mark))
-        )
+        special = self._special_ids
+        return lru_cache(2)(lambda mark: _load_library(_rename_special(self.tokenizer_json, special, mark)))
 
     @cached_property
     def _special_ids(self) -> frozenset[int]:
@@ -112,9 +91,7 @@ class PretrainedTokenizer(ByteTokenizer):
         model = self.tokenizer_json["model"]
         pieces = {token_id: piece for piece, token_id in _vocabulary(model).items()}
         added = {token["id"]: token.get("special") for token in self.tokenizer_json.get("added_tokens") or []}
-        unk_id = (
-            model["unk_id"] if "unk_id" in model else _vocabulary(model).get(model.get("unk_token") or "")
-        )
+        unk_id = model.get("unk_id", _vocabulary(model).get(model.get("unk_token") or ""))
         named = {self.bos_id, self.eos_id, unk_id}
         return frozenset(
             {token_id for token_id, special in added.items() if special}
@@ -133,16 +110,9 @@ class PretrainedTokenizer(ByteTokenizer):
 def pretrained_tokenizer(
     tokenizer: Json, *, bos_id: int | None, eos_id: int, pad_id: int | None, source: str
 ) -> PretrainedTokenizer:
-    """Return the tokenizer of a tokenizer.json. `source` names its origin in error messages.
-
-    Raises UsageError if the `tokenizers` library cannot read it, or its decoder is unknown here.
-    """
-    fields = {
-        "pad": eos_id if pad_id is None else pad_id,
-        "bos": eos_id if bos_id is None else bos_id,
-        "eos": eos_id,
-        "tokenizer": tokenizer,
-    }
+    """Return the tokenizer of a tokenizer.json. Raises UsageError, naming the `source`, if it is not supported."""
+    pad_id, bos_id = (eos_id if token_id is None else token_id for token_id in (pad_id, bos_id))
+    fields = {"pad": pad_id, "bos": bos_id, "eos": eos_id, "tokenizer": tokenizer}
     result = PretrainedTokenizer(json.dumps(fields, ensure_ascii=False).encode())
     try:
         result.encode("")
@@ -207,7 +177,6 @@ def _rename_special(tokenizer: Json, special_ids: frozenset[int], mark: str) -> 
 
 
 def _remove_all(ids_N: np.ndarray, run: Sequence[int]) -> np.ndarray:
-    """Return the ids without any occurrence of the whole `run`."""
     if len(ids_N) < len(run):
         return ids_N
     windows = np.lib.stride_tricks.sliding_window_view(ids_N, len(run))
@@ -250,10 +219,7 @@ def _bytes_of_tokens(tokenizer: Json, vocabulary: Mapping[str, int], size: int) 
 
 
 def _byte_level_alphabet() -> dict[str, int]:
-    """Return the byte of each character in GPT-2's vocabulary (Radford et al. 2019, section 2.2).
-
-    A visible byte is its own character; the others are the characters from U+0100 on.
-    """
+    """Return the byte of each character in GPT-2's vocabulary (Radford et al. 2019, section 2.2)."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in visible]
     return {chr(byte): byte for byte in visible} | {chr(256 + n): byte for n, byte in enumerate(others)}

@@ -1,26 +1,24 @@
 """SentencePiece tokenizers (Kudo and Richardson 2018, arXiv:1808.06226): text to token ids and back without loss.
 
-A token is a run of bytes, so text can be shown as it is generated. How text is split:
-
-- a space stands at the start of a token (" the"), and no token spans two words
-- a line break is a token, and so is each digit
-- with `byte_fallback`, a character outside the vocabulary becomes one token for each byte of its UTF-8 form
+A token is a run of bytes. A space stands at the start of a token (" the"), and no token spans two words. A line break
+is a token, and so is each digit. With `byte_fallback`, a character outside the vocabulary becomes one token for each
+byte of its UTF-8 form; without, a run of such characters becomes one unk, decoded as U+FFFD.
 
 Decoding returns every text exactly with normalization "identity", and its Unicode normal form with "nfc" or "nfkc".
-Without `byte_fallback`, a run of characters outside the vocabulary becomes one unk, decoded as U+FFFD. Bits per byte
-count only the bytes that decoding returns (`byte_lengths`).
+Bits per byte count only the bytes that decoding returns (`byte_lengths`).
 
 SentencePiece writes a space as U+2581 and cannot tell the two apart. Here U+2581 in a text is never in the
 vocabulary. Neither are U+2585 and NUL, which SentencePiece's training reserves.
 """
 
+import hashlib
 import logging
 import re
 import unicodedata
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from io import BytesIO
 from itertools import accumulate, chain, pairwise
@@ -33,6 +31,7 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from sentencepiece.sentencepiece_model_pb2 import ModelProto  # pyright: ignore[reportAttributeAccessIssue]  made when imported
 
 from zerotollm.data.config import TokenizerConfig
+from zerotollm.data.tokens import pretrained
 from zerotollm.data.tokens.byte_tokenizer import SPACE, ByteTokenizer, check_encodable_as_utf8
 from zerotollm.data.tokens.pretrained import PretrainedTokenizer
 from zerotollm.errors import RunError, UsageError
@@ -41,12 +40,10 @@ SAMPLE_CHARACTERS = 16_000_000
 """A tokenizer learns from at most this many characters, spread evenly over the training text."""
 CHUNK = 512
 """Least number of characters encoded at once: BPE slows down on longer texts, and unigram's sums lose precision."""
-SENTENCE = 4000
-"""Most characters in a training sentence."""
+SENTENCE = 4000  # most characters in a training sentence
 UNBROKEN = 64
 """Characters. Unigram considers every segmentation of a word, so longer words dominate its training time."""
-SLOW = 500_000
-"""Characters in such long words above which unigram training warns that it is slow."""
+SLOW = 500_000  # characters in such long words above which unigram training warns that it is slow
 SCORE_STEPS = 64
 """Unigram scores are multiples of 1 / SCORE_STEPS: their sums are exact, so every program finds the same best
 segmentation. Rounding changes a probability by at most 0.8 %."""
@@ -69,8 +66,7 @@ class Tokenizer(ByteTokenizer):
     bos_id: ClassVar[int] = 1
     eos_id: ClassVar[int] = 2
     unk_id: ClassVar[int] = 3
-    stop_id: ClassVar[int] = 1
-    """the token that a model generates after a text: the bos of the next"""
+    stop_id: ClassVar[int] = 1  # the token that a model generates after a text: the bos of the next
 
     @cached_property
     def vocab_size(self) -> int:
@@ -178,7 +174,6 @@ class SpecialIds(NamedTuple):
 
 
 OWN_IDS = SpecialIds()
-"""Special ids of every tokenizer trained here."""
 
 
 def load_tokenizer(path: str | Path) -> AnyTokenizer:
@@ -210,7 +205,7 @@ def load_tokenizer(path: str | Path) -> AnyTokenizer:
 def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     """Train a tokenizer on texts. The same texts and settings give the same bytes on any machine.
 
-    Texts are read once, and `SAMPLE_CHARACTERS` of them are kept in memory. Which characters enter the vocabulary:
+    Characters in the vocabulary:
 
     - kind "char": all, or the most frequent if `vocab_size` is too small for all
     - other kinds with `byte_fallback`: all if they fill at most a quarter of the vocabulary; else the most frequent,
@@ -228,9 +223,8 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
         sentence for text in texts for sentence in _sentences(_normalize(text, config.normalization))
     )
     if not sentences:
-        raise UsageError(
-            "the training split holds no text to train a tokenizer on: choose another data.corpus"
-        )
+        message = "the training split holds no text to train a tokenizer on: choose another data.corpus"
+        raise UsageError(message)
     sentences, rare = _remove_rare(sentences, config)
     unbroken = sum(len(word) for text in sentences for word in text.split(" ") if len(word) > UNBROKEN)
     if config.kind == "unigram" and unbroken > SLOW:
@@ -282,6 +276,23 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     return Tokenizer(proto.SerializeToString(deterministic=True))
 
 
+def tokenizer_key(tokenizer: TokenizerConfig | AnyTokenizer) -> object:
+    """Return JSON that distinguishes a tokenizer, and how its bytes are counted, from all others."""
+    # Fields added later apply only where they matter, so caches of all other tokenizers stay valid.
+    counted = {"bytes": "given back"} if may_lose_text(tokenizer) else {}
+    if isinstance(tokenizer, TokenizerConfig):
+        rounded = {"score_steps": SCORE_STEPS} if tokenizer.kind == "unigram" else {}
+        return asdict(tokenizer) | rounded | counted
+    changed = pretrained.FORMAT if isinstance(tokenizer, PretrainedTokenizer) else b""
+    digest = hashlib.sha256(tokenizer.model + changed).hexdigest()
+    return {"model": digest} | counted if counted else digest
+
+
+def tokenizer_for(tokenizer: TokenizerConfig | AnyTokenizer, texts: Iterable[str]) -> AnyTokenizer:
+    """Return a given tokenizer as it is, or train one on texts."""
+    return train_tokenizer(tokenizer, texts) if isinstance(tokenizer, TokenizerConfig) else tokenizer
+
+
 def _normalize(text: str, normalization: str) -> str:
     return unicodedata.normalize(_FORMS[normalization], text) if normalization in _FORMS else text
 
@@ -328,10 +339,7 @@ def _sample(sentences: Iterable[str]) -> list[str]:
 
 
 def _remove_rare(sentences: list[str], config: TokenizerConfig) -> tuple[list[str], list[str]]:
-    """Return the sentences, split at characters too rare for a token, and these characters, most frequent first.
-
-    Raises UsageError if the vocabulary is too small for the required tokens.
-    """
+    """Return the sentences, split at characters too rare for a token, and these characters, most frequent first."""
     alphabet = set().union(*sentences) - {" "}
     fixed = len(SPECIAL_PIECES) + 256 * config.byte_fallback + len(" \n")
     room = config.vocab_size - fixed

@@ -1,10 +1,7 @@
-"""The tokens of a large text corpus, prepared in shards by any number of processes.
+"""The tokens of a large text corpus, prepared in shards by any number of processes, on one file system.
 
-The processes may run on one machine, or on several that share a file system. The result has the same bytes as that of
-`tokens.text.prepare`.
-
-A shard is a range of the documents of a split, so processes agree on the work without communicating. Each process makes
-the shards that nobody has made or is making, starting at a place of its own:
+The result has the same bytes as that of `tokens.text.prepare`. A shard is a range of the documents of a split, so
+processes agree on the work without communicating. Each makes the shards that nobody has made or is making:
 
     tokens/.NAME-KEY.N-shards/tokenizer.model        made by the first process
                               train-00003-of-00064/  a complete shard: it is renamed once it is written
@@ -30,32 +27,19 @@ import numpy as np
 from zerotollm.data.cache_folder import build_once, cannot_prepare
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.sources.corpora import open_corpus
-from zerotollm.data.sources.documents import Corpus
-from zerotollm.data.tokens.cache import (
-    TOKENIZER,
-    Counts,
-    checksum,
-    discard,
-    exclusive_lock,
-    is_intact,
-    token_type,
-    tokenizer_for,
-    write_manifest,
-)
-from zerotollm.data.tokens.sentencepiece import AnyTokenizer, load_tokenizer
+from zerotollm.data.sources.documents import Corpus, Document
+from zerotollm.data.tokens import cache
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer, load_tokenizer, tokenizer_for
 from zerotollm.data.tokens.text import check_disk_space, text_folder, write_split
 from zerotollm.errors import RunError
 
 SHARDS = 64
-WAIT = 0.5
-"""Seconds between checks whether other processes have finished or died."""
+WAIT = 0.5  # seconds between checks whether other processes have finished or died
 ARRAYS, SUMMARY = "part", "summary.json"
-BLOCK = 1 << 22
-"""Bytes joined at once; a multiple of 8."""
+BLOCK = 1 << 22  # bytes joined at once; a multiple of 8
 LARGE = 50_000
 """Training documents from which on training prepares in shards, so that it can continue after being killed."""
-Progress = Callable[[int, int], None]
-"""(shards made, shards in total)"""
+Progress = Callable[[int, int], None]  # (shards made, shards in total)
 
 
 @dataclass(frozen=True)
@@ -73,7 +57,7 @@ class Shard:
         return f"{self.split}-{self.number:05}-of-{self.of:05}"
 
 
-def shards_of(corpus: Corpus, number: int) -> list[Shard]:
+def shards_of(corpus: Corpus[Document], number: int) -> list[Shard]:
     """Return at most `number` ranges of documents for each split, none empty."""
     shards = []
     for split, documents in corpus.splits.items():
@@ -94,21 +78,16 @@ def prepare_in_shards(
     shards: int = SHARDS,
     say: Callable[[str], None] = lambda line: None,
     progress: Progress = lambda done, total: None,
-    corpus: Corpus | None = None,
+    corpus: Corpus[Document] | None = None,
 ) -> None:
-    """Fill the folder that `tokens.text.prepare` fills, together with all other processes that do the same.
-
-    Returns when the folder is complete. `corpus` saves opening it twice. After being killed, the next call makes only
-    the missing shards. Raises as `prepare` does.
-    """
+    """Fill the folder that `prepare` fills, together with all other processes that do the same; raises as `prepare`."""
     corpus = corpus or open_corpus(data)
     final = text_folder(data, corpus, tokenizer)
-    if is_intact(final):
+    if cache.is_intact(final):
         return
-    discard(final)
-    work = _Work(
-        final.with_name(f".{final.name}.{shards}-shards"), final, corpus, shards_of(corpus, shards), say
-    )
+    cache.discard(final)
+    folder = final.with_name(f".{final.name}.{shards}-shards")
+    work = _Work(folder, final, corpus, shards_of(corpus, shards), say)
     while not final.is_dir():
         try:
             work.make_missing(tokenizer, progress)
@@ -125,10 +104,8 @@ def prepare_in_shards(
 @dataclass(frozen=True)
 class _Work:
     folder: Path
-    """of the shards"""
     final: Path
-    """of the joined tokens"""
-    corpus: Corpus
+    corpus: Corpus[Document]
     shards: list[Shard]
     say: Callable[[str], None]
 
@@ -138,24 +115,23 @@ class _Work:
     def make_missing(self, config: TokenizerConfig | AnyTokenizer, progress: Progress) -> None:
         """Return when all shards, or the joined tokens, exist."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with exclusive_lock(self.folder / ".tokenizer.lock"):
-            if not (self.folder / TOKENIZER).exists() and not self.final.exists():
+        with cache.exclusive_lock(self.folder / ".tokenizer.lock"):
+            if not (self.folder / cache.TOKENIZER).exists() and not self.final.exists():
                 texts = (document.text for document in self.corpus.splits["train"])
-                tokenizer_for(config, texts).save(self.folder / TOKENIZER)
+                tokenizer_for(config, texts).save(self.folder / cache.TOKENIZER)
         if self.final.exists():
             return
-        tokenizer = load_tokenizer(self.folder / TOKENIZER)
+        tokenizer = load_tokenizer(self.folder / cache.TOKENIZER)
         if not any(map(self.exists, self.shards)):
-            check_disk_space(
-                self.folder, self.corpus, tokenizer, copies=2
-            )  # the shards, and the joined tokens
+            # The shards, and the joined tokens.
+            check_disk_space(self.folder, self.corpus, tokenizer, copies=2)
         start = zlib.crc32(f"{socket.gethostname()} {os.getpid()}".encode()) % max(1, len(self.shards))
         order = self.shards[start:] + self.shards[:start]
         while missing := [shard for shard in order if not self.exists(shard)]:
             idle = True
             for shard in missing:
                 lock = self.folder / f".{shard.split}-{shard.number:05}.lock"
-                with exclusive_lock(lock, wait=False) as locked:
+                with cache.exclusive_lock(lock, wait=False) as locked:
                     if self.final.exists():
                         return
                     if locked and not self.exists(shard):
@@ -177,7 +153,7 @@ class _Work:
             texts = (documents[index].text for index in range(shard.first, shard.last))
             decoded_D, total = write_split(temporary, ARRAYS, texts, tokenizer, ended=True)
             num_bytes = int(decoded_D.sum())
-            sums = {path.name: checksum(path) for path in sorted(temporary.iterdir())}
+            sums = {path.name: cache.checksum(path) for path in sorted(temporary.iterdir())}
             summary = {"num_bytes": num_bytes, "lost": total - num_bytes, "files": sums}
             (temporary / SUMMARY).write_text(json.dumps(summary))
             temporary.rename(self.folder / shard.name)
@@ -189,17 +165,13 @@ class _Work:
 
     def join(self, into: Path) -> None:
         """Fill an empty folder with the joined shards. Raises _DamagedError."""
-        tokenizer = load_tokenizer(self.folder / TOKENIZER)
-        counts = Counts()
+        tokenizer = load_tokenizer(self.folder / cache.TOKENIZER)
+        counts = cache.Counts()
         for split in self.corpus.splits:
             position = counts.num_bytes[split] = counts.lost[split] = 0
-            with (
-                (into / f"{split}.tokens").open("wb") as tokens,
-                (into / f"{split}.starts").open("wb") as starts,
-            ):
-                for shard in self.shards:
-                    if shard.split != split:
-                        continue
+            arrays = [into / f"{split}.{name}" for name in ("tokens", "starts")]
+            with arrays[0].open("wb") as tokens, arrays[1].open("wb") as starts:
+                for shard in (shard for shard in self.shards if shard.split == split):
                     folder = self.folder / shard.name
                     try:
                         summary = json.loads((folder / SUMMARY).read_text())
@@ -210,10 +182,10 @@ class _Work:
                         name = f"{ARRAYS}.{name}"
                         if _append(folder / name, out, offset) != sums[name]:
                             raise _DamagedError(shard.name)
-                    position = tokens.tell() // token_type(tokenizer).itemsize
+                    position = tokens.tell() // cache.token_type(tokenizer).itemsize
                     counts.num_bytes[split] += num_bytes
                     counts.lost[split] += summary.get("lost", 0)
-        write_manifest(into, tokenizer, counts)
+        cache.write_manifest(into, tokenizer, counts)
 
 
 def _append(path: Path, out: BinaryIO, offset: int) -> int:

@@ -10,27 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.data.lazy_sequence import in_groups
 from zerotollm.data.sources.corpora import open_corpus
-from zerotollm.data.sources.documents import Corpus
-from zerotollm.data.tokens.cache import (
-    Counts,
-    Prepared,
-    TokenCache,
-    in_groups,
-    open_cache,
-    token_folder,
-    token_type,
-    tokenizer_key,
-)
-from zerotollm.data.tokens.sentencepiece import OWN_IDS, AnyTokenizer, SpecialIds, byte_lengths
+from zerotollm.data.sources.documents import Corpus, Document
+from zerotollm.data.tokens.cache import Counts, Prepared, TokenCache, open_cache, token_folder, token_type
+from zerotollm.data.tokens.sentencepiece import OWN_IDS, AnyTokenizer, SpecialIds, byte_lengths, tokenizer_key
 from zerotollm.errors import RunError
 
-FORMAT = 1
-"""Raise this whenever the training of a tokenizer, encoding or the files change."""
-GROUP = 4_000_000
-"""Characters tokenized at once. A large corpus takes a few times this in memory."""
-SAMPLED = 64
-"""Documents of a split from whose beginnings the size of all tokens is estimated."""
+FORMAT = 1  # raise this whenever the training of a tokenizer, encoding or the files change
+GROUP = 4_000_000  # characters tokenized at once. A large corpus takes a few times this in memory.
+SAMPLED = 64  # documents of a split from whose beginnings the size of all tokens is estimated
 
 
 @dataclass(frozen=True)
@@ -39,14 +28,10 @@ class TokenizedSplit:
 
     tokens_N: np.ndarray
     """ids, mapped from disk: for each document bos, its text, and the ending, see `write_split`. uint16 or uint32"""
-    document_starts_D: np.ndarray
-    """int64: position in tokens_N of each document's bos"""
-    num_bytes: int
-    """UTF-8 bytes of text that decoding returns, see `decoded_bytes`"""
+    document_starts_D: np.ndarray  # int64: position in tokens_N of each document's bos
+    num_bytes: int  # UTF-8 bytes of text that decoding returns, see `decoded_bytes`
     special: SpecialIds = OWN_IDS
-    """special ids of the tokenizer"""
-    lost_bytes: int = 0
-    """UTF-8 bytes of text that decoding does not return"""
+    lost_bytes: int = 0  # UTF-8 bytes of text that decoding does not return
 
     @cached_property
     def fingerprint(self) -> list[int]:
@@ -55,13 +40,12 @@ class TokenizedSplit:
 
 
 def prepare(
-    data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer, corpus: Corpus | None = None
+    data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer, corpus: Corpus[Document] | None = None
 ) -> Prepared[TokenizedSplit]:
     """Return the tokens of `data.corpus`, made by a given tokenizer or one trained on the training split alone.
 
-    `corpus` saves opening it twice. The first call reads the corpus twice, in groups; later calls only map the result.
-    Damaged tokens are rebuilt. Raises UsageError if the corpus is not available or the vocabulary does not suit it,
-    RunError if the data directory cannot be written.
+    `corpus` saves opening it twice. Later calls only map the result; damaged tokens are rebuilt. Raises UsageError if
+    the corpus is not available or the vocabulary does not suit it, RunError if the data directory cannot be written.
     """
     corpus = corpus or open_corpus(data)
 
@@ -89,12 +73,16 @@ def prepare(
     return Prepared(corpus.name, cache.tokenizer, splits, counts)
 
 
-def text_folder(data: DataConfig, corpus: Corpus, tokenizer: TokenizerConfig | AnyTokenizer) -> Path:
+def text_folder(
+    data: DataConfig, corpus: Corpus[Document], tokenizer: TokenizerConfig | AnyTokenizer
+) -> Path:
     """Return the folder that `prepare` fills."""
     return token_folder(data, corpus.name, [FORMAT, corpus.fingerprint, tokenizer_key(tokenizer)])
 
 
-def check_disk_space(folder: Path, corpus: Corpus, tokenizer: AnyTokenizer, copies: int = 1) -> None:
+def check_disk_space(
+    folder: Path, corpus: Corpus[Document], tokenizer: AnyTokenizer, copies: int = 1
+) -> None:
     """Raise RunError, before hours of work, if the tokens will not fit on the disk."""
     needed, free = copies * estimate_bytes(corpus, tokenizer), shutil.disk_usage(folder).free
     if needed > free:
@@ -109,7 +97,7 @@ def _size(number: float) -> str:
     return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.2f} MB"
 
 
-def estimate_bytes(corpus: Corpus, tokenizer: AnyTokenizer) -> int:
+def estimate_bytes(corpus: Corpus[Document], tokenizer: AnyTokenizer) -> int:
     """Return the approximate size of all tokens on disk, extrapolated from documents at even distances."""
     total = 0.0
     for documents in corpus.splits.values():
@@ -153,8 +141,8 @@ def write_split(
 def decoded_bytes(texts: Sequence[str], ids: Sequence[np.ndarray], bytes_V: np.ndarray) -> np.ndarray:
     """Return the UTF-8 bytes of each text that decoding returns, int64 [texts]. `bytes_V` is `byte_lengths`.
 
-    These are the bytes that a model predicts. They are fewer than the text has if characters became unk or
-    normalization shortened them. They are never more, not even if the tokenizer adds a space before a text.
+    A model predicts these. They are fewer than the text's if characters became unk or normalization shortened them, and
+    never more, not even if the tokenizer adds a space before a text.
     """
     pairs = zip(texts, ids, strict=True)
     return np.array([min(len(text.encode()), int(bytes_V[ids_N].sum())) for text, ids_N in pairs], np.int64)

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from zerotollm.explain.figures.marks import Axis, Bands, Bars, Cloud, Dots, Heat, Line, Mark, Panel, Symbol
-from zerotollm.explain.figures.markup import plain
-from zerotollm.explain.figures.palette import LIGHT, Palette
+from zerotollm.explain.figures.palette import LIGHT
+from zerotollm.output import printable
 
 Style = dict[Any, Any]
 """Keyword arguments of matplotlib."""
@@ -35,7 +35,7 @@ SYMBOLS: dict[Symbol, str] = {
 }  # fmt: skip
 
 
-def png(title: str, panels: Sequence[Panel], palette: Palette = LIGHT) -> bytes:
+def png(title: str, panels: Sequence[Panel]) -> bytes:
     """Return an image of the first `MOST` panels. The same panels give the same bytes."""
     more = f" (the first {MOST} of {len(panels)})" if len(panels) > MOST else ""
     panels = panels[:MOST]
@@ -46,51 +46,61 @@ def png(title: str, panels: Sequence[Panel], palette: Palette = LIGHT) -> bytes:
     if few_wide:
         width, height = WIDTHS[len(panels)], max(panel.height for panel in panels) / PIXELS_PER_INCH
     # The reader's own matplotlibrc must not change the bytes.
-    defaults: Style = {
-        k: v for k, v in rcParamsDefault.items() if not k.startswith(("backend", "interactive"))
-    }
+    own = ("backend", "interactive")
+    defaults: Style = {name: value for name, value in rcParamsDefault.items() if not name.startswith(own)}
     with rc_context(defaults):
         figure = Figure(figsize=(width * columns, height * rows + 0.7), dpi=110, layout="constrained")
-        figure.set_facecolor(palette.paper)
+        figure.set_facecolor(LIGHT.paper)
         canvas = FigureCanvasAgg(figure)
         legend: dict[str, Artist] = {}
         for number, panel in enumerate(panels, 1):
             in_space = any(isinstance(mark, Cloud) for mark in panel.marks)
             axes = figure.add_subplot(rows, columns, number, projection="3d" if in_space else None)
-            _panel(axes, panel, palette)
+            _panel(axes, panel)
             handles, labels = axes.get_legend_handles_labels()
             if few_wide:
                 legend |= zip(labels, handles, strict=True)
             elif len(labels) > 1:
-                axes.legend(fontsize=7, frameon=False, labelcolor=palette.ink)
+                axes.legend(fontsize=7, frameon=False, labelcolor=LIGHT.ink)
         if legend:
-            style: Style = {"fontsize": 8, "frameon": False, "labelcolor": palette.ink}
+            style: Style = {"fontsize": 8, "frameon": False, "labelcolor": LIGHT.ink}
             figure.legend(legend.values(), legend, loc="outside lower left", ncols=4, **style)
-        figure.suptitle(plain(title + more), x=0.01, ha="left", fontsize=12, color=palette.ink)
+        figure.suptitle(plain(title + more), x=0.01, ha="left", fontsize=12, color=LIGHT.ink)
         out = BytesIO()
         canvas.print_png(out, metadata={"Software": None})
     return out.getvalue()
 
 
-def _panel(axes: Axes, panel: Panel, palette: Palette) -> None:
-    axes.set_facecolor(palette.paper)
+def plain(text: str) -> str:
+    """Return text that matplotlib shows as it is written.
+
+    Dollar signs do not start mathematics, and a leading underscore does not hide a label. Characters that are not in
+    matplotlib's font become a box.
+    """
+    shown = printable(text).expandtabs()
+    shown = "".join(c if ord(c) < 0x2E80 else "\N{WHITE SQUARE}" for c in shown).replace("$", r"\$")
+    return "\N{ZERO WIDTH SPACE}" + shown if shown.startswith("_") else shown
+
+
+def _panel(axes: Axes, panel: Panel) -> None:
+    axes.set_facecolor(LIGHT.paper)
     title = f"{panel.title}: {panel.choice}" if panel.choice else panel.title
-    axes.set_title(plain(title), loc="left", fontsize=9, color=palette.ink)
+    axes.set_title(plain(title), loc="left", fontsize=9, color=LIGHT.ink)
     for mark in panel.marks:
-        _mark(axes, mark, palette)
+        _mark(axes, mark)
     if any(isinstance(mark, Cloud) for mark in panel.marks):
         axes.set(xticklabels=[], yticklabels=[], zticklabels=[])
         return
-    _axis(axes, "x", panel.x, palette)
-    _axis(axes, "y", panel.y, palette)
-    axes.spines[:].set_color(palette.grid)
-    axes.tick_params(which="both", labelsize=8, colors=palette.soft, length=0)
+    _axis(axes, "x", panel.x)
+    _axis(axes, "y", panel.y)
+    axes.spines[:].set_color(LIGHT.grid)
+    axes.tick_params(which="both", labelsize=8, colors=LIGHT.soft, length=0)
     axes.set_axisbelow(True)
 
 
-def _axis(axes: Axes, side: Literal["x", "y"], axis: Axis, palette: Palette) -> None:
+def _axis(axes: Axes, side: Literal["x", "y"], axis: Axis) -> None:
     matplotlib_axis = axes.xaxis if side == "x" else axes.yaxis
-    matplotlib_axis.set_label_text(plain(axis.label), fontsize=8, color=palette.ink)
+    matplotlib_axis.set_label_text(plain(axis.label), fontsize=8, color=LIGHT.ink)
     if axis.log:
         axes.set(**{f"{side}scale": "log"})
     span = axis.span
@@ -107,7 +117,7 @@ def _axis(axes: Axes, side: Literal["x", "y"], axis: Axis, palette: Palette) -> 
     elif axis.down:
         matplotlib_axis.set_inverted(True)
     if axis.ticks or not axis.names:
-        axes.grid(axis=side, color=palette.grid, lw=0.7)
+        axes.grid(axis=side, color=LIGHT.grid, lw=0.7)
 
 
 def _errors(mark: Dots | Bars) -> np.ndarray | None:
@@ -119,23 +129,20 @@ def _errors(mark: Dots | Bars) -> np.ndarray | None:
     return np.where(np.isfinite(both), np.maximum(both, 0), 0)
 
 
-def _mark(axes: Axes, mark: Mark, palette: Palette) -> None:
+def _mark(axes: Axes, mark: Mark) -> None:
     match mark:
         case Line():
-            color = palette.series[mark.color]
+            color = LIGHT.series[mark.color]
             style = {"ls": ":" if mark.dashed else "-", "marker": "o" if mark.dots else None, "ms": 4}
             axes.plot(mark.x, mark.y, color=color, lw=1.8, label=plain(mark.name) or None, **style)
             if mark.low is not None and mark.high is not None:
                 axes.fill_between(mark.x, mark.low, mark.high, color=color, alpha=0.18, lw=0)
         case Dots():
-            _dots(axes, mark, palette)
+            _dots(axes, mark)
         case Bars():
             error = _errors(mark)
-            style = {
-                "color": palette.series[mark.color],
-                "label": plain(mark.name) or None,
-                "ecolor": palette.ink,
-            }
+            style: Style = {"color": LIGHT.series[mark.color], "ecolor": LIGHT.ink}
+            style["label"] = plain(mark.name) or None
             if mark.across:
                 axes.barh(mark.y, mark.x, xerr=error, height=0.7, **style)
             else:
@@ -144,56 +151,43 @@ def _mark(axes: Axes, mark: Mark, palette: Palette) -> None:
         case Bands():
             for number, (name, low, high) in enumerate(zip(mark.names, mark.low, mark.high, strict=True)):
                 if number % 2 == 0:
-                    axes.axhspan(low, high, color=palette.grid, alpha=0.5, lw=0, zorder=0)
-                style = {"fontsize": 8, "style": "italic", "color": palette.soft, "va": "top", "ha": "left"}
+                    axes.axhspan(low, high, color=LIGHT.grid, alpha=0.5, lw=0, zorder=0)
+                style = {"fontsize": 8, "style": "italic", "color": LIGHT.soft, "va": "top", "ha": "left"}
                 place = axes.get_yaxis_transform()
                 axes.text(0.005, low + 0.15, plain(name), transform=place, zorder=1, **style)
         case Heat():
-            _heat(axes, mark, palette)
+            _heat(axes, mark)
         case Cloud():
-            color, name = palette.series[mark.color], plain(mark.name)
+            color, name = LIGHT.series[mark.color], plain(mark.name)
             axes.scatter(*mark.xyz_N3.T, s=6, color=color, label=name, depthshade=True)
 
 
-def _dots(axes: Axes, mark: Dots, palette: Palette) -> None:
-    color = palette.series[mark.color]
-    interval: Style = {"xerr" if mark.across else "yerr": _errors(mark)}
-    axes.errorbar(
-        mark.x,
-        mark.y,
-        fmt=SYMBOLS[mark.symbol],
-        ms=mark.size * 0.6,
-        color=color,
-        mfc=palette.paper if mark.symbol == "diamond" else color,
-        label=plain(mark.name) or None,
-        clip_on=mark.symbol not in ("left", "right"),
-        zorder=3,
-        **interval,
-    )
-    ink = color if mark.beside else palette.ink
-    style: Style = {"xytext": (5, 0), "va": "center"} if mark.beside else {"xytext": (3, 3)}
+def _dots(axes: Axes, mark: Dots) -> None:
+    color = LIGHT.series[mark.color]
+    style: Style = {"fmt": SYMBOLS[mark.symbol], "ms": mark.size * 0.6, "color": color, "zorder": 3}
+    style |= {"label": plain(mark.name) or None, "mfc": LIGHT.paper if mark.symbol == "diamond" else color}
+    style |= {
+        "clip_on": mark.symbol not in ("left", "right"),
+        "xerr" if mark.across else "yerr": _errors(mark),
+    }
+    axes.errorbar(mark.x, mark.y, **style)
+    place: Style = {"xytext": (5, 0), "va": "center"} if mark.beside else {"xytext": (3, 3)}
+    place |= {"textcoords": "offset points", "annotation_clip": False}
     for x, y, text in zip(mark.x, mark.y, mark.text, strict=False):
-        axes.annotate(
-            plain(text),
-            (x, y),
-            fontsize=7,
-            color=ink,
-            textcoords="offset points",
-            annotation_clip=False,
-            **style,
-        )
+        ink = color if mark.beside else LIGHT.ink
+        axes.annotate(plain(text), (x, y), fontsize=7, color=ink, **place)
 
 
-def _heat(axes: Axes, mark: Heat, palette: Palette) -> None:
-    ramp = LinearSegmentedColormap.from_list("", palette.balance if mark.diverging else palette.ramp)
+def _heat(axes: Axes, mark: Heat) -> None:
+    ramp = LinearSegmentedColormap.from_list("", LIGHT.ramp)
     low, high = mark.span
     image = axes.imshow(mark.z_YX, cmap=ramp, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
     bar = axes.figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
-    bar.set_label(plain(mark.label), fontsize=7, color=palette.ink)
-    bar.ax.tick_params(labelsize=7, colors=palette.soft, length=0)
+    bar.set_label(plain(mark.label), fontsize=7, color=LIGHT.ink)
+    bar.ax.tick_params(labelsize=7, colors=LIGHT.soft, length=0)
     bar.outline.set_visible(False)
     for y, row in enumerate(mark.text):
         for x, text in enumerate(row):
             dark = (mark.z_YX[y, x] - low) / max(high - low, 1e-9) > 0.6
-            ink = palette.paper if dark and not mark.diverging else palette.ink
+            ink = LIGHT.paper if dark else LIGHT.ink
             axes.text(x, y, plain(text), ha="center", va="center", fontsize=6, color=ink)

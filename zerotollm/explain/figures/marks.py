@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+POINTS = 400
+"""Points of a curve over ranks. A reader cannot tell more apart on a logarithmic axis."""
+
 Values = Sequence[float] | np.ndarray
 Symbol = Literal["circle", "star", "diamond", "left", "right", "none"]
 
@@ -97,8 +100,6 @@ class Heat:
     """in the cells"""
     span: tuple[float, float] = (0.0, 1.0)
     """values of the first and the last color"""
-    diverging: bool = False
-    """two colors with the color of the paper between them"""
 
 
 @dataclass(frozen=True)
@@ -138,3 +139,13 @@ def said(sentence: str, *columns: Any) -> tuple[str, ...]:
     size = max(len(column) for column in columns if np.ndim(column))
     rows = zip(*(column if np.ndim(column) else [column] * size for column in columns), strict=True)
     return tuple(sentence.format(*row) for row in rows)
+
+
+def visible(piece: str) -> str:
+    """Return a token as a label: a space is a middle dot."""
+    return piece.replace(" ", "\N{MIDDLE DOT}") or "(nothing)"
+
+
+def spread(N: int) -> np.ndarray:
+    """Return at most `POINTS` indices below N, at even steps of the logarithm."""
+    return np.unique(np.geomspace(1, N, min(N, POINTS)).astype(int)) - 1 if N else np.zeros(0, int)

@@ -21,8 +21,6 @@ class Palette(NamedTuple):
     paper: str
     ramp: tuple[tuple[float, str], ...]
     """from nothing to much"""
-    balance: tuple[tuple[float, str], ...]
-    """from below to above, with the paper in the middle"""
 
 
 LIGHT = Palette(
@@ -35,7 +33,6 @@ LIGHT = Palette(
     grid="#e4e7ec",
     paper="#ffffff",
     ramp=((0, "#ffffff"), (0.25, "#c3dcec"), (0.5, "#6fb0d8"), (0.75, "#1f7fb8"), (1, "#003f66")),
-    balance=((0, "#8f3f00"), (0.25, "#e39a63"), (0.5, "#ffffff"), (0.75, "#6fb0d8"), (1, "#003f66")),
 )
 DARK = Palette(
     series=(
@@ -47,5 +44,4 @@ DARK = Palette(
     grid="#2c323d",
     paper="#171a21",
     ramp=((0, "#171a21"), (0.25, "#1d4a68"), (0.5, "#2b80b4"), (0.75, "#6fbdea"), (1, "#e3f3fd")),
-    balance=((0, "#ffd0a6"), (0.25, "#b8602a"), (0.5, "#171a21"), (0.75, "#2b80b4"), (1, "#cfeafc")),
 )

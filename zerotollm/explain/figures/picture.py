@@ -6,7 +6,6 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from zerotollm.errors import UsageError
-from zerotollm.explain.figures.image import png
 from zerotollm.explain.figures.marks import Panel
 from zerotollm.explain.figures.palette import LIGHT
 from zerotollm.explain.figures.plotly_json import colored, page, panel_json
@@ -29,6 +28,8 @@ class Picture:
         path = Path(path)
         match path.suffix.lower():
             case ".png":
+                from zerotollm.explain.figures.image import png
+
                 write_atomically(path, png(self.title, self.panels))
             case ".html":
                 write_atomically(path, page(self.title, self.panels, self.caption))

@@ -25,7 +25,6 @@ from zerotollm.explain.figures.marks import (
     Symbol,
     Values,
 )  # fmt: skip
-from zerotollm.explain.figures.markup import literal
 from zerotollm.explain.figures.palette import LIGHT, Palette
 
 Json = dict[str, Any]
@@ -76,10 +75,8 @@ def panel_json(panel: Panel, compact: bool = False) -> Json:
         "showlegend": sum(trace.get("showlegend", True) for trace in data) > (0 if panel.wide else 1),
     }
     if any(isinstance(mark, Cloud) for mark in panel.marks):
-        return {
-            "data": data,
-            "layout": layout | {"scene": SPACE, "margin": {"l": 0, "r": 0, "t": 12, "b": 0}},
-        }
+        layout |= {"scene": SPACE, "margin": {"l": 0, "r": 0, "t": 12, "b": 0}}
+        return {"data": data, "layout": layout}
     layout |= {"xaxis": _axis(panel.x), "yaxis": _axis(panel.y) | {"tickangle": 0}}
     labels = [text for mark in panel.marks if isinstance(mark, Dots) and mark.beside for text in mark.text]
     if labels:
@@ -136,6 +133,11 @@ def _bands(mark: Bands) -> Json:
     }
 
 
+def literal(text: object) -> str:
+    """Return text that plotly shows as it is written: plotly reads tags and entities in labels and hover texts."""
+    return escape(str(text), quote=False).replace("\n", "<br>")
+
+
 def numbers(values: Values, digits: int = 5) -> list[float | None]:
     """Return the values rounded to significant digits, for a small page; None for one that is not finite."""
     out = []
@@ -159,17 +161,11 @@ def _traces(mark: Mark, panel: Panel, compact: bool) -> list[Json]:
         case Dots():
             return [_dots(mark)]
         case Bars():
-            text = (
-                {"text": [literal(text) for text in mark.text], "textposition": "auto"} if mark.text else {}
-            )
-            bars = {"type": "bar", "orientation": "h" if mark.across else "v"}
-            return [
-                bars
-                | _series(mark)
-                | {"marker": {"color": f"@{mark.color}"}}
-                | text
-                | _error_bars(mark, "@ink")
-            ]
+            bars = {"type": "bar", "orientation": "h" if mark.across else "v"} | _series(mark)
+            bars["marker"] = {"color": f"@{mark.color}"}
+            if mark.text:
+                bars |= {"text": [literal(text) for text in mark.text], "textposition": "auto"}
+            return [bars | _error_bars(mark, "@ink")]
         case Bands():
             return []
         case Heat():
@@ -195,10 +191,8 @@ def _error_bars(mark: Dots | Bars, color: str) -> Json:
         return {}
     values = np.asarray(mark.x if mark.across else mark.y, float)
     bars = {"type": "data", "symmetric": False, "thickness": 1.5, "width": 0, "color": color}
-    bars |= {
-        "array": numbers(np.asarray(mark.high) - values),
-        "arrayminus": numbers(values - np.asarray(mark.low)),
-    }
+    bars["array"] = numbers(np.asarray(mark.high) - values)
+    bars["arrayminus"] = numbers(values - np.asarray(mark.low))
     return {"error_x" if mark.across else "error_y": bars}
 
 
@@ -210,18 +204,10 @@ def _line(mark: Line) -> list[Json]:
         return [line]
     points = [p for p in zip(*map(numbers, (mark.x, mark.low, mark.high)), strict=True) if None not in p[1:]]
     back = points[::-1]
-    outline = {
-        "x": [x for x, _, _ in points + back],
-        "y": [high for _, _, high in points] + [low for _, low, _ in back],
-    }
-    interval = {
-        "type": "scatter",
-        "mode": "lines",
-        "line": {"width": 0},
-        "hoverinfo": "skip",
-        "showlegend": False,
-    }
-    return [interval | outline | {"fill": "toself", "fillcolor": f"@{mark.color}", "opacity": 0.18}, line]
+    interval = {"type": "scatter", "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
+    interval |= {"showlegend": False, "x": [x for x, _, _ in points + back]}
+    interval["y"] = [high for _, _, high in points] + [low for _, low, _ in back]
+    return [interval | {"fill": "toself", "fillcolor": f"@{mark.color}", "opacity": 0.18}, line]
 
 
 def _dots(mark: Dots) -> Json:
@@ -245,7 +231,7 @@ def _heat(mark: Heat, panel: Panel, compact: bool) -> Json:
         "zmax": mark.span[1],
         "xgap": 1,
         "ygap": 1,
-        "colorscale": "@balance" if mark.diverging else "@ramp",
+        "colorscale": "@ramp",
         "colorbar": {
             "title": {"text": literal(mark.label), "side": "right"},
             "thickness": 10,

@@ -4,7 +4,7 @@ import numpy as np
 
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.explanation import Explanation, RunExplanation
-from zerotollm.explain.figures.helpers import visible
+from zerotollm.explain.figures.marks import visible
 from zerotollm.explain.generation import Generation
 from zerotollm.explain.render.page import Block, Explorer, Figure, Section, Texts
 from zerotollm.explain.render.questions import QUESTIONS

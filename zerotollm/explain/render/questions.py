@@ -17,20 +17,18 @@ ATTENTION = (
     *("attention", "heads", "ablation"),
     *("alignment", "cross_heads", "cross_ablation"),
 )
+EMBEDDING = "What is an embedding, how many dimensions are there, is it 2D or 3D?"
 MEANING = "How is meaning determined? Are vectors closer when tokens are used in the same sentence?"
 LAYERS = "What is the difference between the encoding layer and the embedding layer; why two?"
 PREDICTION = "How is the next token predicted; what is the math?"
+GENERATION = "Does it generate meaningful output or only grammatical output?"
 QUESTIONS = (
     Question("tokens", "Why is the text split this way? Is it by frequency?", ("tokens",), ("tokenizers",)),
-    Question(
-        "embedding", "What is an embedding, how many dimensions are there, is it 2D or 3D?", ("embedding",)
-    ),
+    Question("embedding", EMBEDDING, ("embedding",)),
     Question("meaning", MEANING, (), ("meaning",)),
     Question("layers", LAYERS, ("encoder_layers", "layers"), ("layers",)),
     Question("prediction", PREDICTION, ("prediction", "calibration", "positions")),
     Question("attention", "How does attention stay focused?", ATTENTION),
-    Question(
-        "generation", "Does it generate meaningful output or only grammatical output?", (), ("generation",)
-    ),
+    Question("generation", GENERATION, (), ("generation",)),
     Question("learning", "What did it learn, when?", (), ("learning",)),
 )

@@ -1,6 +1,6 @@
 """The numbers of answers as tables of texts, for a terminal and for a page."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,9 +13,9 @@ from zerotollm.explain.attention import NAMES, AttentionMaps, Heads
 from zerotollm.explain.calibration import Calibration, LossByPosition
 from zerotollm.explain.embeddings import Embeddings
 from zerotollm.explain.estimates import Estimate
-from zerotollm.explain.figures.helpers import visible
+from zerotollm.explain.figures.marks import said, visible
 from zerotollm.explain.generation import Generation
-from zerotollm.explain.layers import Layers
+from zerotollm.explain.layers import Layers, state_names
 from zerotollm.explain.learning import Learning
 from zerotollm.explain.meaning import Meaning
 from zerotollm.explain.prediction import Prediction
@@ -51,6 +51,11 @@ class Table:
     def columns(self) -> list[tuple[str, bool]]:
         """Return the name of each column, and whether it is of numbers."""
         return [(name.removeprefix(">"), name.startswith(">")) for name in self.head]
+
+
+def table_of(columns: Mapping[str, Sequence[str]], title: str = "") -> Table:
+    """Return a table of columns by name."""
+    return Table(tuple(columns), list(zip(*columns.values(), strict=True)), title)
 
 
 def with_interval(estimate: Estimate, digits: int = 2) -> str:
@@ -114,143 +119,116 @@ def _neighbours(embedding: Embeddings) -> list[Table]:
 
 
 def _meaning(meaning: Meaning) -> list[Table]:
-    return [
-        Table(
-            (">step", ">Spearman", ">p", f">{other} held fixed"),
-            [
-                (str(step), with_interval(estimate), f"{p:.3f}", f"{alone:.2f}")
-                for step, estimate, alone, p in zip(meaning.steps_Y, estimates, alone_Y, p_Y, strict=True)
-            ],
-            f"Correlation of the cosine of two embeddings with {what}",
-        )
-        for what, estimates, alone_Y, p_Y, other in (
-            ("shared contexts", meaning.contexts, meaning.contexts_alone_Y, meaning.p_contexts_Y, "sentence"),
-            (
-                "the same sentence",
-                meaning.together,
-                meaning.together_alone_Y,
-                meaning.p_together_Y,
-                "contexts",
-            ),
-        )
-    ]
+    contexts = meaning.contexts, meaning.contexts_alone_Y, meaning.p_contexts_Y
+    together = meaning.together, meaning.together_alone_Y, meaning.p_together_Y
+    tables = []
+    for what, other, (estimates, alone_Y, p_Y) in (
+        ("shared contexts", "sentence", contexts),
+        ("the same sentence", "contexts", together),
+    ):
+        columns = {
+            ">step": said("{}", meaning.steps_Y),
+            ">Spearman": tuple(map(with_interval, estimates)),
+            ">p": said("{:.3f}", p_Y),
+            f">{other} held fixed": said("{:.2f}", alone_Y),
+        }
+        tables.append(table_of(columns, f"Correlation of the cosine of two embeddings with {what}"))
+    return tables
 
 
 def _layers(layers: Layers) -> list[Table]:
-    names = ("embedding", *(f"layer {m}" for m in range(1, len(layers.context_M))))
-    where = f" in the {layers.where}" if layers.where else ""
-    rows = [
-        (
-            name,
-            f"{layers.self_similarity_M.value[m]:.3f}",
-            f"{layers.any_similarity_M[m]:.3f}",
-            f"{layers.sentence_similarity_M.value[m]:.3f}",
-            f"{100 * layers.context_M[m]:.0f} %",
-        )
-        for m, name in enumerate(names)
-    ]
-    head = ("after", ">same token elsewhere", ">any two tokens", ">own sentence", ">variance by context")
-    tables = [Table(head, rows, f"Cosine{where} of a token's vector with that of")]
-    if layers.probes:
-        head = ("after", *(f">{probe.task.partition(' (')[0]}" for probe in layers.probes))
-        rows = [
-            (name, *(f"{p.accuracy_M.value[m]:.2f}, {p.control_M[m]:.2f}" for p in layers.probes))
-            for m, name in enumerate(names)
-        ]
-        tables.append(
-            Table(head, rows, f"Accuracy{where} of a linear probe, and of one trained on random labels")
-        )
+    names, where = state_names(len(layers.context_M)), f" in the {layers.where}" if layers.where else ""
+    cosines = {
+        "after": names,
+        ">same token elsewhere": said("{:.3f}", layers.self_similarity_M.value),
+        ">any two tokens": said("{:.3f}", layers.any_similarity_M),
+        ">own sentence": said("{:.3f}", layers.sentence_similarity_M.value),
+        ">variance by context": said("{:.0f} %", 100 * layers.context_M),
+    }
+    probes = {
+        f">{probe.task.partition(' (')[0]}": said("{:.2f}, {:.2f}", probe.accuracy_M.value, probe.control_M)
+        for probe in layers.probes
+    }
+    tables = [table_of(cosines, f"Cosine{where} of a token's vector with that of")]
+    if probes:
+        title = f"Accuracy{where} of a linear probe, and of one trained on random labels"
+        tables.append(table_of({"after": names} | probes, title))
     return tables
 
 
 def _prediction(prediction: Prediction) -> list[Table]:
-    def numbers(i: int) -> tuple[str, str, str]:
-        return (
-            f"{prediction.logits_V[i]:.2f}",
-            f"{prediction.probabilities_V[i]:.3f}",
-            f"{prediction.sampled_V[i]:.3f}",
-        )
+    def numbers(i: int) -> tuple[str, ...]:
+        columns = prediction.logits_V, prediction.probabilities_V, prediction.sampled_V
+        return tuple(f"{x_V[i]:.{digits}f}" for x_V, digits in zip(columns, (2, 3, 3), strict=True))
 
     best = []
-    for k, piece in enumerate(prediction.best_pieces):
-        products_D = prediction.products_KD[k]
+    columns = prediction.best_K, prediction.best_pieces, prediction.products_KD
+    for i, piece, products_D in zip(*columns, strict=True):
         largest = " ".join(f"{products_D[d]:+.2f} (#{d})" for d in np.argsort(-np.abs(products_D))[:3])
-        drawn = "  <- drawn" if prediction.best_K[k] == prediction.drawn else ""
-        best.append((repr(piece) + drawn, *numbers(prediction.best_K[k]), f"{largest} …"))
+        drawn = "  <- drawn" if i == prediction.drawn else ""
+        best.append((repr(piece) + drawn, *numbers(i), f"{largest} …"))
     if prediction.drawn is not None and prediction.drawn not in prediction.best_K:
         best.append((f"{prediction.drawn_piece!r}  <- drawn", *numbers(prediction.drawn), ""))
-    lens = []
-    for m, piece in enumerate(prediction.lens_best_pieces):
-        nats_T = prediction.lens_nats_MT[m]
-        probability = f"{prediction.lens_probability_M[m]:.3f}"
-        nats = f"{nats_T.mean():.2f}" if len(nats_T) else "-"
-        lens.append((f"layer {m}" if m else "embedding", repr(piece), probability, nats))
     sampler = f">sampler's, at temperature {prediction.temperature:g}"
-    first = f">p of {prediction.best_pieces[0]!r}"
+    lens = {
+        "read out after": state_names(len(prediction.lens_pieces)),
+        "likeliest next token": said("{!r}", prediction.lens_best_pieces),
+        f">p of {prediction.best_pieces[0]!r}": said("{:.3f}", prediction.lens_probability_M),
+        ">nats per token": [f"{x_T.mean():.2f}" if len(x_T) else "-" for x_T in prediction.lens_nats_MT],
+    }
     return [
         Table(("next token", ">logit", ">p", sampler, "largest products, state x head (#feature)"), best),
-        Table(("read out after", "likeliest next token", first, ">nats per token"), lens),
+        table_of(lens),
     ]
 
 
 def _calibration(calibration: Calibration) -> list[Table]:
-    rows = []
-    for x in np.flatnonzero(calibration.count_X):
-        share = calibration.accuracy_X.value[x]
-        rows.append(
-            (
-                f"{100 * calibration.edges[x]:.0f} to {100 * calibration.edges[x + 1]:.0f} %",
-                f"{calibration.count_X[x]:,}",
-                f"{100 * calibration.confidence_X[x]:.1f} %",
-                f"{100 * share:.1f} %",
-                "█" * round(BAR * share),
-            )
-        )
-    return [Table(("confidence", ">tokens", ">mean confidence", ">correct", ""), rows)]
+    at = np.flatnonzero(calibration.count_X)
+    edges, share = 100 * calibration.edges, calibration.accuracy_X.value[at]
+    columns = {
+        "confidence": said("{:.0f} to {:.0f} %", edges[at], edges[at + 1]),
+        ">tokens": said("{:,}", calibration.count_X[at]),
+        ">mean confidence": said("{:.1f} %", 100 * calibration.confidence_X[at]),
+        ">correct": said("{:.1f} %", 100 * share),
+        "": ["█" * round(BAR * x) for x in share],
+    }
+    return [table_of(columns)]
 
 
 def _positions(positions: LossByPosition) -> list[Table]:
-    nats_Y = positions.nats_Y
-    rows = [
-        (f"{first + 1} to {last + 1}" if last > first else str(first + 1), with_interval(Estimate(*nats)))
-        for first, last, *nats in zip(
-            positions.first_Y, positions.last_Y, nats_Y.value, nats_Y.low, nats_Y.high, strict=True
-        )
+    places = [
+        f"{first + 1} to {last + 1}" if last > first else str(first + 1)
+        for first, last in zip(positions.first_Y, positions.last_Y, strict=True)
     ]
-    return [Table((f"position in the {positions.of}", ">nats per token"), rows)]
+    losses = [with_interval(positions.nats_Y.at(y)) for y in range(len(places))]
+    return [table_of({f"position in the {positions.of}": places, ">nats per token": losses})]
 
 
 def head_table(heads: Heads, ablation: Ablation) -> Table:
     """Return a row for each head: its roles, its entropy and the rise of the loss without it."""
     roles = {head: SHORT_ROLES.get(role, role) for head, role in heads.named().items()}
-    rises = [("loss without", ablation.rise_LH.value)]
-    if ablation.mean_rise_LH is not None:
-        rises.append(("with its mean", ablation.mean_rise_LH.value))
+    without_LH, mean_LH = ablation.rise_LH.value, ablation.mean_rise_LH.value
     all_heads = list(np.ndindex(heads.entropy_LH.shape))
-    order = sorted(all_heads, key=lambda head: (head not in roles, -abs(rises[0][1][head])))
+    order = sorted(all_heads, key=lambda head: (head not in roles, -abs(without_LH[head])))
     title = f"{NAMES[heads.where].capitalize()}, as layer.head: attention by role, loss without it"
     if len(all_heads) > HEADS:
         title += f"; {HEADS} of {len(all_heads)}, all are in the report"
-    rows = [
-        (
-            f"{i + 1}.{h + 1}",
-            *([roles.get((i, h), "")] if roles else []),
-            *(f"{score:.2f}" for score in heads.score_PLH.value[:, i, h]),
-            f"{heads.entropy_LH[i, h]:.2f}",
-            *(f"{rise_LH[i, h]:+.3f}" for _, rise_LH in rises),
-        )
-        for i, h in sorted(order[:HEADS])
-    ]
-    role_column, no_role = (("role",), ("",)) if roles else ((), ())
-    even = (*(f"{score:.2f}" for score in heads.even_P), f"{heads.even_entropy:.2f}", *[""] * len(rises))
-    head = (
-        "head",
-        *role_column,
-        *(f">{SHORT_ROLES.get(role, role)}" for role in heads.roles),
-        ">entropy",
-        *(f">{name}" for name, _ in rises),
-    )
-    return Table(head, [*rows, ("evenly", *no_role, *even)], title)
+    shown = sorted(order[:HEADS])
+
+    def column(x_LH: np.ndarray, even: str, form: str = ".2f") -> list[str]:
+        return [*(f"{x_LH[head]:{form}}" for head in shown), even]
+
+    columns = {"head": [*(f"{i + 1}.{h + 1}" for i, h in shown), "evenly"]}
+    if roles:
+        columns["role"] = [*(roles.get(head, "") for head in shown), ""]
+    for role, score_LH, even in zip(heads.roles, heads.score_PLH.value, heads.even_P, strict=True):
+        columns[f">{SHORT_ROLES.get(role, role)}"] = column(score_LH, f"{even:.2f}")
+    columns[">entropy"] = column(heads.entropy_LH, f"{heads.even_entropy:.2f}")
+    columns |= {
+        ">loss without": column(without_LH, "", "+.3f"),
+        ">with its mean": column(mean_LH, "", "+.3f"),
+    }
+    return table_of(columns, title)
 
 
 def _most_attended(pieces: Sequence[str], weights_S: np.ndarray) -> str:
@@ -261,9 +239,8 @@ def _attention(maps: AttentionMaps) -> list[Table]:
     where = f" in the {maps.where}" if maps.where else ""
     entropy_LH = maps.entropy_LHT[..., -1]
     focused = sorted(np.ndindex(entropy_LH.shape), key=lambda head: entropy_LH[head])[:MAPS]
-    rows = [
-        (f"{i + 1}.{h + 1}", _most_attended(maps.pieces, maps.weights_LHTS[i, h, -1])) for i, h in focused
-    ]
+    last_LHS = maps.weights_LHTS[:, :, -1]
+    rows = [(f"{i + 1}.{h + 1}", _most_attended(maps.pieces, last_LHS[i, h])) for i, h in focused]
     head = ("head", f"where the last token of the text looks{where}")
     return [Table(head, rows, f"The most focused heads{where}, as layer.head")]
 
@@ -279,9 +256,7 @@ def _alignment(alignment: Alignment) -> list[Table]:
 
 
 def _generation(generation: Generation) -> list[Table]:
-    coherence = (
-        "loss saved by its source, nats" if generation.sources else "loss saved by its first half, nats"
-    )
+    before = "source" if generation.sources else "first half"
     measured = generation.own, generation.real, generation.difference
     rows = [
         (name, *(with_interval(getattr(measures, field), digits) for measures in measured))
@@ -289,38 +264,29 @@ def _generation(generation: Generation) -> list[Table]:
             ("longest copied span, tokens", "longest_copy", 1),
             ("4-grams that came before", "repetition", 3),
             ("bits per byte", "bits_per_byte", 2),
-            (coherence, "coherence", 3),
+            (f"loss saved by its {before}, nats", "coherence", 3),
         )
     ]
-    for n, (own, real) in enumerate(
-        zip(generation.own.distinct[:3], generation.real.distinct[:3], strict=True)
-    ):
-        rows.append((f"distinct {n + 1}-grams", f"{own:.2f}", f"{real:.2f}", ""))
+    for n, (own, real) in enumerate(zip(generation.own.distinct, generation.real.distinct, strict=True), 1):
+        rows.append((f"distinct {n}-grams", f"{own:.2f}", f"{real:.2f}", ""))
     return [Table(("measure", ">its own texts", ">real ones", ">own - real"), rows)]
 
 
 def _learning(learning: Learning) -> list[Table]:
-    gain = learning.induction_Y
-    rows = [
-        (str(step), f"{learning.loss_Y.value[y]:.2f}", *([] if gain is None else [f"{gain.value[y]:+.2f}"]))
-        for y, step in enumerate(learning.steps_Y)
+    total = {">all tokens": said("{:.2f}", learning.loss_Y.value)}
+    if learning.induction_Y is not None:
+        total[">gain of repetition"] = said("{:+.2f}", learning.induction_Y.value)
+    groups = (learning.band_names, learning.band_YG), (learning.part_names, learning.part_YG)
+    by_group = [
+        {
+            f">{name}": tuple("-" if np.isnan(loss) else f"{loss:.2f}" for loss in loss_Y)
+            for name, loss_Y in zip(names, loss_YG.value.T, strict=True)
+            if not np.isnan(loss_Y).all()
+        }
+        for names, loss_YG in groups
     ]
-    head = (">step", ">all tokens", *([] if gain is None else [">gain of repetition"]))
-    return [
-        _losses(learning, learning.band_names, learning.band_YG.value),
-        _losses(learning, learning.part_names, learning.part_YG.value),
-        Table(head, rows, "Loss, nats per token"),
-    ]
-
-
-def _losses(learning: Learning, names: Sequence[str], loss_YG: np.ndarray) -> Table:
-    """Return the losses of the groups of tokens that occur, at each step."""
-    groups = np.flatnonzero(~np.isnan(loss_YG).all(0)).tolist()
-    rows = [
-        (str(step), *("-" if np.isnan(loss) else f"{loss:.2f}" for loss in loss_G))
-        for step, loss_G in zip(learning.steps_Y, loss_YG[:, groups], strict=True)
-    ]
-    return Table((">step", *(f">{names[g]}" for g in groups)), rows, "Loss, nats per token")
+    steps = {">step": said("{}", learning.steps_Y)}
+    return [table_of(steps | columns, "Loss, nats per token") for columns in (*by_group, total)]
 
 
 TABLES: dict[type[Answer], Callable[[Any], list[Table]]] = {

@@ -1,16 +1,15 @@
-"""Batches of translation pairs.
+"""Batches of translation pairs and of examples: R rows of at most W tokens a side, padded on the right.
 
-A batch is a dict of arrays, for R pairs of at most W tokens a side, padded on the right:
-
-sources   int32   [R, W]  the source, then eos
-inputs    int32   [R, W]  bos, then the target
-targets   int32   [R, W]  the target, then eos: the token to predict at each position
-weights   float32 [R, W]  1 where the prediction counts, 0 at padding
+sources   int32   [R, W]  of pairs: the source, then eos
+inputs    int32   [R, W]  bos, then the target; the example without its last token
+targets   int32   [R, W]  the target, then eos; the example without its first token, 0 where it is not learned
+weights   float32 [R, W]  1 where the prediction counts
 """
 
 import numpy as np
 
 from zerotollm.data.batches.windows import Batch
+from zerotollm.data.tokens.examples import TokenizedExamples
 from zerotollm.data.tokens.pairs import TokenizedPairs
 from zerotollm.data.tokens.text import TokenizedSplit
 
@@ -30,7 +29,6 @@ def pair_batch(pairs: TokenizedPairs, numbers: np.ndarray, rows: int, width: int
 def _padded(
     side: TokenizedSplit, numbers: np.ndarray, rows: int, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the texts, each followed by eos, and their weights."""
     ends_D = np.append(side.document_starts_D[1:], len(side.tokens_N))
     start_R, end_R = side.document_starts_D[numbers] + 1, ends_D[numbers]  # without the stored bos
     index_RW = start_R[:, None] + np.arange(width)
@@ -42,3 +40,23 @@ def _padded(
     ids_RW[: len(numbers)] = np.where(inside_RW, text_RW, side.special.pad)
     weights_RW[: len(numbers)] = inside_RW
     return ids_RW, weights_RW
+
+
+def example_batch(examples: TokenizedExamples, numbers: np.ndarray, rows: int, width: int) -> Batch:
+    starts_R, lengths_R = examples.starts_E[numbers], examples.side_lengths[numbers, 0]
+    last_R = np.append(examples.starts_E[1:], len(examples.tokens_N))[numbers] - 1
+    column_W = np.arange(width)
+    inside_RW = column_W < lengths_R[:, None]
+    # The last input is followed by the last token, even if the text in between was cut.
+    next_RW = np.where(column_W == lengths_R[:, None] - 1, last_R[:, None], starts_R[:, None] + column_W + 1)
+    learned_RW = inside_RW & (examples.learned_N.take(next_RW, mode="clip") > 0)
+    tokens_RW = examples.tokens_N.take(starts_R[:, None] + column_W, mode="clip")
+    batch = {
+        "inputs": np.full((rows, width), examples.special.pad, np.int32),
+        "targets": np.zeros((rows, width), np.int32),
+        "weights": np.zeros((rows, width), np.float32),
+    }
+    batch["inputs"][: len(numbers)] = np.where(inside_RW, tokens_RW, examples.special.pad)
+    batch["targets"][: len(numbers)] = np.where(learned_RW, examples.tokens_N.take(next_RW, mode="clip"), 0)
+    batch["weights"][: len(numbers)] = learned_RW
+    return batch
