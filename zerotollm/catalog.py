@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from zerotollm.actions import ACTIONS
 from zerotollm.errors import UsageError
@@ -79,7 +79,7 @@ def default_action(folder: Path, name: str) -> str:
     return next((action for action in special if defined.issuperset(ACTIONS[action].functions)), "train")
 
 
-def functions(folder: Path, name: str, required: Iterable[str]) -> list[Callable[..., Any]]:
+def functions(folder: Path, name: str, required: Iterable[str]) -> list[Callable]:
     """Return functions of an experiment's file. Raises UsageError if one is missing."""
     required = list(required)
     loaded = []
@@ -94,7 +94,7 @@ def functions(folder: Path, name: str, required: Iterable[str]) -> list[Callable
     return loaded
 
 
-def function(folder: Path, name: str, wanted: str) -> Callable[..., Any] | None:
+def function(folder: Path, name: str, wanted: str) -> Callable | None:
     """Return a function of an experiment's file, or None if the file does not define it."""
     return getattr(import_module(f"{folder.name}.{name}"), wanted, None)
 

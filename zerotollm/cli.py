@@ -152,7 +152,10 @@ def _complete(name: str, value: str, rest: deque[str]) -> str:
 
 
 def _action_text(
-    words: Sequence[str], values: Mapping[str, str], options: Mapping[str, Any], experiments: Collection[str]
+    words: Sequence[str],
+    values: Mapping[str, str],
+    options: Mapping[str, object],
+    experiments: Collection[str],
 ) -> list[tuple[str, str]]:
     """Return the text after the action as an option. Raises UsageError for an unknown action or further words."""
     if not words:

@@ -8,13 +8,14 @@ from rich.segment import Segment
 from rich.text import Text
 
 from zerotollm.output import printable
+from zerotollm.types import Json
 
 
 class Console(rich.console.Console):
     """Rich's console without interpretation of texts: no markup, no emoji codes, no control characters."""
 
     def __init__(self, **options: Any):
-        plain: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}
+        plain: Json = {"markup": False, "emoji": False, "highlight": False}
         super().__init__(**plain | options)
 
     def render_str(self, text: str, **options: Any) -> Text:

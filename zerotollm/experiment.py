@@ -38,7 +38,7 @@ class Experiment:
     """functions of the experiment's file that replace built-in ones"""
 
 
-def differences(left: Experiment, right: Experiment) -> list[tuple[str, Any, Any]]:
+def differences(left: Experiment, right: Experiment) -> list[tuple[str, object, object]]:
     """Return every field in which two experiments differ: (dotted name, left value, right value)."""
     others = flatten(right)
     return [(name, value, others[name]) for name, value in flatten(left).items() if value != others[name]]

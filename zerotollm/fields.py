@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeGuard, get_args, get_origin, get
 
 from zerotollm.errors import UsageError
 from zerotollm.suggest import did_you_mean
+from zerotollm.types import Json
 
 INT32_MAX = 2**31 - 1
 
@@ -54,12 +55,12 @@ def is_dataclass_type(annotation: Any) -> TypeGuard[type]:
     return isinstance(annotation, type) and dataclasses.is_dataclass(annotation)
 
 
-def added_defaults(kind: type) -> dict[str, Any]:
+def added_defaults(kind: type) -> Json:
     """Return the default of every field of a dataclass that is marked `ADDED`."""
     return {f.name: f.default for f in dataclasses.fields(kind) if f.metadata.get("added")}
 
 
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(value: Any, prefix: str = "") -> Json:
     """Return dotted names and values in the order of declaration: `{"name": "base", "data.corpus": "bible-web"}`."""
     flat = {}
     for item in dataclasses.fields(value):
@@ -69,7 +70,7 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def field_types(kind: type, prefix: str = "") -> dict[str, Any]:
+def field_types(kind: type, prefix: str = "") -> Json:
     """Return dotted names and types of what may be given, without bounds, in the order of declaration."""
     flat = {}
     hidden = {f.name for f in dataclasses.fields(kind) if f.metadata.get("hidden")}
@@ -99,7 +100,7 @@ def is_valid(value: Any, annotation: Any) -> bool:
     return type(value) is annotation
 
 
-def wrong_type(name: str, value: Any, annotation: Any) -> UsageError:
+def wrong_type(name: str, value: object, annotation: Any) -> UsageError:
     """Return the error for a value that is not valid, with the nearest choice."""
     choices = ("True", "False") if annotation is bool else get_args(annotation)
     near = did_you_mean(value, choices) if isinstance(value, str) else ""

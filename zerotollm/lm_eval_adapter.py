@@ -18,6 +18,7 @@ from zerotollm.evaluation.likelihood import log_likelihoods, require_language_mo
 from zerotollm.run import Run
 from zerotollm.serving.generation import Generation, GenerationRequest, Piece
 from zerotollm.serving.scheduler import Programs, compile_programs, write_all
+from zerotollm.types import Json
 
 NEW_TOKENS = 256  # default limit on the tokens of an answer; the context may hold fewer
 
@@ -106,7 +107,7 @@ def _encode_pair(tokenizer: AnyTokenizer, before: str, after: str) -> tuple[np.n
     return _after_bos(tokenizer, joined_N)[0], scored
 
 
-def _generation_request(run: Run, before: str, options: dict[str, Any]) -> GenerationRequest:
+def _generation_request(run: Run, before: str, options: Json) -> GenerationRequest:
     until = options.get("until") or []
     context = run.model_config.max_length
     limit = options.get("max_gen_toks") or options.get("max_tokens")

@@ -32,6 +32,7 @@ from zerotollm.training.checkpoints import Checkpoint
 from zerotollm.training.lora import merge_params, partition, trains_subset
 from zerotollm.training.metrics import read_metrics
 from zerotollm.training.parameter_transfer import fingerprint, transfer_params
+from zerotollm.types import Json
 
 FRESH = 5
 """Randomly initialized models that a trained one is compared with: the fewest that give an interval."""
@@ -178,7 +179,7 @@ class Run:
                 yield checkpoint.step, checkpoints.restore_params(checkpoint)
         yield self.step, self.params
 
-    def metrics(self) -> list[dict[str, Any]]:
+    def metrics(self) -> list[Json]:
         """Return the lines of metrics.jsonl so far: `[{"step": 10, "loss": 6.1, ...}, ...]`."""
         return read_metrics(self.path / run_directory.METRICS)
 

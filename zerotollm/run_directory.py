@@ -23,12 +23,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment, differences, from_json, to_json
 from zerotollm.host.atomic_files import cannot_write, write_atomically
 from zerotollm.shell import another, typed_again
+from zerotollm.types import Json
 
 CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
@@ -121,7 +122,7 @@ def claim(run_dir: Path, experiment: Experiment) -> None:
     write_atomically(run_dir / CONFIG, to_json(experiment))
 
 
-def _train_further(run_dir: Path, differing: Sequence[tuple[str, Any, Any]]) -> str:
+def _train_further(run_dir: Path, differing: Sequence[tuple[str, object, object]]) -> str:
     """Return advice on more steps for a finished run, if the number of steps is the only difference."""
     if [name for name, _, _ in differing] != ["train.steps"] or not (run_dir / SUMMARY).exists():
         return ""
@@ -199,14 +200,14 @@ def read_labels(run_dir: Path) -> tuple[str, ...]:
     return tuple(read_json(path, list, "restore it from a backup")) if path.exists() else ()
 
 
-def read_summary(run_dir: Path) -> dict[str, Any] | None:
+def read_summary(run_dir: Path) -> Json | None:
     """Return the final numbers, or None while the run is not finished."""
     path = run_dir / SUMMARY
     advice = "delete it, and run the training again, which rewrites it"
     return read_json(path, dict, advice) if path.exists() else None
 
 
-def read_environment(run_dir: Path) -> dict[str, Any] | None:
+def read_environment(run_dir: Path) -> Json | None:
     path = run_dir / ENVIRONMENT
     return read_json(path, dict, "delete it: nothing depends on it") if path.exists() else None
 
@@ -224,7 +225,7 @@ def read_json(path: Path, kind: type[T], advice: str) -> T:
     return value
 
 
-def environment() -> dict[str, Any]:
+def environment() -> Json:
     """Return versions, device and git commit, on which numbers depend besides the experiment."""
     import jax
 

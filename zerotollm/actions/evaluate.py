@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -23,9 +22,10 @@ from zerotollm.run import Run, load
 from zerotollm.session.compilation_cache import cache_compiled_programs
 from zerotollm.session.devices import reading_on_mesh
 from zerotollm.session.progress import two_columns
+from zerotollm.types import Json
 
 
-def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) -> dict[str, Any]:
+def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) -> Json:
     """Measure one checkpoint, show the numbers, write them to `evaluation-SPLIT.json` and return them.
 
     They are `split`, `checkpoint`, `step` and those of `zerotollm.evaluation.loss.evaluate_batches`. A model that
@@ -42,7 +42,7 @@ def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) ->
         feed, split = _feed_of(experiment, run), options.split
         training = training_of(replace(experiment, model=run.model_config), feed.tokenizer.pad_id)
         measured = evaluate_feed(jax.jit(training.eval_step), run.params, feed, split, placement)
-        result: dict[str, Any] = {"split": split, "checkpoint": options.checkpoint, "step": run.step}
+        result: Json = {"split": split, "checkpoint": options.checkpoint, "step": run.step}
         result |= measured
         console, kind = Console(), "label" if feed.labels else "token"
         lines = [

@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from zerotollm.actions.config import ExplainOptions
 from zerotollm.console import Console
@@ -15,11 +14,12 @@ from zerotollm.host.atomic_files import write_atomically
 from zerotollm.run import load
 from zerotollm.session.compilation_cache import cache_compiled_programs
 from zerotollm.studies.markdown_page import read_page, with_table
+from zerotollm.types import Json
 
 NAME = "explain.json"
 
 
-def explain(experiment: Experiment, run_dir: Path, options: ExplainOptions) -> dict[str, Any]:
+def explain(experiment: Experiment, run_dir: Path, options: ExplainOptions) -> Json:
     """Show the answers about one text, and with `whole_run` those about the run, as tables with a sentence each.
 
     Returns the numbers without long arrays, and writes them to `explain.json` in the run directory. Raises UsageError
@@ -48,7 +48,7 @@ def explain(experiment: Experiment, run_dir: Path, options: ExplainOptions) -> d
     return result
 
 
-def _write(run_dir: Path, result: dict[str, Any]) -> None:
+def _write(run_dir: Path, result: Json) -> None:
     text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
     write_atomically(run_dir / NAME, text + "\n")
 

@@ -4,7 +4,7 @@ import gzip
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import jax
 
@@ -13,6 +13,7 @@ from zerotollm.console import Console
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.session.timed_jax import jax_side
+from zerotollm.types import Json
 
 TRACE = "profile"
 Span = tuple[float, float]
@@ -54,7 +55,7 @@ def profile(experiment: Experiment, run_dir: Path, options: ProfileOptions) -> P
     return {"trace": str(trace), "seconds": times, "busy": busy, "longest_pause": pause}
 
 
-def device_spans(events: list[dict[str, Any]]) -> list[Span]:
+def device_spans(events: list[Json]) -> list[Span]:
     """Return when a device computes, from a trace's events: a GPU's streams, or the threads of XLA's CPU backend."""
     names = [event for event in events if event.get("ph") == "M"]
     processes = {e["pid"]: e["args"]["name"] for e in names if e["name"] == "process_name"}

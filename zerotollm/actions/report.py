@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from zerotollm import run_directory
 from zerotollm.actions.config import ReportOptions
@@ -25,6 +25,7 @@ from zerotollm.session.compilation_cache import cache_compiled_programs
 from zerotollm.session.job import job_for
 from zerotollm.session.progress import clock
 from zerotollm.training.metrics import read_metrics
+from zerotollm.types import Json
 
 NAME = "report.html"
 LONGEST = 64
@@ -45,9 +46,9 @@ class Trained(NamedTuple):
     """A run as its directory records it."""
 
     experiment: Experiment
-    summary: Mapping[str, Any]
+    summary: Json
     """empty while the run is not finished, or if it was not trained here"""
-    metrics: Sequence[Mapping[str, Any]]
+    metrics: Sequence[Json]
 
 
 def report(experiment: Experiment, run_dir: Path, options: ReportOptions) -> Path:
@@ -99,7 +100,7 @@ def _cut(run: Run, text: str) -> str:
     return text if len(ids) < LONGEST else run.tokenizer.decode(ids[: LONGEST - 1]).strip()
 
 
-def _facts(run: Run, summary: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+def _facts(run: Run, summary: Json) -> tuple[tuple[str, str], ...]:
     facts = [(f"{run.num_parameters / 1e6:.2f} M", "parameters")]
     if run.validation_bpb is not None:
         facts.append((f"{run.validation_bpb:.4f}", f"bits per {summary.get('byte', 'byte')}, validation"))
@@ -113,7 +114,7 @@ def _facts(run: Run, summary: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return (*facts, (f"{run.tokenizer.vocab_size:,}", "tokens in the vocabulary"))
 
 
-def _training(run: Run, metrics: Sequence[Mapping[str, Any]]) -> Section:
+def _training(run: Run, metrics: Sequence[Json]) -> Section:
     blocks: list[Block] = []
     losses = [(line["step"], line["loss"]) for line in metrics if "loss" in line]
     if losses:
@@ -182,7 +183,7 @@ def _cell(value: float | None) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}" if value > 100 else f"{value:.4f}"
 
 
-def _made(run: Run, summary: Mapping[str, Any]) -> Section:
+def _made(run: Run, summary: Json) -> Section:
     """Return a section of cost, configuration and environment."""
     blocks: list[Block] = []
     sentence = "There are no final numbers: this model was not trained here, or is not finished."

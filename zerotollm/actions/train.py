@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -36,8 +35,9 @@ from zerotollm.training.checkpoints import CheckpointWriter
 from zerotollm.training.config import due
 from zerotollm.training.prefetch import prefetched
 from zerotollm.training.step import EvalStep, TrainState
+from zerotollm.types import Json
 
-Summary = dict[str, Any]
+Summary = Json
 """What summary.json holds: see `zerotollm.session.summary.summarize`."""
 
 

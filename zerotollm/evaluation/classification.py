@@ -1,7 +1,6 @@
 """Classification: label probabilities, accuracy, F1, the confusion matrix, and a bag-of-words baseline."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,6 +12,7 @@ from zerotollm.errors import UsageError
 from zerotollm.evaluation.likelihood import WIDTH_MULTIPLE, padded
 from zerotollm.model.build import Params
 from zerotollm.model.config import round_up
+from zerotollm.types import Json
 
 ROWS = 32
 """Texts in a batch."""
@@ -21,9 +21,9 @@ STRENGTHS = (1.0, 10.0, 100.0)
 
 LabelledSplits = Mapping[str, Sequence[tuple[str, str]]]
 """Name -> (text, label) of each example."""
-Scores = dict[str, Any]
+Scores = Json
 """Name -> number, list or table, as JSON."""
-LabelStep = Callable[[Params, dict[str, Any]], tuple[ArrayLike, ArrayLike, ArrayLike]]
+LabelStep = Callable[[Params, Json], tuple[ArrayLike, ArrayLike, ArrayLike]]
 """`make_label_step` of `zerotollm.training.step`: (params, batch) -> probabilities, labels and weights of the rows."""
 Predictions = tuple[np.ndarray, np.ndarray]
 """Probabilities [N, K] and true labels [N]."""

@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,8 +14,9 @@ from zerotollm.experiment import Experiment
 from zerotollm.explain.figures.marks import Axis, Heat, Panel
 from zerotollm.explain.figures.picture import Picture
 from zerotollm.host.atomic_files import write_atomically
+from zerotollm.types import Json
 
-Scores = dict[str, Any]
+Scores = Json
 """JSON values."""
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from zerotollm.errors import DivergedError, UsageError
 from zerotollm.experiment import Experiment, continues
 from zerotollm.model.build import Params, apply_net, build_net
 from zerotollm.model.config import TransformerConfig, round_up
+from zerotollm.types import Json
 
 WIDTH_MULTIPLE = 64
 """Texts are padded to a multiple of this, so that few shapes are compiled."""
@@ -135,7 +136,7 @@ def read_questions(path: Path, lines: Iterator[str]) -> list[Question]:
     return questions
 
 
-def _question(record: dict[str, Any]) -> Question:
+def _question(record: Json) -> Question:
     group = str(record.get("group", record.get("UID", "")))
     if group == "all":
         raise UsageError('"group" is "all", the name of all questions together: choose another')

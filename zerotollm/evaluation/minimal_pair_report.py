@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from rich.table import Table
 
@@ -22,6 +22,7 @@ from zerotollm.host.atomic_files import write_atomically
 from zerotollm.model.build import Params
 from zerotollm.model.config import TransformerConfig
 from zerotollm.run_directory import read_json
+from zerotollm.types import Json
 
 
 class SavedModel(Protocol):
@@ -41,7 +42,7 @@ class SavedModel(Protocol):
     def step(self) -> int: ...
 
 
-def evaluate_minimal_pairs(run: SavedModel, path: Path, checkpoint: str) -> dict[str, Any]:
+def evaluate_minimal_pairs(run: SavedModel, path: Path, checkpoint: str) -> Json:
     """Show accuracies with intervals, save them in `evaluation-judge.json` under the file's path, and return them.
 
     Raises UsageError for a model that does not continue texts and, naming the line, for an unusable question.

@@ -6,7 +6,7 @@ layer by layer, and `read_out` applies the final norm and the head. One compiled
 texts, which are padded to one length. When layer i changes, only the layers from i on are computed again.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from zerotollm.model.config import TransformerConfig
 from zerotollm.model.layers import Norm
 from zerotollm.model.transformer import Inputs, Readout, causal_mask
 from zerotollm.training.lora import Params
+from zerotollm.types import Json, PyTree
 
 LONGEST = 512
 """Maximum tokens of a window, because attention weights grow with the square of its length."""
@@ -219,7 +220,7 @@ def record(params: Params, model: TransformerConfig, row: Row) -> Recording:
 
 
 @partial(jax.jit, static_argnames="model")
-def _first_inputs(params: Params, inputs: Inputs, *, model: TransformerConfig) -> Mapping[str, Any]:
+def _first_inputs(params: Params, inputs: Inputs, *, model: TransformerConfig) -> PyTree:
     """Return what a model without blocks sows: `entering_BTD`, the input of the first block of each stack."""
     bare = build_net(model).clone(config=replace(model, num_layers=0, encoder_layers=0))
     _, sown = bare.apply({"params": params}, inputs, mutable=["intermediates"])
@@ -234,10 +235,10 @@ def _run_block(
     encoder_output: EncoderOutput | None,
     *,
     model: TransformerConfig,
-) -> tuple[jax.Array, Mapping[str, Any]]:
+) -> tuple[jax.Array, PyTree]:
     """Return the output of one block and what it sows: `weights_BHTS` of each of its attention modules."""
     positions_1T = jnp.arange(x_BTD.shape[1])[None]
-    options: dict[str, Any] = {"deterministic": True, "encoder": encoder_output, "mutable": ["intermediates"]}
+    options: Json = {"deterministic": True, "encoder": encoder_output, "mutable": ["intermediates"]}
     (x_BTD, _), sown = Block(model).apply({"params": layer}, x_BTD, mask_BTS, positions_1T, **options)
     return x_BTD, sown["intermediates"]
 
@@ -272,7 +273,7 @@ def _run_encoder(
 
 
 @partial(jax.jit, static_argnames="model")
-def _norm(norm: Params, x_BTD: jax.Array, *, model: TransformerConfig) -> Any:
+def _norm(norm: Params, x_BTD: jax.Array, *, model: TransformerConfig) -> PyTree:
     return Norm(model).apply({"params": norm}, x_BTD)
 
 

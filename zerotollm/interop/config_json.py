@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from zerotollm.errors import UsageError
 from zerotollm.model.config import TransformerConfig
+from zerotollm.types import Json
 
-Json = dict[str, Any]
 ROPE_FIELDS = ("rope_theta", "rope_parameters", "rope_scaling")
 UNSCALED_ROPE = {
     "rope_type": ("default", None),
@@ -66,7 +66,7 @@ class ConfigFile:
 
     def rope_theta(self) -> float:
         """Return theta of unscaled rotary positions. Fields that scale them are refused."""
-        checked: dict[str, Any] = {
+        checked: Json = {
             name: value
             for name, value in self.fields.items()
             if name not in ROPE_FIELDS and (name.startswith("rope_") or name in UNSCALED_ROPE)

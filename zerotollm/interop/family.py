@@ -1,7 +1,7 @@
 """A family of `transformers` models as a value: what it can express, its config.json and its tensors."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from zerotollm.errors import UsageError
 from zerotollm.interop.config_json import ConfigField, ConfigFile, Json
@@ -16,7 +16,7 @@ class Family(NamedTuple):
     model_type: str
     architecture: str  # its class in transformers
     fields: tuple[ConfigField, ...]  # of its config.json, in the order in which they are written
-    fixed: Mapping[str, Any]  # field of TransformerConfig -> the one value that the family can express
+    fixed: Mapping[str, object]  # field of TransformerConfig -> the one value that the family can express
     widths: Callable[[TransformerConfig], Mapping[str, tuple[int, ...]]]
     """Field of TransformerConfig -> the values that the family can express, which depend on the model's other sizes."""
     weights: Callable[[TransformerConfig], list[Weight]]  # every tensor of a resolved model

@@ -8,6 +8,7 @@ import numpy as np
 
 from zerotollm.model.build import Params, build_net, init_params
 from zerotollm.model.config import BIASED, TransformerConfig
+from zerotollm.types import PyTree
 
 Path = tuple[str, ...]  # keys into nested parameters
 
@@ -73,7 +74,7 @@ def parameter_shapes(model: TransformerConfig) -> Params:
     return jax.eval_shape(lambda: init_params(build_net(model), 0))
 
 
-def _at(tree: Any, path: Sequence[str]) -> Any:
+def _at(tree: PyTree, path: Sequence[str]) -> PyTree:
     for name in path:
         tree = tree[name]
     return tree

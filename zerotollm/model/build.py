@@ -14,10 +14,11 @@ from zerotollm.model.encoder_decoder import EncoderDecoder
 from zerotollm.model.layers import KVCache
 from zerotollm.model.transformer import Inputs, Readout, Transformer
 from zerotollm.randomness import Seed, stream_key
+from zerotollm.types import Json
 
 Net = Transformer | EncoderDecoder
 """A model. `net.apply({"params": params}, inputs)` returns a `Readout`; `net.config` is its resolved configuration."""
-Params = dict[str, Any]
+Params = Json
 """Nested dict of float32 arrays."""
 
 

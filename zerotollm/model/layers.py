@@ -9,7 +9,7 @@ Activations to explain are sown into the collection "intermediates". They cost n
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 
 from zerotollm.model.chunked_attention import AttentionMask
 from zerotollm.model.config import BIASED, TransformerConfig
+from zerotollm.types import Json
 
 
 class KVCache(NamedTuple):
@@ -49,7 +50,7 @@ FUSED = (("query", "key", "value"), ("gate", "up"))
 """Matrices that read the same input."""
 
 
-def fuse_projections(params: dict[str, Any]) -> dict[str, Any]:
+def fuse_projections(params: Json) -> Json:
     """Return parameters for decoding token by token: the matrices of `FUSED` become one, named `query+key+value`.
 
     A product with few rows costs little more than the call and reading its matrix. Sharded parameters stay separate, as
@@ -57,7 +58,7 @@ def fuse_projections(params: dict[str, Any]) -> dict[str, Any]:
     """
     if any(len(getattr(x, "devices", set)()) > 1 for x in jax.tree.leaves(params)):
         return params
-    fused: dict[str, Any] = {
+    fused: Json = {
         name: fuse_projections(value) if isinstance(value, dict) and name != "cross_attention" else value
         for name, value in params.items()
     }
@@ -194,7 +195,7 @@ def split_heads(x_BTY: jax.Array, heads: int) -> jax.Array:
     return x_BTY.reshape(*x_BTY.shape[:2], heads, -1).transpose(0, 2, 1, 3)
 
 
-def source_keys_values(config: TransformerConfig, params: dict[str, Any], context_BSD: jax.Array) -> KVCache:
+def source_keys_values(config: TransformerConfig, params: Json, context_BSD: jax.Array) -> KVCache:
     """Return the keys and values of a cross `Attention` with these parameters."""
     k_BKSC, v_BKSC = (
         split_heads(linear(context_BSD, params[name], params.get(f"{name}_bias")), config.num_kv_heads)

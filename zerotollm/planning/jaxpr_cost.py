@@ -3,11 +3,13 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from jax.core import AbstractValue
 from jax.extend.core import Jaxpr, JaxprEqn
+
+from zerotollm.types import PyTree
 
 # Operations without a pass over memory of their own.
 VIEWS = {"broadcast_in_dim", "reshape", "squeeze", "transpose", "expand_dims", "slice", "split"}
@@ -40,7 +42,7 @@ class Counts(NamedTuple):
         return sum(times * product.flops for product, times in self.products.items())
 
 
-def count(program: Callable[..., Any], *arguments: Any) -> Counts:
+def count(program: Callable[..., PyTree], *arguments: PyTree) -> Counts:
     """Count the operations of `program(*arguments)`; arrays may be shapes. A loop counts once an iteration."""
     products: Counter[Product] = Counter()
     touched = operations = 0

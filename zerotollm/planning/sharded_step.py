@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import asdict, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -33,6 +33,7 @@ from zerotollm.sharding.rules import (
     shardings,
 )
 from zerotollm.training.config import OptimizerConfig, TrainConfig
+from zerotollm.types import Json
 
 COMPLETE_LAYERS = 4
 """Layers up to which a step is compiled with all of them."""
@@ -185,7 +186,7 @@ def _compile_in_process(job: Job, shape: MeshShape, node: int) -> tuple[Sent, in
 
 def main() -> None:
     """Compile the request on standard input, in a process that has the simulated devices, and write the answer."""
-    request: dict[str, Any] = json.load(sys.stdin)
+    request: Json = json.load(sys.stdin)
     train = TrainConfig(**request["train"])
     job = Job(
         TransformerConfig(**request["model"]),

@@ -22,9 +22,9 @@ from zerotollm.decoding.continuous import ALTERNATIVES
 from zerotollm.errors import UsageError
 from zerotollm.serving.generation import GenerationRequest, Piece, Token
 from zerotollm.suggest import did_you_mean
+from zerotollm.types import Json
 
 T = TypeVar("T", int, float)
-Json = dict[str, Any]
 MOST_TEXTS = 32  # most texts of a request: prompts times `n`
 MOST_STOPS, LONGEST_STOP = 16, 200
 
@@ -191,7 +191,7 @@ def _flag(body: Json, name: str) -> bool:
     return value
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -235,7 +235,7 @@ def _prompts(body: Json, served: Served) -> tuple[list[np.ndarray], int]:
     )
 
 
-def _are_ids(ids: Any, vocab_size: int) -> bool:
+def _are_ids(ids: object, vocab_size: int) -> bool:
     return isinstance(ids, list) and bool(ids) and all(type(i) is int and 0 <= i < vocab_size for i in ids)
 
 

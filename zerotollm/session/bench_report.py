@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from statistics import median
-from typing import Any
 
 from rich.table import Table
 
@@ -11,10 +10,11 @@ from zerotollm.session.progress import two_columns
 from zerotollm.session.timed_jax import JaxFacts
 from zerotollm.session.timed_sides import decode_lengths, decode_rows
 from zerotollm.session.timed_torch import TorchFacts
+from zerotollm.types import Json
 
 Round = dict[tuple[str, str], list[float]]
 """(side, measurement) -> seconds of each step or text"""
-Result = dict[str, Any]
+Result = Json
 """A part of bench.json."""
 
 

@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
+from jax.stages import Compiled
 
 from zerotollm.components import model_of, training_of
 from zerotollm.data.feed import Feed, Shapes
@@ -21,8 +22,9 @@ from zerotollm.session.devices import by_shape, compilers
 from zerotollm.session.out_of_memory import step_bytes_on_host
 from zerotollm.sharding.rules import Placement, check_divides, placed_shapes, shardings
 from zerotollm.training.step import EvalStep, TrainState, TrainStep
+from zerotollm.types import PyTree
 
-Programs = Mapping[tuple[int, ...], Future[Any]]
+Programs = Mapping[tuple[int, ...], Future[Compiled]]
 """Programs being compiled, by the shape of a batch's "inputs"."""
 
 
@@ -32,7 +34,7 @@ class Program(NamedTuple):
     by_shape: Programs
     place_of_batch: int
 
-    def result(self) -> Callable[..., Any]:
+    def result(self) -> Callable[..., PyTree]:
         """Wait for the compiler, and return the function."""
         compiled = {shape: future.result() for shape, future in self.by_shape.items()}
         place = self.place_of_batch

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
 
 import jax
 from jax.stages import Compiled, Lowered
@@ -16,6 +15,7 @@ from zerotollm.host.gpu import prepare_gpu
 from zerotollm.model.build import Params
 from zerotollm.sharding.config import MeshShape, parse_mesh
 from zerotollm.sharding.rules import Placement, make_mesh, sharding_rows
+from zerotollm.types import Json
 
 BatchShapes = Mapping[str, jax.ShapeDtypeStruct]
 """shape and sharding of every array of a batch"""
@@ -35,7 +35,7 @@ def by_shape(
     threads: ThreadPoolExecutor,
     lower: Callable[[BatchShapes], Lowered],
     shapes: Sequence[BatchShapes],
-    options: dict[str, Any] | None = None,
+    options: Json | None = None,
 ) -> dict[tuple[int, ...], Future[Compiled]]:
     """Start to compile `lower(batch)` for every shape of a batch with XLA's `options`; return the programs by shape."""
     # Traced here: Python runs one thread at a time, and the first program is the one that is waited for.

@@ -1,7 +1,6 @@
 """The end of a run: summary.json, its table, and commands to try next."""
 
 from pathlib import Path
-from typing import Any
 
 from zerotollm import run_directory
 from zerotollm.experiment import Experiment, continues, task_of
@@ -11,8 +10,9 @@ from zerotollm.session.run_log import Notes
 from zerotollm.shell import launch, quoted
 from zerotollm.training import checkpoints
 from zerotollm.training.metrics import MEASURED, read_metrics
+from zerotollm.types import Json
 
-Summary = dict[str, Any]
+Summary = Json
 
 
 def summarize(run_dir: Path, notes: Notes, num_parameters: int, trainable: int, byte: str) -> Summary:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +27,13 @@ from zerotollm.run_directory import environment
 from zerotollm.session import timed_sides as sides
 from zerotollm.session.job import job_for
 from zerotollm.training.objectives import Batch
+from zerotollm.types import Json
 
 
 class JaxFacts(TypedDict):
     """What is not measured again and again."""
 
-    environment: dict[str, Any]
+    environment: Json
     platform: str
     precision: str
     product: int

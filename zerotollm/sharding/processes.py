@@ -116,7 +116,7 @@ def _report(host: str, port: int, process: int, deadline: float) -> str:
     return ""
 
 
-def check_same(**values: Any) -> None:
+def check_same(**values: object) -> None:
     """Raise UsageError, with the same message in all processes, if one of these JSON values differs between them."""
     if not together():
         return

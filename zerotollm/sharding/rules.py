@@ -20,6 +20,7 @@ from jax.typing import DTypeLike
 from zerotollm.errors import UsageError
 from zerotollm.sharding.config import MeshShape
 from zerotollm.sharding.constraints import AXES, ROWS
+from zerotollm.types import PyTree
 
 Spec = tuple[str | None, ...]
 T = TypeVar("T")  # a pytree of arrays, or of their shapes
@@ -96,11 +97,11 @@ def make_mesh(shape: MeshShape, devices: Sequence[Any] | None = None) -> Mesh:
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
-def shardings(tree: Any, mesh: Mesh, num_vmapped_seeds: int = 0) -> Any:
+def shardings(tree: PyTree, mesh: Mesh, num_vmapped_seeds: int = 0) -> PyTree:
     """Return the sharding of all arrays of parameters or state, with an unsplit first axis for vmapped seeds."""
     seed_axis = (None,) if num_vmapped_seeds else ()
 
-    def sharding(path: KeyPath, leaf: Any) -> NamedSharding:
+    def sharding(path: KeyPath, leaf: jax.Array) -> NamedSharding:
         spec = spec_of(path_name(path), len(leaf.shape) - len(seed_axis))
         return NamedSharding(mesh, PartitionSpec(*seed_axis, *spec))
 
@@ -119,7 +120,7 @@ def placed_shapes(tree: T, mesh: Mesh, num_vmapped_seeds: int = 0) -> T:
 def place_tree(tree: T, mesh: Mesh) -> T:
     """Return the tree sharded by the rules. Every process must have all of its arrays."""
 
-    def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    def place(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
         array = np.asarray(leaf)
         return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
@@ -130,7 +131,7 @@ def bytes_per_device(tree: object, shape: MeshShape) -> int:
     return sum(_bytes(leaf, spec, shape) for _, leaf, spec in _arrays(tree))
 
 
-def _bytes(leaf: Any, spec: Spec, shape: MeshShape) -> int:
+def _bytes(leaf: jax.Array, spec: Spec, shape: MeshShape) -> int:
     num_shards = math.prod(getattr(shape, axis) for axis in spec if axis)
     return math.prod(leaf.shape) * leaf.dtype.itemsize // num_shards
 

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import TypedDict, cast
 
 from zerotollm.components import dataset_of
 from zerotollm.experiment import Experiment, to_json
@@ -15,12 +15,13 @@ from zerotollm.run_directory import MAY_MOVE
 from zerotollm.session.train_in_memory import compile_programs, fit
 from zerotollm.studies.records import another_text, check_experiment, read_record
 from zerotollm.studies.scaling_law import Point
+from zerotollm.types import Json
 
 
 class PointRecord(TypedDict):
     """One file."""
 
-    experiment: dict[str, Any]
+    experiment: Json
     parameters: int
     """N of `zerotollm.planning.flops.counted_parameters`"""
     vocab_size: int

@@ -13,12 +13,13 @@ import re
 from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict, cast
+from typing import Literal, NotRequired, TypedDict, cast
 
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, differences, from_json, to_json
 from zerotollm.host.atomic_files import write_atomically
 from zerotollm.studies.suite import Variant
+from zerotollm.types import Json
 
 FORMAT = 1
 """Version of the files; raised when a field changes meaning."""
@@ -29,7 +30,7 @@ RATES = (0.5, 1.0, 2.0)
 RATE_FIELDS = ("learning_rate", "adam_learning_rate", "embedding_learning_rate")
 
 Outcome = Literal["trained", "diverged", "sees the future"]
-Change = TypedDict("Change", {"field": str, "from": Any, "to": Any})
+Change = TypedDict("Change", {"field": str, "from": object, "to": object})
 """A field of the experiment: its value in the base and in the variant."""
 
 
@@ -64,7 +65,7 @@ class Measurements(Size):
     seconds: NotRequired[float | None]
     """of training and validation"""
     validation_bleu: NotRequired[float]
-    environment: NotRequired[dict[str, Any]]
+    environment: NotRequired[Json]
 
 
 class RunRecord(Measurements):
@@ -81,10 +82,10 @@ class RunRecord(Measurements):
     rate: float
     """factor of the learning rates"""
     outcome: Outcome
-    experiment: dict[str, Any]
+    experiment: Json
 
 
-def read_record(path: Path, kind: str, accepts: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+def read_record(path: Path, kind: str, accepts: Callable[[Json], bool]) -> Json:
     """Return the JSON object in a file. Raises UsageError where it holds none, or one that is not accepted."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -96,7 +97,7 @@ def read_record(path: Path, kind: str, accepts: Callable[[dict[str, Any]], bool]
 
 
 def check_experiment(
-    path: Path, stored: dict[str, Any], asked: Experiment, may_differ: Collection[str] = ("data.dir",)
+    path: Path, stored: Json, asked: Experiment, may_differ: Collection[str] = ("data.dir",)
 ) -> None:
     """Raise UsageError where the experiment `stored` in the file `path` is not the one asked for."""
     before = from_json(json.dumps(stored), str(path))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, differences
@@ -42,7 +42,7 @@ class Suite(NamedTuple):
     """the base as a variant, where the experiment file describes it"""
 
 
-def changed(experiment: T, fields: Mapping[str, Any]) -> T:
+def changed(experiment: T, fields: Mapping[str, object]) -> T:
     """Return the dataclass with fields replaced by dotted names: `{"model.num_heads": 1, "name": "one"}`."""
     for name, value in fields.items():
         group, _, field = name.partition(".")

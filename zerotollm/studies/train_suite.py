@@ -4,7 +4,6 @@ import time
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn
 
@@ -40,6 +39,7 @@ from zerotollm.studies.records import (
 from zerotollm.studies.suite import BASE, Suite, Variant
 from zerotollm.studies.table import FUTURE, best_rate, make_rows, terminal_table
 from zerotollm.training.parameter_transfer import fingerprint
+from zerotollm.types import Json
 
 
 def train_missing(
@@ -179,7 +179,7 @@ class _Training:
     """before the first run"""
     progress: Progress
     remaining: RemainingTime
-    environment: dict[str, Any]
+    environment: Json
 
     def run(self, job: Job) -> bool:
         """Train the missing runs of a job and write their records. Return whether there were any."""
@@ -279,7 +279,7 @@ def describe_validation(validation: dict[str, float]) -> str:
     return f"{validation['bpb']:.4f} bits per byte"
 
 
-def _environment() -> dict[str, Any]:
+def _environment() -> Json:
     """Return what a number depends on besides the experiment, without names and paths of the machine."""
     environment = run_directory.environment()
     flags = [flag for flag in environment["xla_flags"].split() if "/" not in flag]

@@ -21,7 +21,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -31,13 +30,14 @@ from zerotollm.host.atomic_files import cannot_write, write_atomically
 from zerotollm.model.build import Params
 from zerotollm.sharding.processes import is_first, on_first
 from zerotollm.training.config import TrainConfig, due
+from zerotollm.types import Json, PyTree
 
 AHEAD = 20
 """During a save, training continues for at most 1/AHEAD of the steps between two checkpoints."""
 MANIFEST = "manifest.json"
 STATE = "state"
 
-Shardings = Callable[[Any], Any]
+Shardings = Callable[[PyTree], PyTree]
 """(tree of arrays or shapes) -> tree of shardings."""
 
 
@@ -48,7 +48,7 @@ class Checkpoint:
     step: int
     path: Path
 
-    def manifest(self) -> dict[str, Any] | None:
+    def manifest(self) -> Json | None:
         """Return the content of the manifest, or None if it cannot be read."""
         try:
             manifest = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
@@ -131,7 +131,7 @@ def newest_intact(directory: Path, say: Callable[[str], None]) -> Checkpoint | N
     return checkpoint
 
 
-def restore(checkpoint: Checkpoint, abstract_state: Any) -> Any:
+def restore(checkpoint: Checkpoint, abstract_state: PyTree) -> PyTree:
     """Return the saved state, with the tree, shapes and dtypes of `abstract_state` (as from `jax.eval_shape`)."""
     with ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore((checkpoint.path / STATE).absolute(), abstract_state)
@@ -184,7 +184,7 @@ class CheckpointWriter:
         # Orbax logs every failed write as pages of traceback before it raises: the exception is enough.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
 
-    def save(self, state: Any, step: int, notes: Mapping[str, Any], beside: Path | None = None) -> None:
+    def save(self, state: PyTree, step: int, notes: Mapping[str, object], beside: Path | None = None) -> None:
         """Start to save `state`, the `notes` of the host (plain JSON), and a copy of the file `beside`."""
         self.wait()
         saving = self.directory / f".{step:08}.saving"
@@ -237,7 +237,7 @@ class CheckpointWriter:
             self._thread.shutdown()
             self._orbax.close()
 
-    def _commit(self, saving: Path, step: int, notes: Mapping[str, Any]) -> None:
+    def _commit(self, saving: Path, step: int, notes: Mapping[str, object]) -> None:
         self._orbax.wait_until_finished()
         if not is_first():
             return

@@ -13,13 +13,13 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from zerotollm.errors import RunError
 from zerotollm.host.atomic_files import cannot_write, write_atomically
 from zerotollm.training import tensorboard
+from zerotollm.types import Json
 
-Line = dict[str, Any]
+Line = Json
 """A line of metrics.jsonl: `step`, numbers, and perhaps `timing`, a dict of numbers."""
 
 
@@ -38,7 +38,7 @@ def read_metrics(path: Path) -> list[Line]:
     return lines
 
 
-def _is_valid(line: Any) -> bool:
+def _is_valid(line: object) -> bool:
     """Return whether the line has a step, a time in `timing` if there is one, and finite numbers only."""
     if not isinstance(line, dict) or type(line.get("step")) is not int:
         return False

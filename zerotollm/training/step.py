@@ -6,7 +6,7 @@
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from zerotollm.training.lora import merge_params
 from zerotollm.training.loss_scale import FLOOR, LossScale, all_finite, select_if_finite, update_loss_scale
 from zerotollm.training.objectives import Batch
 from zerotollm.training.optimizers import at_step
+from zerotollm.types import Json
 
 Metrics = dict[str, jax.Array]
 
@@ -37,7 +38,7 @@ class TrainState(NamedTuple):
     frozen: Params | None = None
     """frozen parameters, if `params` are a subset or adapters: see `zerotollm.training.lora`"""
 
-    def saved(self) -> dict[str, Any]:
+    def saved(self) -> Json:
         """Return the content of a checkpoint: all but `frozen`, which the run it was initialized from holds."""
         return {name: value for name, value in self._asdict().items() if name != "frozen"}
 

@@ -10,11 +10,12 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from zerotollm.errors import UsageError
+from zerotollm.types import Json
 
-Record = dict[str, Any]
+Record = Json
 
 
 def is_gzip(path: Path) -> bool:

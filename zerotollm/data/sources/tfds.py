@@ -16,11 +16,12 @@ from zerotollm.data.sources.documents import Corpus, Document
 from zerotollm.data.sources.pairs import Pair
 from zerotollm.data.sources.splits import fingerprint, fractions
 from zerotollm.errors import RunError, UsageError
+from zerotollm.types import Json
 
 _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[^:/]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 
 T = TypeVar("T")
-Json = dict[str, Any]  # dataset_info.json or features.json
+Json = Json  # dataset_info.json or features.json
 
 
 def open_tfds(config: DataConfig, available: list[str]) -> Corpus[Document]:

@@ -17,7 +17,6 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import tensorflow_datasets as tfds
 from absl import logging
@@ -25,6 +24,7 @@ from absl import logging
 from zerotollm.errors import RunError, UsageError
 from zerotollm.host.atomic_files import Stamp, stamp
 from zerotollm.suggest import did_you_mean
+from zerotollm.types import Json
 
 PACKAGES = {
     "apache_beam": ("Apache Beam", "apache-beam"),
@@ -34,7 +34,7 @@ PACKAGES = {
 """module -> its name and the name that pip knows, if they differ from the module's"""
 
 
-def read_example(dataset: Path, split: str, index: int) -> dict[str, Any]:
+def read_example(dataset: Path, split: str, index: int) -> Json:
     """Return one example of a data set (the directory with dataset_info.json). Raises RunError if it is damaged."""
     try:
         return _open_split(dataset, split, stamp(dataset))[index]
@@ -45,7 +45,7 @@ def read_example(dataset: Path, split: str, index: int) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=16)
-def _open_split(dataset: Path, split: str, stamp: Stamp) -> Sequence[dict[str, Any]]:
+def _open_split(dataset: Path, split: str, stamp: Stamp) -> Sequence[Json]:
     with quiet():
         # A decorator of TFDS hides the arguments of as_data_source.
         return tfds.builder_from_directory(dataset).as_data_source(split)  # pyright: ignore[reportCallIssue]

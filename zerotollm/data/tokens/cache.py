@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from zerotollm.data.cache_folder import build_once, data_directory
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer, SpecialIds, load_tokenizer, tokenizer_for
 from zerotollm.errors import RunError
+from zerotollm.types import Json
 
 CHECKED = 64_000_000  # bytes; of larger files only the size is checked at a start
 MANIFEST = "manifest"  # its first line is the checksum of its second
@@ -126,7 +127,7 @@ def write_manifest(folder: Path, tokenizer: AnyTokenizer, counts: Counts) -> Non
     (folder / MANIFEST).write_bytes(b"%d\n%s\n" % (zlib.crc32(content), content))
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def _read_manifest(folder: Path) -> Json:
     """Raises OSError if there is none, ValueError if it is damaged."""
     checksum_line, content = (folder / MANIFEST).read_bytes().split(b"\n", 1)
     if zlib.crc32(content.strip()) != int(checksum_line):

@@ -23,7 +23,7 @@ from functools import cached_property
 from io import BytesIO
 from itertools import accumulate, chain, pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -35,6 +35,7 @@ from zerotollm.data.tokens import pretrained
 from zerotollm.data.tokens.byte_tokenizer import SPACE, ByteTokenizer, check_encodable_as_utf8
 from zerotollm.data.tokens.pretrained import PretrainedTokenizer
 from zerotollm.errors import RunError, UsageError
+from zerotollm.types import Json
 
 SAMPLE_CHARACTERS = 16_000_000  # most characters that a tokenizer learns from, spread evenly
 CHUNK = 512
@@ -232,7 +233,7 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
             "--tokenizer.kind bpe takes seconds"
         )
     model = BytesIO()
-    special: dict[str, Any] = {f"{name}_piece": piece for name, piece in SPECIAL_PIECES.items()}
+    special: Json = {f"{name}_piece": piece for name, piece in SPECIAL_PIECES.items()}
     special |= {f"{name}_id": number for number, name in enumerate(SPECIAL_PIECES)}
     try:
         SentencePieceTrainer.train(

@@ -26,8 +26,8 @@ from zerotollm.explain.figures.marks import (
     Values,
 )  # fmt: skip
 from zerotollm.explain.figures.palette import LIGHT, Palette
+from zerotollm.types import Json
 
-Json = dict[str, Any]
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
 SYMBOLS: dict[Symbol, str] = {
     "circle": "circle", "star": "star", "diamond": "diamond-open", "left": "triangle-left", "right": "triangle-right",
@@ -296,7 +296,7 @@ def page(title: str, panels: Sequence[Panel], caption: str = "") -> str:
     )
 
 
-def in_script(value: Any) -> str:
+def in_script(value: object) -> str:
     """Return JSON that can stand in a script element: no text in it can end that element or begin another."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
