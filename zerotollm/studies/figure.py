@@ -39,7 +39,7 @@ def axis_limit(rows: Sequence[Row]) -> float:
     It is three times the largest reach of the nearest three quarters of the intervals, or less if all stay within less.
     """
     reaches = sorted(
-        max(abs(row["shared"][key] or row["shared"]["difference"]) for key in ("low", "high")) for row in rows
+        max(abs(row["shared"][key] or _difference(row)) for key in ("low", "high")) for row in rows
     )
     return max(1e-6, 1.08 * min(reaches[-1], 3 * reaches[(3 * len(reaches) - 1) // 4])) if reaches else 1.0
 
@@ -57,15 +57,15 @@ def _dots(rows: Sequence[Row], verdict: str, edge: float) -> list[Mark]:
     chosen = [(y, row) for y, row in enumerate(rows) if row["shared"]["verdict"] == verdict]
     symbols: dict[Symbol, list[tuple[int, Row]]] = {}
     for y, row in chosen:
-        x = row["shared"]["difference"]
+        x = _difference(row)
         symbols.setdefault("right" if x > edge else "left" if x < -edge else "circle", []).append((y, row))
     marks: list[Mark] = []
     for number, (symbol, points) in enumerate(symbols.items()):
-        comparisons = [row["shared"] for _, row in points]
-        x, low, high = (
-            [min(edge, max(-edge, c["difference"] if c[key] is None else c[key])) for c in comparisons]
-            for key in ("difference", "low", "high")
-        )
+        x, low, high = ([], [], [])
+        for _, row in points:
+            for ends, end in ((x, "difference"), (low, "low"), (high, "high")):
+                value = row["shared"][end]
+                ends.append(min(edge, max(-edge, _difference(row) if value is None else value)))
         interval_ends = (low, high) if symbol == "circle" else (None, None)
         texts = ((row["variant"], row["sentence"], row["paper"], _label(row)) for _, row in points)
         hover = tuple("{}: {}\n{}\n{}".format(*text) for text in texts)
@@ -74,6 +74,10 @@ def _dots(rows: Sequence[Row], verdict: str, edge: float) -> list[Mark]:
         marks.append(Dots(x, ys, name, color, *interval_ends, across=True, hover=hover, symbol=symbol))
     texts, ys = tuple(_label(row) for _, row in chosen), [y for y, _ in chosen]
     return [*marks, Dots([edge] * len(ys), ys, "", color, text=texts, symbol="none", beside=True)]
+
+
+def _difference(row: Row) -> float:
+    return row["shared"]["difference"] or 0.0  # None only of rows that `picture` leaves out
 
 
 def _label(row: Row) -> str:
