@@ -58,7 +58,8 @@ def parse_distributed(text: str) -> ProcessAddress:
     if text == "auto":
         return ProcessAddress("")
     forms = {"coordinator": r"[^\s:]+:[0-9]{1,5}", "process": r"[0-9]{1,6}", "of": r"[0-9]{1,6}"}
-    values = dict(word.partition("=")[::2] for word in re.split(r"[\s,]+", text.strip()))
+    words = (word.partition("=") for word in re.split(r"[\s,]+", text.strip()))
+    values = {name: value for name, _, value in words}
     if values.keys() != forms.keys() or not all(re.fullmatch(forms[name], x) for name, x in values.items()):
         raise UsageError(
             f"--distributed is {text!r}, and must be auto, or all of coordinator=HOST:PORT process=N of=N"
