@@ -60,15 +60,9 @@ def harness_model(run: Run, rows: int = 16) -> Any:
             for number, (ids_N, scored) in enumerate(texts):
                 rolling = [(ids_N[:-scored], ids_N[-scored:])]
                 if scored > context:
-                    rolling = map(
-                        utils.make_disjoint_window,
-                        utils.get_rolling_token_windows(
-                            token_list=ids_N[-scored:].tolist(),
-                            prefix_token=int(ids_N[-scored - 1]),
-                            max_seq_len=context,
-                            context_len=1,
-                        ),
-                    )
+                    tokens, prefix = ids_N[-scored:].tolist(), int(ids_N[-scored - 1])
+                    overlapping = utils.get_rolling_token_windows(tokens, prefix, context, context_len=1)
+                    rolling = map(utils.make_disjoint_window, overlapping)
                 elif not scored:
                     continue
                 for before, after in rolling:

@@ -4,6 +4,7 @@ import argparse
 import ast
 import sys
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import version
 from inspect import getsource
 from itertools import pairwise
@@ -107,11 +108,8 @@ def most_changed(experiment: Experiment) -> str:
     # With argparse, since importing tyro takes half a second.
     types, values, docs = field_types(Experiment), flatten(experiment), field_docstrings(Experiment)
     width = min(get_terminal_size().columns, 110)
-    parser = argparse.ArgumentParser(
-        add_help=False,
-        usage=argparse.SUPPRESS,
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=width),
-    )
+    form = partial(argparse.HelpFormatter, max_help_position=34, width=width)
+    parser = argparse.ArgumentParser(add_help=False, usage=argparse.SUPPRESS, formatter_class=form)
     group = parser.add_argument_group("fields that people change (--help all shows every field)")
     for name in MOST_CHANGED:
         kind = {int: "INT", float: "FLOAT", str: "STR"}.get(types[name])

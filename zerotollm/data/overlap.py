@@ -10,11 +10,9 @@ import numpy as np
 from zerotollm.data.lazy_sequence import in_groups
 from zerotollm.errors import UsageError
 
-WINDOW = 64
-"""bytes compared at once, about 13 English words: the length of arXiv:2005.14165, appendix C"""
+WINDOW = 64  # bytes compared at once, about 13 words, as in arXiv:2005.14165, appendix C
 PASSAGE = 2000  # characters in a passage; a longer text is several passages
-MOST_HELD_OUT = 1_000_000
-"""characters of a held-out split that are compared, in texts spread evenly over it"""
+MOST_HELD_OUT = 1_000_000  # characters of a held-out split that are compared, spread evenly
 MOST_TRAINING = 8_000_000  # the same for the training split
 MOST_TEXTS = 10_000  # texts of a split that are read
 BLOCK = 250_000  # characters hashed at once

@@ -61,11 +61,8 @@ def model_card(
     if bpb is not None:
         measured.append(f"| bits per byte on validation at that step | {bpb:.4f} |")
     if summary:
-        measured += [
-            f"| {label} | {form.format(summary[key])} |"
-            for key, (label, form) in ROWS.items()
-            if key in summary
-        ]
+        rows = [(*ROWS[key], summary[key]) for key in ROWS if key in summary]
+        measured += [f"| {label} | {form.format(number)} |" for label, form, number in rows]
     else:
         measured += ["", "The run has no final numbers: it was imported, or is not finished."]
     pair = family.encoder_decoder

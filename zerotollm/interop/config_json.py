@@ -82,11 +82,8 @@ class ConfigFile:
             outer, dot, name = path.rpartition(".")
             shown = f"{outer}{dot}{'rope_type' if name == 'type' else name}"
             replace(self, fields={shown: value}).allow(shown, None, UNSCALED_ROPE.get(name, (None, False)))
-        distinct = {
-            replace(self, fields={"rope_theta": theta}).number("rope_theta")
-            for theta in thetas
-            if theta is not None
-        }
+        files = [replace(self, fields={"rope_theta": theta}) for theta in thetas if theta is not None]
+        distinct = {file.number("rope_theta") for file in files}
         if len(distinct) > 1:
             raise UsageError(f"{self.path}: rope_theta is both {' and '.join(map(str, sorted(distinct)))}")
         return float(*distinct or [10000.0])

@@ -11,6 +11,7 @@ from zerotollm.model.config import TransformerConfig
 
 ACTIVATIONS = {"gelu": "gelu_new", "relu": "relu", "silu": "silu"}
 """Ours -> theirs; `gelu` is the tanh approximation in both."""
+SYNONYMS = {"gelu_pytorch_tanh": "gelu", "swish": "silu"}
 MATRICES = {
     "attn.c_attn": ("attention", ("query", "key", "value")),
     "attn.c_proj": ("attention", ("output",)),
@@ -45,13 +46,7 @@ FAMILY = Family(
         count("n_layer", "num_layers"),
         count("n_head", "num_heads"),
         count("n_inner", "ff_width", 0),
-        choice(
-            "activation_function",
-            "feed_forward",
-            ACTIVATIONS,
-            "gelu_new",
-            synonyms={"gelu_pytorch_tanh": "gelu", "swish": "silu"},
-        ),
+        choice("activation_function", "feed_forward", ACTIVATIONS, "gelu_new", SYNONYMS),
         number("layer_norm_epsilon", "norm_epsilon", 1e-5),
         flag("tie_word_embeddings", "tie_embeddings", True),
         *(constant(f"{name}_pdrop", 0.0) for name in ("resid", "embd", "attn")),

@@ -27,6 +27,7 @@ BIASES = {
     "all": (True, True),
 }
 """Our biases -> attention_bias and mlp_bias."""
+BY_FLAGS = {flags: biases for biases, flags in BIASES.items()}
 COMPUTED = r".*rotary_emb\.inv_freq"
 
 
@@ -102,11 +103,7 @@ FAMILY = Family(
         *shared_fields(),
         ConfigField(
             lambda model: dict(zip(("attention_bias", "mlp_bias"), BIASES[model.biases], strict=True)),
-            lambda file: {
-                "biases": {flags: biases for biases, flags in BIASES.items()}[
-                    file.flag("attention_bias"), file.flag("mlp_bias")
-                ]
-            },
+            lambda file: {"biases": BY_FLAGS[file.flag("attention_bias"), file.flag("mlp_bias")]},
             {"biases": tuple(BIASES)},
         ),
         only("sliding_window", None),

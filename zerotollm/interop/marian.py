@@ -19,6 +19,7 @@ SUBLAYERS = {
 }
 """Our sub-layer -> the prefix of its matrices in transformers, its norm, and its matrices."""
 ACTIVATIONS = {"relu": "relu", "silu": "swish", "gelu": "gelu_new"}
+SYNONYMS = {"silu": "silu", "gelu_pytorch_tanh": "gelu"}
 CHOICES = {"biases": "all", "sinusoid_layout": "halves", "norm_epsilon": 1e-5}
 """Details which the paper leaves open or has otherwise, as Marian has them."""
 
@@ -77,13 +78,7 @@ FAMILY = Family(
         *_same_in_encoder("attention_heads", "num_heads"),
         *_same_in_encoder("ffn_dim", "ff_width"),
         count("max_position_embeddings", "max_length", 1024),
-        choice(
-            "activation_function",
-            "feed_forward",
-            ACTIVATIONS,
-            "gelu",
-            synonyms={"silu": "silu", "gelu_pytorch_tanh": "gelu"},
-        ),
+        choice("activation_function", "feed_forward", ACTIVATIONS, "gelu", SYNONYMS),
         *(constant(f"{place}dropout", 0.0) for place in ("", "attention_", "activation_")),
         flag("scale_embedding", "embedding_scale", False),
         constant("share_encoder_decoder_embeddings", True, checked=True),
@@ -93,9 +88,7 @@ FAMILY = Family(
         only("normalize_before", False),
         only("normalize_embedding", False),
         ConfigField(lambda model: {}, _read_decoder_vocabulary),
-        ConfigField(
-            lambda model: {}, lambda file: {"biases": "everywhere"}, {"biases": ("all", "everywhere")}
-        ),
+        ConfigField(lambda _: {}, lambda _: {"biases": "everywhere"}, {"biases": ("all", "everywhere")}),
     ),
     fixed={
         "architecture": "encoder-decoder",

@@ -4,8 +4,7 @@ import asyncio
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEAD_SECONDS = 10.0
-"""Time-out for the head of a request, from the connection's start or the end of the last response."""
+HEAD_SECONDS = 10.0  # for the head of a request, from the start or the end of the last response
 
 
 class TimedProtocol(H11Protocol):

@@ -65,9 +65,8 @@ def meet(coordinator: str, process: int, num_processes: int, timeout: float) -> 
     """
     host, _, port = coordinator.rpartition(":")
     deadline = time.monotonic() + timeout
-    answer = (
-        _report(host, int(port), process, deadline) if process else _listen(port, num_processes, deadline)
-    )
+    number = int(port)
+    answer = _report(host, number, process, deadline) if process else _listen(number, num_processes, deadline)
     if not answer:
         raise RunError(
             f"no coordinator answers at {coordinator} within {timeout:g} s: start process 0 there, or correct "
@@ -80,11 +79,11 @@ def meet(coordinator: str, process: int, num_processes: int, timeout: float) -> 
         )
 
 
-def _listen(port: str, num_processes: int, deadline: float) -> str:
+def _listen(port: int, num_processes: int, deadline: float) -> str:
     """Return the line with the numbers of the missing processes, and send it to the others."""
     connections: dict[int, socket.socket] = {}
     try:
-        with socket.create_server(("", int(port))) as server:
+        with socket.create_server(("", port)) as server:
             while len(connections) < num_processes - 1 and time.monotonic() < deadline:
                 server.settimeout(max(0.01, deadline - time.monotonic()))
                 with suppress(TimeoutError, ValueError, UnicodeDecodeError):

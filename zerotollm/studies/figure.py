@@ -73,9 +73,8 @@ def _dots(rows: Sequence[Row], verdict: str, edge: float) -> list[Mark]:
             for key in ("difference", "low", "high")
         )
         interval_ends = (low, high) if symbol == "circle" else (None, None)
-        hover = tuple(
-            f"{row['variant']}: {row['sentence']}\n{row['paper']}\n{_label(row)}" for _, row in points
-        )
+        texts = ((row["variant"], row["sentence"], row["paper"], _label(row)) for _, row in points)
+        hover = tuple("{}: {}\n{}\n{}".format(*text) for text in texts)
         name = "" if number else verdict  # one line of the legend for each verdict
         ys = [y for y, _ in points]
         marks.append(Dots(x, ys, name, color, *interval_ends, across=True, hover=hover, symbol=symbol))

@@ -19,10 +19,8 @@ from zerotollm.data.lazy_sequence import LazySequence
 from zerotollm.data.tokens.sentencepiece import Tokenizer
 from zerotollm.errors import UsageError
 
-SENTINELS = 64
-"""Number of sentinel ids. It is fixed, so that the vocabulary does not depend on the context."""
-DENSITY, SPAN = 0.15, 3
-"""Share of hidden tokens, and mean tokens in a span (arXiv:1910.10683, section 3.3.4)."""
+SENTINELS = 64  # fixed, so that the vocabulary does not depend on the context
+DENSITY, SPAN = 0.15, 3  # share of hidden tokens, mean span (arXiv:1910.10683, section 3.3.4)
 
 Corrupt = Callable[[np.random.Generator, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """(random, tokens [n], at least 2) -> (source, target), both without eos."""

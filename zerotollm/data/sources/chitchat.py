@@ -11,8 +11,7 @@ from zerotollm.data.sources.packaged import Package
 
 NAME = "chitchat"
 PACKAGE = Package("chitchat_dataset", "pip install chitchat-dataset==0.9.0")
-MOST_CHARACTERS = 400
-"""length of a piece: about 160 tokens with a vocabulary of 4,096 trained on another text"""
+MOST_CHARACTERS = 400  # of a piece: about 160 tokens with a vocabulary of 4,096
 
 Piece = list[dict[str, str]]  # messages of {"role", "content"}
 

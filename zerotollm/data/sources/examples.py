@@ -34,8 +34,7 @@ from zerotollm.data.sources.parallel import open_parallel
 from zerotollm.data.sources.splits import FEW, fingerprint, fractions, split_rows, split_rows_by_hash
 from zerotollm.errors import UsageError
 
-PASSAGE = 240
-"""smallest length of a passage of the Bible in characters: whole verses, about 60 tokens"""
+PASSAGE = 240  # least characters of a passage of the Bible: whole verses, about 60 tokens
 BIBLE_LABELS = ("genre", "version")
 
 

@@ -16,8 +16,7 @@ from zerotollm.data.sources.documents import SPLITS, Corpus, Document
 from zerotollm.errors import RunError, UsageError
 from zerotollm.host.atomic_files import Stamp, stamp
 
-LAYOUT = 2
-"""Raise it with every change to the files, and to the text of packaged corpora, so that they are written again."""
+LAYOUT = 2  # raise it when the files or the text of packaged corpora change
 
 
 class Package(NamedTuple):

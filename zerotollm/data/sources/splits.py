@@ -13,8 +13,7 @@ from zerotollm.data.config import DataConfig
 from zerotollm.data.sources.documents import SPLITS
 from zerotollm.errors import UsageError
 
-FEW = 20
-"""documents or examples; with fewer, a split by hash is too far from the requested fractions"""
+FEW = 20  # rows; with fewer, a split by hash is too far from the requested fractions
 
 T = TypeVar("T")
 

@@ -4,13 +4,14 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
 from zerotollm.data.cache_folder import data_directory
 from zerotollm.data.config import DataConfig
-from zerotollm.data.lazy_sequence import LazySequence
+from zerotollm.data.lazy_sequence import LazySequence, lazy_map
 from zerotollm.data.sources.documents import Corpus, Document
 from zerotollm.data.sources.pairs import Pair
 from zerotollm.data.sources.splits import fingerprint, fractions
@@ -150,10 +151,7 @@ def _splits(
     """Return fingerprint and splits; `load(split of the data set, index)` makes an item."""
     counts = {split["name"]: sum(map(int, split.get("shardLengths", []))) for split in info["splits"]}
     ranges = _ranges(config, counts)
-    splits = {
-        name: LazySequence(len(rows), lambda i, split=split, rows=rows: load(split, rows[i]))
-        for name, (split, rows) in ranges.items()
-    }
+    splits = {name: lazy_map(partial(load, split), rows) for name, (split, rows) in ranges.items()}
     rows = {name: (split, rows.start, rows.stop) for name, (split, rows) in ranges.items()}
     return fingerprint([info, features, _files(dataset), rows], sort_keys=True), splits
 

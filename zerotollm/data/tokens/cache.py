@@ -24,8 +24,7 @@ from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer, SpecialIds, load_tokenizer, tokenizer_for
 from zerotollm.errors import RunError
 
-CHECKED = 64_000_000
-"""Bytes. Files up to this size are checked for damage at every start; of larger ones only the size is."""
+CHECKED = 64_000_000  # bytes; of larger files only the size is checked at a start
 MANIFEST = "manifest"  # its first line is the checksum of its second
 TOKENIZER = "tokenizer.model"
 

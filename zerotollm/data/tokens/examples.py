@@ -22,8 +22,7 @@ from zerotollm.data.tokens.cache import Counts, Prepared, open_cache, token_fold
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer, SpecialIds, byte_lengths, tokenizer_key
 from zerotollm.data.tokens.text import decoded_bytes
 
-FORMAT = 2
-"""Raise this whenever the tokens of an example change for another reason than `tokens.text.FORMAT`."""
+FORMAT = 2  # raise it when tokens change for another reason than `tokens.text.FORMAT`
 GROUP = 4096  # examples tokenized at once
 
 

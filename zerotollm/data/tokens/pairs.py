@@ -14,8 +14,7 @@ from zerotollm.data.tokens.cache import Counts, Prepared, open_cache, token_fold
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer, tokenizer_key
 from zerotollm.data.tokens.text import TokenizedSplit, read_split, write_split
 
-FORMAT = 2
-"""Raise this whenever the tokens of a pair change for another reason than `tokens.text.FORMAT`."""
+FORMAT = 2  # raise it when tokens change for another reason than `tokens.text.FORMAT`
 
 
 @dataclass(frozen=True)

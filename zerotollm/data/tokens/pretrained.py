@@ -19,8 +19,7 @@ from zerotollm.data.tokens.byte_tokenizer import SPACE, ByteTokenizer, check_enc
 from zerotollm.errors import UsageError
 
 FORMAT = b"2"  # raise this whenever the ids of a text change
-MARKS = range(0x10FFFF, 0xDFFF, -1)
-"""Candidate characters for renaming special tokens, from the last of Unicode down."""
+MARKS = range(0x10FFFF, 0xDFFF, -1)  # candidate characters for renaming special tokens
 KNOWN_DECODERS = {"ByteLevel", "Metaspace", "ByteFallback", "Fuse", "Replace", "Strip", None}
 
 Json = Mapping[str, Any]

@@ -36,8 +36,7 @@ from zerotollm.data.tokens.byte_tokenizer import SPACE, ByteTokenizer, check_enc
 from zerotollm.data.tokens.pretrained import PretrainedTokenizer
 from zerotollm.errors import RunError, UsageError
 
-SAMPLE_CHARACTERS = 16_000_000
-"""A tokenizer learns from at most this many characters, spread evenly over the training text."""
+SAMPLE_CHARACTERS = 16_000_000  # most characters that a tokenizer learns from, spread evenly
 CHUNK = 512
 """Least number of characters encoded at once: BPE slows down on longer texts, and unigram's sums lose precision."""
 SENTENCE = 4000  # most characters in a training sentence

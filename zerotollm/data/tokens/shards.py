@@ -37,8 +37,7 @@ SHARDS = 64
 WAIT = 0.5  # seconds between checks whether other processes have finished or died
 ARRAYS, SUMMARY = "part", "summary.json"
 BLOCK = 1 << 22  # bytes joined at once; a multiple of 8
-LARGE = 50_000
-"""Training documents from which on training prepares in shards, so that it can continue after being killed."""
+LARGE = 50_000  # training documents from which on training prepares in shards
 Progress = Callable[[int, int], None]  # (shards made, shards in total)
 
 
