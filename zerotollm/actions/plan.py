@@ -1,6 +1,7 @@
 """plan: whether an experiment fits a device, how long it takes, and what fits better; nothing is allocated."""
 
 from pathlib import Path
+from typing import Any
 
 from zerotollm.actions.config import PlanOptions
 from zerotollm.console import Console
@@ -9,7 +10,8 @@ from zerotollm.experiment import Experiment
 from zerotollm.model.accelerator import this_accelerator
 from zerotollm.planning.device_benchmark import measure_this, trouble_here
 from zerotollm.planning.device_table import Device, find
-from zerotollm.planning.fit_memory import cheapest_change
+from zerotollm.planning.fit_memory import Fields, cheapest_change
+from zerotollm.planning.memory import Job
 from zerotollm.planning.report import Plan, mesh_table, plan_step, plan_table, room_of
 from zerotollm.planning.sharded_step import plan_on_mesh
 from zerotollm.planning.speed import flops_per_token
@@ -22,12 +24,12 @@ MOST_HOURS = 10**9
 """100,000 years."""
 
 
-def plan(experiment: Experiment, run_dir: Path, options: PlanOptions) -> Plan | dict:
-    """Show what a run needs on a device and how fast it is there, and return the same.
+def plan(experiment: Experiment, run_dir: Path, options: PlanOptions) -> Plan | dict[str, Any]:
+    """Show the memory and speed of a run on a device, and return the same.
 
-    The model is traced and, where `options.compile` says so, compiled from shapes alone. Neither text nor tokenizer
-    are read: the vocabulary is the one asked for. A corpus of labels is read for their number. Raises UsageError for
-    an unknown device or options out of range, RunError where nothing fits.
+    The model is traced, and compiled if `options.compile` says so. Neither text nor tokenizer is read; a corpus of
+    labels is read for their number. Raises UsageError for an unknown device or an option out of range, RunError if
+    nothing fits.
     """
     if not 0 < options.hours <= MOST_HOURS or options.memory_gb < 0:
         raise UsageError(
@@ -36,26 +38,24 @@ def plan(experiment: Experiment, run_dir: Path, options: PlanOptions) -> Plan | 
         )
     console = Console(highlight=False, soft_wrap=True)
     device = _device(experiment, options, console)
-    room = room_of(device, options.memory_gb)
+    room, job = room_of(device, options.memory_gb), job_for(experiment, device.accelerator)
     if options.mesh:
-        return _plan_on_mesh(experiment, device, room, options, console)
+        return _plan_on_mesh(job, device, room, options, console)
+    compiled = options.compile == "yes" or (options.compile == "auto" and options.device == "this")
 
-    def planned(job) -> Plan:
-        here = options.compile == "auto" and options.device == "this"
-        compiled = options.compile == "yes" or here
+    def plan_of(job: Job) -> Plan:
         steps = experiment.train.steps
         return plan_step(job, device, room, steps=steps, hours=options.hours, compiled=compiled)
 
-    job = job_for(experiment, device.accelerator)
-    result = planned(job)
-    change = None
-    if not (fits := result["needed"] <= room):
-        # What XLA needs beyond the model by kind, it will need after the change too.
+    result, change = plan_of(job), None
+    fits = result["needed"] <= room
+    if not fits:
+        # XLA needs as much more than the prediction by kind after the change.
         factor = result["needed"] / sum(result["memory"].values())
         change = cheapest_change(job, room / factor, device)
         if change and options.fit:
             job = change.job
-            result = planned(job)
+            result = plan_of(job)
     result["fits"] = result["needed"] <= room
     console.print(plan_table(result, job, device, options.hours))
     if change:
@@ -65,15 +65,15 @@ def plan(experiment: Experiment, run_dir: Path, options: PlanOptions) -> Plan | 
             console.print(f"the command that fits: {command}")
         else:
             slower = change.seconds / result["seconds_per_step"]
-            options_text = " ".join(with_value(*pair) for pair in change.fields.items())
+            changed = " ".join(with_value(*pair) for pair in change.fields.items())
             console.print(
-                f"does not fit; with {options_text} it would, at {slower:.2f} x the time a step: {command}"
+                f"does not fit; with {changed} it would, at {slower:.2f} x the time a step: {command}"
             )
     elif not fits:
-        held = sum(result["memory"][kind] for kind in ("parameters", "gradients", "optimizer state"))
+        state = sum(result["memory"][kind] for kind in ("parameters", "gradients", "optimizer state"))
         raise RunError(
             f"nothing makes {experiment.name} fit into {room / 1e9:.2f} GB: parameters, gradients and optimizer "
-            f"state alone take {held / 1e9:.2f} GB; take a smaller model (see `largest` above) or another device"
+            f"state alone take {state / 1e9:.2f} GB; take a smaller model (see `largest` above) or another device"
         )
     return result
 
@@ -89,11 +89,10 @@ def _device(experiment: Experiment, options: PlanOptions, console: Console) -> D
 
 
 def _plan_on_mesh(
-    experiment: Experiment, device: Device, room: float, options: PlanOptions, console: Console
-) -> dict:
-    """Show what one device of a mesh holds and sends, and return the same."""
+    job: Job, device: Device, room: float, options: PlanOptions, console: Console
+) -> dict[str, Any]:
+    """Show the memory and communication of one device of a mesh, and return the same."""
     shape = parse_mesh(options.mesh, "mesh")
-    job = job_for(experiment, device.accelerator)
     planned = plan_on_mesh(job, shape, device, compiled=options.compile != "no")
     for line in mesh_lines(job.parameters(), shape):
         console.print(line, markup=False)
@@ -111,7 +110,7 @@ def _plan_on_mesh(
     }
 
 
-def _command(experiment: Experiment, fields: dict[str, str | int]) -> str:
-    """Return the command that trains with these fields: what was typed, without the plan's options."""
+def _command(experiment: Experiment, fields: Fields) -> str:
+    """Return the command that trains with these fields: the one typed, without the plan's options."""
     words = [("experiment", experiment.name), *fields.items()]
     return typed_again(fields, without=("plan", *PlanOptions.__dataclass_fields__)) or launch(*words)
