@@ -72,7 +72,7 @@ def all_targets():
     return [(*t, EOS) for n in range(LIMIT) for t in itertools.product(words, repeat=n)]
 
 
-def test_a_wide_beam_finds_what_exhaustive_search_finds(params):
+def test_a_wide_beam_equals_exhaustive_search(params):
     targets = all_targets()
     for source, found in zip(SOURCES, search(params, beam=40), strict=True):
         scores = [
@@ -98,7 +98,7 @@ def test_scores_are_teacher_forced_log_probabilities(params):
                 assert hypothesis.score == pytest.approx(log_p / length_penalty(len(target), alpha), abs=1e-4)
 
 
-def test_a_beam_of_one_is_greedy_and_keeps_to_its_limit(params):
+def test_a_beam_of_one_is_greedy_and_respects_its_limit(params):
     limits = (LIMIT, 2, 1)
     for source, limit, found in zip(SOURCES, limits, search(params, 1, limits), strict=True):
         target = []
@@ -113,7 +113,7 @@ def test_a_beam_of_one_is_greedy_and_keeps_to_its_limit(params):
         assert [h.ids.tolist() for h in found] == [target]
 
 
-def test_patience_goes_on_after_the_first_ends_and_finds_no_worse(params):
+def test_patience_continues_after_the_first_ends_and_is_no_worse(params):
     hasty, patient, endless = (search(params, 2, alpha=6.0, patience=p) for p in (1.0, 2.0, float("inf")))
     for few, more, all_ in zip(hasty, patient, endless, strict=True):
         assert len(few) == len(more) == 2
@@ -142,14 +142,14 @@ def test_caches_that_grow_in_stages_change_nothing(params, monkeypatch):
         np.testing.assert_allclose([h.score for h in a], [h.score for h in b], atol=1e-5)
 
 
-def test_stages_double_and_small_caches_have_one():
+def test_stages_double_and_small_caches_have_one_stage():
     assert cache_growth.capacities(100, 1) == (100,)
     assert cache_growth.capacities(80, cache_growth.LARGE) == (80,)
     assert cache_growth.capacities(272, cache_growth.LARGE) == (64, 128, 272)
     assert cache_growth.capacities(1040, cache_growth.LARGE) == (64, 128, 256, 512, 1040)
 
 
-def test_length_penalty_is_the_papers():
+def test_length_penalty_matches_the_paper():
     assert length_penalty(1, 0.6) == 1
     assert length_penalty(7, 0.6) == pytest.approx(2**0.6)
     assert length_penalty(50, 0.0) == 1

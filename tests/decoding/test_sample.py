@@ -37,7 +37,7 @@ def compiled(config):
 
 
 def greedy_without_cache(params, prompt, new_tokens, config=CONFIG):
-    """One full forward pass a token over the row padded on the right: causality makes the padding harmless."""
+    """Run one full forward pass per token, padded on the right: by causality the padding has no effect."""
     row = list(prompt)
     for _ in range(new_tokens):
         window = row[-config.max_length :]
@@ -56,8 +56,8 @@ def greedy_without_cache(params, prompt, new_tokens, config=CONFIG):
     ],
     ids=str,
 )
-def test_matrices_side_by_side_give_the_same_products(change):
-    """`fuse_projections`, with random biases; cross attention, whose keys read another input, stays as it is."""
+def test_fused_projections_give_the_same_logits(change):
+    """`fuse_projections` with random biases; cross attention, whose keys read another input, is unchanged."""
     config = resolve(replace(CONFIG, **change), vocab_size=60, context=24)
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(lambda: init_params(config, 0))
@@ -97,7 +97,7 @@ def test_prompts_of_different_lengths_do_not_disturb_each_other(token_shift):
         assert row.tolist() == greedy_without_cache(params, prompt.tolist(), 10, config)
 
 
-def test_text_goes_on_past_the_context_from_its_last_half(params):
+def test_generation_continues_past_the_context_from_its_last_half(params):
     (drawn,) = draw(params, [np.array([1, 2])], replace(GREEDY, max_tokens=40))
     assert len(drawn) == 40
     full = [1, 2, *drawn.tolist()]
@@ -106,8 +106,8 @@ def test_text_goes_on_past_the_context_from_its_last_half(params):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_row_of_a_batch_is_the_row_alone_past_the_context_too(params, temperature):
-    """The first row has noise of its own alone and among others; its place in the window is never that of the rest."""
+def test_a_row_is_the_same_alone_and_in_a_batch_past_the_context_too(params, temperature):
+    """The first row has the same noise alone and in a batch; its position in the window differs from the others."""
     sampling = SamplingConfig(max_tokens=70, temperature=temperature, seed=5)
     rng = np.random.default_rng(0)
     for lengths in ([2, 24, 9], [24, 1], [11, 11, 3, 23, 24]):
@@ -116,7 +116,7 @@ def test_a_row_of_a_batch_is_the_row_alone_past_the_context_too(params, temperat
         assert [len(row) for row in together] == [70] * len(lengths)
         (alone,) = draw(params, prompts[:1], sampling)
         assert together[0].tolist() == alone.tolist()
-        # A later row keeps its noise, whoever stands before and beside it.
+        # A later row has the same noise, whatever the other rows.
         others = [
             prompts[0],
             *[np.array([7] * (3 * row + 1)) for row in range(1, len(lengths) - 1)],
@@ -125,7 +125,7 @@ def test_a_row_of_a_batch_is_the_row_alone_past_the_context_too(params, temperat
         assert draw(params, others, sampling)[-1].tolist() == together[-1].tolist()
 
 
-def test_a_long_row_that_ends_changes_nothing_for_the_others(params):
+def test_a_long_row_that_ends_does_not_affect_the_others(params):
     """The longest row ends early: the others fill their own windows."""
     prompts = [np.array([1, 2, 3]), np.arange(5, 28)]
     free = draw(params, prompts, replace(GREEDY, max_tokens=60))
@@ -136,8 +136,7 @@ def test_a_long_row_that_ends_changes_nothing_for_the_others(params):
 
 
 def test_no_noise_is_used_twice():
-    """From logits that are all equal a token is its noise: the windows after the context share as few tokens with one
-    another as chance has it."""
+    """With equal logits a token is its noise: windows past the context share no more tokens than by chance."""
     flat = jax.tree.map(np.zeros_like, init_params(CONFIG, seed=0))
     tokens = 1200
     sampling = SamplingConfig(max_tokens=tokens, temperature=1.0)
@@ -145,15 +144,17 @@ def test_no_noise_is_used_twice():
     for drawn in rows:
         for lag in range(1, 40):
             equal = int((drawn[lag:] == drawn[:-lag]).sum())
-            assert equal < 45, f"{equal} of {tokens - lag} tokens are those {lag} before: chance has it of 20"
+            assert equal < 45, (
+                f"{equal} of {tokens - lag} tokens are those {lag} before: expected by chance: 20"
+            )
     assert (rows[0] == rows[1]).sum() < 45
-    # The noise is of the place in the text, the same whatever the window: as one long window has it.
+    # Noise depends on the position in the text, not in the window: one long window has the same.
     long = replace(CONFIG, max_length=2048)
     (whole,) = draw(flat, [np.array([1, 2])], sampling, long)
     assert whole.tolist() == rows[0].tolist()
 
 
-def test_streaming_draws_the_same_tokens(params):
+def test_streaming_samples_the_same_tokens(params):
     sampling = SamplingConfig(max_tokens=40, temperature=1.0, seed=3)
     prompts = [np.array([1, 2]), np.array([5])]
     whole = draw(params, prompts, sampling)
@@ -180,7 +181,7 @@ def test_caches_that_grow_in_stages_change_nothing(params, monkeypatch):
         assert [row.tolist() for row in rows] == [row.tolist() for row in whole]
 
 
-def test_a_row_ends_at_its_stop_token_and_the_others_go_on(params):
+def test_a_row_ends_at_its_stop_token_and_the_others_continue(params):
     prompts = [np.array([1, 2, 3]), np.array([9])]
     free = draw(params, prompts, GREEDY)
     stop = int(free[0][4])
@@ -201,7 +202,7 @@ def test_seeds_repeat_and_differ(params):
     assert both[0].tolist() != both[1].tolist(), "two rows with one prompt are two samples"
 
 
-def choice(rows, **changes):
+def params_of(rows, **changes):
     return sample.SamplingParams.of(SamplingConfig(**changes), rows)
 
 
@@ -221,8 +222,8 @@ LOGITS = np.log(np.array([[0.5, 0.2, 0.15, 0.1, 0.05], [0.05, 0.1, 0.15, 0.2, 0.
         ({"top_k": 3, "top_p": 0.9, "min_p": 0.35}, 2),
     ],
 )
-def test_filters_keep_the_likeliest(changes, kept):
-    filtered = np.asarray(jax.jit(sample.filter_logits)(jnp.asarray(LOGITS), choice(2, **changes)))
+def test_filters_keep_the_most_likely_tokens(changes, kept):
+    filtered = np.asarray(jax.jit(sample.filter_logits)(jnp.asarray(LOGITS), params_of(2, **changes)))
     for row, logits in zip(filtered, LOGITS, strict=True):
         order = np.argsort(-logits)
         assert np.isfinite(row[order[:kept]]).all()
@@ -243,44 +244,42 @@ def test_filters_keep_the_likeliest(changes, kept):
         ([0.1, 0.2, 0.1, 0.2, 0.1, 0.3], {"min_p": 0.6}, [1, 3, 5]),
     ],
 )
-def test_ties_at_the_border_go_by_their_number(probabilities, changes, kept):
-    """Top-p keeps the smallest set that reaches p, top-k exactly k; min-p treats equals alike."""
-    filtered = sample.filter_logits(jnp.log(jnp.array([probabilities])), choice(1, **changes))
+def test_lower_ids_win_ties_at_the_threshold(probabilities, changes, kept):
+    """Top-p keeps the smallest set that reaches p, top-k exactly k, min-p all equals."""
+    filtered = sample.filter_logits(jnp.log(jnp.array([probabilities])), params_of(1, **changes))
     assert np.flatnonzero(np.isfinite(filtered[0])).tolist() == kept
 
 
 def test_top_p_keeps_the_smallest_set_of_rounded_logits():
-    """As float64 reckons it; logits in steps of 1/4 have many ties."""
+    """Compared with float64; logits in steps of 1/4 have many ties."""
     rng = np.random.default_rng(0)
     logits = (np.round(rng.normal(size=(200, 50)) * 8) / 4).astype(np.float32)
     p = rng.uniform(0.05, 0.95, 200).astype(np.float32)
-    rows = choice(200)._replace(top_p_B=jnp.asarray(p))
+    rows = params_of(200)._replace(top_p_B=jnp.asarray(p))
     kept = np.isfinite(np.asarray(sample.filter_logits(jnp.asarray(logits), rows)))
     for row, least, mask in zip(logits.astype(np.float64), p, kept, strict=True):
         order = np.argsort(-row, kind="stable")
         mass = np.cumsum(np.exp(row[order]) / np.exp(row).sum())
-        assert abs(mass - least).min() > 1e-6, "rounding decides: take another seed"
+        assert abs(mass - least).min() > 1e-6, "rounding decides: use another seed"
         assert set(np.flatnonzero(mask)) == set(order[: np.searchsorted(mass, least) + 1])
 
 
 @pytest.mark.parametrize("filters", [{}, {"top_p": 0.9}, {"min_p": 0.1, "top_k": 3}], ids=str)
-def test_a_temperature_near_zero_takes_the_likeliest(filters):
+def test_a_temperature_near_zero_is_greedy(filters):
     logits = jnp.array([[30.0, 31.0, 29.0, 1.0], [3e4, 2e4, 1e4, 0.0]])
     for temperature in (0.0, 1e-45, 1e-40, 1.2e-38, 2e-38, 3e-38, 1e-36, 1e-20, 1e-9, 1e-6, 1e-4):
-        drawn = sample.draw(logits, choice(2, temperature=temperature, **filters), jnp.array([3, 4]))
+        drawn = sample.draw(logits, params_of(2, temperature=temperature, **filters), jnp.array([3, 4]))
         assert drawn.tolist() == [1, 0], temperature
 
 
 @pytest.mark.parametrize(
-    ("filters", "kept"),
-    [({"top_k": 2}, 2), ({"top_p": 0.6}, 2), ({"min_p": 0.25}, 3), ({}, 5)],
-    ids=str,
+    ("filters", "kept"), [({"top_k": 2}, 2), ({"top_p": 0.6}, 2), ({"min_p": 0.25}, 3), ({}, 5)], ids=str
 )
-def test_each_filter_alone_filters_what_is_drawn(filters, kept):
+def test_each_filter_alone_restricts_the_samples(filters, kept):
     """At a temperature of 1: of 5 tokens, whose probabilities fall, the first `kept` are drawn, and all of these; also
     in a batch where another row has no filter."""
     rows = 200
-    mine, free = choice(rows, temperature=1.0, **filters), choice(rows, temperature=1.0, seed=1)
+    mine, free = params_of(rows, temperature=1.0, **filters), params_of(rows, temperature=1.0, seed=1)
     both = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), mine, free)
     logits = jnp.repeat(jnp.asarray(LOGITS[:1]), 2 * rows, axis=0)
     drawn = np.asarray(jax.jit(sample.draw)(logits, both, jnp.zeros(2 * rows, jnp.int32)))
@@ -288,12 +287,12 @@ def test_each_filter_alone_filters_what_is_drawn(filters, kept):
     assert set(drawn[rows:].tolist()) == set(range(5))
 
 
-def test_drawn_tokens_follow_the_probabilities():
+def test_samples_follow_the_probabilities():
     many = jnp.repeat(jnp.asarray(LOGITS[:1]), 4000, axis=0)
-    drawn = jax.jit(sample.draw)(many, choice(4000, temperature=1.0), jnp.zeros(4000, jnp.int32))
+    drawn = jax.jit(sample.draw)(many, params_of(4000, temperature=1.0), jnp.zeros(4000, jnp.int32))
     share = np.bincount(np.asarray(drawn), minlength=5) / 4000
     np.testing.assert_allclose(share, np.exp(LOGITS[0]), atol=0.04)  # five standard errors
-    cold = jax.jit(sample.draw)(many, choice(4000, temperature=0.5), jnp.zeros(4000, jnp.int32))
+    cold = jax.jit(sample.draw)(many, params_of(4000, temperature=0.5), jnp.zeros(4000, jnp.int32))
     sharpened = np.exp(2 * LOGITS[0]) / np.exp(2 * LOGITS[0]).sum()
     np.testing.assert_allclose(np.bincount(np.asarray(cold), minlength=5) / 4000, sharpened, atol=0.04)
 

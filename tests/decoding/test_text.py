@@ -28,7 +28,7 @@ def small(request):
     return init_params(model, 0), model, TOKENIZER
 
 
-def test_a_prompt_begins_with_bos_and_one_that_is_too_long_is_refused():
+def test_a_prompt_starts_with_bos_and_a_too_long_one_is_refused():
     ids = encode_prompt(TOKENIZER, "light", 8)
     assert ids.tolist() == [TOKENIZER.bos_id, *TOKENIZER.encode("light")]
     assert encode_prompt(TOKENIZER, "light", len(ids)).tolist() == ids.tolist()
@@ -54,7 +54,7 @@ def test_texts_are_prompts_with_their_continuations(small):
     ).startswith("no sample: ")
 
 
-def test_an_encoder_decoder_shows_its_translation(small):
+def test_an_encoder_decoder_returns_its_translation(small):
     params, model, _ = small
     if model.architecture == "decoder":
         pytest.skip("a decoder continues")
@@ -65,7 +65,7 @@ def test_an_encoder_decoder_shows_its_translation(small):
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 50])
-def test_pieces_joined_are_the_text_whatever_bytes_they_end_in(small, chunk):
+def test_pieces_concatenate_to_the_text_whatever_bytes_they_end_in(small, chunk):
     params, model, _ = small
     if model.architecture == "encoder-decoder":
         pytest.skip("its text is one piece")

@@ -34,7 +34,7 @@ def small(request):
     return params, model
 
 
-def test_a_source_that_fits_is_read_and_a_longer_one_refused(small):
+def test_a_source_that_fits_is_accepted_and_a_longer_one_refused(small):
     params, model = small
     room = ROOM[model.architecture]
     fits, longer = "abcdefgh" * 3, "abcdefgh" * 4
@@ -48,7 +48,7 @@ def test_a_source_that_fits_is_read_and_a_longer_one_refused(small):
         translate_texts(params, build_net(model), TOKENIZER, [fits, longer], SAMPLING)
 
 
-def test_what_is_cut_is_told_and_is_the_end(small):
+def test_truncation_is_reported_and_drops_the_end(small):
     params, model = small
     room, told = ROOM[model.architecture], []
     longer = "abcdefgh" * 4
@@ -83,7 +83,7 @@ def test_a_decoder_translates_where_the_context_is_shorter_than_max_tokens(small
         assert len(TOKENIZER.encode(found[0].text)) <= CONTEXT + 1 - (len(source) + 3)
 
 
-def test_each_text_has_its_own_translations_and_progress_is_told(small):
+def test_each_text_has_its_own_translations_and_progress_is_reported(small):
     """Of many texts of many lengths: as of each alone."""
     params, model = small
     texts = [*["abcdefghi"[: 9 - n % 9] for n in range(11)], "a"]
@@ -121,7 +121,7 @@ def test_more_texts_than_a_batch_holds_are_translated_in_several(small, monkeypa
     beam=st.integers(1, 40),
     extra=st.integers(1, 300),
 )
-def test_batches_are_of_like_length_and_as_large_as_the_cache_has_room_for(lengths, beam, extra):
+def test_batches_have_similar_lengths_and_fill_the_cache(lengths, beam, extra):
     groups = translate._groups(lengths, beam, extra)
     assert sorted(i for members, _, _ in groups for i in members) == list(range(len(lengths)))
     rows_of = {}
@@ -139,7 +139,7 @@ def test_batches_are_of_like_length_and_as_large_as_the_cache_has_room_for(lengt
         assert full or rows >= texts, "twice as many would have fitted"
 
 
-def test_what_cannot_be_translated_is_said(small):
+def test_texts_that_cannot_be_translated_are_errors(small):
     params, model = small
     with pytest.raises(UsageError, match="text 2 is empty, there is nothing to translate"):
         translate_texts(params, build_net(model), TOKENIZER, ["abc", " "], SAMPLING)
@@ -165,7 +165,7 @@ def test_several_translations_are_lines_after_their_scores(small):
     )
 
 
-def test_a_long_prompt_costs_no_training(small):
+def test_a_too_long_prompt_does_not_stop_training(small):
     params, model = small
     sampling = replace(SAMPLING, prompt="abcdefgh" * 4)
     for translates in (True, False):

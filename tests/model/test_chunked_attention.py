@@ -77,7 +77,7 @@ def test_causal_equals_plain(heads, T, chunk, documents, seed):
     seed=st.integers(0, 99),
     padded=st.booleans(),
 )
-def test_cross_attention_equals_plain_even_where_a_query_sees_nothing(T, S, chunk, seed, padded):
+def test_cross_attention_equals_plain_even_for_a_query_without_keys(T, S, chunk, seed, padded):
     q, k, v, upstream = arrays(seed, 2, 2, 1, T, S)
     draw = np.random.default_rng(seed)
     queries = keys = None
@@ -88,7 +88,7 @@ def test_cross_attention_equals_plain_even_where_a_query_sees_nothing(T, S, chun
 
 
 @pytest.mark.parametrize("dtype", [pytest.param("bfloat16", marks=pytest.mark.slow), "float16"])
-def test_half_precision_is_as_near_to_the_truth_as_plain_attention(dtype):
+def test_half_precision_is_as_accurate_as_plain_attention(dtype):
     q, k, v, upstream = arrays(0, 2, 4, 2, 24, 24)
     truth = value_and_gradients(partial(attend, mask_BTS=causal_mask(None, 24)), q, k, v, upstream)[1]
     half = [x.astype(dtype) for x in (q, k, v)]
@@ -107,7 +107,7 @@ def test_half_precision_is_as_near_to_the_truth_as_plain_attention(dtype):
     assert all(a < 1.5 * b for a, b in zip(ours, plain, strict=True)), (ours, plain)
 
 
-def test_blocks_are_chosen_and_scores_never_whole():
+def test_block_sizes_are_chosen_and_all_scores_never_stored():
     T = 1024
     q = jax.ShapeDtypeStruct((1, 1, T, C), jnp.float32)
     gradients = jax.grad(
@@ -118,7 +118,7 @@ def test_blocks_are_chosen_and_scores_never_whole():
     assert "256x256" in text
 
 
-def test_the_fused_kernel_is_given_the_axes_in_its_order():
+def test_the_fused_kernel_gets_its_axis_order():
     """cuDNN is not here; the same call with jax's plain implementation shows that heads and times are in place."""
     q, k, v, _ = arrays(1, 2, 4, 2, 6, 6)
     v = v[..., :C]
@@ -126,7 +126,7 @@ def test_the_fused_kernel_is_given_the_axes_in_its_order():
     np.testing.assert_allclose(ours, attend(q, k, v, causal_mask(None, 6)), rtol=2e-5, atol=2e-5)
 
 
-def test_a_causal_rule_needs_equal_lengths():
+def test_a_causal_mask_needs_equal_lengths():
     q, k, v, _ = arrays(0, 1, 1, 1, 3, 4)
     with pytest.raises(ValueError, match="as many queries as keys"):
         chunked_attention(q, k, v, AttentionMask())

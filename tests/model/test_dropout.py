@@ -14,7 +14,7 @@ def drop(rate, x, seed=0, deterministic=False):
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("width", [64, 63])
-def test_drops_its_share_and_keeps_the_mean(rate, width):
+def test_drops_a_fraction_and_keeps_the_mean(rate, width):
     y = np.asarray(drop(rate, jnp.ones((50, 40, width))))
     noise = 5 * (rate * (1 - rate) / y.size) ** 0.5
     assert (y == 0).mean() == pytest.approx(rate, abs=noise)
@@ -28,7 +28,7 @@ def test_halves_of_a_row_are_independent():
     assert agreement == pytest.approx(0.5, abs=0.02)
 
 
-def test_a_key_decides_and_a_rate_of_zero_or_evaluation_changes_nothing():
+def test_the_key_determines_dropout_and_rate_0_or_evaluation_disables_it():
     x = jnp.arange(64.0).reshape(1, 8, 8)
     assert (drop(0.5, x, 1) == drop(0.5, x, 1)).all()
     assert (drop(0.5, x, 1) != drop(0.5, x, 2)).any()

@@ -91,7 +91,7 @@ def influence(model, params, source_T, mask_S, target_T, position):
 
 
 @each_variant
-def test_decoder_sees_no_later_token_encoder_sees_both_ways_and_nobody_padding(model):
+def test_decoder_is_causal_encoder_is_bidirectional_and_padding_is_masked(model):
     source_T, target_T, mask_S = ids(1, SOURCE, 2)[0], ids(1, TARGET, 3)[0], padded_mask()[1]
     for position in (0, 2, TARGET - 1):
         seen = influence(model, noisy(model), source_T, mask_S, target_T, position)
@@ -104,7 +104,7 @@ def test_decoder_sees_no_later_token_encoder_sees_both_ways_and_nobody_padding(m
 
 
 @each_variant
-def test_padding_changes_nothing_whatever_it_holds(model):
+def test_content_of_padding_has_no_effect(model):
     params = noisy(model)
     sources_BS, tokens_BT = ids(1, 4, 2), ids(1, TARGET, 3)
     alone = logits(model, params, sources_BS, np.ones((1, 4), bool), tokens_BT)
@@ -117,7 +117,7 @@ def test_padding_changes_nothing_whatever_it_holds(model):
 
 
 @each_variant
-def test_decoding_with_caches_equals_the_whole_forward_pass(model):
+def test_decoding_with_caches_equals_the_full_forward_pass(model):
     """Token by token, with the keys and values of the source computed once and shared by two rows of a beam."""
     params = noisy(model)
     sources_BS, mask_BS = ids(2, SOURCE, 2), padded_mask()
@@ -153,7 +153,7 @@ def test_decoding_with_caches_equals_the_whole_forward_pass(model):
         np.testing.assert_allclose(here[:, 0], expected[:, t], atol=2e-5)
 
 
-def test_dropout_is_where_the_paper_puts_it():
+def test_dropout_is_applied_where_the_paper_does():
     """On the sums of embeddings and positions of both sides, and on the output of every sub-layer: nowhere else."""
     model = replace(PAPER, dropout=0.5)
     net, mask_BS = EncoderDecoder(model), np.ones((1, SOURCE), bool)
@@ -243,7 +243,7 @@ def test_sections_3_1_to_3_5_the_whole_model_by_hand():
     np.testing.assert_allclose(ours[0], expected, atol=1e-4, rtol=1e-4)
 
 
-def test_a_label_is_read_from_the_mean_of_the_source_without_padding():
+def test_a_label_is_predicted_from_the_mean_without_padding():
     model = replace(PAPER, num_classes=3, tie_embeddings=False)
     params, sources_BS, mask_BS = noisy(model), ids(2, SOURCE, 2), padded_mask()
     net = EncoderDecoder(model).bind({"params": params})
@@ -258,7 +258,7 @@ def test_a_label_is_read_from_the_mean_of_the_source_without_padding():
 
 
 @pytest.mark.parametrize("model", [PAPER, replace(OTHER, biases="everywhere")], ids=["tied", "with a bias"])
-def test_what_the_head_reads_times_the_head_is_the_logits(model):
+def test_readout_times_head_equals_the_logits(model):
     params, batch = noisy(model), (ids(2, SOURCE, 2), padded_mask(), ids(2, TARGET, 3))
     inputs = dict(zip(("sources", "source_mask", "inputs"), batch, strict=True))
     readout = EncoderDecoder(model).apply({"params": params}, inputs)
@@ -274,7 +274,7 @@ def test_the_modern_variant_is_one_replace_away():
     assert "final_norm" in shapes["encoder"]
 
 
-def test_it_is_marian_with_padding():
+def test_equals_marian_with_padding():
     torch = pytest.importorskip("torch", reason="a development requirement: requirements-dev.txt")
     pytest.importorskip("transformers", reason="see requirements-dev.txt")
     model = replace(PAPER, num_layers=2, encoder_layers=2, biases="all", sinusoid_layout="halves")

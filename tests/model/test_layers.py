@@ -49,7 +49,7 @@ def noisy(module, *inputs, seed=1, **more):
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def test_rope_turns_each_pair_by_its_angle():
+def test_rope_rotates_each_pair_by_its_angle():
     x_BHTC, positions_BT = random(2, 3, 5, 8), np.array([[0, 1, 2, 3, 4], [7, 7, 90, 3, 1]])
     ours = rope(jnp.asarray(x_BHTC), jnp.asarray(positions_BT), 50.0)
     for b in range(2):
@@ -59,14 +59,14 @@ def test_rope_turns_each_pair_by_its_angle():
 
 
 @pytest.mark.parametrize("layout", ["interleaved", "halves"])
-def test_sinusoids_are_the_formula(layout):
+def test_sinusoids_match_the_formula(layout):
     config = replace(CONFIG, sinusoid_layout=layout)
     expected = by_hand.sinusoids(9, config)
     np.testing.assert_allclose(sinusoid(jnp.arange(9)[None], 24, layout)[0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["rms", "layer"])
-def test_a_norm_is_its_equation_on_any_number_of_axes(kind):
+def test_norms_match_their_equations_on_any_number_of_axes(kind):
     config = replace(CONFIG, norm=kind, norm_epsilon=0.3)
     x = random(2, 3, 8, mean=1.0)
     params = noisy(Norm(config), x)
@@ -77,7 +77,7 @@ def test_a_norm_is_its_equation_on_any_number_of_axes(kind):
     assert half.dtype == jnp.float16
 
 
-def test_a_projection_is_a_product_plus_a_bias_in_the_type_that_is_asked_for():
+def test_linear_is_a_product_plus_bias_in_the_requested_type():
     x_BTX, kernel_XY, bias_Y = random(2, 3, 4), random(4, 5, seed=1), random(5, seed=2)
     np.testing.assert_allclose(linear(x_BTX, kernel_XY, bias_Y), x_BTX @ kernel_XY + bias_Y, atol=1e-5)
     half = linear(jnp.asarray(x_BTX, jnp.float16), kernel_XY, bias_Y)
@@ -107,7 +107,7 @@ def test_queries_share_keys_by_groups_and_a_masked_query_has_equal_weights():
 
 @pytest.mark.parametrize("cross_rope", [False, True])
 @pytest.mark.parametrize("qk_norm", [False, True])
-def test_attention_across_two_texts_and_with_what_is_known_of_the_source(cross_rope, qk_norm):
+def test_cross_attention_with_and_without_precomputed_keys_and_values(cross_rope, qk_norm):
     config = replace(CONFIG, cross_rope=cross_rope, qk_norm=qk_norm)
     x_BTD, source_BSD = random(2, 3, 24), random(2, 7, 24, seed=1)
     mask_BS = np.arange(7)[None] < np.array([[7], [4]])
@@ -127,7 +127,7 @@ def test_attention_across_two_texts_and_with_what_is_known_of_the_source(cross_r
     np.testing.assert_allclose(again, ours, atol=1e-5)
 
 
-def test_attention_to_itself_in_one_product_and_in_a_cache():
+def test_self_attention_fused_and_with_a_cache():
     x_BTD, positions_BT = random(2, 3, 24), jnp.array([[4, 5, 6]])
     module, past = Attention(CONFIG), np.tril(np.ones((1, 3, 3), bool))
     params = noisy(module, x_BTD, past, positions_BT)
@@ -152,7 +152,7 @@ def test_attention_to_itself_in_one_product_and_in_a_cache():
     np.testing.assert_allclose(together, ours, atol=1e-5)
 
 
-def test_only_what_reads_one_input_is_fused():
+def test_only_matrices_with_the_same_input_are_fused():
     params = {
         "attention": {"query": random(4, 6), "key": random(4, 2), "value": random(4, 2), "key_bias": random(2)},
         "cross_attention": {"query": random(4, 6), "key": random(4, 2), "value": random(4, 2)},
@@ -174,7 +174,7 @@ def test_only_what_reads_one_input_is_fused():
 
 @pytest.mark.parametrize("kind", ["swiglu", "gelu", "relu", "relu2", "silu"])
 @pytest.mark.parametrize("biases", ["none", "feed_forward"])
-def test_feed_forward_is_its_formula_fused_or_not(kind, biases):
+def test_feed_forward_matches_its_formula_fused_or_not(kind, biases):
     config, x_BTD = replace(CONFIG, feed_forward=kind, biases=biases), random(2, 3, 24)
     module = FeedForward(config)
     params = noisy(module, x_BTD)
@@ -185,7 +185,7 @@ def test_feed_forward_is_its_formula_fused_or_not(kind, biases):
         np.testing.assert_allclose(module.apply({"params": form}, jnp.asarray(x_BTD)), expected, atol=2e-5)
 
 
-def test_slots_are_written_for_all_rows_or_for_each():
+def test_slots_are_written_for_all_rows_or_per_row():
     cache, new = random(2, 1, 6, 3), random(2, 1, 2, 3, seed=1)
     for slot in (3, np.array([3, 1])):
         written = np.asarray(write_slots(jnp.asarray(cache), jnp.asarray(new), jnp.asarray(slot)))
@@ -195,7 +195,7 @@ def test_slots_are_written_for_all_rows_or_for_each():
             np.testing.assert_array_equal(written[row], expected)
 
 
-def test_dropout_takes_its_share_and_keeps_the_mean():
+def test_dropout_drops_a_fraction_and_keeps_the_mean():
     x = jnp.ones((200, 301))
     dropped = Dropout(0.25).apply({}, x, deterministic=False, rngs={"dropout": jax.random.key(0)})
     np.testing.assert_allclose(np.unique(np.asarray(dropped)), [0, 4 / 3], rtol=1e-4)

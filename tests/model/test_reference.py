@@ -42,7 +42,7 @@ def randomized(model):
 @pytest.mark.parametrize(
     ("layers", "kv_heads", "tied", "head_width"), [(1, 4, False, 8), (2, 2, True, 8), (1, 1, False, 16)]
 )
-def test_decoder_is_qwen3(layers, kv_heads, tied, head_width):
+def test_decoder_equals_qwen3(layers, kv_heads, tied, head_width):
     config = resolve(
         TransformerConfig(
             num_layers=layers, width=32, num_heads=4, num_kv_heads=kv_heads, head_width=head_width, ff_width=48,
@@ -67,7 +67,7 @@ def test_decoder_is_qwen3(layers, kv_heads, tied, head_width):
 
 
 @pytest.mark.filterwarnings("ignore:`past_key_values`:FutureWarning")  # its new name is not in older versions
-def test_a_shifted_embedding_is_our_token_shift():
+def test_token_shift_equals_a_shifted_embedding():
     config = resolve(
         TransformerConfig(num_layers=1, width=32, num_heads=2, token_shift=3), vocab_size=64, context=32
     )
@@ -93,7 +93,7 @@ def test_a_shifted_embedding_is_our_token_shift():
     np.testing.assert_allclose(ours[:, -1], last.numpy(), atol=1e-4, rtol=1e-4)
 
 
-def test_layer_norm_gelu_and_learned_positions_are_gpt2s():
+def test_layer_norm_gelu_and_learned_positions_equal_gpt2():
     """GPT-2 with its biases at zero: LayerNorm, GELU (tanh), learned positions, tied embeddings."""
     config = resolve(
         TransformerConfig(

@@ -63,7 +63,7 @@ def tokens(batch, length, seed=2):
 
 
 @each_variant
-def test_no_position_sees_a_later_token(changes):
+def test_no_position_attends_to_a_later_token(changes):
     config = replace(CONFIG, **changes)
     params = init(config)
     # Every token of this row is used once, so a row of the embedding's gradient belongs to one position.
@@ -110,7 +110,7 @@ def test_packed_documents_equal_separate_ones(changes):
 
 
 @each_variant
-def test_logits_are_those_of_the_equations(changes):
+def test_logits_match_the_equations(changes):
     config = replace(CONFIG, **changes)
     params, tokens_BT = init(config), tokens(2, 16)
     ours_BTV = logits(config, params, tokens_BT)
@@ -120,7 +120,7 @@ def test_logits_are_those_of_the_equations(changes):
 
 
 @each_variant
-def test_tokens_one_by_one_with_a_cache_give_the_logits_of_the_whole_text(changes):
+def test_decoding_token_by_token_gives_the_logits_of_the_full_forward_pass(changes):
     """Two rows at two places of their caches, so that slots, positions and earlier tokens are each row's own."""
     config = replace(CONFIG, **changes)
     params, tokens_BT = init(config), tokens(2, 16)
@@ -161,7 +161,7 @@ def test_document_positions_start_again_at_each_document():
     np.testing.assert_array_equal(document_positions(segments_BT), expected)
 
 
-def test_rope_keeps_lengths_and_sees_only_differences():
+def test_rope_keeps_norms_and_depends_on_differences_only():
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
 
     def score(query_position, key_position):
@@ -176,7 +176,7 @@ def test_rope_keeps_lengths_and_sees_only_differences():
     )
 
 
-def test_sinusoid_is_the_papers_formula():
+def test_sinusoid_matches_the_papers_formula():
     table_TD = np.asarray(sinusoid(jnp.arange(50)[None], 16))[0]
     for position, i in ((0, 0), (3, 1), (49, 7)):
         angle = position / 10000 ** (2 * i / 16)
@@ -199,7 +199,7 @@ def test_dropout_differs_by_key_and_is_off_when_deterministic():
     np.testing.assert_array_equal(run(), forward(CONFIG)(params, tokens(1, 16)))
 
 
-def test_parameters_are_counted_by_their_formula():
+def test_the_number_of_parameters_matches_the_formula():
     c = resolve(TransformerConfig(), vocab_size=2048, context=128)
     shapes = jax.eval_shape(lambda: init_params(c, 0))
     D, F, H, K, C, V, L = (

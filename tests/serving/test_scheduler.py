@@ -1,4 +1,4 @@
-"""Texts in one batch: each is what it would be alone, and what `generate` writes with its seed."""
+"""Continuous batching: each text is the same as alone, and as from `generate` with its seed."""
 
 import asyncio
 
@@ -22,14 +22,14 @@ SETTINGS = {
 }
 
 
-def test_a_part_looks_at_the_first_of_few_reaches():
+def test_reaches_double_up_to_the_context():
     assert continuous.reaches(16) == continuous.reaches(9) == [16]
     assert continuous.reaches(32) == [32]
     assert continuous.reaches(33) == [32, 48]
     assert continuous.reaches(300) == [32, 64, 128, 256, 304]
 
 
-def test_all_parts_of_a_prompt_but_the_first_are_full():
+def test_all_parts_of_a_prompt_but_the_first_have_chunk_tokens():
     for length in range(1, 50):
         for chunk in (1, 7, 16):
             parts = []
@@ -40,7 +40,7 @@ def test_all_parts_of_a_prompt_but_the_first_are_full():
             assert set(parts[1:]) <= {chunk}
 
 
-def test_what_is_told_of_a_draw_is_its_place_among_the_likeliest():
+def test_log_probabilities_and_most_likely_tokens_match_numpy():
     logits = np.random.default_rng(0).normal(size=(3, 30)).astype(np.float32)
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     told = continuous._with_log_p(jnp.asarray(logits), jnp.array([4, 0, 29]), 30)
@@ -62,11 +62,11 @@ def test_what_is_told_of_a_draw_is_its_place_among_the_likeliest():
         assert np.asarray(drawn.likeliest_RA).max() < 25
 
 
-def test_rows_begin_empty(tiny):
+def test_new_rows_are_empty(tiny):
     rows = continuous.empty_slots(build_net(tiny.model), 3, 33)
     assert rows.last_RN.shape == (3, tiny.model.token_shift + 1)
     assert rows.position_R.tolist() == [0, 0, 0]
-    assert rows.sampling_params.temperature_B.tolist() == [0, 0, 0], "a row of nobody costs no noise"
+    assert rows.sampling_params.temperature_B.tolist() == [0, 0, 0], "an unused row samples no noise"
     assert rows.sampling_params.top_p_B.tolist() == [1, 1, 1]
     assert rows.sampling_params.top_k_B.tolist() == rows.sampling_params.min_p_B.tolist() == [0, 0, 0]
     assert len(rows.caches) == tiny.model.num_layers
@@ -74,27 +74,27 @@ def test_rows_begin_empty(tiny):
     assert rows.caches[0].values_BKSC.shape == (3, tiny.model.num_kv_heads, 48, tiny.model.head_width)
 
 
-def wanted(length: int = 5, number: int = 0, echo: int | None = None, **sampling) -> GenerationRequest:
+def make_request(length: int = 5, number: int = 0, echo: int | None = None, **sampling) -> GenerationRequest:
     prompt_N = np.random.default_rng(length).integers(4, 290, length).astype(np.int32)
     return GenerationRequest(prompt_N, SamplingConfig(**({"max_tokens": 30} | sampling)), number, (), 2, echo)
 
 
-def written(tiny, wants, leave=(), context=CONTEXT) -> list[list]:
-    """The tokens of each text, all asked for at once; those in `leave` are given up after two tokens."""
+def generate_all(tiny, requests, leave=(), context=CONTEXT) -> list[list]:
+    """Return the tokens of each text, all requested at once; those in `leave` are cancelled after two tokens."""
 
     async def run():
-        line, told = asyncio.Queue(), [[] for _ in wants]
-        writings = [
-            Generation(w, tiny.tokenizer, context, t.append) for w, t in zip(wants, told, strict=True)
+        queue, told = asyncio.Queue(), [[] for _ in requests]
+        generations = [
+            Generation(w, tiny.tokenizer, context, t.append) for w, t in zip(requests, told, strict=True)
         ]
-        for writing in writings:
-            line.put_nowait(writing)
-        task = asyncio.create_task(write(tiny.programs, line))
-        while not all(writing.done for writing in writings):
+        for generation in generations:
+            queue.put_nowait(generation)
+        task = asyncio.create_task(write(tiny.programs, queue))
+        while not all(generation.done for generation in generations):
             await asyncio.sleep(0.001)
             assert not task.done(), task.result()
             for index in leave:
-                writings[index].done |= len(told[index]) > 2
+                generations[index].done |= len(told[index]) > 2
         task.cancel()
         return [[piece.token for piece in pieces if piece.token] for pieces in told]
 
@@ -107,13 +107,14 @@ def ids(tokens) -> list[int]:
 
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("length", [5, 33])
-def test_a_text_is_the_same_alone_among_others_and_from_generate(tiny, setting, length):
-    mine = [wanted(length, number, **SETTINGS[setting]) for number in (0, 1)]
+def test_a_text_is_the_same_alone_in_a_batch_and_from_generate(tiny, setting, length):
+    mine = [make_request(length, number, **SETTINGS[setting]) for number in (0, 1)]
     others = [
-        wanted(3 + i, temperature=i / 2, seed=i, top_p=1 - i / 10, max_tokens=4 + 9 * i) for i in range(5)
+        make_request(3 + i, temperature=i / 2, seed=i, top_p=1 - i / 10, max_tokens=4 + 9 * i)
+        for i in range(5)
     ]
-    # More than there are rows: mine join late, after others have left, and one of those is given up.
-    among = written(tiny, [*others, *mine, *others], leave=[2])[len(others) :]
+    # More texts than rows: mine join late, after others have left, and one of those is cancelled.
+    among = generate_all(tiny, [*others, *mine, *others], leave=[2])[len(others) :]
     expected = sample.generate(
         tiny.params,
         build_net(tiny.model),
@@ -123,7 +124,7 @@ def test_a_text_is_the_same_alone_among_others_and_from_generate(tiny, setting, 
         num_tokens=290,
     )
     for number in (0, 1):
-        (alone,) = written(tiny, [mine[number]])
+        (alone,) = generate_all(tiny, [mine[number]])
         assert ids(alone) == ids(among[number])
         assert [token.log_p for token in alone] == [token.log_p for token in among[number]]
         assert ids(alone) == expected[number][: len(alone)].tolist()
@@ -132,8 +133,8 @@ def test_a_text_is_the_same_alone_among_others_and_from_generate(tiny, setting, 
 
 
 @pytest.fixture(scope="module")
-def parted(tiny):
-    """The same model, which reads prompts in parts of 16 tokens."""
+def chunked(tiny):
+    """Return the same model with programs that read prompts in parts of 16 tokens."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(continuous, "CHUNK", 16)
         return tiny._replace(
@@ -142,26 +143,31 @@ def parted(tiny):
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_a_prompt_that_is_read_in_parts_is_gone_on_with_as_one_that_is_read_whole(parted, setting):
-    assert (list(parted.programs.admit), parted.programs.chunk) == ([32, 48], 16)
-    wants = [wanted(length, **SETTINGS[setting]) for length in (1, 15, 16, 17, 32, 33, 47, 48)]
-    for want, tokens in zip(wants, written(parted, wants), strict=True):
+def test_a_prompt_read_in_parts_has_the_same_continuation(chunked, setting):
+    assert (list(chunked.programs.admit), chunked.programs.chunk) == ([32, 48], 16)
+    requests = [make_request(length, **SETTINGS[setting]) for length in (1, 15, 16, 17, 32, 33, 47, 48)]
+    for request, tokens in zip(requests, generate_all(chunked, requests), strict=True):
         (expected,) = sample.generate(
-            parted.params, build_net(parted.model), [want.prompt_N], want.sampling, stop_id=1, num_tokens=290
+            chunked.params,
+            build_net(chunked.model),
+            [request.prompt_N],
+            request.sampling,
+            stop_id=1,
+            num_tokens=290,
         )
         assert ids(tokens) == expected[: len(tokens)].tolist()
-        assert len(tokens) == min(len(expected), CONTEXT - len(want.prompt_N) + 1)
+        assert len(tokens) == min(len(expected), CONTEXT - len(request.prompt_N) + 1)
 
 
-def test_a_shorter_context_than_the_models_writes_the_same_until_it_is_full(tiny):
+def test_a_shorter_context_gives_the_same_text_until_it_is_full(tiny):
     programs = compile_programs(tiny.params, build_net(tiny.model), tiny.tokenizer, ROWS, 20)
-    wants = [wanted(length, **SETTINGS["sampled"]) for length in (1, 19, 20)]
-    short = written(tiny._replace(programs=programs), wants, context=20)
-    for want, tokens, whole in zip(wants, short, written(tiny, wants), strict=True):
-        assert ids(tokens) == ids(whole)[: 20 - len(want.prompt_N) + 1]
+    requests = [make_request(length, **SETTINGS["sampled"]) for length in (1, 19, 20)]
+    short = generate_all(tiny._replace(programs=programs), requests, context=20)
+    for request, tokens, whole in zip(requests, short, generate_all(tiny, requests), strict=True):
+        assert ids(tokens) == ids(whole)[: 20 - len(request.prompt_N) + 1]
 
 
-def test_between_two_parts_of_a_prompt_all_others_are_written_on(parted, monkeypatch):
+def test_all_other_texts_continue_between_two_parts_of_a_prompt(chunked, monkeypatch):
     calls = []
 
     def noted(name):
@@ -184,7 +190,9 @@ def test_between_two_parts_of_a_prompt_all_others_are_written_on(parted, monkeyp
 
     noted("read")
     noted("step")
-    written(parted, [wanted(4, max_tokens=20), wanted(48), wanted(40, temperature=0.0)])
+    generate_all(
+        chunked, [make_request(4, max_tokens=20), make_request(48), make_request(40, temperature=0.0)]
+    )
     assert sum(read for _, read, _ in calls) == 4 + 48 + 40
     assert all(read <= 16 for _, read, _ in calls)
     while calls[0][2] == 0:  # of the first part of the first prompt nobody waits
@@ -196,35 +204,37 @@ def test_between_two_parts_of_a_prompt_all_others_are_written_on(parted, monkeyp
 
 @pytest.mark.parametrize("first", [0, 1, 20])
 @pytest.mark.parametrize("length", [1, 2, 16, 17, 32, 40])
-def test_a_prompt_is_told_as_likely_as_the_model_holds_it(tiny, parted, first, length):
-    want = wanted(length, echo=first, max_tokens=0)
-    for programs in (tiny, parted):
-        (tokens,) = written(programs, [want])
-        assert ids(tokens) == want.prompt_N[first:].tolist()
+def test_log_probabilities_of_a_prompt_match_the_likelihood(tiny, chunked, first, length):
+    request = make_request(length, echo=first, max_tokens=0)
+    for programs in (tiny, chunked):
+        (tokens,) = generate_all(programs, [request])
+        assert ids(tokens) == request.prompt_N[first:].tolist()
         assert all(token.in_prompt for token in tokens)
         if length - first < 2:
             continue
         scored = [token for token in tokens if token.log_p is not None]
         assert len(scored) == length - max(first, 1)
         (expected,) = log_likelihoods(
-            tiny.params, tiny.model, [(want.prompt_N, len(scored))], num_tokens=290, rows=1
+            tiny.params, tiny.model, [(request.prompt_N, len(scored))], num_tokens=290, rows=1
         )
         assert sum(token.log_p for token in scored) == pytest.approx(expected.log_p, abs=1e-4)
         assert all(token.log_p <= token.likeliest[0][1] < 0 for token in scored)
 
 
-def test_alternatives_are_the_likeliest_and_a_greedy_token_is_the_first(tiny):
-    (tokens,) = written(tiny, [wanted(7, temperature=0.0)])
+def test_alternatives_are_the_most_likely_and_a_greedy_token_is_the_first(tiny):
+    (tokens,) = generate_all(tiny, [make_request(7, temperature=0.0)])
     for token in tokens:
         (first, log_p), (_, second) = token.likeliest
         assert (first, log_p) == (token.id, token.log_p)
         assert second <= log_p < 0
 
 
-def test_every_prompt_that_the_context_holds_has_a_program(tiny):
-    wants = [wanted(length, max_tokens=60, temperature=0.0) for length in range(1, 49)]
-    told = written(tiny, wants)
+def test_every_prompt_length_within_the_context_has_a_program(tiny):
+    requests = [make_request(length, max_tokens=60, temperature=0.0) for length in range(1, 49)]
+    told = generate_all(tiny, requests)
     assert sum(map(len, told)) > 48
-    assert all(len(tokens) <= 48 - len(want.prompt_N) + 1 for want, tokens in zip(wants, told, strict=True))
+    assert all(
+        len(tokens) <= 48 - len(request.prompt_N) + 1 for request, tokens in zip(requests, told, strict=True)
+    )
     assert list(tiny.programs.admit) == [32, 48]
     assert num_programs(tiny.model.max_length) == 3

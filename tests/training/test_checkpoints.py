@@ -53,7 +53,7 @@ def largest_file(checkpoint: checkpoints.Checkpoint) -> Path:
     return max((p for p in checkpoint.path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
 
 
-def test_what_is_restored_is_what_was_saved_even_if_the_state_was_donated_at_once(tmp_path):
+def test_restore_returns_the_saved_state_even_if_it_is_donated_at_once(tmp_path):
     @partial(jax.jit, donate_argnums=0)
     def overwrite(state):
         return jax.tree.map(lambda x: x * 0, state)
@@ -77,7 +77,7 @@ def test_keeps_the_newest_and_the_best(tmp_path):
     assert checkpoints.best(checkpoints.finished(tmp_path)).step == 2
 
 
-def test_of_equals_the_oldest_is_the_best_and_of_none_measured_the_newest(tmp_path):
+def test_best_is_the_oldest_of_equals_or_the_newest_if_none_is_measured(tmp_path):
     def made(scores: dict[int, float | None]) -> list[checkpoints.Checkpoint]:
         for step, bpb in scores.items():
             path = checkpoints.of_step(tmp_path, step).path
@@ -105,7 +105,7 @@ def flip(path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("file", ["largest", "manifest.json"])
-def test_a_damaged_checkpoint_is_passed_over_and_said(tmp_path, harm, file):
+def test_a_damaged_checkpoint_is_skipped_with_a_message(tmp_path, harm, file):
     save_all(tmp_path, {1: None, 2: None})
     newest = checkpoints.finished(tmp_path)[-1]
     harm(largest_file(newest) if file == "largest" else newest.path / file)
@@ -117,7 +117,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(tmp_path, harm, file):
     assert steps(tmp_path) == [1]  # so that saving step 2 again meets no old one
 
 
-def test_only_damaged_checkpoints_never_start_over_silently(tmp_path):
+def test_if_all_checkpoints_are_damaged_training_does_not_restart_silently(tmp_path):
     save_all(tmp_path, {1: None, 2: None})
     for checkpoint in checkpoints.finished(tmp_path):
         flip(largest_file(checkpoint))
@@ -128,7 +128,7 @@ def test_only_damaged_checkpoints_never_start_over_silently(tmp_path):
         checkpoints.restore_params(checkpoints.finished(tmp_path)[0])
 
 
-def test_an_unfinished_save_is_never_read_and_is_cleaned_away(tmp_path):
+def test_an_unfinished_save_is_never_read_and_is_deleted(tmp_path):
     save_all(tmp_path, {1: None})
     shutil.copytree(tmp_path / "00000001", tmp_path / ".00000002.saving")
     assert checkpoints.newest_intact(tmp_path, print).step == 1
@@ -136,13 +136,13 @@ def test_an_unfinished_save_is_never_read_and_is_cleaned_away(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["00000001", "00000002"]
 
 
-def test_no_checkpoint_at_all(tmp_path):
+def test_no_checkpoint_yet(tmp_path):
     assert checkpoints.newest_intact(tmp_path / "none", print) is None
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax, in its threads
 @pytest.mark.parametrize("found", ["before writing", "while writing"])
-def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch, found):
+def test_a_full_disk_is_a_one_line_error_and_loses_nothing(tmp_path, monkeypatch, found):
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
@@ -164,7 +164,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch, found)
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-def test_what_a_failed_save_left_is_gone_though_its_threads_still_wrote(tmp_path, monkeypatch):
+def test_a_failed_save_is_deleted_although_its_threads_still_write(tmp_path, monkeypatch):
     folder = tmp_path / ".00000002.saving"
     folder.mkdir()
     writes = iter(range(6))
@@ -180,7 +180,7 @@ def test_what_a_failed_save_left_is_gone_though_its_threads_still_wrote(tmp_path
     assert not folder.exists()
 
 
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+def test_a_directory_that_cannot_be_written_is_a_one_line_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
     writer = CheckpointWriter(tmp_path / "file" / "checkpoints", keep=2)
     with pytest.raises(RunError, match="cannot write"):
@@ -189,7 +189,7 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("missing", [0, 1])
-def test_room_for_the_state_and_a_mebibyte_is_room_enough(tmp_path, monkeypatch, missing):
+def test_a_save_needs_the_size_of_the_state_and_a_mebibyte(tmp_path, monkeypatch, missing):
     size = sum(x.nbytes for x in jax.tree.leaves(make_state(1)))
     room = SimpleNamespace(free=size + 2**20 - missing)
     monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: room)
@@ -210,7 +210,7 @@ def test_room_for_the_state_and_a_mebibyte_is_room_enough(tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_the_average_is_the_mean_of_however_many(tmp_path, number):
+def test_the_average_is_the_mean_of_the_checkpoints(tmp_path, number):
     save_all(tmp_path, dict.fromkeys(range(1, number + 1)), keep=number)
     found = checkpoints.average_params(checkpoints.finished(tmp_path))
     for name in ("w", "b"):
@@ -218,7 +218,7 @@ def test_the_average_is_the_mean_of_however_many(tmp_path, number):
         np.testing.assert_allclose(found["layer"][name], np.mean(states, axis=0), rtol=1e-5, atol=1e-6)
 
 
-def test_a_stop_enters_no_average_and_takes_no_place(tmp_path):
+def test_checkpoints_of_an_interruption_are_neither_averaged_nor_counted(tmp_path):
     def made(*steps: int) -> list[checkpoints.Checkpoint]:
         return [checkpoints.of_step(tmp_path, step) for step in steps]
 

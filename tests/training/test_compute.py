@@ -88,12 +88,12 @@ def gradients(compute, model=MODEL, masked=True):
     ],
     ids=str,
 )
-def test_nothing_but_rounding_changes_of_pairs(change, model):
+def test_pairs_change_only_by_rounding(change, model):
     ours, plain = (gradients(replace(PLAIN, **how), model=model) for how in (change, {}))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), ours, plain)
 
 
-def test_all_at_once_changes_nothing_but_rounding_of_pairs():
+def test_all_options_together_change_pairs_only_by_rounding():
     lean = replace(PLAIN, cross_entropy="chunked", remat="full", scan_layers=True)
     ours, plain = (gradients(how, model=PAIR) for how in (lean, PLAIN))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), ours, plain)
@@ -116,14 +116,14 @@ def plain():
     ],
     ids=str,
 )
-def test_nothing_but_rounding_changes(change, plain):
+def test_results_change_only_by_rounding(change, plain):
     ours = gradients(ComputeConfig(**({"attention": "plain", "cross_entropy": "plain"} | change)))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), ours, plain)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("remat", "shape"), [("dots", MODEL), ("full", MODEL), ("full", PAIR)], ids=str)
-def test_remat_without_a_loop_changes_nothing_and_draws_the_same_dropout(remat, shape):
+def test_remat_without_scan_changes_nothing_and_draws_the_same_dropout(remat, shape):
     """As on a GPU: on a CPU `resolve` makes a loop of it."""
     model = replace(shape, dropout=0.3)
 
@@ -161,7 +161,7 @@ def test_remat_saves_memory_even_on_a_cpu(shape):
     assert temporary("full") < 0.6 * temporary("none")
 
 
-def test_a_scan_drops_other_numbers_in_each_layer():
+def test_scan_drops_different_activations_in_each_layer():
     """With one set of weights for both layers, and layers that add their input's image, equal masks would show."""
 
     class Drop(nn.Module):
@@ -191,7 +191,7 @@ def test_a_scan_drops_other_numbers_in_each_layer():
     )
 
 
-def test_the_program_of_a_scan_hardly_grows_with_depth():
+def test_a_scanned_program_hardly_grows_with_depth():
     def size(layers, scan):
         model = replace(MODEL, num_layers=layers)
         compute = ComputeConfig(scan_layers=scan)
@@ -203,7 +203,7 @@ def test_the_program_of_a_scan_hardly_grows_with_depth():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", [MODEL, PAIR], ids=["decoder", "pairs"])
-def test_half_precision_learns_a_batch_by_heart(model):
+def test_half_precision_overfits_one_batch(model):
     train = TrainConfig(steps=60)
     compute = ComputeConfig(precision="float16", attention="chunked", cross_entropy="chunked")
     optimizer = replace(ADAMW, learning_rate=1e-2)
@@ -256,21 +256,21 @@ def test_auto_follows_the_device(accelerator, precision, attention):
     ("accelerator", "masked", "says"),
     [(TURING, False, "RTX 2080"), (AMPERE, True, "within a document"), (CPU, False, "this is cpu")],
 )
-def test_cudnn_is_refused_where_it_is_not(accelerator, masked, says):
+def test_cudnn_is_refused_if_unavailable(accelerator, masked, says):
     with pytest.raises(UsageError, match=says):
         resolve_compute(ComputeConfig(attention="cudnn"), accelerator, **(SHAPE | {"masked": masked}))
     with pytest.raises(UsageError, match="cudnn"):
         resolve_compute(ComputeConfig(attention="cudnn"), AMPERE, **SHAPE, even=False)
 
 
-def test_the_step_asks_the_device(monkeypatch):
+def test_auto_uses_the_current_device(monkeypatch):
     monkeypatch.setattr(components, "this_accelerator", lambda: TURING)
     init = partial(init_state, MODEL, ADAMW, TRAIN)
     assert jax.eval_shape(init).loss_scale is not None
     assert jax.eval_shape(partial(init, compute=ComputeConfig(precision="bfloat16"))).loss_scale is None
 
 
-def test_pairs_are_in_float32_unless_half_precision_is_asked_for(monkeypatch):
+def test_pairs_are_in_float32_unless_half_precision_is_requested(monkeypatch):
     monkeypatch.setattr(components, "this_accelerator", lambda: TURING)
     auto, half = ComputeConfig(), ComputeConfig(precision="float16")
     states = [jax.eval_shape(partial(init_state, PAIR, ADAMW, TRAIN, compute=how)) for how in (auto, half)]

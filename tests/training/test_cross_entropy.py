@@ -41,7 +41,7 @@ def example(seed, B, T, D, V):
     soft_cap=st.sampled_from([0.0, 2.0]),
     seed=st.integers(0, 99),
 )
-def test_equals_the_plain_one(B, V, rows, smoothing, z_loss, soft_cap, seed):
+def test_chunked_equals_plain(B, V, rows, smoothing, z_loss, soft_cap, seed):
     inputs, penalty = example(seed, B, 7, 5, V), Penalty(smoothing, z_loss, soft_cap)
     upstream = 0.3
 
@@ -59,14 +59,14 @@ def test_equals_the_plain_one(B, V, rows, smoothing, z_loss, soft_cap, seed):
     jax.tree.map(near, ours, value_and_gradients(plain))
 
 
-def test_without_gradients_it_is_the_same():
+def test_chunked_equals_plain_without_gradients():
     inputs, penalty = example(0, 2, 7, 5, 40), Penalty(0.2, 0.1, 2.0)
     ours = jax.jit(partial(chunked_cross_entropy, penalty=penalty, rows=4))(*inputs)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5), ours, plain(*inputs, penalty))
 
 
 @pytest.mark.parametrize(("shards", "rows"), [(2, 0), (2, 3), (7, 1)])
-def test_rows_split_over_devices_make_the_same_sums_and_gradients(monkeypatch, shards, rows):
+def test_sharded_rows_give_the_same_sums_and_gradients(monkeypatch, shards, rows):
     """As on a mesh, of which one device reckons all parts here."""
     monkeypatch.setattr(module, "row_shards", lambda: shards)
     inputs, penalty = example(0, 2, 7, 5, 40), Penalty(0.2, 0.1, 2.0)
@@ -80,7 +80,7 @@ def test_rows_split_over_devices_make_the_same_sums_and_gradients(monkeypatch, s
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_in_half_precision_small_gradients_do_not_vanish(dtype):
+def test_small_gradients_do_not_underflow_in_half_precision(dtype):
     """A vocabulary of 8,192 with even logits: probabilities of 1e-4 have few bits in float16, smaller ones none."""
     x, head, targets, weights = example(0, 1, 16, 8, 8192)
     x, head = 1e-3 * x, 1e-3 * head
@@ -98,7 +98,7 @@ def test_in_half_precision_small_gradients_do_not_vanish(dtype):
         assert float(error) < 1e-2
 
 
-def test_logits_are_never_whole_forward_or_backward():
+def test_all_logits_are_never_stored_forward_or_backward():
     x, head = jax.ShapeDtypeStruct((4, 64, 8), jnp.float32), jax.ShapeDtypeStruct((8, 1000), jnp.float32)
     targets, weights = jnp.zeros((4, 64), jnp.int32), jnp.ones((4, 64))
 

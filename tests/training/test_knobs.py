@@ -29,7 +29,7 @@ def batch() -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", RATES)
-def test_each_optimizer_learns_one_batch_by_heart(kind):
+def test_each_optimizer_overfits_one_batch(kind):
     optimizer, train = OptimizerConfig(kind=kind, learning_rate=RATES[kind]), replace(TRAIN, steps=100)
     state, step = init_state(MODEL, optimizer, train), make_train_step(MODEL, optimizer, train)
     for _ in range(100):
@@ -37,7 +37,7 @@ def test_each_optimizer_learns_one_batch_by_heart(kind):
     assert float(metrics["loss"]) < 3.0, "random tokens start at ln 60 = 4.1"
 
 
-def test_initialization_scales_what_writes_to_the_residual_stream_and_nothing_else():
+def test_initialization_scales_only_residual_output_projections():
     deeper = replace(MODEL, num_layers=2)  # four kernels write: each is scaled by 4**-0.5
     params = {
         kind: init_params(replace(deeper, initialization=kind), 0) for kind in ("scaled", "plain", "zero")
@@ -51,7 +51,7 @@ def test_initialization_scales_what_writes_to_the_residual_stream_and_nothing_el
     jax.tree_util.tree_map_with_path(check, params["scaled"], params["plain"], params["zero"])
 
 
-def test_a_tied_table_starts_with_even_predictions_and_trains_as_a_head():
+def test_a_tied_embedding_starts_with_uniform_predictions_and_trains_as_a_head():
     model = replace(MODEL, tie_embeddings=True)
     params = init_params(model, 0)
     assert float(jnp.std(params["embedding"])) == pytest.approx(32**-0.5, rel=0.1)

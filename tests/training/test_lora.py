@@ -63,14 +63,14 @@ def flat(tree) -> dict[str, np.ndarray]:
     return {path: np.asarray(leaf) for path, leaf in flatten_params(tree)}
 
 
-def test_training_begins_with_the_model_as_it_is(params):
+def test_training_starts_at_the_unchanged_model(params):
     own, frozen = split_params(params, LORA, jax.random.key(0))
     same = flat(merge_params(own, frozen, LORA))
     assert same.keys() == flat(params).keys()
     assert all((same[path] == leaf).all() for path, leaf in flat(params).items())
 
 
-def test_only_adapters_are_trained_and_the_rest_stays_to_the_bit(params, finished):
+def test_only_adapters_are_trained_and_frozen_parameters_stay_bitwise_equal(params, finished):
     assert flat(finished.frozen).keys() == flat(params).keys()
     assert all(leaf.tobytes() == flat(finished.frozen)[path].tobytes() for path, leaf in flat(params).items())
     adapters = flat(finished.params)
@@ -82,7 +82,7 @@ def test_only_adapters_are_trained_and_the_rest_stays_to_the_bit(params, finishe
     assert sum(x.size for x in jax.tree.leaves(finished.opt_state) if x.ndim) == 2 * numbers
 
 
-def test_a_merged_model_computes_what_adapters_beside_it_do(params, finished):
+def test_a_merged_model_equals_separate_adapters(params, finished):
     full = flat(merge_params(finished.params, finished.frozen, LORA))
     adapters = flat(finished.params["lora"])
     x_NX = np.random.default_rng(0).normal(size=(5, 16)).astype(np.float32)
@@ -95,7 +95,7 @@ def test_a_merged_model_computes_what_adapters_beside_it_do(params, finished):
     assert all((full[path] == flat(params)[path]).all() for path in unchanged)
 
 
-def test_adapters_begin_with_random_rows_of_length_one_and_zeros():
+def test_adapters_are_initialized_with_scaled_normals_and_zeros():
     """A of variance 1 / in: what it makes of an input with numbers of size 1 has numbers of size 1."""
     train = replace(LORA, lora_rank=32, lora_targets="wide|high")
     adapters = flat(
@@ -111,7 +111,7 @@ def test_adapters_begin_with_random_rows_of_length_one_and_zeros():
     assert not adapters["high/b"].any()
 
 
-def test_new_heads_are_trained_beside_adapters_and_no_pattern_matches_nothing(params):
+def test_new_heads_are_trained_and_an_empty_pattern_matches_nothing(params):
     left, right = partition(params, "", frozenset({"head"}))
     assert list(left) == ["head"]
     assert "head" not in right
@@ -123,19 +123,19 @@ def test_new_heads_are_trained_beside_adapters_and_no_pattern_matches_nothing(pa
     assert merge_params(params, None, TrainConfig()) is params
 
 
-def test_a_part_of_a_path_is_enough_to_name_it(params):
+def test_a_pattern_may_match_part_of_a_path(params):
     own = split_params(params, TrainConfig(trainable="ward/up", start_from="base"), jax.random.key(0))[0][
         "own"
     ]
     assert list(flat(own)) == ["layer_0/feed_forward/up"]
 
 
-def test_messages_name_three_paths_and_say_that_there_are_more():
+def test_messages_list_three_paths_and_an_ellipsis():
     assert example_paths({"a": 1, "b": {"c": 2}, "d": 3}) == "a, b/c, d"
     assert example_paths({"a": 1, "b": {"c": 2}, "d": 3, "e": 4}) == "a, b/c, d, ..."
 
 
-def test_adapters_are_stacked_by_merging_one_after_the_other(params, finished):
+def test_adapters_are_stacked_by_merging_in_turn(params, finished):
     first = finished.params["lora"]
     second = init_adapters(params, replace(LORA, lora_targets="query"), jax.random.key(5))
     second = jax.tree.map(lambda x: x + 1.0, second)
@@ -168,14 +168,14 @@ def test_at_full_rank_the_gradient_of_b_is_that_of_the_matrix(params):
     np.testing.assert_allclose(b, full, rtol=1e-5, atol=1e-6)
 
 
-def test_parts_of_a_batch_give_the_update_of_the_whole(params, finished):
+def test_micro_batches_give_the_update_of_the_batch(params, finished):
     accumulated, _ = trained(replace(LORA, micro_batches=2), params)
     for ours, theirs in zip(*map(jax.tree.leaves, (accumulated.params, finished.params)), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.slow
-def test_seeds_train_at_once_as_one_at_a_time(params):
+def test_vmapped_seeds_train_as_single_ones(params):
     seeds = np.array([0, 7], np.uint32)
     state = jax.jit(jax.vmap(lambda seed: init_state(MODEL, ADAMW, LORA, seed, init_from=params)))(seeds)
     stacked = jax.tree.map(lambda x: jnp.stack([x, x]), batch())
@@ -188,7 +188,7 @@ def test_seeds_train_at_once_as_one_at_a_time(params):
     assert (a[0] != a[1]).any()
 
 
-def test_only_what_a_pattern_names_is_trained(params):
+def test_only_matching_parameters_are_trained(params):
     train = TrainConfig(steps=3, trainable="layer_0/feed_forward/|head", start_from="base")
     state, _ = trained(train, params)
     after, before = flat(merge_params(state.params, state.frozen, train)), flat(params)
@@ -196,13 +196,13 @@ def test_only_what_a_pattern_names_is_trained(params):
     assert changed == {path for path in before if "feed_forward/" in path or path == "head"}
 
 
-def test_a_head_alone_leaves_nothing_to_muon(params):
+def test_training_the_head_alone_leaves_no_matrix_for_muon(params):
     train = TrainConfig(steps=3, trainable="^head", start_from="base")
     state, _ = trained(train, params, steps=1, optimizer=OptimizerConfig(warmup_steps=1))
     assert (flat(state.params["own"])["head"] != flat(params)["head"]).any()
 
 
-def test_dropout_of_adapters_leaves_out_rows_and_scales_the_others(params, finished):
+def test_adapter_dropout_drops_rows_and_scales_the_others(params, finished):
     train = replace(LORA, lora_dropout=0.5)
     adapters = finished.params["lora"]
     path = "layer_0/attention/query"
@@ -215,7 +215,7 @@ def test_dropout_of_adapters_leaves_out_rows_and_scales_the_others(params, finis
     assert (draws[0] != draws[1]).any()
 
 
-def test_a_tree_is_divided_and_joined_again(params):
+def test_partition_and_union_are_inverse(params):
     left, right = partition(params, "attention/")
     assert set(flat(left)) | set(flat(right)) == set(flat(params))
     assert all("attention/" in path for path in flat(left))

@@ -29,7 +29,7 @@ def test_the_scale_counts_good_steps_doubles_and_halves():
 
 
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
-def test_one_number_that_is_not_finite_is_enough(bad):
+def test_one_non_finite_number_is_detected(bad):
     tree = {"a": jnp.ones((2, 3)), "b": (jnp.zeros(4), jnp.float16(60000.0))}
     assert bool(loss_scale.all_finite(tree))
     for harm in ({"a": tree["a"].at[1, 2].set(bad)}, {"b": (tree["b"][0].at[0].set(bad), tree["b"][1])}):

@@ -22,7 +22,7 @@ def without_timing(path):
     return [{k: v for k, v in line.items() if k != "timing"} for line in read_metrics(path)]
 
 
-def test_going_back_takes_out_later_lines_and_a_torn_one(tmp_path):
+def test_opening_at_a_step_drops_later_and_truncated_lines(tmp_path):
     lines = [{"step": s, "loss": 1 / s, "tokens": s * 10} for s in (1, 2, 3, 4)]
     write(tmp_path, 0, lines)
     path = tmp_path / "metrics.jsonl"
@@ -34,7 +34,7 @@ def test_going_back_takes_out_later_lines_and_a_torn_one(tmp_path):
     assert path.read_text().endswith("\n")
 
 
-def test_a_number_that_is_not_finite_is_never_written(tmp_path):
+def test_a_non_finite_number_is_never_written(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write(tmp_path, 0, [{"step": 1, "loss": float("nan")}])
 
@@ -54,7 +54,7 @@ def test_tensorboard_reads_the_same_numbers(tmp_path):
     assert events[1].wall_time == read_metrics(tmp_path / "metrics.jsonl")[0]["timing"]["time"]
 
 
-def test_crc32c_is_the_one_of_rfc_3720():
+def test_crc32c_matches_rfc_3720():
     assert tensorboard.crc32c(b"123456789") == 0xE3069283
     assert tensorboard.crc32c(bytes(32)) == 0x8A9136AA  # RFC 3720, appendix B.4
 
@@ -72,7 +72,7 @@ def test_crc32c_is_the_one_of_rfc_3720():
     ],
     ids=range(7),
 )
-def test_a_damaged_line_ends_the_reading_and_training_goes_on(tmp_path, line):
+def test_reading_stops_at_a_damaged_line_and_training_continues(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
     path.write_text(f'{{"step": 1, "validation_bpb": 1.5}}\n{line}\n')
     assert read_metrics(path) == [{"step": 1, "validation_bpb": 1.5}]
@@ -82,14 +82,14 @@ def test_a_damaged_line_ends_the_reading_and_training_goes_on(tmp_path, line):
 
 
 @pytest.mark.parametrize("line", ["[1, 2]", '{"loss": 1.0}', '{"step": "7"}', '{"step": 7'], ids=str)
-def test_a_line_that_is_not_ours_ends_the_reading(tmp_path, line):
+def test_reading_stops_at_a_line_without_a_step(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
     assert read_metrics(path) == []
     path.write_text(f'{{"step": 1}}\n{{"step": 2}}\n{line}\n{{"step": 3}}\n')
     assert read_metrics(path) == [{"step": 1}, {"step": 2}]
 
 
-def test_lines_are_taken_from_the_copy_of_a_checkpoint_and_the_best_with_them(tmp_path):
+def test_lines_and_best_are_read_from_the_copy_in_the_checkpoint(tmp_path):
     scores = {1: 3.0, 2: 2.0, 3: 2.5, 4: 1.0}
     write(tmp_path, 0, [{"step": s, "validation_bpb": bpb} for s, bpb in scores.items()] + [{"step": 5}])
     path, saved = tmp_path / "metrics.jsonl", tmp_path / "saved.jsonl"
@@ -117,7 +117,7 @@ def step_log(writer, losses=()):
     return StepLog(writer, steps=5, every=2, tokens_per_step=8.5, bpb_per_nat=0.5, losses=list(losses))
 
 
-def test_a_line_holds_the_mean_loss_of_the_steps_since_the_line_before():
+def test_a_line_holds_the_mean_loss_since_the_previous_line():
     lines = Lines()
     log = step_log(lines, losses=[3.0])  # of a step before the process was killed
     for step, loss in ((2, 5.0), (3, 7.0), (4, 8.0), (5, 1.0)):
@@ -129,14 +129,14 @@ def test_a_line_holds_the_mean_loss_of_the_steps_since_the_line_before():
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_number_that_is_not_finite_stops_training(value):
+def test_a_non_finite_metric_stops_training(value):
     lines = Lines()
     with pytest.raises(RunError, match=f"grad_norm is {value} at step 2: training has diverged"):
         step_log(lines).add(2, {"loss": 1.0, "grad_norm": value}, 1.0)
     assert not lines
 
 
-def test_the_best_is_lower_than_all_before_it():
+def test_the_best_is_lower_than_all_earlier_ones():
     lines = Lines()
     log = step_log(lines)
     scores = (2.0, 2.0, 1.5, 1.75, 1.25)
@@ -154,7 +154,7 @@ def test_a_process_that_writes_nothing_has_no_best():
     assert writer.best_bpb == math.inf
 
 
-def test_a_line_that_was_written_is_in_the_files_at_once(tmp_path):
+def test_a_written_line_is_flushed_at_once(tmp_path):
     """Whatever becomes of the process, and without `sync`."""
     writer = MetricsWriter(tmp_path / "metrics.jsonl", tmp_path / "tensorboard", 0)
     (events,) = (tmp_path / "tensorboard").iterdir()
@@ -167,7 +167,7 @@ def test_a_line_that_was_written_is_in_the_files_at_once(tmp_path):
         writer.write({"step": 2})
 
 
-def test_a_line_keeps_the_clock_and_its_speed_apart_from_the_rest(tmp_path):
+def test_times_and_throughput_are_under_timing_only(tmp_path):
     before = time.time()
     write(tmp_path, 0, [{"step": 1, "timing": {"tokens_per_second": 5.0}}])
     (line,) = read_metrics(tmp_path / "metrics.jsonl")

@@ -35,7 +35,7 @@ def test_moments_in_16_bits_hardly_change_updates(kind, moments):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_of_adams_second_moment_the_root_is_kept_and_a_count_stays_whole(dtype):
+def test_adams_second_moment_is_stored_as_its_root_and_counts_stay_integers(dtype):
     """After the first step it is (1 - beta2) g^2: its root is a power of two, which 16 bits hold exactly."""
     rule = store_moments_in(dtype, optax.scale_by_adam(0.5, 0.75, 0.0))
     params = {"w": jnp.zeros(3)}
@@ -53,7 +53,7 @@ def test_of_adams_second_moment_the_root_is_kept_and_a_count_stays_whole(dtype):
     assert int(state.count) == 2
 
 
-def test_in_float32_the_rule_is_itself():
+def test_float32_returns_the_same_rule():
     rule = optax.scale_by_lion(0.9, 0.99)
     assert store_moments_in("float32", rule) is rule
     state = store_moments_in("bfloat16", rule).init({"w": jnp.ones(2)})

@@ -35,7 +35,7 @@ def test_cross_entropy_is_minus_log_softmax():
     np.testing.assert_allclose(token_losses(logits, targets)[1], expected, rtol=1e-5)
 
 
-def test_label_smoothing_and_z_loss_are_their_formulas():
+def test_label_smoothing_and_z_loss_match_their_formulas():
     logits = jax.random.normal(jax.random.key(0), (2, 3, 5)) * 4
     targets = jnp.array([[0, 1, 2], [3, 4, 0]])
     smooth, nats, _ = token_losses(logits, targets, Penalty(label_smoothing=0.2))
@@ -46,7 +46,7 @@ def test_label_smoothing_and_z_loss_are_their_formulas():
 
 
 @pytest.mark.parametrize("change", [{"label_smoothing": 0.1}, {"z_loss": 0.1}], ids=str)
-def test_they_change_gradients_and_the_logged_loss_stays_cross_entropy(change):
+def test_penalties_change_gradients_but_not_the_logged_loss(change):
     results = []
     optimizer = OptimizerConfig(kind="sgd", learning_rate=0.1)
     for train in (TRAIN, replace(TRAIN, **change), replace(TRAIN, micro_batches=4, **change)):
@@ -58,7 +58,7 @@ def test_they_change_gradients_and_the_logged_loss_stays_cross_entropy(change):
     assert float(parts["grad_norm"]) == pytest.approx(float(other["grad_norm"]), rel=1e-4)
 
 
-def test_by_hand():
+def test_hand_computed_loss():
     """Of logits log 1, log 2, log 5: Z = 8, and the mean of the logits is log 10 / 3."""
     logits, nats = jnp.log(jnp.array([[[1.0, 2.0, 5.0]]])), jnp.log(8 / 5)
     np.testing.assert_allclose(token_losses(logits, jnp.array([[2]]))[1], [[nats]], rtol=1e-6)

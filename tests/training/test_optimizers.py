@@ -120,7 +120,7 @@ def trained_part(part: str):
 @pytest.mark.parametrize("clip", [0.0, 0.5])
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_steps_are_those_of_arithmetic(kind, part, clip):
+def test_two_steps_match_numpy(kind, part, clip):
     if clip and part != "all":
         pytest.skip("clipping knows no parts")
     config = OptimizerConfig(**(vars(CONFIG) | {"kind": kind, "clip_norm": clip}))
@@ -151,7 +151,7 @@ def test_two_steps_are_those_of_arithmetic(kind, part, clip):
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_a_table_trained_alone_has_the_rate_that_it_has_among_others(tied):
+def test_an_embedding_trained_alone_keeps_its_rate(tied):
     """Adam's first update is a sign: every number of a row that was seen moves by the rate."""
     model = resolve(TransformerConfig(**(vars(SIZE) | {"tie_embeddings": tied})), vocab_size=64, context=16)
     optimizer = OptimizerConfig(**(vars(CONFIG) | {"warmup_steps": 1, "epsilon": 1e-12}))
@@ -172,7 +172,7 @@ def test_a_table_trained_alone_has_the_rate_that_it_has_among_others(tied):
     ("iterations", "least", "most"),
     [(1, 0.008, 1.992), (2, 0.034, 1.966), (3, 0.134, 1.866), (4, 0.43, 1.561), (5, 0.87, 1.124)],
 )
-def test_singular_values_are_bounded_as_the_docstring_says(iterations, least, most):
+def test_singular_values_are_within_the_documented_bounds(iterations, least, most):
     """From arithmetic, for all that a matrix may have, and from matrices that have them."""
     s = np.linspace(0, 1, 200_001) / 1.01
     x = s.copy()
@@ -192,7 +192,7 @@ def test_singular_values_are_bounded_as_the_docstring_says(iterations, least, mo
     assert found.max() < most
 
 
-def test_the_schedule_of_a_group_is_that_of_its_rate():
+def test_each_group_follows_the_schedule_of_its_rate():
     for name, rate in RATES.items():
         schedule = learning_rate_schedule(CONFIG, rate, STEPS)
         assert [float(schedule(t)) for t in (0, 3, 6)] == pytest.approx([rate / 4, rate, rate / 2]), name
@@ -212,7 +212,7 @@ def test_orthogonalize_brings_singular_values_to_one(shape):
     assert not np.asarray(orthogonalize(jnp.zeros(shape), 5)).any(), "no gradient, no step"
 
 
-def test_schedules_at_their_corners():
+def test_schedules_at_their_breakpoints():
     config = OptimizerConfig(warmup_steps=10, decay_fraction=0.4, final_fraction=0.1)
     wsd = learning_rate_schedule(config, 2.0, 100)
     for step, rate in ((0, 0.2), (9, 2.0), (60, 2.0), (80, 2 * (0.1 + 0.9 * 0.5)), (100, 0.2)):
@@ -250,7 +250,7 @@ def test_each_optimizer_decays_matrices_only_by_its_schedule(kind):
         np.testing.assert_allclose(after, decay * before, rtol=1e-5)
 
 
-def test_lion_moves_every_number_equally_far():
+def test_lion_updates_have_equal_magnitude():
     """Lion's update is a sign (arXiv:2302.06675, algorithm 2)."""
     tx = make_optimizer(
         OptimizerConfig(kind="lion", learning_rate=0.01, weight_decay=0.0, warmup_steps=1), 10
@@ -268,7 +268,7 @@ def test_adafactor_keeps_rows_and_columns_of_matrices():
     assert kept < 0.1 * sum(x.size for x in jax.tree.leaves(init_params(MODEL, 0)))
 
 
-def test_new_schedules_at_their_corners():
+def test_other_schedules_at_their_breakpoints():
     config = OptimizerConfig(schedule="linear", warmup_steps=10, final_fraction=0.1)
     linear = learning_rate_schedule(config, 2.0, 100)
     for step, rate in ((0, 0.2), (10, 2.0), (55, 2 * (0.1 + 0.9 * 0.5)), (100, 0.2)):
@@ -292,7 +292,7 @@ def test_blocks_keep_the_norm_of_the_update(shape, writes_residual):
         assert norm == pytest.approx(expected, rel=0.1), block
 
 
-def test_each_head_is_orthogonalized_on_its_own():
+def test_each_head_is_orthogonalized_separately():
     kernel = jax.random.normal(jax.random.key(0), (32, 48))
     blocks = direction(kernel, 16, False)
     alone = direction(kernel.at[:, 16:].set(0.0), 16, False)
@@ -304,7 +304,7 @@ def test_each_head_is_orthogonalized_on_its_own():
     )
 
 
-def test_without_blocks_it_is_plain_muon():
+def test_block_0_is_plain_muon():
     kernel = jax.random.normal(jax.random.key(0), (16, 64))
     np.testing.assert_allclose(
         direction(kernel, 0, False), orthogonalize(kernel, 5) * 2.0, rtol=1e-3, atol=1e-5
@@ -322,7 +322,7 @@ def test_kernels_do_not_mix():
 
 
 @pytest.mark.parametrize("devices", [2, 3, 4, 7])
-def test_blocks_that_devices_do_not_divide_are_padded_and_the_same(monkeypatch, devices):
+def test_blocks_not_divisible_by_devices_are_padded_without_effect(monkeypatch, devices):
     """As on a mesh, of which one device reckons all blocks here."""
     kernels = [jax.random.normal(jax.random.key(i), (32, 48)) for i in range(3)]
     alone = muon_directions(kernels, [False] * 3, iterations=2, block=16)
@@ -334,7 +334,7 @@ def test_blocks_that_devices_do_not_divide_are_padded_and_the_same(monkeypatch, 
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), few, alone)
 
 
-def test_groups():
+def test_parameter_groups():
     params = {
         "embedding": jnp.zeros((8, 4)),
         "head": jnp.zeros((4, 8)),

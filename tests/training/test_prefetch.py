@@ -24,14 +24,14 @@ class Dataset:
         return step
 
 
-def test_every_batch_once_in_order_from_any_step():
+def test_batches_are_yielded_once_in_order_from_any_step():
     dataset = Dataset()
     assert list(prefetched(dataset, 5, 12, lambda x: -x)) == [-s for s in range(5, 12)]
     assert dataset.asked == list(range(5, 12))
     assert list(prefetched(dataset, 7, 7, lambda x: x)) == []
 
 
-def test_batches_are_made_ahead_but_not_all_at_once():
+def test_batches_are_prefetched_but_not_all_at_once():
     dataset = Dataset()
     with closing(prefetched(dataset, 0, 100, lambda x: x)) as batches:
         next(batches)
@@ -43,14 +43,14 @@ def test_batches_are_made_ahead_but_not_all_at_once():
     assert not [t for t in threading.enumerate() if t.name.startswith("batches")]
 
 
-def test_what_goes_wrong_is_raised_at_its_step():
+def test_an_exception_is_raised_at_its_step():
     batches = prefetched(Dataset(broken=2), 0, 5, lambda x: x)
     assert [next(batches), next(batches)] == [0, 1]
     with pytest.raises(OSError, match="the disk is gone"):
         next(batches)
 
 
-def test_metrics_are_read_behind_and_in_order():
+def test_metrics_are_read_later_in_order():
     seen: list[tuple[int, dict[str, float]]] = []
     behind = DeferredMetrics(lambda step, values: seen.append((step, values)))
     for step in range(1, 6):

@@ -66,7 +66,7 @@ def test_accumulated_gradients_equal_the_large_batch(optimizer):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), whole.params, parts.params)
 
 
-def test_accumulation_weighs_tokens_not_parts():
+def test_accumulation_weighs_tokens_not_micro_batches():
     """Parts with different numbers of counted tokens: the mean is over tokens."""
     uneven = batch()
     uneven["weights"][:3] = 0.0
@@ -80,7 +80,7 @@ def test_accumulation_weighs_tokens_not_parts():
 
 
 @each_optimizer
-def test_training_learns_one_batch_by_heart(optimizer):
+def test_training_overfits_one_batch(optimizer):
     state, step = init_state(MODEL, optimizer, TRAIN), train_step(MODEL, optimizer, TRAIN)
     for _ in range(TRAIN.steps):
         state, metrics = step(state, batch())
@@ -104,7 +104,7 @@ def test_dropout_differs_by_step_and_repeats_by_seed():
     assert losses() == losses()
 
 
-def test_each_micro_batch_drops_other_numbers():
+def test_each_micro_batch_has_different_dropout():
     """A gradient that is the mask of its part: where all have the same mask, it is all or nothing."""
 
     def masked_sum(params, state, part, seed, key):
@@ -129,7 +129,7 @@ def test_each_micro_batch_drops_other_numbers():
 @pytest.mark.parametrize("num_classes", [0, 3])
 @pytest.mark.parametrize("cross_entropy", ["plain", "chunked"])
 @pytest.mark.parametrize("pad_id", [0, 7])
-def test_padding_of_a_source_is_not_seen(pad_id, cross_entropy, num_classes):
+def test_source_padding_has_no_effect(pad_id, cross_entropy, num_classes):
     """Whichever id pads, in training and in evaluation: a loss is that of the source without it."""
     pair = resolve(
         replace(MODEL, architecture="encoder-decoder", num_classes=num_classes), vocab_size=64, context=16
@@ -157,7 +157,7 @@ def test_padding_of_a_source_is_not_seen(pad_id, cross_entropy, num_classes):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), long, own)
 
 
-def test_what_a_step_tells_is_that_of_its_batch_and_update():
+def test_metrics_of_a_step_are_of_its_batch_and_update():
     """One step of plain SGD, against gradients of the mean cross-entropy of all counted tokens."""
     optimizer = OptimizerConfig(kind="sgd", learning_rate=0.5, weight_decay=0.0, momentum=0.0, warmup_steps=4)
     uneven = batch()
@@ -193,7 +193,7 @@ def test_what_a_step_tells_is_that_of_its_batch_and_update():
     )
 
 
-def test_chunked_evaluation_is_the_plain_one_also_of_capped_logits():
+def test_chunked_evaluation_equals_plain_with_capped_logits_too():
     model = replace(MODEL, logit_soft_cap=0.5)
     params = jax.jit(partial(init_params, model, 0), compiler_options=QUICK)()
     params["head"] *= 30
@@ -208,7 +208,7 @@ def test_chunked_evaluation_is_the_plain_one_also_of_capped_logits():
 
 
 @pytest.mark.parametrize("architecture", ["decoder", "encoder-decoder"])
-def test_labels_are_read_where_they_are_asked_for(architecture):
+def test_labels_are_predicted_at_the_requested_positions(architecture):
     """The one weighted place of each row; a row without one is padding."""
     model = resolve(replace(MODEL, architecture=architecture, num_classes=3), vocab_size=64, context=16)
     params = jax.jit(partial(init_params, model, 1), compiler_options=QUICK)()
@@ -236,7 +236,7 @@ def test_labels_are_read_where_they_are_asked_for(architecture):
     assert float(sums["nats"]) == pytest.approx(nats, rel=1e-4)
 
 
-def test_a_document_sees_itself_alone_where_attention_is_masked():
+def test_masked_attention_stays_inside_a_document():
     """In training and in evaluation: the loss of the second half is that of the half alone."""
     two = batch()
     two["segments"] = np.repeat([[1, 2]], 8, 0).repeat(8, 1).astype(np.int32)
@@ -326,7 +326,7 @@ def test_an_overflow_skips_the_step_halves_the_scale_and_recovers():
 
 
 @pytest.mark.parametrize("kind", ["adamw", "lion", "muon"])
-def test_skipped_steps_hold_no_schedule_up(kind):
+def test_skipped_steps_do_not_delay_schedules(kind):
     """The first update after three skipped steps is at the rate of the fourth, which is the one that is logged. Adam's
     first update and Lion's are a sign; Muon trains the head by Adam."""
     compute = ComputeConfig(precision="float16")
@@ -349,7 +349,7 @@ def test_skipped_steps_hold_no_schedule_up(kind):
             assert moved == pytest.approx(0.0 if i < 3 else rate, rel=1e-3)
 
 
-def test_sgd_moves_by_the_logged_rate_in_every_step_that_is_not_skipped():
+def test_sgd_uses_the_logged_rate_in_every_step_not_skipped():
     compute = ComputeConfig(precision="float16")
     optimizer = replace(SGD, momentum=0.0, weight_decay=0.0, warmup_steps=1, schedule="linear")
     step = quick_step(MODEL, optimizer, SHORT, compute)

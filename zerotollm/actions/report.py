@@ -68,9 +68,11 @@ def report(experiment: Experiment, run_dir: Path, options: ReportOptions) -> Pat
     except UsageError as error:
         why = f"left out: {error}"
     trained = Trained(experiment, run_directory.read_summary(run_dir) or {}, run.metrics())
+    layers, width, corpus = run.model_config.num_layers, run.model_config.width, experiment.data.corpus
     page = Report(
         title=f"{run.path.name}: what it learned and how it works",
-        lead=_lead(run),
+        lead=f"{run.num_parameters:,} parameters, {layers} layers, width {width}; text: {corpus}; step {run.step:,}. "
+        "All numbers below were measured on this model; brackets are 95 % intervals.",
         facts=_facts(run, trained.summary),
         sections=(
             _training(run, trained.metrics),
@@ -95,15 +97,6 @@ def _cut(run: Run, text: str) -> str:
     """Return the start of a text, `LONGEST` tokens with the one that starts a document."""
     ids = run.tokenizer.encode(text)
     return text if len(ids) < LONGEST else run.tokenizer.decode(ids[: LONGEST - 1]).strip()
-
-
-def _lead(run: Run) -> str:
-    model = run.model_config
-    return (
-        f"{run.num_parameters:,} parameters, {model.num_layers} layers, width {model.width}; text: "
-        f"{run.experiment.data.corpus}; step {run.step:,}. All numbers below were measured on this model; "
-        "brackets are 95 % intervals."
-    )
 
 
 def _facts(run: Run, summary: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

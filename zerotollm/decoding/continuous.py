@@ -155,13 +155,7 @@ def admit(
 
 @partial(jax.jit, static_argnames=("net", "num_tokens"), donate_argnames="slots")
 def step(
-    params: Params,
-    slots: Slots,
-    active_R: jax.Array,
-    alternatives: jax.Array,
-    *,
-    net: Net,
-    num_tokens: int,
+    params: Params, slots: Slots, active_R: jax.Array, alternatives: jax.Array, *, net: Net, num_tokens: int
 ) -> tuple[Slots, SampledTokens]:
     """Return the slots with the next token of every row; it is meaningless in rows that are not `active_R`."""
     positions_R1 = slots.position_R[:, None]

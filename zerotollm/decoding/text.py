@@ -27,11 +27,7 @@ def encode_prompt(tokenizer: AnyTokenizer, prompt: str, max_length: int) -> np.n
 
 
 def generate_texts(
-    params: Params,
-    net: Net,
-    tokenizer: AnyTokenizer,
-    prompts: Sequence[str],
-    sampling: SamplingConfig,
+    params: Params, net: Net, tokenizer: AnyTokenizer, prompts: Sequence[str], sampling: SamplingConfig
 ) -> list[str]:
     """Return each prompt followed by its continuation, generated as one batch."""
     ids = [encode_prompt(tokenizer, prompt, net.config.max_length) for prompt in prompts]
@@ -42,12 +38,7 @@ def generate_texts(
 
 
 def sample_text(
-    params: Params,
-    net: Net,
-    tokenizer: AnyTokenizer,
-    sampling: SamplingConfig,
-    *,
-    translates: bool = False,
+    params: Params, net: Net, tokenizer: AnyTokenizer, sampling: SamplingConfig, *, translates: bool = False
 ) -> str:
     """Return `sampling.prompt` and its continuation, or its translation, to show during training.
 

@@ -42,8 +42,7 @@ class Ablation(Answer):
     loss: float
     """with all heads, nats per token"""
     rise_LH: Estimate[np.ndarray]
-    """rise of the loss under zero ablation; paired intervals over windows, simultaneous for all heads and both
-    ablations"""
+    """under zero ablation; paired intervals over windows, simultaneous for all heads and both ablations"""
     p_LH: np.ndarray
     """of a rise or fall of at most `MATTERS`, adjusted for all heads and both ablations (Holm 1979)"""
     tokens: int

@@ -210,8 +210,7 @@ def repetition(lm: LanguageModel, ids_N: np.ndarray, seed: int = 0) -> tuple[np.
     """Measure induction on repeated random tokens (Olsson et al. 2022, "per-token loss").
 
     Returns the attention of each head in the second copy to the token after the same token in the first, (B, L, H),
-    and the loss on the first and on the second copy, each (B,). The first token of a copy is unpredictable and left
-    out.
+    and the loss on the first and on the second copy, each (B,), without the unpredictable first token of a copy.
     """
     n = _copy_length(lm.config)
     tokens_BT = repeated_random(ids_N, n, SEQUENCES, lm.tokenizer.bos_id, seed)

@@ -39,20 +39,17 @@ class Learning(Answer):
     part_YG: Estimate[np.ndarray]
     """by place in the word"""
     fell_G: Estimate[np.ndarray]
-    """loss of each band at the first checkpoint minus that at the last, paired by windows; intervals all hold
-    together"""
+    """loss of each band at the first minus the last checkpoint, paired by windows; intervals all hold together"""
     induction_Y: Estimate[np.ndarray] | None = None
-    """nats by which random tokens are better predicted when they are repeated; intervals all hold together. None for an
-    encoder-decoder"""
+    """nats that repeating random tokens saves; intervals all hold together. None for an encoder-decoder"""
     induction_attention_YLH: np.ndarray | None = None
     """attention of each head to the token after the earlier occurrence"""
     title = "What it learned when"
 
     def sentence(self) -> str:
         if len(self.steps_Y) < 2:
-            return (
-                f"Only the checkpoint of step {self.steps_Y[0]} exists, which does not show when it learned."
-            )
+            step = self.steps_Y[0]
+            return f"Only the checkpoint of step {step} exists, which does not show when it learned."
         loss_YG = self.band_YG.value
         not_empty = np.flatnonzero(~np.isnan(loss_YG[0]))
         ends = int(not_empty[0]), int(not_empty[-1])
@@ -62,12 +59,9 @@ class Learning(Answer):
             fell_Y, name = loss_YG[0, g] - loss_YG[:, g], self.band_names[g]
             with np.errstate(divide="ignore", invalid="ignore"):
                 half = self.steps_Y[int((fell_Y / fell_Y[-1] >= 0.5).argmax())]
-            texts = (
-                f"{name} were learned, half of the way by step {half}",
-                f"{name} became worse",
-                f"that {name} were learned is not shown",
-            )
-            learned.append(verdict(self.fell_G.at(g), *texts, NEGLIGIBLE))
+            shown, opposite = f"{name} were learned, half of the way by step {half}", f"{name} became worse"
+            otherwise = f"that {name} were learned is not shown"
+            learned.append(verdict(self.fell_G.at(g), shown, opposite, otherwise, NEGLIGIBLE))
         if self.induction_Y is not None:
             shown = np.flatnonzero(self.induction_Y.low > NEGLIGIBLE)
             when = f"first shown at step {self.steps_Y[shown[0]]}" if len(shown) else "shown at no checkpoint"

@@ -172,10 +172,8 @@ def cosine_matrix(x_ND: np.ndarray) -> np.ndarray:
     return x_ND @ x_ND.T
 
 
-def explain_meaning(
-    embeddings: Sequence[tuple[int, np.ndarray]], usage: Usage, draws: int = DRAWS
-) -> Meaning:
-    """Correlate cosines with usage at every checkpoint, (step, (V, D)), the oldest first.
+def explain_meaning(tables: Sequence[tuple[int, np.ndarray]], usage: Usage, draws: int = DRAWS) -> Meaning:
+    """Correlate cosines with usage; `tables` are the embeddings of every checkpoint, (step, (V, D)), the oldest first.
 
     Cosines are of embeddings minus their mean. Correlations are of ranks (Spearman 1904), intervals from bootstrap
     samples of tokens (Efron 1979), p-values from permutations of tokens (Mantel 1967).
@@ -188,7 +186,7 @@ def explain_meaning(
     between = float(pair_correlations(together_NN, contexts_NN, weights_XN[:1])[0])
     estimates: list[list[Estimate[float]]] = []
     rows, cosine_NN = [], np.zeros((N, N))
-    for _, embedding_VD in embeddings:
+    for _, embedding_VD in tables:
         x_ND = np.asarray(embedding_VD, np.float64)[usage.ids_N]
         cosine_NN = cosine_matrix(x_ND - x_ND.mean(0, keepdims=True))
         rank_NN = pair_ranks(cosine_NN)
@@ -202,7 +200,7 @@ def explain_meaning(
         alone = [partial_correlation(a, b, between) for a, b in orders]
         p_values = [mantel(rank_NN, x_NN, draws, seed) for seed, x_NN in enumerate(both)]
         rows.append([*alone, *p_values])
-    steps_Y = np.array([step for step, _ in embeddings])
+    steps_Y = np.array([step for step, _ in tables])
     together, contexts, difference = (tuple(column) for column in zip(*estimates, strict=True))
     alone_and_p = np.array(rows).T
     return Meaning(

@@ -111,9 +111,7 @@ def held_out_answers(
     return answers
 
 
-def pair_roles(
-    recording: Recording, pair: Pair, kind: str, mark_V: np.ndarray
-) -> tuple[RoleScores, RoleScores]:
+def pair_roles(recording: Recording, pair: Pair, kind: str, mark_V: np.ndarray) -> tuple[RoleScores, ...]:
     """Return the role scores of every head of a kind in one pair, and those of even attention."""
     written_T = recording.row.tokens_1S[0, : len(pair.target_T)]
     queries_T, keys_S = {

@@ -26,6 +26,7 @@ def reference_text(
     trained_here = not experiment.train.start_from and tokenizer.kind != "pretrained"
     source = experiment.tokenizer if trained_here else tokenizer
     pairs = experiment.model.encoder_layers > 0
+    prepared = None
     try:
         if pairs and experiment.train.objective == "likelihood":
             split = prepare_pairs(experiment.data, source).splits["train"]
@@ -37,12 +38,14 @@ def reference_text(
         feed = dataset_of(experiment, tokenizer=None if trained_here else tokenizer) if pairs else None
     except (UsageError, OSError):
         return None
-    if (feed or prepared).tokenizer != tokenizer:
-        return None
     if feed:
+        if feed.tokenizer != tokenizer:
+            return None
         held_out = _held_out_pairs(feed, tokenizer)
         held_out_N = np.concatenate([pair.target_T for pair in held_out])
         return ReferenceText(train_N, held_out_N[held_out_N < tokenizer.vocab_size], pairs=held_out)
+    if prepared is None or prepared.tokenizer != tokenizer:
+        return None
     validation = prepared.splits["validation"]
     labels = {"the genre": _genres(experiment, validation)} if genres else {}
     bos = validation.special.bos if experiment.data.document_mask else None

@@ -72,9 +72,8 @@ class Tokenization(Answer):
 
     def sentence(self) -> str:
         tokens = len(self.pieces)
-        split = (
-            f"{self.num_bytes} bytes became {tokens} tokens, {self.num_bytes / max(tokens, 1):.2f} bytes each"
-        )
+        each = f"{self.num_bytes / max(tokens, 1):.2f} bytes each"
+        split = f"{self.num_bytes} bytes became {tokens} tokens, {each}"
         byte_texts = [repr(s.text) for s in self.strangers if s.bytes_of_it]
         fallback = f"; {', '.join(byte_texts)} fell back to bytes" if byte_texts else ""
         if self.kind != "bpe":

@@ -7,6 +7,7 @@ Activations to explain are sown into the collection "intermediates". They cost n
 (`zerotollm.explain.activations`).
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -214,6 +215,15 @@ def write_slots(cache_BKSC: jax.Array, new_BKTC: jax.Array, slot: jax.Array | in
     return jax.vmap(write)(cache_BKSC, new_BKTC, slot)
 
 
+def project(module: nn.Module, name: str, x_BTX: jax.Array, width: int, gain: float = 1.0) -> jax.Array:
+    """Return the product with the kernel `name` of `module`, plus a bias if `biases` says so: (B, T, width)."""
+    X, bias_Y = x_BTX.shape[-1], None
+    kernel_XY = module.param(name, fan_in_normal(X, gain), (X, width))
+    if name in BIASED[module.config.biases]:
+        bias_Y = module.param(f"{name}_bias", nn.initializers.zeros, (width,))
+    return linear(x_BTX, kernel_XY, bias_Y)
+
+
 class Attention(nn.Module):
     """Multi-head attention (arXiv:1706.03762, section 3.2.2), grouped-query where K < H."""
 
@@ -243,18 +253,16 @@ class Attention(nn.Module):
         widths = (H * c.key_width, K * c.key_width, K * C)
         fused = fused_projections(self, FUSED[0], widths, x_BTD)
 
-        def project(name: str, x_BXD: jax.Array, heads: int, width: int) -> jax.Array:
-            if name in fused:
-                return split_heads(fused[name], heads)
-            kernel_DY = self.param(name, fan_in_normal(D), (D, heads * width))
-            return split_heads(linear(x_BXD, kernel_DY, bias(self, name, heads * width)), heads)
+        def project_heads(name: str, x_BXD: jax.Array, heads: int, width: int) -> jax.Array:
+            y_BXY = fused[name] if name in fused else project(self, name, x_BXD, heads * width)
+            return split_heads(y_BXY, heads)
 
-        q_BHTC = project("query", x_BTD, H, c.key_width)
+        q_BHTC = project_heads("query", x_BTD, H, c.key_width)
         if c.qk_norm:
             q_BHTC = Norm(c, name="query_norm")(q_BHTC)
         if known is None:
-            k_BKSC = project("key", source_BSD, K, c.key_width)
-            v_BKSC = project("value", source_BSD, K, C)
+            k_BKSC = project_heads("key", source_BSD, K, c.key_width)
+            v_BKSC = project_heads("value", source_BSD, K, C)
             if c.qk_norm:
                 k_BKSC = Norm(c, name="key_norm")(k_BKSC)
         else:
@@ -275,15 +283,8 @@ class Attention(nn.Module):
             self.sow("intermediates", "weights_BHTS", weights_BHTS)
             mixed_BHTC = mix_values(weights_BHTS, v_BKSC)
         mixed_BTY = mixed_BHTC.transpose(0, 2, 1, 3).reshape(*x_BTD.shape[:2], H * C)
-        kernel_YD = self.param("output", fan_in_normal(H * C, residual_gain(c)), (H * C, D))
-        return linear(mixed_BTY, kernel_YD, bias(self, "output", D)), KVCache(k_BKSC, v_BKSC)
-
-
-def bias(module: nn.Module, name: str, width: int) -> jax.Array | None:
-    """Return the bias of a matrix, a parameter of `module`, or None if the configuration has none."""
-    if name not in BIASED[module.config.biases]:
-        return None
-    return module.param(f"{name}_bias", nn.initializers.zeros, (width,))
+        out_BTD = project(self, "output", mixed_BTY, D, residual_gain(c))
+        return out_BTD, KVCache(k_BKSC, v_BKSC)
 
 
 def residual_gain(config: TransformerConfig) -> float:
@@ -293,6 +294,14 @@ def residual_gain(config: TransformerConfig) -> float:
     initialized as the identity (Fixup, arXiv:1901.09321).
     """
     return {"scaled": (2 * config.num_layers) ** -0.5, "plain": 1.0, "zero": 0.0}[config.initialization]
+
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+    "relu2": lambda x: jnp.square(jax.nn.relu(x)),
+    "silu": jax.nn.silu,
+}
 
 
 class FeedForward(nn.Module):
@@ -307,20 +316,10 @@ class FeedForward(nn.Module):
         fused = fused_projections(self, FUSED[1], (F, F), x_BTD)
 
         def up(name: str) -> jax.Array:
-            if name in fused:
-                return fused[name]
-            return linear(x_BTD, self.param(name, fan_in_normal(D), (D, F)), bias(self, name, F))
+            return fused[name] if name in fused else project(self, name, x_BTD, F)
 
-        match self.config.feed_forward:
-            case "swiglu":
-                h_BTF = jax.nn.silu(up("gate")) * up("up")
-            case "gelu":
-                h_BTF = jax.nn.gelu(up("up"), approximate=True)
-            case "relu":
-                h_BTF = jax.nn.relu(up("up"))
-            case "relu2":
-                h_BTF = jnp.square(jax.nn.relu(up("up")))
-            case "silu":
-                h_BTF = jax.nn.silu(up("up"))
-        down_FD = self.param("down", fan_in_normal(F, residual_gain(self.config)), (F, D))
-        return linear(h_BTF, down_FD, bias(self, "down", D))
+        if self.config.feed_forward == "swiglu":
+            h_BTF = jax.nn.silu(up("gate")) * up("up")
+        else:
+            h_BTF = ACTIVATIONS[self.config.feed_forward](up("up"))
+        return project(self, "down", h_BTF, D, residual_gain(self.config))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Literal
 
 from zerotollm.explain.figures.marks import Axis, Bands, Dots, Line, Mark, Panel, Symbol
 from zerotollm.explain.figures.picture import Picture
@@ -38,10 +39,16 @@ def axis_limit(rows: Sequence[Row]) -> float:
 
     It is three times the largest reach of the nearest three quarters of the intervals, or less if all stay within less.
     """
-    reaches = sorted(
-        max(abs(row["shared"][key] or row["shared"]["difference"]) for key in ("low", "high")) for row in rows
-    )
+    reaches = sorted(max(abs(_number(row, "low")), abs(_number(row, "high"))) for row in rows)
     return max(1e-6, 1.08 * min(reaches[-1], 3 * reaches[(3 * len(reaches) - 1) // 4])) if reaches else 1.0
+
+
+def _number(row: Row, key: Literal["difference", "low", "high"]) -> float:
+    """Return the difference of a row that has one, or an end of its interval; without interval both are it."""
+    shared = row["shared"]
+    value = shared["difference"] if shared[key] is None else shared[key]
+    assert value is not None
+    return value
 
 
 def _groups(rows: Sequence[Row]) -> Bands:
@@ -57,19 +64,17 @@ def _dots(rows: Sequence[Row], verdict: str, edge: float) -> list[Mark]:
     chosen = [(y, row) for y, row in enumerate(rows) if row["shared"]["verdict"] == verdict]
     symbols: dict[Symbol, list[tuple[int, Row]]] = {}
     for y, row in chosen:
-        x = row["shared"]["difference"]
+        x = _number(row, "difference")
         symbols.setdefault("right" if x > edge else "left" if x < -edge else "circle", []).append((y, row))
     marks: list[Mark] = []
     for number, (symbol, points) in enumerate(symbols.items()):
-        comparisons = [row["shared"] for _, row in points]
         x, low, high = (
-            [min(edge, max(-edge, c["difference"] if c[key] is None else c[key])) for c in comparisons]
+            [min(edge, max(-edge, _number(row, key))) for _, row in points]
             for key in ("difference", "low", "high")
         )
         interval_ends = (low, high) if symbol == "circle" else (None, None)
-        hover = tuple(
-            f"{row['variant']}: {row['sentence']}\n{row['paper']}\n{_label(row)}" for _, row in points
-        )
+        texts = ((row["variant"], row["sentence"], row["paper"], _label(row)) for _, row in points)
+        hover = tuple("{}: {}\n{}\n{}".format(*text) for text in texts)
         name = "" if number else verdict  # one line of the legend for each verdict
         ys = [y for y, _ in points]
         marks.append(Dots(x, ys, name, color, *interval_ends, across=True, hover=hover, symbol=symbol))

@@ -10,10 +10,8 @@ def read_page(page: Path) -> str:
     try:
         return page.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
-        raise UsageError(
-            f"cannot read {page}: {reason}; give --into an existing text file in UTF-8"
-        ) from None
+        why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise UsageError(f"cannot read {page}: {why}; give --into an existing text file in UTF-8") from None
 
 
 def with_table(text: str, name: str, table: str, page: Path | str = "the text") -> str:

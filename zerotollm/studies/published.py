@@ -68,9 +68,8 @@ def conclusion(rows: Sequence[Row]) -> str:
             contrary += [name] if clear else []
     total = len(shown) + len(same) + len(other)
     if not total:
-        return (
-            "No variant was trained whose perplexity in the paper differs from its base's by more than 1 %."
-        )
+        differs = "whose perplexity in the paper differs from its base's by more than 1 %"
+        return f"No variant was trained {differs}."
     clauses = [
         f"Of {total} variants whose perplexity differs from the base's by more than 1 % in the paper",
         f"{len(shown)} are shown to differ in the same direction here{_names(shown)}",

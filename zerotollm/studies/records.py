@@ -41,11 +41,16 @@ class Sources(TypedDict):
     """of the parameters of `train.start_from`"""
 
 
-class Measurements(Sources):
-    """Numbers of one run; None where it was not trained to its end. Not in every version: the ones not required."""
+class Size(Sources):
+    """Numbers that are known before training."""
 
     parameters: int
     flops_per_token: int
+
+
+class Measurements(Size):
+    """Numbers of one run; None where it was not trained to its end. Not in every version: the ones not required."""
+
     validation_loss: NotRequired[float | None]
     """nats per token or label"""
     validation_bpb: float | None

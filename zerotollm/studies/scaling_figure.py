@@ -37,7 +37,7 @@ def picture(fit: Fit, prediction: Prediction, measured: Point) -> Picture:
     best = Line(*best_line(fit, measured), "best size for each compute", GRAY, dashed=True)
     titles = "Loss over training tokens, for each size", "Loss over size, for each compute budget"
     over_tokens = _panel(titles[0], "tokens trained on, D", loss, sizes, prediction)
-    over_sizes = _panel(titles[1], "parameters, N", loss, costs, prediction, (best,))
+    over_sizes = _panel(titles[1], "parameters, N", loss, costs, prediction, best)
     return Picture(
         f"L(N, D) = {law.E:.2f} + {law.A:.3g} / N^{law.alpha:.2f} + {law.B:.3g} / D^{law.beta:.2f}",
         (over_tokens, over_sizes),
@@ -102,16 +102,11 @@ def power(number: float) -> str:
 
 
 def _panel(
-    title: str,
-    label: str,
-    loss: Axis,
-    curves: list[Curve],
-    prediction: Prediction,
-    marks: tuple[Mark, ...] = (),
+    title: str, label: str, loss: Axis, curves: list[Curve], prediction: Prediction, *marks: Mark
 ) -> Panel:
     *fitted, larger = curves
     shades = [ORDERED[round(i * (len(ORDERED) - 1) / max(1, len(fitted) - 1))] for i in range(len(fitted))]
-    out = list(marks)
+    out = [*marks]
     for curve, color, y in zip(curves, [*shades, NEXT], _label_heights(curves, loss), strict=True):
         is_larger = curve is larger
         out.append(Line(curve.line_x, curve.line_y, "", color, dashed=is_larger))

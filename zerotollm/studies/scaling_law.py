@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import exp, log
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, overload
 
 import numpy as np
 from scipy.optimize import minimize
@@ -20,8 +20,6 @@ COVER = 0.95
 CONSTANTS = 5
 EXPONENTS = (0.01, 3.0)
 """Bounds of alpha and beta: a resample may not determine them at all, and then ends at a bound."""
-
-Numbers = TypeVar("Numbers", float, np.ndarray)
 
 
 class Point(NamedTuple):
@@ -51,10 +49,13 @@ class Law:
     alpha: float
     beta: float
 
-    def __call__(self, parameters: Numbers, tokens: Numbers) -> Numbers:
+    @overload
+    def __call__(self, parameters: float, tokens: float) -> float: ...
+    @overload
+    def __call__(self, parameters: float | np.ndarray, tokens: float | np.ndarray) -> np.ndarray: ...
+    def __call__(self, parameters: float | np.ndarray, tokens: float | np.ndarray) -> float | np.ndarray:
         """Return the loss."""
-        loss = self.E + self.A / parameters**self.alpha + self.B / tokens**self.beta
-        return loss  # type: ignore[return-value]  (a float for floats, an array for arrays)
+        return self.E + self.A / parameters**self.alpha + self.B / tokens**self.beta
 
     @property
     def exponent(self) -> float:

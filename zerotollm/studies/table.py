@@ -332,9 +332,8 @@ def markdown_table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 def markdown(rows: Sequence[Row]) -> str:
     """Return the table as Markdown, with its footer and a description of each variant."""
-    notes = "\n".join(
-        f"- **{row['variant']}**: {row['sentence']} ({row['paper']})" for row in rows if row["sentence"]
-    )
+    described = [row for row in rows if row["sentence"]]
+    notes = "\n".join(f"- **{row['variant']}**: {row['sentence']} ({row['paper']})" for row in described)
     return f"{markdown_table(*table(rows))}\n\n{footer(rows)}\n\n{notes}\n"
 
 

@@ -29,6 +29,7 @@ from zerotollm.studies.records import (
     RATES,
     Measurements,
     Outcome,
+    Size,
     Sources,
     finished,
     read_runs,
@@ -167,11 +168,6 @@ class RemainingTime:
         return max(0.0, self.planned - self.done_of_variant) * self.seconds / self.done
 
 
-class _Size(Sources):
-    parameters: int
-    flops_per_token: int
-
-
 @dataclass(frozen=True)
 class _Training:
     """What the jobs of a suite share."""
@@ -201,7 +197,7 @@ class _Training:
                 "bring it back, or choose another --run-dir"
             )
         flops = flops_per_token(job_for(replace(experiment, model=model), this_accelerator()))
-        size: _Size = {"parameters": num_parameters(model), "flops_per_token": flops, **sources}
+        size: Size = {"parameters": num_parameters(model), "flops_per_token": flops, **sources}
         if sees_the_future(model_of(start.experiment), masked=data.document_mask):
             for seed in job.seeds:
                 self._write(job, seed, "sees the future", _measurements(size, None, 0.0))
@@ -214,7 +210,7 @@ class _Training:
             self._train(job, programs, seeds, size)
         return True
 
-    def _train(self, job: Job, programs: Programs, seeds: tuple[int, ...], size: _Size) -> None:
+    def _train(self, job: Job, programs: Programs, seeds: tuple[int, ...], size: Size) -> None:
         began, suite_left = time.monotonic(), self.remaining.seconds_left()
         steps = programs.experiment.train.steps
         task = self.progress.add_task(job.title(seeds), total=steps, left=clock(suite_left))
@@ -260,7 +256,7 @@ class _Training:
         write_run(self.folder, self.base, job.variant, seed, job.rate, outcome, numbers)
 
 
-def _measurements(size: _Size, run: Fitted | None, seconds: float) -> Measurements:
+def _measurements(size: Size, run: Fitted | None, seconds: float) -> Measurements:
     validation: dict[str, float] = run.validation if run else {}
     last = run.losses[-max(1, round(len(run.losses) / 20)) :] if run else []
     return {

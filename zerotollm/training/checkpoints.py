@@ -237,7 +237,7 @@ class CheckpointWriter:
             self._thread.shutdown()
             self._orbax.close()
 
-    def _commit(self, saving: Path, step: int, notes: dict[str, Any]) -> None:
+    def _commit(self, saving: Path, step: int, notes: Mapping[str, Any]) -> None:
         self._orbax.wait_until_finished()
         if not is_first():
             return

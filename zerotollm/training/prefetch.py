@@ -1,13 +1,13 @@
 """The host's side of the train loop: batches are prefetched, metrics are read a few steps later."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import jax
 
-HostBatch = TypeVar("HostBatch")
+HostBatch = TypeVar("HostBatch", covariant=True)
 PlacedBatch = TypeVar("PlacedBatch")
 
 AHEAD = 2
@@ -16,15 +16,15 @@ BEHIND = 2
 """Steps dispatched before the metrics of the first are read: neither device nor host waits."""
 
 
-class Dataset(Protocol):
+class Dataset(Protocol[HostBatch]):
     """Batches by step."""
 
-    def __getitem__(self, step: int, /) -> Any: ...
+    def __getitem__(self, step: int, /) -> HostBatch: ...
 
 
 def prefetched(
-    dataset: Sequence[HostBatch], start: int, stop: int, place: Callable[[HostBatch], PlacedBatch]
-) -> Iterator[PlacedBatch]:
+    dataset: Dataset[HostBatch], start: int, stop: int, place: Callable[[HostBatch], PlacedBatch]
+) -> Generator[PlacedBatch, None, None]:
     """Yield `place(dataset[step])` for every step from `start` to `stop`, prepared by a second thread.
 
     The dataset is a pure function of the step: there is nothing to save. Exceptions in the thread are raised when their

@@ -49,13 +49,11 @@ def compare_runs(runs: Mapping[str, Sequence[MetricsLine]]) -> Picture:
     for number, (name, lines) in enumerate(runs.items()):
         steps = [line["step"] for line in lines if "tokens" in line]
         tokens = [line["tokens"] for line in lines if "tokens" in line]
-        validation = [
-            (line["step"], line["validation_bpb"]) for line in lines if line.get("validation_bpb") is not None
-        ]
+        validation = [line for line in lines if line.get("validation_bpb") is not None]
         if steps and validation:
             # Validation happens between two training lines, and every step has the same number of tokens.
-            x = [round(count) for count in np.interp([step for step, _ in validation], steps, tokens)]
-            y = [bpb for _, bpb in validation]
+            x = [round(count) for count in np.interp([line["step"] for line in validation], steps, tokens)]
+            y = [line["validation_bpb"] for line in validation]
             hover = said("{}, {:,} tokens: {:.4f} bits per byte", name, x, y)
             marks.append(Line(x, y, name=name, color=number % 7, hover=hover, dots=True))
     axes = Axis("tokens trained on"), Axis("validation bits per byte")

@@ -47,6 +47,5 @@ class Picture:
 
     def __repr__(self) -> str:
         titles = "; ".join(dict.fromkeys(panel.title for panel in self.panels))
-        return (
-            f"<{self.title}: {titles}. Save it with .save('x.png') or .save('x.html'); a notebook shows it>"
-        )
+        how = "Save it with .save('x.png') or .save('x.html'); a notebook shows it"
+        return f"<{self.title}: {titles}. {how}>"
