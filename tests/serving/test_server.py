@@ -14,7 +14,7 @@ from tests.serving.conftest import KEY
 from zerotollm.data.sources.conversations import chat_parts
 from zerotollm.data.tokens.conversations import encode_parts
 from zerotollm.evaluation.likelihood import log_likelihoods
-from zerotollm.serving import connection, scheduler
+from zerotollm.serving import app, scheduler
 from zerotollm.serving.protocol import NEUTRAL, RefusedError, parse, parse_json
 
 
@@ -221,7 +221,7 @@ HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
 @pytest.mark.parametrize("asked_before", [False, True])
 @pytest.mark.parametrize("sent", [b"", HEAD], ids=["silent", "half"])
 def test_a_connection_without_a_whole_head_is_closed(server, monkeypatch, sent, asked_before):
-    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(app, "HEAD_SECONDS", 0.3)
     host, port = server.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=30) as client:
         if asked_before:
@@ -233,7 +233,7 @@ def test_a_connection_without_a_whole_head_is_closed(server, monkeypatch, sent, 
 
 
 def test_a_head_that_comes_drop_by_drop_is_closed_and_a_long_answer_is_not(server, monkeypatch):
-    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(app, "HEAD_SECONDS", 0.2)
     host, port = server.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=30) as client:
         client.settimeout(0.02)

@@ -21,8 +21,7 @@ from zerotollm.planning.memory import largest_context, serving_memory
 from zerotollm.planning.report import HOST_BYTES
 from zerotollm.run import load
 from zerotollm.serving import scheduler
-from zerotollm.serving.app import ServerState, end_requests, generate_forever, make_app
-from zerotollm.serving.connection import TimedProtocol
+from zerotollm.serving.app import ServerState, TimedProtocol, end_requests, generate_forever, make_app
 from zerotollm.serving.protocol import Served
 from zerotollm.session.compilation_cache import cache_compiled_programs
 from zerotollm.validation import validate
