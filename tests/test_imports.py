@@ -46,6 +46,7 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 LIGHT = {
     "zerotollm",
     "zerotollm.errors",
+    "zerotollm.types",
     "zerotollm.suggest",
     "zerotollm.fields",
     "zerotollm.shell",

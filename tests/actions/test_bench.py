@@ -74,7 +74,7 @@ def test_what_is_measured_is_what_is_trained(tiny, tmp_path, kind):
     assert ("classifier" in params) == (kind == "labels")
     assert {"train", "product"} <= set(measurements)
     assert ("decode 1" in measurements) == (kind == "adapters")
-    with pytest.raises(UsageError, match="labels texts or trains some"):
+    with pytest.raises(UsageError, match="labels texts, trains some"):
         bench(experiment, tmp_path / "run", replace(QUICK, against="torch"))
 
 
