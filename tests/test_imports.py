@@ -20,7 +20,7 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MOD
 LAYERS = [
     line.split()
     for line in """
-    zerotollm errors randomness
+    zerotollm errors randomness types
     suggest host shell output own_code significance
     fields console sharding
     data model
