@@ -4,9 +4,9 @@ Group: your own ideas, without changing the package
 
 Command: python launch.py --experiment own_optimizer
 
-Time: not yet measured; 300 of the 1,650 steps of `base`
+Time: 1:17 to 1:31 on one core of an AMD EPYC, for 300 of the 1,650 steps of `base`
 
-Expected: not yet measured
+Expected: 1.668, 1.652 and 1.681 bits per byte (seeds 0 to 2); `base` after 300 steps 1.440, 1.428 and 1.428: slower than Muon over so few steps
 """
 
 from dataclasses import replace
