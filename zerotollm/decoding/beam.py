@@ -49,7 +49,7 @@ class BeamState(NamedTuple):
     scores_BN: jax.Array
     """scores of finished hypotheses; LOWEST if there is none"""
     count_B: jax.Array
-    """hypotheses finished so far, including those that are no longer among the best"""
+    """hypotheses finished so far, including those that better ones have replaced"""
     ancestors_BNS: jax.Array
     """True at the cache's slots whose token belongs to the unfinished hypothesis"""
     caches: tuple[KVCache, ...]
