@@ -266,8 +266,12 @@ def test_while_a_slow_save_is_under_way_a_twentieth_of_the_interval_is_trained(
 
     monkeypatch.setattr(DeferredMetrics, "add", noted)
     monkeypatch.setattr(checkpoints.CheckpointWriter, "_commit", slow)
-    often = replace(experiment, train=replace(experiment.train, eval_every=0, checkpoint_every=20))
+    often = replace(experiment, train=replace(experiment.train, eval_every=20, checkpoint_every=20))
     train(often, tmp_path / "run")
+    kept = checkpoints.finished(tmp_path / "run" / "checkpoints")
+    assert all(checkpoint.bpb() is not None for checkpoint in kept), (
+        "a later step changed what was being saved"
+    )
     assert at_commit == {20: 21, STEPS: STEPS}
     assert begun[-1] == STEPS
 

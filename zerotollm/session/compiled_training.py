@@ -29,16 +29,14 @@ Programs = Mapping[tuple[int, ...], Future[Compiled]]
 
 
 class Program(NamedTuple):
-    """A function of a batch, with a program for every shape that a batch may have."""
+    """A function whose second argument is a batch, with a program for every shape that a batch may have."""
 
     by_shape: Programs
-    place_of_batch: int
 
     def result(self) -> Callable[..., PyTree]:
         """Wait for the compiler, and return the function."""
         compiled = {shape: future.result() for shape, future in self.by_shape.items()}
-        place = self.place_of_batch
-        return lambda *arguments: compiled[arguments[place]["inputs"].shape](*arguments)
+        return lambda first, batch, *rest: compiled[batch["inputs"].shape](first, batch, *rest)
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ def compile_training(
         lower = partial(jax.jit(training.eval_step).lower, params)
         programs = by_shape(threads, lower, [*map(placement.shapes, feed.evaluation_shapes)], options)
         threads.shutdown(wait=False)
-        return Program(programs, 1)
+        return Program(programs)
 
     return CompiledTraining(
         experiment,
@@ -138,6 +136,6 @@ def compile_training(
         merge,
         params,
         state,
-        Program(train_programs, 1),
+        Program(train_programs),
         compile_evaluation,
     )

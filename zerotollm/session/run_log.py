@@ -88,14 +88,14 @@ class RunLog:
         self._display.say(f"before the first step: {words(before, self._feed)}")
 
     def begin(self, start: int) -> None:
-        """The first step is given to the device now."""
+        """Start the clock of the steps: the first one is given to the device now."""
         self._display.begin(start)
         self._pace.begin()
 
     def step(self, step: int, metrics: Metrics) -> None:
         """Record the metrics of a step, which the device may still be computing."""
         self._deferred.add(step, metrics)
-        self.notes["validation"] = None
+        self.notes = {**self.notes, "validation": None}  # the thread that saves may still read those before
 
     def _read(self, step: int, values: dict[str, float]) -> None:
         pace, train = self._pace, self._train
@@ -116,7 +116,7 @@ class RunLog:
 
     @contextmanager
     def _pause(self, kind: str):
-        """Around what stops the steps, whose metrics are read first."""
+        """Time what stops the steps; their metrics are read first."""
         self._deferred.drain()
         with self._pace.pause(kind):
             yield
