@@ -1,8 +1,8 @@
 """The common part of all tokenizers: a token is a run of bytes, and a text is the bytes of its tokens."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +14,19 @@ SPACE = "\u2581"  # sentencePiece's symbol for a space
 
 
 @dataclass(frozen=True, repr=False)
-class ByteTokenizer:
+class ByteTokenizer(ABC):
     """A tokenizer as the bytes of its file. Two are equal if their bytes are."""
 
     model: bytes
 
+    @abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return `encode` of every text, computed on all cores."""
-        raise NotImplementedError
 
-    @cached_property
+    @property
+    @abstractmethod
     def _token_bytes(self) -> list[bytes]:
-        raise NotImplementedError
+        """The bytes that each id stands for."""
 
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of a text, int32 [N], without special tokens. Raises UsageError for a lone surrogate."""
