@@ -12,6 +12,7 @@ from zerotollm.model.compute_config import PLAIN, ComputeConfig
 from zerotollm.model.config import TransformerConfig
 from zerotollm.model.encoder_decoder import EncoderDecoder
 from zerotollm.model.layers import KVCache
+from zerotollm.model.previous_token_heads import plant_previous_token_heads
 from zerotollm.model.transformer import Inputs, Readout, Transformer
 from zerotollm.randomness import Seed, stream_key
 from zerotollm.types import Json
@@ -34,7 +35,8 @@ def init_params(net: Net, seed: Seed) -> Params:
     """Return initial parameters. Works under `jax.jit`, `jax.vmap` and `jax.eval_shape`."""
     token_11 = jnp.zeros((1, 1), jnp.int32)
     inputs = {"inputs": token_11, "sources": token_11, "source_mask": token_11 == 0}
-    return cast(Params, net.init(stream_key(seed, "init", 0), inputs)["params"])
+    params = cast(Params, net.init(stream_key(seed, "init", 0), inputs)["params"])
+    return plant_previous_token_heads(net.config, params)
 
 
 def apply_net(net: Net, params: Params, inputs: Inputs, **options: Any) -> Readout:

@@ -74,6 +74,9 @@ class TransformerConfig:
     token_shift: Annotated[int, Bounds(0, 16)] = 0
     """number of earlier tokens whose embeddings are added, with learned weights (RWKV, arXiv:2305.13048);
     encoder-decoder: on both sides"""
+    previous_token_heads: Annotated[int, Bounds(0, 16)] = field(default=0, metadata=ADDED)
+    """number of heads of the first layer that are initialized to attend to the token 1, 2, ... before, by the biases of
+    their queries and keys; encoder-decoder: on both sides. Needs rope, biases, and no qk_norm"""
     embedding_scale: bool = False
     """multiply embeddings by sqrt(width) (arXiv:1706.03762, section 3.4)"""
     initialization: Literal["scaled", "plain", "zero"] = "scaled"
@@ -137,6 +140,21 @@ def resolve(config: TransformerConfig, *, vocab_size: int, context: int) -> Tran
             f"rope rotates pairs of features, and a head has {resolved.key_width}: change model.num_heads or "
             "model.head_width to make it even"
         )
+    if config.previous_token_heads:
+        wanted = {"model.position": ("rope", config.position), "model.qk_norm": (False, config.qk_norm)}
+        if not {"query", "key"} <= set(BIASED[config.biases]):
+            wanted["model.biases"] = ("qkv", config.biases)
+        for name, (value, found) in wanted.items():
+            if value != found:
+                raise UsageError(
+                    f"model.previous_token_heads needs {name} {value}, and it is {found}: set it, or set "
+                    "model.previous_token_heads to 0"
+                )
+        if config.previous_token_heads > config.num_heads:
+            raise UsageError(
+                f"model.previous_token_heads {config.previous_token_heads} is above model.num_heads "
+                f"{config.num_heads}: lower it"
+            )
     if config.position == "sinusoidal" and config.width % 2:
         raise UsageError(
             f"sinusoidal positions fill pairs of features, and model.width is {config.width}: make it even"

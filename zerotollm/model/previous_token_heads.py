@@ -1,0 +1,59 @@
+"""Heads of the first layer that are initialized to attend to the previous tokens."""
+
+import jax
+import jax.numpy as jnp
+
+from zerotollm.model.config import TransformerConfig
+from zerotollm.model.layers import rope
+from zerotollm.types import Json
+
+PEAK = 16.0
+"""Score of the planted distance, before the softmax. At a head width of 64 its weight is then about 0.9."""
+KERNEL_SCALE = 0.1
+"""Scale of a planted head's query and key matrices: at first the content of tokens hardly matters."""
+
+
+def plant_previous_token_heads(config: TransformerConfig, params: Json) -> Json:
+    """Return initial parameters whose head h of the first layer attends to the token h + 1 before.
+
+    The first `previous_token_heads` heads are planted, in the encoder as in the decoder. Only the biases of queries and
+    keys do it, with RoPE (arXiv:2104.09864, equation 34): values and outputs are as they were drawn. Previous-token
+    heads are the first half of an induction circuit (Elhage et al. 2021, "A Mathematical Framework for Transformer
+    Circuits"); here no step is spent on finding them.
+    """
+    if not config.previous_token_heads:
+        return params
+    if "layer_0" not in params:
+        sides = {side: plant_previous_token_heads(config, params[side]) for side in ("encoder", "decoder")}
+        return params | {side: planted for side, planted in sides.items() if side in params}
+    layer = params["layer_0"]
+    attention = layer["attention"] | _planted(config, layer["attention"])
+    return params | {"layer_0": layer | {"attention": attention}}
+
+
+def _planted(config: TransformerConfig, attention: Json) -> Json:
+    """Return the query and key matrices and biases of an attention with planted heads.
+
+    The key bias is one vector for all heads. The query bias of distance d is that vector rotated by d positions
+    backwards, so their product after RoPE is largest at that distance: peak x sum_i w_i cos(f_i (distance - d)), with
+    weights w_i proportional to the frequencies f_i: fast rotations tell neighbours apart.
+    """
+    H, K, C = config.num_heads, config.num_kv_heads, config.key_width
+    N = config.previous_token_heads
+    num_key_heads = -(-N // (H // K))
+    frequencies_C = config.rope_theta ** (-jnp.arange(C // 2) / (C // 2))
+    weights_C = frequencies_C / frequencies_C.sum()
+    length = (PEAK * C**0.5) ** 0.5
+    bias_C = length * jnp.concatenate([jnp.sqrt(weights_C), jnp.zeros(C // 2)])
+    queries_11NC = jnp.broadcast_to(bias_C, (1, 1, N, C))
+    queries_NC = rope(queries_11NC, -1 - jnp.arange(N)[None], config.rope_theta)[0, 0]
+    planted: Json = {}
+    for name, bias_NC in (
+        ("query", queries_NC),
+        ("key", jnp.broadcast_to(bias_C, (num_key_heads, C))),
+    ):
+        Y = bias_NC.size
+        kernel_XY, bias_Y = attention[name], attention[f"{name}_bias"]
+        planted[name] = kernel_XY.at[:, :Y].multiply(KERNEL_SCALE)
+        planted[f"{name}_bias"] = bias_Y.at[:Y].set(bias_NC.reshape(Y))
+    return planted
