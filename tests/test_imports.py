@@ -37,6 +37,7 @@ LAYERS = [
     catalog
     usage
     cli
+    __main__
     launch
     """.strip().splitlines()
 ]
@@ -63,6 +64,7 @@ LIGHT = {
     "zerotollm.catalog",
     "zerotollm.usage",
     "zerotollm.cli",
+    "zerotollm.__main__",
 } | {name for name in MODULES if name.startswith("zerotollm.") and name.endswith("config")}
 HEAVY = {
     "jax",

@@ -64,7 +64,7 @@ def test_every_command_of_a_page_is_understood(page, monkeypatch):
     parsed = [cli.split(command, catalog.names(experiments)) for command in words]
     acting = [command for command in parsed if not command.only_shows() and not command.distributed]
     for command in acting:
-        cli.run(command, experiments)
+        cli.run(command, [experiments])
     assert len(called) == len(acting)
     assert page.name != "README.md" or len(acting) > 40
 

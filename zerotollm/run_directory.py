@@ -28,7 +28,7 @@ from typing import TypeVar
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment, differences, from_json, to_json
 from zerotollm.host.atomic_files import cannot_write, write_atomically
-from zerotollm.shell import another, typed_again
+from zerotollm.shell import CHECKOUT, another, typed_again
 from zerotollm.types import Json
 
 CONFIG = "config.json"
@@ -244,6 +244,8 @@ def environment() -> Json:
 
 def git_commit() -> str | None:
     """Return the commit of the source code, with a `+` if files differ from it; None outside a git checkout."""
+    if not CHECKOUT:  # an installed copy may lie within a repository of its user
+        return None
     git = ["git", "-C", str(Path(__file__).parent)]
     outputs = []
     try:
