@@ -237,8 +237,8 @@ def test_generate_takes_a_text(words, options, calls, tmp_path, base):
         ("--help all", "--optimizer.beta2 FLOAT"),
         ("help all", "--optimizer.beta2 FLOAT"),
         ("base help all", "--optimizer.beta2 FLOAT"),
-        ("--version", "ZeroToLLM 0.1.0"),
-        ("version", "ZeroToLLM 0.1.0"),
+        ("--version", "ZeroToLLM 0.2.0"),
+        ("version", "ZeroToLLM 0.2.0"),
     ],
 )
 def test_information(words, says, capsys):
