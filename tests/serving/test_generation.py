@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zerotollm.data.tokens.utf8 import Utf8Automaton
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.serving import protocol
 from zerotollm.serving.generation import Generation, GenerationRequest, Token, cut_at_stop
@@ -16,6 +17,7 @@ class Bytes:
     """A vocabulary of all bytes; 256 ends a text."""
 
     stop_id = 256
+    utf8 = Utf8Automaton.of([*(bytes([byte]) for byte in range(256)), b""])
 
     def token_bytes(self, token_id: int) -> bytes:
         return bytes([token_id])

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.functions import whole_characters
 from tests.serving.conftest import CONTEXT, ROWS
 from zerotollm.decoding import continuous, sample
 from zerotollm.decoding.config import SamplingConfig
@@ -53,8 +54,11 @@ def test_log_probabilities_and_most_likely_tokens_match_numpy():
         5,
     )
     greedy = sample.SamplingParams.of(SamplingConfig(temperature=0.0), 3)
+    next_state_SV = jnp.asarray(whole_characters(25).next_state_SV)
     for asked in (False, True):
-        drawn = continuous._sample(jnp.asarray(logits), greedy, jnp.arange(3), asked, 25)
+        drawn, _ = continuous._sample(
+            jnp.asarray(logits), next_state_SV, jnp.zeros(3, jnp.int8), greedy, jnp.arange(3), asked
+        )
         np.testing.assert_array_equal(drawn.token_R, logits[:, :25].argmax(1))
         assert drawn.likeliest_RA.shape == drawn.likeliest_log_p_RA.shape == (3, 20)
         assert np.asarray(drawn.log_p_R != 0).all() == asked
@@ -121,7 +125,7 @@ def test_a_text_is_the_same_alone_in_a_batch_and_from_generate(tiny, setting, le
         [mine[0].prompt_N] * 2,
         mine[0].sampling,
         stop_id=1,
-        num_tokens=290,
+        utf8=tiny.tokenizer.utf8,
     )
     for number in (0, 1):
         (alone,) = generate_all(tiny, [mine[number]])
@@ -153,7 +157,7 @@ def test_a_prompt_read_in_parts_has_the_same_continuation(chunked, setting):
             [request.prompt_N],
             request.sampling,
             stop_id=1,
-            num_tokens=290,
+            utf8=chunked.tokenizer.utf8,
         )
         assert ids(tokens) == expected[: len(tokens)].tolist()
         assert len(tokens) == min(len(expected), CONTEXT - len(request.prompt_N) + 1)
