@@ -92,7 +92,7 @@ class DecodeState(NamedTuple):
     done_B: jax.Array
     """True where the stop token was drawn: the row is then filled with it"""
     utf8_B: jax.Array
-    """int8: state of `Utf8Automaton`"""
+    """int8: state of `Utf8Automaton`; meaningless after the stop token"""
     caches: tuple[KVCache, ...]
 
 
