@@ -10,6 +10,7 @@ import pytest
 from markupsafe import escape
 from rich.table import Table
 
+from tests.functions import whole_characters
 from zerotollm.actions.config import ExplainOptions
 from zerotollm.actions.explain import explain
 from zerotollm.cli import split
@@ -130,7 +131,9 @@ def test_sampler_probabilities_are_those_it_draws_with(run):
         ({"temperature": 0.0}, [1, 0, 0, 0]),
     ):
         np.testing.assert_allclose(
-            sample.probabilities(run._sampling(**changes), logits_V), expected, atol=1e-6
+            sample.probabilities(run._sampling(**changes), whole_characters(4), logits_V, np.array([1])),
+            expected,
+            atol=1e-6,
         )
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.functions import forward
+from tests.functions import forward, whole_characters
 from zerotollm.data.tokens.pretrained import pretrained_tokenizer
 from zerotollm.decoding.beam import beam_search, hypotheses
 from zerotollm.decoding.config import SamplingConfig
@@ -181,13 +181,13 @@ def our_greedy(config, params, tokenizer, batch):
     if config.architecture != "encoder-decoder":
         rows = generate(
             params, build_net(config), list(batch["input_ids"]), SamplingConfig(temperature=0.0, max_tokens=NEW),
-            stop_id=-1, num_tokens=256,
+            stop_id=-1, utf8=whole_characters(256),
         )  # fmt: skip
         return np.stack(rows)
     ids, scores = beam_search(
         params, jnp.asarray(batch["input_ids"], jnp.int32), jnp.asarray(batch["attention_mask"]),
-        jnp.full(2, NEW + 1), jnp.float32(0), net=build_net(config), beam=1, slots=NEW + 1, num_tokens=257,
-        special=(257, 257, 256),
+        jnp.full(2, NEW + 1), jnp.float32(0), net=build_net(config), beam=1, slots=NEW + 1,
+        next_state_SV=whole_characters(257).next_state_SV, special=(257, 257, 256),
     )  # fmt: skip
     return np.stack([row[0].ids for row in hypotheses(ids, scores, eos=256)])
 
