@@ -81,7 +81,10 @@ CASES = {
         {"head_dim": 16, "num_key_value_heads": 4, "sliding_window": None, **theta(1e6)},
     ],
     "SmolLM3": [
-        {"num_hidden_layers": 4, "num_key_value_heads": 2, "no_rope_layer_interval": 2, **theta(100.0), "pad_token_id": None},
+        {
+            "num_hidden_layers": 4, "num_key_value_heads": 2, "no_rope_layer_interval": 2, "pad_token_id": None,
+            **theta(100.0),
+        },
         {"num_hidden_layers": 5, "mlp_bias": True, "tie_word_embeddings": False, "pad_token_id": None},
         {"no_rope_layers": [1, 1], "pad_token_id": None},
     ],
