@@ -213,7 +213,7 @@ class Run:
             self.net,
             [np.array([self.tokenizer.bos_id], np.int32)] * count,
             self._sampling(max_tokens=most, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0),
-            stop_id=self.model_config.vocab_size,  # never drawn: texts of one length compare
+            stop_ids=(),  # texts of one length compare
             utf8=self.tokenizer.utf8,
         )
 

@@ -37,7 +37,9 @@ class PretrainedTokenizer(ByteTokenizer):
     """the token before a text; eos if the tokenizer has no such token"""
     eos_id = cached_property[int](lambda self: self._fields["eos"])
     stop_id = cached_property[int](lambda self: self._fields["eos"])
-    """the token that a model generates after a text"""
+    """the token that ends a text in training"""
+    stop_ids = cached_property[tuple[int, ...]](lambda self: tuple(self._fields.get("stop", [self.stop_id])))
+    """the tokens that end generation: eos, and others that the checkpoint names, such as the end of a turn"""
     tokenizer_json = cached_property[dict[str, Any]](lambda self: self._fields["tokenizer"])
 
     @property
@@ -49,7 +51,7 @@ class PretrainedTokenizer(ByteTokenizer):
     @cached_property
     def vocab_size(self) -> int:
         """Ids are 0 to vocab_size - 1; some may be unused."""
-        return 1 + max(*self._library.get_vocab().values(), self.pad_id, self.bos_id, self.eos_id)
+        return 1 + max(*self._library.get_vocab().values(), self.pad_id, self.bos_id, *self.stop_ids)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return `encode` of every text, computed on all cores."""
@@ -91,7 +93,7 @@ class PretrainedTokenizer(ByteTokenizer):
         pieces = {token_id: piece for piece, token_id in _vocabulary(model).items()}
         added = {token["id"]: token.get("special") for token in self.tokenizer_json.get("added_tokens") or []}
         unk_id = model.get("unk_id", _vocabulary(model).get(model.get("unk_token") or ""))
-        named = {self.bos_id, self.eos_id, unk_id}
+        named = {self.bos_id, *self.stop_ids, unk_id}
         return frozenset(
             {token_id for token_id, special in added.items() if special}
             | {token_id for token_id in named if token_id in added or len(pieces.get(token_id, "")) > 1}
@@ -101,17 +103,28 @@ class PretrainedTokenizer(ByteTokenizer):
     @cached_property
     def _token_bytes(self) -> list[bytes]:
         token_bytes = _bytes_of_tokens(self.tokenizer_json, self._library.get_vocab(), self.vocab_size)
-        for token_id in self._special_ids & {self.pad_id, self.bos_id, self.eos_id}:
+        for token_id in self._special_ids & {self.pad_id, self.bos_id, *self.stop_ids}:
             token_bytes[token_id] = b""
         return token_bytes
 
 
 def pretrained_tokenizer(
-    tokenizer: Json, *, bos_id: int | None, eos_id: int, pad_id: int | None, source: str
+    tokenizer: Json,
+    *,
+    bos_id: int | None,
+    eos_id: int,
+    pad_id: int | None,
+    source: str,
+    stop_ids: Sequence[int] = (),
 ) -> PretrainedTokenizer:
-    """Return the tokenizer of a tokenizer.json. Raises UsageError, naming the `source`, if it is not supported."""
+    """Return the tokenizer of a tokenizer.json. `stop_ids` end generation, as eos does.
+
+    Raises UsageError, naming the `source`, if it is not supported.
+    """
     pad_id, bos_id = (eos_id if token_id is None else token_id for token_id in (pad_id, bos_id))
-    fields = {"pad": pad_id, "bos": bos_id, "eos": eos_id, "tokenizer": tokenizer}
+    fields: dict[str, Any] = {"pad": pad_id, "bos": bos_id, "eos": eos_id, "tokenizer": tokenizer}
+    if stop_ids := set(stop_ids) - {eos_id}:
+        fields["stop"] = [eos_id, *sorted(stop_ids)]
     result = PretrainedTokenizer(json.dumps(fields, ensure_ascii=False).encode())
     try:
         result.encode("")
