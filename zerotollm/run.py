@@ -13,6 +13,8 @@ from jax.sharding import Mesh
 from zerotollm import run_directory
 from zerotollm.components import label_step_of, model_of
 from zerotollm.data.feed import sentinels
+from zerotollm.data.tokens.conversations import EncodeConversation, conversation_encoder
+from zerotollm.data.tokens.pretrained import PretrainedTokenizer
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer, load_tokenizer
 from zerotollm.decoding import sample
 from zerotollm.decoding.config import SamplingConfig
@@ -69,6 +71,22 @@ class Run:
     @property
     def num_parameters(self) -> int:
         return sum(x.size for x in jax.tree.leaves(self.params))
+
+    @property
+    def trained_on_conversations(self) -> bool:
+        """Whether this package trained it on conversations. An imported model that was not trained on has step 0."""
+        return self.step > 0 and self.experiment.train.objective == "completion"
+
+    @property
+    def chats(self) -> bool:
+        """Whether it was trained on conversations, here or by the author of its chat template."""
+        template = isinstance(self.tokenizer, PretrainedTokenizer) and self.tokenizer.chat_template
+        return self.trained_on_conversations or bool(template)
+
+    @property
+    def encode_conversation(self) -> EncodeConversation:
+        """The function from messages to the ids of the prompt that the model answers."""
+        return conversation_encoder(self.tokenizer, trained_here=self.trained_on_conversations)
 
     def generate(self, prompt: str = "", **sampling: Any) -> str:
         """Return the prompt and its continuation, or its translation. `sampling` replaces fields of its `sample`.

@@ -13,7 +13,7 @@ from zerotollm.actions.chat import chat
 from zerotollm.actions.config import ChatOptions
 from zerotollm.data.config import TokenizerConfig
 from zerotollm.data.sources.conversations import chat_parts, check_messages
-from zerotollm.data.tokens.conversations import encode_parts, trim_conversation
+from zerotollm.data.tokens.conversations import conversation_encoder, encode_parts, trim_conversation
 from zerotollm.data.tokens.sentencepiece import train_tokenizer
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import UsageError
@@ -93,15 +93,16 @@ def test_what_is_forgotten_is_the_least_and_never_what_the_system_says(tokenizer
         said("user", "a"),
         said("user", "v"),
     ]
+    encode = conversation_encoder(tokenizer, trained_here=True)
     whole = len(encode_parts(tokenizer, chat_parts(messages, answer=True)))
     for most in range(whole + 1):
-        ids_N, kept = trim_conversation(tokenizer, messages, most)
+        ids_N, kept = trim_conversation(encode, messages, most)
         assert kept[0] == messages[0]
         assert kept[-1] == messages[-1]
         assert kept[1]["role"] == "user"
         assert np.array_equal(ids_N, encode_parts(tokenizer, chat_parts(kept, answer=True)))
         assert len(ids_N) <= most or len(kept) == 2
-    assert trim_conversation(tokenizer, messages, whole)[1] == messages
+    assert trim_conversation(encode, messages, whole)[1] == messages
 
 
 def test_options_out_of_range_and_models_without_a_voice_are_refused_before_any_work(talk):
@@ -134,7 +135,7 @@ def test_an_empty_system_message_is_left_out_in_training_by_serve_and_by_chat(
         "zerotollm.actions.chat.stream_answer", lambda *given: asked.append(given[3]) or iter(["earth"])
     )
     talk("heaven", options=replace(OPTIONS, system=content))
-    served = Served("tiny", run.tokenizer, 80, SamplingConfig(), 80, 0, chats=True)
+    served = Served("tiny", run.tokenizer, 80, SamplingConfig(), 80, 0, True, run.encode_conversation)
     for messages in (with_system[:2], turns[:1], [{"role": "developer", "content": content}, turns[0]]):
         (answer,) = parse({"messages": messages}, served, chat=True).texts
         assert np.array_equal(answer.prompt_N, asked[0])

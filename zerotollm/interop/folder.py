@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from zerotollm.data.sources.lines import cannot_read
-from zerotollm.data.tokens.pretrained import PretrainedTokenizer, pretrained_tokenizer
+from zerotollm.data.tokens.pretrained import ChatTemplate, PretrainedTokenizer, pretrained_tokenizer
 from zerotollm.errors import RunError, UsageError
 from zerotollm.interop import gpt2, llama, marian, qwen2, qwen3
 from zerotollm.interop.config_json import ConfigFile, Json
@@ -25,6 +25,11 @@ FAMILIES = (qwen3.FAMILY, llama.FAMILY, qwen2.FAMILY, gpt2.FAMILY, marian.FAMILY
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
 TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+GENERATION_CONFIG = "generation_config.json"
+CHAT_TEMPLATE = "chat_template.jinja"
+LONGEST_TEMPLATE = 500_000  # characters
+SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")  # variables of a chat template
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 DTYPES = ("F32", "F16", "BF16", "F64")  # types in safetensors that are read; all become float32
@@ -103,7 +108,11 @@ def read_params(folder: Path, family: Family, model: TransformerConfig) -> Param
 def read_tokenizer(
     folder: Path, family: Family, file: ConfigFile, model: TransformerConfig
 ) -> PretrainedTokenizer:
-    """Return the tokenizer of tokenizer.json, with the special ids of config.json, or raise UsageError."""
+    """Return the tokenizer of tokenizer.json, with the special ids of config.json, or raise UsageError.
+
+    Stop ids come from config.json and generation_config.json; the chat template from its own file, or from
+    tokenizer_config.json.
+    """
     path = folder / TOKENIZER
     if not path.exists():
         raise UsageError(f"{folder} has no {TOKENIZER}: save the fast tokenizer of transformers there")
@@ -114,13 +123,56 @@ def read_tokenizer(
         bos = file.token_id("decoder_start_token_id")
         if pad is None or bos is None:
             raise UsageError(f"{file.path}: pad_token_id or decoder_start_token_id is missing; set both")
-    tokenizer = pretrained_tokenizer(read_json(path), bos_id=bos, eos_id=eos, pad_id=pad, source=str(path))
+    stop_ids = file.token_ids("eos_token_id")
+    if (folder / GENERATION_CONFIG).exists():
+        generation = folder / GENERATION_CONFIG
+        stop_ids += ConfigFile(generation, read_json(generation)).token_ids("eos_token_id")
+    tokenizer = pretrained_tokenizer(
+        read_json(path),
+        bos_id=bos,
+        eos_id=eos,
+        pad_id=pad,
+        stop_ids=() if family.encoder_decoder else stop_ids,
+        chat_template=_read_chat_template(folder),
+        source=str(path),
+    )
     if tokenizer.vocab_size > model.vocab_size:
         raise UsageError(
             f"{path} and the special ids of {file.path} need {tokenizer.vocab_size:,} rows of the embedding, and "
             f"vocab_size is {model.vocab_size:,}: the two do not belong together"
         )
     return tokenizer
+
+
+def _read_chat_template(folder: Path) -> ChatTemplate | None:
+    """Return the chat template of a folder. Raises UsageError where it is too long or no text."""
+    path, own_file = folder / TOKENIZER_CONFIG, folder / CHAT_TEMPLATE
+    fields = read_json(path) if path.exists() else {}
+    if own_file.exists():
+        path = own_file
+        try:
+            with own_file.open(encoding="utf-8") as opened:
+                source = opened.read(LONGEST_TEMPLATE + 1)
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"cannot read {own_file}: {error}") from None
+    else:
+        source = fields.get("chat_template")
+    if isinstance(source, list):  # several by name
+        names = {entry.get("name"): entry.get("template") for entry in source if isinstance(entry, dict)}
+        source = names.get("default")
+    if source is None:
+        return None
+    if not isinstance(source, str) or len(source) > LONGEST_TEMPLATE:
+        raise UsageError(
+            f"the chat template in {path} must be a text of at most {LONGEST_TEMPLATE:,} characters: "
+            "delete it to import the model without one"
+        )
+    special_tokens = {name: fields.get(name) for name in SPECIAL_TOKENS}
+    spelled = {
+        name: token.get("content") if isinstance(token, dict) else token
+        for name, token in special_tokens.items()
+    }
+    return ChatTemplate(source, {name: token for name, token in spelled.items() if isinstance(token, str)})
 
 
 def _tensor_files(folder: Path) -> dict[str, Path]:
