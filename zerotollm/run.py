@@ -31,7 +31,7 @@ from zerotollm.sharding.rules import place_tree, shardings
 from zerotollm.shell import launch
 from zerotollm.training import checkpoints
 from zerotollm.training.checkpoints import Checkpoint
-from zerotollm.training.lora import merge_params, partition, trains_subset
+from zerotollm.training.lora import LORA, merge_params, partition, trains_subset
 from zerotollm.training.metrics import read_metrics
 from zerotollm.training.parameter_transfer import fingerprint, transfer_params
 from zerotollm.types import Json
@@ -57,6 +57,8 @@ class Run:
     """bits per byte of the validation split at that step, if it was measured"""
     labels: tuple[str, ...] = ()
     """names of the labels, for a model that labels texts"""
+    adapters: Params | None = None
+    """the low-rank matrices, if the run trained any; `params` contain their products already"""
 
     @property
     def trained(self) -> Experiment:
@@ -271,6 +273,7 @@ def load(path: str | Path, step: int | str = "", mesh: Mesh | None = None) -> Ru
     tokenizer = load_tokenizer(path / run_directory.TOKENIZER)
     params = checkpoints.average_params(averaged, mesh and partial(shardings, mesh=mesh))
     config, labels = experiment.model, run_directory.read_labels(path)
+    adapters = params[LORA] if experiment.train.lora_rank else None
     if trains_subset(experiment.train):
         config, params, experiment = _with_frozen(path, written, params, averaged[-1], labels, mesh)
     return Run(
@@ -287,6 +290,7 @@ def load(path: str | Path, step: int | str = "", mesh: Mesh | None = None) -> Ru
         tokenizer=tokenizer,
         validation_bpb=None if len(averaged) > 1 or labels else averaged[-1].bpb(),
         labels=labels,
+        adapters=adapters,
     )
 
 

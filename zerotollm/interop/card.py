@@ -23,7 +23,7 @@ tags:
 
 # {name}
 
-{purpose}; trained with ZeroToLLM on `{corpus}`. The format is {family}: {parameters:,} parameters in float32, \
+{purpose}; trained with ZeroToLLM on `{corpus}`. The format is {family}: {parameters:,} parameters in {dtype}, \
 {model.num_layers} layers, width {model.width}, {model.num_heads} heads, vocabulary {model.vocab_size:,}, \
 context {model.max_length:,}.
 
@@ -55,6 +55,7 @@ def model_card(
     parameters: int,
     bpb: float | None,
     summary: Json | None,
+    dtype: str,
 ) -> str:
     """Return the card as Markdown. `step` and `bpb` belong to the exported parameters, `summary` to the whole run."""
     measured = [f"| step of these parameters | {step:,} |"]
@@ -75,6 +76,7 @@ def model_card(
         corpus=corpus,
         family=family.name,
         parameters=parameters,
+        dtype=dtype,
         model=model,
         measured="\n".join(measured),
     )

@@ -74,18 +74,18 @@ class PretrainedTokenizer(ByteTokenizer):
         """Return the ids of a text with its special tokens, int32 [N]. A special token after `mark` stays text."""
         check_encodable_as_utf8([text])
         other = unused_character([text, mark])
-        names = {self.piece(token_id): f"{other}{token_id}{other}" for token_id in self._special_ids}
+        names = {self.piece(token_id): f"{other}{token_id}{other}" for token_id in self.special_ids}
         text = re.sub(
             f"(?<!{mark}){self.special_pattern.pattern}", lambda match: names[match[0]], text
         ).replace(mark, "")
-        library = _load_library(_rename_special(self.tokenizer_json, self._special_ids, other))
+        library = _load_library(_rename_special(self.tokenizer_json, self.special_ids, other))
         library.encode_special_tokens = False
         return self._encode(library, other, [text])[0]
 
     @cached_property
     def special_pattern(self) -> re.Pattern[str]:
         """Match the spelling of any special token."""
-        pieces = sorted((self.piece(token_id) for token_id in self._special_ids), key=len, reverse=True)
+        pieces = sorted((self.piece(token_id) for token_id in self.special_ids), key=len, reverse=True)
         return re.compile(f"(?:{'|'.join(map(re.escape, filter(None, pieces))) or '(?!)'})")
 
     def _encode(self, library: tokenizers.Tokenizer, mark: str, texts: Sequence[str]) -> list[np.ndarray]:
@@ -116,11 +116,11 @@ class PretrainedTokenizer(ByteTokenizer):
     @cached_property
     def _renamed_library(self) -> Callable[[str], tokenizers.Tokenizer]:
         """Map a character to the tokenizer whose special tokens are spelled with it."""
-        special = self._special_ids
+        special = self.special_ids
         return lru_cache(2)(lambda mark: _load_library(_rename_special(self.tokenizer_json, special, mark)))
 
     @cached_property
-    def _special_ids(self) -> frozenset[int]:
+    def special_ids(self) -> frozenset[int]:
         """Ids that no text encodes to: added special tokens; bos, eos and unk unless they are single characters."""
         model = self.tokenizer_json["model"]
         pieces = {token_id: piece for piece, token_id in _vocabulary(model).items()}
@@ -136,7 +136,7 @@ class PretrainedTokenizer(ByteTokenizer):
     @cached_property
     def _token_bytes(self) -> list[bytes]:
         token_bytes = _bytes_of_tokens(self.tokenizer_json, self._library.get_vocab(), self.vocab_size)
-        for token_id in self._special_ids & {self.pad_id, self.bos_id, *self.stop_ids}:
+        for token_id in self.special_ids & {self.pad_id, self.bos_id, *self.stop_ids}:
             token_bytes[token_id] = b""
         return token_bytes
 
