@@ -19,6 +19,7 @@ from zerotollm.interop.family import Family
 from zerotollm.interop.weights import from_theirs, parameter_shapes
 from zerotollm.model.build import Params
 from zerotollm.model.config import TransformerConfig
+from zerotollm.run_directory import refuse_gguf
 
 FAMILIES = (qwen3.FAMILY, llama.FAMILY, qwen2.FAMILY, gpt2.FAMILY, marian.FAMILY)
 """A model that several can express is exported as the first."""
@@ -51,6 +52,7 @@ def read_json(path: Path) -> Json:
 
 def read_model(folder: Path) -> tuple[Family, ConfigFile, TransformerConfig]:
     """Return the family of a folder, its config.json and the resolved model. Raises UsageError for unsupported ones."""
+    refuse_gguf(folder)
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder: name one with a {CONFIG} and safetensors")
     file = ConfigFile(folder / CONFIG, read_json(folder / CONFIG))
@@ -192,6 +194,8 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
                 f"{folder / pickles[0]} is a pickle, which can run any code when it is read, so it is never read: "
                 "save the model as safetensors"
             )
+        for path in folder.glob("*.gguf"):
+            refuse_gguf(path)
         raise UsageError(f"{folder} has no {SINGLE} and no {INDEX}")
     files: dict[str, Path] = {}
     for path in sorted({folder / name for name in indexed.values()} or {single}):

@@ -25,7 +25,6 @@ from zerotollm.interop.weights import convert_dtype, to_theirs
 from zerotollm.model.build import Params
 from zerotollm.model.config import TransformerConfig
 
-MAGIC = b"GGUF"
 ARCHITECTURES = ("qwen3", "llama", "qwen2", "gpt2")
 """Values of `model_type` that llama.cpp has under the same name."""
 NARROWER: Mapping[str, Mapping[str, tuple[object, ...]]] = {
