@@ -189,6 +189,27 @@ def test_a_config_that_we_cannot_follow(folder, changes, says):
     assert "config.json" in message
 
 
+def test_every_stop_id_and_the_chat_template_are_read(folder):
+    edit(folder / "config.json", eos_token_id=[1, 3])
+    edit(folder / "generation_config.json", eos_token_id=[5, 1])
+    edit(folder / "tokenizer_config.json", chat_template="{{ eos_token }}", eos_token={"content": "</s>"})
+    _, tokenizer = read(folder)
+    assert (tokenizer.stop_id, tokenizer.stop_ids) == (1, (1, 3, 5))
+    assert tokenizer.chat_template.source == "{{ eos_token }}"
+    assert tokenizer.chat_template.special_tokens["eos_token"] == "</s>"
+    (folder / "chat_template.jinja").write_text("{{ 1 }}")
+    assert read(folder)[1].chat_template.source == "{{ 1 }}"
+    edit(folder / "generation_config.json", eos_token_id=["x"])
+    assert "generation_config.json: eos_token_id is ['x']" in refused(folder)
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer_config.json"])
+def test_a_chat_template_of_ten_megabytes(folder, name):
+    long = "x" * 10_000_000
+    (folder / name).write_text(long if name.endswith("jinja") else json.dumps({"chat_template": long}))
+    assert f"{name} must be a text of at most 500,000 characters" in refused(folder)
+
+
 @pytest.mark.parametrize(
     ("changes", "theta"),
     [
