@@ -4,6 +4,7 @@ import json
 import pickle
 import re
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import jax
@@ -14,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from zerotollm.data.config import TokenizerConfig
 from zerotollm.data.tokens.sentencepiece import train_tokenizer
 from zerotollm.errors import RunError, UsageError
-from zerotollm.interop.folder import read_model, read_params, read_tokenizer
+from zerotollm.interop.folder import FAMILIES, read_model, read_params, read_tokenizer
 from zerotollm.interop.huggingface import family_of, write_folder
 from zerotollm.interop.weights import parameter_shapes
 from zerotollm.model.config import TransformerConfig, resolve
@@ -312,6 +313,20 @@ def test_a_model_that_no_family_knows_is_refused_with_its_fields(changes):
         family_of(model)
     for name in changes:
         assert f"model.{name} is " in str(caught.value) or name == "architecture"
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_no_field_of_a_model_is_lost_in_an_export(family):
+    """A family writes a field, checks it, or does not need it. Add a new field of TransformerConfig to one of these."""
+    model = resolve(MODEL, vocab_size=64, context=16)
+    checked = {"num_classes", *family.fixed, *family.widths(model)}.union(
+        *(f.expressible for f in family.fields)
+    )
+    written = {"vocab_size", "max_length", "num_layers", "width", "num_heads", "ff_width", "norm_epsilon"}
+    written |= {"encoder_layers"} if family.encoder_decoder else {"num_kv_heads", "head_width", "rope_theta"}
+    needless = {"previous_token_heads", "initialization", "dropout", "cross_rope"}
+    needless |= {"rope_theta"} if family.encoder_decoder else {"encoder_layers", "sinusoid_layout"}
+    assert checked | written | needless == {field.name for field in fields(TransformerConfig)}
 
 
 def test_a_model_that_tells_labels_is_refused():

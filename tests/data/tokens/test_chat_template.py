@@ -70,7 +70,7 @@ def test_a_special_token_in_a_message_is_text_and_a_model_trained_here_speaks_as
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
-        ("{% for i in range(99999) %}" * 3 + "{% endfor %}" * 3, "did not end within 5 seconds"),
+        ("{% for i in range(99999) %}" * 3 + "{% endfor %}" * 3, "did not end within 2 seconds"),
         ("{% set x = 'aaaaaaaa' %}" + "{% set x = x ~ x %}" * 40 + "{{ x }}", "out of memory"),
         ("{{ 'a' | center(9999999) }}", "9,999,999 characters"),
         ("{{ ().__class__.__base__.__subclasses__() }}", "'__class__' of 'tuple' object is unsafe"),

@@ -156,7 +156,7 @@ def pretrained_tokenizer(
     Raises UsageError, naming the `source`, if it is not supported.
     """
     pad_id, bos_id = (eos_id if token_id is None else token_id for token_id in (pad_id, bos_id))
-    fields: dict[str, Any] = {"pad": pad_id, "bos": bos_id, "eos": eos_id, "tokenizer": tokenizer}
+    fields: dict[str, object] = {"pad": pad_id, "bos": bos_id, "eos": eos_id, "tokenizer": tokenizer}
     if stop_ids := set(stop_ids) - {eos_id}:
         fields["stop"] = [eos_id, *sorted(stop_ids)]
     if chat_template:

@@ -14,7 +14,7 @@ from jinja2.ext import Extension, LoopControlExtension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-CPU_SECONDS = 5
+CPU_SECONDS = 2
 MEMORY_BYTES = 2**29  # address space: the interpreter takes a quarter of it
 MOST_CHARACTERS = 4_000_000  # of a rendered conversation
 
