@@ -15,10 +15,12 @@ from tokenizers import Tokenizer as Library
 
 from tests.functions import forward, init_params
 from zerotollm.data.config import TokenizerConfig
+from zerotollm.data.tokens.conversations import conversation_encoder
 from zerotollm.data.tokens.pretrained import pretrained_tokenizer
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer, train_tokenizer
 from zerotollm.errors import UsageError
 from zerotollm.interop import gguf_file
+from zerotollm.interop.chat_template import chat_template
 from zerotollm.interop.gguf_file import check_architecture, vocabulary, write_gguf
 from zerotollm.interop.huggingface import family_of
 from zerotollm.interop.weights import to_theirs
@@ -65,7 +67,16 @@ def written(name: str, folder: Path, dtype: str = "float32") -> tuple[Model, Pat
     params = jax.tree.map(lambda x: np.asarray(noise.normal(x.ndim == 1, 0.2, x.shape), np.float32), shapes)
     family, out = family_of(config), folder / f"{name}.gguf"
     assert family.model_type == name
-    write_gguf(out, params, config, family, tokenizer, name="a", dtype=dtype, chat_template="{{ 1 }}")
+    write_gguf(
+        out,
+        params,
+        config,
+        family,
+        tokenizer,
+        name="a",
+        dtype=dtype,
+        chat_template=chat_template(tokenizer, escaped=False),
+    )
     return Model(config, params, tokenizer), out
 
 
@@ -92,7 +103,7 @@ def test_tensors_and_tokens_come_back(name, tmp_path):
     fields = {key: field.contents() for key, field in reader.fields.items()}
     pieces = [tokenizer.piece(i) for i in range(tokenizer.vocab_size)]
     assert fields["tokenizer.ggml.tokens"] == pieces
-    assert fields["tokenizer.chat_template"] == "{{ 1 }}"
+    assert fields["tokenizer.chat_template"] == chat_template(tokenizer, escaped=False)
     assert fields[f"{name}.context_length"] == 48
     assert fields[f"{name}.attention.head_count_kv"] == config.num_kv_heads
     types = fields["tokenizer.ggml.token_type"]
@@ -133,6 +144,14 @@ def test_llama_cpp_has_the_same_ids_and_probabilities(name, tmp_path):
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
 
+    messages = [
+        {"role": role, "content": text}
+        for role, text in (("system", " "), ("user", " 1\n"), ("assistant", "light"), ("user", "é"))
+    ]
+    prompt = post("/apply-template", messages=messages)["prompt"]
+    ids = post("/tokenize", content=prompt, parse_special=True, add_special=tokenizer.stop_id == 1)["tokens"]
+    expected = conversation_encoder(tokenizer, trained_here=True)(messages).tolist()
+    assert ids == (expected if tokenizer.stop_id == 1 else expected)
     ids = tokenizer.encode(TEXT).tolist()
     assert post("/tokenize", content=TEXT, parse_special=False)["tokens"] == ids
     logits_BTV = forward(config)(params, jnp.asarray([ids]))[..., : tokenizer.vocab_size]

@@ -123,7 +123,7 @@ def generation_config(family: Family, model: TransformerConfig, tokenizer: AnyTo
 
 
 def tokenizer_files(
-    family: Family, model: TransformerConfig, tokenizer: AnyTokenizer, chat_template: str | None
+    family: Family, model: TransformerConfig, tokenizer: AnyTokenizer, chat_template: str | None = None
 ) -> dict[str, bytes]:
     """Return the tokenizer's files by name. Raises UsageError where the tokenizer cannot be converted exactly."""
     config: Json = {
