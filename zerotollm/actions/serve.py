@@ -74,7 +74,7 @@ def serve(experiment: Experiment, run_dir: Path, options: ServeOptions) -> None:
         most_tokens=min(options.max_tokens or context, context),
         created=int(time.time()),
         chats=run.chats,
-        encode_conversation=_checked_encoder(run, console),
+        encode_conversation=checked_encoder(run, console),
     )
     state = ServerState(served, options.request_bytes, options.waiting, api_key)
     host, port = listening.getsockname()[:2]
@@ -88,7 +88,7 @@ def serve(experiment: Experiment, run_dir: Path, options: ServeOptions) -> None:
     console.print("stopped")
 
 
-def _checked_encoder(run: Run, console: Console) -> EncodeConversation:
+def checked_encoder(run: Run, console: Console) -> EncodeConversation:
     """Return how the run reads conversations. If its chat template fails, say so and refuse every conversation."""
     try:
         run.encode_conversation(GREETING)
