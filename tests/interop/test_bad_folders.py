@@ -200,6 +200,12 @@ def test_every_stop_id_and_the_chat_template_are_read(folder):
     assert tokenizer.chat_template.special_tokens["eos_token"] == "</s>"
     (folder / "chat_template.jinja").write_text("{{ 1 }}")
     assert read(folder)[1].chat_template.source == "{{ 1 }}"
+    _, tokenizer = read(folder)
+    model = resolve(MODEL, vocab_size=tokenizer.vocab_size, context=16)
+    params = jax.tree.map(lambda x: np.ones(x.shape, np.float32), parameter_shapes(model))
+    again = folder.with_name("again")
+    write_folder(again, params, model, tokenizer, "", chat_template="{{ 1 }}")
+    assert read(again)[1] == tokenizer
     edit(folder / "generation_config.json", eos_token_id=["x"])
     assert "generation_config.json: eos_token_id is ['x']" in refused(folder)
 

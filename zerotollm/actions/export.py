@@ -27,8 +27,8 @@ def export(experiment: Experiment, run_dir: Path, options: ExportOptions) -> Pat
     what, reader = f"{run.num_parameters:,} parameters", "transformers loads it with from_pretrained"
     if options.format == "peft":
         write_adapters(out, _adapters(run), run.experiment.train, family, run.model_config, options.dtype)
-        what = f"adapters of rank {run.experiment.train.lora_rank} for {run.experiment.train.start_from}"
-        reader = "peft loads it with PeftModel.from_pretrained on that run's own export"
+        what = f"adapters of rank {run.experiment.train.lora_rank}"
+        reader = f"peft loads them with PeftModel.from_pretrained on the export of {run.experiment.train.start_from}"
     elif options.format == "gguf":
         write_gguf(
             out,

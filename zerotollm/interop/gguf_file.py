@@ -73,7 +73,7 @@ def write_gguf(
     check_architecture(family, model)
     tokens = vocabulary(tokenizer)
     tensors = gguf_tensors(params, model, family, tokenizer.vocab_size)
-    narrow = {name: x for name, x in tensors.items() if x.ndim > 1 and name not in FLOAT32_MATRICES}
+    narrow = {key: x for key, x in tensors.items() if x.ndim > 1 and key not in FLOAT32_MATRICES}
     tensors |= convert_dtype(narrow, dtype)
     temporary = out.absolute().with_name(f".{out.name}.writing")
     writer = gguf.GGUFWriter(temporary, family.model_type)
@@ -87,9 +87,10 @@ def write_gguf(
     if chat_template:
         writer.add_chat_template(chat_template)
     for tensor_name, x in tensors.items():
-        bfloat16 = x.dtype.name == "bfloat16"
-        raw = {"raw_dtype": gguf.GGMLQuantizationType.BF16} if bfloat16 else {}
-        writer.add_tensor(tensor_name, x.view(np.uint8) if bfloat16 else x, **raw)
+        if x.dtype.name == "bfloat16":  # which the library takes as bytes
+            writer.add_tensor(tensor_name, x.view(np.uint8), raw_dtype=gguf.GGMLQuantizationType.BF16)
+        else:
+            writer.add_tensor(tensor_name, x)
     try:
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
         writer.write_header_to_file()

@@ -146,7 +146,7 @@ def tokenizer_files(
         files["tokenizer.model"] = tokenizer.model
     else:
         content = tokenizer.tokenizer_json
-        if chat_template and tokenizer.chat_template:
+        if tokenizer.chat_template and chat_template == tokenizer.chat_template.source:
             config |= dict.fromkeys(SPECIAL_TOKENS) | tokenizer.chat_template.special_tokens
     return {TOKENIZER: _json(content), TOKENIZER_CONFIG: _json(config)} | files
 

@@ -157,8 +157,8 @@ def pretrained_tokenizer(
     """
     pad_id, bos_id = (eos_id if token_id is None else token_id for token_id in (pad_id, bos_id))
     fields: dict[str, object] = {"pad": pad_id, "bos": bos_id, "eos": eos_id, "tokenizer": tokenizer}
-    if stop_ids := set(stop_ids) - {eos_id}:
-        fields["stop"] = [eos_id, *sorted(stop_ids)]
+    if others := set(stop_ids) - {eos_id}:
+        fields["stop"] = [eos_id, *sorted(others)]
     if chat_template:
         fields["chat"] = chat_template
     result = PretrainedTokenizer(json.dumps(fields, ensure_ascii=False).encode())
