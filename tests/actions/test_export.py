@@ -147,6 +147,16 @@ def test_a_model_trained_on_conversations_takes_their_form_along(run_dir, tmp_pa
     learned = encode_parts(run.tokenizer, chat_parts(messages[:3])).tolist()
     assert tokenizer.apply_chat_template(messages[:3])["input_ids"] == learned
     assert back.chats
+    model = transformers.AutoModelForCausalLM.from_pretrained(out)
+    code = (out / "README.md").read_text().partition("ids = ")[2].partition("\nprint")[0]
+    assert code.startswith("tokenizer.apply_chat_template(")
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hello"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
+    )
+    assert model.generate(**ids, max_new_tokens=3).shape[1] <= ids["input_ids"].shape[1] + 3
     assert json.loads((out / "generation_config.json").read_text())["eos_token_id"] == 1
     with pytest.raises(UsageError, match="the roles are system, user and assistant"):
         back.encode_conversation([{"role": "tool", "content": "1"}])

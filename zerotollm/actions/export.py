@@ -42,6 +42,7 @@ def export(experiment: Experiment, run_dir: Path, options: ExportOptions) -> Pat
         )
         reader = "llama.cpp reads it"
     else:
+        template = _chat_template(run, escaped=True)
         card = model_card(
             family,
             run.model_config,
@@ -52,8 +53,8 @@ def export(experiment: Experiment, run_dir: Path, options: ExportOptions) -> Pat
             bpb=run.validation_bpb,
             summary=run_directory.read_summary(run_dir),
             dtype=options.dtype,
+            chats=template is not None,
         )
-        template = _chat_template(run, escaped=True)
         write_folder(
             out,
             run.params,

@@ -311,8 +311,8 @@ def stream(
     """Yield the new tokens of each row again and again, at most `chunk` at a time (0: as many as fit).
 
     Each prompt holds 1 to `net.config.max_length` ids, and may end in an unfinished character, which is continued. A
-    row ends before one of `stop_ids`, or after `max_tokens`, perhaps within a character. When the context is full, its last
-    half is read again and generation continues. Each row has its own window, so that it is the same as alone.
+    row ends before one of `stop_ids`, or after `max_tokens`, perhaps within a character. When the context is full, its
+    last half is read again and generation continues. Each row has its own window, so that it is the same as alone.
     """
     c = net.config
     sampling_params = SamplingParams.of(sampling, len(prompts))

@@ -130,6 +130,7 @@ def tokenizer_files(
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": model.max_length,
         "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
         "bos_token": tokenizer.piece(tokenizer.bos_id),
         "eos_token": tokenizer.piece(_end_id(family, tokenizer)),
         "pad_token": tokenizer.piece(tokenizer.pad_id),
