@@ -106,8 +106,8 @@ def test_transformers_loads_it_without_code_of_ours_and_writes_the_same(run_dir,
 def test_short_types_load_as_such_and_compute_the_same_within_their_rounding(
     run_dir, tmp_path, dtype, rounding
 ):
-    torch = pytest.importorskip("torch", reason="a development requirement: requirements-dev.txt")
-    transformers = pytest.importorskip("transformers", reason="see requirements-dev.txt")
+    torch = pytest.importorskip("torch", reason="optional: requirements-torch.txt")
+    transformers = pytest.importorskip("transformers", reason="optional: requirements-torch.txt")
     run = zerotollm.load(run_dir)
     out = export(run.experiment, run_dir, ExportOptions(out=str(tmp_path / "out"), dtype=dtype))
     model = transformers.AutoModelForCausalLM.from_pretrained(out)
@@ -125,7 +125,7 @@ def test_short_types_load_as_such_and_compute_the_same_within_their_rounding(
 
 
 def test_a_model_trained_on_conversations_takes_their_form_along(run_dir, tmp_path):
-    transformers = pytest.importorskip("transformers", reason="see requirements-dev.txt")
+    transformers = pytest.importorskip("transformers", reason="optional: requirements-torch.txt")
     experiment, chats = zerotollm.load(run_dir).experiment, shutil.copytree(run_dir, tmp_path / "chats")
     trained = replace(experiment, train=replace(experiment.train, objective="completion"))
     (chats / "config.json").write_text(to_json(trained))

@@ -74,7 +74,7 @@ def written(name: str, folder: Path, dtype: str = "float32") -> tuple[Model, Pat
 
 @pytest.mark.parametrize("name", MODELS)
 def test_tensors_and_tokens_come_back(name, tmp_path):
-    gguf = pytest.importorskip("gguf", reason="see requirements-dev.txt")
+    gguf = pytest.importorskip("gguf", reason="optional: requirements-test.txt")
     (config, params, tokenizer), out = written(name, tmp_path)
     reader = gguf.GGUFReader(out)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[name.upper()], config.num_layers)
@@ -120,8 +120,8 @@ def test_tensors_and_tokens_come_back(name, tmp_path):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_llama_cpp_has_the_same_ids_and_probabilities(name, tmp_path):
-    pytest.importorskip("gguf", reason="see requirements-dev.txt")
-    library = pytest.importorskip("xllamacpp", reason="llama.cpp for Python: pip install xllamacpp")
+    pytest.importorskip("gguf", reason="optional: requirements-test.txt")
+    library = pytest.importorskip("xllamacpp", reason="optional: requirements-test.txt")
     (config, params, tokenizer), out = written(name, tmp_path)
     options = library.CommonParams()
     options.model.path, options.n_ctx, options.n_parallel, options.warmup = str(out), 48, 1, False
@@ -162,7 +162,7 @@ def test_llama_cpp_has_the_same_ids_and_probabilities(name, tmp_path):
 
 
 def test_short_types_are_for_matrices_and_round(tmp_path):
-    gguf = pytest.importorskip("gguf", reason="see requirements-dev.txt")
+    gguf = pytest.importorskip("gguf", reason="optional: requirements-test.txt")
     (_, params, _), out = written("qwen2", tmp_path, "bfloat16")
     types = {tensor.name: tensor for tensor in gguf.GGUFReader(out).tensors}
     assert (

@@ -61,9 +61,9 @@ def test_the_files_are_those_of_peft(folder):
 
 
 def test_peft_computes_the_same_logits(folder):
-    peft = pytest.importorskip("peft", reason="see requirements-dev.txt")
-    torch = pytest.importorskip("torch", reason="see requirements-dev.txt")
-    transformers = pytest.importorskip("transformers", reason="see requirements-dev.txt")
+    peft = pytest.importorskip("peft", reason="optional: requirements-torch.txt")
+    torch = pytest.importorskip("torch", reason="optional: requirements-torch.txt")
+    transformers = pytest.importorskip("transformers", reason="optional: requirements-torch.txt")
     run, base = zerotollm.load(folder / "adapters"), zerotollm.load(folder / "decoder")
     ids = np.random.default_rng(0).integers(0, run.tokenizer.vocab_size, (2, 16))
     net = transformers.AutoModelForCausalLM.from_pretrained(folder / "decoder_out")
@@ -77,9 +77,9 @@ def test_peft_computes_the_same_logits(folder):
 
 def test_adapters_of_fused_queries_keys_and_values(tmp_path):
     """GPT-2 has one matrix for the three: here values have no adapter, and the others one each."""
-    peft = pytest.importorskip("peft", reason="see requirements-dev.txt")
-    torch = pytest.importorskip("torch", reason="see requirements-dev.txt")
-    transformers = pytest.importorskip("transformers", reason="see requirements-dev.txt")
+    peft = pytest.importorskip("peft", reason="optional: requirements-torch.txt")
+    torch = pytest.importorskip("torch", reason="optional: requirements-torch.txt")
+    transformers = pytest.importorskip("transformers", reason="optional: requirements-torch.txt")
     model = TransformerConfig(
         num_layers=2, width=16, num_heads=2, norm="layer", position="learned", feed_forward="gelu", biases="all",
         qk_norm=False, tie_embeddings=True,

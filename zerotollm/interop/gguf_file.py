@@ -65,7 +65,7 @@ def write_gguf(
 ) -> None:
     """Write the file completely or not at all. Raises UsageError where llama.cpp has no such model or tokenizer."""
     if find_spec("gguf") is None:
-        raise UsageError("gguf is not installed: pip install -r requirements-dev.txt")
+        raise UsageError("gguf is not installed: pip install gguf")
     import gguf
 
     if out.exists():

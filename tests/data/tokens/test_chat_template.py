@@ -45,7 +45,7 @@ def imported(library):
 
 
 def test_a_prompt_has_the_ids_of_apply_chat_template(library, imported):
-    transformers = pytest.importorskip("transformers", reason="see requirements-dev.txt")
+    transformers = pytest.importorskip("transformers", reason="optional: requirements-torch.txt")
     reference = transformers.PreTrainedTokenizerFast(tokenizer_object=library, eos_token="<|end|>")
     reference.chat_template = CHATML
     expected = reference.apply_chat_template(CONVERSATION, add_generation_prompt=True)["input_ids"]

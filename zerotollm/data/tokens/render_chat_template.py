@@ -6,6 +6,7 @@ Python's internals. The sandbox does not bound time and memory: the limits of th
 
 import json
 import sys
+from contextlib import suppress
 from datetime import datetime
 from typing import NoReturn
 
@@ -66,7 +67,8 @@ def _limit_resources() -> None:
     except ImportError:
         return
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    with suppress(ValueError, OSError):  # macOS accepts no limit below what a process has mapped
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
 
 
 def main() -> None:
