@@ -41,9 +41,8 @@ def write_adapters(
         # GPT-2 has queries, keys and values in one matrix: their adapters become one of as many times the rank.
         adapted = [name for name in names if name in left]
         a_XR = np.concatenate([pairs[f"{name}/a"] for name in adapted], axis=1)
-        b_RY = block_diag(
-            *(pairs.get(f"{name}/b", np.zeros((0, widths[name].shape[-1]), np.float32)) for name in names)
-        )
+        empty = {name: np.zeros((0, widths[name].shape[-1]), np.float32) for name in names}
+        b_RY = np.asarray(block_diag(*(pairs.get(f"{name}/b", empty[name]) for name in names)))
         module = weight.theirs.removesuffix(".weight")
         ranks[module] = len(b_RY)
         # torch.nn.Linear has its output axis first.
