@@ -81,6 +81,9 @@ HEAVY = {
     "jinja2",
     "starlette",
     "uvicorn",
+    "pyarrow",
+    "zstandard",
+    "datasets",
 }
 
 
@@ -106,6 +109,10 @@ DEFERRED_IN = {
         "zerotollm.data.sources.tfds",
         "zerotollm.data.sources.tfds_library",
     ): "0.5 s, which cached tokens do not need",
+    (
+        "zerotollm.data.sources.records",
+        "zerotollm.data.sources.parquet",
+    ): "pyarrow, 0.3 s, which other files do not need",
 }
 # Modules that import by name, with the reason.
 IMPORT_BY_NAME = {

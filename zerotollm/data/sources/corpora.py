@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zerotollm.data.config import DataConfig
+from zerotollm.data.find import SUFFIXES
 from zerotollm.data.sources import bible, shakespeare
 from zerotollm.data.sources.documents import Corpus, Document
 from zerotollm.data.sources.own_files import open_files
@@ -50,6 +51,6 @@ def open_corpus(config: DataConfig) -> Corpus[Document]:
     others = ", ".join(bible.VERSIONS) if name.startswith("bible") else "bible-VERSION from pip"
     raise UsageError(
         f"no corpus and no file is called '{name}'; installed: {', '.join(installed)}; others: {others}, "
-        "tfds:NAME, or a path, folder or glob of .txt, .md, .jsonl (each also .gz)"
+        f"tfds:NAME, or a path, folder or glob of {', '.join(SUFFIXES)}"
         f"{did_you_mean(name, PACKAGED)}"
     )
