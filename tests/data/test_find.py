@@ -81,8 +81,8 @@ def test_files_left_out_are_logged_in_one_line(folder, caplog):
         assert part in line
     assert len(find_files(f"{folder}/*")) == 1
     assert "2 .png" in logged(caplog)
-    with pytest.raises(UsageError, match=r"2 paths but no text.*left out: 2 \.parquet"):
-        find_files(f"{folder}/*.parquet")
+    with pytest.raises(UsageError, match=r"2 paths but no text.*left out: 2 \.png"):
+        find_files(f"{folder}/*.png")
 
 
 def test_runs_and_models_are_left_out(folder, caplog):
