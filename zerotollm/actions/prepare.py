@@ -6,7 +6,7 @@ from zerotollm.actions.config import PrepareOptions
 from zerotollm.components import dataset_of, tokenizer_of
 from zerotollm.console import Console
 from zerotollm.data.feed import EXAMPLES
-from zerotollm.data.tokens.shards import prepare_in_shards
+from zerotollm.data.tokens.text_sources import prepare_sources, text_sources
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, translates
 
@@ -24,8 +24,8 @@ def prepare(
         raise UsageError(f"--shards is {options.shards}: expected a whole number of at least 1")
     console = Console(soft_wrap=True)
     if not translates(experiment) and experiment.train.objective not in EXAMPLES:
-        tokenizer = tokenizer_of(experiment)
-        prepare_in_shards(experiment.data, tokenizer, shards=options.shards, say=console.print)
+        sources = text_sources(experiment.data, tokenizer_of(experiment))
+        prepare_sources(sources, shards=options.shards, say=console.print)
     feed = dataset_of(experiment)
     console.print(
         f"{feed.corpus} is prepared: {feed.tokens:,} {'labels' if feed.labels else 'tokens'} to train on, "

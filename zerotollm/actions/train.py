@@ -126,10 +126,18 @@ def _describe(training: CompiledTraining, first: int, display: Display) -> None:
     )
     trainable = training.trainable_parameters
     part = f", of which {trainable:,} are trained" if trainable != training.num_parameters else ""
-    epochs = experiment.train.steps * (1 - experiment.data.replay) * feed.tokens_per_step / feed.tokens
+    tokens = experiment.train.steps * (1 - experiment.data.replay) * feed.tokens_per_step
+    epochs = (
+        f"{tokens / feed.tokens:.1f} epochs"
+        if not feed.sources
+        else ", ".join(
+            f"{tokens * source.share / source.tokens:.2g} epochs of {source.corpus}"
+            for source in feed.sources
+        )
+    )
     display.say(
         f"{training.num_parameters:,} parameters{part}; {feed.tokens:,} {'labels' if feed.labels else 'tokens'} to "
-        f"train on, {epochs:.1f} epochs" + (f"; resuming after step {first}" if first else "")
+        f"train on, {epochs}" + (f"; resuming after step {first}" if first else "")
     )
 
 

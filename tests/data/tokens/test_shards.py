@@ -15,7 +15,7 @@ import pytest
 from zerotollm.data import feed
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.sources.corpora import open_corpus
-from zerotollm.data.tokens import shards, text
+from zerotollm.data.tokens import shards, text, text_sources
 from zerotollm.data.tokens.shards import prepare_in_shards, shards_of
 from zerotollm.data.tokens.text import prepare
 from zerotollm.errors import RunError
@@ -154,7 +154,7 @@ def test_a_disk_that_is_too_small_is_an_error_before_anything_is_written(whole, 
 
 def test_training_prepares_a_large_text_in_shards(whole, tmp_path, monkeypatch):
     data, seen = elsewhere(whole, tmp_path), []
-    monkeypatch.setattr(feed, "LARGE", 10)
+    monkeypatch.setattr(text_sources, "LARGE", 10)
     feed.open_feed(data, SETTINGS, progress=lambda done, of: seen.append((done, of)))
     number = len(shards_of(open_corpus(whole), shards.SHARDS))
     assert seen == [(done, number) for done in range(1, number + 1)]

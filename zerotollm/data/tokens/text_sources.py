@@ -1,0 +1,72 @@
+"""The corpora of a mixture, each with tokens of its own and all with one tokenizer.
+
+The tokenizer is trained on the training text of all of them, whatever their weights: other weights change no token.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.data.sources.corpora import open_corpus
+from zerotollm.data.sources.documents import Corpus, Document
+from zerotollm.data.sources.weighted import weighted_sources
+from zerotollm.data.tokens.cache import Counts, Prepared, open_cache, token_folder
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer, tokenizer_key
+from zerotollm.data.tokens.shards import LARGE, Progress, prepare_in_shards
+from zerotollm.data.tokens.text import FORMAT, TokenizedSplit, prepare
+
+
+class TextSource(NamedTuple):
+    """One corpus of a mixture, or the only one of a text."""
+
+    data: DataConfig  # its corpus is this source
+    weight: Fraction  # share of the training windows
+    corpus: Corpus[Document]
+    tokenizer: TokenizerConfig | AnyTokenizer
+
+
+def text_sources(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer) -> list[TextSource]:
+    """Open the corpora of `data.corpus`, and train the tokenizer that several of them share."""
+    opened = {
+        name: (replace(data, corpus=name), weight) for name, weight in weighted_sources(data.corpus).items()
+    }
+    corpora = {name: open_corpus(source) for name, (source, _) in opened.items()}
+    if len(corpora) > 1 and isinstance(tokenizer, TokenizerConfig):
+        key = [
+            "mixture",
+            FORMAT,
+            [corpus.fingerprint for corpus in corpora.values()],
+            tokenizer_key(tokenizer),
+        ]
+        tokenizer = open_cache(
+            token_folder(data, "mixture", key),
+            tokenizer,
+            lambda: (document.text for corpus in corpora.values() for document in corpus.splits["train"]),
+            _write_nothing,
+        ).tokenizer
+    return [TextSource(*opened[name], corpus, tokenizer) for name, corpus in corpora.items()]
+
+
+def _write_nothing(folder: Path, tokenizer: AnyTokenizer) -> Counts:
+    return Counts()
+
+
+def prepare_sources(
+    sources: list[TextSource],
+    *,
+    shards: int = 0,
+    say: Callable[[str], None] = lambda line: None,
+    progress: Progress = lambda done, total: None,
+) -> list[Prepared[TokenizedSplit]]:
+    """Return the tokens of every source. Large ones, or with `shards` all, are prepared in shards."""
+    prepared = []
+    for data, _, corpus, tokenizer in sources:
+        if shards:
+            prepare_in_shards(data, tokenizer, shards=shards, say=say, progress=progress, corpus=corpus)
+        elif len(corpus.splits["train"]) >= LARGE:
+            prepare_in_shards(data, tokenizer, progress=progress, corpus=corpus)
+        prepared.append(prepare(data, tokenizer, corpus))
+    return prepared
