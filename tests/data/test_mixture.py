@@ -11,6 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zerotollm.actions import train as train_module
+from zerotollm.actions.config import EvaluateOptions
+from zerotollm.actions.evaluate import evaluate
+from zerotollm.actions.train import train
 from zerotollm.data.batches.mixtures import _place
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.feed import Feed, open_feed
@@ -18,6 +22,12 @@ from zerotollm.data.sources.weighted import weighted_sources
 from zerotollm.data.tokens import text
 from zerotollm.errors import UsageError
 from zerotollm.evaluation.loss import evaluate_feed
+from zerotollm.experiment import Experiment
+from zerotollm.explain.reference import reference_text
+from zerotollm.model.config import TransformerConfig
+from zerotollm.run import load
+from zerotollm.training.config import TrainConfig, due
+from zerotollm.training.metrics import read_metrics
 
 SETTINGS = TokenizerConfig(vocab_size=300)
 
@@ -157,3 +167,44 @@ def test_a_mixture_is_validated_apart_and_together(folder):
     assert measured["bpb"] == pytest.approx(sum(bits) / math.log(2) / feed.num_bytes["validation"])
     assert measured["weighted_bpb"] == pytest.approx(0.75 * apart[0] + 0.25 * apart[1])
     assert measured["tokens"] == sum(bits)
+
+
+def test_a_run_on_a_mixture_reports_each_source_and_resumes_bit_for_bit(
+    folder, tmp_path, monkeypatch, capsys
+):
+    corpus = f"{folder}/sea.jsonl*3 + {folder}/sky.jsonl"
+    experiment = Experiment(
+        name="mixed",
+        data=DataConfig(corpus, dir=str(folder / "data"), context=16, batch_size=4),
+        tokenizer=SETTINGS,
+        model=TransformerConfig(num_layers=1, width=16, num_heads=2),
+        train=TrainConfig(steps=8, eval_every=4, checkpoint_every=3, sample_every=0, log_every=2),
+    )
+    summary = train(experiment, tmp_path / "whole")
+    out = capsys.readouterr().out
+    assert "epochs of " in out
+    names = [f"validation_bpb/{folder}/{name}.jsonl" for name in ("sea", "sky")]
+    assert summary["validation_weighted_bpb"] == pytest.approx(
+        0.75 * summary[names[0]] + 0.25 * summary[names[1]]
+    )
+    lines = [line for line in read_metrics(tmp_path / "whole" / "metrics.jsonl") if "validation_bpb" in line]
+    assert len(lines) == 2
+    assert all(set(names) < line.keys() for line in lines)
+
+    def killed_at_5(step: int, *arguments, **options) -> bool:
+        if step == 5:
+            raise KeyboardInterrupt
+        return due(step, *arguments, **options)
+
+    monkeypatch.setattr(train_module, "due", killed_at_5)
+    with pytest.raises(KeyboardInterrupt):
+        train(experiment, tmp_path / "killed")
+    monkeypatch.undo()
+    train(experiment, tmp_path / "killed")
+    assert "resuming after step" in " ".join(capsys.readouterr().out.split())
+    killed, whole = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("killed", "whole"))
+    assert [line | {"timing": 0} for line in killed] == [line | {"timing": 0} for line in whole]
+    assert evaluate(experiment, tmp_path / "whole", EvaluateOptions())["weighted_bpb"] > 0
+    run = load(tmp_path / "whole")
+    reference = reference_text(run.trained, run.tokenizer)
+    assert len(reference.held_out_N) == sum(s.evaluation_tokens for s in feed_of(folder, "sea + sky").sources)

