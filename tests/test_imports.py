@@ -113,6 +113,10 @@ DEFERRED_IN = {
         "zerotollm.data.sources.records",
         "zerotollm.data.sources.parquet",
     ): "pyarrow, 0.3 s, which other files do not need",
+    (
+        "zerotollm.data.sources.hub",
+        "zerotollm.data.sources.hub_library",
+    ): "optional, and 1 s, which cached tokens do not need",
 }
 # Modules that import by name, with the reason.
 IMPORT_BY_NAME = {

@@ -16,8 +16,8 @@ class DataConfig:
     """A corpus and the shape of its batches."""
 
     corpus: str = "bible-web"
-    """text: bible-VERSION, shakespeare, sotu (sotu:since=1947), tfds:NAME, or a path, folder or glob of .txt, .md,
-    .html, .epub, .jsonl, .json, .csv, .tsv, .parquet (each also .gz, .zst, .xz); or a mixture with
+    """text: bible-VERSION, shakespeare, sotu (sotu:since=1947), tfds:NAME, hf:OWNER/NAME, or a path, folder or glob of
+    .txt, .md, .html, .epub, .jsonl, .json, .csv, .tsv, .parquet (each also .gz, .zst, .xz); or a mixture with
     weights: A*2 + B + C*0.5;
     pairs to translate: bible-A:bible-B, SOURCE.txt:TARGET.txt (several sources: A+B:TARGET), PAIRS.tsv, tfds:NAME;
     completions: a .jsonl of prompt and completion or of messages, chitchat, or pairs; labels: a .jsonl of text and
@@ -78,6 +78,8 @@ def is_file(name: str) -> bool:
 
 def names_pairs(corpus: str) -> bool:
     """Return whether a corpus names pairs: SOURCE:TARGET or PAIRS.tsv, but no folder and no file of records."""
+    if corpus.startswith("hf:"):
+        return False
     if re.search(rf"\.(jsonl|json|csv|parquet){PACKED}$", corpus.lower()) or os.path.isdir(
         os.path.expanduser(corpus)
     ):

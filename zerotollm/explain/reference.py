@@ -85,7 +85,10 @@ def _held_out_pairs(feed: Feed, tokenizer: AnyTokenizer) -> tuple[Pair, ...]:
 
 def _genres(experiment: Experiment, splits: Sequence[TokenizedSplit]) -> np.ndarray:
     """Return a number for the genre of each validation token's document, -1 where it has none."""
-    documents = open_corpus(experiment.data).splits["validation"]
+    corpus = open_corpus(experiment.data)
+    if corpus.parts:  # streamed: only its tokens are here
+        return np.full(sum(len(split.tokens_N) for split in splits), -1)
+    documents = corpus.splits["validation"]
     genres = [str(document.metadata.get("genre", "")) for document in documents]
     names = sorted({genre for genre in genres if genre})
     label_D = np.array([names.index(genre) if genre else -1 for genre in genres], np.int64)

@@ -74,7 +74,7 @@ def test_shards_are_all_documents_once_and_in_order(whole):
 
 def test_finished_shards_are_reused_and_damaged_ones_made_anew(whole, tmp_path, monkeypatch):
     data, made = elsewhere(whole, tmp_path), []
-    write = shards.write_split
+    write = shards.SplitWriter
 
     def failing(folder, *arguments, **options):
         made.append(folder.name)
@@ -82,7 +82,7 @@ def test_finished_shards_are_reused_and_damaged_ones_made_anew(whole, tmp_path, 
             raise OSError(28, "No space left on device")
         return write(folder, *arguments, **options)
 
-    monkeypatch.setattr(shards, "write_split", failing)
+    monkeypatch.setattr(shards, "SplitWriter", failing)
     with pytest.raises(
         RunError, match=r"cannot prepare .*: No space left on device; free or allow space"
     ) as error:
@@ -91,7 +91,7 @@ def test_finished_shards_are_reused_and_damaged_ones_made_anew(whole, tmp_path, 
     (folder,) = Path(data.dir, "tokens").glob(".*-shards")
     finished = sorted(folder.glob("[tv]*-of-*"))
     assert len(finished) == 4
-    (finished[1] / "part.tokens").write_bytes(b"damaged")
+    next(finished[1].glob("*.tokens")).write_bytes(b"damaged")
     (finished[2] / "summary.json").write_text("{")
     lines = []
     prepare_in_shards(data, SETTINGS, shards=8, say=lines.append)
@@ -142,7 +142,7 @@ def test_a_disk_that_is_too_small_is_an_error_before_anything_is_written(whole, 
     free = SimpleNamespace(free=expected // 2)
     monkeypatch.setattr(text.shutil, "disk_usage", lambda folder: free)
     monkeypatch.setattr(text, "write_split", None)
-    monkeypatch.setattr(shards, "write_split", None)
+    monkeypatch.setattr(shards, "SplitWriter", None)
     data = elsewhere(whole, tmp_path)
     for make in (prepare, prepare_in_shards):
         with pytest.raises(RunError, match=r"will take about .* MB are free: free space there, or choose"):
@@ -217,7 +217,7 @@ def test_a_shard_whose_starts_were_cut_is_made_anew(whole, tmp_path, monkeypatch
         context.setattr(shards, "build_once", lambda *arguments: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare_in_shards(data, SETTINGS, shards=3)
-    (path,) = Path(data.dir, "tokens").glob(".*-shards/train-00001-of-00003/part.starts")
+    (path,) = Path(data.dir, "tokens").glob(".*-shards/train-00001-of-00003/train.starts")
     path.write_bytes(path.read_bytes()[:-cut])
     lines = []
     prepare_in_shards(data, SETTINGS, shards=3, say=lines.append)

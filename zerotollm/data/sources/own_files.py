@@ -13,9 +13,7 @@ Text is UTF-8 without a byte order mark, and every line end (see `lines.py`) bec
 character are left out. Documents are read from the files when accessed.
 """
 
-import logging
 from array import array
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -26,18 +24,15 @@ from zerotollm.data.lazy_sequence import LazySequence
 from zerotollm.data.overlap import log_overlap
 from zerotollm.data.sources.documents import SPLITS, Corpus, Document
 from zerotollm.data.sources.faults import FaultCount
-from zerotollm.data.sources.lines import ends_in_cr, field_names
+from zerotollm.data.sources.lines import ends_in_cr
 from zerotollm.data.sources.markup import front_matter_size
-from zerotollm.data.sources.records import Span, fields_of, has_records
+from zerotollm.data.sources.records import FIELDS, Span, choose_field, fields_of, has_records
 from zerotollm.data.sources.splits import FEW, file_digest, fingerprint, fractions, hash64, split_by_hash
 from zerotollm.data.sources.texts import Reading, is_whole, read_text, scan_parts, scan_texts
 from zerotollm.errors import UsageError
 from zerotollm.host.atomic_files import changed, check_unchanged, stamp, stamps
 
 LONG_PARAGRAPH = 1000  # bytes; paragraphs this long on average are documents of their own
-FIELDS = ("text", "content", "story")  # of records, tried in this order
-
-_warn_once = lru_cache(maxsize=256)(logging.getLogger(__name__).warning)  # a corpus is opened several times
 
 
 def open_files(config: DataConfig) -> Corpus[Document]:
@@ -96,15 +91,7 @@ def text_field_of(config: DataConfig, paths: dict[str, Path]) -> str:
     for path in filter(has_records, paths.values()):
         if not (names := fields_of(path, config.ratio)):
             continue  # it is empty, or broken from its first line on: reading it says so
-        field = config.field or next((name for name in FIELDS if name in names), "")
-        if field not in names:
-            wanted = repr(config.field) if config.field else "called " + ", ".join(map(repr, FIELDS))
-            raise UsageError(
-                f"{path} has no field {wanted}; set --data.field to one of its fields: {field_names(names)}"
-            )
-        if field not in (config.field, FIELDS[0]):
-            _warn_once(f"{config.corpus}: the texts are those of the field {field!r} (--data.field)")
-        return field
+        return choose_field(config, str(path), names)
     return ""
 
 

@@ -9,20 +9,25 @@
 
 import csv
 import json
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+from zerotollm.data.config import DataConfig
 from zerotollm.data.find import has_suffix
 from zerotollm.data.sources.compression import RATIO, read_slice
-from zerotollm.data.sources.lines import Record, binary_lines, decoded, read_content, read_record
+from zerotollm.data.sources.lines import Record, binary_lines, decoded, field_names, read_content, read_record
 from zerotollm.errors import UsageError
 from zerotollm.host.atomic_files import Stamp, stamp
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+FIELDS = ("text", "content", "story")  # that may hold the text, tried in this order
 LONGEST = 1 << 26  # bytes of a row of .csv, above which a quote is taken to be open
+
+_warn_once = lru_cache(maxsize=256)(logging.getLogger(__name__).warning)  # a corpus is opened several times
 
 
 class Span(NamedTuple):
@@ -93,6 +98,22 @@ def fields_of(path: Path, ratio: float = RATIO) -> list[str]:
         return list(_header(path, stamp(path), ratio))
     records = (found.record for found in scan_records(path, (), ratio))
     return next((list(record) for record in records if not isinstance(record, UsageError)), [])
+
+
+def choose_field(config: DataConfig, place: str, names: Sequence[str]) -> str:
+    """Return the field that holds the text: `config.field`, or the first of `FIELDS` that is there.
+
+    Raises UsageError, naming `place` and its fields, if there is none.
+    """
+    field = config.field or next((name for name in FIELDS if name in names), "")
+    if field not in names:
+        wanted = repr(config.field) if config.field else "called " + ", ".join(map(repr, FIELDS))
+        raise UsageError(
+            f"{place} has no field {wanted}; set --data.field to one of its fields: {field_names(names)}"
+        )
+    if field not in (config.field, FIELDS[0]):
+        _warn_once(f"{config.corpus}: the texts are those of the field {field!r} (--data.field)")
+    return field
 
 
 def _parquet() -> ModuleType:

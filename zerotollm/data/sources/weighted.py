@@ -7,6 +7,7 @@ stands between two spaces. A name with a `+` or a `*` of its own must exist as a
 import glob
 import os
 import re
+from collections.abc import Callable
 from fractions import Fraction
 
 from zerotollm.errors import UsageError
@@ -33,6 +34,17 @@ def weighted_sources(corpus: str) -> dict[str, Fraction]:
         weights[name] = weight
     total = sum(weights.values())
     return {name: weight / total for name, weight in sorted(weights.items())}
+
+
+def renamed(corpus: str, rename: Callable[[str], str]) -> str:
+    """Return a corpus, maybe a mixture, with other names and the same weights."""
+    parts = _parts(corpus)
+    if len(parts) == 1:
+        return rename(corpus)
+    names = [_weight(part, corpus)[0] for part in parts]
+    return SEPARATOR.join(
+        rename(name) + part.removeprefix(name) for name, part in zip(names, parts, strict=True)
+    )
 
 
 def _parts(corpus: str) -> list[str]:

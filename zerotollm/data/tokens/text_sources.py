@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.sources.corpora import open_corpus
-from zerotollm.data.sources.documents import Corpus, Document
+from zerotollm.data.sources.documents import Corpus, Document, training_texts
 from zerotollm.data.sources.weighted import weighted_sources
 from zerotollm.data.tokens.cache import Counts, Prepared, open_cache, token_folder
-from zerotollm.data.tokens.sentencepiece import AnyTokenizer, tokenizer_key
+from zerotollm.data.tokens.sentencepiece import SAMPLE_CHARACTERS, AnyTokenizer, tokenizer_key
 from zerotollm.data.tokens.shards import LARGE, Progress, prepare_in_shards
 from zerotollm.data.tokens.text import FORMAT, TokenizedSplit, prepare
 
@@ -44,7 +44,9 @@ def text_sources(data: DataConfig, tokenizer: TokenizerConfig | AnyTokenizer) ->
         tokenizer = open_cache(
             token_folder(data, "mixture", key),
             tokenizer,
-            lambda: (document.text for corpus in corpora.values() for document in corpus.splits["train"]),
+            lambda: (
+                text for corpus in corpora.values() for text in training_texts(corpus, SAMPLE_CHARACTERS)
+            ),
             _write_nothing,
         ).tokenizer
     return [TextSource(*opened[name], corpus, tokenizer) for name, corpus in corpora.items()]
@@ -66,7 +68,7 @@ def prepare_sources(
     for data, _, corpus, tokenizer in sources:
         if shards:
             prepare_in_shards(data, tokenizer, shards=shards, say=say, progress=progress, corpus=corpus)
-        elif len(corpus.splits["train"]) >= LARGE:
+        elif corpus.parts or len(corpus.splits["train"]) >= LARGE:
             prepare_in_shards(data, tokenizer, progress=progress, corpus=corpus)
         prepared.append(prepare(data, tokenizer, corpus))
     return prepared
