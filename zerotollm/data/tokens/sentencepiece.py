@@ -34,12 +34,16 @@ from zerotollm.data.config import TokenizerConfig
 from zerotollm.data.tokens import pretrained
 from zerotollm.data.tokens.byte_tokenizer import SPACE, ByteTokenizer, check_encodable_as_utf8
 from zerotollm.data.tokens.pretrained import PretrainedTokenizer
+from zerotollm.data.tokens.word_cache import WordCache
 from zerotollm.errors import RunError, UsageError
 from zerotollm.types import Json
 
 SAMPLE_CHARACTERS = 16_000_000  # most characters that a tokenizer learns from, spread evenly
 CHUNK = 512
 """Least number of characters encoded at once: BPE slows down on longer texts, and unigram's sums lose precision."""
+MANY = 1 << 16  # characters encoded at once from which on the cache of words is used
+LONG_WORDS = 16
+"""Characters in a word, on average, above which the cache is not used: the text has few spaces, and few words recur."""
 SENTENCE = 4000  # most characters in a training sentence
 UNBROKEN = 64
 """Characters. Unigram considers every segmentation of a word, so longer words dominate its training time."""
@@ -53,6 +57,7 @@ SPECIAL_PIECES = {"pad": "<pad>", "bos": "<s>", "eos": "</s>", "unk": "<unk>"}
 _FORMS: dict[str, Literal["NFC", "NFKC"]] = {"nfc": "NFC", "nfkc": "NFKC"}
 # No token spans these places, so splitting a text there does not change its tokens.
 _BETWEEN_WORDS = re.compile(r"(?<=\n)|(?<=[^ ])(?= )")
+_WORD = re.compile(r" *[^ \n]+\n?| *\n| +")  # between two such places
 _LINES = re.compile(r"[^\n]*\n|[^\n]+")
 # SentencePiece skips text that looks like a special piece. Removing the "<" prevents that.
 _LIKE_A_SPECIAL_PIECE = re.compile("<(?=(?:pad|s|/s|unk|0x[0-9A-F]{2})>)")
@@ -90,24 +95,35 @@ class Tokenizer(ByteTokenizer):
         return self._proto.trainer_spec.byte_fallback
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Return `encode` of every text, computed on all cores."""
-        normalization, chunks, ends = self.normalization, [], [0]
-        by_line = self.kind == "unigram"
-        for text in texts:
-            text = _normalize(text, normalization)
-            # A line end's score is not a multiple of 1 / SCORE_STEPS, so no sum may continue after it.
-            for line in (_LINES.findall(text) or [""]) if by_line else [text]:
-                chunks += _chunks(line)
-            ends.append(len(chunks))
+        """Return `encode` of every text. Many are encoded word by word from a cache, few on all cores."""
+        texts = [_normalize(text, self.normalization) for text in texts]
         try:
-            ids = self._processor.encode(chunks, out_type="numpy", num_threads=-1)
-        except (TypeError, RuntimeError):  # these do not name the cause
+            if sum(map(len, texts)) >= MANY and (words := _words(texts)):
+                return self._cache.encode_texts(words)
+            chunks, ends = [], [0]
+            by_line = self.kind == "unigram"
+            for text in texts:
+                # A line end's score is not a multiple of 1 / SCORE_STEPS, so no sum may continue after it.
+                for line in (_LINES.findall(text) or [""]) if by_line else [text]:
+                    chunks += _chunks(line)
+                ends.append(len(chunks))
+            ids = self._encode_chunks(chunks)
+        except (TypeError, RuntimeError):  # SentencePiece's do not name the cause
             check_encodable_as_utf8(texts)
             raise
+        return [np.concatenate(ids[start:end]) for start, end in pairwise(ends)]
+
+    def _encode_chunks(self, chunks: list[str]) -> list[np.ndarray]:
+        """Return the ids of texts, in each of which U+2581 stands alone or not at all."""
+        ids = self._processor.encode(chunks, out_type="numpy", num_threads=-1)
         if SPACE in chunks:
             pairs = zip(chunks, ids, strict=True)
             ids = [self._ids_of_u2581 if chunk == SPACE else ids_N for chunk, ids_N in pairs]
-        return [np.concatenate(ids[start:end]) for start, end in pairwise(ends)]
+        return ids
+
+    @cached_property
+    def _cache(self) -> WordCache:
+        return WordCache(self._encode_chunks)
 
     def piece(self, token_id: int) -> str:
         """Return a token as SentencePiece spells it: `▁the` for " the", `<0xE2>` for a byte, `<s>` for bos."""
@@ -305,6 +321,17 @@ def _split_between_words(text: str, size: int) -> Iterator[str]:
         end = match.start() if match else len(text)
         yield text[start:end]
         start = end
+
+
+def _words(texts: Sequence[str]) -> list[list[str]]:
+    """Return each text as words, in each of which U+2581 stands alone or not at all; nothing if words are long."""
+    words = [_WORD.findall(text) for text in texts]
+    if sum(map(len, texts)) > LONG_WORDS * sum(map(len, words)):
+        return []
+    for number, text in enumerate(texts):
+        if SPACE in text:
+            words[number] = [part for word in words[number] for part in re.split(f"({SPACE})", word) if part]
+    return words
 
 
 def _chunks(text: str) -> list[str]:
