@@ -114,6 +114,10 @@ DEFERRED_IN = {
         "zerotollm.data.sources.parquet",
     ): "pyarrow, 0.3 s, which other files do not need",
     (
+        "zerotollm.data.tokens.sentencepiece",
+        "zerotollm.data.tokens.word_cache",
+    ): "pyarrow, 0.3 s, which small texts do not need",
+    (
         "zerotollm.data.sources.hub",
         "zerotollm.data.sources.hub_library",
     ): "optional, and 1 s, which cached tokens do not need",

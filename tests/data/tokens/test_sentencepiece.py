@@ -139,7 +139,7 @@ def test_words_from_the_cache_have_the_tokens_of_the_whole_text(kind, byte_fallb
     expected = tokenizer.encode_batch(many)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sentencepiece, "MANY", 0)
-        patch.setattr(sentencepiece, "LONG_WORDS", 10**6)
+        patch.setattr(word_cache, "LONG_WORDS", 10**6)
         for _ in range(2):
             ids = tokenizer.encode_batch(many)
             assert [ids_N.tolist() for ids_N in ids] == [ids_N.tolist() for ids_N in expected]
@@ -153,7 +153,7 @@ def test_the_cache_of_words_begins_anew_when_it_is_full_or_failed(monkeypatch):
     lines = TEXT.split("\n")
     whole = [trained().encode(line).tolist() for line in lines]
     assert [tokenizer.encode(line).tolist() for line in lines] == whole
-    assert len(tokenizer._cache._numbers) < 60
+    assert len(tokenizer._encode_words.__self__._numbers) < 60
     with pytest.raises(UsageError, match=r"^character 8 .* surrogate"):
         tokenizer.encode("the sea \ud800")
     assert [tokenizer.encode(line).tolist() for line in lines] == whole

@@ -1,16 +1,20 @@
 """Tokens prepared in shards equal those of `prepare`: with many processes, after a kill, and after damage."""
 
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from zerotollm.data import feed
 from zerotollm.data.config import DataConfig, TokenizerConfig
@@ -164,6 +168,40 @@ def test_training_prepares_a_large_text_in_shards(whole, tmp_path, monkeypatch):
 # --- with processes
 
 
+def test_a_helper_takes_part_and_the_bytes_are_the_same(whole, tmp_path, monkeypatch):
+    """This process waits until the helper has made a shard."""
+    data = elsewhere(whole, tmp_path)
+    monkeypatch.setattr(text_sources, "LONG", 0)
+    wanted = shards_of(open_corpus(whole), 5)
+    made, locked = [], shards.cache.exclusive_lock
+
+    def after_the_helper(path, **options):
+        if "-000" in path.name:
+            deadline = time.monotonic() + 60
+            while not list(path.parent.glob("[tv]*-of-*")) and time.monotonic() < deadline:
+                time.sleep(0.01)
+        return locked(path, **options)
+
+    monkeypatch.setattr(shards.cache, "exclusive_lock", after_the_helper)
+    sources = text_sources.text_sources(data, SETTINGS)
+    text_sources.prepare_sources(sources, shards=5, helpers=1, say=made.append)
+    assert contents(data) == contents(whole)
+    assert sum("documents; " in line for line in made) < len(wanted)
+
+
+def test_a_helper_ends_with_the_process_that_started_it(whole, tmp_path):
+    task = {
+        "data": asdict(elsewhere(whole, tmp_path)),
+        "shards": 5,
+        "parent": 1 << 30,
+        "train": asdict(SETTINGS),
+    }
+    command = [sys.executable, "-m", "zerotollm.data.tokens.helper"]
+    subprocess.run(command, input=json.dumps(task), cwd=ROOT, text=True, check=True, timeout=120)
+    (folder,) = (tmp_path / "data" / "tokens").iterdir()
+    assert len(list(folder.glob("[tv]*-of-*"))) == 1, "it sees after a shard that it is alone"
+
+
 def start(data: DataConfig) -> subprocess.Popen:
     words = [f"--data.corpus={data.corpus}", f"--data.dir={data.dir}", "--data.validation-fraction=0.1"]
     words += ["--tokenizer.vocab-size=300", "--shards=40"]
@@ -190,8 +228,16 @@ def test_three_processes_share_the_work_of_one(large, tmp_path):
 
 
 @pytest.mark.slow
-def test_after_a_kill_only_missing_shards_are_made(large, tmp_path):
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.zst", ".parquet"])
+def test_after_a_kill_only_missing_shards_are_made(large, tmp_path, suffix):
     data = elsewhere(large, tmp_path)
+    if suffix != ".jsonl":
+        data = replace(data, corpus=str(tmp_path / f"text{suffix}"))
+        lines = Path(large.corpus).read_bytes()
+        if suffix == ".parquet":
+            pq.write_table(pa.Table.from_pylist(list(map(json.loads, lines.splitlines()))), data.corpus)
+        else:
+            Path(data.corpus).write_bytes(zstandard.compress(lines))
     process = start(data)
     deadline = time.monotonic() + 120
     finished = lambda: list(Path(data.dir, "tokens").glob(".*-shards/[tv]*-of-*"))  # noqa: E731

@@ -15,7 +15,7 @@ class FaultCount:
     """Counts the broken rows of a corpus."""
 
     def __init__(self, config: DataConfig):
-        self._config, self._rows, self._broken = config, 0, 0
+        self._config, self._rows, self.number = config, 0, 0
         self._first: list[UsageError] = []
 
     def add(self, row: object) -> None:
@@ -24,20 +24,20 @@ class FaultCount:
         if isinstance(row, UsageError):
             if not self._config.tolerate:
                 raise row
-            self._broken += 1
+            self.number += 1
             if len(self._first) < MOST_NAMED:
                 self._first.append(row)
 
     def check(self) -> None:
         """Log what was left out. Raises UsageError if it is more than `data.tolerate` allows."""
-        if not self._broken:
+        if not self.number:
             return
-        rows = f"{self._broken:,} of {self._rows:,} rows of {self._config.corpus}"
-        if self._broken > self._config.tolerate * self._rows:
+        rows = f"{self.number:,} of {self._rows:,} rows of {self._config.corpus}"
+        if self.number > self._config.tolerate * self._rows:
             raise UsageError(
-                f"{rows} are broken ({self._broken / self._rows:.2g} of all), and --data.tolerate "
+                f"{rows} are broken ({self.number / self._rows:.2g} of all), and --data.tolerate "
                 f"{self._config.tolerate:g} allows fewer; the first: {self._first[0]}"
             )
-        more = self._broken - len(self._first)
+        more = self.number - len(self._first)
         places = "; ".join(map(str, self._first)) + (f"; and {more:,} more" if more else "")
         _warn_once(f"left out {rows}, which are broken: {places}")

@@ -21,13 +21,14 @@ import numpy as np
 from zerotollm.data.config import DataConfig
 from zerotollm.data.find import find_files, has_suffix
 from zerotollm.data.lazy_sequence import LazySequence
-from zerotollm.data.overlap import log_overlap
+from zerotollm.data.overlap import find_overlap, log_findings
 from zerotollm.data.sources.documents import SPLITS, Corpus, Document
 from zerotollm.data.sources.faults import FaultCount
 from zerotollm.data.sources.lines import ends_in_cr
 from zerotollm.data.sources.markup import front_matter_size
 from zerotollm.data.sources.records import FIELDS, Span, choose_field, fields_of, has_records
 from zerotollm.data.sources.splits import FEW, file_digest, fingerprint, fractions, hash64, split_by_hash
+from zerotollm.data.sources.text_index import TextIndex, indexed, noted
 from zerotollm.data.sources.texts import Reading, is_whole, read_text, scan_parts, scan_texts
 from zerotollm.errors import UsageError
 from zerotollm.host.atomic_files import changed, check_unchanged, stamp, stamps
@@ -48,7 +49,9 @@ def open_files(config: DataConfig) -> Corpus[Document]:
     if mode == "auto":
         mode = "paragraph" if len(paths) == 1 and _has_long_paragraphs(config, *paths.values()) else "file"
     reading = Reading(config.ratio, field or FIELDS[0], mode)
-    file_N, spans_N3, hash_N = _scan(config, paths, reading)
+    file_N, spans_N3, hash_N, files, _ = indexed(
+        config, paths, reading, lambda: _scan(config, paths, reading)
+    )
     count = len(hash_N)
     if not count:
         raise UsageError(f"{config.corpus} is empty: it holds no text")
@@ -68,7 +71,6 @@ def open_files(config: DataConfig) -> Corpus[Document]:
         document_id = name if is_whole(path, mode) else f"{name}:{span.line}"
         return Document(document_id, text, {"file": name, "line": span.line})
 
-    files = [[name, file_digest(path), *_changes(path, reading)] for name, path in paths.items()]
     check_unchanged(before)  # otherwise the digests may be of another text than the spans
     if count < FEW:
         splits = _split_by_position(config, [load(row) for row in range(count)])
@@ -78,7 +80,8 @@ def open_files(config: DataConfig) -> Corpus[Document]:
             for split, row_M in split_by_hash(config, hash_N).items()
         }
     # Equal texts share a split, nearly equal ones may not.
-    log_overlap(config.corpus, splits, lambda document: document.text)
+    findings = noted(config, paths, reading, lambda: find_overlap(splits, lambda document: document.text))
+    log_findings(config.corpus, findings)
     description = [mode, count < FEW, str(validation), str(test), files]
     return Corpus(config.corpus, fingerprint(description), splits)
 
@@ -114,9 +117,7 @@ def _has_long_paragraphs(config: DataConfig, path: Path) -> bool:
     return len(sizes) >= FEW and sum(sizes) >= LONG_PARAGRAPH * len(sizes)
 
 
-def _scan(
-    config: DataConfig, paths: dict[str, Path], reading: Reading
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _scan(config: DataConfig, paths: dict[str, Path], reading: Reading) -> TextIndex:
     """Return file number, span and hash of every document, as arrays: millions of documents fit into memory."""
     files, spans, hashes = array("q"), array("q"), array("Q")
     faults = FaultCount(config)
@@ -128,10 +129,12 @@ def _scan(
                 spans.extend(span)
                 hashes.append(hash64(text))
     faults.check()
-    return (
+    return TextIndex(
         np.frombuffer(files, np.int64),
         np.frombuffer(spans, np.int64).reshape(-1, 3),
         np.frombuffer(hashes, np.uint64),
+        [[name, file_digest(path), *_changes(path, reading)] for name, path in paths.items()],
+        complete=not faults.number,
     )
 
 

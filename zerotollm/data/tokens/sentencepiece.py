@@ -17,7 +17,7 @@ import re
 import unicodedata
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from io import BytesIO
@@ -34,7 +34,6 @@ from zerotollm.data.config import TokenizerConfig
 from zerotollm.data.tokens import pretrained
 from zerotollm.data.tokens.byte_tokenizer import SPACE, ByteTokenizer, check_encodable_as_utf8
 from zerotollm.data.tokens.pretrained import PretrainedTokenizer
-from zerotollm.data.tokens.word_cache import WordCache
 from zerotollm.errors import RunError, UsageError
 from zerotollm.types import Json
 
@@ -42,8 +41,6 @@ SAMPLE_CHARACTERS = 16_000_000  # most characters that a tokenizer learns from, 
 CHUNK = 512
 """Least number of characters encoded at once: BPE slows down on longer texts, and unigram's sums lose precision."""
 MANY = 1 << 16  # characters encoded at once from which on the cache of words is used
-LONG_WORDS = 16
-"""Characters in a word, on average, above which the cache is not used: the text has few spaces, and few words recur."""
 SENTENCE = 4000  # most characters in a training sentence
 UNBROKEN = 64
 """Characters. Unigram considers every segmentation of a word, so longer words dominate its training time."""
@@ -57,7 +54,6 @@ SPECIAL_PIECES = {"pad": "<pad>", "bos": "<s>", "eos": "</s>", "unk": "<unk>"}
 _FORMS: dict[str, Literal["NFC", "NFKC"]] = {"nfc": "NFC", "nfkc": "NFKC"}
 # No token spans these places, so splitting a text there does not change its tokens.
 _BETWEEN_WORDS = re.compile(r"(?<=\n)|(?<=[^ ])(?= )")
-_WORD = re.compile(r" *[^ \n]+\n?| *\n| +")  # between two such places
 _LINES = re.compile(r"[^\n]*\n|[^\n]+")
 # SentencePiece skips text that looks like a special piece. Removing the "<" prevents that.
 _LIKE_A_SPECIAL_PIECE = re.compile("<(?=(?:pad|s|/s|unk|0x[0-9A-F]{2})>)")
@@ -98,8 +94,8 @@ class Tokenizer(ByteTokenizer):
         """Return `encode` of every text. Many are encoded word by word from a cache, few on all cores."""
         texts = [_normalize(text, self.normalization) for text in texts]
         try:
-            if sum(map(len, texts)) >= MANY and (words := _words(texts)):
-                return self._cache.encode_texts(words)
+            if sum(map(len, texts)) >= MANY and (ids := self._encode_words(texts)) is not None:
+                return ids
             chunks, ends = [], [0]
             by_line = self.kind == "unigram"
             for text in texts:
@@ -108,7 +104,7 @@ class Tokenizer(ByteTokenizer):
                     chunks += _chunks(line)
                 ends.append(len(chunks))
             ids = self._encode_chunks(chunks)
-        except (TypeError, RuntimeError):  # SentencePiece's do not name the cause
+        except (TypeError, RuntimeError, UnicodeEncodeError):  # SentencePiece's do not name the cause
             check_encodable_as_utf8(texts)
             raise
         return [np.concatenate(ids[start:end]) for start, end in pairwise(ends)]
@@ -122,8 +118,10 @@ class Tokenizer(ByteTokenizer):
         return ids
 
     @cached_property
-    def _cache(self) -> WordCache:
-        return WordCache(self._encode_chunks)
+    def _encode_words(self) -> Callable[[Sequence[str]], list[np.ndarray] | None]:
+        from zerotollm.data.tokens.word_cache import WordCache
+
+        return WordCache(self._encode_chunks).encode_texts
 
     def piece(self, token_id: int) -> str:
         """Return a token as SentencePiece spells it: `▁the` for " the", `<0xE2>` for a byte, `<s>` for bos."""
@@ -321,17 +319,6 @@ def _split_between_words(text: str, size: int) -> Iterator[str]:
         end = match.start() if match else len(text)
         yield text[start:end]
         start = end
-
-
-def _words(texts: Sequence[str]) -> list[list[str]]:
-    """Return each text as words, in each of which U+2581 stands alone or not at all; nothing if words are long."""
-    words = [_WORD.findall(text) for text in texts]
-    if sum(map(len, texts)) > LONG_WORDS * sum(map(len, words)):
-        return []
-    for number, text in enumerate(texts):
-        if SPACE in text:
-            words[number] = [part for word in words[number] for part in re.split(f"({SPACE})", word) if part]
-    return words
 
 
 def _chunks(text: str) -> list[str]:

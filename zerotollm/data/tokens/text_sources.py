@@ -13,10 +13,13 @@ from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.sources.corpora import open_corpus
 from zerotollm.data.sources.documents import Corpus, Document, training_texts
 from zerotollm.data.sources.weighted import weighted_sources
-from zerotollm.data.tokens.cache import Counts, Prepared, open_cache, token_folder
+from zerotollm.data.tokens.cache import Counts, Prepared, is_intact, open_cache, token_folder
+from zerotollm.data.tokens.helper import helped
 from zerotollm.data.tokens.sentencepiece import SAMPLE_CHARACTERS, AnyTokenizer, tokenizer_key
 from zerotollm.data.tokens.shards import LARGE, Progress, prepare_in_shards
-from zerotollm.data.tokens.text import FORMAT, TokenizedSplit, prepare
+from zerotollm.data.tokens.text import FORMAT, SAMPLED, TokenizedSplit, prepare, text_folder
+
+LONG = 50_000_000  # characters; starting a process takes about the time of a tenth of it
 
 
 class TextSource(NamedTuple):
@@ -60,15 +63,31 @@ def prepare_sources(
     sources: list[TextSource],
     *,
     shards: int = 0,
+    helpers: int = 0,
     say: Callable[[str], None] = lambda line: None,
     progress: Progress = lambda done, total: None,
 ) -> list[Prepared[TokenizedSplit]]:
-    """Return the tokens of every source. Large ones, or with `shards` all, are prepared in shards."""
+    """Return the tokens of every source. Large ones, or with `shards` all, are prepared in shards.
+
+    Up to `helpers` further processes take part where the text is long enough.
+    """
     prepared = []
     for data, _, corpus, tokenizer in sources:
         if shards:
-            prepare_in_shards(data, tokenizer, shards=shards, say=say, progress=progress, corpus=corpus)
+            number = (
+                helpers if _is_long(corpus) and not is_intact(text_folder(data, corpus, tokenizer)) else 0
+            )
+            with helped(data, tokenizer, shards=shards, helpers=number):
+                prepare_in_shards(data, tokenizer, shards=shards, say=say, progress=progress, corpus=corpus)
         elif corpus.parts or len(corpus.splits["train"]) >= LARGE:
             prepare_in_shards(data, tokenizer, progress=progress, corpus=corpus)
         prepared.append(prepare(data, tokenizer, corpus))
     return prepared
+
+
+def _is_long(corpus: Corpus[Document]) -> bool:
+    """Return whether starting another process is worth its time: a streamed text, or one of `LONG` characters."""
+    documents = corpus.splits["train"]
+    sample = [documents[k * len(documents) // SAMPLED] for k in range(SAMPLED if documents else 0)]
+    mean = sum(len(document.text) for document in sample) / SAMPLED
+    return bool(corpus.parts) or mean * len(documents) >= LONG
