@@ -9,6 +9,7 @@ import socket
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 from urllib.parse import urlsplit
 
 import datasets
@@ -20,8 +21,9 @@ from zerotollm.errors import RunError, UsageError
 from zerotollm.types import Json
 
 ROWS = 256  # rows decoded at once
-# The first base is that of the HTTP client, whose name depends on the library's version.
-FAILURES = (OSError, RuntimeError, ValueError, KeyError, HfHubHTTPError, *HfHubHTTPError.__bases__)
+# Its first base is the error of the HTTP client, whose package depends on the library's version.
+HTTP_ERROR = cast(type[Exception], HfHubHTTPError.__bases__[0])
+FAILURES = (OSError, RuntimeError, ValueError, KeyError, HfHubHTTPError, HTTP_ERROR)
 """What reading raises where the hub, the network or a file fails."""
 
 

@@ -51,8 +51,8 @@ def indexed(
         index = scan()
     if index.complete:
         content = io.BytesIO()
-        arrays = dict(zip(TextIndex._fields[:3], index, strict=False))
-        np.savez(content, **arrays, files=np.array(json.dumps(index.files)))
+        files = np.array(json.dumps(index.files))
+        np.savez(content, file_N=index.file_N, spans_N3=index.spans_N3, hash_N=index.hash_N, files=files)
         _keep(path, content.getvalue())
     return index
 
