@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,8 @@ from zerotollm.experiment import Experiment
 from zerotollm.explain.reference import reference_text
 from zerotollm.model.config import TransformerConfig
 from zerotollm.run import load
+from zerotollm.studies.suite import Variant
+from zerotollm.studies.train_suite import prepare_data
 from zerotollm.training.config import TrainConfig, due
 from zerotollm.training.metrics import read_metrics
 
@@ -114,6 +117,32 @@ def test_other_weights_change_the_batches_and_neither_tokens_nor_validation(fold
     }
     assert sum(len(source.evaluation("validation")) for source in first.sources) == len(left)
     assert first.num_bytes["validation"] == sum(source.num_bytes["validation"] for source in first.sources)
+
+
+def test_spans_are_hidden_in_every_source_too(folder):
+    data = DataConfig(
+        f"{folder}/sea.jsonl*3 + {folder}/sky.jsonl", dir=str(folder / "data"), context=16, batch_size=8
+    )
+    feed = open_feed(data, SETTINGS, objective="span_corruption", pairs=True)
+    for denoised in (feed, *feed.sources):
+        assert denoised.evaluation("validation")[0].keys() == {"sources", "inputs", "targets", "weights"}
+    assert sum(s.num_bytes["validation"] for s in feed.sources) == pytest.approx(
+        feed.num_bytes["validation"], rel=0.2
+    )
+    assert feed.vocab_size == feed.sources[0].vocab_size
+
+
+def test_variants_of_a_suite_may_change_the_weights(folder):
+    """Each variant reads its own corpus, and all are validated on the same text."""
+    sea, sky = f"{folder}/sea.jsonl", f"{folder}/sky.jsonl"
+    data = DataConfig(f"{sea} + {sky}", dir=str(folder / "data"), context=16, batch_size=8)
+    base = Experiment(data=data, tokenizer=SETTINGS)
+    more = replace(base, data=replace(data, corpus=f"{sea}*3 + {sky}"))
+    variants = [
+        Variant(name, "data", e, "none", "weights") for name, e in (("base", base), ("more-sea", more))
+    ]
+    first, second = prepare_data(variants).values()
+    assert first == second
 
 
 @pytest.mark.parametrize("weight", ["0", "-1", "nan", "inf", "1.2.3", "0.0"])

@@ -310,6 +310,11 @@ def _denoising_feed(
         raise UsageError(
             f"train.objective {objective} needs a tokenizer trained here: an imported one has no sentinels"
         )
+    return _denoised(data, text, objective)
+
+
+def _denoised(data: DataConfig, text: Feed, objective: str) -> Feed:
+    """Return the feed of a text whose spans are hidden, and of each source if it is a mixture."""
     if objective == "span_corruption":
         corruption, unit = span_corruption(text.vocab_size, data.context), "hidden byte"
     else:
@@ -339,6 +344,7 @@ def _denoising_feed(
             num_bytes[name] += int(bytes_V[batch["targets"]].sum())
     return replace(
         text,
+        sources=tuple(_denoised(data, source, objective) for source in text.sources),
         vocab_size=text.vocab_size + sentinels(objective),
         training=training,
         evaluation=evaluation,
