@@ -21,7 +21,7 @@ class DataConfig:
     weights: A*2 + B + C*0.5;
     pairs to translate: bible-A:bible-B, SOURCE.txt:TARGET.txt (several sources: A+B:TARGET), PAIRS.tsv, tfds:NAME;
     completions: a .jsonl of prompt and completion or of messages, chitchat, or pairs; labels: a .jsonl of text and
-    label, genre:bible-A, or version:bible-A+bible-B"""
+    label (text or whole number), genre:bible-A, or version:bible-A+bible-B; for .jsonl also .json, .csv, .parquet"""
     validation: str = ""
     """own files of pairs, completions or labels: validation files, in the form of corpus; empty: hold out a fraction of
     the corpus"""

@@ -5,6 +5,7 @@ import io
 import json
 import lzma
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -283,7 +284,10 @@ def test_labels_may_be_numbers_in_every_table(tmp_path, suffix):
         pq.write_table(pa.Table.from_pylist(records), path)
     else:
         path.write_text(content[suffix])
-    assert open_examples(DataConfig(corpus=str(path)), "label").labels == ("0", "1", "2")
+    data = DataConfig(corpus=str(path))
+    assert open_examples(data, "label").labels == ("0", "1", "2")
+    with pytest.raises(UsageError, match=r"field 'body' is missing"):
+        open_examples(replace(data, field="body"), "label")
 
 
 def test_every_suffix_is_documented():

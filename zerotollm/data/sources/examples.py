@@ -55,7 +55,9 @@ def open_examples(config: DataConfig, objective: str) -> Corpus[Example]:
     if objective == "label":
         kind, colon, versions = config.corpus.partition(":")
         is_bible = colon and kind in BIBLE_LABELS and not is_file(config.corpus)
-        return _with_labels(_passages(config, kind, versions) if is_bible else _own_files(config, _labelled))
+        return _with_labels(
+            _passages(config, kind, versions) if is_bible else _own_files(config, _labelled(config))
+        )
     if config.corpus == chitchat.NAME:
         return _small_talk(config)
     return _pairs(config) if names_pairs(config.corpus) else _own_files(config, _completion)
@@ -65,7 +67,7 @@ def _own_files(config: DataConfig, make: Callable[[str, Record], Example]) -> Co
     def read(corpus: str) -> list[Example]:
         faults, rows = FaultCount(config), []
         for path in find_files(corpus, SUFFIXES).values():
-            for _, place, record in scan_records(path, FIELDS, config.ratio):
+            for _, place, record in scan_records(path, (*FIELDS, config.field), config.ratio):
                 row = record if isinstance(record, UsageError) else _made(make, place, record)
                 faults.add(row)
                 if isinstance(row, Example):
@@ -114,9 +116,14 @@ def _with_answer(place: str, prompt: str, answer: Part) -> Example:
     return Example(place, (Part(prompt), answer._replace(learned=True, ends=True)))
 
 
-def _labelled(place: str, record: Record) -> Example:
-    text, label = text_field(place, record, "text"), label_field(place, record, "label")
-    return Example(place, (Part(as_sentence(text)),), label)
+def _labelled(config: DataConfig) -> Callable[[str, Record], Example]:
+    field = config.field or "text"
+
+    def make(place: str, record: Record) -> Example:
+        text, label = text_field(place, record, field), label_field(place, record, "label")
+        return Example(place, (Part(as_sentence(text)),), label)
+
+    return make
 
 
 def _small_talk(config: DataConfig) -> Corpus[Example]:
