@@ -44,9 +44,8 @@ def indexed(
         return scan()
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return TextIndex(
-                *(arrays[name] for name in TextIndex._fields[:3]), json.loads(str(arrays["files"]))
-            )
+            files = json.loads(str(arrays["files"]))
+            return TextIndex(arrays["file_N"], arrays["spans_N3"], arrays["hash_N"], files)
     except (OSError, ValueError, KeyError, BadZipFile):
         index = scan()
     if index.complete:
