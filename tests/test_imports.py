@@ -84,6 +84,9 @@ HEAVY = {
     "jinja2",
     "starlette",
     "uvicorn",
+    "pyarrow",
+    "zstandard",
+    "datasets",
 }
 
 
@@ -112,6 +115,18 @@ DEFERRED_IN = {
         "zerotollm.data.sources.tfds",
         "zerotollm.data.sources.tfds_library",
     ): "0.5 s, which cached tokens do not need",
+    (
+        "zerotollm.data.sources.records",
+        "zerotollm.data.sources.parquet",
+    ): "pyarrow, 0.3 s, which other files do not need",
+    (
+        "zerotollm.data.tokens.sentencepiece",
+        "zerotollm.data.tokens.word_cache",
+    ): "pyarrow, 0.3 s, which small texts do not need",
+    (
+        "zerotollm.data.sources.hub",
+        "zerotollm.data.sources.hub_library",
+    ): "optional, and 1 s, which cached tokens do not need",
 }
 # Modules that import by name, with the reason.
 IMPORT_BY_NAME = {

@@ -71,18 +71,18 @@ def test_links_that_lead_back_end(folder):
 
 
 def test_files_left_out_are_logged_in_one_line(folder, caplog):
-    for name in ("c.parquet", "d.parquet", "e.csv", "f.jsonl.zst", "noname", ".hidden.txt"):
+    for name in ("c.png", "d.png", "e.csv", "f.jsonl.br", "noname", ".hidden.txt"):
         (folder / name).write_text("x")
     (folder / "g.txt").symlink_to("nowhere.txt")
     assert list(find_files(str(folder))) == ["a.txt", "deep/b.txt"]
     line = logged(caplog)
     assert line.startswith(f"left out of {folder}: ")
-    for part in ("2 .parquet", "1 .csv", "1 .zst", "1 hidden", "1 broken links", "1 without a suffix"):
+    for part in ("2 .png", "1 .csv", "1 .br", "1 hidden", "1 broken links", "1 without a suffix"):
         assert part in line
     assert len(find_files(f"{folder}/*")) == 1
-    assert "2 .parquet" in logged(caplog)
-    with pytest.raises(UsageError, match=r"2 paths but no text.*left out: 2 \.parquet"):
-        find_files(f"{folder}/*.parquet")
+    assert "2 .png" in logged(caplog)
+    with pytest.raises(UsageError, match=r"2 paths but no text.*left out: 2 \.png"):
+        find_files(f"{folder}/*.png")
 
 
 def test_runs_and_models_are_left_out(folder, caplog):

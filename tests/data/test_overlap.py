@@ -162,7 +162,7 @@ def test_a_large_split_is_read_evenly(monkeypatch, caplog):
         return value
 
     splits = {"train": [prose() for _ in range(3)], "validation": [prose() for _ in range(20)], "test": []}
-    overlap.log_overlap("c", splits | {"train": splits["validation"]}, text)
+    overlap.log_findings("c", overlap.find_overlap(splits | {"train": splits["validation"]}, text))
     assert [value for value in read if value in splits["validation"]][:5] == splits["validation"][::4]
     assert "5 of 5 validation passages (100.0 %) are near-duplicates" in logged(caplog)
     assert [len(part) for part in overlap._spread(splits["validation"], str, 500)] == [100] * 5

@@ -11,8 +11,8 @@ from sentencepiece import SentencePieceProcessor
 from zerotollm.console import Console
 from zerotollm.data.batches.windows import Batch, training_batches
 from zerotollm.data.lazy_sequence import in_groups
-from zerotollm.data.sources.corpora import open_corpus
-from zerotollm.data.tokens.text import prepare
+from zerotollm.data.sources.documents import training_texts
+from zerotollm.data.tokens.text_sources import prepare_sources, text_sources
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, task_of
 
@@ -34,9 +34,9 @@ def bench_data(experiment: Experiment, run_dir: Path) -> dict[str, float]:
             "example base"
         )
     shape = experiment.data
-    data = prepare(shape, experiment.tokenizer)
-    documents = open_corpus(shape).splits["train"]
-    texts = next(in_groups((document.text for document in documents), len, CHARACTERS))
+    sources = text_sources(shape, experiment.tokenizer)
+    data = prepare_sources(sources)[0]
+    texts = next(in_groups(training_texts(sources[0].corpus, CHARACTERS), len, CHARACTERS))
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
     sentencepiece = SentencePieceProcessor(model_proto=data.tokenizer.model)
     ours, theirs = _fastest_seconds(
@@ -48,7 +48,7 @@ def bench_data(experiment: Experiment, run_dir: Path) -> dict[str, float]:
     tokens_per_second = _batches_per_second(batches) * shape.batch_size * shape.context
     table = Table(show_header=False, box=None, pad_edge=False)
     for row in (
-        ("text", f"{megabytes:.1f} MB of {shape.corpus}"),
+        ("text", f"{megabytes:.1f} MB of {data.corpus}"),
         ("vocabulary", f"{data.tokenizer.vocab_size:,} tokens, {data.tokenizer.kind}"),
         ("tokenizer", f"{megabytes / ours:.1f} MB/s"),
         ("SentencePiece itself", f"{megabytes / theirs:.1f} MB/s; ours takes {ours / theirs:.2f} x its time"),

@@ -132,6 +132,8 @@ class PrepareOptions:
 
     shards: int = 64
     """parts of each split, which processes take one after the other; the same number in all processes"""
+    processes: int = 0
+    """processes on this machine that prepare a text of at least 50 MB; 0: one for each core, at most 4"""
 
 
 @dataclass(frozen=True)

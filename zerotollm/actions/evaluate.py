@@ -22,6 +22,7 @@ from zerotollm.run import Run, load
 from zerotollm.session.compilation_cache import cache_compiled_programs
 from zerotollm.session.devices import reading_on_mesh
 from zerotollm.session.progress import two_columns
+from zerotollm.training.metrics import OF_SOURCE
 from zerotollm.types import Json
 
 
@@ -58,6 +59,7 @@ def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) ->
         else:
             bits = f"{measured['bpb']:.4f}, over {measured['bytes']:,} bytes"
             lines.append((f"bits per {feed.byte}", bits))
+        lines += [(s.corpus, f"{measured[OF_SOURCE + s.corpus]:.4f} bits per byte") for s in feed.sources]
         if lost := feed.lost.get(split):
             result["lost"] = lost
             lines.append(("lost", f"{100 * lost:.3g} % of the bytes: decoding does not restore them"))

@@ -1,12 +1,13 @@
 """prepare: make the tokens of an experiment's data before training, by one or more processes."""
 
+import os
 from pathlib import Path
 
 from zerotollm.actions.config import PrepareOptions
 from zerotollm.components import dataset_of, tokenizer_of
 from zerotollm.console import Console
 from zerotollm.data.feed import EXAMPLES
-from zerotollm.data.tokens.shards import prepare_in_shards
+from zerotollm.data.tokens.text_sources import prepare_sources, text_sources
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, translates
 
@@ -22,10 +23,13 @@ def prepare(
     """
     if options.shards < 1:
         raise UsageError(f"--shards is {options.shards}: expected a whole number of at least 1")
+    if options.processes < 0:
+        raise UsageError(f"--processes is {options.processes}: expected a whole number of at least 1, or 0")
     console = Console(soft_wrap=True)
     if not translates(experiment) and experiment.train.objective not in EXAMPLES:
-        tokenizer = tokenizer_of(experiment)
-        prepare_in_shards(experiment.data, tokenizer, shards=options.shards, say=console.print)
+        sources = text_sources(experiment.data, tokenizer_of(experiment))
+        processes = options.processes or min(4, os.cpu_count() or 1)
+        prepare_sources(sources, shards=options.shards, helpers=processes - 1, say=console.print)
     feed = dataset_of(experiment)
     console.print(
         f"{feed.corpus} is prepared: {feed.tokens:,} {'labels' if feed.labels else 'tokens'} to train on, "

@@ -21,7 +21,7 @@ from zerotollm.host.memory_limit import check_libraries
 from zerotollm.host.stop_signals import StoppedError, stop_requests
 from zerotollm.model.accelerator import this_accelerator
 from zerotollm.session.compiled_training import CompiledTraining, compile_training
-from zerotollm.session.data import load_data
+from zerotollm.session.data import load_data, pinned_data
 from zerotollm.session.devices import computing_on_mesh, mesh_lines
 from zerotollm.session.job import job_for
 from zerotollm.session.out_of_memory import out_of_memory_explained
@@ -97,7 +97,7 @@ def train(experiment: Experiment, run_dir: Path) -> Summary:
 @contextmanager
 def _claimed(experiment: Experiment, run_dir: Path) -> Iterator[tuple[Experiment, Summary | None, Display]]:
     """Hold the lock on `run_dir` for this experiment; give it with its places, and the summary of a finished run."""
-    experiment = with_prompt(experiment, run_dir)
+    experiment = with_prompt(pinned_data(experiment), run_dir)
     with ExitStack() as stack:
         display = stack.enter_context(Display(experiment.train.steps, console_of(is_first())))
 
@@ -126,10 +126,18 @@ def _describe(training: CompiledTraining, first: int, display: Display) -> None:
     )
     trainable = training.trainable_parameters
     part = f", of which {trainable:,} are trained" if trainable != training.num_parameters else ""
-    epochs = experiment.train.steps * (1 - experiment.data.replay) * feed.tokens_per_step / feed.tokens
+    tokens = experiment.train.steps * (1 - experiment.data.replay) * feed.tokens_per_step
+    epochs = (
+        f"{tokens / feed.tokens:.1f} epochs"
+        if not feed.sources
+        else ", ".join(
+            f"{tokens * source.share / source.tokens:.2g} epochs of {source.corpus}"
+            for source in feed.sources
+        )
+    )
     display.say(
         f"{training.num_parameters:,} parameters{part}; {feed.tokens:,} {'labels' if feed.labels else 'tokens'} to "
-        f"train on, {epochs:.1f} epochs" + (f"; resuming after step {first}" if first else "")
+        f"train on, {epochs}" + (f"; resuming after step {first}" if first else "")
     )
 
 

@@ -2,10 +2,13 @@
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from typing import Annotated, Literal
 
-from zerotollm.fields import ADDED, INT32_MAX, Bounds, FractionBelowOne, PositiveInt
+from zerotollm.fields import ADDED, INT32_MAX, Bounds, FractionBelowOne, PositiveFloat, PositiveInt
+
+PACKED = r"(\.gz|\.zst|\.xz)?"  # suffixes of compressed files, as a regular expression
 
 
 @dataclass(frozen=True)
@@ -13,10 +16,12 @@ class DataConfig:
     """A corpus and the shape of its batches."""
 
     corpus: str = "bible-web"
-    """text: bible-VERSION, shakespeare, tfds:NAME, or a path, folder or glob of .txt, .md, .jsonl (each also .gz);
+    """text: bible-VERSION, shakespeare, sotu (sotu:since=1947), tfds:NAME, hf:OWNER/NAME, or a path, folder or glob of
+    .txt, .md, .html, .epub, .jsonl, .json, .csv, .tsv, .parquet (each also .gz, .zst, .xz); or a mixture with
+    weights: A*2 + B + C*0.5;
     pairs to translate: bible-A:bible-B, SOURCE.txt:TARGET.txt (several sources: A+B:TARGET), PAIRS.tsv, tfds:NAME;
     completions: a .jsonl of prompt and completion or of messages, chitchat, or pairs; labels: a .jsonl of text and
-    label, genre:bible-A, or version:bible-A+bible-B"""
+    label (text or whole number), genre:bible-A, or version:bible-A+bible-B; for .jsonl also .json, .csv, .parquet"""
     validation: str = ""
     """own files of pairs, completions or labels: validation files, in the form of corpus; empty: hold out a fraction of
     the corpus"""
@@ -25,11 +30,11 @@ class DataConfig:
     extra: str = ""
     """own files of pairs: Bible versions as in bible-kjv+bible-asv:bible-bbe. Where a training target is a verse of the
     last version, that verse of the others becomes a further source. Held-out targets get no further sources"""
-    extra_steps: int = field(default=0, metadata=ADDED)
+    extra_steps: int = dataclass_field(default=0, metadata=ADDED)
     """pairs: the first training steps, which read data.extra too; later steps read the corpus alone. 0: all steps"""
-    old: str = field(default="", metadata=ADDED)
+    old: str = dataclass_field(default="", metadata=ADDED)
     """plain text: the corpus of the pretrained model; the loss on it is measured before and after training"""
-    replay: FractionBelowOne = field(default=0.0, metadata=ADDED)
+    replay: FractionBelowOne = dataclass_field(default=0.0, metadata=ADDED)
     """fraction of the steps that read data.old"""
     reverse: bool = False
     """pairs: translate from target to source"""
@@ -37,6 +42,13 @@ class DataConfig:
     """folder for prepared data, tokenizers and tokens; empty: $ZEROTOLLM_DATA, else ~/.cache/zerotollm"""
     documents: Literal["auto", "file", "paragraph"] = "auto"
     """own files: what one document is. auto: a paragraph if a single file has at least 20 long ones, else a file"""
+    field: str = dataclass_field(default="", metadata=ADDED)
+    """own records (.jsonl, .json, .csv, .tsv, .parquet): the field with the text; empty: text, else content, else
+    story"""
+    tolerate: FractionBelowOne = dataclass_field(default=0.0, metadata=ADDED)
+    """own files: share of the lines or rows that may be broken; those are left out, counted and listed"""
+    ratio: PositiveFloat = dataclass_field(default=100.0, metadata=ADDED)
+    """own compressed files: the most bytes of content for each compressed byte, against files that fill the memory"""
     validation_fraction: FractionBelowOne = 0.05
     """own files, and tfds sets without a validation split: fraction of the text held out for validation"""
     test_fraction: FractionBelowOne = 0.05
@@ -53,8 +65,10 @@ class DataConfig:
 
 
 def is_tsv(corpus: str) -> bool:
-    """Return whether a corpus is one file of source TAB target, maybe compressed (.gz)."""
-    return re.search(r"\.tsv(\.gz)?$", corpus.lower()) is not None and (":" not in corpus or is_file(corpus))
+    """Return whether a corpus is one file of source TAB target, maybe compressed."""
+    return re.search(rf"\.tsv{PACKED}$", corpus.lower()) is not None and (
+        ":" not in corpus or is_file(corpus)
+    )
 
 
 def is_file(name: str) -> bool:
@@ -63,8 +77,12 @@ def is_file(name: str) -> bool:
 
 
 def names_pairs(corpus: str) -> bool:
-    """Return whether a corpus names pairs: SOURCE:TARGET or PAIRS.tsv, but no folder and no .jsonl file."""
-    if re.search(r"\.jsonl(\.gz)?$", corpus.lower()) or os.path.isdir(os.path.expanduser(corpus)):
+    """Return whether a corpus names pairs: SOURCE:TARGET or PAIRS.tsv, but no folder and no file of records."""
+    if corpus.startswith("hf:"):
+        return False
+    if re.search(rf"\.(jsonl|json|csv|parquet){PACKED}$", corpus.lower()) or os.path.isdir(
+        os.path.expanduser(corpus)
+    ):
         return False
     return ":" in corpus or is_tsv(corpus)
 

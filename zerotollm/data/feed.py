@@ -23,19 +23,26 @@ from zerotollm.data.batches.buckets import (
     plan_buckets,
 )
 from zerotollm.data.batches.denoising import SENTINELS, denoising_batches, prefix_lm, span_corruption
-from zerotollm.data.batches.mixtures import replayed, staged
+from zerotollm.data.batches.mixtures import interleaved, replayed, staged
 from zerotollm.data.batches.rows import example_batch, pair_batch
-from zerotollm.data.batches.windows import Batch, evaluation_batches, training_batches
+from zerotollm.data.batches.windows import (
+    Batch,
+    evaluation_batches,
+    rows_of_process,
+    training_batches,
+    training_windows,
+)
 from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.data.lazy_sequence import joined
 from zerotollm.data.left_out import check_decodable, check_not_empty, describe_left_out
-from zerotollm.data.sources.corpora import open_corpus
 from zerotollm.data.sources.documents import SPLITS
 from zerotollm.data.tokens.cache import Prepared
 from zerotollm.data.tokens.examples import TokenizedExamples, prepare_examples
 from zerotollm.data.tokens.pairs import TokenizedPairs, prepare_pairs
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer, Tokenizer, byte_lengths
-from zerotollm.data.tokens.shards import LARGE, Progress, prepare_in_shards
-from zerotollm.data.tokens.text import prepare
+from zerotollm.data.tokens.shards import Progress
+from zerotollm.data.tokens.text import TokenizedSplit
+from zerotollm.data.tokens.text_sources import prepare_sources, text_sources
 from zerotollm.errors import UsageError
 
 Shapes = dict[str, tuple[tuple[int, int], type[np.generic]]]
@@ -68,6 +75,8 @@ class Feed:
     fingerprint: list[int]  # changes with the first 32 million training tokens
     dropped: str  # text that is not used and why, in words; empty if all is used
     old: "Feed | None" = None
+    sources: "tuple[Feed, ...]" = ()  # the corpora of a mixture, each with its own validation; empty for one corpus
+    share: float = 1.0  # of the training windows of the mixture that this feed is a source of
     labels: tuple[str, ...] = ()  # classes that `targets` number, each of one byte; empty for tokens
     lost: dict[str, float] = field(default_factory=dict)
     """share of a split's bytes that decoding does not return and `num_bytes` omits; only for splits that lose text"""
@@ -103,7 +112,7 @@ def open_feed(
         feed = _bucket_feed(data, prepared, pair_batch, "pairs", "sources", "inputs", "targets")
     else:
         feed = _denoising_feed(data, tokenizer, objective, micro_batches)
-    for checked in (feed, feed.old) if feed.old else (feed,):
+    for checked in (*feed.sources, feed, *([feed.old] if feed.old else [])):
         if not checked.evaluation_tokens:
             message = f"{checked.corpus} leaves no text to validate on: raise data.validation_fraction"
             raise UsageError(message)
@@ -128,10 +137,18 @@ def _text_feed(
     micro_batches: int,
     progress: Progress = lambda done, total: None,
 ) -> Feed:
-    corpus = open_corpus(data)
-    if len(corpus.splits["train"]) >= LARGE:
-        prepare_in_shards(data, tokenizer, progress=progress, corpus=corpus)
-    prepared = prepare(data, tokenizer, corpus)
+    sources = text_sources(data, tokenizer)
+    prepared = prepare_sources(sources, progress=progress)
+    feeds = [
+        replace(_source_feed(source.data, tokens, micro_batches), share=float(source.weight))
+        for source, tokens in zip(sources, prepared, strict=True)
+    ]
+    if len(feeds) == 1:
+        return feeds[0]
+    return _mixture_feed(data, [source.weight for source in sources], prepared, feeds)
+
+
+def _source_feed(data: DataConfig, prepared: Prepared[TokenizedSplit], micro_batches: int) -> Feed:
     splits, train = prepared.splits, prepared.splits["train"]
     rows = evaluation_rows(data.batch_size // micro_batches)
 
@@ -157,6 +174,49 @@ def _text_feed(
         tokens_per_step=data.batch_size * data.context,
         evaluation_tokens=tokens["validation"] if tokens["validation"] > 1 else 0,
         fingerprint=train.fingerprint,
+        dropped=describe_left_out({}, lost),
+        lost=lost,
+        byte=_unit(lost),
+    )
+
+
+def _mixture_feed(
+    data: DataConfig, shares: list[Fraction], prepared: list[Prepared[TokenizedSplit]], feeds: list[Feed]
+) -> Feed:
+    """Return the feed of several corpora: training windows in the given shares, and all held-out text once."""
+    splits = [tokens.splits["train"] for tokens in prepared]
+    for feed in feeds:
+        if feed.tokens <= data.context:
+            raise UsageError(
+                f"{feed.corpus}, in the mixture {data.corpus}, has {feed.tokens:,} training tokens, and a window needs "
+                f"{data.context + 1:,}, one more than data.context: give more text, leave it out, or lower data.context"
+            )
+
+    def training(*, seed: int, process_index: int = 0, process_count: int = 1) -> Sequence[Batch]:
+        rows = rows_of_process(data.batch_size, process_index, process_count)
+        windows = [training_windows(split, context=data.context, seed=seed) for split in splits]
+        return interleaved(windows, shares, data.batch_size, rows)
+
+    def evaluation(split: str) -> Sequence[Batch]:
+        return joined([feed.evaluation(split) for feed in feeds])
+
+    num_bytes = {name: sum(feed.num_bytes[name] for feed in feeds) for name in SPLITS}
+    tokens = sum(feed.tokens for feed in feeds)
+    # Of training text, the bytes of so many tokens in these shares: training reports bits per byte of what it reads.
+    bytes_per_token = sum(feed.share * feed.num_bytes["train"] / feed.tokens for feed in feeds)
+    lost = {name: sum(source.counts.lost.get(name, 0) for source in prepared) for name in SPLITS}
+    lost = {name: number / (number + num_bytes[name]) for name, number in lost.items() if number}
+    return replace(
+        feeds[0],
+        corpus=data.corpus,
+        sources=tuple(feeds),
+        share=1.0,
+        training=training,
+        evaluation=evaluation,
+        num_bytes=num_bytes | {"train": round(tokens * bytes_per_token)},
+        tokens=tokens,
+        evaluation_tokens=sum(feed.evaluation_tokens for feed in feeds),
+        fingerprint=[number for feed in feeds for number in feed.fingerprint],
         dropped=describe_left_out({}, lost),
         lost=lost,
         byte=_unit(lost),
@@ -250,6 +310,11 @@ def _denoising_feed(
         raise UsageError(
             f"train.objective {objective} needs a tokenizer trained here: an imported one has no sentinels"
         )
+    return _denoised(data, text, objective)
+
+
+def _denoised(data: DataConfig, text: Feed, objective: str) -> Feed:
+    """Return the feed of a text whose spans are hidden, and of each source if it is a mixture."""
     if objective == "span_corruption":
         corruption, unit = span_corruption(text.vocab_size, data.context), "hidden byte"
     else:
@@ -279,6 +344,7 @@ def _denoising_feed(
             num_bytes[name] += int(bytes_V[batch["targets"]].sum())
     return replace(
         text,
+        sources=tuple(_denoised(data, source, objective) for source in text.sources),
         vocab_size=text.vocab_size + sentinels(objective),
         training=training,
         evaluation=evaluation,

@@ -15,7 +15,13 @@ from pathlib import Path
 
 from zerotollm.errors import UsageError
 
-SUFFIXES = (".txt", ".md", ".jsonl")
+SUFFIXES = (".txt", ".md", ".html", ".epub", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
+PACKED = (".gz", ".zst", ".xz")
+TABLES = (".parquet", ".jsonl", ".json", ".csv", ".tsv")
+LESSER = (".json", ".csv", ".tsv")
+"""Read from a folder only where it holds nothing else: beside other text they are settings or numbers."""
+ABOUT = re.compile(r"(readme|license|licence|dataset_infos?)\b.*", re.IGNORECASE)
+"""Names of files about a data set, which a folder with tables holds beside them."""
 MOST_NAMED = 3  # folders named in the log; further ones are counted
 
 _warn_once = lru_cache(maxsize=256)(logging.getLogger(__name__).warning)  # a corpus is opened several times
@@ -42,11 +48,11 @@ def find_files(corpus: str, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, P
     """
     path = Path(corpus).expanduser()
     left_out = _LeftOut()
-    readable = f"files of {', '.join(suffixes)} (each also .gz) are read"
+    readable = f"files of {', '.join(suffixes)} (each also {', '.join(PACKED)}) are read"
     # os.path returns False where pathlib raises: a name too long, permission denied.
     if os.path.isdir(path):
         names = [os.path.relpath(file, path) for file in _walk(str(path), left_out)]
-        files = _unique_files(str(path), names, suffixes, left_out)
+        files = _without_descriptions(_unique_files(str(path), names, suffixes, left_out), left_out)
         problem = f"folder {corpus} holds no text; {readable}"
     elif os.path.exists(path):
         if not os.path.isfile(path):  # reading would wait, or never end
@@ -59,6 +65,8 @@ def find_files(corpus: str, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, P
     elif glob.has_magic(corpus):
         folder, names = _matches(str(path), left_out)
         files = _unique_files(folder, names, suffixes, left_out)
+        if "." not in path.name:  # the glob names no suffix
+            files = _without_descriptions(files, left_out)
         files = {file.as_posix(): file for file in files.values()}
         hint = "; a [ of a name is written [[]" if "[" in corpus else ""
         matched = f"{len(names)} paths but " if names else ""
@@ -73,8 +81,24 @@ def find_files(corpus: str, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, P
 
 
 def has_suffix(name: str, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
-    """Return whether a file of this name has one of the suffixes, maybe followed by .gz."""
-    return name.lower().removesuffix(".gz").endswith(suffixes)
+    """Return whether a file of this name has one of the suffixes, maybe followed by one of `PACKED`."""
+    name = name.lower()
+    packed = next((suffix for suffix in PACKED if name.endswith(suffix)), "")
+    return name.removesuffix(packed).endswith(suffixes)
+
+
+def _without_descriptions(files: dict[str, Path], left_out: _LeftOut) -> dict[str, Path]:
+    """Leave out README and LICENSE beside tables, and `LESSER` beside everything else."""
+    kept = {name: path for name, path in files.items() if not has_suffix(name, LESSER)} or files
+    if any(has_suffix(name, TABLES) for name in kept):
+        kept = {name: path for name, path in kept.items() if not ABOUT.fullmatch(path.name)} or kept
+    for name in files.keys() - kept.keys():
+        left_out.files[_suffix(name) if has_suffix(name, LESSER) else files[name].name] += 1
+    return kept
+
+
+def _suffix(name: str) -> str:
+    return "".join(Path(name).suffixes[-2 if name.lower().endswith(PACKED) else -1 :])
 
 
 def _unique_files(
@@ -88,8 +112,7 @@ def _unique_files(
     for name in sorted(targets, key=lambda name: (targets[name] != os.path.join(real_folder, name), name)):
         path = os.path.join(folder, name)
         if not has_suffix(name, suffixes):
-            suffix = "".join(Path(name).suffixes[-2 if name.lower().endswith(".gz") else -1 :])
-            left_out.files[suffix or "without a suffix"] += 1
+            left_out.files[_suffix(name) or "without a suffix"] += 1
         elif not os.path.isfile(path):
             left_out.files["broken links" if os.path.islink(path) else "pipes or devices"] += 1
         elif targets[name] in seen:

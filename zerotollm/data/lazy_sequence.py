@@ -1,6 +1,8 @@
 """Sequences whose items are made when they are accessed, and groups of items."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from typing import TypeVar, overload
 
 T = TypeVar("T")
@@ -32,6 +34,17 @@ class LazySequence(Sequence[T]):
 def lazy_map(function: Callable[[T], U], items: Sequence[T]) -> LazySequence[U]:
     """Return the sequence of `function(item)`, computed on access."""
     return LazySequence(len(items), lambda index: function(items[index]))
+
+
+def joined(sequences: Sequence[Sequence[T]]) -> LazySequence[T]:
+    """Return the items of several sequences as one."""
+    ends = list(accumulate(map(len, sequences)))
+
+    def load(index: int) -> T:
+        number = bisect_right(ends, index)
+        return sequences[number][index - ends[number] + len(sequences[number])]
+
+    return LazySequence(ends[-1] if ends else 0, load)
 
 
 def in_groups(items: Iterable[T], size: Callable[[T], int], limit: int) -> Iterator[list[T]]:

@@ -41,22 +41,25 @@ def check_overlap(corpus: str, splits: Mapping[str, Sequence[str]], *, named: bo
         for equal, other in ((in_train, "training"), (in_validation, "validation")):
             if equal:
                 findings.append(f"{equal:,} of {len(texts):,} {split} texts are {other} texts too")
-    log_overlap(corpus, splits, str, findings)
+    log_findings(corpus, findings + find_overlap(splits, str))
 
 
-def log_overlap(
-    corpus: str, splits: Mapping[str, Sequence[T]], text: Callable[[T], str], findings: Iterable[str] = ()
-) -> None:
-    """Log `findings` and the share of held-out passages that are near-duplicates, unless there is neither."""
-    findings = list(findings)
+def find_overlap(splits: Mapping[str, Sequence[T]], text: Callable[[T], str]) -> list[str]:
+    """Return the share of held-out passages that are near-duplicates, in words, for each split that has some."""
+    findings = []
+    train = list(_spread(splits["train"], text, MOST_TRAINING))
     for split in ("validation", "test"):
-        train = _spread(splits["train"], text, MOST_TRAINING)
         near, passages = near_duplicates(train, list(_spread(splits[split], text, MOST_HELD_OUT)))
         if near:
             findings.append(
                 f"{near:,} of {passages:,} {split} passages ({100 * near / passages:.1f} %) are near-duplicates: most "
                 f"of their windows of {WINDOW} bytes are in the training text"
             )
+    return findings
+
+
+def log_findings(corpus: str, findings: Sequence[str]) -> None:
+    """Log what is known about the splits of a corpus, once."""
     if findings:
         _warn_once(f"splits of {corpus}: {'; '.join(findings)}")
 

@@ -9,6 +9,7 @@ from zerotollm.data.feed import Feed
 from zerotollm.errors import DivergedError
 from zerotollm.model.build import Params
 from zerotollm.sharding.rules import Placement
+from zerotollm.training.metrics import OF_SOURCE
 from zerotollm.training.prefetch import prefetched
 from zerotollm.training.step import EvalStep
 
@@ -58,7 +59,29 @@ def evaluate_batches(
 def evaluate_feed(
     eval_step: EvalStep, params: Params, feed: Feed, split: str, placement: Placement
 ) -> dict[str, float | int]:
-    """Return what `evaluate_batches` measures on a whole split. Batches are made ahead by a second thread."""
-    batches = feed.evaluation(split)
-    placed = prefetched(batches, 0, len(batches), placement.place_whole)
-    return evaluate_batches(eval_step, params, placed, num_bytes=feed.num_bytes[split])
+    """Return what `evaluate_batches` measures on a whole split. Batches are made ahead by a second thread.
+
+    Of a mixture, that is the loss on the text of all its corpora, whatever their weights, and for each corpus the bits
+    per byte, `bpb/CORPUS`. `weighted_bpb` is their mean, weighted by the shares of the training windows.
+    """
+    if not feed.sources:
+        batches = feed.evaluation(split)
+        placed = prefetched(batches, 0, len(batches), placement.place_whole)
+        return evaluate_batches(eval_step, params, placed, num_bytes=feed.num_bytes[split])
+    measured = [evaluate_feed(eval_step, params, source, split, placement) for source in feed.sources]
+    nats = math.fsum(values["loss"] * values["tokens"] for values in measured)
+    tokens, num_bytes = (sum(int(values[name]) for values in measured) for name in ("tokens", "bytes"))
+    shares = zip(feed.sources, measured, strict=True)
+    weighted = math.fsum(source.share * values["bpb"] for source, values in shares)
+    together = {
+        "loss": nats / tokens,
+        "bpb": nats / math.log(2) / num_bytes,
+        "tokens": tokens,
+        "bytes": num_bytes,
+    }
+    by_source = zip(feed.sources, measured, strict=True)
+    return (
+        together
+        | {"weighted_bpb": weighted}
+        | {f"{OF_SOURCE}{source.corpus}": values["bpb"] for source, values in by_source}
+    )

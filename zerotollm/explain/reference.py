@@ -1,5 +1,7 @@
 """The text that a run was trained on and its held-out text, read again for explanations."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from zerotollm.components import dataset_of
@@ -8,7 +10,8 @@ from zerotollm.data.feed import Feed
 from zerotollm.data.sources.corpora import open_corpus
 from zerotollm.data.tokens.pairs import prepare_pairs
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer, Tokenizer
-from zerotollm.data.tokens.text import TokenizedSplit, prepare
+from zerotollm.data.tokens.text import TokenizedSplit
+from zerotollm.data.tokens.text_sources import prepare_sources, text_sources
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.explain.explanation import COUNTED_TOKENS, ReferenceText
@@ -33,8 +36,13 @@ def reference_text(
             sides = [side.tokens_N[: COUNTED_TOKENS // 2] for side in (split.sources, split.targets)]
             train_N = np.concatenate(sides)
         else:
-            prepared = prepare(experiment.data, source)
-            train_N = prepared.splits["train"].tokens_N
+            prepared = prepare_sources(text_sources(experiment.data, source))
+            trained = [tokens.splits["train"].tokens_N for tokens in prepared]
+            train_N = (
+                np.concatenate([tokens_N[: COUNTED_TOKENS // len(trained)] for tokens_N in trained])
+                if len(trained) > 1
+                else trained[0]
+            )
         feed = dataset_of(experiment, tokenizer=None if trained_here else tokenizer) if pairs else None
     except (UsageError, OSError):
         return None
@@ -44,12 +52,15 @@ def reference_text(
         held_out = _held_out_pairs(feed, tokenizer)
         held_out_N = np.concatenate([pair.target_T for pair in held_out])
         return ReferenceText(train_N, held_out_N[held_out_N < tokenizer.vocab_size], pairs=held_out)
-    if prepared is None or prepared.tokenizer != tokenizer:
+    if prepared is None or prepared[0].tokenizer != tokenizer:
         return None
-    validation = prepared.splits["validation"]
-    labels = {"the genre": _genres(experiment, validation)} if genres else {}
-    bos = validation.special.bos if experiment.data.document_mask else None
-    return ReferenceText(train_N, validation.tokens_N, labels, document_bos=bos)
+    held_out = [tokens.splits["validation"] for tokens in prepared]
+    held_out_N = (
+        np.concatenate([split.tokens_N for split in held_out]) if held_out[1:] else held_out[0].tokens_N
+    )
+    labels = {"the genre": _genres(experiment, held_out)} if genres else {}
+    bos = held_out[0].special.bos if experiment.data.document_mask else None
+    return ReferenceText(train_N, held_out_N, labels, document_bos=bos)
 
 
 def training_merges(
@@ -72,11 +83,14 @@ def _held_out_pairs(feed: Feed, tokenizer: AnyTokenizer) -> tuple[Pair, ...]:
     return tuple(pairs)
 
 
-def _genres(experiment: Experiment, split: TokenizedSplit) -> np.ndarray:
+def _genres(experiment: Experiment, splits: Sequence[TokenizedSplit]) -> np.ndarray:
     """Return a number for the genre of each validation token's document, -1 where it has none."""
-    documents = open_corpus(experiment.data).splits["validation"]
+    corpus = open_corpus(experiment.data)
+    if corpus.parts:  # streamed: only its tokens are here
+        return np.full(sum(len(split.tokens_N) for split in splits), -1)
+    documents = corpus.splits["validation"]
     genres = [str(document.metadata.get("genre", "")) for document in documents]
     names = sorted({genre for genre in genres if genre})
     label_D = np.array([names.index(genre) if genre else -1 for genre in genres], np.int64)
-    lengths_D = np.diff(np.append(split.document_starts_D, len(split.tokens_N)))
+    lengths_D = np.concatenate([np.diff(np.append(s.document_starts_D, len(s.tokens_N))) for s in splits])
     return np.repeat(label_D, lengths_D)

@@ -1,11 +1,14 @@
 """The data of a run: prepared, described to the reader, and written into the run directory."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from zerotollm import run_directory
 from zerotollm.components import dataset_of
 from zerotollm.data.feed import EXAMPLES, Feed
+from zerotollm.data.sources.corpora import installed
+from zerotollm.data.sources.hub import pin_revisions
 from zerotollm.experiment import Experiment, translates
 from zerotollm.host.atomic_files import write_atomically
 from zerotollm.planning.device_benchmark import trouble_here
@@ -39,6 +42,13 @@ def load_data(experiment: Experiment, run_dir: Path, display: Display) -> Feed:
         )
     on_first(lambda: _write(experiment, feed, run_dir))
     return feed
+
+
+def pinned_data(experiment: Experiment) -> Experiment:
+    """Return the experiment with the commit of each data set of the Hugging Face Hub in the names of its corpora."""
+    data = experiment.data
+    corpus, old = (pin_revisions(data, name, installed()) for name in (data.corpus, data.old))
+    return replace(experiment, data=replace(data, corpus=corpus, old=old))
 
 
 def _write(experiment: Experiment, feed: Feed, run_dir: Path) -> None:

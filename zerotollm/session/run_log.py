@@ -15,12 +15,12 @@ from zerotollm.host.atomic_files import write_atomically
 from zerotollm.session.progress import Display, Pace
 from zerotollm.sharding.processes import is_first, on_first
 from zerotollm.training.checkpoints import AHEAD, CheckpointWriter, of_step
-from zerotollm.training.metrics import MetricsWriter, NullMetricsWriter, StepLog
+from zerotollm.training.metrics import OF_SOURCE, MetricsWriter, NullMetricsWriter, StepLog
 from zerotollm.training.prefetch import DeferredMetrics
 from zerotollm.training.step import Metrics, TrainState
 
 Validation = dict[str, float]
-"""`loss`, `bpb`, and where there are `accuracy`, `old_bpb` and `lost`: see `StepLog.validation`."""
+"""`loss`, `bpb` and other `training.metrics.MEASURED`, where there are: see `StepLog.validation`."""
 
 
 class Notes(TypedDict):
@@ -167,8 +167,10 @@ def words(validation: Validation, feed: Feed) -> str:
     """Return a validation as people read it."""
     if feed.labels:
         return f"loss {validation['loss']:.4f} nats per label, accuracy {validation['accuracy']:.4f}"
-    old = f", {validation['old_bpb']:.4f} on {feed.old.corpus}" if feed.old else ""
-    return f"loss {validation['loss']:.4f}, {validation['bpb']:.4f} bits per {feed.byte}{old}"
+    others = [(validation[OF_SOURCE + source.corpus], source.corpus) for source in feed.sources]
+    others += [(validation["old_bpb"], feed.old.corpus)] if feed.old else []
+    on_others = "".join(f", {bpb:.4f} on {corpus}" for bpb, corpus in others)
+    return f"loss {validation['loss']:.4f}, {validation['bpb']:.4f} bits per {feed.byte}{on_others}"
 
 
 def times(step: int, steps: int, every: int) -> int:

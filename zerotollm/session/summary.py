@@ -9,7 +9,7 @@ from zerotollm.session.progress import clock
 from zerotollm.session.run_log import Notes
 from zerotollm.shell import launch, quoted
 from zerotollm.training import checkpoints
-from zerotollm.training.metrics import MEASURED, read_metrics
+from zerotollm.training.metrics import OF_SOURCE, measured_metrics, read_metrics
 from zerotollm.types import Json
 
 Summary = Json
@@ -45,8 +45,8 @@ def summarize(run_dir: Path, notes: Notes, num_parameters: int, trainable: int, 
     if byte != "byte":
         summary["byte"] = byte
     if before:
-        summary["before"] = {name: before[name] for name in MEASURED if name in before}
-    return summary | {f"validation_{name}": validation[name] for name in MEASURED[2:] if name in validation}
+        summary["before"] = measured_metrics(before)
+    return summary | {f"validation_{name}": value for name, value in measured_metrics(validation).items()}
 
 
 def rows(summary: Summary) -> dict[str, str]:
@@ -71,6 +71,11 @@ def rows(summary: Summary) -> dict[str, str]:
         "validation loss": f"{summary['validation_loss']:.4f} nats per {unit}",
         "validation": validation,
     }
+    start = f"validation_{OF_SOURCE}"
+    for name in filter(lambda name: name.startswith(start), summary):
+        texts[name.removeprefix(start)] = f"{summary[name]:.4f} bits per byte"
+    if "validation_weighted_bpb" in summary:
+        texts["by weights"] = f"{summary['validation_weighted_bpb']:.4f} bits per byte, mean of these"
     if old is not None:
         texts["old text"] = f"{old:.4f} bits per byte" + (
             f", before {before['old_bpb']:.4f}" if before else ""

@@ -11,6 +11,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -126,9 +127,17 @@ def _event(line: Line) -> bytes:
     return tensorboard.scalars(curves, line["step"], float(line.get("timing", {"time": 0.0})["time"]))
 
 
-MEASURED = ("loss", "bpb", "accuracy", "old_bpb", "lost")
+MEASURED = ("loss", "bpb", "accuracy", "old_bpb", "lost", "weighted_bpb")
 """Validation metrics: `loss` in nats per token, `bpb`, and for some objectives `accuracy` of labels, `old_bpb` of
-another text, and the share of bytes that the tokenizer `lost`."""
+another text, the share of bytes that the tokenizer `lost`, and of a mixture the mean weighted by its shares."""
+OF_SOURCE = "bpb/"
+"""Begins the name of a validation metric: the bits per byte of one corpus of a mixture, `bpb/bible-web`."""
+
+
+def measured_metrics(validation: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics of a validation that are recorded."""
+    names = [name for name in MEASURED if name in validation]
+    return {name: validation[name] for name in (*names, *(n for n in validation if n.startswith(OF_SOURCE)))}
 
 
 class StepLog:
@@ -171,8 +180,8 @@ class StepLog:
             self._writer.write(line | {"timing": {"tokens_per_second": round(tokens_per_second, 1)}})
 
     def validation(self, step: int, measured: dict[str, float]) -> bool:
-        """Write the `MEASURED` metrics of the validation split. Return whether its bits per byte are the best yet."""
-        validation = {f"validation_{name}": measured[name] for name in MEASURED if name in measured}
+        """Write the `measured_metrics` of the validation split. Return whether its bits per byte are the best yet."""
+        validation = {f"validation_{name}": value for name, value in measured_metrics(measured).items()}
         self._writer.write({"step": step} | validation)
         is_best = measured["bpb"] < self._writer.best_bpb
         self._writer.best_bpb = min(measured["bpb"], self._writer.best_bpb)

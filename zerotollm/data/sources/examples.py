@@ -8,7 +8,8 @@ bible-wyc:bible-web  or any other corpus of pairs, see `parallel.py`: source, li
 
 For labels (`train.objective label`), it is one of
 
-my.jsonl             one {"text", "label"} per line; a file, a folder or a glob, each also .gz
+my.jsonl             one {"text", "label"} per line, the label a text or a whole number; a file, a folder or a glob.
+                     Also .json, .csv, .tsv and .parquet with these fields; see `records.py`
 genre:bible-web      passages of a version of the Bible (several: A+B), labelled with the kind of book
 version:bible-web+bible-kjv+bible-ylt   passages, labelled with their version
 
@@ -28,13 +29,16 @@ from zerotollm.data.sources.bible import BOOKS, split_of, verses_by_chapter
 from zerotollm.data.sources.bible_pairs import package, read_verses, version_names
 from zerotollm.data.sources.conversations import Part, Sentence, chat_parts, check_messages
 from zerotollm.data.sources.documents import SPLITS, Corpus
-from zerotollm.data.sources.lines import Record, read_lines, read_records, text_field
+from zerotollm.data.sources.faults import FaultCount
+from zerotollm.data.sources.lines import Record, label_field, text_field
 from zerotollm.data.sources.pairs import as_sentence, translation_prompt, usable_pairs
 from zerotollm.data.sources.parallel import open_parallel
+from zerotollm.data.sources.records import SUFFIXES, scan_records
 from zerotollm.data.sources.splits import FEW, fingerprint, fractions, split_rows, split_rows_by_hash
 from zerotollm.errors import UsageError
 
 PASSAGE = 240  # least characters of a passage of the Bible: whole verses, about 60 tokens
+FIELDS = ("prompt", "completion", "messages", "text", "label")  # that records of examples may have
 BIBLE_LABELS = ("genre", "version")
 
 
@@ -51,7 +55,9 @@ def open_examples(config: DataConfig, objective: str) -> Corpus[Example]:
     if objective == "label":
         kind, colon, versions = config.corpus.partition(":")
         is_bible = colon and kind in BIBLE_LABELS and not is_file(config.corpus)
-        return _with_labels(_passages(config, kind, versions) if is_bible else _own_files(config, _labelled))
+        return _with_labels(
+            _passages(config, kind, versions) if is_bible else _own_files(config, _labelled(config))
+        )
     if config.corpus == chitchat.NAME:
         return _small_talk(config)
     return _pairs(config) if names_pairs(config.corpus) else _own_files(config, _completion)
@@ -59,8 +65,15 @@ def open_examples(config: DataConfig, objective: str) -> Corpus[Example]:
 
 def _own_files(config: DataConfig, make: Callable[[str, Record], Example]) -> Corpus[Example]:
     def read(corpus: str) -> list[Example]:
-        paths = find_files(corpus, (".jsonl",)).values()
-        return [make(*record) for path in paths for record in read_records(path, read_lines(path))]
+        faults, rows = FaultCount(config), []
+        for path in find_files(corpus, SUFFIXES).values():
+            for _, place, record in scan_records(path, (*FIELDS, config.field), config.ratio):
+                row = record if isinstance(record, UsageError) else _made(make, place, record)
+                faults.add(row)
+                if isinstance(row, Example):
+                    rows.append(row)
+        faults.check()
+        return rows
 
     held_out = [*map(str, fractions(config))]
     rows = read(config.corpus)
@@ -81,6 +94,13 @@ def _own_files(config: DataConfig, make: Callable[[str, Record], Example]) -> Co
     return Corpus(config.corpus, fingerprint(description), splits)
 
 
+def _made(make: Callable[[str, Record], Example], place: str, record: Record) -> Example | UsageError:
+    try:
+        return make(place, record)
+    except UsageError as fault:
+        return fault
+
+
 def _description(example: Example) -> list[object]:
     return [[list(part) for part in example.parts], example.label]
 
@@ -96,9 +116,14 @@ def _with_answer(place: str, prompt: str, answer: Part) -> Example:
     return Example(place, (Part(prompt), answer._replace(learned=True, ends=True)))
 
 
-def _labelled(place: str, record: Record) -> Example:
-    text, label = (text_field(place, record, field) for field in ("text", "label"))
-    return Example(place, (Part(as_sentence(text)),), label)
+def _labelled(config: DataConfig) -> Callable[[str, Record], Example]:
+    field = config.field or "text"
+
+    def make(place: str, record: Record) -> Example:
+        text, label = text_field(place, record, field), label_field(place, record, "label")
+        return Example(place, (Part(as_sentence(text)),), label)
+
+    return make
 
 
 def _small_talk(config: DataConfig) -> Corpus[Example]:

@@ -3,41 +3,46 @@
 A line ends with "\\n" or "\\r\\n", and in a file without any "\\n" with "\\r". A "\\r" elsewhere is a character.
 """
 
-import gzip
 import json
 import reprlib
 import sys
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
+from zerotollm.data.sources.compression import DAMAGED, RATIO, damaged, open_binary
 from zerotollm.errors import UsageError
 from zerotollm.types import Json
 
 Record = Json
+MOST_NAMES = 20  # fields listed in a message
 
 
-def is_gzip(path: Path) -> bool:
-    return path.name.lower().endswith(".gz")
+def binary_lines(path: Path, ratio: float = RATIO, *, check: bool = True) -> Iterator[bytes]:
+    """Yield the lines of a file's (decompressed) content, with their ends.
 
-
-def open_binary(path: Path) -> BinaryIO:
-    """Open the content of a file, decompressed if its name ends in .gz."""
-    return cast(BinaryIO, gzip.open(path, "rb")) if is_gzip(path) else path.open("rb")
-
-
-def binary_lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file's (decompressed) content, with their ends. Raises UsageError if it is not text."""
+    Raises UsageError if the file is damaged or, with `check`, a line is not text.
+    """
     try:
-        with open_binary(path) as file:
+        with open_binary(path, ratio) as file:
             for number, line in enumerate(_split(file), 1):
-                if b"\0" in line:
+                if check and b"\0" in line:
                     message = f"{path} is not text: line {number} contains a NUL byte (binary, or UTF-16)"
                     raise UsageError(message)
                 yield line
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UsageError(f"{path} is not a complete gzip file: {error}") from error
+    except DAMAGED as error:
+        raise damaged(path, error) from error
+    except OSError as error:
+        raise cannot_read(path, error) from error
+
+
+def read_content(path: Path, ratio: float = RATIO, size: int = -1) -> bytes:
+    """Return the (decompressed) content of a file, or its first `size` bytes. Raises UsageError if it is damaged."""
+    try:
+        with open_binary(path, ratio) as file:
+            return file.read(size)
+    except DAMAGED as error:
+        raise damaged(path, error) from error
     except OSError as error:
         raise cannot_read(path, error) from error
 
@@ -56,9 +61,9 @@ def _ends_in_cr(first_line: bytes) -> bool:
     return b"\r" in first_line and not first_line.endswith(b"\n")
 
 
-def ends_in_cr(path: Path) -> bool:
+def ends_in_cr(path: Path, ratio: float = RATIO) -> bool:
     """Return whether the lines of a file end with a lone "\\r"."""
-    with open_binary(path) as file:
+    with open_binary(path, ratio) as file:
         return _ends_in_cr(file.readline())
 
 
@@ -121,6 +126,13 @@ def read_record(place: str, line: str) -> Record:
     raise UsageError(f"{place}: not JSON ({reason})")
 
 
+def label_field(place: str, record: Record, field: str) -> str:
+    """Return a label, which is a text or a whole number. Raises UsageError, naming `place`, if there is none."""
+    number = record.get(field)
+    is_number = isinstance(number, int) and not isinstance(number, bool)
+    return str(number) if is_number else text_field(place, record, field)
+
+
 def text_field(place: str, record: Record, field: str, *, may_be_blank: bool = False) -> str:
     """Return the text in a field of a record. Raises UsageError, naming `place`, if there is none."""
     text = record.get(field)
@@ -128,5 +140,12 @@ def text_field(place: str, record: Record, field: str, *, may_be_blank: bool = F
         check_encodable(f"{place}, field {field!r}", text)
         return text
     problem = "missing" if field not in record else "empty" if text in ("", None) else reprlib.repr(text)
-    names = ", ".join(name if name.isprintable() else repr(name) for name in record)
-    raise UsageError(f"{place}: field {field!r} is {problem}; expected a text; fields: {names or 'none'}")
+    raise UsageError(f"{place}: field {field!r} is {problem}; expected a text; fields: {field_names(record)}")
+
+
+def field_names(names: Iterable[str]) -> str:
+    """Return the names of fields for a message; of many the first."""
+    names = list(names)
+    shown = [name if name.isprintable() else repr(name) for name in names[:MOST_NAMES]]
+    more = len(names) - MOST_NAMES
+    return ", ".join(shown) + (f" and {more:,} more" if more > 0 else "") or "none"

@@ -1,8 +1,9 @@
-"""The user's own text: a path, a folder or a glob of .txt, .md and .jsonl files, each also .gz.
+"""The user's own text: a path, a folder or a glob of files, see `texts.py` for their formats.
 
-In .jsonl, every line is a document: its `text` field. A text file is one document, or each of its parts between blank
-lines ("paragraph"). "auto" cuts a single file only if that yields at least 20 paragraphs of 1,000 bytes on average:
-those are texts of their own (stories, articles). Shorter ones (speeches of a play) need their neighbours.
+Every record (a line of .jsonl, a row of .parquet) is a document: its `text` field, or `data.field`. A text file is one
+document, or each of its parts between blank lines ("paragraph"). "auto" cuts a single file only if that yields at least
+20 paragraphs of 1,000 bytes on average: those are texts of their own (stories, articles). Shorter ones (speeches of a
+play) need their neighbours.
 
 Splits: 20 or more documents are split by a hash of their text, so a document keeps its split when files are added,
 and equal texts share a split. Fewer are each cut by position: first train, then validation, then test. With
@@ -12,42 +13,27 @@ Text is UTF-8 without a byte order mark, and every line end (see `lines.py`) bec
 character are left out. Documents are read from the files when accessed.
 """
 
-import codecs
-from collections.abc import Iterator
-from functools import lru_cache
+from array import array
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from zerotollm.data.config import DataConfig
 from zerotollm.data.find import find_files, has_suffix
 from zerotollm.data.lazy_sequence import LazySequence
-from zerotollm.data.overlap import log_overlap
+from zerotollm.data.overlap import find_overlap, log_findings
 from zerotollm.data.sources.documents import SPLITS, Corpus, Document
-from zerotollm.data.sources.lines import (
-    binary_lines,
-    cannot_read,
-    decoded,
-    ends_in_cr,
-    is_gzip,
-    read_record,
-    text_field,
-    unix_ends,
-)
+from zerotollm.data.sources.faults import FaultCount
+from zerotollm.data.sources.lines import ends_in_cr
+from zerotollm.data.sources.markup import front_matter_size
+from zerotollm.data.sources.records import FIELDS, Span, choose_field, fields_of, has_records
 from zerotollm.data.sources.splits import FEW, file_digest, fingerprint, fractions, hash64, split_by_hash
+from zerotollm.data.sources.text_index import TextIndex, indexed, noted
+from zerotollm.data.sources.texts import Reading, is_whole, read_text, scan_parts, scan_texts
 from zerotollm.errors import UsageError
-from zerotollm.host.atomic_files import Stamp, changed, check_unchanged, stamp, stamps
+from zerotollm.host.atomic_files import changed, check_unchanged, stamp, stamps
 
 LONG_PARAGRAPH = 1000  # bytes; paragraphs this long on average are documents of their own
-
-
-class _Span(NamedTuple):
-    """Where a document lies: bytes start to stop of a file's content, from a line counted from 1."""
-
-    start: int
-    stop: int
-    line: int
 
 
 def open_files(config: DataConfig) -> Corpus[Document]:
@@ -58,31 +44,33 @@ def open_files(config: DataConfig) -> Corpus[Document]:
     validation, test = fractions(config)
     paths = find_files(config.corpus)
     before = stamps(paths.values())
+    field = text_field_of(config, paths)
     mode = config.documents
     if mode == "auto":
-        mode = "paragraph" if len(paths) == 1 and _has_long_paragraphs(*paths.values()) else "file"
-    file_N, spans_N3, hash_N = _scan(paths, mode)
+        mode = "paragraph" if len(paths) == 1 and _has_long_paragraphs(config, *paths.values()) else "file"
+    reading = Reading(config.ratio, field or FIELDS[0], mode)
+    file_N, spans_N3, hash_N, files, _ = indexed(
+        config, paths, reading, lambda: _scan(config, paths, reading)
+    )
     count = len(hash_N)
     if not count:
         raise UsageError(f"{config.corpus} is empty: it holds no text")
     names = list(paths)
 
     def load(row: int) -> Document:
-        name, span = names[file_N[row]], _Span(*spans_N3[row].tolist())
+        name, span = names[file_N[row]], Span(*spans_N3[row].tolist())
         path = paths[name]
         try:
-            text = _read(path, mode, span)
+            text = read_text(path, reading, span)
         except UsageError:
             if stamp(path) in (None, before[path]):
                 raise
             raise changed(path) from None
         if hash64(text) != hash_N[row]:
             raise changed(path)
-        is_whole_file = mode == "file" and not _is_jsonl(path)
-        document_id = name if is_whole_file else f"{name}:{span.line}"
+        document_id = name if is_whole(path, mode) else f"{name}:{span.line}"
         return Document(document_id, text, {"file": name, "line": span.line})
 
-    files = [[n, file_digest(p), *(["\r"] if ends_in_cr(p) else [])] for n, p in paths.items()]
     check_unchanged(before)  # otherwise the digests may be of another text than the spans
     if count < FEW:
         splits = _split_by_position(config, [load(row) for row in range(count)])
@@ -92,83 +80,62 @@ def open_files(config: DataConfig) -> Corpus[Document]:
             for split, row_M in split_by_hash(config, hash_N).items()
         }
     # Equal texts share a split, nearly equal ones may not.
-    log_overlap(config.corpus, splits, lambda document: document.text)
+    findings = noted(config, paths, reading, lambda: find_overlap(splits, lambda document: document.text))
+    log_findings(config.corpus, findings)
     description = [mode, count < FEW, str(validation), str(test), files]
     return Corpus(config.corpus, fingerprint(description), splits)
 
 
-def _is_jsonl(path: Path) -> bool:
-    return has_suffix(path.name, (".jsonl",))
+def text_field_of(config: DataConfig, paths: dict[str, Path]) -> str:
+    """Return the field that holds the text of records: `config.field`, or the first of `FIELDS` that is there.
+
+    Returns "" if no file has records. Raises UsageError, naming the fields, if the first such file has none of them.
+    """
+    for path in filter(has_records, paths.values()):
+        if not (names := fields_of(path, config.ratio)):
+            continue  # it is empty, or broken from its first line on: reading it says so
+        return choose_field(config, str(path), names)
+    return ""
 
 
-def _has_long_paragraphs(path: Path) -> bool:
-    if _is_jsonl(path):
+def _changes(path: Path, reading: Reading) -> list[str]:
+    """Return what else decides the text of a file. Empty for most, so that the tokens cached for them stay valid."""
+    if has_records(path):
+        return [] if reading.field == FIELDS[0] else [f"field {reading.field}"]
+    if has_suffix(path.name, (".html", ".epub")):
+        return []
+    front = has_suffix(path.name, (".md",)) and front_matter_size(path, reading.ratio)
+    return ["\r"] * ends_in_cr(path, reading.ratio) + ["no front matter"] * bool(front)
+
+
+def _has_long_paragraphs(config: DataConfig, path: Path) -> bool:
+    if has_records(path):
         return True
-    sizes = [span.stop - span.start for span, _ in _spans(path, "paragraph")]
+    if is_whole(path, "paragraph"):
+        return False
+    sizes = [span.stop - span.start for span, _ in scan_parts(path, Reading(config.ratio, mode="paragraph"))]
     return len(sizes) >= FEW and sum(sizes) >= LONG_PARAGRAPH * len(sizes)
 
 
-def _spans(path: Path, mode: str) -> Iterator[tuple[_Span, bytes]]:
-    """Yield every document's span in a file, and its bytes."""
-    start, first, lines = 0, (0, 1), []
-    for number, line in enumerate(binary_lines(path), 1):
-        if _is_jsonl(path):
-            if line.removeprefix(codecs.BOM_UTF8).strip():
-                yield _Span(start, start + len(line), number), line
-        elif mode == "paragraph" and not line.strip():
-            if lines:
-                yield _Span(first[0], start, first[1]), b"".join(lines)
-            lines = []
-        else:
-            if not lines:
-                first = (start, number)
-            lines.append(line)
-        start += len(line)
-    if lines:
-        yield _Span(first[0], start, first[1]), b"".join(lines)
-
-
-def _text(path: Path, mode: str, span: _Span, content: bytes) -> str:
-    text = decoded(path, span.start, content)
-    if _is_jsonl(path):
-        place = f"{path}, line {span.line}"
-        return text_field(place, read_record(place, text), "text", may_be_blank=True).replace("\r\n", "\n")
-    text = unix_ends(text)
-    return text.strip("\n") if mode == "paragraph" else text
-
-
-def _scan(paths: dict[str, Path], mode: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _scan(config: DataConfig, paths: dict[str, Path], reading: Reading) -> TextIndex:
     """Return file number, span and hash of every document, as arrays: millions of documents fit into memory."""
-    files, spans, hashes = [], [], []
+    files, spans, hashes = array("q"), array("q"), array("Q")
+    faults = FaultCount(config)
     for number, path in enumerate(paths.values()):
-        rows, row_hashes = [], []
-        for span, content in _spans(path, mode):
-            text = _text(path, mode, span, content)
-            if text and not text.isspace():
-                rows.append(span)
-                row_hashes.append(hash64(text))
-        files.append(np.full(len(rows), number))
-        spans.append(np.array(rows, np.int64).reshape(-1, 3))
-        hashes.append(np.array(row_hashes, np.uint64))
-    return np.concatenate(files), np.concatenate(spans), np.concatenate(hashes)
-
-
-def _read(path: Path, mode: str, span: _Span) -> str:
-    try:
-        if is_gzip(path):  # has no random access
-            content = _decompressed(path, stamp(path))[span.start : span.stop]
-        else:
-            with path.open("rb") as file:
-                file.seek(span.start)
-                content = file.read(span.stop - span.start)
-    except OSError as error:
-        raise cannot_read(path, error) from error
-    return _text(path, mode, span, content)
-
-
-@lru_cache(maxsize=1)
-def _decompressed(path: Path, stamp: Stamp) -> bytes:
-    return b"".join(binary_lines(path))
+        for span, text in scan_texts(path, reading):
+            faults.add(text)
+            if isinstance(text, str) and text and not text.isspace():
+                files.append(number)
+                spans.extend(span)
+                hashes.append(hash64(text))
+    faults.check()
+    return TextIndex(
+        np.frombuffer(files, np.int64),
+        np.frombuffer(spans, np.int64).reshape(-1, 3),
+        np.frombuffer(hashes, np.uint64),
+        [[name, file_digest(path), *_changes(path, reading)] for name, path in paths.items()],
+        complete=not faults.number,
+    )
 
 
 def _split_by_position(config: DataConfig, documents: list[Document]) -> dict[str, list[Document]]:

@@ -61,6 +61,14 @@ def split_by_hash(config: DataConfig, hash_N: np.ndarray) -> dict[str, np.ndarra
     return {split: np.flatnonzero(mask) for split, mask in masks.items()}
 
 
+def split_of_hash(config: DataConfig, number: int) -> str:
+    """Return the split of one row by its hash, as `split_by_hash` chooses it."""
+    validation, test = fractions(config)
+    if number < int(test * 2**64):
+        return "test"
+    return "validation" if number < int((test + validation) * 2**64) else "train"
+
+
 def split_rows_by_hash(config: DataConfig, rows: Sequence[T], key: Callable[[T], str]) -> dict[str, list[T]]:
     """Return the rows of each split, by the hash of `key(row)`."""
     row_numbers = split_by_hash(config, np.array([hash64(key(row)) for row in rows], np.uint64))

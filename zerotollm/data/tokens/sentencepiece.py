@@ -17,7 +17,7 @@ import re
 import unicodedata
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from io import BytesIO
@@ -40,6 +40,7 @@ from zerotollm.types import Json
 SAMPLE_CHARACTERS = 16_000_000  # most characters that a tokenizer learns from, spread evenly
 CHUNK = 512
 """Least number of characters encoded at once: BPE slows down on longer texts, and unigram's sums lose precision."""
+MANY = 1 << 16  # characters encoded at once from which on the cache of words is used
 SENTENCE = 4000  # most characters in a training sentence
 UNBROKEN = 64
 """Characters. Unigram considers every segmentation of a word, so longer words dominate its training time."""
@@ -91,24 +92,37 @@ class Tokenizer(ByteTokenizer):
         return self._proto.trainer_spec.byte_fallback
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Return `encode` of every text, computed on all cores."""
-        normalization, chunks, ends = self.normalization, [], [0]
-        by_line = self.kind == "unigram"
-        for text in texts:
-            text = _normalize(text, normalization)
-            # A line end's score is not a multiple of 1 / SCORE_STEPS, so no sum may continue after it.
-            for line in (_LINES.findall(text) or [""]) if by_line else [text]:
-                chunks += _chunks(line)
-            ends.append(len(chunks))
+        """Return `encode` of every text. Many are encoded word by word from a cache, few on all cores."""
+        texts = [_normalize(text, self.normalization) for text in texts]
         try:
-            ids = self._processor.encode(chunks, out_type="numpy", num_threads=-1)
-        except (TypeError, RuntimeError):  # these do not name the cause
+            if sum(map(len, texts)) >= MANY and (ids := self._encode_words(texts)) is not None:
+                return ids
+            chunks, ends = [], [0]
+            by_line = self.kind == "unigram"
+            for text in texts:
+                # A line end's score is not a multiple of 1 / SCORE_STEPS, so no sum may continue after it.
+                for line in (_LINES.findall(text) or [""]) if by_line else [text]:
+                    chunks += _chunks(line)
+                ends.append(len(chunks))
+            ids = self._encode_chunks(chunks)
+        except (TypeError, RuntimeError, UnicodeEncodeError):  # SentencePiece's do not name the cause
             check_encodable_as_utf8(texts)
             raise
+        return [np.concatenate(ids[start:end]) for start, end in pairwise(ends)]
+
+    def _encode_chunks(self, chunks: list[str]) -> list[np.ndarray]:
+        """Return the ids of texts, in each of which U+2581 stands alone or not at all."""
+        ids = self._processor.encode(chunks, out_type="numpy", num_threads=-1)
         if SPACE in chunks:
             pairs = zip(chunks, ids, strict=True)
             ids = [self._ids_of_u2581 if chunk == SPACE else ids_N for chunk, ids_N in pairs]
-        return [np.concatenate(ids[start:end]) for start, end in pairwise(ends)]
+        return ids
+
+    @cached_property
+    def _encode_words(self) -> Callable[[Sequence[str]], list[np.ndarray] | None]:
+        from zerotollm.data.tokens.word_cache import WordCache
+
+        return WordCache(self._encode_chunks).encode_texts
 
     def piece(self, token_id: int) -> str:
         """Return a token as SentencePiece spells it: `▁the` for " the", `<0xE2>` for a byte, `<s>` for bos."""

@@ -17,7 +17,8 @@ import shutil
 import socket
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -26,16 +27,17 @@ import numpy as np
 
 from zerotollm.data.cache_folder import build_once, cannot_prepare
 from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.data.lazy_sequence import in_groups
 from zerotollm.data.sources.corpora import open_corpus
-from zerotollm.data.sources.documents import Corpus, Document
+from zerotollm.data.sources.documents import SPLITS, Corpus, Document, training_texts
 from zerotollm.data.tokens import cache
-from zerotollm.data.tokens.sentencepiece import AnyTokenizer, load_tokenizer, tokenizer_for
-from zerotollm.data.tokens.text import check_disk_space, text_folder, write_split
+from zerotollm.data.tokens.sentencepiece import SAMPLE_CHARACTERS, AnyTokenizer, load_tokenizer, tokenizer_for
+from zerotollm.data.tokens.text import GROUP, SplitWriter, check_disk_space, text_folder
 from zerotollm.errors import RunError
 
 SHARDS = 64
 WAIT = 0.5  # seconds between checks whether other processes have finished or died
-ARRAYS, SUMMARY = "part", "summary.json"
+PART, SUMMARY = "part", "summary.json"
 BLOCK = 1 << 22  # bytes joined at once; a multiple of 8
 LARGE = 50_000  # training documents from which on training prepares in shards
 Progress = Callable[[int, int], None]  # (shards made, shards in total)
@@ -43,7 +45,7 @@ Progress = Callable[[int, int], None]  # (shards made, shards in total)
 
 @dataclass(frozen=True)
 class Shard:
-    """Documents `first` to `last` - 1 of a split."""
+    """Documents `first` to `last` - 1 of a split; of a corpus in parts, part `first`, with documents of all splits."""
 
     split: str
     number: int
@@ -57,7 +59,10 @@ class Shard:
 
 
 def shards_of(corpus: Corpus[Document], number: int) -> list[Shard]:
-    """Return at most `number` ranges of documents for each split, none empty."""
+    """Return at most `number` ranges of documents for each split, none empty; of a corpus in parts, every part."""
+    if corpus.parts:
+        number = len(corpus.parts)
+        return [Shard(PART, k, number, k, k + 1) for k in range(number)]
     shards = []
     for split, documents in corpus.splits.items():
         count = min(number, len(documents))
@@ -116,7 +121,7 @@ class _Work:
         self.folder.mkdir(parents=True, exist_ok=True)
         with cache.exclusive_lock(self.folder / ".tokenizer.lock"):
             if not (self.folder / cache.TOKENIZER).exists() and not self.final.exists():
-                texts = (document.text for document in self.corpus.splits["train"])
+                texts = training_texts(self.corpus, SAMPLE_CHARACTERS)
                 tokenizer_for(config, texts).save(self.folder / cache.TOKENIZER)
         if self.final.exists():
             return
@@ -137,24 +142,37 @@ class _Work:
                         self.write(shard, tokenizer)
                         idle = False
                         done, total = sum(map(self.exists, self.shards)), len(self.shards)
-                        size = f"{shard.last - shard.first:,} documents"
+                        size = f"{shard.last - shard.first:,} documents" if shard.split != PART else "a file"
                         self.say(f"{shard.name}: {size}; {done} of {total} shards")
                         progress(done, total)
             if idle:
                 time.sleep(WAIT)
 
+    def documents(self, shard: Shard) -> Iterator[tuple[str, str]]:
+        """Yield (split, text) of the documents of a shard."""
+        if shard.split == PART:
+            yield from self.corpus.parts[shard.first]()
+        else:
+            documents = self.corpus.splits[shard.split]
+            for index in range(shard.first, shard.last):
+                yield shard.split, documents[index].text
+
     def write(self, shard: Shard, tokenizer: AnyTokenizer) -> None:
-        documents = self.corpus.splits[shard.split]
         temporary = self.folder / f".{shard.name}.{socket.gethostname()}-{os.getpid()}"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
+        names = SPLITS if shard.split == PART else (shard.split,)
         try:
-            texts = (documents[index].text for index in range(shard.first, shard.last))
-            decoded_D, total = write_split(temporary, ARRAYS, texts, tokenizer, ended=True)
-            num_bytes = int(decoded_D.sum())
+            with ExitStack() as stack:
+                writers = {name: SplitWriter(temporary, name, tokenizer, ended=True) for name in names}
+                for writer in writers.values():
+                    stack.enter_context(closing(writer))
+                for group in in_groups(self.documents(shard), lambda document: len(document[1]), GROUP):
+                    for name in {name for name, _ in group}:
+                        writers[name].add([text for split, text in group if split == name])
+            counts = {name: (int(writer.decoded.sum()), writer.total) for name, writer in writers.items()}
             sums = {path.name: cache.checksum(path) for path in sorted(temporary.iterdir())}
-            summary = {"num_bytes": num_bytes, "lost": total - num_bytes, "files": sums}
-            (temporary / SUMMARY).write_text(json.dumps(summary))
+            (temporary / SUMMARY).write_text(json.dumps({"bytes": counts, "files": sums}))
             temporary.rename(self.folder / shard.name)
         except OSError:
             if not self.exists(shard):  # otherwise another process has made it
@@ -170,20 +188,20 @@ class _Work:
             position = counts.num_bytes[split] = counts.lost[split] = 0
             arrays = [into / f"{split}.{name}" for name in ("tokens", "starts")]
             with arrays[0].open("wb") as tokens, arrays[1].open("wb") as starts:
-                for shard in (shard for shard in self.shards if shard.split == split):
+                for shard in (shard for shard in self.shards if shard.split in (split, PART)):
                     folder = self.folder / shard.name
                     try:
                         summary = json.loads((folder / SUMMARY).read_text())
-                        sums, num_bytes = summary["files"], summary["num_bytes"]
+                        sums, (num_bytes, total) = summary["files"], summary["bytes"][split]
+                        for name, out, offset in (("starts", starts, position), ("tokens", tokens, 0)):
+                            name = f"{split}.{name}"
+                            if _append(folder / name, out, offset) != sums[name]:
+                                raise _DamagedError(shard.name)
                     except (ValueError, KeyError, TypeError):
                         raise _DamagedError(shard.name) from None
-                    for name, out, offset in (("starts", starts, position), ("tokens", tokens, 0)):
-                        name = f"{ARRAYS}.{name}"
-                        if _append(folder / name, out, offset) != sums[name]:
-                            raise _DamagedError(shard.name)
                     position = tokens.tell() // cache.token_type(tokenizer).itemsize
                     counts.num_bytes[split] += num_bytes
-                    counts.lost[split] += summary.get("lost", 0)
+                    counts.lost[split] += total - num_bytes
         cache.write_manifest(into, tokenizer, counts)
 
 

@@ -3,6 +3,7 @@
 import shutil
 import zlib
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +13,16 @@ import numpy as np
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.lazy_sequence import in_groups
 from zerotollm.data.sources.corpora import open_corpus
-from zerotollm.data.sources.documents import Corpus, Document
+from zerotollm.data.sources.documents import Corpus, Document, training_texts
 from zerotollm.data.tokens.cache import Counts, Prepared, TokenCache, open_cache, token_folder, token_type
-from zerotollm.data.tokens.sentencepiece import OWN_IDS, AnyTokenizer, SpecialIds, byte_lengths, tokenizer_key
+from zerotollm.data.tokens.sentencepiece import (
+    OWN_IDS,
+    SAMPLE_CHARACTERS,
+    AnyTokenizer,
+    SpecialIds,
+    byte_lengths,
+    tokenizer_key,
+)
 from zerotollm.errors import RunError
 
 FORMAT = 1  # raise this whenever the training of a tokenizer, encoding or the files change
@@ -62,7 +70,7 @@ def prepare(
     cache = open_cache(
         text_folder(data, corpus, tokenizer),
         tokenizer,
-        lambda: (document.text for document in corpus.splits["train"]),
+        lambda: training_texts(corpus, SAMPLE_CHARACTERS),
         write,
     )
     counts = cache.counts
@@ -112,30 +120,50 @@ def estimate_bytes(corpus: Corpus[Document], tokenizer: AnyTokenizer) -> int:
     return round(total)
 
 
+class SplitWriter:
+    """Writes the tokens of the texts of a split and where each starts. To be closed."""
+
+    def __init__(self, folder: Path, split: str, tokenizer: AnyTokenizer, *, ended: bool = False):
+        """With `ended`, a text ends with the tokenizer's stop token, unless that is the next bos."""
+        self.total = 0  # UTF-8 bytes of all texts
+        self._decoded, self._bytes_V, self._position = [np.zeros(0, np.int64)], byte_lengths(tokenizer), 0
+        self._tokenizer, self._dtype = tokenizer, token_type(tokenizer)
+        self._bos = np.array([tokenizer.bos_id], np.int32)
+        has_end = ended and tokenizer.stop_id != tokenizer.bos_id
+        self._end = np.array([tokenizer.stop_id] if has_end else [], np.int32)
+        with ExitStack() as stack:
+            files = (
+                stack.enter_context((folder / f"{split}.{name}").open("wb")) for name in ("tokens", "starts")
+            )
+            self._tokens, self._starts = files
+            self.close = stack.pop_all().close
+
+    @property
+    def decoded(self) -> np.ndarray:
+        """The `decoded_bytes` of all texts so far."""
+        return np.concatenate(self._decoded)
+
+    def add(self, texts: Sequence[str]) -> None:
+        """Write texts, which are tokenized at once. Each begins with bos."""
+        ids = self._tokenizer.encode_batch(texts)
+        length_D = np.array([len(self._bos) + len(ids_N) + len(self._end) for ids_N in ids], np.int64)
+        end_D = self._position + np.cumsum(length_D)
+        self._starts.write((end_D - length_D).astype("<i8").tobytes())
+        row = np.concatenate([array for ids_N in ids for array in (self._bos, ids_N, self._end)])
+        self._tokens.write(row.astype(self._dtype).tobytes())
+        self._position = int(end_D[-1])
+        self.total += sum(len(text.encode()) for text in texts)
+        self._decoded.append(decoded_bytes(texts, ids, self._bytes_V))
+
+
 def write_split(
     folder: Path, split: str, texts: Iterable[str], tokenizer: AnyTokenizer, *, ended: bool = False
 ) -> tuple[np.ndarray, int]:
-    """Write the tokens of texts and where each starts. Return their `decoded_bytes` and their UTF-8 bytes in total.
-
-    A text begins with bos. With `ended`, it also ends with the tokenizer's stop token, unless that is the next bos.
-    """
-    total = position = 0
-    decoded, bytes_V = [np.zeros(0, np.int64)], byte_lengths(tokenizer)
-    bos = np.array([tokenizer.bos_id], np.int32)
-    end = np.array([tokenizer.stop_id] if ended and tokenizer.stop_id != tokenizer.bos_id else [], np.int32)
-    dtype = token_type(tokenizer)
-    with (folder / f"{split}.tokens").open("wb") as tokens, (folder / f"{split}.starts").open("wb") as starts:
+    """Write the tokens of texts and where each starts. Return their `decoded_bytes` and their UTF-8 bytes in total."""
+    with closing(SplitWriter(folder, split, tokenizer, ended=ended)) as writer:
         for group in in_groups(texts, len, GROUP):
-            ids = tokenizer.encode_batch(group)
-            length_D = np.array([len(bos) + len(ids_N) + len(end) for ids_N in ids], np.int64)
-            end_D = position + np.cumsum(length_D)
-            starts.write((end_D - length_D).astype("<i8").tobytes())
-            row = np.concatenate([array for ids_N in ids for array in (bos, ids_N, end)])
-            tokens.write(row.astype(dtype).tobytes())
-            position = int(end_D[-1])
-            total += sum(len(text.encode()) for text in group)
-            decoded.append(decoded_bytes(group, ids, bytes_V))
-    return np.concatenate(decoded), total
+            writer.add(group)
+    return writer.decoded, writer.total
 
 
 def decoded_bytes(texts: Sequence[str], ids: Sequence[np.ndarray], bytes_V: np.ndarray) -> np.ndarray:
