@@ -20,7 +20,7 @@ from zerotollm.studies.table import make_rows, markdown
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", ROOT / "NOTES.md", *sorted(ROOT.glob("docs/*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "NOTES.md", *sorted(ROOT.glob("docs/**/*.md"))]
 KEPT = sorted(path.parent for path in ROOT.glob("results/*/*/table.json"))
 
 
@@ -33,7 +33,7 @@ def test_every_box_of_the_paper_is_a_function():
         assert callable(getattr(import_module(module), attribute)), name
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_file_that_a_page_names_exists(page):
     text = page.read_text(encoding="utf-8")
     paths = set(re.findall(r"(?<![\w/])(?:zerotollm|tests|experiments|docs|results)/[\w./-]*\w", text))
@@ -43,7 +43,7 @@ def test_every_file_that_a_page_names_exists(page):
     assert not missing
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_command_of_a_page_is_understood(page, monkeypatch):
     """Each command is parsed, its fields are set and validated, and its action, here one that returns, is called."""
     experiments, called = ROOT / "experiments", []
@@ -58,7 +58,7 @@ def test_every_command_of_a_page_is_understood(page, monkeypatch):
     monkeypatch.setattr(cli, "read_experiment", lambda path: base)
     monkeypatch.setattr(cli, "as_trained", lambda path, overrides, training: cli.override(base, overrides))
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-    blocks = re.findall(r"```\n(.*?)```", text, re.DOTALL)
+    blocks = re.findall(r"```(?:bash)?\n(.*?)```", text, re.DOTALL)
     commands = [line.partition("python launch.py")[2] for block in blocks for line in block.splitlines()]
     words = [shlex.split(command, comments=True) for command in commands if command]
     parsed = [cli.split(command, catalog.names(experiments)) for command in words]
