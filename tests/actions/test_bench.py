@@ -110,7 +110,7 @@ def test_measures_shows_and_writes(tiny, tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.skipif(
     not (find_spec("torch") and find_spec("transformers")),
-    reason="torch and transformers: requirements-dev.txt",
+    reason="torch and transformers: requirements-torch.txt",
 )
 def test_against_torch(tiny, tmp_path, capsys):
     other = replace(tiny, model=replace(tiny.model, dropout=0.1, token_shift=3))
@@ -130,7 +130,7 @@ def test_against_torch(tiny, tmp_path, capsys):
 
 @pytest.mark.skipif(
     not (find_spec("torch") and find_spec("transformers")),
-    reason="torch and transformers: requirements-dev.txt",
+    reason="torch and transformers: requirements-torch.txt",
 )
 @pytest.mark.parametrize(
     ("kind", "names"),
@@ -168,7 +168,7 @@ def test_a_missing_library_is_named_with_the_command_that_helps(tiny, tmp_path, 
     monkeypatch.setattr(
         "zerotollm.interop.torch_model.find_spec", lambda name: None if name == "torch" else True
     )
-    with pytest.raises(UsageError, match=r"^torch is not installed.*pip install -r requirements-dev\.txt"):
+    with pytest.raises(UsageError, match=r"^torch is not installed.*pip install -r requirements-torch.txt"):
         bench(tiny, tmp_path, BenchOptions(against="torch"))
 
 

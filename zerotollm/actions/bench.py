@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -44,7 +45,7 @@ def bench(experiment: Experiment, run_dir: Path, options: BenchOptions) -> Resul
     if options.against == "torch":
         experiment = _with_twin(experiment)
     console = Console()
-    load, cores = os.getloadavg()[0], usable_cores()
+    load, cores = 0.0 if sys.platform == "win32" else os.getloadavg()[0], usable_cores()
     if load > BUSY * cores:
         console.print(f"this machine is busy (load {load:.1f} on {cores} cores): rates will be too low")
     began = time.monotonic()

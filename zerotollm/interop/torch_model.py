@@ -15,7 +15,9 @@ def check_installed() -> None:
     missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
     if missing:
         verb = "is" if len(missing) == 1 else "are"
-        raise UsageError(f"{' and '.join(missing)} {verb} not installed: pip install -r requirements-dev.txt")
+        raise UsageError(
+            f"{' and '.join(missing)} {verb} not installed: pip install -r requirements-torch.txt"
+        )
 
 
 def torch_model(family: Family, model: TransformerConfig) -> TorchModel:
