@@ -42,7 +42,9 @@ def fields_table(config: object, dotted: bool) -> str:
     for name, annotation in field_types(type(config)).items():
         flag = option(name) if dotted else f"--{name.replace('_', '-')}"
         default = values[name]
-        rows.append((f"`{flag}`", kind(annotation), f"`{default}`" if default != "" else "", docs.get(name, "")))
+        rows.append(
+            (f"`{flag}`", kind(annotation), f"`{default}`" if default != "" else "", docs.get(name, ""))
+        )
     return table("option|values|default|meaning", rows)
 
 
@@ -63,7 +65,8 @@ def fields_page() -> str:
 def actions_page() -> str:
     """Return the page of the command line: its actions and their options."""
     text = (
-        "# Command line\n\n```\npython launch.py --experiment NAME [ACTION] [--FIELD VALUE ...] [--run-dir DIR]\n```\n\n"
+        "# Command line\n\n"
+        "    python launch.py --experiment NAME [ACTION] [--FIELD VALUE ...] [--run-dir DIR]\n\n"
         "Without an action the experiment is trained, or resumed. `--list` lists all experiments, `--help` shows the\n"
         "fields that people change, `--help all` every field, and `ACTION --help` the options of an action.\n"
     )
