@@ -93,9 +93,13 @@ def with_outputs(text: str, outputs: list[str]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("pages", nargs="+", type=Path)
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder with the runs that pages load")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), help="folder with the runs that pages load"
+    )
     arguments = parser.parse_args()
     for page in arguments.pages:
         with tempfile.TemporaryDirectory() as name:

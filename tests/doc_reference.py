@@ -5,10 +5,11 @@
 A test compares the pages with what this makes.
 """
 
+import re
 from pathlib import Path
 from typing import get_args
 
-from zerotollm import catalog
+from zerotollm import catalog, run_directory
 from zerotollm.actions import ACTIONS
 from zerotollm.experiment import Experiment
 from zerotollm.fields import field_types, flatten
@@ -42,7 +43,9 @@ def fields_table(config: object, dotted: bool) -> str:
     for name, annotation in field_types(type(config)).items():
         flag = option(name) if dotted else f"--{name.replace('_', '-')}"
         default = values[name]
-        rows.append((f"`{flag}`", kind(annotation), f"`{default}`" if default != "" else "", docs.get(name, "")))
+        rows.append(
+            (f"`{flag}`", kind(annotation), f"`{default}`" if default != "" else "", docs.get(name, ""))
+        )
     return table("option|values|default|meaning", rows)
 
 
@@ -63,7 +66,8 @@ def fields_page() -> str:
 def actions_page() -> str:
     """Return the page of the command line: its actions and their options."""
     text = (
-        "# Command line\n\n```\npython launch.py --experiment NAME [ACTION] [--FIELD VALUE ...] [--run-dir DIR]\n```\n\n"
+        "# Command line\n\n"
+        "    python launch.py --experiment NAME [ACTION] [--FIELD VALUE ...] [--run-dir DIR]\n\n"
         "Without an action the experiment is trained, or resumed. `--list` lists all experiments, `--help` shows the\n"
         "fields that people change, `--help all` every field, and `ACTION --help` the options of an action.\n"
     )
@@ -92,7 +96,26 @@ def experiments_page() -> str:
     return text + GENERATED
 
 
-PAGES = {"fields.md": fields_page, "command_line.md": actions_page, "experiments.md": experiments_page}
+def run_directory_page() -> str:
+    """Return the page of a run's files."""
+    lines = re.findall(r"^(\S+)  +(\S.*)$", run_directory.__doc__ or "", flags=re.MULTILINE)
+    text = (
+        "# Run directory\n\nEverything about one training is in `runs/NAME`, or where `--run-dir` says.\n\n"
+    )
+    text += table("file|content", [(f"`{name}`", meaning) for name, meaning in lines])
+    text += (
+        "\nThe actions `explain` and `report` add `explain.json` and `report.html`. A run directory may be moved.\n"
+        "A run that trained only adapters or some layers needs the run that it was initialized from.\n"
+    )
+    return text + GENERATED
+
+
+PAGES = {
+    "command_line.md": actions_page,
+    "fields.md": fields_page,
+    "experiments.md": experiments_page,
+    "run_directory.md": run_directory_page,
+}
 
 
 def main() -> None:
