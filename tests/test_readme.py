@@ -53,12 +53,20 @@ def test_every_box_of_the_paper_is_a_function():
         assert callable(getattr(import_module(module), attribute)), name
 
 
+def shown_experiment(text: str) -> str | None:
+    """Return the name of the experiment whose file a page shows, if it shows one."""
+    code = "\n".join(block.code for block in doc_pages.python(text))
+    found = re.search(r'\bname"?\s*[=:]\s*"(\w+)"', code)
+    return found[1] if found and "def experiment()" in code else None
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_file_that_a_page_names_exists(page):
     text = page.read_text(encoding="utf-8")
     paths = set(re.findall(r"(?<![\w/])(?:zerotollm|tests|experiments|docs|results)/[\w./-]*\w", text))
     modules = re.findall(r"-m ((?:zerotollm|tests)[\w.]*)", text)
     paths |= {f"{module.replace('.', '/')}.py" for module in modules}
+    paths -= {f"experiments/{shown_experiment(text)}.py", "experiments/NAME.py"}
     missing = [path for path in sorted(paths) if not (ROOT / path).exists()]
     assert not missing
 
@@ -81,17 +89,16 @@ def test_every_command_of_a_page_is_understood(page, monkeypatch, tmp_path):
     monkeypatch.setattr(cli, "read_experiment", lambda path: base)
     monkeypatch.setattr(cli, "as_trained", lambda path, overrides, training: cli.override(base, overrides))
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-    lines = "\n".join(re.findall(r"```(?:bash)?\n(.*?)```", text, re.DOTALL))
+    shell = [block.code for block in doc_pages.blocks(text) if block.language in ("", "bash")]
     if "results" not in page.parts:  # whose numbers may be of experiments of an earlier version
-        inline = [code.replace("\n", " ") for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", text)]
-        lines += "\n" + "\n".join(code for code in inline if code.startswith("python launch.py "))
-    commands = re.findall(r"^(?:.*python launch\.py|zerotollm) (.*)", lines, re.MULTILINE)
+        inline = re.findall(r"`(python launch\.py [^`]+)`", doc_pages.FENCE.sub("", text))
+        shell += [command.replace("\n", " ") for command in inline if "NAME" not in command]
+    commands = re.findall(r"^(?:.*python launch\.py|zerotollm) (.*)", "\n".join(shell), re.MULTILINE)
     words = [shlex.split(command, comments=True) for command in commands if command]
-    code = "\n".join(block.code for block in doc_pages.python(text))
     own = tmp_path / "experiments"
     own.mkdir()
-    if "def experiment()" in code:
-        name = re.search(r'\bname"?\s*[=:]\s*"(\w+)"', code)[1]
+    if name := shown_experiment(text):
+        code = "\n".join(block.code for block in doc_pages.python(text))
         (own / f"{name}.py").write_text(code, encoding="utf-8")
     folders = [own, experiments]
     known = catalog.names(own) + catalog.names(experiments)
