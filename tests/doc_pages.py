@@ -10,6 +10,7 @@ page saves.
 import argparse
 import contextlib
 import io
+import json
 import os
 import re
 import runpy
@@ -50,6 +51,13 @@ def script(text: str) -> str:
 
 def python(text: str) -> list[Block]:
     return [block for block in blocks(text) if block.language == "python"]
+
+
+def notebook_page(notebook: Path) -> str:
+    """Return a Jupyter notebook as the text of a page."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    sources = [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
+    return "\n".join(f"```python\n{text}\n```\n" if kind == "code" else f"{text}\n" for kind, text in sources)
 
 
 def run_page(page: Path, folder: Path) -> list[str]:

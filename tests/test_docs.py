@@ -4,9 +4,11 @@ Every block of Python runs on tiny models in the place of runs/base and runs/tra
 in docs/how-to/documentation.md.
 """
 
+import json
 import random
 import re
 import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,6 +58,8 @@ def folder(tmp_path_factory) -> Path:
     verses = [text_of(draw, draw.randint(2, 8)) for _ in range(200)]
     (folder / "old.txt").write_text("\n".join(verses).replace("e", "ee"), encoding="utf-8")
     (folder / "new.txt").write_text("\n".join(verses), encoding="utf-8")
+    pair = {"good": "the king came.", "bad": "the king come."}
+    (folder / "pairs.jsonl").write_text(f"{json.dumps(pair)}\n" * 8, encoding="utf-8")
     base = Experiment(
         name="base",
         data=DataConfig(corpus=str(folder / "text.txt"), dir=str(folder / "data"), context=128, batch_size=4),
@@ -87,6 +91,16 @@ def test_the_python_of_a_page_runs(page, folder):
     assert "```text\n```" not in printing, "a block of output has nothing before it that prints"
     for image in re.findall(r"\]\((figures/\d\w*\.png)\)", text):
         assert (folder / Path(image).name).stat().st_size > 1000, image
+
+
+@pytest.mark.parametrize("notebook", sorted(ROOT.glob("docs/**/*.ipynb")), ids=name_of)
+def test_a_notebook_runs_and_holds_no_outputs(notebook, folder, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the notebook adds its folder
+    page = folder / f"{notebook.stem}.md"
+    page.write_text(doc_pages.notebook_page(notebook), encoding="utf-8")
+    assert len(doc_pages.run_page(page, folder)) > 5
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    assert not [cell for cell in cells if cell.get("outputs")]
 
 
 def cheap_commands() -> list[str]:
