@@ -37,6 +37,7 @@ LAYERS = [
     catalog
     usage
     cli
+    __main__
     launch
     """.strip().splitlines()
 ]
@@ -56,6 +57,7 @@ LIGHT = {
     "zerotollm.validation",
     "zerotollm.run_directory",
     "zerotollm.host.atomic_files",
+    "zerotollm.host.file_lock",
     "zerotollm.host.gpu",
     "zerotollm.host.memory_limit",
     "zerotollm.studies.suite",
@@ -63,6 +65,7 @@ LIGHT = {
     "zerotollm.catalog",
     "zerotollm.usage",
     "zerotollm.cli",
+    "zerotollm.__main__",
 } | {name for name in MODULES if name.startswith("zerotollm.") and name.endswith("config")}
 HEAVY = {
     "jax",
@@ -91,6 +94,8 @@ DEFERRED = {
     "lm_eval": "optional",
     "sklearn": "optional",
     "fcntl": "POSIX only",
+    "msvcrt": "Windows only",
+    "psutil": "Windows only",
     "readline": "POSIX only",
     "resource": "POSIX only",
     "tyro": "takes half a second, and only --help all needs it",
@@ -168,6 +173,13 @@ def test_imports_stand_at_the_top(module):
             name = node.id if isinstance(node, ast.Name) else node.attr
             by_name = name in ("import_module", "__import__", "TYPE_CHECKING")
             assert not by_name or module in IMPORT_BY_NAME, f"{module}:{node.lineno} imports by name"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_file_needs_a_posix_module(module):
+    at_top = set().union(*map(imported, TREES[module].body))
+    posix = {name for name, reason in DEFERRED.items() if reason == "POSIX only"}
+    assert not at_top & posix, f"{module} cannot be imported on Windows"
 
 
 def test_exceptions_are_in_use():

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import asdict, replace
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -236,8 +237,8 @@ def test_generate_takes_a_text(words, options, calls, tmp_path, base):
         ("--help all", "--optimizer.beta2 FLOAT"),
         ("help all", "--optimizer.beta2 FLOAT"),
         ("base help all", "--optimizer.beta2 FLOAT"),
-        ("--version", "ZeroToLLM 0.1.0"),
-        ("version", "ZeroToLLM 0.1.0"),
+        ("--version", "ZeroToLLM 0.2.0"),
+        ("version", "ZeroToLLM 0.2.0"),
     ],
 )
 def test_information(words, says, capsys):
@@ -465,6 +466,32 @@ def test_a_file_without_an_experiment_is_refused(own_folder, capsys):
     (own_folder / "torn.py").write_text("def experiment(:")
     for name, says in (("empty", "needs a function"), ("torn", "is not Python")):
         assert main(["--experiment", name], own_folder) == 2
+        assert says in capsys.readouterr().err
+
+
+def test_a_folder_of_ones_own_comes_before_the_built_in_one(tmp_path, calls, capsys, monkeypatch):
+    """With --experiments, and as `experiments` in the working directory; its files may import built-in ones."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    package = import_module("experiments")
+    monkeypatch.setattr(package, "__path__", [*package.__path__])
+    file = "from experiments.base import experiment as base\n\n\ndef experiment():\n    return base()\n"
+    for place in ("ideas", "here/experiments"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / f"mine_{place[:4]}.py").write_text(file)
+    monkeypatch.chdir(tmp_path / "here")
+    assert launch("mine_here") == launch("mine_idea", f"--experiments={tmp_path / 'ideas'}") == 0
+    assert launch("base", "--experiments", "../ideas") == 0
+    assert calls == 3 * [("train", catalog.load(EXPERIMENTS, "base"), Path("runs/base"))]
+    assert launch("--list") == 0
+    assert "mine_here" in capsys.readouterr().out
+    assert launch("mine_idea") == 2
+    assert "unknown action or experiment 'mine_idea'" in capsys.readouterr().err
+    (tmp_path / "a-b").mkdir()
+    for folder, says in (
+        ("base", "is no folder: name a folder of experiment files; did you mean --experiment base?"),
+        (f"{tmp_path}/a-b", "Python cannot import from a folder of this name: rename it"),
+    ):
+        assert launch("base", "--experiments", folder) == 2
         assert says in capsys.readouterr().err
 
 

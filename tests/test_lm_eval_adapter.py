@@ -19,7 +19,7 @@ from zerotollm.lm_eval_adapter import harness_model
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.run import Run
 
-pytest.importorskip("lm_eval", reason="optional: pip install lm_eval")
+pytest.importorskip("lm_eval", reason="optional: requirements-torch.txt")
 
 
 @pytest.fixture(scope="module")

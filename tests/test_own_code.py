@@ -111,8 +111,20 @@ def test_a_run_trains_with_it_and_refuses_other_code(folder, capsys):
     with pytest.raises(Exception, match="has changed since this run was trained with its optimizer"):
         run.experiment.code.function("optimizer")
     (folder / "idle.py").unlink()
-    with pytest.raises(Exception, match="is not found: bring it back"):
+    with pytest.raises(Exception, match="is not found: bring it back, or name its folder with --experiments"):
         run.experiment.code.function("optimizer")
+
+
+def test_a_run_finds_its_code_in_the_working_directory(folder, tmp_path, monkeypatch):
+    """No import has opened the folder, and an installed package of the same name lacks the file."""
+    code = own_code("own_experiments.idle", folder / "idle.py")
+    (tmp_path / "site" / "own_experiments").mkdir(parents=True)
+    (tmp_path / "site" / "own_experiments" / "__init__.py").write_text("")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *(p for p in sys.path if p != str(tmp_path))])
+    assert code.function("optimizer").__module__ == "own_experiments.idle"
+    monkeypatch.chdir(tmp_path / "site")
+    with pytest.raises(Exception, match="has changed"):
+        replace(code, sha256="").function("optimizer")
 
 
 def test_plan_uses_it(folder):

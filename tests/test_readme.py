@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests import doc_pages
 from tests.mutants import EQUIVALENT, NEAREST
 from zerotollm import catalog, cli
 from zerotollm.studies.ladder import as_point
@@ -20,7 +21,10 @@ from zerotollm.studies.table import make_rows, markdown
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", ROOT / "NOTES.md", *sorted(ROOT.glob("docs/**/*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "NOTES.md", "CONTRIBUTING.md")),
+    *sorted(ROOT.glob("docs/**/*.md")),
+]
 KEPT = sorted(path.parent for path in ROOT.glob("results/*/*/table.json"))
 
 
@@ -58,13 +62,14 @@ def test_every_command_of_a_page_is_understood(page, monkeypatch):
     monkeypatch.setattr(cli, "read_experiment", lambda path: base)
     monkeypatch.setattr(cli, "as_trained", lambda path, overrides, training: cli.override(base, overrides))
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-    blocks = re.findall(r"```(?:bash)?\n(.*?)```", text, re.DOTALL)
-    commands = [line.partition("python launch.py")[2] for block in blocks for line in block.splitlines()]
+    code = [block.code for block in doc_pages.blocks(text) if block.language in ("", "bash")]
+    commands = re.findall(r"^(?:.*python launch\.py|zerotollm) (.*)", "
+".join(code), re.MULTILINE)
     words = [shlex.split(command, comments=True) for command in commands if command]
     parsed = [cli.split(command, catalog.names(experiments)) for command in words]
     acting = [command for command in parsed if not command.only_shows() and not command.distributed]
     for command in acting:
-        cli.run(command, experiments)
+        cli.run(command, [experiments])
     assert len(called) == len(acting)
     assert page.name != "README.md" or len(acting) > 40
 

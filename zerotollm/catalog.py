@@ -1,8 +1,8 @@
-"""The experiments in a folder. Each file is one; only the file that is asked for is run. No heavy imports."""
+"""The experiments in folders. Each file is one; only the file that is asked for is run. No heavy imports."""
 
 import ast
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from zerotollm.actions import ACTIONS
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
-from zerotollm.own_code import own_code
+from zerotollm.own_code import open_folder, own_code
 from zerotollm.suggest import did_you_mean
 
 GROUPS = (
@@ -39,6 +39,35 @@ class Description(NamedTuple):
         return re.split(r" on | at | in | to the |[,;(]", self.time)[0].strip()
 
 
+def folders(own: str, built_in: Path) -> tuple[Path, ...]:
+    """Return the folders of experiments, in the order in which a name is looked up.
+
+    `own` is the folder that --experiments names; empty: `experiments` in the working directory, if there is one.
+    Raises UsageError if the folder that is named does not exist.
+    """
+    folder = Path(own or "experiments").expanduser()
+    if not folder.is_dir():
+        if own:
+            near = f"; did you mean --experiment {own}?" if own in names(built_in) else ""
+            raise UsageError(f"--experiments {own} is no folder: name a folder of experiment files{near}")
+        return (built_in,)
+    return (built_in,) if folder.resolve() == built_in else (folder.resolve(), built_in)
+
+
+def places(folders: Sequence[Path]) -> dict[str, Path]:
+    """Return the folder of each experiment: the first that has a file of that name."""
+    return {name: folder for folder in reversed(folders) for name in names(folder)}
+
+
+def place(folders: Sequence[Path], name: str) -> Path:
+    """Return the folder of an experiment, or raise UsageError; without a name the last folder, the built-in one."""
+    known = places(folders)
+    if name and name not in known:
+        near = did_you_mean(name, [*known])
+        raise UsageError(f"unknown experiment {name!r}: one of {', '.join(sorted(known))}{near}")
+    return known.get(name, folders[-1])
+
+
 def names(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
 
@@ -61,9 +90,6 @@ def describe(folder: Path, name: str) -> Description:
 
 def load(folder: Path, name: str) -> Experiment:
     """Return the experiment of `folder/name.py`, with its functions that replace built-in ones, or raise UsageError."""
-    known = names(folder)
-    if name not in known:
-        raise UsageError(f"unknown experiment {name!r}: one of {', '.join(known)}{did_you_mean(name, known)}")
     _parse(folder, name)
     create = function(folder, name, "experiment")
     experiment = create() if create else None
@@ -96,6 +122,7 @@ def functions(folder: Path, name: str, required: Iterable[str]) -> list[Callable
 
 def function(folder: Path, name: str, wanted: str) -> Callable | None:
     """Return a function of an experiment's file, or None if the file does not define it."""
+    open_folder(folder)
     return getattr(import_module(f"{folder.name}.{name}"), wanted, None)
 
 

@@ -20,6 +20,7 @@ from zerotollm.fields import field_types, is_valid, wrong_type
 from zerotollm.host.gpu import prepare_gpu
 from zerotollm.host.memory_limit import check_libraries
 from zerotollm.output import printable
+from zerotollm.own_code import open_folder
 from zerotollm.run_directory import CONFIG, located, read_experiment
 from zerotollm.sharding.config import parse_distributed
 from zerotollm.shell import launch, option, with_value
@@ -28,11 +29,21 @@ from zerotollm.suggest import did_you_mean, meant_option
 from zerotollm.validation import validate
 
 SWITCHES = ("list", "help", "version", "debug")
-VALUES = ("experiment", "run_dir", "distributed")
+VALUES = ("experiment", "experiments", "run_dir", "distributed")
 ALIASES = {"init_from": "train.start_from", "with": "beside"}
 """Other names of fields and options. (`with` is a keyword of Python.)"""
 LISTS = ("only", "beside", "train.mesh", "mesh", "distributed")  # options that take several words
-PATHS = ("run_dir", "train.start_from", "beside", "folder", "into", "judge", "out", "api_key_file")
+PATHS = (
+    "experiments",
+    "run_dir",
+    "train.start_from",
+    "beside",
+    "folder",
+    "into",
+    "judge",
+    "out",
+    "api_key_file",
+)
 """Options in which `~` means the home folder even where a shell keeps it. Paths of data are expanded by `data`."""
 WITHOUT_FILES = ("generate", "chat", "plan", "bench-data")
 """Actions that write no file: without standard output their result is lost."""
@@ -55,6 +66,7 @@ class Command:
     options: tuple[tuple[str, str | None], ...] = ()
     """(name, value) of all other options: fields of the experiment and options of the action; None: without value"""
     distributed: str = ""  # see `zerotollm.sharding.config.parse_distributed`
+    experiments: str = ""  # folder of the user's experiments
 
     def only_shows(self) -> bool:
         """Return whether the command prints information and runs no action."""
@@ -62,10 +74,14 @@ class Command:
 
 
 def main(arguments: Sequence[str], experiments: Path) -> int:
-    """Run one command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Run one command line and return its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+
+    `experiments` is the folder of the built-in experiments.
+    """
     try:
-        command = split(arguments, catalog.names(experiments))
-        run(command, experiments)
+        folders = catalog.folders(_own_folder(arguments), experiments.resolve())
+        command = split(arguments, catalog.places(folders))
+        run(command, folders)
         sys.stdout.flush()
     except (UsageError, RunError, OSError, KeyboardInterrupt, MemoryError, RuntimeError) as error:
         if "--debug" in arguments or (isinstance(error, RuntimeError) and NO_THREAD not in str(error)):
@@ -93,6 +109,16 @@ def describe_error(error: BaseException) -> tuple[str, int]:
     if isinstance(error, OSError) and error.filename:
         message = f"{error.filename}: {error.strerror}"
     return " ".join(message.split()), getattr(error, "exit_code", 1)
+
+
+def _own_folder(arguments: Sequence[str]) -> str:
+    """Return the value of --experiments, which `split` must know beforehand: its files are names of experiments."""
+    value = ""
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        name, equals, after = word.partition("=")
+        if name == "--experiments":
+            value = after if equals else following
+    return value
 
 
 def split(arguments: Iterable[str], experiments: Collection[str] = ()) -> Command:
@@ -190,30 +216,34 @@ def _needs_value(name: str, kind: type = str) -> UsageError:
     )
 
 
-def run(command: Command, experiments: Path) -> None:
+def run(command: Command, folders: Sequence[Path]) -> None:
     """Execute a command. Raises UsageError, RunError or OSError."""
+    if command.experiments:  # its code may be that of an existing run
+        open_folder(folders[0])
     if not command.only_shows():
-        act(command, experiments)
+        act(command, folders)
     elif "version" in command.switches:
         usage.show_version()
     elif "list" in command.switches:
-        usage.show_list(experiments)
+        usage.show_list(folders)
     elif command.experiment or command.action or "all" in command.switches:
-        usage.show_fields(experiments, command.experiment, command.action, "all" in command.switches)
+        folder = catalog.place(folders, command.experiment)
+        usage.show_fields(folder, command.experiment, command.action, "all" in command.switches)
     else:
         usage.show_usage()
 
 
-def act(command: Command, experiments: Path) -> None:
+def act(command: Command, folders: Sequence[Path]) -> None:
     """Load the experiment, apply the overrides and call the action."""
+    experiments = catalog.place(folders, command.experiment)
     verb = command.action or catalog.default_action(experiments, command.experiment)
     action = ACTIONS[verb]
     if command.distributed:
         if verb not in DISTRIBUTED:
             raise UsageError(f"--distributed is for {', '.join(DISTRIBUTED)}: start {verb} in one process")
-        _join_processes(command, experiments)
+        _join_processes(command, folders)
     overrides, action_options = _separate_options(command.options, action)
-    experiment = _load(command, experiments, action)
+    experiment = _load(command, folders, action)
     suite_options = None
     if action.suite:
         experiment, suite_options = _at_budget(experiment, command, experiments, action_options)
@@ -262,14 +292,14 @@ def _separate_options(
     return overrides, action_options
 
 
-def _load(command: Command, experiments: Path, action: Action) -> Experiment:
+def _load(command: Command, folders: Sequence[Path], action: Action) -> Experiment:
     if command.experiment:
-        return catalog.load(experiments, command.experiment)
+        return catalog.load(catalog.place(folders, command.experiment), command.experiment)
     if command.run_dir and action.reads_run:
         return Experiment()  # `as_trained` reads the run directory
     if command.run_dir and (Path(command.run_dir) / CONFIG).exists() and not action.functions:
         return read_experiment(Path(command.run_dir))
-    raise UsageError(f"add --experiment NAME: one of {', '.join(catalog.names(experiments))}")
+    raise UsageError(f"add --experiment NAME: one of {', '.join(sorted(catalog.places(folders)))}")
 
 
 def _at_budget(
@@ -285,7 +315,7 @@ def _at_budget(
     return experiment, replace(options, budget="full")
 
 
-def _join_processes(command: Command, experiments: Path) -> None:
+def _join_processes(command: Command, folders: Sequence[Path]) -> None:
     address = parse_distributed(command.distributed)
     prepare_gpu()
     processes = import_module("zerotollm.sharding.processes")
@@ -293,7 +323,7 @@ def _join_processes(command: Command, experiments: Path) -> None:
     options = [pair for pair in command.options if pair[0] != "data.dir"]  # it may differ between machines
     command_values = [command.experiment, command.run_dir, command.action, sorted(command.switches), options]
     processes.check_same(
-        configuration=command_values, code=processes.code_version(Path(__file__).parent, experiments)
+        configuration=command_values, code=processes.code_version(Path(__file__).parent, *folders)
     )
 
 

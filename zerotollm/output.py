@@ -55,9 +55,10 @@ def protect_output() -> None:
 def _protected(stream: TextIO | None, descriptor: int) -> Output:
     if not isinstance(stream, io.TextIOWrapper):
         return Output(open(descriptor, "wb", closefd=False), encoding="utf-8", line_buffering=True)
-    with suppress(OSError):
-        # A parent process may leave it non-blocking: then a write that would block raises.
-        os.set_blocking(descriptor, True)
+    if sys.platform != "win32":
+        with suppress(OSError):
+            # A parent process may leave it non-blocking: then a write that would block raises.
+            os.set_blocking(descriptor, True)
     encoding, line_buffering, write_through = stream.encoding, stream.line_buffering, stream.write_through
     return Output(stream.detach(), encoding, "backslashreplace", None, line_buffering, write_through)
 

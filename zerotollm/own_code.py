@@ -2,13 +2,14 @@
 
 import ast
 import hashlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from zerotollm.errors import RunError
+from zerotollm.errors import RunError, UsageError
 
 REPLACEABLE = ("model", "optimizer", "objective", "dataset")
 """Functions of an experiment's file that replace those of `zerotollm.components` with the same name."""
@@ -32,10 +33,14 @@ class OwnCode:
         """
         if name not in self.functions.split():
             return None
-        spec = find_spec(self.module.partition(".")[0]) and find_spec(self.module)
+        package, _, file = self.module.partition(".")
+        if package.isidentifier() and Path(package, f"{file}.py").is_file():
+            open_folder(Path(package))
+        spec = find_spec(package) and find_spec(self.module)
         if spec is None or spec.origin is None or not Path(spec.origin).exists():
             raise RunError(
-                f"{self.module}, whose {name}() this run was trained with, is not found: bring it back"
+                f"{self.module}, whose {name}() this run was trained with, is not found: bring it back, or name its "
+                "folder with --experiments"
             )
         if own_code(self.module, Path(spec.origin)).sha256 != self.sha256:
             raise RunError(
@@ -43,6 +48,24 @@ class OwnCode:
                 "train anew with another --run-dir"
             )
         return getattr(import_module(self.module), name)
+
+
+def open_folder(folder: Path) -> None:
+    """Let Python import the files of a folder of experiments as FOLDER.FILE.
+
+    A package of the same name keeps its other files: in a folder `experiments` of one's own, `from experiments.base
+    import experiment` imports the built-in base unless the folder has a base.py too. Raises UsageError where Python
+    cannot import from a folder of that name.
+    """
+    folder = folder.resolve()
+    if str(folder.parent) not in sys.path:
+        sys.path.append(str(folder.parent))
+    package = import_module(folder.name) if folder.name.isidentifier() else None
+    paths = getattr(package, "__path__", None)
+    if package is None or paths is None:
+        raise UsageError(f"{folder}: Python cannot import from a folder of this name: rename it")
+    if str(folder) not in paths:
+        package.__path__ = [str(folder), *paths]
 
 
 def own_code(module: str, path: Path) -> OwnCode:

@@ -28,7 +28,8 @@ from typing import TypeVar
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment, differences, from_json, to_json
 from zerotollm.host.atomic_files import cannot_write, write_atomically
-from zerotollm.shell import another, typed_again
+from zerotollm.host.file_lock import lock
+from zerotollm.shell import CHECKOUT, another, typed_again
 from zerotollm.types import Json
 
 CONFIG = "config.json"
@@ -57,8 +58,6 @@ T = TypeVar("T")
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
     """Create the directory, and let no other process write there while the block runs, or raise RunError."""
-    import fcntl
-
     path = run_dir / LOCK
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -66,14 +65,12 @@ def locked(run_dir: Path) -> Iterator[None]:
     except OSError as error:
         raise cannot_write(run_dir, error) from None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock(file, wait=False):
             file.seek(0)
             raise RunError(
                 f"{run_dir} is being written by process {file.read().strip() or '(unknown)'}: "
                 "wait until it ends, or choose another --run-dir"
-            ) from None
+            )
         try:
             file.truncate(0)
             # Without the file's buffer, which closing would flush again, with an error of its own.
@@ -244,6 +241,8 @@ def environment() -> Json:
 
 def git_commit() -> str | None:
     """Return the commit of the source code, with a `+` if files differ from it; None outside a git checkout."""
+    if not CHECKOUT:  # an installed copy may lie within a repository of its user
+        return None
     git = ["git", "-C", str(Path(__file__).parent)]
     outputs = []
     try:

@@ -6,7 +6,10 @@ import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-LAUNCH = "python launch.py"
+CHECKOUT = (Path(__file__).parents[1] / "launch.py").is_file()
+"""Whether this package is a checkout of the repository, not an installed copy."""
+LAUNCH = "python launch.py" if CHECKOUT and Path(sys.argv[0]).stem != "zerotollm" else "zerotollm"
+"""The command that started this process, or that a user of this copy would type."""
 
 
 def quoted(text: str) -> str:
@@ -33,8 +36,8 @@ def launch(*words: str | tuple[str, object]) -> str:
 
 
 def typed_again(changes: Mapping[str, object], without: Collection[str] = ()) -> str:
-    """Return the command of this process, "" if it is not launch.py, with changed options and `without` some words."""
-    if Path(sys.argv[0]).name != "launch.py":
+    """Return this process's command with changed options and `without` some words; "" if it is no command of ours."""
+    if Path(sys.argv[0]).stem not in ("launch", "zerotollm"):
         return ""
     words, dropping = [], False
     for word in sys.argv[1:]:

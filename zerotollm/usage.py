@@ -3,6 +3,7 @@
 import argparse
 import ast
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
@@ -20,15 +21,16 @@ from zerotollm.run_directory import git_commit
 from zerotollm.shell import LAUNCH, option
 
 USAGE = """\
-usage: python launch.py EXPERIMENT [ACTION] [--FIELD VALUE ...] [--run-dir DIR] [--debug]
-       python launch.py list
+usage: {launch} EXPERIMENT [ACTION] [--FIELD VALUE ...] [--run-dir DIR] [--debug]
+       {launch} list
 
 Trains a language model from text and measures it. An experiment is a set of typed fields. Each field can
 be overridden, as in --train.steps 200.
 
   list, --list                list all experiments with time and question
   EXPERIMENT, --experiment NAME
-                              the experiment: a file in experiments/
+                              the experiment: a file in experiments/, yours before the built-in ones
+  --experiments DIR           folder of your own experiments; default: experiments/ here, if there is one
   EXPERIMENT --help           show the fields that people change, with type and value; --help all shows every field
   ACTION --help               show the options of an action
   --run-dir DIR               directory of the results; default: runs/NAME
@@ -41,10 +43,10 @@ actions:
 {actions}
 
 for example:
-  python launch.py base
-  python launch.py base generate "In the beginning"
-  python launch.py base explain "In the beginning God created the heavens"
-  python launch.py base --train.steps 200 --model.num-layers 2 --run-dir runs/small
+  {launch} base
+  {launch} base generate "In the beginning"
+  {launch} base explain "In the beginning God created the heavens"
+  {launch} base --train.steps 200 --model.num-layers 2 --run-dir runs/small
 
 """
 
@@ -61,7 +63,7 @@ MOST_CHANGED = (
 def show_usage() -> None:
     width = max(map(len, ACTIONS))
     actions = "\n".join(f"  {name:{width}}  {action.summary}" for name, action in ACTIONS.items())
-    sys.stdout.write(USAGE.format(actions=actions) + most_changed(Experiment()))
+    sys.stdout.write(USAGE.format(launch=LAUNCH, actions=actions) + most_changed(Experiment()))
 
 
 def show_version() -> None:
@@ -70,11 +72,11 @@ def show_version() -> None:
     sys.stdout.write(f"ZeroToLLM {__version__}{commit}; Python {python}, jax {version('jax')}\n")
 
 
-def show_list(experiments: Path) -> None:
+def show_list(folders: Sequence[Path]) -> None:
     """Show all experiments by group, one a line. On a terminal lines are cut to its width."""
     groups: dict[str, list[tuple[str, catalog.Description]]] = {group: [] for group in catalog.GROUPS}
-    for name in catalog.names(experiments):
-        description = catalog.describe(experiments, name)
+    for name, folder in sorted(catalog.places(folders).items()):
+        description = catalog.describe(folder, name)
         groups.setdefault(description.group or "others", []).append((name, description))
     name_width = max((len(name) for entries in groups.values() for name, _ in entries), default=0)
     width = get_terminal_size().columns if sys.stdout.isatty() else 10_000

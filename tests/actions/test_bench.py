@@ -18,7 +18,7 @@ from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.interop import qwen3
 from zerotollm.interop.family import check
-from zerotollm.interop.torch_model import torch_model
+from zerotollm.interop.torch_model import decoder_family, torch_model
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.session.timed_jax import jax_side
 from zerotollm.session.timed_sides import timed
@@ -110,7 +110,7 @@ def test_measures_shows_and_writes(tiny, tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.skipif(
     not (find_spec("torch") and find_spec("transformers")),
-    reason="torch and transformers: requirements-dev.txt",
+    reason="torch and transformers: requirements-torch.txt",
 )
 def test_against_torch(tiny, tmp_path, capsys):
     other = replace(tiny, model=replace(tiny.model, dropout=0.1, token_shift=3))
@@ -130,7 +130,7 @@ def test_against_torch(tiny, tmp_path, capsys):
 
 @pytest.mark.skipif(
     not (find_spec("torch") and find_spec("transformers")),
-    reason="torch and transformers: requirements-dev.txt",
+    reason="torch and transformers: requirements-torch.txt",
 )
 @pytest.mark.parametrize(
     ("kind", "names"),
@@ -147,8 +147,8 @@ def test_the_twin_trains_every_parameter_by_the_same_kind_of_rule(tiny, kind, na
         assert hidden == 4 * 16 * 16 + 3 * 16 * resolve(tiny.model, vocab_size=32, context=12).ff_width
 
 
-def test_base_without_token_shift_has_a_twin():
-    check(qwen3.FAMILY, replace(base().model, token_shift=0))
+def test_base_has_a_twin():
+    check(decoder_family(base().model), base().model)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_missing_library_is_named_with_the_command_that_helps(tiny, tmp_path, 
     monkeypatch.setattr(
         "zerotollm.interop.torch_model.find_spec", lambda name: None if name == "torch" else True
     )
-    with pytest.raises(UsageError, match=r"^torch is not installed.*pip install -r requirements-dev\.txt"):
+    with pytest.raises(UsageError, match=r"^torch is not installed.*pip install -r requirements-torch.txt"):
         bench(tiny, tmp_path, BenchOptions(against="torch"))
 
 

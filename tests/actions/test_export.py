@@ -82,8 +82,8 @@ def exported(run_dir) -> Path:
 
 
 def test_transformers_loads_it_without_code_of_ours_and_writes_the_same(run_dir, exported):
-    torch = pytest.importorskip("torch", reason="a development requirement: requirements-dev.txt")
-    transformers = pytest.importorskip("transformers", reason="see requirements-dev.txt")
+    torch = pytest.importorskip("torch", reason="optional: requirements-torch.txt")
+    transformers = pytest.importorskip("transformers", reason="optional: requirements-torch.txt")
     run = zerotollm.load(run_dir)
     model = transformers.AutoModelForCausalLM.from_pretrained(exported)
     tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
@@ -175,8 +175,8 @@ def test_an_imported_model_is_trained_on(run_dir, exported, tmp_path):
 
 @pytest.mark.slow
 def test_an_encoder_decoder_goes_out_as_marian_and_comes_back(tmp_path):
-    torch = pytest.importorskip("torch", reason="a development requirement: requirements-dev.txt")
-    transformers = pytest.importorskip("transformers", reason="see requirements-dev.txt")
+    torch = pytest.importorskip("torch", reason="optional: requirements-torch.txt")
+    transformers = pytest.importorskip("transformers", reason="optional: requirements-torch.txt")
     run_dir = random_run(tmp_path, nearest(PAPER), "pairs.tsv")
     run = zerotollm.load(run_dir)
     out = export(run.experiment, run_dir, ExportOptions(out=str(tmp_path / "out")))

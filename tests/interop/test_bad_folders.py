@@ -221,10 +221,9 @@ def test_null_is_as_many_key_value_heads_as_heads(folder, kind):
     edit(folder / "config.json", model_type=kind, num_key_value_heads=None, head_dim=None)
     model = read_model(folder)[2]
     assert (model.num_kv_heads, model.head_width) == (2, 8)
-    from transformers import AutoConfig
-
+    transformers = pytest.importorskip("transformers", reason="optional: requirements-torch.txt")
     fields = {"num_attention_heads": 2, "hidden_size": 16, "num_key_value_heads": None}
-    assert AutoConfig.for_model(kind, **fields).num_key_value_heads == 2
+    assert transformers.AutoConfig.for_model(kind, **fields).num_key_value_heads == 2
 
 
 def test_files_that_are_not_there_or_no_json(folder, tmp_path):

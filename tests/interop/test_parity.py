@@ -18,8 +18,8 @@ from zerotollm.interop.folder import read_model, read_params, read_tokenizer
 from zerotollm.interop.huggingface import write_folder
 from zerotollm.model.build import build_net
 
-torch = pytest.importorskip("torch", reason="torch is a development requirement: requirements-dev.txt")
-transformers = pytest.importorskip("transformers", reason="see requirements-dev.txt")
+torch = pytest.importorskip("torch", reason="optional: requirements-torch.txt")
+transformers = pytest.importorskip("transformers", reason="optional: requirements-torch.txt")
 
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 SPECIAL = "<|end|>"

@@ -275,8 +275,8 @@ def test_the_modern_variant_is_one_replace_away():
 
 
 def test_equals_marian_with_padding():
-    torch = pytest.importorskip("torch", reason="a development requirement: requirements-dev.txt")
-    pytest.importorskip("transformers", reason="see requirements-dev.txt")
+    torch = pytest.importorskip("torch", reason="optional: requirements-torch.txt")
+    pytest.importorskip("transformers", reason="optional: requirements-torch.txt")
     model = replace(PAPER, num_layers=2, encoder_layers=2, biases="all", sinusoid_layout="halves")
     torch.manual_seed(0)
     reference = torch_model(marian.FAMILY, model).eval()

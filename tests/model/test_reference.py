@@ -13,8 +13,8 @@ from zerotollm.interop.torch_model import shift_embeddings, torch_model
 from zerotollm.interop.weights import to_theirs
 from zerotollm.model.config import TransformerConfig, resolve
 
-torch = pytest.importorskip("torch", reason="torch is a development requirement: requirements-dev.txt")
-transformers = pytest.importorskip("transformers", reason="see requirements-dev.txt")
+torch = pytest.importorskip("torch", reason="optional: requirements-torch.txt")
+transformers = pytest.importorskip("transformers", reason="optional: requirements-torch.txt")
 
 
 def to_state_dict(params, config):

@@ -13,9 +13,11 @@ from zerotollm.interop import qwen3
 from zerotollm.interop.huggingface import tokenizer_files
 from zerotollm.model.build import build_net
 
-completions = pytest.importorskip("lm_eval.models.openai_completions", reason="optional: pip install lm_eval")
+completions = pytest.importorskip(
+    "lm_eval.models.openai_completions", reason="optional: requirements-torch.txt"
+)
 for package in ("aiohttp", "tenacity"):
-    pytest.importorskip(package, reason="optional: pip install lm_eval[api]")
+    pytest.importorskip(package, reason="optional: requirements-torch.txt")
 PAIRS = [("heaven", " light"), ("heaven", " earth day"), ("", " waters"), ("day 光 é", " é light light")]
 
 

@@ -1,6 +1,5 @@
 """The folder of prepared data, and directories that are either complete or absent."""
 
-import fcntl
 import os
 import shutil
 from collections.abc import Callable
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from zerotollm.data.config import DataConfig
 from zerotollm.errors import RunError
+from zerotollm.host.file_lock import lock
 
 
 def data_directory(config: DataConfig) -> Path:
@@ -27,8 +27,8 @@ def build_once(final: Path, build: Callable[[Path], None]) -> None:
     temporary = final.with_name(f".{final.name}.incomplete")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        with open(final.with_name(f".{final.name}.lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with open(final.with_name(f".{final.name}.lock"), "w") as lock_file:
+            lock(lock_file)
             if final.is_dir():
                 return
             if temporary.exists():

@@ -63,7 +63,8 @@ def check_step(step_bytes: int) -> None:
 
 
 def _on_these_cores(constant: float, per_core: float) -> float:
-    return constant + per_core * len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1  # elsewhere `limits` returns none
+    return constant + per_core * cores
 
 
 def _check(limit: Limit, needed: float, purpose: str) -> None:

@@ -1,6 +1,7 @@
 """Signals that ask a run to stop after its current step."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ def stop_requests(hangup: bool = False) -> Iterator[list[int]]:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     numbers = [signal.SIGTERM, signal.SIGINT]
-    if hangup and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+    if sys.platform != "win32" and hangup and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
         numbers.append(signal.SIGHUP)
     handlers = {number: signal.signal(number, receive) for number in numbers}
     try:

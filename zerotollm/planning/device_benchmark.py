@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -56,6 +57,10 @@ def memory_here() -> float:
 
 def host_memory_bytes() -> int:
     """Return the memory of this machine, or the limit of its control group."""
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.virtual_memory().total
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import shutil
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,16 @@ def test_says_how_to_get_what_is_not_there(tmp_path):
     ):
         assert part in message
     assert "bible-web" in message.partition("available now:")[2]
+
+
+@pytest.mark.parametrize(
+    ("platform", "says"), [("win32", "use Linux, macOS or WSL 2"), ("linux", "pip install")]
+)
+def test_says_where_it_can_be_read(tmp_path, monkeypatch, platform, says):
+    monkeypatch.setattr("zerotollm.data.sources.tfds.find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "platform", platform)
+    with pytest.raises(UsageError, match=f"^tfds: needs the package array-record.*{says}"):
+        opened("tfds:lm1b", tmp_path)
 
 
 @pytest.mark.parametrize(

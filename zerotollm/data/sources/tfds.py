@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -69,6 +71,12 @@ def open_tfds_pairs(config: DataConfig, available: list[str]) -> Corpus[Pair]:
 
 
 def _library() -> ModuleType:
+    if find_spec("array_record") is None:
+        raise UsageError(
+            "tfds: needs the package array-record, which Windows lacks: use Linux, macOS or WSL 2, or your own files"
+            if sys.platform == "win32"
+            else "tfds: needs the package array-record: pip install array-record"
+        )
     from zerotollm.data.sources import tfds_library  # 0.5 s, which a start from cached tokens saves
 
     return tfds_library

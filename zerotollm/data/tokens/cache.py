@@ -5,14 +5,13 @@ KEY is a hash of the corpus's fingerprint and the tokenizer's settings: experime
 folder, and a changed text gets a new one. A folder is complete or absent.
 """
 
-import fcntl
 import hashlib
 import json
 import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -23,6 +22,7 @@ from zerotollm.data.cache_folder import build_once, data_directory
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer, SpecialIds, load_tokenizer, tokenizer_for
 from zerotollm.errors import RunError
+from zerotollm.host.file_lock import lock
 from zerotollm.types import Json
 
 CHECKED = 64_000_000  # bytes; of larger files only the size is checked at a start
@@ -175,11 +175,7 @@ def exclusive_lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
     Yields True on a file system without locks: callers do work that is harmless if two processes do it.
     """
     with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        except OSError:
-            pass
-        yield True
+        free = True
+        with suppress(OSError):
+            free = lock(file, wait=wait)
+        yield free
