@@ -14,12 +14,13 @@ from dataclasses import replace
 from experiments.base import experiment as base
 from zerotollm.data.config import DataConfig
 from zerotollm.experiment import Experiment
+from zerotollm.model.config import TransformerConfig
 
 
 def experiment() -> Experiment:
     """Return `base` with 12 layers of width 768 and a context of 1,024, as in GPT-2 (Radford et al. 2019, table 2).
 
-    The architecture stays that of Qwen3, with tied embeddings. The length is 20 tokens per parameter
+    The architecture is that of Qwen3, with tied embeddings. The length is 20 tokens per parameter
     (arXiv:2203.15556), two or three epochs of Wikipedia. Micro-batches of 4 windows fit into 8 GB: see `plan`.
     """
     parent = base()
@@ -28,9 +29,7 @@ def experiment() -> Experiment:
         name="gpt2_124m",
         data=DataConfig(corpus="tfds:wiki40b/en", context=1024, batch_size=64),
         tokenizer=replace(parent.tokenizer, vocab_size=50304),
-        model=replace(
-            parent.model, num_layers=12, width=768, num_heads=12, tie_embeddings=True, token_shift=0
-        ),
+        model=TransformerConfig(num_layers=12, width=768, num_heads=12, tie_embeddings=True),
         optimizer=replace(parent.optimizer, warmup_steps=250),
         train=replace(
             parent.train,

@@ -12,7 +12,7 @@ Expected: 1.3280 bits per byte predicted for it from the 14 smaller ones, betwee
 
 from dataclasses import replace
 
-from experiments.base import experiment as base
+from experiments.base_token_shift import experiment as base
 from zerotollm.experiment import Experiment
 from zerotollm.model.config import resolve
 from zerotollm.planning.flops import counted_parameters
@@ -29,7 +29,10 @@ NEXT_WIDTH, NEXT_BUDGET = 256, 20e12
 
 
 def experiment() -> Experiment:
-    """Return `base` with windows of 128 tokens and a small vocabulary, whose head does not outweigh small blocks."""
+    """Return `base_token_shift` with windows of 128 tokens and a small vocabulary.
+
+    The head of a large one would outweigh small blocks.
+    """
     parent = base()
     return replace(
         parent,

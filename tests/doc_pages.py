@@ -114,8 +114,8 @@ def main() -> None:
             folder = Path(name)
             (folder / "runs").symlink_to(arguments.runs.resolve())
             (folder / "results").symlink_to(ROOT / "results")
-            text = page.read_text(encoding="utf-8")
-            page.write_text(with_outputs(text, run_page(page, folder)), encoding="utf-8")
+            outputs, text = run_page(page, folder), page.read_text(encoding="utf-8")
+            page.write_text(with_outputs(text, outputs), encoding="utf-8")
             for file in re.findall(r"\]\((figures/[\w.-]+\.png)\)", text):
                 drawn = folder / Path(file).name
                 if drawn.exists():

@@ -14,17 +14,17 @@ from pathlib import Path
 
 import pytest
 
+from experiments.base import experiment as base
 from tests import doc_pages, doc_reference
 from zerotollm.actions.train import train
 from zerotollm.cli import main
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.experiment import Experiment
 from zerotollm.explain.render.questions import QUESTIONS
-from zerotollm.model.config import TransformerConfig
-from zerotollm.training.config import TrainConfig
+from zerotollm.training.config import OptimizerConfig, TrainConfig
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "NOTES.md", *sorted(ROOT.glob("docs/**/*.md"))]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 WITH_PYTHON = [
     page for page in PAGES if "```python\n" in page.read_text(encoding="utf-8") and page.parent != ROOT
 ]
@@ -33,7 +33,8 @@ CHEAP = ("generate", "evaluate", "explain")
 WORDS = re.findall(
     r"\w+",
     "the and of in to he was God said king man house earth heaven light three two seven son queen Israel "
-    "beginning created heavens went came made people day water city Moses mountain robot garden",
+    "beginning created heavens went came made people day water city Moses mountain robot garden "
+    "quick brown fox jumps over lazy dog unbelievable",
 )
 """of the texts that the tiny models are trained on"""
 
@@ -60,24 +61,23 @@ def folder(tmp_path_factory) -> Path:
     (folder / "new.txt").write_text("\n".join(verses), encoding="utf-8")
     pair = {"good": "the king came.", "bad": "the king come."}
     (folder / "pairs.jsonl").write_text(f"{json.dumps(pair)}\n" * 8, encoding="utf-8")
-    base = Experiment(
+    tiny = Experiment(
         name="base",
         data=DataConfig(corpus=str(folder / "text.txt"), dir=str(folder / "data"), context=128, batch_size=4),
-        tokenizer=TokenizerConfig(vocab_size=380),
-        model=TransformerConfig(
-            num_layers=2, width=48, num_heads=3, biases="qkv", qk_norm=False, previous_token_heads=3
-        ),
+        tokenizer=TokenizerConfig(vocab_size=420),
+        model=replace(base().model, num_layers=2, width=48, num_heads=3),
+        optimizer=OptimizerConfig(kind="adamw", learning_rate=0.01),  # compiled sooner than muon
         train=TrainConfig(steps=20, eval_every=10, checkpoint_every=10, sample_every=0),
     )
     pairs = f"{folder / 'old.txt'}:{folder / 'new.txt'}"
     translate = replace(
-        base,
+        tiny,
         name="translate",
-        data=replace(base.data, corpus=pairs, context=48, validation_fraction=0.1),
-        model=replace(base.model, architecture="encoder-decoder", num_layers=1, width=24, cross_rope=True),
-        train=replace(base.train, steps=4, eval_every=4, checkpoint_every=4),
+        data=replace(tiny.data, corpus=pairs, context=48, validation_fraction=0.1),
+        model=replace(tiny.model, architecture="encoder-decoder", num_layers=1, width=24, cross_rope=True),
+        train=replace(tiny.train, steps=4, eval_every=4, checkpoint_every=4),
     )
-    for experiment in (base, translate):
+    for experiment in (tiny, translate):
         train(experiment, folder / "runs" / experiment.name)
     return folder
 
@@ -108,18 +108,16 @@ def cheap_commands() -> list[str]:
     found = []
     for page in PAGES:
         for block in doc_pages.blocks(page.read_text(encoding="utf-8")):
-            for line in (
-                block.code.replace("\\\n", " ").splitlines() if block.language in ("", "bash") else ()
-            ):
-                words = shlex.split(line, comments=True)
-                start = ["python", "launch.py", "--experiment", "base"]
-                if words[:4] == start and len(words) > 4 and words[4] in CHEAP and "--into" not in words:
-                    found.append(shlex.join(words[2:]))
+            for line in block.code.replace("\\\n", " ").splitlines():
+                if line.startswith("python launch.py --experiment base "):
+                    words = shlex.split(line, comments=True)[2:]
+                    if words[2] in CHEAP and not {"--into", "--whole-run", "--judge"} & set(words):
+                        found.append(shlex.join(words))
     return sorted(set(found))
 
 
 def test_cheap_commands_run(folder, capsys):
-    commands = [command for command in cheap_commands() if "--whole-run" not in command]
+    commands = cheap_commands()
     assert len(commands) >= 3
     for command in commands:
         with doc_pages.inside(folder):
@@ -155,7 +153,9 @@ def test_generated_pages_are_up_to_date(name):
 
 def test_the_site_lists_every_page():
     listed = re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
-    assert sorted(listed) == sorted(path.relative_to(ROOT / "docs").as_posix() for path in PAGES[2:])
+    assert sorted(listed) == sorted(
+        path.relative_to(ROOT / "docs").as_posix() for path in ROOT.glob("docs/**/*.md")
+    )
 
 
 def test_the_glossary_has_one_sentence_for_each_term():

@@ -31,7 +31,7 @@ KINDS = {
         ComputeConfig(precision="float32"),
     ),
     "chunked": (
-        replace(SMALL, num_layers=1),
+        replace(SMALL, num_layers=1, biases="qkv", qk_norm=False, previous_token_heads=2),
         OptimizerConfig(learning_rate=0.004, block=0, warmup_steps=5),
         TrainConfig(steps=STEPS, micro_batches=2),
         ComputeConfig(precision="float32", attention="chunked", cross_entropy="chunked", scan_layers=True),

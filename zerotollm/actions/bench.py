@@ -15,9 +15,9 @@ from zerotollm.console import Console
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, continues
 from zerotollm.host.atomic_files import write_atomically
-from zerotollm.interop import marian, qwen3
+from zerotollm.interop import marian
 from zerotollm.interop.family import check
-from zerotollm.interop.torch_model import check_installed
+from zerotollm.interop.torch_model import check_installed, decoder_family
 from zerotollm.session.bench_report import Result, Round, bench_table, our_result, torch_result
 from zerotollm.session.devices import usable_cores
 from zerotollm.session.progress import clock
@@ -91,7 +91,7 @@ def _with_twin(experiment: Experiment) -> Experiment:
         model = marian.nearest(model)
         check(marian.FAMILY, model)
     else:
-        check(qwen3.FAMILY, replace(model, token_shift=0))  # the twin gets a token shift
+        check(decoder_family(model), replace(model, token_shift=0))  # the twin gets a token shift
     check_installed()
     return replace(experiment, model=replace(model, dropout=0.0))
 

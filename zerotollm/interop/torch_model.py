@@ -4,6 +4,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from zerotollm.errors import UsageError
+from zerotollm.interop import qwen2, qwen3
 from zerotollm.interop.family import Family, check
 from zerotollm.model.config import TransformerConfig
 
@@ -18,6 +19,11 @@ def check_installed() -> None:
         raise UsageError(
             f"{' and '.join(missing)} {verb} not installed: pip install -r requirements-torch.txt"
         )
+
+
+def decoder_family(model: TransformerConfig) -> Family:
+    """Return the family of a decoder: Qwen2 if it has biases on queries, keys and values, otherwise Qwen3."""
+    return qwen2.FAMILY if model.biases == "qkv" else qwen3.FAMILY
 
 
 def torch_model(family: Family, model: TransformerConfig) -> TorchModel:

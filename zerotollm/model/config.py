@@ -76,7 +76,7 @@ class TransformerConfig:
     encoder-decoder: on both sides"""
     previous_token_heads: Annotated[int, Bounds(0, 16)] = field(default=0, metadata=ADDED)
     """number of heads of the first layer that are initialized to attend to the token 1, 2, ... before, by the biases of
-    their queries and keys; encoder-decoder: on both sides. Needs rope, biases, and no qk_norm"""
+    their queries and keys; at most num_heads; encoder-decoder: on both sides. Needs rope, biases, and no qk_norm"""
     embedding_scale: bool = False
     """multiply embeddings by sqrt(width) (arXiv:1706.03762, section 3.4)"""
     initialization: Literal["scaled", "plain", "zero"] = "scaled"
@@ -150,11 +150,6 @@ def resolve(config: TransformerConfig, *, vocab_size: int, context: int) -> Tran
                     f"model.previous_token_heads needs {name} {value}, and it is {found}: set it, or set "
                     "model.previous_token_heads to 0"
                 )
-        if config.previous_token_heads > config.num_heads:
-            raise UsageError(
-                f"model.previous_token_heads {config.previous_token_heads} is above model.num_heads "
-                f"{config.num_heads}: lower it"
-            )
     if config.position == "sinusoidal" and config.width % 2:
         raise UsageError(
             f"sinusoidal positions fill pairs of features, and model.width is {config.width}: make it even"

@@ -1,6 +1,5 @@
 """Heads of the first layer that are initialized to attend to the previous tokens."""
 
-import jax
 import jax.numpy as jnp
 
 from zerotollm.model.config import TransformerConfig
@@ -16,10 +15,10 @@ KERNEL_SCALE = 0.1
 def plant_previous_token_heads(config: TransformerConfig, params: Json) -> Json:
     """Return initial parameters whose head h of the first layer attends to the token h + 1 before.
 
-    The first `previous_token_heads` heads are planted, in the encoder as in the decoder. Only the biases of queries and
-    keys do it, with RoPE (arXiv:2104.09864, equation 34): values and outputs are as they were drawn. Previous-token
-    heads are the first half of an induction circuit (Elhage et al. 2021, "A Mathematical Framework for Transformer
-    Circuits"); here no step is spent on finding them.
+    The first `previous_token_heads` heads, or all if there are fewer, are planted: in the decoder and in the encoder.
+    Only the biases of queries and keys do it, with RoPE (arXiv:2104.09864, equation 34). Values and outputs keep their
+    random initialization. Previous-token heads are the first half of an induction circuit (Elhage et al. 2021, "A
+    Mathematical Framework for Transformer Circuits"), which a model otherwise has to learn.
     """
     if not config.previous_token_heads:
         return params
@@ -39,7 +38,7 @@ def _planted(config: TransformerConfig, attention: Json) -> Json:
     weights w_i proportional to the frequencies f_i: fast rotations tell neighbours apart.
     """
     H, K, C = config.num_heads, config.num_kv_heads, config.key_width
-    N = config.previous_token_heads
+    N = min(config.previous_token_heads, H)
     num_key_heads = -(-N // (H // K))
     frequencies_C = config.rope_theta ** (-jnp.arange(C // 2) / (C // 2))
     weights_C = frequencies_C / frequencies_C.sum()

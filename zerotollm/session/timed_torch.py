@@ -8,8 +8,8 @@ from typing import Any, TypedDict
 from zerotollm.errors import RunError
 from zerotollm.experiment import Experiment
 from zerotollm.host.peak_memory import peak_memory_bytes
-from zerotollm.interop import marian, qwen3
-from zerotollm.interop.torch_model import shift_embeddings, torch_model
+from zerotollm.interop import marian
+from zerotollm.interop.torch_model import decoder_family, shift_embeddings, torch_model
 from zerotollm.model.config import TransformerConfig
 from zerotollm.session import timed_sides as sides
 
@@ -67,7 +67,7 @@ def torch_side(
     if pairs:
         net = torch_model(marian.FAMILY, model)
     else:
-        net = torch_model(qwen3.FAMILY, replace(model, token_shift=0))
+        net = torch_model(decoder_family(model), replace(model, token_shift=0))
         if model.token_shift:
             shift_embeddings(net, model.token_shift)
     net.to(device)

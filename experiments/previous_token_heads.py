@@ -1,0 +1,40 @@
+"""Question: do heads that are initialized to look back do what token shift does, and how many are needed?
+
+Group: many runs: ablations and scaling laws
+
+Command: python launch.py --experiment previous_token_heads --budget small --seeds 3
+
+Time: not yet measured
+Expected: not yet measured
+"""
+
+from experiments.ablations import budget as budget
+from experiments.base import experiment as base_experiment
+from zerotollm.experiment import Experiment
+from zerotollm.studies.suite import Variant, changed
+
+NO_HEADS = {"model.previous_token_heads": 0}
+QWEN3 = NO_HEADS | {"model.biases": "none", "model.qk_norm": True}
+RWKV = "arXiv:2305.13048"
+
+
+def experiment() -> Experiment:
+    """Return `base`, with as many planted heads as its first layer has: two at the small budget, three in full."""
+    return changed(base_experiment(), {"name": "previous_token_heads"})
+
+
+def variants(base: Experiment) -> tuple[Variant, ...]:
+    """Return the base with fewer planted heads, with narrower ones, and with token shift."""
+    narrow = {"model.num_heads": 2 * base.model.num_heads}
+    rows = (
+        ("no-head", "heads", NO_HEADS, "-", "Qwen2, initialized as usual"),
+        ("one-head", "heads", {"model.previous_token_heads": 1}, "-", "for the token before only"),
+        ("narrow-heads", "heads", narrow, "-", "twice the heads, half as wide, three of them planted"),
+        ("qwen3", "architecture", QWEN3, "arXiv:2505.09388", "Qwen3: no biases, queries and keys normalized"),
+        ("token-shift", "architecture", QWEN3 | {"model.token_shift": 3}, RWKV, "Qwen3 with token shift"),
+        ("both", "architecture", {"model.token_shift": 3}, RWKV, "planted heads and token shift"),
+    )
+    return tuple(
+        Variant(name, group, changed(base, fields), paper, sentence)
+        for name, group, fields, paper, sentence in rows
+    )
