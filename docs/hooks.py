@@ -1,15 +1,33 @@
-"""Hooks of the site's build (mkdocs.yml): links to source files, and formulas as MathML, which needs no script."""
+"""Hooks of the site's build (mkdocs.yml): links to source files, figures of results/, and formulas as MathML.
+
+MathML needs no script.
+"""
 
 import re
 from html import unescape
+from pathlib import Path
 
 from latex2mathml.converter import convert
+from mkdocs.structure.files import File
 
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 
 
+RESULTS = Path(__file__).parent.parent / "results"
+
+
+def on_files(files, *, config):
+    """Add the figures of results/ to the site, as results/figures/SUITE/FIGURE."""
+    for path in sorted(RESULTS.glob("**/*.png")):
+        name = path.relative_to(RESULTS).as_posix()
+        files.append(File.generated(config, f"results/figures/{name}", abs_src_path=str(path)))
+    return files
+
+
 def on_page_markdown(markdown: str, *, page, config, **_) -> str:
     """Point links to files outside docs/ at the repository, or leave their text where it has no address."""
+    if page.file.src_uri.startswith("results/"):
+        markdown = markdown.replace("](../../results/", "](figures/")
     outside = re.escape("../" * (1 + page.file.src_uri.count("/")))
 
     def link(match: re.Match[str]) -> str:
