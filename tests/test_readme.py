@@ -63,8 +63,7 @@ def test_every_command_of_a_page_is_understood(page, monkeypatch):
     monkeypatch.setattr(cli, "as_trained", lambda path, overrides, training: cli.override(base, overrides))
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     code = [block.code for block in doc_pages.blocks(text) if block.language in ("", "bash")]
-    commands = re.findall(r"^(?:.*python launch\.py|zerotollm) (.*)", "
-".join(code), re.MULTILINE)
+    commands = re.findall(r"^(?:.*python launch\.py|zerotollm) (.*)", "\n".join(code), re.MULTILINE)
     words = [shlex.split(command, comments=True) for command in commands if command]
     parsed = [cli.split(command, catalog.names(experiments)) for command in words]
     acting = [command for command in parsed if not command.only_shows() and not command.distributed]
