@@ -65,7 +65,7 @@ def folder(tmp_path_factory) -> Path:
         name="base",
         data=DataConfig(corpus=str(folder / "text.txt"), dir=str(folder / "data"), context=128, batch_size=4),
         tokenizer=TokenizerConfig(vocab_size=420),
-        model=replace(base().model, num_layers=2, width=48, num_heads=3),
+        model=replace(base().model, num_layers=1, width=48, num_heads=3),
         optimizer=OptimizerConfig(kind="adamw", learning_rate=0.01),  # compiled sooner than muon
         train=TrainConfig(steps=20, eval_every=10, checkpoint_every=10, sample_every=0),
     )
@@ -74,7 +74,7 @@ def folder(tmp_path_factory) -> Path:
         tiny,
         name="translate",
         data=replace(tiny.data, corpus=pairs, context=48, validation_fraction=0.1),
-        model=replace(tiny.model, architecture="encoder-decoder", num_layers=1, width=24, cross_rope=True),
+        model=replace(tiny.model, architecture="encoder-decoder", width=24, cross_rope=True),
         train=replace(tiny.train, steps=4, eval_every=4, checkpoint_every=4),
     )
     for experiment in (tiny, translate):
