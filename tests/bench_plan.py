@@ -5,8 +5,8 @@
 
 Each configuration gets two new processes: in one the most memory that steps hold is measured, in the other their
 speed, as in training. On a CPU memory is the process's peak while steps run, above what it held before, plus the
-state; on a GPU the allocator's peak. Prints the table that is kept in docs/plan.md. With --meshes: the memory of a
-device of meshes, made of as many fake devices of a CPU, a share of the process's peak.
+state; on a GPU the allocator's peak. Prints the table that is kept in docs/explanation/planning.md. With --meshes: the
+memory of a device of meshes, made of as many fake devices of a CPU, a share of the process's peak.
 """
 
 import argparse

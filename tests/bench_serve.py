@@ -1,7 +1,7 @@
 """How fast a trained decoder is served and written, on this machine: a server and its clients, and transformers.
 
 python tests/bench_serve.py runs/base                 one client, then 32 at once: tokens/s, time to first token
-python tests/bench_serve.py runs/base_qwen3 --decode  `generate` of ours and of transformers, exported, in turn
+python tests/bench_serve.py runs/base --decode        `generate` of ours and of transformers, exported, in turn
 
 Prints one JSON object. Clients are processes of their own, on the same cores as the server.
 """

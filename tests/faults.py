@@ -1,7 +1,7 @@
 """Every fault we know of, done to a small run, and what came of it: a table.
 
     python -m tests.faults                                    50 kills at random moments, and all other faults
-    python -m tests.faults --moments 10 --into docs/faults.md --seed 7
+    python -m tests.faults --moments 10 --into docs/explanation/reliability.md --seed 7
     python -m tests.faults --only kill,artifact               some groups of faults alone
 
 Every run is `python launch.py` in a process of its own. It is disturbed, started again as a person would, and its

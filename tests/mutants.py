@@ -1,8 +1,8 @@
 """Plant bugs in the package, run the nearest test file on each, and list the bugs that it does not catch.
 
-    python -m tests.mutants                                     the sample of docs/mutants.md: 4 bugs a file
+    python -m tests.mutants                                     the sample of docs/explanation/mutants.md: 4 bugs a file
     python -m tests.mutants --only decoding/sample --per-file 20
-    python -m tests.mutants --into docs/mutants.md              write the table there
+    python -m tests.mutants --into docs/explanation/mutants.md              write the table there
 
 A bug is one changed operator, comparison, number, truth value, argument or statement (DeMillo, Lipton and Sayward 1978,
 "Hints on Test Data Selection"). The sample depends on the source and on --seed alone. A bug counts as caught where a

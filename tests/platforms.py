@@ -1,4 +1,4 @@
-"""Which systems have wheels of the requirements: `python -m tests.platforms --into docs/platforms.md`.
+"""Which systems have wheels of the requirements: `python -m tests.platforms --into docs/reference/platforms.md`.
 
 `uv pip compile` resolves each requirements file for each system and Python version. It evaluates environment markers
 for that system, which pip does not. Nothing is installed. Needs a network and uv (`pip install uv`).

@@ -1,4 +1,4 @@
-"""The README and the pages name what exists, and their tables come from the kept runs."""
+"""The README is short, it and the pages name what exists, and their tables come from the kept runs."""
 
 import json
 import re
@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests import doc_pages
 from tests.mutants import EQUIVALENT, NEAREST
 from zerotollm import catalog, cli
 from zerotollm.studies.ladder import as_point
@@ -20,15 +21,31 @@ from zerotollm.studies.table import make_rows, markdown
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = {page.stem: page.read_text(encoding="utf-8") for page in ROOT.glob("docs/results/*.md")}
 PAGES = [
     *(ROOT / name for name in ("README.md", "NOTES.md", "CONTRIBUTING.md")),
-    *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("docs/**/*.md")),
 ]
+CI = (ROOT / ".ci/run").read_text(encoding="utf-8")
 KEPT = sorted(path.parent for path in ROOT.glob("results/*/*/table.json"))
 
 
+def test_the_readme_is_a_front_door():
+    """Its first screen has the two commands that `.ci/run` runs in a fresh environment."""
+    lines = README.splitlines()
+    assert len(lines) <= 150
+    for file, command in (
+        ("requirements.txt", "python launch.py --experiment base"),
+        ("requirements-dev.txt", "python -m pytest"),
+    ):
+        assert any(line.startswith(f"pip install -r {file} && {command} ") for line in lines[:15])
+        assert re.search(rf"^{re.escape(command)}( |$)", CI, re.MULTILINE)
+    assert "pip install -q -r requirements-dev.txt" in CI
+    assert "-r requirements.txt" in (ROOT / "requirements-dev.txt").read_text().splitlines()
+
+
 def test_every_box_of_the_paper_is_a_function():
-    table = README.partition("box by box:")[2].partition("\n## ")[0]
+    table = (ROOT / "docs/explanation/paper.md").read_text(encoding="utf-8")
     names = re.findall(r"`(zerotollm(?:\.\w+)+)`", table)
     assert len(names) > 15
     for name in names:
@@ -36,19 +53,30 @@ def test_every_box_of_the_paper_is_a_function():
         assert callable(getattr(import_module(module), attribute)), name
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def shown_experiment(text: str) -> str | None:
+    """Return the name of the experiment whose file a page shows, if it shows one."""
+    code = "\n".join(block.code for block in doc_pages.python(text))
+    found = re.search(r'\bname"?\s*[=:]\s*"(\w+)"', code)
+    return found[1] if found and "def experiment()" in code else None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_file_that_a_page_names_exists(page):
     text = page.read_text(encoding="utf-8")
     paths = set(re.findall(r"(?<![\w/])(?:zerotollm|tests|experiments|docs|results)/[\w./-]*\w", text))
     modules = re.findall(r"-m ((?:zerotollm|tests)[\w.]*)", text)
     paths |= {f"{module.replace('.', '/')}.py" for module in modules}
-    missing = [path for path in sorted(paths) if not (ROOT / path).exists()]
+    paths -= {f"experiments/{shown_experiment(text)}.py", "experiments/NAME.py"}
+    missing = [p for p in sorted(paths) if not ((ROOT / p).exists() or (page.parent / p).exists())]
     assert not missing
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_command_of_a_page_is_understood(page, monkeypatch):
-    """Each command is parsed, its fields are set and validated, and its action, here one that returns, is called."""
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_command_of_a_page_is_understood(page, monkeypatch, tmp_path):
+    """Each command is parsed, its fields are set and validated, and its action, here one that returns, is called.
+
+    A page whose Python defines `experiment()` shows a file of experiments/, which its commands may name.
+    """
     experiments, called = ROOT / "experiments", []
 
     def stub(name):
@@ -61,15 +89,25 @@ def test_every_command_of_a_page_is_understood(page, monkeypatch):
     monkeypatch.setattr(cli, "read_experiment", lambda path: base)
     monkeypatch.setattr(cli, "as_trained", lambda path, overrides, training: cli.override(base, overrides))
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-    blocks = re.findall(r"```\n(.*?)```", text, re.DOTALL)
-    commands = re.findall(r"^(?:.*python launch\.py|zerotollm) (.*)", "\n".join(blocks), re.MULTILINE)
+    shell = [block.code for block in doc_pages.blocks(text) if block.language in ("", "bash")]
+    if "results" not in page.parts:  # whose numbers may be of experiments of an earlier version
+        inline = re.findall(r"`(python launch\.py [^`]+)`", doc_pages.FENCE.sub("", text))
+        shell += [command.replace("\n", " ") for command in inline if "NAME" not in command]
+    commands = re.findall(r"^(?:.*python launch\.py|zerotollm) (.*)", "\n".join(shell), re.MULTILINE)
     words = [shlex.split(command, comments=True) for command in commands if command]
-    parsed = [cli.split(command, catalog.names(experiments)) for command in words]
+    own = tmp_path / "experiments"
+    own.mkdir()
+    if name := shown_experiment(text):
+        code = "\n".join(block.code for block in doc_pages.python(text))
+        (own / f"{name}.py").write_text(code, encoding="utf-8")
+    folders = [own, experiments]
+    known = catalog.names(own) + catalog.names(experiments)
+    parsed = [cli.split(command, known) for command in words]
     acting = [command for command in parsed if not command.only_shows() and not command.distributed]
     for command in acting:
-        cli.run(command, [experiments])
+        cli.run(command, folders)
     assert len(called) == len(acting)
-    assert page.name != "README.md" or len(acting) > 40
+    assert page.name != "README.md" or len(acting) > 5
 
 
 def test_every_file_whose_bugs_are_planted_exists_with_its_test():
@@ -80,19 +118,23 @@ def test_every_file_whose_bugs_are_planted_exists_with_its_test():
 
 def test_the_map_has_every_folder():
     folders = {path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("zerotollm/*/*.py")}
-    rows = README.partition("| in the order one reads them |")[2].partition("\n\n")[0]
+    text = (ROOT / "docs/explanation/architecture.md").read_text(encoding="utf-8")
+    rows = text.partition("| in reading order |")[2].partition("\n\n")[0]
     assert not [folder for folder in folders - {"zerotollm/data"} if f"`{folder}/`" not in rows]
+    drawn = (ROOT / "docs/explanation/figures/layers.svg").read_text(encoding="utf-8")
+    assert not [folder for folder in folders if f">{folder.split('/')[1]}/<" not in drawn]
 
 
 def test_the_table_of_questions_has_its_place():
-    assert "<!-- table questions -->" in README
+    assert "<!-- table questions -->" in RESULTS["base"]
 
 
 @pytest.mark.parametrize("folder", KEPT, ids=lambda folder: f"{folder.parent.name}-{folder.name}")
 def test_kept_tables_come_from_kept_runs(folder):
     rows = make_rows(read_runs(folder))
+    page = {"finetune": "finetuning", "vaswani": "translation"}.get(folder.parent.name, folder.parent.name)
     assert (folder / "table.md").read_text(encoding="utf-8") == markdown(rows)
-    assert f"<!-- table {folder.name} -->\n{page_markdown(rows)}\n<!-- end -->" in README
+    assert f"<!-- table {folder.name} -->\n{page_markdown(rows)}\n<!-- end -->" in RESULTS[page]
     alone = folder.name.endswith("-untrained")  # stands beside the table of another suite
     assert len(rows) > (20 if folder.parent.name == "ablations" else 1) or alone
     seeds = {row["variant"]: row["shared"]["trained"] for row in rows}
@@ -103,7 +145,7 @@ def test_kept_tables_come_from_kept_runs(folder):
         assert min(seeds.values()) >= 1
 
 
-def test_the_kept_law_comes_from_the_kept_ladder_and_is_what_the_readme_says():
+def test_the_kept_law_comes_from_the_kept_ladder_and_is_what_its_page_says():
     folder = ROOT / "results/scaling"
     points = [as_point(json.loads(path.read_text())) for path in folder.glob("points/*.json")]
     *ladder, larger = sorted(points, key=lambda point: point.parameters * point.tokens)
@@ -114,6 +156,5 @@ def test_the_kept_law_comes_from_the_kept_ladder_and_is_what_the_readme_says():
     predicted = predict(fit, larger.parameters, larger.tokens)
     assert predicted.value == pytest.approx(law["prediction"]["bpb"], abs=1e-4)
     assert larger.bpb == law["prediction"]["measured"]
-    said = README.partition("## What the next size will bring")[2].partition("\n## ")[0]
     for number in (law["prediction"]["bpb"], larger.bpb, *law["prediction"]["interval"]):
-        assert f"{number:.4f}" in said
+        assert f"{number:.4f}" in RESULTS["scaling"]

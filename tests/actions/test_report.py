@@ -18,6 +18,7 @@ from zerotollm.experiment import Experiment
 from zerotollm.explain.figures.marks import Axis, Bars, Cloud, Dots, Heat, Line, Panel
 from zerotollm.explain.figures.picture import Picture
 from zerotollm.explain.render.page import Explorer, Figure, Report, Section, Texts, render, tree
+from zerotollm.explain.render.questions import QUESTIONS
 from zerotollm.explain.render.tables import Table
 
 HOSTILE = "heaven </script><img/src=x/onerror=alert(1)> &lt;b&gt; {x} $y$ @ramp"
@@ -161,6 +162,7 @@ def test_the_action_writes_all_of_it(report_file):
     for part in (
         "How did training go?", "used in the same sentence?", "What did it learn, when?", "other runs?",
         "after step 4", "no interval", "Configuration", "Environment", "token by token", "GFLOP/s",
+        QUESTIONS[0].lesson, QUESTIONS[-1].figures,
     ):  # fmt: skip
         assert part in said, part
     assert page.tags["img"] == 0

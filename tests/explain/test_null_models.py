@@ -1,6 +1,6 @@
 """Untrained models show no effects, and planted effects are shown: 100 draws of each.
 
-This prints the table of docs/statistics.md:
+This prints the table of docs/explanation/statistics.md:
 
     python -m pytest -n0 -s -m slow tests/explain/test_null_models.py
 """

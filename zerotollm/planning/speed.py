@@ -30,7 +30,9 @@ class Factors(NamedTuple):
 
 
 FACTORS = {
-    "cpu": Factors(1.28, 2.59, 0.0, "fitted to 16 configurations on two cores (docs/plan.md)"),
+    "cpu": Factors(
+        1.28, 2.59, 0.0, "fitted to 16 configurations on two cores (docs/explanation/planning.md)"
+    ),
     "gpu": Factors(
         2.0, 0.6, 1e-6, "assumed, because no GPU has been measured: expect a factor of 2 either way"
     ),

@@ -85,7 +85,7 @@ Block = Figure | Table | Texts | Explorer | Tree
 
 @dataclass(frozen=True)
 class Section:
-    """A question, the sentences that answer it, and blocks that show it."""
+    """A question, a lesson about it, the sentences that answer it, and blocks that show it."""
 
     id: str
     short: str
@@ -93,6 +93,8 @@ class Section:
     title: str
     sentences: tuple[str, ...] = ()
     blocks: tuple[Block, ...] = ()
+    lesson: str = ""
+    """what the thing is and how to read the figures, before what was measured"""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,9 @@ def answer_sections(
             sentences.append(sentence)
             blocks += _blocks(answer) if answer is not None else []
         unique = tuple(dict.fromkeys(sentence for sentence in sentences if sentence))
-        sections.append(Section(question.id, question.id.capitalize(), question.title, unique, tuple(blocks)))
+        lesson = f"{question.lesson} {question.figures}" if blocks else question.lesson
+        short = question.id.capitalize()
+        sections.append(Section(question.id, short, question.title, unique, tuple(blocks), lesson))
     return (*_explorer(text), *sections)
 
 

@@ -8,6 +8,10 @@ class Question(NamedTuple):
 
     id: str
     title: str
+    lesson: str
+    """what the thing is; a chapter of the documentation's tour says the same"""
+    figures: str
+    """how to read the figures of the report"""
     answers: tuple[str, ...] = ()
     run_answers: tuple[str, ...] = ()
 
@@ -17,18 +21,74 @@ ATTENTION = (
     *("attention", "heads", "ablation"),
     *("alignment", "cross_heads", "cross_ablation"),
 )
-EMBEDDING = "What is an embedding, how many dimensions are there, is it 2D or 3D?"
-MEANING = "How is meaning determined? Are vectors closer when tokens are used in the same sentence?"
-LAYERS = "What is the difference between the encoding layer and the embedding layer; why two?"
-PREDICTION = "How is the next token predicted; what is the math?"
-GENERATION = "Does it generate meaningful output or only grammatical output?"
 QUESTIONS = (
-    Question("tokens", "Why is the text split this way? Is it by frequency?", ("tokens",), ("tokenizers",)),
-    Question("embedding", EMBEDDING, ("embedding",)),
-    Question("meaning", MEANING, (), ("meaning",)),
-    Question("layers", LAYERS, ("encoder_layers", "layers"), ("layers",)),
-    Question("prediction", PREDICTION, ("prediction", "calibration", "positions")),
-    Question("attention", "How does attention stay focused?", ATTENTION),
-    Question("generation", GENERATION, (), ("generation",)),
-    Question("learning", "What did it learn, when?", (), ("learning",)),
+    Question(
+        "tokens",
+        "Why is the text split this way? Is it by frequency?",
+        "Frequent words are one token, and rare words are several. Byte-pair encoding starts with single "
+        "characters and merges the most frequent pair of neighbours, again and again.",
+        "The dots are the tokens and merges of your text, among all of them.",
+        ("tokens",),
+        ("tokenizers",),
+    ),
+    Question(
+        "embedding",
+        "What is an embedding, how many dimensions are there, is it 2D or 3D?",
+        "An embedding is a vector of numbers for each token, a row of a table that training fills in. "
+        "There are as many dimensions as numbers in a row.",
+        "Points that are close on a map need not be close in all dimensions; the curve says how much a map leaves out.",
+        ("embedding",),
+    ),
+    Question(
+        "meaning",
+        "How is meaning determined? Are vectors closer when tokens are used in the same sentence?",
+        "Two tokens that occur in the same contexts get the same gradients, so their vectors move in the "
+        "same direction. To the model, meaning is use.",
+        "The curves follow, over training, how well closeness agrees with two kinds of use.",
+        (),
+        ("meaning",),
+    ),
+    Question(
+        "layers",
+        "What is the difference between the encoding layer and the embedding layer; why two?",
+        "The embedding gives a token one vector, whatever stands around it. The layers after it give it a"
+        " new vector at each place, which contains its context.",
+        "Read each figure from the embedding on the left to the last layer on the right.",
+        ("encoder_layers", "layers"),
+        ("layers",),
+    ),
+    Question(
+        "prediction",
+        "How is the next token predicted; what is the math?",
+        "The vector of the last token is multiplied with one column of the head for each token of the "
+        "vocabulary. Softmax turns these products into probabilities, and one token is drawn.",
+        "The logit lens shows what the model would say next if a layer were its last.",
+        ("prediction", "calibration", "positions"),
+    ),
+    Question(
+        "attention",
+        "How does attention stay focused?",
+        "Every token asks a question, its query, and every earlier token can be found by its key. Softmax"
+        " turns their products into weights, and the output is the weighted mean of the values.",
+        "In a map each row is a token, and its colors sum to 1.",
+        ATTENTION,
+    ),
+    Question(
+        "generation",
+        "Does it generate meaningful output or only grammatical output?",
+        "A language model writes one token after another and holds no plan for longer than its context. "
+        "So its sentences can be well formed and still not follow from each other.",
+        "Its own texts stand beside real ones of the same length.",
+        (),
+        ("generation",),
+    ),
+    Question(
+        "learning",
+        "What did it learn, when?",
+        "Training makes the tokens that really came next likelier, a little at a time. All that the model"
+        " knows, it knows because it made the loss smaller.",
+        "A curve that falls early was learned early.",
+        (),
+        ("learning",),
+    ),
 )
