@@ -6,18 +6,25 @@ Command: python launch.py --experiment base
 
 Time: 7:55 to 8:24 on 2 slow CPU cores (AMD EPYC, AVX2), from an empty cache to the last sample
 
-Expected: 1.176 bits per byte on the validation chapters of bible-web (one seed)
+Expected: 1.1787 bits per byte on the validation chapters of bible-web (one seed)
 """
 
+from zerotollm.decoding.config import SamplingConfig
 from zerotollm.experiment import Experiment
 from zerotollm.model.config import TransformerConfig
+from zerotollm.training.config import TrainConfig
 
 
 def experiment() -> Experiment:
     """Return the defaults, a decoder on the World English Bible, with the architecture of Qwen2.
 
     Three heads of the first layer are initialized to attend to the token 1, 2 and 3 before. The model then needs half
-    the steps of one without, and other software loads it.
+    the steps of one without, and other software loads it. Its samples leave out the least likely 5 % of the tokens:
+    of six settings, tried with three prompts each, these samples had the fewest words that do not exist.
     """
-    model = TransformerConfig(biases="qkv", qk_norm=False, previous_token_heads=3)
-    return Experiment(name="base", model=model)
+    return Experiment(
+        name="base",
+        model=TransformerConfig(biases="qkv", qk_norm=False, previous_token_heads=3),
+        train=TrainConfig(eval_every=206),
+        sample=SamplingConfig(top_p=0.95),
+    )

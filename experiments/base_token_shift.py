@@ -9,14 +9,10 @@ Time: 7:55 to 8:24 on 2 slow CPU cores (AMD EPYC, AVX2), from an empty cache to 
 Expected: 1.1762 bits per byte on the validation chapters of bible-web (one seed)
 """
 
-from dataclasses import replace
-
-from experiments.base import experiment as base
 from zerotollm.experiment import Experiment
+from zerotollm.model.config import TransformerConfig
 
 
 def experiment() -> Experiment:
     """Return `base` as it was in version 0.1: Qwen3's architecture, with token shift instead of planted heads."""
-    parent = base()
-    model = replace(parent.model, token_shift=3, previous_token_heads=0, biases="none", qk_norm=True)
-    return replace(parent, name="base_token_shift", model=model)
+    return Experiment(name="base_token_shift", model=TransformerConfig(token_shift=3))

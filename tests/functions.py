@@ -6,6 +6,7 @@ import jax
 
 from zerotollm.components import Training, label_step_of, training_of
 from zerotollm.data.config import DataConfig
+from zerotollm.data.tokens.utf8 import Utf8Automaton
 from zerotollm.experiment import Experiment
 from zerotollm.model import build
 from zerotollm.model.build import Params, build_net
@@ -77,6 +78,11 @@ def objective_of(model: TransformerConfig, train: TrainConfig, **options) -> Cal
 
 def make_label_step(model: TransformerConfig, pad_id: int = 0) -> Callable:
     return label_step_of(Experiment(model=model), pad_id)
+
+
+def whole_characters(num_tokens: int) -> Utf8Automaton:
+    """Return the automaton of a vocabulary whose tokens may follow each other in any order."""
+    return Utf8Automaton.of([b" "] * num_tokens)
 
 
 def forward(model: TransformerConfig) -> Callable[..., jax.Array]:

@@ -75,14 +75,14 @@ def test_an_experiment_with_a_ladder_is_scaled(calls):
 
 
 def test_overrides_are_typed_and_reach_the_action(calls, base):
-    line = "--experiment base --train.steps 200 --model.num-layers=2 --model.qk-norm False --model.norm layer"
+    line = "--experiment base --train.steps 200 --model.num-layers=2 --model.tie-embeddings True --model.norm layer"
     assert launch(*line.split(), "--optimizer.clip_norm", "1", "--run-dir", "elsewhere") == 0
     [(action, experiment, run_dir)] = calls
     assert (action, run_dir) == ("train", Path("elsewhere"))
     assert {name: new for name, _, new in differences(base, experiment)} == {
         "train.steps": 200,
         "model.num_layers": 2,
-        "model.qk_norm": False,
+        "model.tie_embeddings": True,
         "model.norm": "layer",
         "optimizer.clip_norm": 1.0,
     }

@@ -1,7 +1,8 @@
 """Run directories and exported folders of 2026-11-28, before the package was rebuilt, still open and give the same.
 
 `written_before/` holds a decoder (steps 4 and 8 of 8), an encoder-decoder, adapters trained beside the decoder, and the
-decoder exported for transformers. `expected.json` is what that version measured and wrote.
+decoder exported for transformers. `expected.json` is what that version measured and wrote, except for the translation:
+that version wrote bytes that are not UTF-8, which are no longer sampled.
 """
 
 import json

@@ -127,7 +127,7 @@ class Run:
         self._refuse_to_explain()
         if not text:
             raise UsageError('explain takes a text to look at, for example explain "In the beginning"')
-        options, num_tokens = self._sampling(**sampling), self.tokenizer.vocab_size
+        options, utf8 = self._sampling(**sampling), self.tokenizer.utf8
         reference = reference_text(self.trained, self.tokenizer)
         return explain_text(
             self.params,
@@ -138,8 +138,8 @@ class Run:
             merges=training_merges(self.experiment, self.tokenizer, reference),
             sampler=Sampler(
                 options.temperature,
-                probabilities=partial(sample.probabilities, options),
-                draw=partial(sample.draw_one, options, num_tokens=num_tokens),
+                probabilities=partial(sample.probabilities, options, utf8),
+                draw=partial(sample.draw_one, options, utf8),
             ),
             translate=lambda texts: [self.generate(text, **(sampling | {"n_best": 1})) for text in texts],
             fresh=self._fresh,
@@ -206,7 +206,7 @@ class Run:
         return (init(self.net, self.experiment.train.seed + k) for k in range(FRESH))
 
     def _samples(self, count: int, tokens: int) -> list[np.ndarray]:
-        """Return the ids of new documents that the model writes, drawn from its probabilities unfiltered."""
+        """Return the ids of new documents that the model writes, sampled at temperature 1 without filters."""
         most = min(tokens, self.model_config.max_length - 1)
         return sample.generate(
             self.params,
@@ -214,7 +214,7 @@ class Run:
             [np.array([self.tokenizer.bos_id], np.int32)] * count,
             self._sampling(max_tokens=most, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0),
             stop_id=self.model_config.vocab_size,  # never drawn: texts of one length compare
-            num_tokens=self.tokenizer.vocab_size,
+            utf8=self.tokenizer.utf8,
         )
 
     def _sampling(self, **changes: Any) -> SamplingConfig:

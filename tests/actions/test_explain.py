@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from markupsafe import escape
 from rich.table import Table
 
+from tests.functions import whole_characters
 from zerotollm.actions.config import ExplainOptions
 from zerotollm.actions.explain import explain
 from zerotollm.cli import split
@@ -17,15 +19,17 @@ from zerotollm.console import Console
 from zerotollm.decoding import sample
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import UsageError
-from zerotollm.explain.ablation import ablation
+from zerotollm.explain.ablation import COSTLY, ablation, ablation_cost
+from zerotollm.explain.activations import LanguageModel
 from zerotollm.explain.estimates import UNKNOWN, Estimate
-from zerotollm.explain.explanation import Explanation, RunExplanation, explain_text, to_json
+from zerotollm.explain.explanation import Explanation, RunExplanation, explain_text, fresh_streams, to_json
 from zerotollm.explain.learning import BAND_NAMES, PART_NAMES, Learning
 from zerotollm.explain.reference import reference_text
 from zerotollm.explain.render.markdown import questions_markdown
 from zerotollm.explain.render.page import Report, render
 from zerotollm.explain.render.page_answers import answer_sections
 from zerotollm.explain.render.terminal import question_tables
+from zerotollm.model.config import TransformerConfig
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +134,9 @@ def test_sampler_probabilities_are_those_it_draws_with(run):
         ({"temperature": 0.0}, [1, 0, 0, 0]),
     ):
         np.testing.assert_allclose(
-            sample.probabilities(run._sampling(**changes), logits_V), expected, atol=1e-6
+            sample.probabilities(run._sampling(**changes), whole_characters(4), logits_V, np.array([1])),
+            expected,
+            atol=1e-6,
         )
 
 
@@ -151,6 +157,37 @@ def test_without_the_training_text_some_answers_are_left_out(run, tmp_path):
     assert "not found" in explanation.sentences()["heads"]
     with pytest.raises(UsageError, match="is not here"):
         run.study()
+
+
+def test_on_a_cpu_no_head_of_a_large_model_is_ablated(run, monkeypatch):
+    def costly(lm, windows_BW):
+        # One layer with two heads, each of which is ablated in two ways.
+        assert ablation_cost(lm, windows_BW) == 4 * run.num_parameters * windows_BW[:, 1:].size / 2
+        return 2 * COSTLY
+
+    monkeypatch.setattr("zerotollm.explain.explanation.ablation_cost", costly)
+    explanation = run.explain("heaven")
+    assert explanation.ablation is None
+    assert explanation.heads is not None
+    assert "too many times for a CPU" in explanation.sentences()["ablation"]
+
+
+def test_only_one_fresh_model_is_in_memory(monkeypatch):
+    class Params(dict):
+        pass
+
+    drawn = []
+
+    def draw():
+        assert all(reference() is None for reference in drawn), "the last model is still there"
+        params = Params()
+        drawn.append(weakref.ref(params))
+        return params
+
+    monkeypatch.setattr("zerotollm.explain.explanation.streams_of", lambda lm, _: type(lm.params))
+    lm = LanguageModel({}, TransformerConfig(), None)
+    streams = fresh_streams(lm, np.zeros((1, 2)), lambda: (draw() for _ in range(3)))
+    assert list(streams) == [Params] * 3
 
 
 def test_imported_model_has_no_history(run):

@@ -106,11 +106,16 @@ def test_the_card_has_the_numbers_of_the_summary(exported):
     assert "Qwen3" in card
 
 
-def test_it_comes_back_as_a_run_that_writes_and_is_evaluated(run_dir, exported, tmp_path):
+def test_it_comes_back_as_a_run_that_writes_and_is_evaluated(run_dir, exported, tmp_path, monkeypatch):
     from zerotollm.actions.evaluate import evaluate
 
-    ours = zerotollm.load(run_dir)
+    ours, host = zerotollm.load(run_dir), []
+    monkeypatch.setattr(
+        "zerotollm.actions.import_model.read_params",
+        lambda *arguments: host.append(read_params(*arguments)) or host[0],
+    )
     back = import_model(ours.experiment, tmp_path / "back", ImportModelOptions(folder=str(exported)))
+    assert not jax.tree.leaves(host), "a large model would be in memory twice"
     assert back.model_config == ours.model_config
     jax.tree.map(np.testing.assert_array_equal, back.params, ours.params)
     for text in ("heaven and <s> </s>\n\u2581 \U0001f600", "  1 day"):

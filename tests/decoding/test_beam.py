@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests import functions
-from tests.functions import init_params
+from tests.functions import init_params, whole_characters
 from zerotollm.decoding import cache_growth
 from zerotollm.decoding.beam import beam_search, hypotheses, length_penalty
 from zerotollm.model.build import build_net
@@ -45,8 +45,8 @@ def params():
 def search(params, beam, limits=(LIMIT,) * 3, alpha=ALPHA, sources=SOURCES, patience=1.0):
     found = beam_search(
         params, sources, sources != PAD, np.array(limits, np.int32), np.float32(alpha),
-        net=build_net(MODEL), beam=beam, slots=SLOTS, num_tokens=NUM_TOKENS, special=(PAD, BOS, EOS),
-        patience=patience,
+        net=build_net(MODEL), beam=beam, slots=SLOTS, special=(PAD, BOS, EOS), patience=patience,
+        next_state_SV=whole_characters(NUM_TOKENS).next_state_SV,
     )  # fmt: skip
     return hypotheses(*found, eos=EOS)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.functions import forward, init_params
+from tests.functions import forward, init_params, whole_characters
 from zerotollm.decoding import cache_growth, sample
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.model.build import build_net
@@ -20,6 +20,7 @@ CONFIG = resolve(
 )
 GREEDY = SamplingConfig(max_tokens=10, temperature=0.0)
 NEVER = 63  # an id that is never drawn: the vocabulary ends at 60
+WHOLE = whole_characters(60)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def params():
 
 
 def draw(params, prompts, sampling, config=CONFIG, stop_id=NEVER):
-    return sample.generate(params, build_net(config), prompts, sampling, stop_id=stop_id, num_tokens=60)
+    return sample.generate(params, build_net(config), prompts, sampling, stop_id=stop_id, utf8=WHOLE)
 
 
 @cache
@@ -159,7 +160,7 @@ def test_streaming_samples_the_same_tokens(params):
     prompts = [np.array([1, 2]), np.array([5])]
     whole = draw(params, prompts, sampling)
     pieces = list(
-        sample.stream(params, build_net(CONFIG), prompts, sampling, stop_id=NEVER, num_tokens=60, chunk=3)
+        sample.stream(params, build_net(CONFIG), prompts, sampling, stop_id=NEVER, utf8=WHOLE, chunk=3)
     )
     assert len(pieces) > 10
     for row in range(2):
@@ -175,7 +176,7 @@ def test_caches_that_grow_in_stages_change_nothing(params, monkeypatch):
     assert cache_growth.capacities(48, 1) == (20, 48)
     for chunk in (0, 7):
         pieces = sample.stream(
-            params, build_net(CONFIG), prompts, sampling, stop_id=NEVER, num_tokens=60, chunk=chunk
+            params, build_net(CONFIG), prompts, sampling, stop_id=NEVER, utf8=WHOLE, chunk=chunk
         )
         rows = [np.concatenate(row) for row in zip(*pieces, strict=True)]
         assert [row.tolist() for row in rows] == [row.tolist() for row in whole]

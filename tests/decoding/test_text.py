@@ -43,9 +43,11 @@ def test_texts_are_prompts_with_their_continuations(small):
     prompts = ["light", "é 光"]
     ids = [encode_prompt(TOKENIZER, prompt, 32) for prompt in prompts]
     drawn = sample.generate(
-        params, build_net(model), ids, SAMPLING, stop_id=TOKENIZER.stop_id, num_tokens=TOKENIZER.vocab_size
+        params, build_net(model), ids, SAMPLING, stop_id=TOKENIZER.stop_id, utf8=TOKENIZER.utf8
     )
-    expected = [prompt + TOKENIZER.decode(new) for prompt, new in zip(prompts, drawn, strict=True)]
+    expected = [
+        prompt + TOKENIZER.decode(new, final=False) for prompt, new in zip(prompts, drawn, strict=True)
+    ]
     assert generate_texts(params, build_net(model), TOKENIZER, prompts, SAMPLING) == expected
     alone = generate_texts(params, build_net(model), TOKENIZER, [SAMPLING.prompt], SAMPLING)[0]
     assert sample_text(params, build_net(model), TOKENIZER, SAMPLING) == alone

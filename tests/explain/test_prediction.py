@@ -40,11 +40,11 @@ def test_activations_are_those_of_the_model(params, model, tokenizer, tokens):
 def test_logits_are_the_sums_that_are_shown(params, model, tokenizer, text_ids, recorded):
     asked = []
 
-    def draw(logits_V, before):
-        asked.append(before)
+    def draw(logits_V, before_T):
+        asked.append(len(before_T))
         return int(logits_V.argmax())
 
-    sampler = Sampler(0.5, lambda logits_V: np.asarray(jax.nn.softmax(logits_V / 0.5)), draw)
+    sampler = Sampler(0.5, lambda logits_V, before_T: np.asarray(jax.nn.softmax(logits_V / 0.5)), draw)
     answer = predict(LanguageModel(params, model, tokenizer), text_ids, recorded, sampler=sampler)
     logits_V = recorded.logits_TV[-1, : tokenizer.vocab_size]
     np.testing.assert_allclose(answer.products_KD.sum(1), logits_V[answer.best_K], rtol=1e-3, atol=1e-6)
@@ -83,15 +83,17 @@ def test_the_sentence_gives_the_probabilities_of_the_model_and_of_the_sampler(
     lm = LanguageModel(params, model, tokenizer)
 
     def sampled(probabilities) -> Prediction:
-        return predict(lm, text_ids, odds, sampler=Sampler(0.5, probabilities, lambda logits_V, before: 300))
+        return predict(
+            lm, text_ids, odds, sampler=Sampler(0.5, probabilities, lambda logits_V, before_T: 300)
+        )
 
-    answer = sampled(lambda logits_V: np.asarray(jax.nn.softmax(logits_V / 0.5)))
+    answer = sampled(lambda logits_V, before_T: np.asarray(jax.nn.softmax(logits_V / 0.5)))
     assert "with probability 0.67 (the sampler, at temperature 0.5, draws it with 0.80)" in answer.sentence()
     assert answer.entropy == pytest.approx(np.log2(3) - 2 / 3)
     alone = predict(lm, text_ids, odds)
     assert "with probability 0.67: its logit" in alone.sentence()
     only_V = np.eye(tokenizer.vocab_size)[300]
-    assert "draws it with 1.00" in sampled(lambda _: only_V).sentence()
+    assert "draws it with 1.00" in sampled(lambda *_: only_V).sentence()
 
 
 def stated_and_right(power, size, seed):

@@ -20,6 +20,13 @@ from zerotollm.interop.weights import parameter_shapes
 from zerotollm.model.config import TransformerConfig, resolve
 
 MODEL = TransformerConfig(num_layers=1, width=16, num_heads=2, tie_embeddings=True)
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 QUERY = "model.layers.0.self_attn.q_proj.weight"
 
 
@@ -150,18 +157,39 @@ def test_an_index_that_lies(folder, index, says):
         ({"hidden_act": "relu"}, "hidden_act is 'relu', and only 'silu'"),
         ({"use_sliding_window": True}, "use_sliding_window is True"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types is 'sliding_attention'"),
-        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "rope_type is 'llama3'"),
-        ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2}}, "rope_type is 'linear'"),
-        ({"rope_scaling": {"rope_type": None, "type": "yarn", "factor": 4.0}}, "rope_type is 'yarn'"),
-        ({"rope_parameters": {"rope_type": None, "type": "yarn"}}, "rope_parameters.rope_type is 'yarn'"),
+        (
+            {"rope_parameters": {"rope_type": "linear"}},
+            "rope_parameters.factor is None, and must be a number",
+        ),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 0.5}}, "model.rope_factor is 0.5"),
+        (
+            {"rope_parameters": {"rope_type": "llama3", "factor": "8"}},
+            "rope_parameters.factor is '8', and must",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "llama3", "factor": 8.0, "high_freq_factor": 4.0}},
+            "rope_parameters.original_max_position_embeddings is None",
+        ),
+        (
+            {"rope_parameters": LLAMA3 | {"low_freq_factor": 2.0}},
+            "rope_parameters.low_freq_factor is 2.0, and only 1.0 is supported",
+        ),
+        ({"rope_parameters": LLAMA3 | {"attention_factor": 2.0}}, "rope_parameters.attention_factor is 2.0"),
+        ({"rope_scaling": LLAMA3}, "rope_parameters and rope_scaling differ"),
+        ({"rope_type": "linear", "factor": 2.0}, "rope_type is 'linear'"),
+        ({"rope_scaling": {"rope_type": None, "type": "yarn", "factor": 4.0}}, "rope_scaling.type is 'yarn'"),
+        ({"rope_parameters": {"rope_type": ["yarn"]}}, "rope_parameters.rope_type is ['yarn']"),
         ({"rope_parameters": {"rope_theta": 10000.0, "factor": 2.0}}, "rope_parameters.factor is 2.0"),
         ({"rope_scaling": {"factor": 2.0}}, "rope_scaling.factor is 2.0"),
-        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling.rope_type is 'dynamic'"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling.type is 'dynamic'"),
         (
             {"rope_scaling": {"rope_type": "default", "mrope_section": [1, 1]}},
             "rope_scaling.mrope_section is [1, 1]",
         ),
-        ({"rope_scaling": {"rope_type": "default", "type": "yarn"}}, "rope_scaling.rope_type is 'yarn'"),
+        (
+            {"rope_scaling": {"rope_type": "default", "type": "linear"}},
+            "rope_type and rope_scaling.type differ",
+        ),
         ({"rope_scaling": {"rope_theta": 500.0}}, "rope_theta is both 500.0 and 10000.0"),
         ({"rope_theta": 500.0}, "rope_theta is both 500.0 and 10000.0"),
         (
@@ -174,6 +202,10 @@ def test_an_index_that_lies(folder, index, says):
         ({"rope_interleaved": True}, "rope_interleaved is True"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
         ({"rope_parameters": {"rope_theta": "big"}}, "rope_theta is 'big', and must be a number"),
+        ({"model_type": "mistral", "sliding_window": -1}, "sliding_window is -1"),
+        ({"model_type": "smollm3", "no_rope_layers": [1, 0]}, "no_rope_layers is [1, 0], and must hold"),
+        ({"model_type": "smollm3", "no_rope_layers": "none"}, "no_rope_layers is 'none', and must hold"),
+        ({"model_type": "smollm3", "no_rope_layer_interval": "x"}, "no_rope_layer_interval is 'x'"),
         ({"quantization_config": {"bits": 4}}, "quantization_config is"),
         ({"num_key_value_heads": 3}, "describes no valid model: model.num_kv_heads 3 does not divide"),
         ({"eos_token_id": "absent"}, "eos_token_id is missing"),
@@ -226,6 +258,14 @@ def test_null_is_as_many_key_value_heads_as_heads(folder, kind):
     assert transformers.AutoConfig.for_model(kind, **fields).num_key_value_heads == 2
 
 
+@pytest.mark.parametrize(("window", "context"), [("absent", 4096), (None, 8192), (8192, 8192), (512, 512)])
+def test_a_mistral_has_the_context_of_its_window(folder, window, context):
+    """As transformers takes an absent window; in a context no longer than the window, attention is plain."""
+    changes = {"model_type": "mistral", "sliding_window": window, "max_position_embeddings": 8192}
+    edit(folder / "config.json", **changes)
+    assert read_model(folder)[2].max_length == context
+
+
 def test_files_that_are_not_there_or_no_json(folder, tmp_path):
     (folder / "tokenizer.json").write_text('{"model": 3}')
     assert "tokenizer.json is not a supported tokenizer" in refused(folder)
@@ -251,6 +291,7 @@ def test_a_sliding_window_of_mistrals_kind_is_refused_in_llama(folder):
         ({"qk_norm": False}, "Llama"),
         ({"qk_norm": False, "biases": "all"}, "Llama"),
         ({"qk_norm": False, "biases": "qkv"}, "Qwen2"),
+        ({"qk_norm": False, "nope_every": 4}, "SmolLM3"),
         (
             {
                 "qk_norm": False,

@@ -27,11 +27,22 @@ def norm(p: dict[str, np.ndarray], x_TD: np.ndarray, config: TransformerConfig) 
     return y_TD + p["bias"] if config.norm == "layer" else y_TD
 
 
-def rope(x_TC: np.ndarray, theta: float, positions_T: np.ndarray | None = None) -> np.ndarray:
-    """Turn each pair (i, i + C/2), a complex number, by position x theta^(-2i/C) (arXiv:2104.09864, equation 13)."""
+def rope(x_TC: np.ndarray, config: TransformerConfig, positions_T: np.ndarray | None = None) -> np.ndarray:
+    """Turn each pair (i, i + C/2), a complex number, by position x theta^(-2i/C) (arXiv:2104.09864, equation 13).
+
+    Wavelengths above `rope_original_length` are `rope_factor` times as long, those below a quarter of it are not.
+    """
     T, C = x_TC.shape
     positions_T = np.arange(T) if positions_T is None else positions_T
-    angles = positions_T[:, None] * theta ** (-2 * np.arange(C // 2) / C)
+    frequencies, original = config.rope_theta ** (-2 * np.arange(C // 2) / C), config.rope_original_length
+    for i, frequency in enumerate(frequencies):
+        wavelength = 2 * np.pi / frequency
+        if wavelength > original:
+            frequencies[i] = frequency / config.rope_factor
+        elif wavelength > original / 4:
+            kept = (original / wavelength - 1) / 3
+            frequencies[i] = kept * frequency + (1 - kept) * frequency / config.rope_factor
+    angles = positions_T[:, None] * frequencies
     turned = (x_TC[:, : C // 2] + 1j * x_TC[:, C // 2 :]) * np.exp(1j * angles)
     return np.concatenate([turned.real, turned.imag], axis=-1)
 
@@ -57,7 +68,7 @@ def attention(
         if config.qk_norm:
             q_TE, k_SE = norm(p["query_norm"], q_TE, config), norm(p["key_norm"], k_SE, config)
         if turned:
-            q_TE, k_SE = rope(q_TE, config.rope_theta), rope(k_SE, config.rope_theta)
+            q_TE, k_SE = rope(q_TE, config), rope(k_SE, config)
         mixed.append(softmax(np.where(mask_TS, q_TE @ k_SE.T / np.sqrt(E), -1e30)) @ v_SC)
     return project(p, "output", np.concatenate(mixed, -1))
 
@@ -100,8 +111,9 @@ def logits(params: dict[str, Any], config: TransformerConfig, tokens_T: np.ndarr
     past_TT = np.tril(np.ones((T, T), bool))
     for i in range(config.num_layers):
         p = params[f"layer_{i}"]
+        turned = config.position == "rope" and not (config.nope_every and (i + 1) % config.nope_every == 0)
         for name, sublayer in (
-            ("attention", lambda x, p=p: attention(p["attention"], x, x, past_TT, config, config.position == "rope")),
+            ("attention", lambda x, p=p, turned=turned: attention(p["attention"], x, x, past_TT, config, turned)),
             ("feed_forward", lambda x, p=p: feed_forward(p["feed_forward"], x, config)),
         ):  # fmt: skip
             if config.norm_position == "pre":

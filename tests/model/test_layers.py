@@ -49,12 +49,16 @@ def noisy(module, *inputs, seed=1, **more):
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def test_rope_rotates_each_pair_by_its_angle():
+@pytest.mark.parametrize(
+    "scaling", [{}, {"rope_factor": 3.0}, {"rope_factor": 3.0, "rope_original_length": 50}], ids=str
+)
+def test_rope_rotates_each_pair_by_its_angle(scaling):
     x_BHTC, positions_BT = random(2, 3, 5, 8), np.array([[0, 1, 2, 3, 4], [7, 7, 90, 3, 1]])
-    ours = rope(jnp.asarray(x_BHTC), jnp.asarray(positions_BT), 50.0)
+    config = replace(CONFIG, rope_theta=50.0, **scaling)
+    ours = rope(config, jnp.asarray(x_BHTC), jnp.asarray(positions_BT))
     for b in range(2):
         for h in range(3):
-            expected = by_hand.rope(x_BHTC[b, h], 50.0, positions_BT[b])
+            expected = by_hand.rope(x_BHTC[b, h], config, positions_BT[b])
             np.testing.assert_allclose(ours[b, h], expected, atol=1e-5)
 
 

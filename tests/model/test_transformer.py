@@ -19,7 +19,7 @@ CONFIG = resolve(
     TransformerConfig(num_layers=1, width=32, num_heads=4, num_kv_heads=2), vocab_size=64, context=16
 )
 VARIANTS = {
-    "default": {"num_layers": 2},
+    "default": {"num_layers": 2, "nope_every": 2},
     "gpt2": {
         "norm": "layer", "position": "learned", "feed_forward": "gelu", "biases": "all", "qk_norm": False,
         "tie_embeddings": True, "num_kv_heads": 4,
@@ -34,7 +34,8 @@ VARIANTS = {
         "token_shift": 2, "position": "learned", "norm_position": "post", "sinusoid_layout": "halves",
     },
     "halves": {"position": "sinusoidal", "sinusoid_layout": "halves", "embedding_scale": True, "rope_theta": 50.0},
-    "labels": {"num_classes": 3, "rope_theta": 50.0},
+    "labels": {"num_classes": 3, "rope_theta": 50.0, "rope_factor": 8.0, "rope_original_length": 40},
+    "stretched": {"rope_factor": 2.5, "qk_norm": False},
 }  # fmt: skip
 """Together every value of every choice, each with some others."""
 quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -162,17 +163,17 @@ def test_document_positions_start_again_at_each_document():
 
 
 def test_rope_keeps_norms_and_depends_on_differences_only():
-    q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
+    config, (q, k) = replace(CONFIG, rope_theta=100.0), jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
 
     def score(query_position, key_position):
-        turned_q = rope(q, jnp.array([[query_position]]), 100.0)
-        turned_k = rope(k, jnp.array([[key_position]]), 100.0)
+        turned_q = rope(config, q, jnp.array([[query_position]]))
+        turned_k = rope(config, k, jnp.array([[key_position]]))
         return float(jnp.sum(turned_q * turned_k))
 
     assert score(7, 3) == pytest.approx(score(104, 100), rel=1e-4)
     assert score(7, 3) != pytest.approx(score(3, 7), rel=1e-2)
     np.testing.assert_allclose(
-        jnp.linalg.norm(rope(q, jnp.array([[5]]), 100.0)), jnp.linalg.norm(q), rtol=1e-5
+        jnp.linalg.norm(rope(config, q, jnp.array([[5]]))), jnp.linalg.norm(q), rtol=1e-5
     )
 
 

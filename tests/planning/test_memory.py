@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.functions import init_params
+from tests.functions import init_params, whole_characters
 from zerotollm.model.build import build_net
 from zerotollm.model.compute_config import ComputeConfig
 from zerotollm.model.config import TransformerConfig, resolve
@@ -123,7 +123,9 @@ def test_what_a_server_takes_is_about_what_xla_plans_for_its_programs(rows, cont
     model = resolve(config, vocab_size=vocab, context=context)
     shapes = jax.eval_shape(lambda: init_params(model, 0))
     params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-    programs = compile_programs(params, build_net(model), SimpleNamespace(vocab_size=vocab), rows, context)
+    programs = compile_programs(
+        params, build_net(model), SimpleNamespace(utf8=whole_characters(vocab)), rows, context
+    )
     planned = max(planned_peak(xla_memory(p)) for p in (programs.step, *programs.admit.values()))
     planned += tree_bytes(params)  # as they were loaded
     needed = serving_memory(model, rows, context)

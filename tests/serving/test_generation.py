@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zerotollm.data.tokens.utf8 import Utf8Automaton
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.serving import protocol
 from zerotollm.serving.generation import Generation, GenerationRequest, Token, cut_at_stop
@@ -16,6 +17,7 @@ class Bytes:
     """A vocabulary of all bytes; 256 ends a text."""
 
     stop_id = 256
+    utf8 = Utf8Automaton.of([*(bytes([byte]) for byte in range(256)), b""])
 
     def token_bytes(self, token_id: int) -> bytes:
         return bytes([token_id])
@@ -56,11 +58,11 @@ def test_nothing_that_may_become_a_stop_string_is_shown_early():
     assert cut_at_stop("xab", ("abc",)) == ("x", "ab", False)
 
 
-def test_half_a_character_waits_and_at_the_end_is_shown_as_one_that_is_not_known():
+def test_half_a_character_waits_and_is_dropped_at_the_length_limit():
     pieces, _ = pieces_of("é".encode(), ends=False)
     assert [(piece.text, piece.offset) for piece in pieces] == [("", 0), ("é", 0)]
-    pieces, _ = pieces_of("é".encode()[:1])
-    assert "".join(piece.text for piece in pieces) == "\ufffd"
+    pieces, _ = pieces_of("é".encode()[:1], max_tokens=1)
+    assert [(piece.text, piece.finish) for piece in pieces] == [("", "length")]
 
 
 @pytest.mark.parametrize(("max_tokens", "finish"), [(2, "length"), (3, "length"), (4, "stop")])

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.functions import whole_characters
 from tests.serving.conftest import CONTEXT, ROWS
 from zerotollm.decoding import continuous, sample
 from zerotollm.decoding.config import SamplingConfig
@@ -13,7 +14,7 @@ from zerotollm.evaluation.likelihood import log_likelihoods
 from zerotollm.model.build import build_net
 from zerotollm.serving import scheduler
 from zerotollm.serving.generation import Generation, GenerationRequest
-from zerotollm.serving.scheduler import compile_programs, num_programs, write
+from zerotollm.serving.scheduler import compile_programs, num_programs, write, write_all
 
 SETTINGS = {
     "greedy": {"temperature": 0.0},
@@ -53,8 +54,11 @@ def test_log_probabilities_and_most_likely_tokens_match_numpy():
         5,
     )
     greedy = sample.SamplingParams.of(SamplingConfig(temperature=0.0), 3)
+    next_state_SV = jnp.asarray(whole_characters(25).next_state_SV)
     for asked in (False, True):
-        drawn = continuous._sample(jnp.asarray(logits), greedy, jnp.arange(3), asked, 25)
+        drawn, _ = continuous._sample(
+            jnp.asarray(logits), next_state_SV, jnp.zeros(3, jnp.int8), greedy, jnp.arange(3), asked
+        )
         np.testing.assert_array_equal(drawn.token_R, logits[:, :25].argmax(1))
         assert drawn.likeliest_RA.shape == drawn.likeliest_log_p_RA.shape == (3, 20)
         assert np.asarray(drawn.log_p_R != 0).all() == asked
@@ -121,7 +125,7 @@ def test_a_text_is_the_same_alone_in_a_batch_and_from_generate(tiny, setting, le
         [mine[0].prompt_N] * 2,
         mine[0].sampling,
         stop_id=1,
-        num_tokens=290,
+        utf8=tiny.tokenizer.utf8,
     )
     for number in (0, 1):
         (alone,) = generate_all(tiny, [mine[number]])
@@ -153,7 +157,7 @@ def test_a_prompt_read_in_parts_has_the_same_continuation(chunked, setting):
             [request.prompt_N],
             request.sampling,
             stop_id=1,
-            num_tokens=290,
+            utf8=chunked.tokenizer.utf8,
         )
         assert ids(tokens) == expected[: len(tokens)].tolist()
         assert len(tokens) == min(len(expected), CONTEXT - len(request.prompt_N) + 1)
@@ -221,12 +225,40 @@ def test_log_probabilities_of_a_prompt_match_the_likelihood(tiny, chunked, first
         assert all(token.log_p <= token.likeliest[0][1] < 0 for token in scored)
 
 
-def test_alternatives_are_the_most_likely_and_a_greedy_token_is_the_first(tiny):
-    (tokens,) = generate_all(tiny, [make_request(7, temperature=0.0)])
+def test_alternatives_are_the_most_likely_and_a_greedy_token_is_the_first_that_may_follow(tiny):
+    """Log-probabilities are the model's own, in which tokens that may not follow keep their probability."""
+    request = make_request(7, temperature=0.0)
+    (tokens,) = generate_all(tiny, [request])
+    before, followed = request.prompt_N, []
     for token in tokens:
         (first, log_p), (_, second) = token.likeliest
-        assert (first, log_p) == (token.id, token.log_p)
+        followed.append(bool(tiny.tokenizer.utf8.may_follow(before)[first]))
+        assert followed[-1] == (first == token.id)
+        assert token.log_p == log_p if followed[-1] else token.log_p < log_p
         assert second <= log_p < 0
+        before = np.append(before, token.id)
+    assert set(followed) == {True, False}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 5.0])
+def test_texts_are_valid_and_complete_the_character_that_a_prompt_ends_in(tiny, temperature):
+    byte_id = [tiny.tokenizer._processor.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)]
+    ends = [b"", "光".encode()[:1], "光".encode()[:2], b"\xe0", b"\xed", b"\xf4", "😀".encode()[:3]]
+    for echo in (None, 0, 2):
+        told, generations = [[] for _ in ends], []
+        for number, end in enumerate(ends):
+            prompt_N = np.array([1, 4, *(byte_id[byte] for byte in end)], np.int32)
+            sampling = SamplingConfig(max_tokens=20, temperature=temperature)
+            request = GenerationRequest(prompt_N, sampling, number, echo=echo)
+            generations.append(Generation(request, tiny.tokenizer, CONTEXT, told[number].append))
+        write_all(tiny.programs, generations)
+        for end, generation, pieces in zip(ends, generations, told, strict=True):
+            ids = [piece.token.id for piece in pieces if piece.token]
+            before = b"" if echo in (0, 2) else end
+            shown = before + b"".join(map(tiny.tokenizer.token_bytes, ids))
+            unfinished = tiny.tokenizer.utf8.unfinished(np.append(generation.request.prompt_N, ids))
+            assert not unfinished or pieces[-1].finish == "length"
+            assert "".join(piece.text for piece in pieces) == shown.removesuffix(unfinished).decode("utf-8")
 
 
 def test_every_prompt_length_within_the_context_has_a_program(tiny):

@@ -21,7 +21,7 @@ from zerotollm.model.transformer import Transformer
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 
 MODEL = resolve(
-    TransformerConfig(num_layers=2, width=32, num_heads=2, num_kv_heads=1, logit_soft_cap=15.0),
+    TransformerConfig(num_layers=2, width=32, num_heads=2, num_kv_heads=1, logit_soft_cap=15.0, nope_every=2),
     vocab_size=64,
     context=16,
 )
@@ -37,6 +37,7 @@ PAIR = replace(
     num_layers=2,
     biases="everywhere",
     norm_position="post",
+    nope_every=0,
 )
 """With a bias of the head, and layers of the encoder that are not as many as the decoder's."""
 LABELS = replace(PAIR, num_classes=3, biases="none")

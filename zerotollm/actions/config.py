@@ -46,7 +46,8 @@ class ImportModelOptions:
     """What is read."""
 
     folder: str = ""
-    """folder with config.json, safetensors and tokenizer.json of a GPT-2, Llama, Qwen2, Qwen3 or Marian"""
+    """folder with config.json, safetensors and tokenizer.json of a GPT-2, Llama, Mistral, Qwen2, Qwen3, SmolLM3 or
+    Marian"""
 
 
 @dataclass(frozen=True)

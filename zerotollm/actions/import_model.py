@@ -16,6 +16,7 @@ from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, to_json
 from zerotollm.host.atomic_files import write_atomically
 from zerotollm.interop.folder import read_model, read_params, read_tokenizer
+from zerotollm.model.build import Params
 from zerotollm.run import Run, load
 from zerotollm.training.checkpoints import CheckpointWriter
 from zerotollm.validation import validate
@@ -57,7 +58,7 @@ def import_model(experiment: Experiment, run_dir: Path, options: ImportModelOpti
             write_atomically(run_dir / run_directory.ENVIRONMENT, environment)
             with closing(CheckpointWriter(run_dir / run_directory.CHECKPOINTS, keep=1)) as writer:
                 notes = {"imported": f"{family.name}, {folder.name}", "validation": None}
-                writer.save({"params": jax.device_put(params)}, 0, notes)
+                writer.save({"params": _move_to_device(params)}, 0, notes)
             # Written last: a directory without it is no run.
             write_atomically(run_dir / run_directory.CONFIG, to_json(imported))
         except BaseException:
@@ -66,6 +67,15 @@ def import_model(experiment: Experiment, run_dir: Path, options: ImportModelOpti
     run = load(run_dir)
     Console().print(f"{family.name} from {folder}: {run!r}", soft_wrap=True)
     return run
+
+
+def _move_to_device(params: Params) -> Params:
+    """Return the parameters as arrays of jax, and empty `params` on the way: a large model is not in memory twice."""
+    moved = {}
+    for name in list(params):
+        value = params.pop(name)
+        moved[name] = _move_to_device(value) if isinstance(value, dict) else jax.device_put(value)
+    return moved
 
 
 def _refuse_unless_empty(run_dir: Path) -> None:

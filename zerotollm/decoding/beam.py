@@ -4,6 +4,7 @@ A hypothesis ends in eos. Its score is log P(target | source) / ((5 + length) / 
 (arXiv:1609.08144, equation 14). Each step considers the most likely extensions of a beam. Those that end, and are among
 the best `beam`, are finished; the best others continue. A source is done when it has `patience` times `beam` finished
 hypotheses (arXiv:2204.05424), or at its length limit, where the only extension is eos. A beam of 1 is greedy search.
+A hypothesis is extended by tokens that may follow in valid UTF-8; only the length limit may end it within a character.
 
 The source's keys and values are computed once, for its whole beam. The beam also shares one cache: its hypotheses are
 queries side by side, and a mask marks the slots of each one's ancestors. Nothing is copied when hypotheses are dropped
@@ -42,6 +43,8 @@ class BeamState(NamedTuple):
     slot: jax.Array
     """tokens after bos in every unfinished hypothesis"""
     tokens_BNT: jax.Array
+    utf8_BN: jax.Array
+    """int8: states of `zerotollm.data.tokens.utf8` after unfinished hypotheses"""
     log_p_BN: jax.Array
     """of unfinished hypotheses; LOWEST if there is none"""
     finished_BNT: jax.Array
@@ -71,15 +74,15 @@ def beam_search(
     net: Net,
     beam: int,
     slots: int,
-    num_tokens: int,
+    next_state_SV: np.ndarray,
     special: tuple[int, int, int],
     patience: float = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
     """Return the `beam` best hypotheses of every source: ids (B, N, T) that end in eos, T = `slots`, and scores (B, N).
 
     `limit_B` is the maximum length of a target, eos included, from 1 to `slots`. `special` are the ids of pad, bos and
-    eos. Pad, bos and ids from `num_tokens` on are never generated, but keep their probability. `patience` is at least
-    1, and has no effect on a beam of 1.
+    eos. `next_state_SV` is that of `Utf8Automaton`. Tokens that it excludes, pad, bos and padding of the vocabulary are
+    never generated, but keep their probability. `patience` is at least 1, and has no effect on a beam of 1.
     """
     B, N = len(sources_BS), beam
     end = _search(
@@ -88,10 +91,10 @@ def beam_search(
         limit_B,
         np.float32(alpha),
         np.int32(1 if N == 1 else round(min(N * patience, 2.0**30))),
+        next_state_SV,
         net=net,
         beam=N,
         stages=capacities(slots, cache_bytes(net.config, B * N)),
-        num_tokens=num_tokens,
         special=special,
     )
     return end.finished_BNT, end.scores_BN
@@ -106,18 +109,18 @@ def read_sources(
     return cast(EncoderOutput, output)
 
 
-@partial(jax.jit, static_argnames=("net", "beam", "stages", "num_tokens", "special"))
+@partial(jax.jit, static_argnames=("net", "beam", "stages", "special"))
 def _search(
     params: Params,
     encoder: EncoderOutput,
     limit_B: jax.Array,
     alpha: jax.Array,
     max_finished: jax.Array,
+    next_state_SV: jax.Array,
     *,
     net: Net,
     beam: int,
     stages: tuple[int, ...],
-    num_tokens: int,
     special: tuple[int, int, int],
 ) -> BeamState:
     """Search until all sources have `max_finished` hypotheses: one loop per stage, over caches of that many tokens."""
@@ -126,7 +129,8 @@ def _search(
     V = c.vocab_size
     M = min(2 * N, V)
     ids_V = jnp.arange(V)
-    excluded_V = (ids_V == pad) | (ids_V == bos) | (ids_V >= num_tokens)
+    padding = ((0, 0), (0, V - next_state_SV.shape[1]))
+    next_state_SV = jnp.pad(next_state_SV, padding, constant_values=-1).at[:, np.array([pad, bos])].set(-1)
 
     def unfinished(state: BeamState) -> jax.Array:
         return jnp.any((state.count_B < max_finished) & (state.slot < limit_B))
@@ -152,9 +156,9 @@ def _search(
             before_BTN=recent_BNS[..., :-1],
         )
         logits_BNV = readout.logits()
-        at_limit_B = t + 1 >= limit_B
-        excluded_BV = excluded_V[None] | (at_limit_B[:, None] & (ids_V != eos)[None])
-        logits_BNM, tokens_BNM = jax.lax.top_k(jnp.where(excluded_BV[:, None], LOWEST, logits_BNV), M)
+        at_limit_B11 = (t + 1 >= limit_B)[:, None, None]
+        allowed_BNV = jnp.where(at_limit_B11, ids_V == eos, next_state_SV[state.utf8_BN] >= 0)
+        logits_BNM, tokens_BNM = jax.lax.top_k(jnp.where(allowed_BNV, logits_BNV, LOWEST), M)
         log_p_BNM = logits_BNM - jax.nn.logsumexp(logits_BNV, axis=-1, keepdims=True)
         log_p_BNM += state.log_p_BN[..., None]
         # At most N of the best 2 N can be ends, one per hypothesis: at least N others continue.
@@ -176,16 +180,28 @@ def _search(
 
         log_p_BN, continued_BN = jax.lax.top_k(jnp.where(ends_BM, 2 * LOWEST, best_BM), N)
         tokens_BNT = jnp.take_along_axis(extended_BMT, continued_BN[..., None], axis=1)
+        token_BN = jnp.take_along_axis(token_BM, continued_BN, axis=1)
         parent_BN = jnp.take_along_axis(parent_BM, continued_BN, axis=1)
         ancestors_BNS = jnp.take_along_axis(ancestors_BNS, parent_BN[..., None], axis=1)
         count_B = state.count_B + new_BM.sum(axis=1)
         log_p_BN = jnp.maximum(log_p_BN, LOWEST)
-        return BeamState(t + 1, tokens_BNT, log_p_BN, finished_BNT, scores_BN, count_B, ancestors_BNS, caches)
+        return BeamState(
+            slot=t + 1,
+            tokens_BNT=tokens_BNT,
+            utf8_BN=next_state_SV[jnp.take_along_axis(state.utf8_BN, parent_BN, axis=1), token_BN],
+            log_p_BN=log_p_BN,
+            finished_BNT=finished_BNT,
+            scores_BN=scores_BN,
+            count_B=count_B,
+            ancestors_BNS=ancestors_BNS,
+            caches=caches,
+        )
 
     none_BNT = jnp.full((B, N, stages[-1]), pad, jnp.int32)
     state = BeamState(
         slot=jnp.int32(0),
         tokens_BNT=none_BNT,
+        utf8_BN=jnp.zeros((B, N), jnp.int8),
         log_p_BN=jnp.where(jnp.arange(N) == 0, jnp.float32(0), jnp.float32(LOWEST))[None].repeat(B, 0),
         finished_BNT=none_BNT,
         scores_BN=jnp.full((B, N), LOWEST, jnp.float32),

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from zerotollm.decoding.cache_growth import empty_caches
-from zerotollm.decoding.sample import SamplingParams, draw
+from zerotollm.decoding.sample import SamplingParams, draw, exclude_invalid
 from zerotollm.model.build import Net, Params, decode
 from zerotollm.model.config import round_up
 from zerotollm.model.layers import KVCache
@@ -35,12 +35,15 @@ class Slots(NamedTuple):
     """the `token_shift` tokens before the newest one, and the newest one, which no cache holds yet"""
     position_R: jax.Array
     """of the newest token"""
+    utf8_R: jax.Array
+    """int8: state of `zerotollm.data.tokens.utf8` after the newest token"""
     sampling_params: SamplingParams
     caches: tuple[KVCache, ...]
 
 
 class SampledTokens(NamedTuple):
-    """A token per row, and log-probabilities under the model, before temperature and filters."""
+    """A token per row, and log-probabilities under the model: before temperature, filters and the exclusion of tokens
+    that may not follow in valid UTF-8."""
 
     token_R: jax.Array
     log_p_R: jax.Array
@@ -58,6 +61,7 @@ def empty_slots(net: Net, rows: int, context: int) -> Slots:
     return Slots(
         last_RN=jnp.zeros((rows, net.config.token_shift + 1), jnp.int32),
         position_R=jnp.zeros(rows, jnp.int32),
+        utf8_R=jnp.zeros(rows, jnp.int8),
         sampling_params=jax.tree.map(
             lambda x_1: jnp.repeat(x_1, rows, axis=0), SamplingParams.row(0.0, 0, 1.0, 0.0, jnp.uint32(0), 0)
         ),
@@ -82,30 +86,32 @@ def part_length(read: int, length: int, chunk: int) -> int:
     return (length - read - 1) % chunk + 1
 
 
-@partial(jax.jit, static_argnames=("reach", "net", "num_tokens"), donate_argnames="slots")
+@partial(jax.jit, static_argnames=("reach", "net"), donate_argnames="slots")
 def admit(
     params: Params,
     slots: Slots,
+    next_state_SV: jax.Array,
     row: jax.Array,
     tokens_M: jax.Array,
     targets_T: jax.Array,
     start: jax.Array,
     length: jax.Array,
+    utf8: jax.Array,
     sampling: SamplingArguments,
     alternatives: jax.Array,
     scored: jax.Array,
     *,
     reach: int,
     net: Net,
-    num_tokens: int,
 ) -> tuple[Slots, SampledTokens, SampledTokens]:
     """Read a part of a prompt into a row, from position `start` on. Return (slots, next token, scored `targets_T`).
 
     `tokens_M` are the `token_shift` tokens before the part and its `length` tokens, padded on the right; `targets_T`
-    are the tokens after each. The part ends in the first `reach` slots, and attends to no others. Log-probabilities are
-    computed of the next token with `alternatives`, of the targets if `scored`. Ids from `num_tokens` on are padding of
-    the vocabulary and never drawn.
+    are the tokens after each. The part ends in the first `reach` slots, and attends to no others. `next_state_SV` is
+    that of `Utf8Automaton`; ids beyond it are padding of the vocabulary and never drawn. `utf8` is the state after the
+    whole prompt. Log-probabilities are computed of the next token with `alternatives`, of the targets if `scored`.
     """
+    num_tokens = next_state_SV.shape[1]
     N, T, sampling_params = net.config.token_shift, targets_T.shape[0], SamplingParams.row(*sampling)
     positions_T = start + jnp.arange(T)
     slots_S = jnp.arange(reach)
@@ -134,7 +140,9 @@ def admit(
     caches = jax.tree.map(put_part, slots.caches, filled)
     last_BTD = jax.lax.dynamic_slice_in_dim(x_BTD, length - 1, 1, axis=1)
     logits_BV = readout._replace(x_BTD=last_BTD).logits()[:, 0]
-    sampled = _sample(logits_BV, sampling_params, (start + length)[None], alternatives, num_tokens)
+    sampled, utf8_B = _sample(
+        logits_BV, next_state_SV, utf8[None], sampling_params, (start + length)[None], alternatives
+    )
 
     def score(x_TD: jax.Array) -> SampledTokens:
         def block(part: tuple[jax.Array, jax.Array]) -> SampledTokens:
@@ -148,14 +156,21 @@ def admit(
 
     scores = jax.lax.cond(scored, score, lambda _: _without_log_p(targets_T, num_tokens), x_BTD[0])
     before_N = jax.lax.dynamic_slice_in_dim(tokens_M, length, N)
-    new = Slots(jnp.append(before_N, sampled.token_R)[None], (start + length)[None], sampling_params, ())
+    last_BN = jnp.append(before_N, sampled.token_R)[None]
+    new = Slots(last_BN, (start + length)[None], utf8_B, sampling_params, ())
     slots = jax.tree.map(lambda all_R, row_1: all_R.at[row].set(row_1[0]), slots._replace(caches=()), new)
     return slots._replace(caches=caches), sampled, scores
 
 
-@partial(jax.jit, static_argnames=("net", "num_tokens"), donate_argnames="slots")
+@partial(jax.jit, static_argnames="net", donate_argnames="slots")
 def step(
-    params: Params, slots: Slots, active_R: jax.Array, alternatives: jax.Array, *, net: Net, num_tokens: int
+    params: Params,
+    slots: Slots,
+    next_state_SV: jax.Array,
+    active_R: jax.Array,
+    alternatives: jax.Array,
+    *,
+    net: Net,
 ) -> tuple[Slots, SampledTokens]:
     """Return the slots with the next token of every row; it is meaningless in rows that are not `active_R`."""
     positions_R1 = slots.position_R[:, None]
@@ -174,26 +189,32 @@ def step(
     temperature_R = jnp.where(active_R, slots.sampling_params.temperature_B, 0)
     sampling_params = slots.sampling_params._replace(temperature_B=temperature_R)
     position_R = slots.position_R + active_R
-    sampled = _sample(readout.logits()[:, 0], sampling_params, position_R, alternatives, num_tokens)
+    sampled, utf8_R = _sample(
+        readout.logits()[:, 0], next_state_SV, slots.utf8_R, sampling_params, position_R, alternatives
+    )
     last_RN = jnp.concatenate([slots.last_RN[:, 1:], sampled.token_R[:, None]], axis=1)
-    return Slots(last_RN, position_R, slots.sampling_params, caches), sampled
+    return Slots(last_RN, position_R, utf8_R, slots.sampling_params, caches), sampled
 
 
 def _sample(
     logits_RV: jax.Array,
+    next_state_SV: jax.Array,
+    utf8_R: jax.Array,
     sampling_params: SamplingParams,
     positions_R: jax.Array,
     alternatives: jax.Array,
-    num_tokens: int,
-) -> SampledTokens:
+) -> tuple[SampledTokens, jax.Array]:
+    """Return sampled tokens and the states after them."""
+    num_tokens = next_state_SV.shape[1]
+    token_R = draw(exclude_invalid(logits_RV, next_state_SV, utf8_R), sampling_params, positions_R)
     logits_RV = jnp.where((jnp.arange(logits_RV.shape[-1]) < num_tokens)[None], logits_RV, -jnp.inf)
-    token_R = draw(logits_RV, sampling_params, positions_R)
-    return jax.lax.cond(
+    sampled = jax.lax.cond(
         alternatives,
         lambda logits_RV: _with_log_p(logits_RV, token_R, num_tokens),
         lambda _: _without_log_p(token_R, num_tokens),
         logits_RV,
     )
+    return sampled, next_state_SV[utf8_R, token_R]
 
 
 def _with_log_p(logits_RV: jax.Array, token_R: jax.Array, num_tokens: int) -> SampledTokens:

@@ -1,6 +1,7 @@
 """Sampling from a decoder: prefill, then one compiled loop over a KV cache.
 
-Prompts of different lengths are padded on the left, so that all rows of a batch write to the same cache slot.
+Prompts of different lengths are padded on the left, so that all rows of a batch write to the same cache slot. Only
+tokens that may follow in valid UTF-8 are drawn; only `max_tokens` may end a text in an unfinished character.
 """
 
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from zerotollm.data.tokens.utf8 import Utf8Automaton
 from zerotollm.decoding.cache_growth import cache_bytes, capacities, empty_caches, grow
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.model import build
@@ -89,7 +91,19 @@ class DecodeState(NamedTuple):
     """of the token in `slot`"""
     done_B: jax.Array
     """True where the stop token was drawn: the row is then filled with it"""
+    utf8_B: jax.Array
+    """int8: state of `Utf8Automaton`; meaningless after the stop token"""
     caches: tuple[KVCache, ...]
+
+
+def exclude_invalid(logits_BV: jax.Array, next_state_SV: jax.Array, utf8_B: jax.Array) -> jax.Array:
+    """Return the logits with minus infinity at tokens that may not follow in states of `Utf8Automaton`.
+
+    Ids beyond the automaton's are padding of the vocabulary, and excluded too.
+    """
+    padding = logits_BV.shape[1] - next_state_SV.shape[1]
+    allowed_BV = jnp.pad(next_state_SV[utf8_B] >= 0, ((0, 0), (0, padding)))
+    return jnp.where(allowed_BV, logits_BV, -jnp.inf)
 
 
 def filter_logits(logits_BV: jax.Array, sampling_params: SamplingParams) -> jax.Array:
@@ -147,8 +161,11 @@ def draw(logits_BV: jax.Array, sampling_params: SamplingParams, positions_B: jax
     return jax.lax.cond(jnp.any(random_B), sampled, greedy, logits_BV).astype(jnp.int32)
 
 
-def probabilities(sampling: SamplingConfig, logits_V: np.ndarray) -> np.ndarray:
-    """Return the probabilities that the next token is sampled with, (V,) float64."""
+def probabilities(
+    sampling: SamplingConfig, utf8: Utf8Automaton, logits_V: np.ndarray, before_T: np.ndarray
+) -> np.ndarray:
+    """Return the probabilities that the token after `before_T` is sampled with, (V,) float64."""
+    logits_V = np.where(utf8.may_follow(before_T), logits_V, -np.inf)
     if not sampling.temperature:
         return np.eye(len(logits_V))[np.argmax(logits_V)]
     scaled_BV = jnp.asarray(logits_V / sampling.temperature, jnp.float32)[None]
@@ -157,16 +174,19 @@ def probabilities(sampling: SamplingConfig, logits_V: np.ndarray) -> np.ndarray:
     return np.asarray(jax.nn.softmax(scaled_BV)[0], np.float64)
 
 
-def draw_one(sampling: SamplingConfig, logits_V: np.ndarray, position: int, *, num_tokens: int) -> int:
-    """Return the token sampled at a position of a single text; ids from `num_tokens` on are excluded."""
-    real_V = np.arange(len(logits_V)) < num_tokens
-    logits_BV = np.where(real_V, logits_V, -np.inf)[None].astype(np.float32)
+def draw_one(
+    sampling: SamplingConfig, utf8: Utf8Automaton, logits_V: np.ndarray, before_T: np.ndarray
+) -> int:
+    """Return the token sampled after `before_T`, a single text; ids beyond the vocabulary of `utf8` are excluded."""
+    allowed_V = utf8.may_follow(before_T)
+    logits_BV = np.full((1, len(logits_V)), -np.inf, np.float32)
+    logits_BV[0, : len(allowed_V)] = np.where(allowed_V, logits_V[: len(allowed_V)], -np.inf)
 
     @jax.jit  # parameters are constants: sorting is compiled only if a filter needs it
     def compiled(logits_BV: jax.Array, position_B: jax.Array) -> jax.Array:
         return draw(logits_BV, SamplingParams.of(sampling), position_B)
 
-    return int(np.asarray(compiled(logits_BV, np.array([position])))[0])
+    return int(np.asarray(compiled(logits_BV, np.array([len(before_T)])))[0])
 
 
 def _forward(
@@ -203,6 +223,8 @@ def prefill(
     prompts_BT: jax.Array,
     padding_B: jax.Array,
     dropped_B: jax.Array,
+    done_B: jax.Array,
+    utf8_B: jax.Array,
     *,
     net: Net,
     num_slots: int,
@@ -212,33 +234,31 @@ def prefill(
     caches = empty_caches(net.config, B, num_slots)
     logits_BV, caches = _forward(net, params, prompts_BT, padding_B, caches, 0)
     tokens_BS = jnp.zeros((B, num_slots), jnp.int32).at[:, :T].set(prompts_BT)
-    return DecodeState(tokens_BS, padding_B, dropped_B, jnp.int32(T), logits_BV, jnp.zeros(B, bool), caches)
+    return DecodeState(tokens_BS, padding_B, dropped_B, jnp.int32(T), logits_BV, done_B, utf8_B, caches)
 
 
 def _decode(
     params: Params,
     state: DecodeState,
     sampling_params: SamplingParams,
+    next_state_SV: jax.Array,
     end: jax.Array,
     *,
     net: Net,
     stop_id: int,
-    num_tokens: int,
     stages: tuple[int, ...] = (),
 ) -> DecodeState:
     """Sample tokens until slot `end`, or until every row has drawn `stop_id`, in one loop on the device.
 
-    With `stages`, there is a loop for each, with caches of that many slots. Ids from `num_tokens` on are padding of the
-    vocabulary and never drawn.
+    With `stages`, there is a loop for each, with caches of that many slots.
     """
     c = net.config
-    real_V = jnp.arange(c.vocab_size) < num_tokens
 
     def unfinished(state: DecodeState) -> jax.Array:
         return (state.slot < end) & ~jnp.all(state.done_B)
 
     def one_token(state: DecodeState) -> DecodeState:
-        logits_BV = jnp.where(real_V[None], state.logits_BV, -jnp.inf)
+        logits_BV = exclude_invalid(state.logits_BV, next_state_SV, state.utf8_B)
         drawn_B = draw(logits_BV, sampling_params, state.dropped_B + state.slot - state.padding_B)
         drawn_B = jnp.where(state.done_B, stop_id, drawn_B)
         tokens_BS = jax.lax.dynamic_update_slice_in_dim(state.tokens_BS, drawn_B[:, None], state.slot, axis=1)
@@ -250,7 +270,12 @@ def _decode(
         )
         done_B = state.done_B | (drawn_B == stop_id)
         return state._replace(
-            tokens_BS=tokens_BS, slot=state.slot + 1, logits_BV=logits_BV, done_B=done_B, caches=caches
+            tokens_BS=tokens_BS,
+            slot=state.slot + 1,
+            logits_BV=logits_BV,
+            done_B=done_B,
+            utf8_B=next_state_SV[state.utf8_B, drawn_B],
+            caches=caches,
         )
 
     for slots in stages or state.tokens_BS.shape[1:]:
@@ -266,13 +291,11 @@ def _decode(
 
 decode = jax.jit(
     _decode,
-    static_argnames=("net", "stop_id", "num_tokens"),
+    static_argnames=("net", "stop_id"),
     donate_argnames="state",
     compiler_options=FEW_ROWS,
 )
-decode_growing = jax.jit(
-    _decode, static_argnames=("net", "stop_id", "num_tokens", "stages"), compiler_options=FEW_ROWS
-)
+decode_growing = jax.jit(_decode, static_argnames=("net", "stop_id", "stages"), compiler_options=FEW_ROWS)
 
 
 def stream(
@@ -282,18 +305,20 @@ def stream(
     sampling: SamplingConfig,
     *,
     stop_id: int,
-    num_tokens: int,
+    utf8: Utf8Automaton,
     chunk: int = 0,
 ) -> Iterator[list[np.ndarray]]:
     """Yield the new tokens of each row again and again, at most `chunk` at a time (0: as many as fit).
 
-    Each prompt holds 1 to `net.config.max_length` ids. A row ends before its `stop_id`. When the context is full, its
-    last half is read again and generation continues. Each row has its own window, so that it is the same as alone.
+    Each prompt holds 1 to `net.config.max_length` ids, and may end in an unfinished character, which is continued. A
+    row ends before its `stop_id`, or after `max_tokens`, perhaps within a character. When the context is full, its last
+    half is read again and generation continues. Each row has its own window, so that it is the same as alone.
     """
     c = net.config
     sampling_params = SamplingParams.of(sampling, len(prompts))
     # Memory-mapped weights would be copied in every call.
     params = fuse_projections(jax.tree.map(jnp.asarray, params))
+    next_state_SV = jnp.asarray(utf8.next_state_SV)
     texts = [np.asarray(prompt, np.int32) for prompt in prompts]
     if not all(0 < len(text) <= c.max_length for text in texts):
         raise ValueError(f"prompts need 1 to {c.max_length} tokens: {[len(text) for text in texts]}")
@@ -317,16 +342,17 @@ def stream(
         padding_B = np.array([width - len(window) for window in windows], np.int32)
         dropped_B = np.array(dropped, np.int32)
         first = next(slots for slots in stages if slots > width)
-        state = prefill(params, prompts_BT, padding_B, dropped_B, net=net, num_slots=first)
-        state = state._replace(done_B=jnp.asarray(finished))
+        utf8_B = np.array([utf8.state(text) for text in texts], np.int8)
+        rows = (prompts_BT, padding_B, dropped_B, finished, utf8_B)
+        state = prefill(params, *rows, net=net, num_slots=first)
         # The token after the last position of the context is drawn but never read.
         last = width + min(left, c.max_length - longest + 1)
         slot = width
         while slot < last and not finished.all():
             end = min(last, slot + (chunk or last))
             capacity = state.tokens_BS.shape[1]
-            arguments = (params, state, sampling_params, jnp.int32(end))
-            options = {"net": net, "stop_id": stop_id, "num_tokens": num_tokens}
+            arguments = (params, state, sampling_params, next_state_SV, jnp.int32(end))
+            options = {"net": net, "stop_id": stop_id}
             if end <= capacity:
                 state = decode(*arguments, **options)
             else:
@@ -353,11 +379,11 @@ def generate(
     sampling: SamplingConfig,
     *,
     stop_id: int,
-    num_tokens: int,
+    utf8: Utf8Automaton,
 ) -> list[np.ndarray]:
     """Return the continuation of each prompt: arrays of at most `sampling.max_tokens` ids."""
     pieces: list[list[np.ndarray]] = [[] for _ in prompts]
-    for new in stream(params, net, prompts, sampling, stop_id=stop_id, num_tokens=num_tokens):
+    for new in stream(params, net, prompts, sampling, stop_id=stop_id, utf8=utf8):
         for row, piece in zip(pieces, new, strict=True):
             row.append(piece)
     return [np.concatenate(row) if row else np.zeros(0, np.int32) for row in pieces]

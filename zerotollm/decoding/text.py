@@ -29,12 +29,13 @@ def encode_prompt(tokenizer: AnyTokenizer, prompt: str, max_length: int) -> np.n
 def generate_texts(
     params: Params, net: Net, tokenizer: AnyTokenizer, prompts: Sequence[str], sampling: SamplingConfig
 ) -> list[str]:
-    """Return each prompt followed by its continuation, generated as one batch."""
+    """Return each prompt followed by its continuation, generated as one batch.
+
+    A character that the length limit cuts is dropped.
+    """
     ids = [encode_prompt(tokenizer, prompt, net.config.max_length) for prompt in prompts]
-    drawn = sample.generate(
-        params, net, ids, sampling, stop_id=tokenizer.stop_id, num_tokens=tokenizer.vocab_size
-    )
-    return [prompt + tokenizer.decode(new) for prompt, new in zip(prompts, drawn, strict=True)]
+    drawn = sample.generate(params, net, ids, sampling, stop_id=tokenizer.stop_id, utf8=tokenizer.utf8)
+    return [prompt + tokenizer.decode(new, final=False) for prompt, new in zip(prompts, drawn, strict=True)]
 
 
 def sample_text(
@@ -77,20 +78,21 @@ def stream_answer(
     sampling: SamplingConfig,
     chunk: int = 4,
 ) -> Iterator[str]:
-    """Yield the continuation of the tokens `ids_N`, which must fit into the context, in pieces."""
+    """Yield the continuation of the tokens `ids_N`, which must fit into the context, in pieces.
+
+    A character that `ids_N` do not finish is in the first piece. One that the length limit cuts is dropped.
+    """
     characters = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    characters.decode(tokenizer.utf8.unfinished(ids_N))
     for (new,) in sample.stream(
         params,
         net,
         [ids_N],
         replace(sampling, prompt=""),
         stop_id=tokenizer.stop_id,
-        num_tokens=tokenizer.vocab_size,
+        utf8=tokenizer.utf8,
         chunk=chunk,
     ):
         text = characters.decode(b"".join(tokenizer.token_bytes(int(i)) for i in new))
         if text:
             yield text
-    rest = characters.decode(b"", final=True)
-    if rest:
-        yield rest

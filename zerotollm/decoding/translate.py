@@ -43,7 +43,8 @@ def translate_texts(
 ) -> list[list[Translation]]:
     """Return the `sampling.n_best` best translations of every text, best first, from a beam of `sampling.beam_size`.
 
-    A translation has at most `sampling.max_tokens` tokens more than its source. A decoder-only model, trained to
+    A translation has at most `sampling.max_tokens` tokens more than its source; a character that this limit cuts is
+    dropped. A decoder-only model, trained to
     continue the source with the target, is decoded greedily: at most `sampling.max_tokens` tokens, and as many as the
     context holds after the source. `done` is called with the number of texts translated.
 
@@ -86,13 +87,13 @@ def translate_texts(
             net=net,
             beam=beam,
             slots=slots,
-            num_tokens=tokenizer.vocab_size,
+            next_state_SV=tokenizer.utf8.next_state_SV,
             special=(tokenizer.pad_id, tokenizer.bos_id, eos),
             patience=sampling.patience,
         )
         for i, beam_of_source in zip(group, hypotheses(*output, eos=eos), strict=False):
             best = beam_of_source[: sampling.n_best]
-            results[i] = [Translation(tokenizer.decode(h.ids).strip(), h.score) for h in best]
+            results[i] = [Translation(tokenizer.decode(h.ids, final=False).strip(), h.score) for h in best]
         finished += len(group)
         done(finished)
     return results
@@ -129,11 +130,11 @@ def _translate_greedily(
             [prompts[i] for i in rows],
             greedy,
             stop_id=tokenizer.stop_id,
-            num_tokens=tokenizer.vocab_size,
+            utf8=tokenizer.utf8,
         )
         for i, ids in zip(group, drawn, strict=False):
             ids = ids[: net.config.max_length + 1 - len(prompts[i])]  # the source stays in the context
-            results[i] = [Translation(tokenizer.decode(ids).strip(), float("nan"))]
+            results[i] = [Translation(tokenizer.decode(ids, final=False).strip(), float("nan"))]
         done(start + len(group))
     return results
 

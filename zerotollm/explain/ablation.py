@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.special import stdtr
@@ -19,6 +20,8 @@ from zerotollm.training.lora import Params, flatten_params, unflatten_params
 
 MATTERS = 0.01
 """Nats per token by which the loss must rise for a head to matter."""
+COSTLY = 5e13
+"""Multiplications from which on ablating all heads takes a CPU of few cores a quarter of an hour or more."""
 RecordAll = Callable[[LanguageModel], Iterable[Recording]]
 """Records the same rows with any model."""
 
@@ -112,6 +115,12 @@ def ablation(loss: float, tokens: int, where: str, rises_BALH: np.ndarray) -> Ab
     zero_p_LH, mean_p_LH = np.reshape(holm(p_ALH.ravel().tolist()), shape)
     zero, mean = (Estimate(*(x[a] for x in rise)) for a in (0, 1))
     return Ablation(loss, zero, zero_p_LH, tokens, where, mean, mean_p_LH)
+
+
+def ablation_cost(lm: LanguageModel, windows_BW: np.ndarray) -> float:
+    """Return the multiplications of `ablate_heads`, about: two passes per head, each through half of the layers."""
+    tokens, passes = windows_BW[:, 1:].size, 2 * lm.config.num_layers * lm.config.num_heads
+    return tokens * passes * sum(x.size for x in jax.tree.leaves(lm.params)) / 2
 
 
 def ablate_heads(lm: LanguageModel, windows_BW: np.ndarray) -> Ablation:

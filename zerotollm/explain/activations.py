@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer
-from zerotollm.model.blocks import Block, EncoderOutput
+from zerotollm.model.blocks import Block, EncoderOutput, rope_positions
 from zerotollm.model.build import build_net
 from zerotollm.model.config import TransformerConfig
 from zerotollm.model.layers import Norm
@@ -233,11 +233,12 @@ def _run_block(
     x_BTD: jax.Array,
     mask_BTS: jax.Array,
     encoder_output: EncoderOutput | None,
+    i: int,
     *,
     model: TransformerConfig,
 ) -> tuple[jax.Array, PyTree]:
-    """Return the output of one block and what it sows: `weights_BHTS` of each of its attention modules."""
-    positions_1T = jnp.arange(x_BTD.shape[1])[None]
+    """Return the output of block `i` and what it sows: `weights_BHTS` of each of its attention modules."""
+    positions_1T = rope_positions(model, i, jnp.arange(x_BTD.shape[1])[None])
     options: Json = {"deterministic": True, "encoder": encoder_output, "mutable": ["intermediates"]}
     (x_BTD, _), sown = Block(model).apply({"params": layer}, x_BTD, mask_BTS, positions_1T, **options)
     return x_BTD, sown["intermediates"]
@@ -255,7 +256,9 @@ def _run_blocks(
     """Run the blocks of a stack from layer `first` on, whose input is `x_BTD`."""
     states, sown = [x_BTD], []
     for i in range(first, sum(name.startswith("layer_") for name in layers)):
-        x_BTD, intermediates = _run_block(layers[f"layer_{i}"], x_BTD, mask_BTS, encoder_output, model=model)
+        x_BTD, intermediates = _run_block(
+            layers[f"layer_{i}"], x_BTD, mask_BTS, encoder_output, i, model=model
+        )
         states.append(x_BTD)
         sown.append(intermediates)
     names = ("attention", "cross_attention")[: 1 if encoder_output is None else 2]

@@ -237,13 +237,12 @@ def explain_embeddings(
 
     Without `counts_V`, all tokens except special ones are used, in the order of their ids.
     """
-    embedding_VD = np.asarray(embedding_VD, np.float64)[: tokenizer.vocab_size]
-    counts_V = np.ones(len(embedding_VD)) if counts_V is None else counts_V
+    counts_V = np.ones(min(tokenizer.vocab_size, len(embedding_VD))) if counts_V is None else counts_V
     kinds_V = token_kinds(tokenizer)
     occurring = np.flatnonzero((counts_V > 0) & (kinds_V != KINDS.index("special")))
     used_N = occurring[np.argsort(-counts_V[occurring], kind="stable")][:MOST]
     pieces = [readable_token(tokenizer, i) for i in used_N]
-    x_ND = embedding_VD[used_N]
+    x_ND = np.asarray(embedding_VD[used_N], np.float64)
     centered_ND = x_ND - x_ND.mean(0, keepdims=True)
     mapped_ND = centered_ND[:MAPPED] - centered_ND[:MAPPED].mean(0)
     axes_DD = np.linalg.eigh(mapped_ND.T @ mapped_ND)[1][:, ::-1]

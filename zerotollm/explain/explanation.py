@@ -11,7 +11,7 @@ import numpy as np
 
 from zerotollm.data.config import TokenizerConfig
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer, Tokenizer
-from zerotollm.explain.ablation import Ablation, ablate_heads
+from zerotollm.explain.ablation import COSTLY, Ablation, ablate_heads, ablation_cost
 from zerotollm.explain.activations import (
     LONGEST,
     LanguageModel,
@@ -65,6 +65,9 @@ HELD_OUT_TOKENS = 100_000
 JSON_ITEMS = 64
 """Arrays and lists with more items are left out of JSON."""
 NO_TEXT = "it needs the training text and held-out text, which were not found"
+COSTLY_ON_CPU = (
+    "a model of this size has to be run too many times for a CPU: take a machine with an accelerator"
+)
 
 LeftOut = tuple[tuple[str, str], ...]
 """(name of an answer, reason why there is none)"""
@@ -197,19 +200,24 @@ def explain_text(
 
     ids_N = text_token_ids(tokenizer, counts_V)
     heads = explain_heads(lm, windows_BW[::4, :-1], ids_N, recorded_attention())
+    residual_MBTD = np.stack(residual, axis=1)
+    residual.clear()  # it is as large
     all_scores = concatenate_scores(scores)
+    ablated_BW = windows_BW[::2, : ABLATED_TOKENS + 1]
+    too_costly = jax.default_backend() == "cpu" and ablation_cost(lm, ablated_BW) > COSTLY
     return dataclasses.replace(
         first,
         layers=explain_layers(
-            np.stack(residual, axis=1),
+            residual_MBTD,
             windows_BW[::2],
             sentence_ends(tokenizer),
-            fresh=(streams_of(lm._replace(params=other), windows_BW[::2]) for other in fresh()),
+            fresh=fresh_streams(lm, windows_BW[::2], fresh),
         ),
         calibration=calibration(all_scores.confidence_BT, all_scores.correct_BT),
         positions=loss_by_position(all_scores.nats_BT),
         heads=heads,
-        ablation=ablate_heads(lm, windows_BW[::2, : ABLATED_TOKENS + 1]),
+        ablation=None if too_costly else ablate_heads(lm, ablated_BW),
+        left_out=(("ablation", COSTLY_ON_CPU),) if too_costly else (),
     )
 
 
@@ -221,6 +229,11 @@ def held_out_windows(model: TransformerConfig, reference: ReferenceText) -> np.n
 def streams_of(lm: LanguageModel, windows_BW: np.ndarray) -> np.ndarray:
     """Return the residual stream of a decoder on B windows of T + 1 tokens, (M, B, T, D)."""
     return np.stack([window.residual() for window in record_windows(lm, windows_BW)], axis=1)
+
+
+def fresh_streams(lm: LanguageModel, windows_BW: np.ndarray, fresh: FreshParams) -> Iterator[np.ndarray]:
+    """Yield `streams_of` of each fresh model. Only one of them is in memory, where a generator would keep the last."""
+    return map(lambda params: streams_of(lm._replace(params=params), windows_BW), fresh())
 
 
 def explain_run(
@@ -276,7 +289,7 @@ def explain_run(
             windows_BW,
             sentence_ends(tokenizer),
             labels,
-            fresh=(streams_of(lm._replace(params=other), windows_BW) for other in fresh()),
+            fresh=fresh_streams(lm, windows_BW, fresh),
         ),
     )
     lengths = [len(sample) for sample in samples]

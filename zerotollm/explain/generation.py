@@ -183,7 +183,7 @@ def explain_generation(
     def difference(own_B: np.ndarray, real_B: np.ndarray) -> Estimate[float]:
         return difference_estimate(own_B, real_B, VERDICTS) if comparable else UNKNOWN
 
-    samples = [lm.tokenizer.decode(x_T) for x_T in samples_BT]
+    samples = [lm.tokenizer.decode(x_T, final=False) for x_T in samples_BT]
     return _compare(list(samples_BT), list(real_BT), score, difference, lm.tokenizer, train_N, samples)
 
 

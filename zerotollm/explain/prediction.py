@@ -28,10 +28,10 @@ class Sampler:
     """How the run's sampler draws the next token."""
 
     temperature: float
-    probabilities: Callable[[np.ndarray], np.ndarray]
-    """(V,) logits -> (V,) probabilities that it draws with"""
-    draw: Callable[[np.ndarray, int], int]
-    """(V,) logits, number of tokens before -> the id that it draws"""
+    probabilities: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    """(V,) logits, (T,) ids before -> (V,) probabilities that it draws with"""
+    draw: Callable[[np.ndarray, np.ndarray], int]
+    """(V,) logits, (T,) ids before -> the id that it draws"""
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def predict(
     logits_TV = activations.logits_TV[:, :num_ids]
     next_TK = np.argsort(-logits_TV, axis=-1, kind="stable")[:, :BEST]
     weights_TV = np.exp(logits_TV - logits_TV.max(-1, keepdims=True))
-    drawn = sampler.draw(activations.logits_TV[-1], T) if sampler else None
+    drawn = sampler.draw(activations.logits_TV[-1], tokens_T) if sampler else None
     return Prediction(
         tokens_T=tokens_T,
         pieces=pieces(tokens_T),
@@ -198,7 +198,7 @@ def predict(
         hidden_D=hidden_D,
         logits_V=logits_V,
         probabilities_V=probabilities_V,
-        sampled_V=sampler.probabilities(logits_V) if sampler else probabilities_V,
+        sampled_V=sampler.probabilities(logits_V, tokens_T) if sampler else probabilities_V,
         entropy=float(-np.sum(probabilities_V * np.log2(np.maximum(probabilities_V, 1e-300)))),
         best_K=best_K,
         best_pieces=pieces(best_K),

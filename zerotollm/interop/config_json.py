@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zerotollm.errors import UsageError
-from zerotollm.model.config import TransformerConfig
+from zerotollm.model.config import ROPE_KEPT, ROPE_STRETCHED, TransformerConfig
 from zerotollm.types import Json
 
 ROPE_FIELDS = ("rope_theta", "rope_parameters", "rope_scaling")
-UNSCALED_ROPE = {
-    "rope_type": ("default", None),
-    "type": ("default", None),
-    "factor": (1.0, None),
-    "partial_rotary_factor": (1.0, None),
+ROPE_TYPES: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
+    "default": {"factor": (1.0, None)},
+    "linear": {},
+    "llama3": {"low_freq_factor": (ROPE_STRETCHED,), "high_freq_factor": (ROPE_KEPT,)},
 }
-"""Accepted values of the fields of unscaled RoPE, besides theta. Any other field must be null or false."""
+"""Accepted values of the fields of each `rope_type`, besides those that our fields hold."""
+ORIGINAL_LENGTH = "original_max_position_embeddings"
 
 
 @dataclass(frozen=True)
@@ -64,29 +64,62 @@ class ConfigFile:
             raise UsageError(f"{self.path}: {name} is {value!r}, and must be the id of a token")
         return value
 
-    def rope_theta(self) -> float:
-        """Return theta of unscaled rotary positions. Fields that scale them are refused."""
-        checked: Json = {
-            name: value
-            for name, value in self.fields.items()
-            if name not in ROPE_FIELDS and (name.startswith("rope_") or name in UNSCALED_ROPE)
-        }
-        thetas = [self.fields.get("rope_theta")]
-        for outer in ("rope_parameters", "rope_scaling"):
+    def rope(self, default_theta: float) -> Json:
+        """Return our fields of rotary positions. Scalings other than those of `ROPE_TYPES` are refused."""
+        thetas, scalings = [self.fields.get("rope_theta")], []
+        names = ("type", "factor", "partial_rotary_factor")
+        here = {x: y for x, y in self.fields.items() if x.startswith("rope_") or x in names}
+        self._rope_scaling("", {x: y for x, y in here.items() if x not in ROPE_FIELDS})
+        for outer in ROPE_FIELDS[1:]:
             inner = self.fields.get(outer) or {}
             if not isinstance(inner, dict):
                 raise UsageError(f"{self.path}: {outer} is {inner!r}, and must be an object of fields")
             thetas.append(inner.get("rope_theta"))
-            checked |= {f"{outer}.{name}": value for name, value in inner.items() if name != "rope_theta"}
-        for path, value in checked.items():
-            outer, dot, name = path.rpartition(".")
-            shown = f"{outer}{dot}{'rope_type' if name == 'type' else name}"
-            replace(self, fields={shown: value}).allow(shown, None, UNSCALED_ROPE.get(name, (None, False)))
+            if scaling := {x: y for x, y in inner.items() if x != "rope_theta"}:
+                scalings.append(self._rope_scaling(f"{outer}.", scaling))
         files = [replace(self, fields={"rope_theta": theta}) for theta in thetas if theta is not None]
         distinct = {file.number("rope_theta") for file in files}
         if len(distinct) > 1:
             raise UsageError(f"{self.path}: rope_theta is both {' and '.join(map(str, sorted(distinct)))}")
-        return float(*distinct or [10000.0])
+        scaling, *others = scalings or [{}]
+        if any(other != scaling for other in others):
+            raise UsageError(f"{self.path}: rope_parameters and rope_scaling differ: keep one of the two")
+        return {"rope_theta": float(*distinct or [default_theta])} | scaling
+
+    def _rope_scaling(self, outer: str, fields: Json) -> Json:
+        """Return our fields of the object `outer`, a name with a dot, or of the file itself, which scales nothing."""
+        file = replace(self, fields={outer + name: value for name, value in fields.items()})
+        allowed = (None, *ROPE_TYPES) if outer else (None, "default")
+        kinds = {file.allow(outer + name, None, allowed) for name in ("rope_type", "type")} - {None}
+        if len(kinds) > 1:
+            raise UsageError(f"{self.path}: {outer}rope_type and {outer}type differ: keep one of the two")
+        (kind,) = kinds or {"default"}
+        ours, taken = {}, {"rope_type", "type"}
+        if kind != "default":
+            ours["rope_factor"] = float(file.number(f"{outer}factor"))
+            taken.add("factor")
+        if kind == "llama3":
+            ours["rope_original_length"] = file.count(outer + ORIGINAL_LENGTH)
+            taken.add(ORIGINAL_LENGTH)
+        accepted = {**ROPE_TYPES[kind], "partial_rotary_factor": (1.0, None)}
+        for name in {**accepted, **fields}:
+            if name not in taken:
+                file.allow(outer + name, None, accepted.get(name, (None, False)))
+        return ours
+
+
+def write_rope(model: TransformerConfig) -> Json:
+    """Return the fields that `ConfigFile.rope` reads."""
+    theta = {"rope_theta": model.rope_theta}
+    if model.rope_factor == 1:
+        # transformers 5 reads the first; earlier versions and other programs read the second.
+        return {"rope_parameters": {"rope_type": "default"} | theta} | theta
+    kind = "llama3" if model.rope_original_length else "linear"
+    scaling: Json = {"rope_type": kind, "factor": model.rope_factor}
+    if model.rope_original_length:
+        scaling |= {name: values[0] for name, values in ROPE_TYPES[kind].items()}
+        scaling |= {ORIGINAL_LENGTH: model.rope_original_length}
+    return {"rope_parameters": scaling | theta, "rope_scaling": scaling} | theta
 
 
 class ConfigField(NamedTuple):

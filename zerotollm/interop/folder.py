@@ -13,14 +13,22 @@ from safetensors import SafetensorError, safe_open
 from zerotollm.data.sources.lines import cannot_read
 from zerotollm.data.tokens.pretrained import PretrainedTokenizer, pretrained_tokenizer
 from zerotollm.errors import RunError, UsageError
-from zerotollm.interop import gpt2, llama, marian, qwen2, qwen3
+from zerotollm.interop import gpt2, llama, marian, mistral, qwen2, qwen3, smollm3
 from zerotollm.interop.config_json import ConfigFile, Json
 from zerotollm.interop.family import Family
 from zerotollm.interop.weights import from_theirs, parameter_shapes
 from zerotollm.model.build import Params
 from zerotollm.model.config import TransformerConfig
 
-FAMILIES = (qwen3.FAMILY, llama.FAMILY, qwen2.FAMILY, gpt2.FAMILY, marian.FAMILY)
+FAMILIES = (
+    qwen3.FAMILY,
+    llama.FAMILY,
+    qwen2.FAMILY,
+    mistral.FAMILY,
+    smollm3.FAMILY,
+    gpt2.FAMILY,
+    marian.FAMILY,
+)
 """A model that several can express is exported as the first."""
 CONFIG = "config.json"
 SINGLE = "model.safetensors"

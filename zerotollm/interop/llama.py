@@ -1,9 +1,20 @@
-"""Llama (arXiv:2302.13971), and what Qwen2 and Qwen3 share with it: RMSNorm, RoPE, SwiGLU, and all tensor names.
+"""Llama (arXiv:2302.13971), and what later families share with it: RMSNorm, RoPE, SwiGLU, and all tensor names.
 
-The three differ in biases and in the norm of queries and keys.
+They differ in biases (Qwen2), in the norm of queries and keys (Qwen3), in the window of attention (Mistral) and in the
+layers with RoPE (SmolLM3).
 """
 
-from zerotollm.interop.config_json import ConfigField, ConfigFile, Json, constant, count, flag, number, only
+from zerotollm.interop.config_json import (
+    ConfigField,
+    ConfigFile,
+    Json,
+    constant,
+    count,
+    flag,
+    number,
+    only,
+    write_rope,
+)
 from zerotollm.interop.family import Family
 from zerotollm.interop.weights import Weight, head, linear, norm
 from zerotollm.model.config import TransformerConfig
@@ -28,11 +39,18 @@ BIASES = {
 }
 """Our biases -> attention_bias and mlp_bias."""
 BY_FLAGS = {flags: biases for biases, flags in BIASES.items()}
+TWO_BIASES = ConfigField(
+    lambda model: dict(zip(("attention_bias", "mlp_bias"), BIASES[model.biases], strict=True)),
+    lambda file: {"biases": BY_FLAGS[file.flag("attention_bias"), file.flag("mlp_bias")]},
+    {"biases": tuple(BIASES)},
+)
 COMPUTED = r".*rotary_emb\.inv_freq"
 
 
-def shared_fields(kv_heads: int = 0, head_dim: int = 0) -> tuple[ConfigField, ...]:
-    """Return the fields that the three families share; the arguments are a family's defaults, 0 for derived sizes."""
+def shared_fields(
+    kv_heads: int = 0, head_dim: int = 0, length: int = 2048, theta: float = 1e4, tied: bool = False
+) -> tuple[ConfigField, ...]:
+    """Return the fields that all these families share; the arguments are a family's defaults, 0 for derived sizes."""
     return (
         count("vocab_size", "vocab_size"),
         count("hidden_size", "width"),
@@ -41,18 +59,11 @@ def shared_fields(kv_heads: int = 0, head_dim: int = 0) -> tuple[ConfigField, ..
         count("num_attention_heads", "num_heads"),
         count("num_key_value_heads", "num_kv_heads", 0, absent=kv_heads),
         count("head_dim", "head_width", 0, absent=head_dim),
-        count("max_position_embeddings", "max_length", 2048),
+        count("max_position_embeddings", "max_length", length),
         constant("hidden_act", "silu", also=("swish",)),
         number("rms_norm_eps", "norm_epsilon", 1e-6),
-        flag("tie_word_embeddings", "tie_embeddings", False),
-        ConfigField(
-            # transformers 5 reads the first; earlier versions and other programs read the second.
-            lambda model: {
-                "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_theta},
-                "rope_theta": model.rope_theta,
-            },
-            lambda file: {"rope_theta": file.rope_theta()},
-        ),
+        flag("tie_word_embeddings", "tie_embeddings", tied),
+        ConfigField(write_rope, lambda file: file.rope(theta)),
         constant("attention_dropout", 0.0),
         only("pretraining_tp", 1, None),
     )
@@ -101,14 +112,10 @@ FAMILY = Family(
     architecture="LlamaForCausalLM",
     fields=(
         *shared_fields(),
-        ConfigField(
-            lambda model: dict(zip(("attention_bias", "mlp_bias"), BIASES[model.biases], strict=True)),
-            lambda file: {"biases": BY_FLAGS[file.flag("attention_bias"), file.flag("mlp_bias")]},
-            {"biases": tuple(BIASES)},
-        ),
+        TWO_BIASES,
         only("sliding_window", None),
     ),
-    fixed=SHARED | {"qk_norm": False},
+    fixed=SHARED | {"qk_norm": False, "nope_every": 0},
     widths=equal_widths,
     weights=weights,
     prefix="model.",

@@ -7,6 +7,6 @@ FAMILY = llama.FAMILY._replace(
     model_type="qwen2",
     architecture="Qwen2ForCausalLM",
     fields=(*llama.shared_fields(kv_heads=32), llama.NO_SLIDING_WINDOW),
-    fixed=llama.SHARED | {"qk_norm": False, "biases": "qkv"},
+    fixed=llama.SHARED | {"qk_norm": False, "nope_every": 0, "biases": "qkv"},
     widths=llama.derived_widths,
 )

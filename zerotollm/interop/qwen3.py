@@ -12,5 +12,5 @@ FAMILY = llama.FAMILY._replace(
         choice("attention_bias", "biases", {"none": False, "attention": True}, False),
         llama.NO_SLIDING_WINDOW,
     ),
-    fixed=llama.SHARED | {"qk_norm": True},
+    fixed=llama.SHARED | {"qk_norm": True, "nope_every": 0},
 )

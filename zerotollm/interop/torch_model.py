@@ -31,7 +31,7 @@ def torch_model(family: Family, model: TransformerConfig) -> TorchModel:
     import transformers
 
     check(family, model)
-    fields = family.write_config(model) | {"bos_token_id": None, "eos_token_id": None}
+    fields = family.write_config(model) | dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     if family.encoder_decoder:
         fields |= {"dropout": model.dropout, "pad_token_id": 0, "eos_token_id": 2}
         fields |= dict.fromkeys(("bos_token_id", "decoder_start_token_id"), 1)

@@ -102,6 +102,13 @@ class Block(nn.Module):
         return constrain(x_BTD, ROWS), tuple(kv)
 
 
+def rope_positions(config: TransformerConfig, layer: int | jax.Array, positions_BT: jax.Array) -> jax.Array:
+    """Return the positions for the rope of a layer: all 0, which turns nothing, where `nope_every` says so."""
+    if not config.nope_every:
+        return positions_BT
+    return jnp.where((layer + 1) % config.nope_every == 0, 0, positions_BT)
+
+
 def run_blocks(
     module: nn.Module,
     num_layers: int,
@@ -128,7 +135,7 @@ def run_blocks(
             x_BTD, new = block(c, name=f"layer_{i}")(
                 x_BTD,
                 mask_BTS,
-                positions_BT,
+                rope_positions(c, i, positions_BT),
                 deterministic=deterministic,
                 cache=caches and caches[i],
                 slot=slot,
@@ -136,29 +143,38 @@ def run_blocks(
             )
             kv.append(new)
     else:
-        inputs = {"mask_BTS": mask_BTS, "positions_BT": positions_BT, "encoder": encoder}
+        inputs = {"mask_BTS": mask_BTS, "encoder": encoder}
         x_BTD = (_scan_blocks if module.compute.scan_layers else _remat_blocks)(
-            module, num_layers, x_BTD, deterministic=deterministic, **inputs
+            module, num_layers, x_BTD, positions_BT, deterministic=deterministic, **inputs
         )
     if c.norm_position == "pre":
         x_BTD = Norm(c, name="final_norm")(x_BTD)
     return x_BTD, kv
 
 
-def _remat_blocks(module: nn.Module, num_layers: int, x_BTD: jax.Array, **inputs) -> jax.Array:
+def _remat_blocks(
+    module: nn.Module, num_layers: int, x_BTD: jax.Array, positions_BT: jax.Array, **inputs
+) -> jax.Array:
     """Recompute in the backward pass the activations that `compute.remat` does not store (arXiv:1604.06174)."""
 
-    def apply(block: nn.Module, x_BTD: jax.Array) -> jax.Array:
-        return block(x_BTD, **inputs)[0]
+    def apply(block: nn.Module, x_BTD: jax.Array, positions_BT: jax.Array) -> jax.Array:
+        return block(x_BTD, positions_BT=positions_BT, **inputs)[0]
 
     run = nn.remat(apply, policy=POLICIES[module.compute.remat])
     for i in range(num_layers):
-        x_BTD = run(module.block(module.config, name=f"layer_{i}"), x_BTD)
+        layer_positions_BT = rope_positions(module.config, i, positions_BT)
+        x_BTD = run(module.block(module.config, name=f"layer_{i}"), x_BTD, layer_positions_BT)
     return x_BTD
 
 
 def _scan_blocks(
-    module: nn.Module, num_layers: int, x_BTD: jax.Array, *, deterministic: bool, **inputs
+    module: nn.Module,
+    num_layers: int,
+    x_BTD: jax.Array,
+    positions_BT: jax.Array,
+    *,
+    deterministic: bool,
+    **inputs,
 ) -> jax.Array:
     """Loop over the parameters of all layers, so that XLA compiles one block.
 
@@ -173,13 +189,14 @@ def _scan_blocks(
         matrix = leaves[0].ndim == 2
         return jnp.stack([leaf.astype(x_BTD.dtype) if matrix else leaf for leaf in leaves])
 
-    def body(x_BTD: jax.Array, layer: tuple[dict, jax.Array | None]) -> tuple[jax.Array, None]:
-        params, key = layer
+    def body(x_BTD: jax.Array, layer: tuple[dict, jax.Array | None, jax.Array]) -> tuple[jax.Array, None]:
+        params, key, i = layer
         rngs = None if key is None else {"dropout": key}
         apply: Callable = partial(module.block(c, parent=None).apply, {"params": params}, rngs=rngs)
-        return apply(x_BTD, deterministic=key is None, **inputs)[0], None
+        positions = rope_positions(c, i, positions_BT)
+        return apply(x_BTD, positions_BT=positions, deterministic=key is None, **inputs)[0], None
 
     if remat != "none":
         body = jax.checkpoint(body, policy=POLICIES[remat], prevent_cse=False)  # not needed in a loop
     keys = None if key is None else jax.random.split(key, num_layers)
-    return jax.lax.scan(body, x_BTD, (jax.tree.map(stack, *layers), keys))[0]
+    return jax.lax.scan(body, x_BTD, (jax.tree.map(stack, *layers), keys, jnp.arange(num_layers)))[0]

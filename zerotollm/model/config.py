@@ -17,6 +17,10 @@ BIASED = {
 }
 """The matrices with a bias, for each value of `biases`."""
 
+ROPE_STRETCHED, ROPE_KEPT = 1.0, 4.0
+"""Periods in `rope_original_length` tokens up to which a wave of rope is stretched in full, and from which it is kept:
+`low_freq_factor` and `high_freq_factor` of every Llama 3."""
+
 
 @dataclass(frozen=True)
 class TransformerConfig:
@@ -64,6 +68,15 @@ class TransformerConfig:
     """interleaved sines and cosines, as in the paper, or all sines before all cosines, as in its authors' library"""
     rope_theta: PositiveFloat = 10000.0
     """longest wavelength of rope, in tokens, divided by 2 pi"""
+    rope_factor: Annotated[float, Bounds(at_least=1)] = field(default=1.0, metadata=ADDED)
+    """wavelengths of rope are multiplied by this, for contexts longer than those of pretraining (position
+    interpolation, arXiv:2306.15595)"""
+    rope_original_length: int = field(default=0, metadata=ADDED)
+    """context of pretraining, for rope_factor as in Llama 3 (arXiv:2407.21783): wavelengths above it are multiplied,
+    those below a quarter of it are not, those between in part; 0: all are multiplied"""
+    nope_every: int = field(default=0, metadata=ADDED)
+    """decoder: every n-th block has no rope and no other positions (NoPE, arXiv:2305.19466; with rope in the other
+    blocks, arXiv:2501.18795); 0: all blocks have rope"""
     cross_rope: bool = field(default=False, metadata=ADDED)
     """apply rope in cross-attention too, each token at its position in its own text (arXiv:2104.09864, equation 34,
     across two texts): a translation proceeds along its source"""
@@ -150,6 +163,12 @@ def resolve(config: TransformerConfig, *, vocab_size: int, context: int) -> Tran
                     f"model.previous_token_heads needs {name} {value}, and it is {found}: set it, or set "
                     "model.previous_token_heads to 0"
                 )
+    if config.nope_every and (config.position != "rope" or has_encoder):
+        raise UsageError("model.nope_every needs a decoder with model.position rope: set it to 0")
+    if config.nope_every == 1:
+        raise UsageError(
+            "model.nope_every 1 leaves no block with rope: set it to 0 and model.position to none"
+        )
     if config.position == "sinusoidal" and config.width % 2:
         raise UsageError(
             f"sinusoidal positions fill pairs of features, and model.width is {config.width}: make it even"

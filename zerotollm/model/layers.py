@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from zerotollm.model.chunked_attention import AttentionMask
-from zerotollm.model.config import BIASED, TransformerConfig
+from zerotollm.model.config import BIASED, ROPE_KEPT, ROPE_STRETCHED, TransformerConfig
 from zerotollm.types import Json
 
 
@@ -146,14 +146,27 @@ def sinusoid(positions_BT: jax.Array, width: int, layout: str = "interleaved") -
     )
 
 
+def rope_frequencies(config: TransformerConfig, pairs: int) -> jax.Array:
+    """Return the angle between neighbouring positions of each pair of features, (pairs,) in float32."""
+    frequencies_C = config.rope_theta ** (-jnp.arange(pairs) / pairs)
+    if config.rope_factor == 1:
+        return frequencies_C
+    kept_C = 0.0
+    if config.rope_original_length:
+        # Periods of a wave in the context of pretraining: 1 or fewer are stretched, 4 or more are kept.
+        periods_C = config.rope_original_length * frequencies_C / (2 * jnp.pi)
+        kept_C = jnp.clip((periods_C - ROPE_STRETCHED) / (ROPE_KEPT - ROPE_STRETCHED), 0, 1)
+    return frequencies_C * (kept_C + (1 - kept_C) / config.rope_factor)
+
+
 @jax.named_scope("rope")
-def rope(x_BHTC: jax.Array, positions_BT: jax.Array, theta: float) -> jax.Array:
+def rope(config: TransformerConfig, x_BHTC: jax.Array, positions_BT: jax.Array) -> jax.Array:
     """Apply rotary positions (RoFormer, arXiv:2104.09864, equation 34), feature i paired with i + C/2 as in Llama.
 
     The product of a rotated query and a rotated key depends only on the difference of their positions. C is even.
     """
     B, H, T, C = x_BHTC.shape
-    frequencies_C = theta ** (-jnp.arange(C // 2) / (C // 2))
+    frequencies_C = rope_frequencies(config, C // 2)
     angles_BTC = positions_BT[..., None] * frequencies_C[None, None]
     cos, sin = jnp.cos(angles_BTC), jnp.sin(angles_BTC)
     # One expression with a flip: slices and concatenations cost XLA several more passes.
@@ -204,7 +217,7 @@ def source_keys_values(config: TransformerConfig, params: Json, context_BSD: jax
     if config.qk_norm:
         k_BKSC = normalize(config, k_BKSC, **params["key_norm"])
     if config.position == "rope" and config.cross_rope:
-        k_BKSC = rope(k_BKSC, jnp.arange(k_BKSC.shape[2])[None], config.rope_theta)
+        k_BKSC = rope(config, k_BKSC, jnp.arange(k_BKSC.shape[2])[None])
     return KVCache(k_BKSC, v_BKSC)
 
 
@@ -270,10 +283,10 @@ class Attention(nn.Module):
             k_BKSC, v_BKSC = known
         crosses = context_BSD is not None or known is not None
         if c.position == "rope" and (c.cross_rope or not crosses):
-            q_BHTC = rope(q_BHTC, positions_BT, c.rope_theta)
+            q_BHTC = rope(c, q_BHTC, positions_BT)
             if known is None:
                 positions_BS = jnp.arange(k_BKSC.shape[2])[None] if crosses else positions_BT
-                k_BKSC = rope(k_BKSC, positions_BS, c.rope_theta)
+                k_BKSC = rope(c, k_BKSC, positions_BS)
         if cache is not None:
             k_BKSC = write_slots(cache.keys_BKSC, k_BKSC, slot)
             v_BKSC = write_slots(cache.values_BKSC, v_BKSC, slot)

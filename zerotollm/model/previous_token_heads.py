@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from zerotollm.model.config import TransformerConfig
-from zerotollm.model.layers import rope
+from zerotollm.model.layers import rope, rope_frequencies
 from zerotollm.types import Json
 
 PEAK = 16.0
@@ -40,12 +40,12 @@ def _planted(config: TransformerConfig, attention: Json) -> Json:
     H, K, C = config.num_heads, config.num_kv_heads, config.key_width
     N = min(config.previous_token_heads, H)
     num_key_heads = -(-N // (H // K))
-    frequencies_C = config.rope_theta ** (-jnp.arange(C // 2) / (C // 2))
+    frequencies_C = rope_frequencies(config, C // 2)
     weights_C = frequencies_C / frequencies_C.sum()
     length = (PEAK * C**0.5) ** 0.5
     bias_C = length * jnp.concatenate([jnp.sqrt(weights_C), jnp.zeros(C // 2)])
     queries_11NC = jnp.broadcast_to(bias_C, (1, 1, N, C))
-    queries_NC = rope(queries_11NC, -1 - jnp.arange(N)[None], config.rope_theta)[0, 0]
+    queries_NC = rope(config, queries_11NC, -1 - jnp.arange(N)[None])[0, 0]
     planted: Json = {}
     for name, bias_NC in (
         ("query", queries_NC),

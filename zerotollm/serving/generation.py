@@ -14,7 +14,7 @@ Finish = Literal["", "stop", "length"]
 
 
 class Token(NamedTuple):
-    """A token with log-probabilities under the model, before temperature and filters."""
+    """A token with log-probabilities under the model. See `zerotollm.decoding.continuous.SampledTokens`."""
 
     id: int
     log_p: float | None = 0.0  # None for the first token of a prompt, which nothing precedes
@@ -58,7 +58,10 @@ def cut_at_stop(text: str, stop: tuple[str, ...]) -> tuple[str, str, bool]:
 
 @dataclass(eq=False)
 class Generation:
-    """A text in progress. `emit` receives its pieces; whoever reads them may set `done` to cancel it."""
+    """A text in progress. `emit` receives its pieces; whoever reads them may set `done` to cancel it.
+
+    A character that the prompt does not finish is in the piece that does. One that the length limit cuts is dropped.
+    """
 
     request: GenerationRequest
     tokenizer: AnyTokenizer
@@ -74,19 +77,23 @@ class Generation:
     _length: int = 0
     _leads: bool = True
 
+    def __post_init__(self) -> None:
+        before_N = self.request.prompt_N[: self.request.echo]  # whose text is not shown
+        self._characters.decode(self.tokenizer.utf8.unfinished(before_N))
+
     def take(self, token: Token) -> None:
         """Emit what the next token adds, and set `done` at the end. Stop strings apply to generated text only."""
         request, offset = self.request, self._length
         if token.in_prompt or not request.sampling.max_tokens:
             self.done = not token.in_prompt
-            text = self._decode(token if token.in_prompt else None, final=self.done)
+            text = self._decode(token) if token.in_prompt else ""
             finish: Finish = "length" if self.done else ""
             self.emit(Piece(text, token if token.in_prompt else None, offset, finish, in_prompt=True))
             return
         self.drawn += 1
         ended = token.id == self.tokenizer.stop_id
         last = self.drawn >= min(request.sampling.max_tokens, self.context - len(request.prompt_N) + 1)
-        text = self._decode(None if ended else token, final=ended or last)
+        text = "" if ended else self._decode(token)
         shown, self._waiting, stopped = cut_at_stop(self._waiting + text, request.stop)
         finish = "stop" if ended or stopped else "length" if last else ""
         if finish:
@@ -94,7 +101,7 @@ class Generation:
         self.emit(Piece(shown, None if ended else token, offset, finish, self._leads))
         self._leads &= not shown.strip(" ")
 
-    def _decode(self, token: Token | None, *, final: bool) -> str:
-        text = self._characters.decode(self.tokenizer.token_bytes(token.id) if token else b"", final=final)
+    def _decode(self, token: Token) -> str:
+        text = self._characters.decode(self.tokenizer.token_bytes(token.id))
         self._length += len(text)
         return text

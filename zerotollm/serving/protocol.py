@@ -2,7 +2,8 @@
 
 An unknown or unsupported field is refused by name, unless it does not affect the text. Requests may also set top_k and
 min_p; defaults are the run's `sample`. A seed gives the same text as `generate --seed`. With `echo` and `logprobs` the
-client's prompt tokens are scored, without a bos that the server adds.
+client's prompt tokens are scored, without a bos that the server adds. Log-probabilities are the model's own: tokens
+that may not follow in valid UTF-8 have theirs too, but are not sampled. A greedy token need not be the likeliest.
 """
 
 import json

@@ -29,6 +29,8 @@ class Programs(NamedTuple):
     """Programs that are compiled before the first request."""
 
     params: Params
+    next_state_SV: jax.Array
+    """of `Utf8Automaton`"""
     empty: Callable[[], continuous.Slots]
     admit: dict[int, Admit]
     """by the reach of a part of a prompt, smallest first"""
@@ -77,22 +79,25 @@ def compile_programs(
 
     `done` is called after each of the `num_programs` programs.
     """
-    fixed = {"net": net, "num_tokens": tokenizer.vocab_size}
+    next_state_SV = jnp.asarray(tokenizer.utf8.next_state_SV)
     empty = jax.jit(lambda: continuous.empty_slots(net, rows, context)).lower().compile()
     shapes = jax.eval_shape(empty)
     # Memory-mapped weights would be copied in every call.
     params, admit = fuse_projections(jax.tree.map(jnp.asarray, params)), {}
-    lowered = continuous.step.lower(params, shapes, np.zeros(rows, bool), np.bool_(False), **fixed)
+    lowered = continuous.step.lower(
+        params, shapes, next_state_SV, np.zeros(rows, bool), np.bool_(False), net=net
+    )
     step = lowered.compile(FEW_ROWS)
     done()
     reaches = continuous.reaches(context)
     for reach in reaches:
         part = _part(np.zeros(1, np.int32), 0, 1, min(reach, continuous.CHUNK), net.config.token_shift)
-        arguments = (np.int32(0), *part, sampling_arguments(None), np.bool_(False), np.bool_(False))
-        admit[reach] = continuous.admit.lower(params, shapes, *arguments, reach=reach, **fixed).compile()
+        flags = (np.bool_(False), np.bool_(False))
+        arguments = (next_state_SV, np.int32(0), *part, np.int8(0), sampling_arguments(None), *flags)
+        admit[reach] = continuous.admit.lower(params, shapes, *arguments, reach=reach, net=net).compile()
         done()
     chunk = min(reaches[-1], continuous.CHUNK)
-    return Programs(params, empty, admit, step, rows, chunk, net.config.token_shift)
+    return Programs(params, next_state_SV, empty, admit, step, rows, chunk, net.config.token_shift)
 
 
 def num_programs(context: int) -> int:
@@ -145,8 +150,10 @@ def read(programs: Programs, batch: Batch) -> tuple[Batch, NewTokens]:
         slots, first, scores = programs.admit[reach](
             programs.params,
             slots,
+            programs.next_state_SV,
             np.int32(row),
             *_part(prompt_N, start, length, width, programs.token_shift),
+            np.int8(generation.tokenizer.utf8.state(prompt_N)),
             sampling_arguments(generation),
             np.bool_(with_log_p),
             np.bool_(with_log_p and echo is not None),
@@ -170,7 +177,13 @@ def step(programs: Programs, batch: Batch) -> tuple[Batch, NewTokens]:
     """Sample the next token of every text whose prompt is read. The old `batch` is donated."""
     generations = batch.decoding()
     active_R = np.array([generation is not None for generation in generations])
-    slots, sampled = programs.step(programs.params, batch.slots, active_R, np.bool_(_any_log_p(generations)))
+    slots, sampled = programs.step(
+        programs.params,
+        batch.slots,
+        programs.next_state_SV,
+        active_R,
+        np.bool_(_any_log_p(generations)),
+    )
     return batch._replace(slots=slots), _tokens(sampled, generations)
 
 

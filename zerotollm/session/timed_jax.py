@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zerotollm.components import computed, dataset_of, model_of, training_of
+from zerotollm.data.tokens.utf8 import Utf8Automaton
 from zerotollm.decoding import sample
 from zerotollm.experiment import Experiment
 from zerotollm.host.allocator import reuse_memory
@@ -105,12 +106,12 @@ def jax_side(
     params = jax.tree.map(jnp.copy, training.merge(state.params, state.frozen))
     prompt, new = sides.decode_lengths(data.context)
     greedy = replace(experiment.sample, prompt="", temperature=0.0, max_tokens=new)
-    net = model_of(experiment)
+    net, utf8 = model_of(experiment), Utf8Automaton.of([b" "] * vocab_size)
 
     def decode(rows: int) -> None:
         prompts = list(np.random.default_rng(rows).integers(0, vocab_size, (rows, prompt)))
         # No token stops a row.
-        texts = sample.generate(params, net, prompts, greedy, stop_id=-1, num_tokens=vocab_size)
+        texts = sample.generate(params, net, prompts, greedy, stop_id=-1, utf8=utf8)
         assert all(len(text) == new for text in texts)
 
     matrix = jnp.ones((facts["product"], facts["product"]), facts["precision"])

@@ -1,12 +1,15 @@
 """The common part of all tokenizers: a token is a run of bytes, and a text is the bytes of its tokens."""
 
+import codecs
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from zerotollm.data.tokens.utf8 import Utf8Automaton
 from zerotollm.errors import UsageError
 from zerotollm.host.atomic_files import write_atomically
 
@@ -32,14 +35,22 @@ class ByteTokenizer(ABC):
         """Return the ids of a text, int32 [N], without special tokens. Raises UsageError for a lone surrogate."""
         return self.encode_batch([text])[0]
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of any ids. Special tokens add nothing; bytes that are not UTF-8 become U+FFFD."""
+    def decode(self, ids: Iterable[int], *, final: bool = True) -> str:
+        """Return the text of any ids. Special tokens add nothing; bytes that are not UTF-8 become U+FFFD.
+
+        If not `final`, an unfinished character at the end adds nothing: the length limit of sampling may cut one.
+        """
         ids = ids.tolist() if isinstance(ids, np.ndarray) else ids
-        return b"".join([self._token_bytes[i] for i in ids]).decode("utf-8", errors="replace")
+        return codecs.utf_8_decode(b"".join([self._token_bytes[i] for i in ids]), "replace", final)[0]
 
     def token_bytes(self, token_id: int) -> bytes:
         """Return the UTF-8 bytes of a token: perhaps part of a character; empty for a special token."""
         return self._token_bytes[token_id]
+
+    @cached_property
+    def utf8(self) -> Utf8Automaton:
+        """The tokens that may follow each other in valid UTF-8."""
+        return Utf8Automaton.of(self._token_bytes)
 
     def save(self, path: str | Path) -> None:
         """Write the file atomically. Raises RunError if the disk is full or read-only."""
