@@ -113,7 +113,7 @@ def decode(run_dir: str, options: argparse.Namespace) -> dict:
             return np.stack(
                 sample.generate(
                     run.params, run.model_config, list(prompts), greedy,
-                    stop_id=-1, utf8=run.tokenizer.utf8,
+                    stop_ids=(), utf8=run.tokenizer.utf8,
                 )
             )  # fmt: skip
 

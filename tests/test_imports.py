@@ -92,6 +92,7 @@ DEFERRED = {
     "transformers": "optional",
     "torch": "optional",
     "lm_eval": "optional",
+    "gguf": "optional",
     "sklearn": "optional",
     "fcntl": "POSIX only",
     "msvcrt": "Windows only",

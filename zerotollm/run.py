@@ -13,6 +13,8 @@ from jax.sharding import Mesh
 from zerotollm import run_directory
 from zerotollm.components import label_step_of, model_of
 from zerotollm.data.feed import sentinels
+from zerotollm.data.tokens.conversations import EncodeConversation, conversation_encoder
+from zerotollm.data.tokens.pretrained import PretrainedTokenizer
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer, load_tokenizer
 from zerotollm.decoding import sample
 from zerotollm.decoding.config import SamplingConfig
@@ -29,7 +31,7 @@ from zerotollm.sharding.rules import place_tree, shardings
 from zerotollm.shell import launch
 from zerotollm.training import checkpoints
 from zerotollm.training.checkpoints import Checkpoint
-from zerotollm.training.lora import merge_params, partition, trains_subset
+from zerotollm.training.lora import LORA, merge_params, partition, trains_subset
 from zerotollm.training.metrics import read_metrics
 from zerotollm.training.parameter_transfer import fingerprint, transfer_params
 from zerotollm.types import Json
@@ -55,6 +57,8 @@ class Run:
     """bits per byte of the validation split at that step, if it was measured"""
     labels: tuple[str, ...] = ()
     """names of the labels, for a model that labels texts"""
+    adapters: Params | None = None
+    """the low-rank matrices, if the run trained any; `params` contain their products already"""
 
     @property
     def trained(self) -> Experiment:
@@ -69,6 +73,22 @@ class Run:
     @property
     def num_parameters(self) -> int:
         return sum(x.size for x in jax.tree.leaves(self.params))
+
+    @property
+    def trained_on_conversations(self) -> bool:
+        """Whether this package trained it on conversations. An imported model that was not trained on has step 0."""
+        return self.step > 0 and self.experiment.train.objective == "completion"
+
+    @property
+    def chats(self) -> bool:
+        """Whether it was trained on conversations, here or by the author of its chat template."""
+        template = isinstance(self.tokenizer, PretrainedTokenizer) and self.tokenizer.chat_template
+        return self.trained_on_conversations or bool(template)
+
+    @property
+    def encode_conversation(self) -> EncodeConversation:
+        """The function from messages to the ids of the prompt that the model answers."""
+        return conversation_encoder(self.tokenizer, trained_here=self.trained_on_conversations)
 
     def generate(self, prompt: str = "", **sampling: Any) -> str:
         """Return the prompt and its continuation, or its translation. `sampling` replaces fields of its `sample`.
@@ -213,7 +233,7 @@ class Run:
             self.net,
             [np.array([self.tokenizer.bos_id], np.int32)] * count,
             self._sampling(max_tokens=most, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0),
-            stop_id=self.model_config.vocab_size,  # never drawn: texts of one length compare
+            stop_ids=(),  # texts of one length compare
             utf8=self.tokenizer.utf8,
         )
 
@@ -253,6 +273,7 @@ def load(path: str | Path, step: int | str = "", mesh: Mesh | None = None) -> Ru
     tokenizer = load_tokenizer(path / run_directory.TOKENIZER)
     params = checkpoints.average_params(averaged, mesh and partial(shardings, mesh=mesh))
     config, labels = experiment.model, run_directory.read_labels(path)
+    adapters = params[LORA] if experiment.train.lora_rank else None
     if trains_subset(experiment.train):
         config, params, experiment = _with_frozen(path, written, params, averaged[-1], labels, mesh)
     return Run(
@@ -269,6 +290,7 @@ def load(path: str | Path, step: int | str = "", mesh: Mesh | None = None) -> Ru
         tokenizer=tokenizer,
         validation_bpb=None if len(averaged) > 1 or labels else averaged[-1].bpb(),
         labels=labels,
+        adapters=adapters,
     )
 
 

@@ -169,6 +169,7 @@ def note_of_start(run_dir: Path, experiment: Experiment) -> dict[str, dict[str, 
 def read_experiment(run_dir: Path) -> Experiment:
     """Return the experiment of a run directory. Raises UsageError if it has none."""
     path = run_dir / CONFIG
+    refuse_gguf(run_dir)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -181,6 +182,16 @@ def read_experiment(run_dir: Path) -> Experiment:
             f"import-model --folder {run_dir} --run-dir runs/{run_dir.resolve().name}"
         )
     return from_json(text, str(path))
+
+
+def refuse_gguf(path: Path) -> None:
+    """Raise UsageError for a file of llama.cpp: parameters in it may be permuted and quantized."""
+    with suppress(OSError), path.open("rb") as file:
+        if file.read(4) == b"GGUF":
+            raise UsageError(
+                f"{path} is a GGUF file, which is written here but not read: import the folder of transformers that "
+                "it was converted from, with import-model --folder"
+            )
 
 
 def is_transformers(config: str) -> bool:

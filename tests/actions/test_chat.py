@@ -11,16 +11,20 @@ import pytest
 from tests.functions import init_params
 from zerotollm.actions.chat import chat
 from zerotollm.actions.config import ChatOptions
+from zerotollm.actions.serve import checked_encoder
+from zerotollm.console import Console
 from zerotollm.data.config import TokenizerConfig
 from zerotollm.data.sources.conversations import chat_parts, check_messages
-from zerotollm.data.tokens.conversations import encode_parts, trim_conversation
+from zerotollm.data.tokens.conversations import conversation_encoder, encode_parts, trim_conversation
+from zerotollm.data.tokens.pretrained import ChatTemplate, pretrained_tokenizer
 from zerotollm.data.tokens.sentencepiece import train_tokenizer
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
+from zerotollm.interop.tokenizer_json import tokenizer_json
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.run import Run
-from zerotollm.serving.protocol import Served, parse
+from zerotollm.serving.protocol import RefusedError, Served, parse
 
 EXPERIMENT = Experiment()
 OPTIONS = ChatOptions(max_tokens=12, temperature=1.0)
@@ -93,15 +97,16 @@ def test_what_is_forgotten_is_the_least_and_never_what_the_system_says(tokenizer
         said("user", "a"),
         said("user", "v"),
     ]
+    encode = conversation_encoder(tokenizer, trained_here=True)
     whole = len(encode_parts(tokenizer, chat_parts(messages, answer=True)))
     for most in range(whole + 1):
-        ids_N, kept = trim_conversation(tokenizer, messages, most)
+        ids_N, kept = trim_conversation(encode, messages, most)
         assert kept[0] == messages[0]
         assert kept[-1] == messages[-1]
         assert kept[1]["role"] == "user"
         assert np.array_equal(ids_N, encode_parts(tokenizer, chat_parts(kept, answer=True)))
         assert len(ids_N) <= most or len(kept) == 2
-    assert trim_conversation(tokenizer, messages, whole)[1] == messages
+    assert trim_conversation(encode, messages, whole)[1] == messages
 
 
 def test_options_out_of_range_and_models_without_a_voice_are_refused_before_any_work(talk):
@@ -111,6 +116,42 @@ def test_options_out_of_range_and_models_without_a_voice_are_refused_before_any_
     pair = replace(EXPERIMENT, data=data, model=TransformerConfig(architecture="encoder-decoder"))
     with pytest.raises(UsageError, match="no language model"):
         chat(pair, Path("nowhere"), OPTIONS)
+
+
+def with_template(run: Run, source: str) -> Run:
+    """The run, imported with a chat template."""
+    fields = tokenizer_json(run.tokenizer, sentences=False)
+    template = ChatTemplate(source, {})
+    tokenizer = pretrained_tokenizer(
+        fields, bos_id=1, eos_id=1, pad_id=0, chat_template=template, source="here"
+    )
+    return replace(run, tokenizer=tokenizer)
+
+
+def test_an_imported_model_speaks_in_its_own_template_or_not_at_all(run, talk, monkeypatch, capsys):
+    imported = with_template(
+        run, "{{ messages[-1]['content'] }}{% if messages | length > 1 %}{{ 1 / 0 }}{% endif %}"
+    )
+    monkeypatch.setattr("zerotollm.actions.chat.load", lambda path, step: imported)
+    asked = []
+    monkeypatch.setattr(
+        "zerotollm.actions.chat.stream_answer", lambda *given: asked.append(given[3]) or iter(["earth"])
+    )
+    messages, _, err = talk("heaven", "and")
+    assert [ids.tolist() for ids in asked] == [run.tokenizer.encode("heaven").tolist()]
+    assert "cannot write this conversation: division by zero" in err
+    assert "not trained on conversations" not in err
+    assert len(messages) == 2
+    refused = with_template(run, "{{ raise_exception('never') }}")
+    monkeypatch.setattr("zerotollm.actions.chat.load", lambda path, step: refused)
+    with pytest.raises(UsageError, match="chat_template cannot write this conversation: never"):
+        talk("heaven")
+    encode = checked_encoder(refused, Console())
+    served = Served("tiny", refused.tokenizer, 80, SamplingConfig(), 80, 0, True, encode)
+    assert "refuses every request" in capsys.readouterr().out
+    with pytest.raises(RefusedError, match="this conversation: never") as caught:
+        parse({"messages": [{"role": "user", "content": "heaven"}]}, served, chat=True)
+    assert caught.value.status == 400
 
 
 def test_an_answer_begins_without_a_space_however_its_pieces_are_cut(talk, monkeypatch):
@@ -134,7 +175,7 @@ def test_an_empty_system_message_is_left_out_in_training_by_serve_and_by_chat(
         "zerotollm.actions.chat.stream_answer", lambda *given: asked.append(given[3]) or iter(["earth"])
     )
     talk("heaven", options=replace(OPTIONS, system=content))
-    served = Served("tiny", run.tokenizer, 80, SamplingConfig(), 80, 0, chats=True)
+    served = Served("tiny", run.tokenizer, 80, SamplingConfig(), 80, 0, True, run.encode_conversation)
     for messages in (with_system[:2], turns[:1], [{"role": "developer", "content": content}, turns[0]]):
         (answer,) = parse({"messages": messages}, served, chat=True).texts
         assert np.array_equal(answer.prompt_N, asked[0])

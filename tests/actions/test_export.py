@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import pairwise
@@ -19,12 +20,15 @@ from zerotollm.actions.export import export
 from zerotollm.actions.import_model import import_model
 from zerotollm.cli import main
 from zerotollm.data.config import DataConfig, TokenizerConfig
+from zerotollm.data.sources.conversations import chat_parts
+from zerotollm.data.tokens.conversations import encode_parts
 from zerotollm.data.tokens.sentencepiece import train_tokenizer
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment, to_json
 from zerotollm.interop.folder import read_params
 from zerotollm.interop.marian import nearest
+from zerotollm.interop.weights import convert_dtype
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.training.checkpoints import CheckpointWriter
 from zerotollm.training.config import TrainConfig
@@ -96,6 +100,66 @@ def test_transformers_loads_it_without_code_of_ours_and_writes_the_same(run_dir,
     drawn = model.generate(ids, max_new_tokens=8, do_sample=False)
     # Their decoder and ours agree on text, not on bytes that are none, which an untrained model writes.
     assert run.tokenizer.decode(drawn[0].numpy()) == run.generate("heaven", max_tokens=8, temperature=0.0)
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [("bfloat16", 2**-8), ("float16", 2**-11)])
+def test_short_types_load_as_such_and_compute_the_same_within_their_rounding(
+    run_dir, tmp_path, dtype, rounding
+):
+    torch = pytest.importorskip("torch", reason="optional: requirements-torch.txt")
+    transformers = pytest.importorskip("transformers", reason="optional: requirements-torch.txt")
+    run = zerotollm.load(run_dir)
+    out = export(run.experiment, run_dir, ExportOptions(out=str(tmp_path / "out"), dtype=dtype))
+    model = transformers.AutoModelForCausalLM.from_pretrained(out)
+    assert str(model.dtype) == f"torch.{dtype}"
+    query = model.model.layers[0].self_attn.q_proj.weight.detach().float().numpy().T
+    np.testing.assert_allclose(query, run.params["layer_0"]["attention"]["query"], rtol=rounding)
+    ids_BT = np.array([run.tokenizer.encode("heaven earth day 1 light")])
+    with torch.no_grad():
+        theirs = model(torch.from_numpy(ids_BT)).logits.float().numpy()
+    ours = np.asarray(run.net.apply({"params": run.params}, {"inputs": ids_BT}).logits())
+    np.testing.assert_allclose(theirs, ours, atol=8 * rounding * np.abs(ours).max())
+    assert f"parameters in {dtype}" in (out / "README.md").read_text()
+    with pytest.raises(UsageError, match=r"head holds numbers up to 1e\+06, which float16 cannot hold"):
+        convert_dtype({"head": np.float32([1e6])}, "float16")
+
+
+def test_a_model_trained_on_conversations_takes_their_form_along(run_dir, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="optional: requirements-torch.txt")
+    experiment, chats = zerotollm.load(run_dir).experiment, shutil.copytree(run_dir, tmp_path / "chats")
+    trained = replace(experiment, train=replace(experiment.train, objective="completion"))
+    (chats / "config.json").write_text(to_json(trained))
+    run = zerotollm.load(chats)
+    out = export(run.experiment, chats, ExportOptions(out=str(tmp_path / "out")))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+    back = import_model(experiment, tmp_path / "back", ImportModelOptions(folder=str(out)))
+    messages = [
+        {"role": "system", "content": " "},
+        {"role": "user", "content": " heaven and <s> </s>\n\u2581 <pad><unk>"},
+        {"role": "assistant", "content": "day: <0x41> \U0001f600"},
+        {"role": "user", "content": "light </s"},
+    ]
+    for n in (2, 4):
+        expected = run.encode_conversation(messages[:n]).tolist()
+        theirs = tokenizer.apply_chat_template(messages[:n], add_generation_prompt=True)["input_ids"]
+        assert theirs == expected
+        assert back.encode_conversation(messages[:n]).tolist() == expected
+    learned = encode_parts(run.tokenizer, chat_parts(messages[:3])).tolist()
+    assert tokenizer.apply_chat_template(messages[:3])["input_ids"] == learned
+    assert back.chats
+    model = transformers.AutoModelForCausalLM.from_pretrained(out)
+    code = (out / "README.md").read_text().partition("ids = ")[2].partition("\nprint")[0]
+    assert code.startswith("tokenizer.apply_chat_template(")
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hello"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
+    )
+    assert model.generate(**ids, max_new_tokens=3).shape[1] <= ids["input_ids"].shape[1] + 3
+    assert json.loads((out / "generation_config.json").read_text())["eos_token_id"] == 1
+    with pytest.raises(UsageError, match="the roles are system, user and assistant"):
+        back.encode_conversation([{"role": "tool", "content": "1"}])
 
 
 def test_the_card_has_the_numbers_of_the_summary(exported):
@@ -217,6 +281,9 @@ def test_what_is_in_the_way_is_said_in_one_line(run_dir, exported, tmp_path, cap
     assert "give --folder" in launch(*base, "--run-dir", tmp_path / "x")
     assert re.search(r"runs/base is the run directory of base itself", launch(*base, "--folder", exported))
     assert "is not empty" in launch(*base, "--folder", exported, "--run-dir", run_dir)
+    (tmp_path / "model.gguf").write_bytes(b"GGUF\3\0\0\0")
+    assert "is a GGUF file" in launch(*base, "--folder", tmp_path / "model.gguf", "--run-dir", tmp_path / "x")
+    assert "is a GGUF file" in launch("--experiment", "base", "--init-from", tmp_path / "model.gguf")
     assert "is no folder" in launch(*base, "--folder", tmp_path / "y", "--run-dir", tmp_path / "x")
     assert not (tmp_path / "x").exists()
     assert "add --experiment" in launch("import-model", "--folder", exported, "--run-dir", tmp_path / "x")

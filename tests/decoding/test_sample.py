@@ -19,7 +19,6 @@ CONFIG = resolve(
     TransformerConfig(num_layers=2, width=32, num_heads=4, num_kv_heads=2), vocab_size=60, context=24
 )
 GREEDY = SamplingConfig(max_tokens=10, temperature=0.0)
-NEVER = 63  # an id that is never drawn: the vocabulary ends at 60
 WHOLE = whole_characters(60)
 
 
@@ -28,8 +27,8 @@ def params():
     return init_params(CONFIG, seed=0)
 
 
-def draw(params, prompts, sampling, config=CONFIG, stop_id=NEVER):
-    return sample.generate(params, build_net(config), prompts, sampling, stop_id=stop_id, utf8=WHOLE)
+def draw(params, prompts, sampling, config=CONFIG, stop_ids=()):
+    return sample.generate(params, build_net(config), prompts, sampling, stop_ids=stop_ids, utf8=WHOLE)
 
 
 @cache
@@ -132,7 +131,7 @@ def test_a_long_row_that_ends_does_not_affect_the_others(params):
     free = draw(params, prompts, replace(GREEDY, max_tokens=60))
     stop = int(free[1][0])
     assert stop not in free[0]
-    drawn = draw(params, prompts, replace(GREEDY, max_tokens=60), stop_id=stop)
+    drawn = draw(params, prompts, replace(GREEDY, max_tokens=60), stop_ids=(stop,))
     assert [row.tolist() for row in drawn] == [free[0].tolist(), []]
 
 
@@ -160,7 +159,7 @@ def test_streaming_samples_the_same_tokens(params):
     prompts = [np.array([1, 2]), np.array([5])]
     whole = draw(params, prompts, sampling)
     pieces = list(
-        sample.stream(params, build_net(CONFIG), prompts, sampling, stop_id=NEVER, utf8=WHOLE, chunk=3)
+        sample.stream(params, build_net(CONFIG), prompts, sampling, stop_ids=(), utf8=WHOLE, chunk=3)
     )
     assert len(pieces) > 10
     for row in range(2):
@@ -176,21 +175,23 @@ def test_caches_that_grow_in_stages_change_nothing(params, monkeypatch):
     assert cache_growth.capacities(48, 1) == (20, 48)
     for chunk in (0, 7):
         pieces = sample.stream(
-            params, build_net(CONFIG), prompts, sampling, stop_id=NEVER, utf8=WHOLE, chunk=chunk
+            params, build_net(CONFIG), prompts, sampling, stop_ids=(), utf8=WHOLE, chunk=chunk
         )
         rows = [np.concatenate(row) for row in zip(*pieces, strict=True)]
         assert [row.tolist() for row in rows] == [row.tolist() for row in whole]
 
 
-def test_a_row_ends_at_its_stop_token_and_the_others_continue(params):
+def test_a_row_ends_at_its_first_stop_token_and_the_others_continue(params):
     prompts = [np.array([1, 2, 3]), np.array([9])]
     free = draw(params, prompts, GREEDY)
     stop = int(free[0][4])
-    drawn = draw(params, prompts, GREEDY, stop_id=stop)
-    for before, after in zip(free, drawn, strict=True):
-        before = before.tolist()
-        assert after.tolist() == (before[: before.index(stop)] if stop in before else before)
-    assert len(drawn[0]) <= 4
+    never = next(i for i in range(60) if not np.isin(i, free))
+    for stop_ids in ((stop,), (never, stop), (stop, int(free[1][2]))):
+        drawn = draw(params, prompts, GREEDY, stop_ids=stop_ids)
+        for before, after in zip(free, drawn, strict=True):
+            stops = [place for place, token_id in enumerate(before) if token_id in stop_ids]
+            assert after.tolist() == before[: min(stops, default=None)].tolist()
+        assert len(drawn[0]) <= 4
 
 
 def test_seeds_repeat_and_differ(params):

@@ -43,7 +43,7 @@ def test_texts_are_prompts_with_their_continuations(small):
     prompts = ["light", "é 光"]
     ids = [encode_prompt(TOKENIZER, prompt, 32) for prompt in prompts]
     drawn = sample.generate(
-        params, build_net(model), ids, SAMPLING, stop_id=TOKENIZER.stop_id, utf8=TOKENIZER.utf8
+        params, build_net(model), ids, SAMPLING, stop_ids=TOKENIZER.stop_ids, utf8=TOKENIZER.utf8
     )
     expected = [
         prompt + TOKENIZER.decode(new, final=False) for prompt, new in zip(prompts, drawn, strict=True)

@@ -81,7 +81,7 @@ def test_a_sampled_text_is_valid(decoder, setting):
     """Past the context too, where the end of the text is read again."""
     tokenizer, config, params = decoder
     prompts, sampling = prompts_of(tokenizer), SamplingConfig(max_tokens=60, **setting)
-    fixed = {"stop_id": tokenizer.stop_id, "utf8": tokenizer.utf8}
+    fixed = {"stop_ids": tokenizer.stop_ids, "utf8": tokenizer.utf8}
     net = build_net(config)
     drawn = sample.generate(params, net, prompts, sampling, **fixed)
     texts = [
@@ -99,7 +99,7 @@ def test_a_sampled_text_is_valid(decoder, setting):
 
 def test_a_single_token_is_drawn_as_in_a_text(decoder):
     tokenizer, config, params = decoder
-    fixed = {"stop_id": tokenizer.stop_id, "utf8": tokenizer.utf8}
+    fixed = {"stop_ids": tokenizer.stop_ids, "utf8": tokenizer.utf8}
     logits_of = jax.jit(forward(config))
     for temperature, end in product((0.0, 1.0), (1, 3)):
         prompt, sampling = prompts_of(tokenizer)[end], SamplingConfig(max_tokens=1, temperature=temperature)
@@ -119,7 +119,7 @@ def test_a_streamed_text_is_valid_and_without_a_character_that_its_length_cuts(d
     for seed, prompt in product(range(3), prompts_of(tokenizer)[1:4]):
         sampling = SamplingConfig(max_tokens=20, temperature=5.0, seed=seed)
         (ids,) = sample.generate(
-            params, build_net(config), [prompt], sampling, stop_id=tokenizer.stop_id, utf8=tokenizer.utf8
+            params, build_net(config), [prompt], sampling, stop_ids=tokenizer.stop_ids, utf8=tokenizer.utf8
         )
         text = tokenizer.utf8.unfinished(prompt) + bytes_of(tokenizer, ids)
         unfinished = tokenizer.utf8.unfinished(np.append(prompt, ids))

@@ -4,6 +4,7 @@ import json
 import pickle
 import re
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import jax
@@ -14,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from zerotollm.data.config import TokenizerConfig
 from zerotollm.data.tokens.sentencepiece import train_tokenizer
 from zerotollm.errors import RunError, UsageError
-from zerotollm.interop.folder import read_model, read_params, read_tokenizer
+from zerotollm.interop.folder import FAMILIES, read_model, read_params, read_tokenizer
 from zerotollm.interop.huggingface import family_of, write_folder
 from zerotollm.interop.weights import parameter_shapes
 from zerotollm.model.config import TransformerConfig, resolve
@@ -221,6 +222,33 @@ def test_a_config_that_we_cannot_follow(folder, changes, says):
     assert "config.json" in message
 
 
+def test_every_stop_id_and_the_chat_template_are_read(folder):
+    edit(folder / "config.json", eos_token_id=[1, 3])
+    edit(folder / "generation_config.json", eos_token_id=[5, 1])
+    edit(folder / "tokenizer_config.json", chat_template="{{ eos_token }}", eos_token={"content": "</s>"})
+    _, tokenizer = read(folder)
+    assert (tokenizer.stop_id, tokenizer.stop_ids) == (1, (1, 3, 5))
+    assert tokenizer.chat_template.source == "{{ eos_token }}"
+    assert tokenizer.chat_template.special_tokens["eos_token"] == "</s>"
+    (folder / "chat_template.jinja").write_text("{{ 1 }}")
+    assert read(folder)[1].chat_template.source == "{{ 1 }}"
+    _, tokenizer = read(folder)
+    model = resolve(MODEL, vocab_size=tokenizer.vocab_size, context=16)
+    params = jax.tree.map(lambda x: np.ones(x.shape, np.float32), parameter_shapes(model))
+    again = folder.with_name("again")
+    write_folder(again, params, model, tokenizer, "", chat_template="{{ 1 }}")
+    assert read(again)[1] == tokenizer
+    edit(folder / "generation_config.json", eos_token_id=["x"])
+    assert "generation_config.json: eos_token_id is ['x']" in refused(folder)
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer_config.json"])
+def test_a_chat_template_of_ten_megabytes(folder, name):
+    long = "x" * 10_000_000
+    (folder / name).write_text(long if name.endswith("jinja") else json.dumps({"chat_template": long}))
+    assert f"{name} must be a text of at most 500,000 characters" in refused(folder)
+
+
 @pytest.mark.parametrize(
     ("changes", "theta"),
     [
@@ -332,6 +360,20 @@ def test_a_model_that_no_family_knows_is_refused_with_its_fields(changes):
         family_of(model)
     for name in changes:
         assert f"model.{name} is " in str(caught.value) or name == "architecture"
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_no_field_of_a_model_is_lost_in_an_export(family):
+    """A family writes a field, checks it, or does not need it. Add a new field of TransformerConfig to one of these."""
+    model = resolve(MODEL, vocab_size=64, context=16)
+    checked = {"num_classes", *family.fixed, *family.widths(model)}.union(
+        *(f.expressible for f in family.fields)
+    )
+    written = {"vocab_size", "max_length", "num_layers", "width", "num_heads", "ff_width", "norm_epsilon"}
+    written |= {"encoder_layers"} if family.encoder_decoder else {"num_kv_heads", "head_width", "rope_theta"}
+    needless = {"previous_token_heads", "initialization", "dropout", "cross_rope"}
+    needless |= {"rope_theta"} if family.encoder_decoder else {"encoder_layers", "sinusoid_layout"}
+    assert checked | written | needless == {field.name for field in fields(TransformerConfig)}
 
 
 def test_a_model_that_tells_labels_is_refused():

@@ -211,7 +211,7 @@ def our_greedy(config, params, tokenizer, batch):
     if config.architecture != "encoder-decoder":
         rows = generate(
             params, build_net(config), list(batch["input_ids"]), SamplingConfig(temperature=0.0, max_tokens=NEW),
-            stop_id=-1, utf8=whole_characters(256),
+            stop_ids=(), utf8=whole_characters(256),
         )  # fmt: skip
         return np.stack(rows)
     ids, scores = beam_search(

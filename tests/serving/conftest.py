@@ -13,6 +13,7 @@ import pytest
 from tests.functions import init_params
 from zerotollm.actions.serve import listen, serve_until_stopped
 from zerotollm.data.config import TokenizerConfig
+from zerotollm.data.tokens.conversations import conversation_encoder
 from zerotollm.data.tokens.sentencepiece import Tokenizer, train_tokenizer
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.model.build import build_net
@@ -52,7 +53,8 @@ def tiny() -> Tiny:
 
 @pytest.fixture(scope="session")
 def served(tiny) -> Served:
-    return Served("tiny", tiny.tokenizer, CONTEXT, SamplingConfig(max_tokens=20), CONTEXT, 0, chats=False)
+    encode = conversation_encoder(tiny.tokenizer, trained_here=False)
+    return Served("tiny", tiny.tokenizer, CONTEXT, SamplingConfig(max_tokens=20), CONTEXT, 0, False, encode)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from zerotollm.serving.generation import Generation, GenerationRequest, Token, c
 class Bytes:
     """A vocabulary of all bytes; 256 ends a text."""
 
-    stop_id = 256
+    stop_ids = (257, 256)
     utf8 = Utf8Automaton.of([*(bytes([byte]) for byte in range(256)), b""])
 
     def token_bytes(self, token_id: int) -> bytes:

@@ -57,7 +57,7 @@ def likeliest_pair(tiny) -> tuple[str, str]:
         ids = [1, *tiny.tokenizer.encode(before).tolist()]
         (drawn,) = sample.generate(
             tiny.params, build_net(tiny.model), [np.array(ids, np.int32)],
-            SamplingConfig(max_tokens=1, temperature=0.0), stop_id=-1, utf8=tiny.tokenizer.utf8,
+            SamplingConfig(max_tokens=1, temperature=0.0), stop_ids=(), utf8=tiny.tokenizer.utf8,
         )  # fmt: skip
         after = tiny.tokenizer.decode(drawn)
         if after and [1, *tiny.tokenizer.encode(before + after).tolist()] == [*ids, *drawn.tolist()]:
@@ -89,6 +89,6 @@ def test_texts_are_written_as_generate_writes_them(tiny, harness):
     ids_N = np.array([1, *tiny.tokenizer.encode("heaven")], np.int32)
     settings = SamplingConfig(max_tokens=6, temperature=0.0)
     (expected,) = sample.generate(
-        tiny.params, build_net(tiny.model), [ids_N], settings, stop_id=1, utf8=tiny.tokenizer.utf8
+        tiny.params, build_net(tiny.model), [ids_N], settings, stop_ids=(1,), utf8=tiny.tokenizer.utf8
     )
     assert text == tiny.tokenizer.decode(expected, final=False)

@@ -124,7 +124,7 @@ def test_a_text_is_the_same_alone_in_a_batch_and_from_generate(tiny, setting, le
         build_net(tiny.model),
         [mine[0].prompt_N] * 2,
         mine[0].sampling,
-        stop_id=1,
+        stop_ids=(1,),
         utf8=tiny.tokenizer.utf8,
     )
     for number in (0, 1):
@@ -156,7 +156,7 @@ def test_a_prompt_read_in_parts_has_the_same_continuation(chunked, setting):
             build_net(chunked.model),
             [request.prompt_N],
             request.sampling,
-            stop_id=1,
+            stop_ids=(1,),
             utf8=chunked.tokenizer.utf8,
         )
         assert ids(tokens) == expected[: len(tokens)].tolist()

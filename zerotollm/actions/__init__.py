@@ -80,7 +80,7 @@ ACTIONS: dict[str, Action] = {
         reads_run=True,
     ),
     "export": Action(
-        "write the trained model as a folder that transformers loads",
+        "write the trained model as files that transformers, llama.cpp or peft load",
         lambda experiment: config.ExportOptions(_checkpoint(experiment)),
         reads_run=True,
     ),

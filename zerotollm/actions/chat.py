@@ -8,7 +8,7 @@ from math import inf
 from pathlib import Path
 
 from zerotollm.actions.config import ChatOptions
-from zerotollm.data.tokens.conversations import trim_conversation
+from zerotollm.data.tokens.conversations import GREETING, trim_conversation
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.decoding.text import stream_answer
 from zerotollm.errors import UsageError
@@ -26,7 +26,8 @@ Messages = list[dict[str, str]]
 def chat(experiment: Experiment, run_dir: Path, options: ChatOptions) -> Messages:
     """Read turns from standard input and write answers to standard output; return the conversation.
 
-    Raises UsageError for a missing run, for a model that does not continue texts, and for an option out of range.
+    Raises UsageError for a missing run, for a model that does not continue texts, for a chat template that fails, and
+    for an option out of range.
     """
     chosen = {name: getattr(options, name) for name in ("temperature", "max_tokens", "seed")}
     sampling = replace(experiment.sample, prompt="", **chosen)
@@ -34,7 +35,8 @@ def chat(experiment: Experiment, run_dir: Path, options: ChatOptions) -> Message
     require_language_model(experiment, run_dir)
     cache_compiled_programs(experiment.data)
     run = load(run_dir, options.checkpoint)
-    if experiment.train.objective != "completion":
+    run.encode_conversation(GREETING)
+    if not run.chats:
         _say(f"{experiment.name} was not trained on conversations: it continues texts like its training text")
     _say(HELP)
     system = [{"role": "system", "content": options.system}] if options.system.strip() else []
@@ -62,8 +64,8 @@ def _answer(run: Run, messages: Messages, sampling: SamplingConfig) -> Messages:
     context = run.model_config.max_length
     room = min(sampling.max_tokens, max(1, context // 4))
     try:
-        ids_N, remembered = trim_conversation(run.tokenizer, messages, context - room)
-    except UsageError as error:  # half of a surrogate pair
+        ids_N, remembered = trim_conversation(run.encode_conversation, messages, context - room)
+    except UsageError as error:  # half of a surrogate pair, or a chat template that refuses the message
         _say(str(error))
         return messages[:-1]
     if len(ids_N) > context:

@@ -36,9 +36,13 @@ class ExportOptions(CheckpointOptions):
     """What is written, and where."""
 
     out: str = ""
-    """folder to create"""
-    format: Literal["huggingface"] = "huggingface"
-    """huggingface: config.json, safetensors, tokenizer.json and a model card, as the transformers library loads them"""
+    """folder to create; with --format gguf, the file"""
+    format: Literal["huggingface", "gguf", "peft"] = "huggingface"
+    """huggingface: config.json, safetensors, tokenizer.json and a model card, as the transformers library loads them;
+    gguf: one file, as llama.cpp reads it; peft: the adapters alone of a run with train.lora_rank, beside the base model
+    that it was initialized from"""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """type of the parameters in the files; the two short ones halve them and round"""
 
 
 @dataclass(frozen=True)

@@ -5,34 +5,91 @@ from pathlib import Path
 from zerotollm import run_directory
 from zerotollm.actions.config import ExportOptions
 from zerotollm.console import Console
+from zerotollm.data.tokens.pretrained import PretrainedTokenizer
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.interop.card import model_card
+from zerotollm.interop.chat_template import chat_template, expresses_training
+from zerotollm.interop.gguf_file import write_gguf
 from zerotollm.interop.huggingface import family_of, write_folder
-from zerotollm.run import load
+from zerotollm.interop.peft_folder import write_adapters
+from zerotollm.model.build import Params
+from zerotollm.run import Run, load
 
 
 def export(experiment: Experiment, run_dir: Path, options: ExportOptions) -> Path:
-    """Write a checkpoint to a new folder and return the folder. Raises UsageError if no model family is this model."""
+    """Write a checkpoint to a new folder or file and return it. Raises UsageError if the format has no such model."""
     if not options.out:
-        raise UsageError("give --out: the folder to write")
+        raise UsageError("give --out: the folder to write, or with --format gguf the file")
     run = load(run_dir, options.checkpoint)
     run.require_built_in_model("export")
     family, out = family_of(run.model_config), Path(options.out)
-    card = model_card(
-        family,
-        run.model_config,
-        name=experiment.name,
-        corpus=experiment.data.corpus,
-        step=run.step,
-        parameters=run.num_parameters,
-        bpb=run.validation_bpb,
-        summary=run_directory.read_summary(run_dir),
-    )
-    write_folder(out, run.params, run.model_config, run.tokenizer, card)
+    what, reader = f"{run.num_parameters:,} parameters", "transformers loads it with from_pretrained"
+    if options.format == "peft":
+        write_adapters(out, _adapters(run), run.experiment.train, family, run.model_config, options.dtype)
+        what = f"adapters of rank {run.experiment.train.lora_rank}"
+        reader = f"peft loads them with PeftModel.from_pretrained on the export of {run.experiment.train.start_from}"
+    elif options.format == "gguf":
+        write_gguf(
+            out,
+            run.params,
+            run.model_config,
+            family,
+            run.tokenizer,
+            name=experiment.name,
+            dtype=options.dtype,
+            chat_template=_chat_template(run, escaped=False),
+        )
+        reader = "llama.cpp reads it"
+    else:
+        template = _chat_template(run, escaped=True)
+        card = model_card(
+            family,
+            run.model_config,
+            name=experiment.name,
+            corpus=experiment.data.corpus,
+            step=run.step,
+            parameters=run.num_parameters,
+            bpb=run.validation_bpb,
+            summary=run_directory.read_summary(run_dir),
+            dtype=options.dtype,
+            chats=template is not None,
+        )
+        write_folder(
+            out,
+            run.params,
+            run.model_config,
+            run.tokenizer,
+            card,
+            dtype=options.dtype,
+            chat_template=template,
+        )
     Console().print(
-        f"{out}: {family.architecture}, {run.num_parameters:,} parameters of step {run.step:,} in float32; "
-        "transformers loads it with from_pretrained",
+        f"{out}: {family.architecture}, {what} of step {run.step:,} in {options.dtype}; {reader}",
         soft_wrap=True,
     )
     return out
+
+
+def _chat_template(run: Run, *, escaped: bool) -> str | None:
+    """Return the template of the form of conversations that the model has learned; None where there is none."""
+    tokenizer = run.tokenizer
+    if run.trained_on_conversations:
+        return chat_template(tokenizer, escaped=escaped) if expresses_training(tokenizer) else None
+    template = tokenizer.chat_template if isinstance(tokenizer, PretrainedTokenizer) else None
+    return template.source if template else None
+
+
+def _adapters(run: Run) -> Params:
+    """Return the run's adapters. Raises UsageError where it has none, or has trained other parameters besides."""
+    train = run.experiment.train
+    if run.adapters is None:
+        raise UsageError(
+            f"{run.path} has no adapters: it was trained without train.lora_rank; leave --format out"
+        )
+    if train.trainable or run.labels:
+        besides = "a classification head" if run.labels else f"train.trainable {train.trainable!r}"
+        raise UsageError(
+            f"{run.path} has trained {besides} besides its adapters: export the merged model, without --format peft"
+        )
+    return run.adapters

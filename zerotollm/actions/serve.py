@@ -3,7 +3,9 @@
 import asyncio
 import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import uvicorn
 from rich.progress import Progress
@@ -11,6 +13,8 @@ from starlette.applications import Starlette
 
 from zerotollm.actions.config import ServeOptions
 from zerotollm.console import Console
+from zerotollm.data.sources.conversations import Message
+from zerotollm.data.tokens.conversations import GREETING, EncodeConversation
 from zerotollm.errors import RunError, UsageError
 from zerotollm.evaluation.likelihood import require_language_model
 from zerotollm.experiment import Experiment
@@ -19,7 +23,7 @@ from zerotollm.model.config import TransformerConfig
 from zerotollm.planning.device_benchmark import memory_here
 from zerotollm.planning.memory import largest_context, serving_memory
 from zerotollm.planning.report import HOST_BYTES
-from zerotollm.run import load
+from zerotollm.run import Run, load
 from zerotollm.serving import scheduler
 from zerotollm.serving.app import ServerState, TimedProtocol, end_requests, generate_forever, make_app
 from zerotollm.serving.protocol import Served
@@ -69,7 +73,8 @@ def serve(experiment: Experiment, run_dir: Path, options: ServeOptions) -> None:
         sampling=experiment.sample,
         most_tokens=min(options.max_tokens or context, context),
         created=int(time.time()),
-        chats=experiment.train.objective == "completion",
+        chats=run.chats,
+        encode_conversation=checked_encoder(run, console),
     )
     state = ServerState(served, options.request_bytes, options.waiting, api_key)
     host, port = listening.getsockname()[:2]
@@ -81,6 +86,21 @@ def serve(experiment: Experiment, run_dir: Path, options: ServeOptions) -> None:
     with stop_requests():  # uvicorn handles signals, and raises them again when it has stopped
         asyncio.run(serve_until_stopped(make_app(state, loopback=loopback), state, programs, listening))
     console.print("stopped")
+
+
+def checked_encoder(run: Run, console: Console) -> EncodeConversation:
+    """Return how the run reads conversations. If its chat template fails, say so and refuse every conversation."""
+    try:
+        run.encode_conversation(GREETING)
+    except UsageError as error:
+        reason = str(error)
+        console.print(f"/v1/chat/completions refuses every request: {reason}", soft_wrap=True)
+
+        def refuse(messages: Sequence[Message]) -> NoReturn:
+            raise UsageError(reason)
+
+        return refuse
+    return run.encode_conversation
 
 
 def check_memory(model: TransformerConfig, rows: int, context: int) -> None:

@@ -90,7 +90,7 @@ class DecodeState(NamedTuple):
     logits_BV: jax.Array
     """of the token in `slot`"""
     done_B: jax.Array
-    """True where the stop token was drawn: the row is then filled with it"""
+    """True where a stop token was drawn: the row is then filled with one"""
     utf8_B: jax.Array
     """int8: state of `Utf8Automaton`; meaningless after the stop token"""
     caches: tuple[KVCache, ...]
@@ -245,10 +245,10 @@ def _decode(
     end: jax.Array,
     *,
     net: Net,
-    stop_id: int,
+    stop_ids: tuple[int, ...],
     stages: tuple[int, ...] = (),
 ) -> DecodeState:
-    """Sample tokens until slot `end`, or until every row has drawn `stop_id`, in one loop on the device.
+    """Sample tokens until slot `end`, or until every row has drawn one of `stop_ids`, in one loop on the device.
 
     With `stages`, there is a loop for each, with caches of that many slots.
     """
@@ -260,7 +260,7 @@ def _decode(
     def one_token(state: DecodeState) -> DecodeState:
         logits_BV = exclude_invalid(state.logits_BV, next_state_SV, state.utf8_B)
         drawn_B = draw(logits_BV, sampling_params, state.dropped_B + state.slot - state.padding_B)
-        drawn_B = jnp.where(state.done_B, stop_id, drawn_B)
+        drawn_B = jnp.where(state.done_B, (*stop_ids, 0)[0], drawn_B)
         tokens_BS = jax.lax.dynamic_update_slice_in_dim(state.tokens_BS, drawn_B[:, None], state.slot, axis=1)
         before_BN = jax.lax.dynamic_slice_in_dim(
             state.tokens_BS, state.slot - c.token_shift, c.token_shift, axis=1
@@ -268,7 +268,7 @@ def _decode(
         logits_BV, caches = _forward(
             net, params, drawn_B[:, None], state.padding_B, state.caches, state.slot, before_BN
         )
-        done_B = state.done_B | (drawn_B == stop_id)
+        done_B = state.done_B | jnp.isin(drawn_B, jnp.array(stop_ids, jnp.int32))
         return state._replace(
             tokens_BS=tokens_BS,
             slot=state.slot + 1,
@@ -291,11 +291,11 @@ def _decode(
 
 decode = jax.jit(
     _decode,
-    static_argnames=("net", "stop_id"),
+    static_argnames=("net", "stop_ids"),
     donate_argnames="state",
     compiler_options=FEW_ROWS,
 )
-decode_growing = jax.jit(_decode, static_argnames=("net", "stop_id", "stages"), compiler_options=FEW_ROWS)
+decode_growing = jax.jit(_decode, static_argnames=("net", "stop_ids", "stages"), compiler_options=FEW_ROWS)
 
 
 def stream(
@@ -304,15 +304,15 @@ def stream(
     prompts: list[np.ndarray],
     sampling: SamplingConfig,
     *,
-    stop_id: int,
+    stop_ids: tuple[int, ...],
     utf8: Utf8Automaton,
     chunk: int = 0,
 ) -> Iterator[list[np.ndarray]]:
     """Yield the new tokens of each row again and again, at most `chunk` at a time (0: as many as fit).
 
     Each prompt holds 1 to `net.config.max_length` ids, and may end in an unfinished character, which is continued. A
-    row ends before its `stop_id`, or after `max_tokens`, perhaps within a character. When the context is full, its last
-    half is read again and generation continues. Each row has its own window, so that it is the same as alone.
+    row ends before one of `stop_ids`, or after `max_tokens`, perhaps within a character. When the context is full, its
+    last half is read again and generation continues. Each row has its own window, so that it is the same as alone.
     """
     c = net.config
     sampling_params = SamplingParams.of(sampling, len(prompts))
@@ -352,7 +352,7 @@ def stream(
             end = min(last, slot + (chunk or last))
             capacity = state.tokens_BS.shape[1]
             arguments = (params, state, sampling_params, next_state_SV, jnp.int32(end))
-            options = {"net": net, "stop_id": stop_id}
+            options = {"net": net, "stop_ids": stop_ids}
             if end <= capacity:
                 state = decode(*arguments, **options)
             else:
@@ -362,7 +362,7 @@ def stream(
             drawn_BT = np.asarray(state.tokens_BS)[:, slot : int(state.slot)]
             new = []
             for row, drawn_T in enumerate(drawn_BT):
-                stops = np.flatnonzero(drawn_T == stop_id)
+                stops = np.flatnonzero(np.isin(drawn_T, stop_ids))
                 piece = drawn_T[:0] if finished[row] else drawn_T[: stops[0]] if len(stops) else drawn_T
                 texts[row] = np.concatenate([texts[row], piece])
                 finished[row] |= len(stops) > 0
@@ -378,12 +378,12 @@ def generate(
     prompts: list[np.ndarray],
     sampling: SamplingConfig,
     *,
-    stop_id: int,
+    stop_ids: tuple[int, ...],
     utf8: Utf8Automaton,
 ) -> list[np.ndarray]:
     """Return the continuation of each prompt: arrays of at most `sampling.max_tokens` ids."""
     pieces: list[list[np.ndarray]] = [[] for _ in prompts]
-    for new in stream(params, net, prompts, sampling, stop_id=stop_id, utf8=utf8):
+    for new in stream(params, net, prompts, sampling, stop_ids=stop_ids, utf8=utf8):
         for row, piece in zip(pieces, new, strict=True):
             row.append(piece)
     return [np.concatenate(row) if row else np.zeros(0, np.int32) for row in pieces]

@@ -34,7 +34,7 @@ def generate_texts(
     A character that the length limit cuts is dropped.
     """
     ids = [encode_prompt(tokenizer, prompt, net.config.max_length) for prompt in prompts]
-    drawn = sample.generate(params, net, ids, sampling, stop_id=tokenizer.stop_id, utf8=tokenizer.utf8)
+    drawn = sample.generate(params, net, ids, sampling, stop_ids=tokenizer.stop_ids, utf8=tokenizer.utf8)
     return [prompt + tokenizer.decode(new, final=False) for prompt, new in zip(prompts, drawn, strict=True)]
 
 
@@ -89,7 +89,7 @@ def stream_answer(
         net,
         [ids_N],
         replace(sampling, prompt=""),
-        stop_id=tokenizer.stop_id,
+        stop_ids=tokenizer.stop_ids,
         utf8=tokenizer.utf8,
         chunk=chunk,
     ):

@@ -129,7 +129,7 @@ def _translate_greedily(
             net,
             [prompts[i] for i in rows],
             greedy,
-            stop_id=tokenizer.stop_id,
+            stop_ids=tokenizer.stop_ids,
             utf8=tokenizer.utf8,
         )
         for i, ids in zip(group, drawn, strict=False):

@@ -13,6 +13,10 @@ ROWS = {
     "best_validation_bpb": ("lowest bits per byte on validation during training", "{:.4f}"),
 }
 """Key of summary.json -> its label and format on the card."""
+CHAT_IDS = """\
+tokenizer.apply_chat_template(
+    [{"role": "user", "content": "Hello"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+)"""
 TEMPLATE = """\
 ---
 library_name: transformers
@@ -23,7 +27,7 @@ tags:
 
 # {name}
 
-{purpose}; trained with ZeroToLLM on `{corpus}`. The format is {family}: {parameters:,} parameters in float32, \
+{purpose}; trained with ZeroToLLM on `{corpus}`. The format is {family}: {parameters:,} parameters in {dtype}, \
 {model.num_layers} layers, width {model.width}, {model.num_heads} heads, vocabulary {model.vocab_size:,}, \
 context {model.max_length:,}.
 
@@ -36,7 +40,7 @@ from transformers import {auto_class}, AutoTokenizer
 
 model = {auto_class}.from_pretrained("FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")
-ids = tokenizer("{prompt}", return_tensors="pt", return_token_type_ids=False)
+ids = {ids}
 print(tokenizer.decode(model.generate(**ids, max_new_tokens=40)[0], skip_special_tokens=True))
 ```
 
@@ -55,6 +59,8 @@ def model_card(
     parameters: int,
     bpb: float | None,
     summary: Json | None,
+    dtype: str,
+    chats: bool,
 ) -> str:
     """Return the card as Markdown. `step` and `bpb` belong to the exported parameters, `summary` to the whole run."""
     measured = [f"| step of these parameters | {step:,} |"]
@@ -66,15 +72,17 @@ def model_card(
     else:
         measured += ["", "The run has no final numbers: it was imported, or is not finished."]
     pair = family.encoder_decoder
+    prompt = "A sentence to translate." if pair else "In the beginning"
     return TEMPLATE.format(
         task="translation" if pair else "text-generation",
-        purpose="Translates" if pair else "Continues text",
+        purpose="Translates" if pair else "Answers in conversations" if chats else "Continues text",
         auto_class="AutoModelForSeq2SeqLM" if pair else "AutoModelForCausalLM",
-        prompt="A sentence to translate." if pair else "In the beginning",
+        ids=CHAT_IDS if chats else f'tokenizer("{prompt}", return_tensors="pt")',
         name=name,
         corpus=corpus,
         family=family.name,
         parameters=parameters,
+        dtype=dtype,
         model=model,
         measured="\n".join(measured),
     )

@@ -58,11 +58,16 @@ class ConfigFile:
 
     def token_id(self, name: str) -> int | None:
         """Return a token id, the first of a list; None where there is none."""
+        return next(iter(self.token_ids(name)), None)
+
+    def token_ids(self, name: str) -> list[int]:
+        """Return the token ids of a list or of a single id; none where the field is absent or null."""
         value = self.fields.get(name)
-        value = value[0] if isinstance(value, list) and value else value
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-            raise UsageError(f"{self.path}: {name} is {value!r}, and must be the id of a token")
-        return value
+        ids = value if isinstance(value, list) else [] if value is None else [value]
+        for token_id in ids:
+            if isinstance(token_id, bool) or not isinstance(token_id, int) or token_id < 0:
+                raise UsageError(f"{self.path}: {name} is {value!r}, and must be the id of a token")
+        return ids
 
     def rope(self, default_theta: float) -> Json:
         """Return our fields of rotary positions. Scalings other than those of `ROPE_TYPES` are refused."""

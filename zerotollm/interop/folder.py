@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from zerotollm.data.sources.lines import cannot_read
-from zerotollm.data.tokens.pretrained import PretrainedTokenizer, pretrained_tokenizer
+from zerotollm.data.tokens.pretrained import ChatTemplate, PretrainedTokenizer, pretrained_tokenizer
 from zerotollm.errors import RunError, UsageError
 from zerotollm.interop import gpt2, llama, marian, mistral, qwen2, qwen3, smollm3
 from zerotollm.interop.config_json import ConfigFile, Json
@@ -19,6 +19,7 @@ from zerotollm.interop.family import Family
 from zerotollm.interop.weights import from_theirs, parameter_shapes
 from zerotollm.model.build import Params
 from zerotollm.model.config import TransformerConfig
+from zerotollm.run_directory import refuse_gguf
 
 FAMILIES = (
     qwen3.FAMILY,
@@ -33,6 +34,11 @@ FAMILIES = (
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
 TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+GENERATION_CONFIG = "generation_config.json"
+CHAT_TEMPLATE = "chat_template.jinja"
+LONGEST_TEMPLATE = 500_000  # characters
+SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")  # variables of a chat template
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 DTYPES = ("F32", "F16", "BF16", "F64")  # types in safetensors that are read; all become float32
@@ -54,6 +60,7 @@ def read_json(path: Path) -> Json:
 
 def read_model(folder: Path) -> tuple[Family, ConfigFile, TransformerConfig]:
     """Return the family of a folder, its config.json and the resolved model. Raises UsageError for unsupported ones."""
+    refuse_gguf(folder)
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder: name one with a {CONFIG} and safetensors")
     file = ConfigFile(folder / CONFIG, read_json(folder / CONFIG))
@@ -111,7 +118,11 @@ def read_params(folder: Path, family: Family, model: TransformerConfig) -> Param
 def read_tokenizer(
     folder: Path, family: Family, file: ConfigFile, model: TransformerConfig
 ) -> PretrainedTokenizer:
-    """Return the tokenizer of tokenizer.json, with the special ids of config.json, or raise UsageError."""
+    """Return the tokenizer of tokenizer.json, with the special ids of config.json, or raise UsageError.
+
+    Stop ids come from config.json and generation_config.json; the chat template from its own file, or from
+    tokenizer_config.json.
+    """
     path = folder / TOKENIZER
     if not path.exists():
         raise UsageError(f"{folder} has no {TOKENIZER}: save the fast tokenizer of transformers there")
@@ -122,13 +133,56 @@ def read_tokenizer(
         bos = file.token_id("decoder_start_token_id")
         if pad is None or bos is None:
             raise UsageError(f"{file.path}: pad_token_id or decoder_start_token_id is missing; set both")
-    tokenizer = pretrained_tokenizer(read_json(path), bos_id=bos, eos_id=eos, pad_id=pad, source=str(path))
+    stop_ids = file.token_ids("eos_token_id")
+    if (folder / GENERATION_CONFIG).exists():
+        generation = folder / GENERATION_CONFIG
+        stop_ids += ConfigFile(generation, read_json(generation)).token_ids("eos_token_id")
+    tokenizer = pretrained_tokenizer(
+        read_json(path),
+        bos_id=bos,
+        eos_id=eos,
+        pad_id=pad,
+        stop_ids=() if family.encoder_decoder else stop_ids,
+        chat_template=_read_chat_template(folder),
+        source=str(path),
+    )
     if tokenizer.vocab_size > model.vocab_size:
         raise UsageError(
             f"{path} and the special ids of {file.path} need {tokenizer.vocab_size:,} rows of the embedding, and "
             f"vocab_size is {model.vocab_size:,}: the two do not belong together"
         )
     return tokenizer
+
+
+def _read_chat_template(folder: Path) -> ChatTemplate | None:
+    """Return the chat template of a folder. Raises UsageError where it is too long or no text."""
+    path, own_file = folder / TOKENIZER_CONFIG, folder / CHAT_TEMPLATE
+    fields = read_json(path) if path.exists() else {}
+    if own_file.exists():
+        path = own_file
+        try:
+            with own_file.open(encoding="utf-8") as opened:
+                source = opened.read(LONGEST_TEMPLATE + 1)
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"cannot read {own_file}: {error}") from None
+    else:
+        source = fields.get("chat_template")
+    if isinstance(source, list):  # several by name
+        names = {entry.get("name"): entry.get("template") for entry in source if isinstance(entry, dict)}
+        source = names.get("default")
+    if source is None:
+        return None
+    if not isinstance(source, str) or len(source) > LONGEST_TEMPLATE:
+        raise UsageError(
+            f"the chat template in {path} must be a text of at most {LONGEST_TEMPLATE:,} characters: "
+            "delete it to import the model without one"
+        )
+    special_tokens = {name: fields.get(name) for name in SPECIAL_TOKENS}
+    spelled = {
+        name: token.get("content") if isinstance(token, dict) else token
+        for name, token in special_tokens.items()
+    }
+    return ChatTemplate(source, {name: token for name, token in spelled.items() if isinstance(token, str)})
 
 
 def _tensor_files(folder: Path) -> dict[str, Path]:
@@ -148,6 +202,8 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
                 f"{folder / pickles[0]} is a pickle, which can run any code when it is read, so it is never read: "
                 "save the model as safetensors"
             )
+        for path in folder.glob("*.gguf"):
+            refuse_gguf(path)
         raise UsageError(f"{folder} has no {SINGLE} and no {INDEX}")
     files: dict[str, Path] = {}
     for path in sorted({folder / name for name in indexed.values()} or {single}):

@@ -16,6 +16,7 @@ from itertools import pairwise
 
 from zerotollm.data.tokens.sentencepiece import SCORE_STEPS, SPACE, SPECIAL_PIECES, Tokenizer
 from zerotollm.errors import UsageError
+from zerotollm.interop.chat_template import SPELLED_PIECE
 from zerotollm.interop.config_json import Json
 
 MARK = "\0"
@@ -24,10 +25,11 @@ contains NUL; a NUL in a text stays a byte."""
 EDGES = r"[\s\x1c-\x1f]+"  # the characters that `str.strip` removes
 
 
-def tokenizer_json(tokenizer: Tokenizer, *, sentences: bool) -> Json:
+def tokenizer_json(tokenizer: Tokenizer, *, sentences: bool, escapes: bool = False) -> Json:
     """Return the content of tokenizer.json. Raises UsageError where the conversion would not be exact.
 
     `sentences`: normalize texts as `as_sentence` does and append eos, for an encoder-decoder; otherwise prepend bos.
+    `escapes`: read what `chat_template` escapes.
     """
     proto = tokenizer._proto
     normal = proto.SentencePiece.NORMAL
@@ -42,6 +44,8 @@ def tokenizer_json(tokenizer: Tokenizer, *, sentences: bool) -> Json:
         for pattern in (rf"\A{EDGES}", rf"{EDGES}\z"):
             normalizers.append({"type": "Replace", "pattern": {"Regex": pattern}, "content": ""})
         normalizers.append({"type": "Prepend", "prepend": " "})
+    if escapes:
+        normalizers.append({"type": "Replace", "pattern": {"Regex": SPELLED_PIECE}, "content": "<"})
     if tokenizer.normalization != "identity":
         normalizers.append({"type": tokenizer.normalization.upper()})
     isolated = "\u2581"  # `Tokenizer.encode` makes each an unk of its own where there are no byte pieces

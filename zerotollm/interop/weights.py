@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from zerotollm.errors import UsageError
 from zerotollm.model.build import Params, build_net, init_params
 from zerotollm.model.config import BIASED, TransformerConfig
 from zerotollm.types import PyTree
@@ -50,6 +51,20 @@ def to_theirs(params: Params, weights: Iterable[Weight]) -> dict[str, np.ndarray
         x = x.T if weight.transposed else x
         tensors[weight.theirs] = np.array(x.reshape((1,) * weight.rows + x.shape), order="C")
     return tensors
+
+
+def convert_dtype(tensors: dict[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
+    """Return tensors in another floating-point type, rounded to nearest. Raises UsageError where a number overflows."""
+    converted = {}
+    for name, x in tensors.items():
+        with np.errstate(over="ignore"):
+            converted[name] = x.astype(dtype)  # jax is imported: numpy knows bfloat16
+        if np.isinf(converted[name]).any() and not np.isinf(x).any():
+            raise UsageError(
+                f"{name} holds numbers up to {np.abs(x).max():.3g}, which {dtype} cannot hold: "
+                "export with --dtype bfloat16 or float32"
+            )
+    return converted
 
 
 def from_theirs(

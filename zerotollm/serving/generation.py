@@ -91,7 +91,7 @@ class Generation:
             self.emit(Piece(text, token if token.in_prompt else None, offset, finish, in_prompt=True))
             return
         self.drawn += 1
-        ended = token.id == self.tokenizer.stop_id
+        ended = token.id in self.tokenizer.stop_ids
         last = self.drawn >= min(request.sampling.max_tokens, self.context - len(request.prompt_N) + 1)
         text = "" if ended else self._decode(token)
         shown, self._waiting, stopped = cut_at_stop(self._waiting + text, request.stop)

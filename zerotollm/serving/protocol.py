@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 
-from zerotollm.data.sources.conversations import ROLES, chat_parts
-from zerotollm.data.tokens.conversations import encode_parts
+from zerotollm.data.sources.conversations import ROLES
+from zerotollm.data.tokens.conversations import EncodeConversation
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.decoding.continuous import ALTERNATIVES
@@ -74,6 +74,7 @@ class Served:
     most_tokens: int  # most tokens that a request may generate
     created: int  # seconds since 1970
     chats: bool  # whether it was trained on conversations
+    encode_conversation: EncodeConversation
 
     def card(self) -> Json:
         """Return its entry in `/v1/models`, with further fields for the page."""
@@ -144,7 +145,7 @@ def parse(body: Json, served: Served, *, chat: bool) -> Job:
     field = "messages" if chat else "prompt"
     try:
         prompts, first = (_chat_prompt if chat else _prompts)(body, served)
-    except UsageError as error:  # half of a surrogate pair
+    except UsageError as error:  # half of a surrogate pair, or a chat template that refuses the messages
         raise RefusedError(str(error), field) from None
     if len(prompts) * n > MOST_TEXTS:
         number = f"{len(prompts)} prompts times n = {n}"
@@ -244,8 +245,7 @@ def _chat_prompt(body: Json, served: Served) -> tuple[list[np.ndarray], int]:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise RefusedError("messages must be a list of objects with role and content", "messages")
-    parts = chat_parts([_message(number, m) for number, m in enumerate(messages)], answer=True)
-    return [encode_parts(served.tokenizer, parts)], 0
+    return [served.encode_conversation([_message(number, m) for number, m in enumerate(messages)])], 0
 
 
 def _message(number: int, message: Any) -> dict[str, str]:

@@ -111,7 +111,7 @@ def jax_side(
     def decode(rows: int) -> None:
         prompts = list(np.random.default_rng(rows).integers(0, vocab_size, (rows, prompt)))
         # No token stops a row.
-        texts = sample.generate(params, net, prompts, greedy, stop_id=-1, utf8=utf8)
+        texts = sample.generate(params, net, prompts, greedy, stop_ids=(), utf8=utf8)
         assert all(len(text) == new for text in texts)
 
     matrix = jnp.ones((facts["product"], facts["product"]), facts["precision"])

@@ -1,8 +1,9 @@
 """Imported tokenizers: a `tokenizer.json` of the `tokenizers` library with the interface of a trained one.
 
-The saved file is one JSON object: the original tokenizer.json and the ids of pad, bos and eos. Text never encodes to a
-special token; a piece such as `</s>` in a text is ordinary text. The library, however, also matches special tokens as
-pieces of the vocabulary. Therefore `encode` renames them, with a character that the text does not contain.
+The saved file is one JSON object: the original tokenizer.json, the ids of pad, bos and eos, and where there are any,
+further stop ids and the chat template. Text never encodes to a special token; a piece such as `</s>` in a text is
+ordinary text. The library, however, also matches special tokens as pieces of the vocabulary. Therefore `encode` renames
+them, with a character that the text does not contain.
 """
 
 import json
@@ -10,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import tokenizers
@@ -25,6 +26,13 @@ KNOWN_DECODERS = {"ByteLevel", "Metaspace", "ByteFallback", "Fuse", "Replace", "
 Json = Mapping[str, Any]
 
 
+class ChatTemplate(NamedTuple):
+    """How the author of a model writes conversations: a Jinja template, and the special tokens that it names."""
+
+    source: str
+    special_tokens: dict[str, str]  # such as {"eos_token": "<|im_end|>"}
+
+
 @dataclass(frozen=True, repr=False)
 class PretrainedTokenizer(ByteTokenizer):
     """An imported tokenizer. Its `model` is JSON with pad, bos, eos and tokenizer. See `pretrained_tokenizer`."""
@@ -37,7 +45,12 @@ class PretrainedTokenizer(ByteTokenizer):
     """the token before a text; eos if the tokenizer has no such token"""
     eos_id = cached_property[int](lambda self: self._fields["eos"])
     stop_id = cached_property[int](lambda self: self._fields["eos"])
-    """the token that a model generates after a text"""
+    """the token that ends a text in training"""
+    stop_ids = cached_property[tuple[int, ...]](lambda self: tuple(self._fields.get("stop", [self.stop_id])))
+    """the tokens that end generation: eos, and others that the checkpoint names, such as the end of a turn"""
+    chat_template = cached_property[ChatTemplate | None](
+        lambda self: ChatTemplate(*self._fields["chat"]) if "chat" in self._fields else None
+    )
     tokenizer_json = cached_property[dict[str, Any]](lambda self: self._fields["tokenizer"])
 
     @property
@@ -49,13 +62,35 @@ class PretrainedTokenizer(ByteTokenizer):
     @cached_property
     def vocab_size(self) -> int:
         """Ids are 0 to vocab_size - 1; some may be unused."""
-        return 1 + max(*self._library.get_vocab().values(), self.pad_id, self.bos_id, self.eos_id)
+        return 1 + max(*self._library.get_vocab().values(), self.pad_id, self.bos_id, *self.stop_ids)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return `encode` of every text, computed on all cores."""
         check_encodable_as_utf8(texts)
-        mark = next(mark for mark in map(chr, MARKS) if not any(mark in text for text in texts))
-        encoded = self._renamed_library(mark).encode_batch_fast(list(texts), add_special_tokens=False)
+        mark = unused_character(texts)
+        return self._encode(self._renamed_library(mark), mark, texts)
+
+    def encode_with_special(self, text: str, mark: str) -> np.ndarray:
+        """Return the ids of a text with its special tokens, int32 [N]. A special token after `mark` stays text."""
+        check_encodable_as_utf8([text])
+        other = unused_character([text, mark])
+        names = {self.piece(token_id): f"{other}{token_id}{other}" for token_id in self.special_ids}
+        text = re.sub(
+            f"(?<!{mark}){self.special_pattern.pattern}", lambda match: names[match[0]], text
+        ).replace(mark, "")
+        library = _load_library(_rename_special(self.tokenizer_json, self.special_ids, other))
+        library.encode_special_tokens = False
+        return self._encode(library, other, [text])[0]
+
+    @cached_property
+    def special_pattern(self) -> re.Pattern[str]:
+        """Match the spelling of any special token."""
+        pieces = sorted((self.piece(token_id) for token_id in self.special_ids), key=len, reverse=True)
+        return re.compile(f"(?:{'|'.join(map(re.escape, filter(None, pieces))) or '(?!)'})")
+
+    def _encode(self, library: tokenizers.Tokenizer, mark: str, texts: Sequence[str]) -> list[np.ndarray]:
+        """Return the ids of texts by a library whose special tokens are spelled with `mark`."""
+        encoded = library.encode_batch_fast(list(texts), add_special_tokens=False)
         ids = [np.array(encoding.ids, np.int32) for encoding in encoded]
         if not _matches_byte_pieces(self.tokenizer_json["model"]):
             return ids
@@ -81,17 +116,17 @@ class PretrainedTokenizer(ByteTokenizer):
     @cached_property
     def _renamed_library(self) -> Callable[[str], tokenizers.Tokenizer]:
         """Map a character to the tokenizer whose special tokens are spelled with it."""
-        special = self._special_ids
+        special = self.special_ids
         return lru_cache(2)(lambda mark: _load_library(_rename_special(self.tokenizer_json, special, mark)))
 
     @cached_property
-    def _special_ids(self) -> frozenset[int]:
+    def special_ids(self) -> frozenset[int]:
         """Ids that no text encodes to: added special tokens; bos, eos and unk unless they are single characters."""
         model = self.tokenizer_json["model"]
         pieces = {token_id: piece for piece, token_id in _vocabulary(model).items()}
         added = {token["id"]: token.get("special") for token in self.tokenizer_json.get("added_tokens") or []}
         unk_id = model.get("unk_id", _vocabulary(model).get(model.get("unk_token") or ""))
-        named = {self.bos_id, self.eos_id, unk_id}
+        named = {self.bos_id, *self.stop_ids, unk_id}
         return frozenset(
             {token_id for token_id, special in added.items() if special}
             | {token_id for token_id in named if token_id in added or len(pieces.get(token_id, "")) > 1}
@@ -101,17 +136,31 @@ class PretrainedTokenizer(ByteTokenizer):
     @cached_property
     def _token_bytes(self) -> list[bytes]:
         token_bytes = _bytes_of_tokens(self.tokenizer_json, self._library.get_vocab(), self.vocab_size)
-        for token_id in self._special_ids & {self.pad_id, self.bos_id, self.eos_id}:
+        for token_id in self.special_ids & {self.pad_id, self.bos_id, *self.stop_ids}:
             token_bytes[token_id] = b""
         return token_bytes
 
 
 def pretrained_tokenizer(
-    tokenizer: Json, *, bos_id: int | None, eos_id: int, pad_id: int | None, source: str
+    tokenizer: Json,
+    *,
+    bos_id: int | None,
+    eos_id: int,
+    pad_id: int | None,
+    source: str,
+    stop_ids: Sequence[int] = (),
+    chat_template: ChatTemplate | None = None,
 ) -> PretrainedTokenizer:
-    """Return the tokenizer of a tokenizer.json. Raises UsageError, naming the `source`, if it is not supported."""
+    """Return the tokenizer of a tokenizer.json. `stop_ids` end generation, as eos does.
+
+    Raises UsageError, naming the `source`, if it is not supported.
+    """
     pad_id, bos_id = (eos_id if token_id is None else token_id for token_id in (pad_id, bos_id))
-    fields = {"pad": pad_id, "bos": bos_id, "eos": eos_id, "tokenizer": tokenizer}
+    fields: dict[str, object] = {"pad": pad_id, "bos": bos_id, "eos": eos_id, "tokenizer": tokenizer}
+    if others := set(stop_ids) - {eos_id}:
+        fields["stop"] = [eos_id, *sorted(others)]
+    if chat_template:
+        fields["chat"] = chat_template
     result = PretrainedTokenizer(json.dumps(fields, ensure_ascii=False).encode())
     try:
         result.encode("")
@@ -119,6 +168,11 @@ def pretrained_tokenizer(
     except Exception as error:  # noqa: BLE001  the library raises plain Exception
         raise UsageError(f"{source} is not a supported tokenizer: {error}") from None
     return result
+
+
+def unused_character(texts: Sequence[str]) -> str:
+    """Return a character that none of the texts contains."""
+    return next(mark for mark in map(chr, MARKS) if not any(mark in text for text in texts))
 
 
 def _load_library(tokenizer: Json) -> tokenizers.Tokenizer:
@@ -162,7 +216,7 @@ def _rename_special(tokenizer: Json, special_ids: frozenset[int], mark: str) -> 
             for left, right in pairs
             if not {left, right, left + right.removeprefix(prefix)} & names.keys()
         ]
-    plain = {"special": True, "normalized": False, "single_word": False, "lstrip": False, "rstrip": False}
+    plain = {"special": True, "normalized": False}
     added = [
         token | plain | {"content": f"{mark}{token['id']}{mark}"} if token["id"] in special_ids else token
         for token in tokenizer.get("added_tokens") or []

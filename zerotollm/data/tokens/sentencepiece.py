@@ -67,6 +67,7 @@ class Tokenizer(ByteTokenizer):
     eos_id: ClassVar[int] = 2
     unk_id: ClassVar[int] = 3
     stop_id: ClassVar[int] = 1  # the token that a model generates after a text: the bos of the next
+    stop_ids: ClassVar[tuple[int, ...]] = (1,)  # the tokens that end generation
 
     @cached_property
     def vocab_size(self) -> int:
