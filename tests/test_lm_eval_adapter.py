@@ -128,7 +128,9 @@ def test_generation_ends_at_a_stop_string(run, model):
     )
     ids_N = np.append(1, run.tokenizer.encode("heaven")).astype(np.int32)
     greedy = SamplingConfig(max_tokens=12, temperature=0.0)
-    (expected,) = sample.generate(run.params, run.net, [ids_N], greedy, stop_ids=(1,), utf8=run.tokenizer.utf8)
+    (expected,) = sample.generate(
+        run.params, run.net, [ids_N], greedy, stop_ids=(1,), utf8=run.tokenizer.utf8
+    )
     assert free == run.tokenizer.decode(expected, final=False)
     assert cut == free.partition("e")[0]
     assert len(short) <= 5

@@ -48,9 +48,9 @@ MODELS = {
     "pairs_rope": TransformerConfig(**PAIRS),
 }  # fmt: skip
 TOKENIZERS = {
-    "own": TokenizerConfig("unigram", 320, normalization="nfc"),
+    "own": TokenizerConfig("unigram", 280, normalization="nfc"),
     "sinusoidal": TokenizerConfig("char", 40, byte_fallback=False),
-    "smollm3": TokenizerConfig("unigram", 40, byte_fallback=False),
+    "smollm3": TokenizerConfig("unigram", 27, byte_fallback=False),
     "llama": TokenizerConfig("bpe", 45, byte_fallback=False),
 }
 PROMPT = "light and"

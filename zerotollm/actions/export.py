@@ -17,19 +17,14 @@ from zerotollm.model.build import Params
 from zerotollm.programs.numpy_program import write_numpy
 from zerotollm.run import Run, load
 
-PROGRAMS = {
-    "numpy": (write_numpy, 'python {out}/model.py "In the beginning"'),
-}
-"""Format -> how it is written, and the command that runs it."""
-
 
 def export(experiment: Experiment, run_dir: Path, options: ExportOptions) -> Path:
     """Write a checkpoint to a new folder or file and return it. Raises UsageError if the format has no such model."""
     if not options.out:
-        raise UsageError("give --out: the folder to write, or with --format gguf or html the file")
+        raise UsageError("give --out: the folder to write, or with --format gguf the file")
     run = load(run_dir, options.checkpoint)
     run.require_built_in_model("export")
-    if options.format in PROGRAMS:
+    if options.format == "numpy":
         return _export_program(run, options)
     family, out = family_of(run.model_config), Path(options.out)
     what, reader = f"{run.num_parameters:,} parameters", "transformers loads it with from_pretrained"
@@ -80,16 +75,17 @@ def export(experiment: Experiment, run_dir: Path, options: ExportOptions) -> Pat
 
 
 def _export_program(run: Run, options: ExportOptions) -> Path:
-    """Write the model as a program of its own and return its folder."""
+    """Write the model as a program in NumPy and return its folder."""
     if run.labels:
-        raise UsageError(f"{run.path} holds a model that labels texts, and a program writes text: leave --format out")
+        raise UsageError(
+            f"{run.path} holds a model that labels texts, and a program writes text: leave --format out"
+        )
     if options.dtype != "float32":
         raise UsageError(f"--format {options.format} has its own types of numbers: leave --dtype out")
     out, name = Path(options.out), run.experiment.name
-    write, command = PROGRAMS[options.format]
-    write(out, run.params, run.model_config, run.tokenizer, title=name)
+    write_numpy(out, run.params, run.model_config, run.tokenizer, title=name)
     Console().print(
-        f"{out}: {run.num_parameters:,} parameters of step {run.step:,}; run it with {command.format(out=out)}",
+        f'{out}: {run.num_parameters:,} parameters of step {run.step:,}; run it with python {out}/model.py "In the beginning"',
         soft_wrap=True,
     )
     return out

@@ -16,7 +16,7 @@ from zerotollm.types import Json
 @cache
 def _templates() -> jinja2.Environment:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    return jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)  # noqa: S701
+    return jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
 
 
 def render(template: str, model: TransformerConfig, *, title: str, parameters: int, vocabulary: Json) -> str:
