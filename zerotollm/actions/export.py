@@ -85,7 +85,8 @@ def _export_program(run: Run, options: ExportOptions) -> Path:
     out, name = Path(options.out), run.experiment.name
     write_numpy(out, run.params, run.model_config, run.tokenizer, title=name)
     Console().print(
-        f'{out}: {run.num_parameters:,} parameters of step {run.step:,}; run it with python {out}/model.py "In the beginning"',
+        f"{out}: {run.num_parameters:,} parameters of step {run.step:,}; run it with "
+        f'python {out}/model.py "In the beginning"',
         soft_wrap=True,
     )
     return out
