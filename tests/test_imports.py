@@ -29,7 +29,7 @@ LAYERS = [
     validation run_directory
     components interop serving
     explain
-    evaluation planning
+    evaluation planning programs
     run
     session lm_eval_adapter
     studies

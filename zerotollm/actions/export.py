@@ -14,6 +14,7 @@ from zerotollm.interop.gguf_file import write_gguf
 from zerotollm.interop.huggingface import family_of, write_folder
 from zerotollm.interop.peft_folder import write_adapters
 from zerotollm.model.build import Params
+from zerotollm.programs.numpy_program import write_numpy
 from zerotollm.run import Run, load
 
 
@@ -23,6 +24,8 @@ def export(experiment: Experiment, run_dir: Path, options: ExportOptions) -> Pat
         raise UsageError("give --out: the folder to write, or with --format gguf the file")
     run = load(run_dir, options.checkpoint)
     run.require_built_in_model("export")
+    if options.format == "numpy":
+        return _export_program(run, options)
     family, out = family_of(run.model_config), Path(options.out)
     what, reader = f"{run.num_parameters:,} parameters", "transformers loads it with from_pretrained"
     if options.format == "peft":
@@ -66,6 +69,24 @@ def export(experiment: Experiment, run_dir: Path, options: ExportOptions) -> Pat
         )
     Console().print(
         f"{out}: {family.architecture}, {what} of step {run.step:,} in {options.dtype}; {reader}",
+        soft_wrap=True,
+    )
+    return out
+
+
+def _export_program(run: Run, options: ExportOptions) -> Path:
+    """Write the model as a program in NumPy and return its folder."""
+    if run.labels:
+        raise UsageError(
+            f"{run.path} holds a model that labels texts, and a program writes text: leave --format out"
+        )
+    if options.dtype != "float32":
+        raise UsageError(f"--format {options.format} has its own types of numbers: leave --dtype out")
+    out, name = Path(options.out), run.experiment.name
+    write_numpy(out, run.params, run.model_config, run.tokenizer, title=name)
+    Console().print(
+        f"{out}: {run.num_parameters:,} parameters of step {run.step:,}; run it with "
+        f'python {out}/model.py "In the beginning"',
         soft_wrap=True,
     )
     return out
