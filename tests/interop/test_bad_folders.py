@@ -370,9 +370,15 @@ def test_no_field_of_a_model_is_lost_in_an_export(family):
         *(f.expressible for f in family.fields)
     )
     written = {"vocab_size", "max_length", "num_layers", "width", "num_heads", "ff_width", "norm_epsilon"}
-    written |= {"encoder_layers"} if family.encoder_decoder else {"num_kv_heads", "head_width", "rope_theta"}
+    rope = {"rope_theta", "rope_factor", "rope_original_length"}
+    written |= {"encoder_layers"} if family.encoder_decoder else {"num_kv_heads", "head_width"}
     needless = {"previous_token_heads", "initialization", "dropout", "cross_rope"}
-    needless |= {"rope_theta"} if family.encoder_decoder else {"encoder_layers", "sinusoid_layout"}
+    needless |= set() if family.encoder_decoder else {"encoder_layers", "sinusoid_layout"}
+    if family.fixed.get("position") == "rope":
+        written |= rope | ({"nope_every"} - checked)
+        assert ("nope_every" in checked) == (family.name != "SmolLM3")
+    else:
+        needless |= rope | {"nope_every"}
     assert checked | written | needless == {field.name for field in fields(TransformerConfig)}
 
 

@@ -26,8 +26,16 @@ def plant_previous_token_heads(config: TransformerConfig, params: Json) -> Json:
         sides = {side: plant_previous_token_heads(config, params[side]) for side in ("encoder", "decoder")}
         return params | {side: planted for side, planted in sides.items() if side in params}
     layer = params["layer_0"]
-    attention = layer["attention"] | _planted(config, layer["attention"])
-    return params | {"layer_0": layer | {"attention": attention}}
+    return params | {"layer_0": layer | {"attention": _plant(config, layer["attention"])}}
+
+
+def _plant(config: TransformerConfig, attention: Json) -> Json:
+    """Return the parameters of an attention with planted heads, also where one of your own holds the built-in one."""
+    if "query_bias" in attention:
+        return attention | _planted(config, attention)
+    return {
+        name: _plant(config, value) if isinstance(value, dict) else value for name, value in attention.items()
+    }
 
 
 def _planted(config: TransformerConfig, attention: Json) -> Json:
