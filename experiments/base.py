@@ -25,6 +25,6 @@ def experiment() -> Experiment:
     return Experiment(
         name="base",
         model=TransformerConfig(biases="qkv", qk_norm=False, previous_token_heads=3),
-        train=TrainConfig(eval_every=206),
+        train=TrainConfig(eval_every=207),
         sample=SamplingConfig(top_p=0.95),
     )
