@@ -21,6 +21,7 @@ from zerotollm.actions.serve import listen, read_api_key, serve
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.tokens.sentencepiece import train_tokenizer
 from zerotollm.errors import RunError, UsageError
+from zerotollm.evaluation.blimp import PUBLISHED
 from zerotollm.evaluation.likelihood import log_likelihoods
 from zerotollm.experiment import Experiment, to_json
 from zerotollm.model.config import TransformerConfig, resolve
@@ -190,3 +191,22 @@ def test_the_likelier_of_two_texts_is_judged(run_dir, tmp_path, capsys):
         assert (run_dir / f"evaluation-{split}.json").read_text() == "kept"
     with pytest.raises(UsageError, match="is no file"):
         evaluate(run.experiment, run_dir, EvaluateOptions(judge="nowhere.jsonl"))
+
+
+def test_a_folder_is_judged_by_phenomenon_beside_published_numbers(run_dir, tmp_path, capsys):
+    run = zerotollm.load(run_dir)
+    terms = [*(PUBLISHED.keys() - {"all"}), "s-selection"]
+    for number, term in enumerate(terms):
+        pair = {"sentence_good": "heaven and earth", "sentence_bad": "heaven and light"}
+        record = pair | {"UID": f"paradigm {number}", "linguistics_term": term}
+        (tmp_path / f"{number}.jsonl").write_text(2 * (json.dumps(record) + "\n"))
+    result = evaluate(run.experiment, run_dir, EvaluateOptions(judge=str(tmp_path)))
+    assert result["groups"].keys() == PUBLISHED.keys()
+    assert result["groups"]["argument_structure"]["questions"] == 4
+    assert len(result["paradigms"]) == 14
+    (file,) = [tmp_path / "0.jsonl"]
+    alone = evaluate(run.experiment, run_dir, EvaluateOptions(judge=str(file)))
+    assert 13 * alone["groups"]["all"]["right"] == result["groups"]["all"]["right"]
+    shown = capsys.readouterr().out
+    for published in ("Transformer-XL", "61.2", "83.0"):
+        assert published in shown

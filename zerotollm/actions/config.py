@@ -22,8 +22,8 @@ class EvaluateOptions(CheckpointOptions):
     split: Literal["validation", "test"] = "validation"
     """the held-out documents; use test once, at the end"""
     judge: str = ""
-    """a .jsonl to evaluate instead of a split: each line a good and a bad text, or a text with a gap ___, choices and
-    answer; measures how often the correct one is the most likely"""
+    """a .jsonl to evaluate instead of a split, or a folder of these, such as BLiMP's: each line a good and a bad text,
+    or a text with a gap ___, choices and answer; measures how often the correct one is the most likely"""
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,16 @@ import numpy as np
 
 from zerotollm.data.sources.lines import check_encodable, read_records
 from zerotollm.errors import DivergedError, UsageError
+from zerotollm.evaluation.blimp import phenomenon
 from zerotollm.experiment import Experiment, continues
 from zerotollm.model.build import Params, apply_net, build_net
 from zerotollm.model.config import TransformerConfig, round_up
 from zerotollm.types import Json
 
 WIDTH_MULTIPLE = 64
-"""Texts are padded to a multiple of this, so that few shapes are compiled."""
+"""Long texts are padded to a multiple of this, so that few shapes are compiled."""
+SHORT_MULTIPLE = 8
+"""Texts of at most `WIDTH_MULTIPLE` tokens are padded to a multiple of this: sentences would be mostly padding."""
 GAP = re.compile("_{3,}")
 """A gap to fill: three underscores or more."""
 Z = 1.959964
@@ -90,7 +93,8 @@ def log_likelihoods(
     most = round_up(model.max_length, WIDTH_MULTIPLE)
     for start in range(0, len(order), rows):
         group = order[start : start + rows]
-        width = min(most, round_up(len(texts[group[-1]][0]), WIDTH_MULTIPLE))
+        longest = len(texts[group[-1]][0]) - 1
+        width = min(most, round_up(longest, WIDTH_MULTIPLE if longest > WIDTH_MULTIPLE else SHORT_MULTIPLE))
         inputs_BT = padded([texts[i][0][:-1] for i in group], rows, width)
         targets_BT = padded([texts[i][0][1:] for i in group], rows, width)
         weights_BT = np.zeros((rows, width), np.float32)
@@ -113,6 +117,8 @@ class Question(NamedTuple):
     right: int
     group: str
     """Accuracy is reported for each group too."""
+    phenomenon: str = ""
+    """BLiMP's "linguistics_term", by which a folder of files is summarized"""
 
 
 def read_questions(path: Path, lines: Iterator[str]) -> list[Question]:
@@ -144,7 +150,7 @@ def _question(record: Json) -> Question:
     if good is not None or bad is not None:
         if not (isinstance(good, str) and isinstance(bad, str) and good and bad):
             raise UsageError("good and bad must be two texts")
-        return Question((good, bad), 0, group)
+        return Question((good, bad), 0, group, phenomenon(str(record.get("linguistics_term", ""))))
     text, choices, answer = (record.get(name) for name in ("text", "choices", "answer"))
     if not isinstance(text, str) or len(GAP.findall(text)) != 1:
         raise UsageError("it needs good and bad, or a text with one gap, ___, choices and an answer")

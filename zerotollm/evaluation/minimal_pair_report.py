@@ -1,6 +1,7 @@
-"""evaluate --judge: which of several texts a model finds likelier, over a file of questions."""
+"""evaluate --judge: which of several texts a model finds likelier, over a file of questions or a folder of files."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -11,7 +12,10 @@ from zerotollm.data.sources.lines import read_lines
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer
 from zerotollm.decoding.text import encode_prompt
 from zerotollm.errors import UsageError
+from zerotollm.evaluation.blimp import MODELS, PUBLISHED
 from zerotollm.evaluation.likelihood import (
+    Accuracy,
+    Question,
     accuracy_by_group,
     log_likelihoods,
     read_questions,
@@ -23,6 +27,9 @@ from zerotollm.model.build import Params
 from zerotollm.model.config import TransformerConfig
 from zerotollm.run_directory import read_json
 from zerotollm.types import Json
+
+ROWS = 64
+"""Texts scored at once."""
 
 
 class SavedModel(Protocol):
@@ -43,46 +50,102 @@ class SavedModel(Protocol):
 
 
 def evaluate_minimal_pairs(run: SavedModel, path: Path, checkpoint: str) -> Json:
-    """Show accuracies with intervals, save them in `evaluation-judge.json` under the file's path, and return them.
+    """Show accuracies with intervals, save them in `evaluation-judge.json` under the path, and return them.
 
-    Raises UsageError for a model that does not continue texts and, naming the line, for an unusable question.
+    A folder of files is summarized by phenomenon, beside the published accuracies of BLiMP's; the result then also has
+    "paradigms". Raises UsageError for a model that does not continue texts, for a path without questions and, naming
+    the line, for an unusable question.
     """
     require_language_model(run.experiment, run.path)
-    if not path.is_file():
-        raise UsageError(f"{path} is no file: give --judge a .jsonl")
-    questions = read_questions(path, read_lines(path))
-    most, tokenizer = run.model_config.max_length + 1, run.tokenizer
-    ids = [encode_prompt(tokenizer, text, most) for question in questions for text in question.texts]
-    console = Console()
-    with console.status("scoring") as status:
-        scores = log_likelihoods(
-            run.params,
-            run.model_config,
-            [(ids_N, len(ids_N) - 1) for ids_N in ids],
-            num_tokens=tokenizer.vocab_size,
-            done=lambda n: status.update(f"scored {n:,} of {len(ids):,} texts"),
-        )
-    remaining = iter(scores)
-    log_p = [[next(remaining).log_p for _ in question.texts] for question in questions]
+    questions = _questions(path)
+    log_p = _log_probabilities(run, questions)
     accuracies = accuracy_by_group(questions, log_p)
-    heads = ("", "right", "95 % interval", "right per byte", "chance", "questions")
-    table = Table(*heads, box=None, pad_edge=False)
-    for group, accuracy in accuracies.items():
-        table.add_row(
-            group,
-            f"{100 * accuracy.right / accuracy.questions:.1f} %",
-            f"{100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}",
-            f"{100 * accuracy.right_per_byte / accuracy.questions:.1f} %",
-            f"{100 * accuracy.chance:.1f} %",
-            f"{accuracy.questions:,}",
-        )
     result = {"judge": str(path), "checkpoint": checkpoint, "step": run.step}
+    if path.is_dir():
+        result |= {"paradigms": {group: accuracy._asdict() for group, accuracy in accuracies.items()}}
+        phenomena = [question._replace(group=question.phenomenon or question.group) for question in questions]
+        accuracies = accuracy_by_group(phenomena, log_p)
     result |= {"groups": {group: accuracy._asdict() for group, accuracy in accuracies.items()}}
     file = run.path / "evaluation-judge.json"
     saved = read_json(file, dict, "remove it, and evaluate again") if file.exists() else {}
     saved[str(path.resolve())] = result
     write_atomically(file, json.dumps(saved, indent=2, allow_nan=False) + "\n")
-    console.print(table)
+    console = Console()
+    console.print(_table(accuracies))
     if equal := accuracies["all"].equal:
         console.print(f"{equal:,} of the questions hold the right text twice and count as wrong")
     return result
+
+
+def _questions(path: Path) -> list[Question]:
+    """Return the questions of a .jsonl, or of all in a folder; without a group, a question has its file's name."""
+    if path.is_file():
+        return read_questions(path, read_lines(path))
+    files = sorted(path.rglob("*.jsonl"))
+    if not files:
+        raise UsageError(f"{path} is no file, and no folder of .jsonl files: give --judge one of these")
+    return [
+        question._replace(group=question.group or file.stem)
+        for file in files
+        for question in read_questions(file, read_lines(file))
+    ]
+
+
+def _log_probabilities(run: SavedModel, questions: Sequence[Question]) -> list[list[float]]:
+    """Return the log-probability of each text of each question. Equal texts are scored once."""
+    most, tokenizer, texts = run.model_config.max_length + 1, run.tokenizer, {}
+    for question in questions:
+        texts |= dict.fromkeys(question.texts)
+    ids = [encode_prompt(tokenizer, text, most) for text in texts]
+    with Console().status("scoring") as status:
+        scores = log_likelihoods(
+            run.params,
+            run.model_config,
+            [(ids_N, len(ids_N) - 1) for ids_N in ids],
+            num_tokens=tokenizer.vocab_size,
+            rows=ROWS,
+            done=lambda n: status.update(f"scored {min(n, len(ids)):,} of {len(ids):,} texts"),
+        )
+    log_p = {text: score.log_p for text, score in zip(texts, scores, strict=True)}
+    return [[log_p[text] for text in question.texts] for question in questions]
+
+
+def _table(accuracies: Mapping[str, Accuracy]) -> Table:
+    """Return the accuracies as a table; see `_published_table` for BLiMP's phenomena."""
+    if accuracies.keys() >= PUBLISHED.keys():
+        return _published_table(accuracies)
+    heads = ("", "right", "95 % interval", "right per byte", "chance", "questions")
+    table = Table(*heads, box=None, pad_edge=False)
+    for group, accuracy in accuracies.items():
+        table.add_row(
+            group,
+            f"{_percent(accuracy.right / accuracy.questions)} %",
+            _interval(accuracy),
+            f"{_percent(accuracy.right_per_byte / accuracy.questions)} %",
+            f"{_percent(accuracy.chance)} %",
+            f"{accuracy.questions:,}",
+        )
+    return table
+
+
+def _published_table(accuracies: Mapping[str, Accuracy]) -> Table:
+    """Return the accuracies beside those of other models, which leave no room for the other columns."""
+    pairs, chance = accuracies["all"].questions, accuracies["all"].chance
+    caption = (
+        f"% of {pairs:,} pairs, chance {_percent(chance)}; the other models: arXiv:1912.00582, table 3, where T-XL is "
+        "Transformer-XL"
+    )
+    heads = ("", "right", "95 % interval", *MODELS)
+    table = Table(*heads, box=None, pad_edge=False, caption=caption, caption_justify="left")
+    for group, accuracy in accuracies.items():
+        right = _percent(accuracy.right / accuracy.questions)
+        table.add_row(group, right, _interval(accuracy), *map(_percent, PUBLISHED.get(group, ())))
+    return table
+
+
+def _interval(accuracy: Accuracy) -> str:
+    return f"{_percent(accuracy.low)} to {_percent(accuracy.high)}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
