@@ -44,6 +44,8 @@ class Block(nn.Module):
     config: TransformerConfig
     attention: Callable[..., nn.Module] = Attention
     """called as `Attention` is; another class replaces self and cross attention"""
+    feed_forward: Callable[..., nn.Module] = FeedForward
+    """called as `FeedForward` is"""
 
     @nn.compact
     def __call__(
@@ -90,7 +92,7 @@ class Block(nn.Module):
         sublayers: dict[str, Callable[[jax.Array], jax.Array]] = {"attention": attention}
         if encoder:
             sublayers["cross_attention"] = cross_attention
-        sublayers["feed_forward"] = FeedForward(c, name="feed_forward")
+        sublayers["feed_forward"] = self.feed_forward(c, name="feed_forward")
         for name, sublayer in sublayers.items():
             norm = Norm(c, name=f"{name}_norm")
             dropout = partial(Dropout(c.dropout), deterministic=deterministic)

@@ -179,7 +179,12 @@ def rope(config: TransformerConfig, x_BHTC: jax.Array, positions_BT: jax.Array) 
 
 @jax.named_scope("scores")
 def attention_weights(q_BHTC: jax.Array, k_BKSC: jax.Array, mask_BTS: jax.Array) -> jax.Array:
-    """Return softmax(q k / sqrt(C)) (arXiv:1706.03762, equation 1), (B, H, T, S) in float32.
+    """Return softmax(q k / sqrt(C)) (arXiv:1706.03762, equation 1), (B, H, T, S) in float32."""
+    return jax.nn.softmax(attention_scores(q_BHTC, k_BKSC, mask_BTS), axis=-1)
+
+
+def attention_scores(q_BHTC: jax.Array, k_BKSC: jax.Array, mask_BTS: jax.Array) -> jax.Array:
+    """Return q k / sqrt(C), the least number where the mask is False, (B, H, T, S) in float32.
 
     Query head h reads key head h // (H / K) (GQA, arXiv:2305.13245). `mask_BTS` is True where a query may attend; its
     first and second axes may be 1. A query that may attend nowhere has equal weights: mask its loss.
@@ -190,8 +195,7 @@ def attention_weights(q_BHTC: jax.Array, k_BKSC: jax.Array, mask_BTS: jax.Array)
     q_BKXC = q_BHTC.reshape(B, K, (H // K) * T, C) * C**-0.5
     scores_BKXS = jnp.einsum("bkxc,bksc->bkxs", q_BKXC, k_BKSC, preferred_element_type=jnp.float32)
     scores_BHTS = scores_BKXS.reshape(B, H, T, -1)
-    scores_BHTS = jnp.where(mask_BTS[:, None], scores_BHTS, jnp.finfo(jnp.float32).min)
-    return jax.nn.softmax(scores_BHTS, axis=-1)
+    return jnp.where(mask_BTS[:, None], scores_BHTS, jnp.finfo(jnp.float32).min)
 
 
 @jax.named_scope("mix_values")
@@ -290,15 +294,28 @@ class Attention(nn.Module):
         if cache is not None:
             k_BKSC = write_slots(cache.keys_BKSC, k_BKSC, slot)
             v_BKSC = write_slots(cache.values_BKSC, v_BKSC, slot)
-        if isinstance(mask_BTS, AttentionMask):
-            mixed_BHTC = mask_BTS.attend(q_BHTC, k_BKSC, v_BKSC)
-        else:
-            weights_BHTS = attention_weights(q_BHTC, k_BKSC, mask_BTS)
-            self.sow("intermediates", "weights_BHTS", weights_BHTS)
-            mixed_BHTC = mix_values(weights_BHTS, v_BKSC)
+        mixed_BHTC = self.attend(q_BHTC, k_BKSC, v_BKSC, mask_BTS)
         mixed_BTY = mixed_BHTC.transpose(0, 2, 1, 3).reshape(*x_BTD.shape[:2], H * C)
-        out_BTD = project(self, "output", mixed_BTY, D, residual_gain(c))
+        out_BTD = project(self, "output", self.gated(mixed_BTY, x_BTD), D, residual_gain(c))
         return out_BTD, KVCache(k_BKSC, v_BKSC)
+
+    def attend(
+        self,
+        q_BHTC: jax.Array,
+        k_BKSC: jax.Array,
+        v_BKSC: jax.Array,
+        mask_BTS: jax.Array | AttentionMask,
+    ) -> jax.Array:
+        """Return the values mixed by attention, (B, H, T, C). A subclass may mix them otherwise."""
+        if isinstance(mask_BTS, AttentionMask):
+            return mask_BTS.attend(q_BHTC, k_BKSC, v_BKSC)
+        weights_BHTS = attention_weights(q_BHTC, k_BKSC, mask_BTS)
+        self.sow("intermediates", "weights_BHTS", weights_BHTS)
+        return mix_values(weights_BHTS, v_BKSC)
+
+    def gated(self, mixed_BTY: jax.Array, x_BTD: jax.Array) -> jax.Array:
+        """Return the input of the output projection, (B, T, H C). A subclass may gate it by the attention's input."""
+        return mixed_BTY
 
 
 def residual_gain(config: TransformerConfig) -> float:

@@ -36,6 +36,8 @@ class Readout(NamedTuple):
     bias_V: jax.Array | None = None
     soft_cap: float = 0.0
     """logits become cap x tanh(logits / cap); 0: unchanged"""
+    extra: Mapping[str, jax.Array] | None = None
+    """what a model of one's own hands to an objective of its own"""
 
     def logits(self) -> jax.Array:
         """Return the logits, (B, T, V) in float32."""
@@ -134,7 +136,7 @@ class Transformer(nn.Module):
         else:
             kernel = "cudnn" if self.compute.attention == "cudnn" else "chunked"
             mask_BTS = AttentionMask(segments_BT, segments_BT, causal=True, kernel=kernel)
-        readout, _ = self._forward(
+        readout, _ = self.forward(
             tokens_BT, positions_BT, mask_BTS, since_start_BT, deterministic=deterministic
         )
         return readout
@@ -154,13 +156,13 @@ class Transformer(nn.Module):
         `mask_BTS` is over the cache's slots. New keys and values are written from `slot` on, which is a number or (B,).
         `before_BN` are the N = `token_shift` tokens before `tokens_BT`, if any.
         """
-        readout, kv = self._forward(
+        readout, kv = self.forward(
             tokens_BT, positions_BT, mask_BTS, positions_BT, caches=caches, slot=slot, before_BN=before_BN
         )
         return readout, tuple(new for (new,) in kv)
 
     @nn.compact
-    def _forward(
+    def forward(
         self,
         tokens_BT: jax.Array,
         positions_BT: jax.Array,
@@ -172,6 +174,32 @@ class Transformer(nn.Module):
         slot: jax.Array | int = 0,
         before_BN: jax.Array | None = None,
     ) -> tuple[Readout, list[tuple[KVCache, ...]]]:
+        """Return the readout of tokens, and the keys and values of each block. A subclass may run blocks otherwise."""
+        x_BTD, embedding_VD = self.embed(
+            tokens_BT, positions_BT, since_start_BT, before_BN, deterministic=deterministic
+        )
+        x_BTD, kv = run_blocks(
+            self,
+            self.config.num_layers,
+            x_BTD,
+            mask_BTS,
+            positions_BT,
+            deterministic=deterministic,
+            caches=caches,
+            slot=slot,
+        )
+        return self.read_out(x_BTD, embedding_VD), kv
+
+    def embed(
+        self,
+        tokens_BT: jax.Array,
+        positions_BT: jax.Array,
+        since_start_BT: jax.Array,
+        before_BN: jax.Array | None,
+        *,
+        deterministic: bool,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Return the input of the first block (B, T, D), and the embedding table."""
         c = self.config
         embedding_VD = self.param("embedding", embedding_initializer(c), (c.vocab_size, c.width))
         x_BTD = embedding_VD[tokens_BT]
@@ -184,17 +212,11 @@ class Transformer(nn.Module):
             x_BTD *= c.width**0.5
         x_BTD = add_positions(self, x_BTD, positions_BT).astype(self.compute.precision)
         x_BTD = constrain(x_BTD, ROWS)
-        x_BTD = Dropout(c.dropout)(x_BTD, deterministic=deterministic)
-        x_BTD, kv = run_blocks(
-            self,
-            c.num_layers,
-            x_BTD,
-            mask_BTS,
-            positions_BT,
-            deterministic=deterministic,
-            caches=caches,
-            slot=slot,
-        )
+        return Dropout(c.dropout)(x_BTD, deterministic=deterministic), embedding_VD
+
+    def read_out(self, x_BTD: jax.Array, embedding_VD: jax.Array) -> Readout:
+        """Return the readout of the final hidden states."""
+        c = self.config
         if c.num_classes:
             head_DV = self.param("classifier", head_initializer(c), (c.width, c.num_classes))
         elif c.tie_embeddings:
@@ -202,4 +224,4 @@ class Transformer(nn.Module):
         else:
             head_DV = self.param("head", head_initializer(c), (c.width, c.vocab_size))
         self.sow("intermediates", "final_BTD", x_BTD)
-        return Readout(x_BTD, head_DV, soft_cap=c.logit_soft_cap), kv
+        return Readout(x_BTD, head_DV, soft_cap=c.logit_soft_cap)

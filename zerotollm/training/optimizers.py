@@ -1,7 +1,7 @@
 """Update rules and schedules, composed from optax. Every function is pure; state is a pytree."""
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from itertools import accumulate
 
@@ -43,12 +43,20 @@ def orthogonalize(matrix_XY: jax.Array, iterations: int) -> jax.Array:
     return x if wide else x.mT
 
 
+Orthogonalize = Callable[[jax.Array, int], jax.Array]
+"""(matrices (..., X, Y), iterations) -> approximately their nearest orthogonal matrices."""
+
 GROUP_SIZE = 2**24
 """Elements of the kernels that are orthogonalized together: 64 MiB in float32, several times."""
 
 
 def muon_directions(
-    kernels: Sequence[jax.Array], writes_residual: Sequence[bool], *, iterations: int, block: int
+    kernels: Sequence[jax.Array],
+    writes_residual: Sequence[bool],
+    *,
+    iterations: int,
+    block: int,
+    orthogonalize: Orthogonalize = orthogonalize,
 ) -> list[jax.Array]:
     """Return the orthogonalized updates of kernels (in X, out Y), with Frobenius norm sqrt(min(X, Y) max(1, Y / X)).
 
@@ -94,8 +102,13 @@ def muon_directions(
     return [direction(index) for index in range(len(kernels))]
 
 
-def scale_by_muon(momentum: float, iterations: int, block: int) -> optax.GradientTransformation:
-    """Return Muon (Jordan 2024): Nesterov momentum, orthogonalized, so that all directions of a kernel move equally."""
+def scale_by_muon(
+    momentum: float, iterations: int, block: int, orthogonalize: Orthogonalize = orthogonalize
+) -> optax.GradientTransformation:
+    """Return Muon (Jordan 2024): Nesterov momentum, orthogonalized, so that all directions of a kernel move equally.
+
+    `orthogonalize` may be another iteration with the same arguments.
+    """
 
     def init(params: optax.Params) -> optax.OptState:
         return optax.TraceState(trace=jax.tree.map(jnp.zeros_like, params))
@@ -112,7 +125,9 @@ def scale_by_muon(momentum: float, iterations: int, block: int) -> optax.Gradien
             return nesterov, optax.TraceState(trace=trace)
         paths, kernels = zip(*jax.tree_util.tree_leaves_with_path(nesterov), strict=True)
         writes = [path[-1].key in ("output", "down") for path in paths]
-        directions = muon_directions(kernels, writes, iterations=iterations, block=block)
+        directions = muon_directions(
+            kernels, writes, iterations=iterations, block=block, orthogonalize=orthogonalize
+        )
         return jax.tree.unflatten(jax.tree.structure(nesterov), directions), optax.TraceState(trace=trace)
 
     return optax.GradientTransformation(init, update)
@@ -184,9 +199,14 @@ def peak_rate(config: OptimizerConfig, params: Params, tied: bool | None = None)
 
 
 def make_optimizer(
-    config: OptimizerConfig, steps: int, tied: bool | None = None
+    config: OptimizerConfig,
+    steps: int,
+    tied: bool | None = None,
+    hidden: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformation:
     """Return the optimizer of `steps` steps, for all parameters of a model or some. `tied`: see `parameter_groups`.
+
+    `hidden` replaces the rule of hidden matrices under muon: from gradients to directions, before decay and rate.
 
     Weight decay is decoupled (arXiv:1711.05101) and acts on matrices. Under muon it acts on hidden matrices only: the
     row of a rare token gets few gradients, and would decay to nothing at the rates that suit embeddings.
@@ -221,7 +241,7 @@ def make_optimizer(
         }[config.kind]()
         return optax.chain(clip, with_decay(rule, config.learning_rate, config.weight_decay))
     muon = optax.chain(
-        stored(scale_by_muon(config.momentum, config.iterations, config.block)),
+        hidden or stored(scale_by_muon(config.momentum, config.iterations, config.block)),
         optax.add_decayed_weights(config.weight_decay),
         optax.scale_by_learning_rate(learning_rate_schedule(config, config.learning_rate, steps)),
     )
