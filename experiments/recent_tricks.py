@@ -14,6 +14,7 @@ from typing import Any
 from experiments.ablations import budget as budget
 from experiments.base import experiment as base_experiment
 from zerotollm.experiment import Experiment
+from zerotollm.model.config import resolve
 from zerotollm.own_code import OwnCode, own_code
 from zerotollm.studies.suite import Variant, changed
 
@@ -169,7 +170,9 @@ def _attention_rows(base: Experiment) -> tuple[Row, ...]:
 
 
 def _block_rows(base: Experiment) -> tuple[Row, ...]:
-    relu2 = {"model.feed_forward": "relu2", "model.ff_width": 0}
+    gated = resolve(base.model, vocab_size=base.tokenizer.vocab_size, context=base.data.context).ff_width
+    # Two matrices of this width have as many parameters as the three of swiglu.
+    relu2 = {"model.feed_forward": "relu2", "model.ff_width": 3 * gated // 2}
     return (
         ("peri-norm", "peri_norm", {}, "arXiv:2502.02692", "a norm at the end of every sub-layer too"),
         (
@@ -177,7 +180,7 @@ def _block_rows(base: Experiment) -> tuple[Row, ...]:
             "peri_norm",
             relu2,
             "arXiv:2109.08668",
-            "the same with ReLU squared instead of SwiGLU: the gate's parameters widen it",
+            "the same with ReLU squared instead of SwiGLU, and as many parameters",
         ),
         (
             "experts",
