@@ -64,6 +64,8 @@ class Measurements(Size):
     """of memory that a step takes by XLA's account"""
     seconds: NotRequired[float | None]
     """of training and validation"""
+    cpu_seconds: NotRequired[float | None]
+    """processor time of the same, of all threads: other work on the machine hardly changes it"""
     validation_bleu: NotRequired[float]
     environment: NotRequired[Json]
 

@@ -1,7 +1,7 @@
 """The results of a suite as rows, as Markdown and as a terminal table: a pure function of its records."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from statistics import fmean
 from typing import NotRequired, TypedDict, cast
@@ -72,6 +72,8 @@ class Row(TypedDict):
     trained_parameters: int | None
     step_bytes: int | None
     seconds: float
+    relative_time: float | None
+    """processor time of a run over that of the base, over the seeds of both; None in tables of earlier versions"""
     published: dict[str, float] | None
     shared: Result
     """at the rates of the experiments"""
@@ -121,6 +123,7 @@ def _row(runs: list[RunRecord], base: list[RunRecord]) -> Row:
         "tokens_per_second": _mean(speeds),
         **size,
         "seconds": _mean(_known(runs, "seconds")) or 0.0,
+        "relative_time": _relative_time(_at(runs, 1.0), _at(base, 1.0)),
         "published": first.get("published"),
         "shared": _result(_at(runs, 1.0), _at(base, 1.0)),
         "tuned": tuned,
@@ -134,6 +137,16 @@ def _at(runs: list[RunRecord], rate: float) -> list[RunRecord]:
 
 def _known(runs: Iterable[RunRecord], name: str) -> list[float]:
     return [value for run in runs if (value := run.get(name)) is not None]
+
+
+def _relative_time(runs: list[RunRecord], base: list[RunRecord]) -> float | None:
+    """Return the processor time of runs trained to the end, over that of the base with the same seeds."""
+    times, base_times = (
+        {r["seed"]: seconds for r in some if r["outcome"] == "trained" and (seconds := r.get("cpu_seconds"))}
+        for some in (runs, base)
+    )
+    seeds = times.keys() & base_times.keys()
+    return sum(times[seed] for seed in seeds) / sum(base_times[seed] for seed in seeds) if seeds else None
 
 
 def _result(runs: list[RunRecord], base: list[RunRecord]) -> Result:
@@ -230,6 +243,8 @@ def table(rows: Sequence[Row], short: bool = False) -> tuple[list[str], list[lis
     ]
     if _has_bleu(rows):
         groups.append((BLEU_HEADINGS, lambda row: _bleu_cells(row["shared"])))
+    if any(row["relative_time"] for row in rows):
+        groups.append((("time",), lambda row: [f"x {time:.2f}" if (time := row["relative_time"]) else "-"]))
     if not short:
         groups.insert(1, (("change", "parameters", "FLOPs per token", "tokens/s"), _size_cells))
         if any(row["trained_parameters"] not in (None, row["parameters"]) for row in rows):
@@ -244,11 +259,21 @@ def table(rows: Sequence[Row], short: bool = False) -> tuple[list[str], list[lis
 def _size_cells(row: Row) -> list[str]:
     speed = row["tokens_per_second"]
     return [
-        ", ".join(f"{c['field']} {c['from']} → {c['to']}" for c in row["change"]) or "-",
+        ", ".join(_change_words(row["change"])) or "-",
         f"{row['parameters']:,}",
         f"{row['flops_per_token'] / 1e6:.2f} M",
         f"{speed:,.0f}" if speed else "-",
     ]
+
+
+def _change_words(changes: Sequence[Change]) -> Iterator[str]:
+    """Yield every field's change; of functions that replace built-in ones, their names and their file."""
+    for change in changes:
+        if not change["field"].startswith("code."):
+            yield f"{change['field']} {change['from']} → {change['to']}"
+    code = {change["field"]: change["to"] for change in changes}
+    if "code.functions" in code:
+        yield f"{code['code.functions']} of {code.get('code.module')}"
 
 
 def _cost_cells(row: Row) -> list[str]:
@@ -300,6 +325,8 @@ def footer(rows: Sequence[Row]) -> str:
         f"Validation, {measure(rows)}: mean ± sample standard deviation over seeds; difference to the base over the "
         "same seeds. FLOPs are those of a training step."
     )
+    if any(row["relative_time"] for row in rows):
+        words += " Time is the processor time of a run, relative to the base."
     if note := verdict_note(rows):
         words += (
             f" {note} The probability that any row is falsely called better or worse is at most 5 %, and so is the "

@@ -1,10 +1,12 @@
 """Train the missing runs of a suite: the base and each variant with the same seeds, in memory."""
 
+import math
 import time
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import jax
 from rich.progress import BarColumn, Progress, TextColumn
 
 from zerotollm import run_directory
@@ -16,8 +18,9 @@ from zerotollm.evaluation.causality import sees_the_future
 from zerotollm.evaluation.translation_report import not_read, translate_split, translates
 from zerotollm.experiment import Experiment
 from zerotollm.model.accelerator import this_accelerator
+from zerotollm.model.build import init_params
 from zerotollm.model.config import resolve
-from zerotollm.planning.flops import num_parameters, train_flops
+from zerotollm.planning.flops import train_flops
 from zerotollm.planning.speed import flops_per_token
 from zerotollm.session.compilation_cache import cache_compiled_programs
 from zerotollm.session.job import job_for
@@ -197,10 +200,13 @@ class _Training:
                 "bring it back, or choose another --run-dir"
             )
         flops = flops_per_token(job_for(replace(experiment, model=model), this_accelerator()))
-        size: Size = {"parameters": num_parameters(model), "flops_per_token": flops, **sources}
-        if sees_the_future(model_of(start.experiment), masked=data.document_mask):
+        net = model_of(start.experiment)  # an own one may have more parameters than its configuration says
+        leaves = jax.tree.leaves(jax.eval_shape(lambda: init_params(net, 0)))
+        parameters = sum(math.prod(leaf.shape) for leaf in leaves)
+        size: Size = {"parameters": parameters, "flops_per_token": flops, **sources}
+        if sees_the_future(net, masked=data.document_mask):
             for seed in job.seeds:
-                self._write(job, seed, "sees the future", _measurements(size, None, 0.0))
+                self._write(job, seed, "sees the future", _measurements(size, None))
             self.progress.console.print(f"{name}: {FUTURE}; not trained", style="bold red")
             return True
         together = self.together and len(job.seeds) > 1
@@ -211,7 +217,8 @@ class _Training:
         return True
 
     def _train(self, job: Job, programs: Programs, seeds: tuple[int, ...], size: Size) -> None:
-        began, suite_left = time.monotonic(), self.remaining.seconds_left()
+        began, cpu_began = time.monotonic(), time.process_time()
+        suite_left = self.remaining.seconds_left()
         steps = programs.experiment.train.steps
         task = self.progress.add_task(job.title(seeds), total=steps, left=clock(suite_left))
 
@@ -230,10 +237,11 @@ class _Training:
             results = [None]
         finally:
             self.progress.remove_task(task)
-        seconds = time.monotonic() - began
+        seconds, cpu_seconds = time.monotonic() - began, time.process_time() - cpu_began
         self.remaining.add(run_flops(job.variant) * len(seeds), seconds)
         for seed, result in zip(seeds, results, strict=True):
-            numbers, outcome, speed = _measurements(size, result, seconds), "diverged", ""
+            numbers = _measurements(size, result, seconds, cpu_seconds / len(seeds))
+            outcome, speed = "diverged", ""
             words: str = outcome
             if result:
                 outcome, words = "trained", describe_validation(result.validation)
@@ -256,7 +264,9 @@ class _Training:
         write_run(self.folder, self.base, job.variant, seed, job.rate, outcome, numbers)
 
 
-def _measurements(size: Size, run: Fitted | None, seconds: float) -> Measurements:
+def _measurements(
+    size: Size, run: Fitted | None, seconds: float = 0.0, cpu_seconds: float = 0.0
+) -> Measurements:
     validation: dict[str, float] = run.validation if run else {}
     last = run.losses[-max(1, round(len(run.losses) / 20)) :] if run else []
     return {
@@ -269,6 +279,7 @@ def _measurements(size: Size, run: Fitted | None, seconds: float) -> Measurement
         "trained_parameters": run.trained_parameters if run else None,
         "step_bytes": run.step_bytes if run else None,
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
     }
 
 
