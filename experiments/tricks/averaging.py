@@ -35,7 +35,7 @@ def end_at_mean(rule: optax.GradientTransformation, steps: int, last: int) -> op
         gradients: optax.Updates, state: AverageState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, AverageState]:
         updates, inner = rule.update(gradients, state.inner, params)
-        step = state.clock.count
+        step = jnp.asarray(state.clock.count)
         share = jnp.where(step < steps - last, 0.0, 1.0 / jnp.maximum(1, step - (steps - last) + 1))
         mean = jax.tree.map(lambda m, p, u: m + share * (p + u - m), state.mean, params, updates)
         ends = step == steps - 1

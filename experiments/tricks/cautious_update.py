@@ -19,10 +19,10 @@ def cautious(rule: optax.GradientTransformation) -> optax.GradientTransformation
         return direction * agrees * (agrees.size / (jnp.sum(agrees) + 1))
 
     def update(
-        gradients: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, optax.OptState]:
-        directions, state = rule.update(gradients, state, params)
-        return jax.tree.map(mask, directions, gradients), state
+        directions, state = rule.update(updates, state, params)
+        return jax.tree.map(mask, directions, updates), state
 
     return optax.GradientTransformation(rule.init, update)
 

@@ -92,7 +92,7 @@ class ExpertTransformer(Transformer):
                 mask_BTS,
                 rope_positions(c, i, positions_BT),
                 deterministic=deterministic,
-                cache=caches and caches[i],
+                cache=caches[i] if caches else None,
                 slot=slot,
             )
             kv.append(new)

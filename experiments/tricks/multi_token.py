@@ -49,7 +49,7 @@ class AheadTransformer(Transformer):
             if i == c.num_layers - 1 and caches is None:
                 ahead_BTD, _ = Block(c, name="ahead")(x_BTD, *inputs, deterministic=deterministic)
             x_BTD, new = Block(c, name=f"layer_{i}")(
-                x_BTD, *inputs, deterministic=deterministic, cache=caches and caches[i], slot=slot
+                x_BTD, *inputs, deterministic=deterministic, cache=caches[i] if caches else None, slot=slot
             )
             kv.append(new)
         readout = self.read_out(Norm(c, name="final_norm")(x_BTD), embedding_VD)

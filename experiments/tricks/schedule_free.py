@@ -39,7 +39,7 @@ def schedule_free(
         gradients: optax.Updates, state: ScheduleFreeState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, ScheduleFreeState]:
         updates, inner = rule.update(gradients, state.inner, params)
-        step = state.clock.count
+        step = jnp.asarray(state.clock.count)
         weight = jnp.minimum(1.0, (step + 1) / max(1, warmup)) ** 2
         total = state.total + weight
         share, beta_or_1 = weight / total, jnp.where(step == steps - 1, 1.0, beta)

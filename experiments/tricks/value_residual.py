@@ -65,7 +65,7 @@ class ResidualTransformer(Transformer):
                 mask_BTS,
                 rope_positions(c, i, positions_BT),
                 deterministic=deterministic,
-                cache=caches and caches[i],
+                cache=caches[i] if caches else None,
                 slot=slot,
             )
             kv.append(new)
