@@ -42,7 +42,7 @@ GOLDEN = {
 
 # The same experiment under another name, or on another text and in another size, which nothing here depends on.
 SAME_AS = {
-    "ablations": "base_token_shift", "previous_token_heads": "base",
+    "ablations": "base_token_shift", "previous_token_heads": "base", "recent_tricks": "base",
     "vaswani_table3": "vaswani_base", "translate_fr": "translate", "translate_es": "translate",
     "translate_de": "translate", "bible_style": "translate", "finetune_lora": "finetune_subject",
 }  # fmt: skip
