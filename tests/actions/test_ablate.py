@@ -24,6 +24,7 @@ from zerotollm.errors import DivergedError, RunError, UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.model import transformer
 from zerotollm.model.config import TransformerConfig
+from zerotollm.own_code import own_code
 from zerotollm.session.train_in_memory import Fitted
 from zerotollm.studies import train_suite
 from zerotollm.studies.suite import Suite, Variant, changed
@@ -470,6 +471,34 @@ def test_rows_are_in_order_of_group_and_name_after_the_base():
     records = [record("z", "a"), record("b", "c"), record("a", "c"), record("base", "base")]
     assert [row["variant"] for row in make_rows(records)] == ["base", "z", "a", "b"]
     assert make_rows(records) == make_rows(records[::-1])
+
+
+def test_processor_time_is_compared_over_the_seeds_of_both():
+    records = [record("base", "base", seed, cpu_seconds=10.0 + seed) for seed in range(3)]
+    records += [record("slow", "group", seed, cpu_seconds=20.0) for seed in (1, 2)]
+    records += [record("gone", "group", 0, cpu_seconds=9.0, outcome="diverged", validation_bpb=None)]
+    records += [record("old", "group", 0)]
+    rows = {row["variant"]: row["relative_time"] for row in make_rows(records)}
+    assert rows == {"base": 1.0, "slow": pytest.approx(40 / 23), "gone": None, "old": None}
+    lines = {
+        line.split(" | ")[1]: line for line in short_markdown(make_rows(records)).splitlines() if "|" in line
+    }
+    assert lines["variant"].endswith("| verdict | time |")
+    assert lines["slow"].endswith("| x 1.74 |")
+    assert lines["old"].endswith("| - |")
+    assert "Time is the processor time of a run, relative to the base." in markdown(make_rows(records))
+    assert "| time" not in short_markdown(make_rows([record("base", "base")]))
+
+
+def test_functions_of_ones_own_are_a_change_of_one_name(base, tmp_path, monkeypatch):
+    """The table names function and file, and counts the parameters of the model that the function returns."""
+    fake_fit(monkeypatch, lambda programs, seed: 1.5)
+    code = own_code("experiments.own_attention", ROOT / "experiments" / "own_attention.py")
+    [first, row] = ablate(suite(base, gated={"code": code}), tmp_path, replace(TINY, seeds=1))
+    assert row["parameters"] == first["parameters"] + base.model.width**2
+    table = (tmp_path / "tiny" / "table.md").read_text()
+    assert "| model of experiments.own_attention |" in table
+    assert code.sha256 not in table
 
 
 def test_time_left_is_what_was_measured():
