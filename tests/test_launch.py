@@ -63,6 +63,14 @@ def test_training_is_the_default_action(calls, base):
     assert calls == [("train", base, Path("runs/base"))]
 
 
+@pytest.mark.parametrize("name", ["ablations", "previous_token_heads", "vaswani_table3"])
+def test_an_experiment_with_variants_is_ablated(name, calls):
+    python, program, *words = shlex.split(catalog.describe(EXPERIMENTS, name).command)
+    assert (python, program) == ("python", "launch.py")
+    assert launch(*words) == 0
+    assert calls[0][0] == "ablate"
+
+
 def test_an_experiment_with_a_ladder_is_scaled(calls):
     from experiments import scaling
 
