@@ -21,6 +21,8 @@ class EvaluateOptions(CheckpointOptions):
 
     split: Literal["validation", "test"] = "validation"
     """the held-out documents; use test once, at the end"""
+    corpus: str = ""
+    """another plain text, named as data.corpus, whose split is evaluated: how far does what was learned reach?"""
     judge: str = ""
     """a .jsonl to evaluate instead of a split, or a folder of these, such as BLiMP's: each line a good and a bad text,
     or a text with a gap ___, choices and answer; measures how often the correct one is the most likely"""
