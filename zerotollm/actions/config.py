@@ -100,6 +100,11 @@ class AblateOptions:
     """names of variants or of groups, separated by spaces or commas; empty: all"""
     seeds: int = 3
     """runs of the base and of each variant, with seeds from train.seed on"""
+    until_shown: bool = False
+    """give a variant further seeds, one by one, until its verdict is shown, or max_seeds are trained; verdicts are
+    corrected for having looked so often"""
+    max_seeds: int = 12
+    """the most seeds of a variant, with until_shown"""
     budget: Literal["tiny", "small", "full"] = "small"
     """size of the base: full as it is, small for about a minute a run, tiny to try it out"""
     tune: bool = False
