@@ -135,10 +135,7 @@ def _parse(folder: Path, name: str) -> ast.Module:
 
 
 def _defined(folder: Path, name: str) -> set[str]:
-    """Return the names of the functions that an experiment's file defines or passes on, without running it.
-
-    `from experiments.ablations import budget as budget` passes a function on.
-    """
+    """Return the names of the functions that an experiment's file defines or passes on (`import f as f`), unrun."""
     body = _parse(folder, name).body
     passed_on = (alias for node in body if isinstance(node, ast.ImportFrom) for alias in node.names)
     return {node.name for node in body if isinstance(node, ast.FunctionDef)} | {
