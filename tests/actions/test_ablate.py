@@ -517,7 +517,7 @@ def test_processor_time_is_compared_over_the_seeds_of_both():
     assert lines["variant"].endswith("| verdict | time |")
     assert lines["slow"].endswith("| x 1.74 |")
     assert lines["old"].endswith("| - |")
-    assert "Time is the processor time of a run, relative to the base." in markdown(make_rows(records))
+    assert "Time is a run's processor time, relative to the base's." in markdown(make_rows(records))
     assert "| time" not in short_markdown(make_rows([record("base", "base")]))
 
 

@@ -1,7 +1,7 @@
 """The results of a suite as rows, as Markdown and as a terminal table: a pure function of its records."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from statistics import fmean
 from typing import NotRequired, TypedDict, cast
@@ -147,11 +147,11 @@ def _known(runs: Iterable[RunRecord], name: str) -> list[float]:
 def _relative_time(runs: list[RunRecord], base: list[RunRecord]) -> float | None:
     """Return the processor time of runs trained to the end, over that of the base with the same seeds."""
     times, base_times = (
-        {r["seed"]: seconds for r in some if r["outcome"] == "trained" and (seconds := r.get("cpu_seconds"))}
+        {r["seed"]: time for r in some if r["outcome"] == "trained" and (time := r.get("cpu_seconds"))}
         for some in (runs, base)
     )
-    seeds = times.keys() & base_times.keys()
-    return sum(times[seed] for seed in seeds) / sum(base_times[seed] for seed in seeds) if seeds else None
+    both = times.keys() & base_times.keys()
+    return sum(map(times.__getitem__, both)) / sum(map(base_times.__getitem__, both)) if both else None
 
 
 def _result(runs: list[RunRecord], base: list[RunRecord]) -> Result:
@@ -265,23 +265,17 @@ def table(rows: Sequence[Row], short: bool = False) -> tuple[list[str], list[lis
 
 
 def _size_cells(row: Row) -> list[str]:
-    speed = row["tokens_per_second"]
-    return [
-        ", ".join(_change_words(row["change"])) or "-",
-        f"{row['parameters']:,}",
-        f"{row['flops_per_token'] / 1e6:.2f} M",
-        f"{speed:,.0f}" if speed else "-",
-    ]
+    words, speed = ", ".join(_change_words(row["change"])), row["tokens_per_second"]
+    flops = f"{row['flops_per_token'] / 1e6:.2f} M"
+    return [words or "-", f"{row['parameters']:,}", flops, f"{speed:,.0f}" if speed else "-"]
 
 
-def _change_words(changes: Sequence[Change]) -> Iterator[str]:
-    """Yield every field's change; of functions that replace built-in ones, their names and their file."""
-    for change in changes:
-        if not change["field"].startswith("code."):
-            yield f"{change['field']} {change['from']} → {change['to']}"
-    code = {change["field"]: change["to"] for change in changes}
-    if "code.functions" in code:
-        yield f"{code['code.functions']} of {code.get('code.module')}"
+def _change_words(changes: Sequence[Change]) -> list[str]:
+    """Return every field's change; of functions that replace built-in ones, their names and their file."""
+    code = {c["field"]: c["to"] for c in changes if c["field"].startswith("code.")}
+    words = [f"{c['field']} {c['from']} → {c['to']}" for c in changes if c["field"] not in code]
+    own = f"{code.get('code.functions', 'functions')} of {code.get('code.module')}"
+    return [*words, own] if code else words
 
 
 def _cost_cells(row: Row) -> list[str]:
@@ -334,7 +328,7 @@ def footer(rows: Sequence[Row]) -> str:
         "same seeds. FLOPs are those of a training step."
     )
     if any(row["relative_time"] for row in rows):
-        words += " Time is the processor time of a run, relative to the base."
+        words += " Time is a run's processor time, relative to the base's."
     if note := verdict_note(rows):
         words += (
             f" {note} The probability that any row is falsely called better or worse is at most 5 %, and so is the "
