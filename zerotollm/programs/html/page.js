@@ -1,0 +1,280 @@
+"use strict";
+// The state of the page, and what a person does to it.
+
+const model = JSON.parse(at("model").textContent), CHOICES = 10, SEEN = 6, NONE = new Set();
+const tokenizer = makeTokenizer(model.vocabulary, model.utf8);
+const network = makeNetwork(model.config, readWeights(model.arrays, unpack(at("weights").textContent, model.bytes)));
+const session = makeSession(model, tokenizer, network);
+at("weights").remove();
+const { bos, stop } = model.vocabulary;
+
+const page = { tokens: [], selected: 1, part: `${network.layers - 1}.0`, off: new Set(), past: [], writing: false, painting: 0 };
+const chat = () => document.querySelector("input[name=mode]:checked").value === "chat";
+const given = ids => ids.map(id => ({ id, given: true }));
+const ids = () => page.tokens.map(token => token.id);
+const pause = () => new Promise(resolve => { const { port1, port2 } = new MessageChannel(); port1.onmessage = resolve; port2.postMessage(0); });
+const number = id => Number(at(id).value);
+
+function say(text, wrong = false) {
+  at("status").textContent = text;
+  at("status").classList.toggle("wrong", wrong);
+}
+
+function settings() {
+  const seed = at("seed").value.trim() === "" ? Math.floor(Math.random() * 2 ** 31) : number("seed");
+  return { ...model.sampling, temperature: number("temperature"), top_p: number("top_p") || 1, max_tokens: Math.max(1, number("max_tokens")), seed };
+}
+
+// --- The text
+
+function showText() {
+  const all = ids();
+  at("log").replaceChildren(...textView({
+    tokens: page.tokens, pieces: tokenizer.pieces(all), names: all.map(tokenizer.name), isEnd: id => stop.includes(id), choose: select,
+  }));
+  paint();
+}
+
+// Shows the selection, how surprising each token was or how much it is attended to, and what left the context.
+function paint() {
+  const shading = at("shading").value, forgotten = session.windowStart(page.selected);
+  const { start, weights } = shading === "attention" ? lookedAt() : { start: 0, weights: [] };
+  for (const span of document.querySelectorAll("#log .token")) {
+    const n = Number(span.dataset.n), chance = page.tokens[n]?.chance;
+    const shade = shading === "attention" ? weights[n - start] ?? 0 : shading === "surprise" && n && chance > 0 ? Math.min(1, -Math.log(chance) / 7) : 0;
+    span.style.setProperty("--shade", shade.toFixed(3));
+    span.classList.toggle("attended", shading === "attention");
+    span.classList.toggle("forgotten", n < forgotten);
+    if (n) span.tabIndex = n === page.selected ? 0 : -1;
+    if (n && n === page.selected) span.setAttribute("aria-current", "true");
+    else span.removeAttribute("aria-current");
+  }
+}
+
+// Measures the surprise of tokens that have none yet, a few at a time.
+async function measure() {
+  const turn = ++page.painting;
+  let since = performance.now();
+  for (let n = 1; n < page.tokens.length; n++) {
+    if (page.tokens[n].chance !== undefined) continue;
+    const all = ids();
+    page.tokens[n].chance = session.chances(all, n, page.off)[all[n]];
+    if (performance.now() - since < 24) continue;
+    await pause();
+    if (turn !== page.painting || page.writing) return;
+    since = performance.now();
+  }
+  paint();
+}
+
+// Takes another text; `from` is its first token that differs or whose past does.
+function change(tokens, from, selected) {
+  page.past.push({ tokens: page.tokens, selected: page.selected });
+  page.tokens = tokens.map((token, n) => n < from ? token : { ...token, chance: undefined });
+  page.selected = selected;
+  showAll();
+}
+
+function showAll() {
+  showText();
+  showPrediction();
+  at("undo").disabled = !page.past.length || page.writing;
+  at("more").disabled = page.writing;
+  if (!page.writing) measure();
+}
+
+function select(n) {
+  if (n === page.selected) return;
+  page.selected = n;
+  paint();
+  showPrediction();
+}
+
+// --- What the model computes at the selected position
+
+const lookedAt = () => {
+  const [layer, head] = page.part.split(".").map(Number);
+  return session.attentionAt(ids(), page.selected, page.off, layer, head || 0);
+};
+
+function showPrediction() {
+  const all = ids(), n = page.selected, here = all[n], temperature = number("temperature");
+  const now = session.probabilities(all, n, page.off, { temperature });
+  const before = session.probabilities(all, n, NONE, { temperature: 1 });
+  const order = Array.from(now.keys()).sort((a, b) => Math.max(now[b], before[b]) - Math.max(now[a], before[a]) || a - b).slice(0, CHOICES);
+  if (here !== undefined && !order.includes(here)) order.push(here);
+  order.sort((a, b) => now[b] - now[a] || before[b] - before[a]);
+  const rows = order.map(id => ({ id, name: tokenizer.name(id), now: now[id], before: before[id], here: id === here }));
+  at("choices").replaceChildren(...distributionView(rows, id => choose([id])));
+  at("next-title").textContent = here === undefined ? "The next token" : `Instead of ${visible(tokenizer.name(here))}`;
+  const moved = now.reduce((sum, p, id) => sum + Math.abs(p - before[id]), 0) / 2;
+  at("moved").textContent = moved < 5e-4 ? "This is the whole model at temperature 1."
+    : `Compared with the whole model at temperature 1 (the thin marks), ${percent(moved)} of the probability has moved.`;
+  at("degrees").textContent = temperature.toFixed(2);
+  const token = here ?? order[0];
+  at("lens").replaceChildren(...lensView(session.lensAt(all, n, page.off, token), tokenizer.name));
+  at("lens-token").textContent = `chance of ${visible(tokenizer.name(token))}`;
+  showParts();
+}
+
+function showParts() {
+  const [layer, head] = page.part.split("."), isHead = /^\d+$/.test(head ?? ""), gone = page.off.has(page.part);
+  const name = `layer ${Number(layer) + 1}${isHead ? `, head ${Number(head) + 1}` : head ? ", feed-forward" : ""}`;
+  const focused = document.activeElement?.dataset.part;
+  at("parts").replaceChildren(...partsView({ layers: network.layers, heads: network.heads, selected: page.part, off: page.off, select: selectPart }));
+  if (focused) document.querySelector(`[data-part="${page.part}"]`).focus();
+  at("take").textContent = `${gone ? "Put back" : "Take out"} ${name}`;
+  at("take").setAttribute("aria-pressed", String(gone));
+  at("restore").disabled = !page.off.size;
+  at("attention-title").textContent = isHead ? `Where head ${Number(head) + 1} of layer ${Number(layer) + 1} looks` : "";
+  if (!isHead) return at("attention").replaceChildren();
+  const { start, weights } = lookedAt(), all = ids();
+  const order = Array.from(weights.keys()).sort((a, b) => weights[b] - weights[a]).slice(0, SEEN);
+  at("attention").replaceChildren(...attentionView(order.map(s => ({ n: start + s, name: tokenizer.name(all[start + s]), weight: weights[s] }))));
+}
+
+function selectPart(part) {
+  page.part = part;
+  if (/\.\d+$/.test(part)) at("shading").value = "attention";
+  showParts();
+  paint();
+}
+
+function takeOut(off) {
+  page.off = off;
+  for (const token of page.tokens) token.chance = undefined;
+  showPrediction();
+  paint();
+  measure();
+}
+
+// --- Writing
+
+async function write(count, sampling) {
+  const from = page.tokens.length, begun = performance.now(), most = chat() ? Math.min(count, network.context - from + 1) : count;
+  let all = ids(), shown = begun, ended = false;
+  page.writing = true;
+  at("send").textContent = "Stop";
+  for (let i = 0; i < most && page.writing; i++) {
+    const { id, chance } = session.drawAt(all, all.length, page.off, sampling);
+    ended = stop.includes(id);
+    if (!ended || chat()) {
+      page.tokens = [...page.tokens, { id, given: false, chance }];
+      all = [...all, id];
+    }
+    if (ended) break;
+    if (performance.now() - shown < 100) continue;
+    page.selected = all.length;
+    showText();
+    say(`writing, ${all.length - from} tokens`);
+    await pause();
+    shown = performance.now();
+  }
+  const written = all.length - from, seconds = (performance.now() - begun) / 1000;
+  page.writing = false;
+  page.selected = page.tokens.length;
+  at("send").textContent = chat() ? "Send" : "Write";
+  showAll();
+  say(`${written} tokens, ${(written / seconds).toFixed(0)} tokens/s${ended ? "; the model ended the text" : ""}`);
+}
+
+// Puts tokens at the selected position: what follows stays, or is written anew.
+function choose(some) {
+  const n = page.selected, rest = page.tokens.slice(n + 1), branch = document.querySelector("input[name=effect]:checked").value === "branch";
+  if (page.writing || !some.length) return;
+  const start = [...page.tokens.slice(0, n), ...given(some)];
+  if (n === page.tokens.length || !branch) {
+    change([...start, ...rest], n, n === page.tokens.length ? start.length : n);
+    document.querySelector("#log [aria-current]").focus();
+    return;
+  }
+  change(start, n, start.length);
+  write(Math.max(1, rest.length), settings());
+}
+
+async function submit() {
+  if (page.writing) return void (page.writing = false);
+  const sampling = settings(), text = at("prompt").value || (chat() ? "" : at("prompt").placeholder);
+  let start, note = "";
+  if (chat()) {
+    if (!text.trim()) return;
+    const messages = page.tokens.length > 1 ? session.messagesOf(ids()) : [];
+    const { ids: prompt, dropped } = session.trimConversation([...messages, { role: "user", content: text }], sampling.max_tokens);
+    start = prompt;
+    if (dropped) note = `The context of ${network.context} tokens is full: the ${dropped} oldest messages are dropped.`;
+  } else {
+    start = [bos, ...tokenizer.encode(text)];
+  }
+  if (start.length > network.context) {
+    return say(`That is ${start.length - 1} tokens long, and the context of this model holds ${network.context - 1}: shorten it.`, true);
+  }
+  if (chat()) at("prompt").value = "";
+  change(given(start), 0, start.length);
+  await write(sampling.max_tokens, sampling);
+  if (note) say(note);
+}
+
+// --- Events
+
+at("ask").addEventListener("submit", event => { event.preventDefault(); submit(); });
+at("prompt").addEventListener("keydown", event => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); submit(); }
+});
+at("more").addEventListener("click", () => { const sampling = settings(); page.past.push({ ...page }); write(sampling.max_tokens, sampling); });
+at("undo").addEventListener("click", () => {
+  const { tokens, selected } = page.past.pop();
+  Object.assign(page, { tokens: tokens.map(token => ({ ...token, chance: undefined })), selected });
+  showAll();
+});
+at("other").addEventListener("submit", event => {
+  event.preventDefault();
+  const text = at("instead").value;
+  at("instead").value = "";
+  choose(tokenizer.encode(text));
+});
+at("temperature").addEventListener("input", showPrediction);
+at("shading").addEventListener("change", paint);
+at("take").addEventListener("click", () => {
+  const off = new Set(page.off);
+  if (!off.delete(page.part)) off.add(page.part);
+  takeOut(off);
+});
+at("restore").addEventListener("click", () => takeOut(new Set()));
+for (const mode of document.querySelectorAll("input[name=mode]")) mode.addEventListener("change", begin);
+roving(at("log"), ".token[role=button]", () => 1);
+roving(at("parts"), ".part", () => network.heads + 2);
+at("log").addEventListener("keydown", event => {
+  if (event.key === "Enter" || event.key === " ") { event.preventDefault(); document.querySelector("#choices button").focus(); }
+});
+
+// --- The beginning
+
+function begin() {
+  page.writing = false;
+  page.past = [];
+  at("send").textContent = chat() ? "Send" : "Write";
+  at("prompt").placeholder = chat() ? "Say something" : model.prompt || "In the beginning";
+  page.tokens = given(chat() ? [bos] : [bos, ...tokenizer.encode(at("prompt").placeholder)].slice(0, network.context));
+  page.selected = page.tokens.length;
+  showAll();
+  say("");
+}
+
+function about() {
+  const { config, agreement, bpb, step } = model;
+  at("facts").textContent = [
+    `${model.parameters.toLocaleString("en")} parameters`, `${config.num_layers} layers of ${config.num_heads} heads`,
+    `context ${config.max_length} tokens`, `trained on ${model.corpus} for ${step.toLocaleString("en")} steps`,
+    ...bpb === null ? [] : [`${bpb.toFixed(4)} bits per byte`],
+  ].join(" \u00b7 ");
+  const share = agreement && Math.floor(1000 * agreement.same / agreement.positions) / 10;
+  at("about").textContent = "The model runs in this page: no network, no server. Its weights have 8 bits and a scale for each row. " + (agreement
+    ? `In ${share.toFixed(1)} % of ${agreement.positions.toLocaleString("en")} held-out positions its likeliest token is that of the float32 model.`
+    : "How often its likeliest token is that of the float32 model was not measured: the held-out text was not there.");
+  for (const name of ["temperature", "top_p", "max_tokens"]) at(name).value = model.sampling[name];
+  at("seed").placeholder = "any";
+  at("modes").hidden = !model.roles;
+  document.querySelector(`input[name=mode][value=${model.roles ? "chat" : "write"}]`).checked = true;
+}
+about();
+begin();

@@ -1,0 +1,118 @@
+"use strict";
+// Parts of the page. A text reaches it as `textContent` only, never as markup: a model or a person wrote it.
+
+const at = id => document.getElementById(id);
+function make(tag, className = "", text = "", attributes = {}) {
+  const element = document.createElement(tag);
+  element.className = className;
+  element.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  return element;
+}
+const percent = p => p >= 0.0995 ? `${(100 * p).toFixed(0)} %` : p >= 0.000995 ? `${(100 * p).toFixed(1)} %` : p > 0 ? "< 0.1 %" : "0 %";
+const visible = name => name.replaceAll(" ", "\u2423").replaceAll("\n", "\u23ce") || "\u25cc";
+const spoken = name => name.replaceAll("\n", "line break").trim() || "space";
+
+// A bar of a share; `before` is a thin mark where it was.
+function bar(share, before) {
+  const track = make("span", "bar", "", { "aria-hidden": "true" }), fill = make("i");
+  fill.style.width = `${100 * share}%`;
+  track.append(fill);
+  if (before !== undefined) {
+    const mark = make("b");
+    mark.style.left = `${100 * before}%`;
+    track.append(mark);
+  }
+  return track;
+}
+
+// Moves the focus among the children of a group with arrow keys: one tab stop a group.
+function roving(group, selector, step) {
+  group.addEventListener("keydown", event => {
+    const all = [...group.querySelectorAll(selector)], here = all.indexOf(event.target);
+    const move = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -step(), ArrowDown: step(), Home: -here, End: all.length - 1 - here }[event.key];
+    if (here < 0 || move === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    const to = all[Math.max(0, Math.min(all.length - 1, here + move))];
+    for (const one of all) one.tabIndex = one === to ? 0 : -1;
+    to.focus();
+  });
+}
+
+// The text as tokens, [{id, given}], in cards that end after a token of `isEnd`.
+function textView({ tokens, pieces, names, isEnd, choose }) {
+  const cards = [];
+  let card = null;
+  const add = (n, className, text, label) => {
+    const span = make("span", `token ${className}`, text, { role: "button", tabindex: "-1", "data-n": n, "aria-label": label });
+    span.addEventListener("click", () => span.focus());
+    span.addEventListener("focus", () => choose(n));
+    card.append(span);
+  };
+  tokens.forEach((token, n) => {
+    if (!card) cards.push(card = make("div", "card text"));
+    const end = n > 0 && isEnd(token.id);
+    if (n === 0) card.append(make("span", "token mark", "start", { "data-n": 0, title: "the token before every text" }));
+    else add(n, end ? "mark" : token.given ? "given" : "written", end ? "end" : pieces[n] || "\u25cc", `token ${n}: ${spoken(names[n])}`);
+    if (end) card = null;
+  });
+  if (!card) cards.push(card = make("div", "card text"));
+  add(tokens.length, "next", "", "the next token");
+  return cards;
+}
+
+// The likeliest tokens now, and where they were: [{id, name, now, before, here}].
+function distributionView(rows, choose) {
+  return rows.map(({ id, name, now, before, here }) => {
+    const item = make("li"), button = make("button", here ? "choice here" : "choice", "", { type: "button" });
+    const label = `${spoken(name)}, ${percent(now)}, before ${percent(before)}${here ? ", in the text" : ""}`;
+    button.setAttribute("aria-label", label);
+    button.append(make("span", "name", visible(name)), bar(now, before), make("span", "share", percent(now)));
+    button.addEventListener("click", () => choose(id));
+    item.append(button);
+    return item;
+  });
+}
+
+// Layers and heads as a grid: a head is looked at, and what is selected can be taken out.
+function partsView({ layers, heads, selected, off, select }) {
+  const rows = [];
+  for (let l = layers - 1; l >= 0; l--) {
+    const row = make("div", "parts", "", { role: "row" });
+    const part = (key, text, label, className) => {
+      const gone = off.has(key) || off.has(String(l));
+      const button = make("button", `part ${className}${gone ? " off" : ""}`, text, { type: "button", role: "gridcell", "data-part": key });
+      button.setAttribute("aria-label", `${label}${gone ? ", taken out" : ""}`);
+      button.setAttribute("aria-selected", String(key === selected));
+      button.tabIndex = key === selected ? 0 : -1;
+      button.addEventListener("click", () => select(key));
+      row.append(button);
+    };
+    part(String(l), `Layer ${l + 1}`, `layer ${l + 1}`, "layer");
+    for (let h = 0; h < heads; h++) part(`${l}.${h}`, String(h + 1), `layer ${l + 1}, head ${h + 1}`, "head");
+    part(`${l}.feed_forward`, "FF", `layer ${l + 1}, feed-forward`, "ff");
+    rows.push(row);
+  }
+  return rows;
+}
+
+// What each layer would say next: [{best, bestChance, chance}], the embedding first.
+function lensView(rows, nameOf) {
+  return rows.map(({ best, bestChance, chance }, layer) => {
+    const row = make("tr");
+    const share = make("td", "wide");
+    share.append(bar(chance), make("span", "share", percent(chance)));
+    row.append(make("th", "", layer ? `Layer ${layer}` : "Embedding", { scope: "row" }),
+      make("td", "name", visible(nameOf(best))), make("td", "share", percent(bestChance)), share);
+    return row;
+  }).reverse();
+}
+
+// The tokens that a head attends to most: [{n, name, weight}].
+function attentionView(rows) {
+  return rows.map(({ n, name, weight }) => {
+    const item = make("li", "seen");
+    item.append(make("span", "name", n ? visible(name) : "start"), bar(weight), make("span", "share", percent(weight)));
+    return item;
+  });
+}
