@@ -29,7 +29,7 @@ from zerotollm.programs.vocabulary import vocabulary
 from zerotollm.types import Json
 
 HERE = Path(__file__).parent / "html"
-SCRIPTS = ("tokenizer.js", "network.js", "session.js", "views.js", "page.js")
+SCRIPTS = ("tokenizer.js", "product.js", "network.js", "session.js", "views.js", "page.js")
 MOVED = (0x00, 0x0D, 0x3C)
 """Codes of 7 bits that a script element changes, or that could end it: NUL, carriage return and `<`."""
 SAMPLED = ("temperature", "top_k", "top_p", "min_p", "max_tokens", "seed")
@@ -94,7 +94,7 @@ def page(params: Params, model: TransformerConfig, tokenizer: AnyTokenizer, fact
     script = "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
     return _template().render(
         title=facts.title,
-        policy=Markup(f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; ")
+        policy=Markup(f"default-src 'none'; script-src {_hash(script)} 'wasm-unsafe-eval'; style-src {_hash(style)}; img-src data:; ")
         + "base-uri 'none'; form-action 'none'",
         style=Markup(style),
         script=Markup(script),

@@ -12,57 +12,19 @@ function unpack(text, size) {
   return bytes.buffer;
 }
 
-// Returns name -> {rows, cols, data: Float32Array}. A matrix has a row for each output, and a scale for each row.
-function readWeights(arrays, buffer) {
+// Returns name -> matrix. One of 8 bits has a row for each output, and a scale for each row.
+function readWeights(arrays, buffer, matrix) {
   const weights = {};
   for (const { name, rows, cols, at, scales } of arrays) {
     if (scales === undefined) {
-      weights[name] = { rows, cols, data: new Float32Array(buffer, at, rows * cols) };
+      weights[name] = { rows, cols, stride: cols, data: new Float32Array(buffer, at, rows * cols) };
       continue;
     }
     const small = new Int8Array(buffer, at, rows * cols), scale = new Float32Array(buffer, scales, rows);
-    const data = new Float32Array(rows * cols);
-    for (let r = 0, n = 0; r < rows; r++) for (let c = 0; c < cols; c++, n++) data[n] = small[n] * scale[r];
-    weights[name] = { rows, cols, data };
+    const { stride, data } = weights[name] = matrix(rows, cols);
+    for (let r = 0; r < rows; r++) for (let c = 0; c < cols; c++) data[r * stride + c] = small[r * cols + c] * scale[r];
   }
   return weights;
-}
-
-// Returns y = x W^T + bias for T vectors. Each row of W is read once for four vectors, and four rows for one vector.
-function product(w, x, T, bias) {
-  const { rows, cols, data } = w, y = new Float32Array(T * rows);
-  let t = 0;
-  for (; t + 4 <= T; t += 4) {
-    const a = t * cols, b = a + cols, c = b + cols, d = c + cols;
-    for (let r = 0; r < rows; r++) {
-      let p = 0, q = 0, s = 0, u = 0;
-      for (let i = 0, n = r * cols; i < cols; i++, n++) {
-        const v = data[n];
-        p += v * x[a + i]; q += v * x[b + i]; s += v * x[c + i]; u += v * x[d + i];
-      }
-      const o = t * rows + r;
-      y[o] = p; y[o + rows] = q; y[o + 2 * rows] = s; y[o + 3 * rows] = u;
-    }
-  }
-  for (; t < T; t++) {
-    const a = t * cols, o = t * rows;
-    let r = 0;
-    for (; r + 4 <= rows; r += 4) {
-      let p = 0, q = 0, s = 0, u = 0, n = r * cols;
-      for (let i = 0; i < cols; i++, n++) {
-        const v = x[a + i];
-        p += v * data[n]; q += v * data[n + cols]; s += v * data[n + 2 * cols]; u += v * data[n + 3 * cols];
-      }
-      y[o + r] = p; y[o + r + 1] = q; y[o + r + 2] = s; y[o + r + 3] = u;
-    }
-    for (; r < rows; r++) {
-      let p = 0;
-      for (let i = 0, n = r * cols; i < cols; i++, n++) p += x[a + i] * data[n];
-      y[o + r] = p;
-    }
-  }
-  if (bias) for (let n = 0; n < y.length; n++) y[n] += bias.data[n % rows];
-  return y;
 }
 
 function softmax(x, from, to) {
@@ -81,8 +43,8 @@ const ACTIVATIONS = {
   silu: x => x * sigmoid(x),   // arXiv:1702.03118
 };
 
-// `c` is the TransformerConfig, every size filled in.
-function makeNetwork(c, w) {
+// `c` is the TransformerConfig, every size filled in; `w` the matrices by name.
+function makeNetwork(c, w, product) {
   const L = c.num_layers, D = c.width, H = c.num_heads, K = c.num_kv_heads, A = c.key_width, C = c.head_width;
   const S = c.max_length, half = A / 2;
   const pre = c.norm_position === "pre";
@@ -123,14 +85,14 @@ function makeNetwork(c, w) {
 
   // Vectors of tokens `from` to `to`, with token shift (arXiv:2305.13048) and positions (arXiv:1706.03762, section 3.5).
   function embed(ids, from, to) {
-    const e = w.embedding.data, x = new Float32Array((to - from) * D), scale = c.embedding_scale ? Math.sqrt(D) : 1;
+    const { data: e, stride } = w.embedding, x = new Float32Array((to - from) * D), scale = c.embedding_scale ? Math.sqrt(D) : 1;
     for (let t = from; t < to; t++) {
       const o = (t - from) * D;
       for (let i = 0; i < D; i++) {
-        let sum = e[ids[t] * D + i];
-        for (let n = 1; n <= c.token_shift && n <= t; n++) sum += w["token_shift.weights"].data[(n - 1) * D + i] * e[ids[t - n] * D + i];
+        let sum = e[ids[t] * stride + i];
+        for (let n = 1; n <= c.token_shift && n <= t; n++) sum += w["token_shift.weights"].data[(n - 1) * D + i] * e[ids[t - n] * stride + i];
         sum *= scale;
-        if (c.position === "learned") sum += w.positions.data[t * D + i];
+        if (c.position === "learned") sum += w.positions.data[t * w.positions.stride + i];
         if (c.position === "sinusoidal") {
           const [pair, odd] = c.sinusoid_layout === "interleaved" ? [i >> 1, i & 1] : [i % (D / 2), i >= D / 2];
           const angle = t / 10000 ** (2 * pair / D);
@@ -261,13 +223,12 @@ function distribution(logits, { temperature, top_k = 0, top_p = 1, min_p = 0 }, 
   for (let id = 0; id < size; id++) p[id] /= temperature;
   softmax(p, 0, size);
   if (!top_k && top_p >= 1 && !min_p) return p;
-  const order = Array.from(p.keys()).sort((a, b) => p[b] - p[a] || a - b), least = min_p * p[best];
-  let before = 0;
-  order.forEach((id, rank) => {
-    const keep = rank === 0 || ((!top_k || rank < top_k) && before < top_p && p[id] >= least);
-    before += p[id];
-    if (!keep) p[id] = 0;
-  });
+  const sorted = p.filter(v => v > 0).sort().reverse();   // a typed array sorts numbers
+  let kept = 0, before = 0;
+  while (kept < sorted.length && (!kept || ((!top_k || kept < top_k) && before < top_p && sorted[kept] >= min_p * sorted[0]))) before += sorted[kept++];
+  const least = sorted[kept - 1];
+  let equal = sorted.subarray(0, kept).filter(v => v === least).length;   // of equal ones, lower ids are kept
+  for (let id = 0; id < size; id++) if (p[id] < least || (p[id] === least && equal-- <= 0)) p[id] = 0;
   const sum = p.reduce((a, b) => a + b, 0);
   return p.map(v => v / sum);
 }

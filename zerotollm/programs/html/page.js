@@ -3,12 +3,14 @@
 
 const model = JSON.parse(at("model").textContent), CHOICES = 10, SEEN = 6, NONE = new Set();
 const tokenizer = makeTokenizer(model.vocabulary, model.utf8);
-const network = makeNetwork(model.config, readWeights(model.arrays, unpack(at("weights").textContent, model.bytes)));
+const products = makeProducts(model.arrays.filter(({ scales }) => scales !== undefined));
+const weights = readWeights(model.arrays, unpack(at("weights").textContent, model.bytes), products.matrix);
+const network = makeNetwork(model.config, weights, products.product);
 const session = makeSession(model, tokenizer, network);
 at("weights").remove();
 const { bos, stop } = model.vocabulary;
 
-const page = { tokens: [], selected: 1, part: `${network.layers - 1}.0`, off: new Set(), past: [], writing: false, painting: 0 };
+const page = { tokens: [], selected: 1, part: `${network.layers - 1}.0`, off: new Set(), past: [], writing: null, painting: 0 };
 const chat = () => document.querySelector("input[name=mode]:checked").value === "chat";
 const given = ids => ids.map(id => ({ id, given: true }));
 const ids = () => page.tokens.map(token => token.id);
@@ -153,9 +155,10 @@ function takeOut(off) {
 async function write(count, sampling) {
   const from = page.tokens.length, begun = performance.now(), most = chat() ? Math.min(count, network.context - from + 1) : count;
   let all = ids(), shown = begun, ended = false;
-  page.writing = true;
+  const mine = page.writing = {};
   at("send").textContent = "Stop";
-  for (let i = 0; i < most && page.writing; i++) {
+  at("more").disabled = at("undo").disabled = true;
+  for (let i = 0; i < most && page.writing === mine; i++) {
     const { id, chance } = session.drawAt(all, all.length, page.off, sampling);
     ended = stop.includes(id);
     if (!ended || chat()) {
@@ -170,8 +173,9 @@ async function write(count, sampling) {
     await pause();
     shown = performance.now();
   }
+  if (page.writing && page.writing !== mine) return;
   const written = all.length - from, seconds = (performance.now() - begun) / 1000;
-  page.writing = false;
+  page.writing = null;
   page.selected = page.tokens.length;
   at("send").textContent = chat() ? "Send" : "Write";
   showAll();
@@ -193,7 +197,7 @@ function choose(some) {
 }
 
 async function submit() {
-  if (page.writing) return void (page.writing = false);
+  if (page.writing) return void (page.writing = null);
   const sampling = settings(), text = at("prompt").value || (chat() ? "" : at("prompt").placeholder);
   let start, note = "";
   if (chat()) {
@@ -250,14 +254,14 @@ at("log").addEventListener("keydown", event => {
 // --- The beginning
 
 function begin() {
-  page.writing = false;
+  page.writing = null;
   page.past = [];
   at("send").textContent = chat() ? "Send" : "Write";
   at("prompt").placeholder = chat() ? "Say something" : model.prompt || "In the beginning";
   page.tokens = given(chat() ? [bos] : [bos, ...tokenizer.encode(at("prompt").placeholder)].slice(0, network.context));
   page.selected = page.tokens.length;
   showAll();
-  say("");
+  say("Choose a token to see what else could stand there");
 }
 
 function about() {
