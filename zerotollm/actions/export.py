@@ -4,10 +4,9 @@ from pathlib import Path
 
 from zerotollm import run_directory
 from zerotollm.actions.config import ExportOptions
-from zerotollm.components import dataset_of
 from zerotollm.console import Console
 from zerotollm.data.tokens.pretrained import PretrainedTokenizer
-from zerotollm.errors import RunError, UsageError
+from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.interop.card import model_card
 from zerotollm.interop.chat_template import chat_template, expresses_training
@@ -15,10 +14,10 @@ from zerotollm.interop.gguf_file import write_gguf
 from zerotollm.interop.huggingface import family_of, write_folder
 from zerotollm.interop.peft_folder import write_adapters
 from zerotollm.model.build import Params
-from zerotollm.programs.html_program import Facts, check_page, write_html
+from zerotollm.programs.html_program import check_page, write_html
 from zerotollm.programs.numpy_program import write_numpy
-from zerotollm.programs.quantized import Agreement, compare
 from zerotollm.run import Run, load
+from zerotollm.session.model_page import page_facts
 
 
 def export(experiment: Experiment, run_dir: Path, options: ExportOptions) -> Path:
@@ -98,37 +97,15 @@ def _export_program(run: Run, options: ExportOptions) -> Path:
 def _export_page(run: Run, out: Path) -> str:
     """Write the model as a page, and return how to use it and what was measured of its 8 bits."""
     check_page(out, run.model_config)
-    agreement = _agreement(run)
-    facts = Facts(
-        title=run.experiment.name,
-        corpus=run.experiment.data.corpus,
-        step=run.step,
-        bpb=run.validation_bpb,
-        agreement=agreement,
-        sampling=run.experiment.sample,
-        chats=run.trained_on_conversations,
-    )
+    facts = page_facts(run)
     write_html(out, run.params, run.model_config, run.tokenizer, facts)
     measured = "not compared with float32, as the held-out text is not here"
-    if agreement:
+    if facts.agreement:
         measured = (
-            f"its likeliest token is float32's in {100 * agreement.share:.2f} % of {agreement.positions:,} "
-            "held-out positions"
+            f"its likeliest token is float32's in {100 * facts.agreement.share:.2f} % of "
+            f"{facts.agreement.positions:,} held-out positions"
         )
     return f"8 bits each, {measured}; open it in a browser"
-
-
-def _agreement(run: Run) -> Agreement | None:
-    """Return how often 8 bits keep the likeliest token of held-out text; None where the text is not here."""
-    try:
-        feed = dataset_of(
-            run.experiment, tokenizer=run.tokenizer if run.experiment.train.start_from else None
-        )
-        batches = feed.evaluation("validation")
-    except (UsageError, RunError, OSError):
-        return None
-    same_text = feed.tokenizer == run.tokenizer
-    return compare(run.net, run.params, batches, run.tokenizer.vocab_size) if same_text else None
 
 
 def _chat_template(run: Run, *, escaped: bool) -> str | None:

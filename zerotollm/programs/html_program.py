@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from zerotollm.data.sources.conversations import ROLES
@@ -28,7 +28,7 @@ from zerotollm.programs.quantized import Agreement, Rows, quantize
 from zerotollm.programs.vocabulary import vocabulary
 from zerotollm.types import Json
 
-HERE = Path(__file__).parent / "html"
+HERE = Path(__file__).parent / "browser"
 SCRIPTS = ("tokenizer.js", "product.js", "network.js", "session.js", "views.js", "page.js")
 MOVED = (0x00, 0x0D, 0x3C)
 """Codes of 7 bits that a script element changes, or that could end it: NUL, carriage return and `<`."""
@@ -94,24 +94,35 @@ def page(params: Params, model: TransformerConfig, tokenizer: AnyTokenizer, fact
     script = "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
     return _template().render(
         title=facts.title,
-        policy=Markup(f"default-src 'none'; script-src {_hash(script)} 'wasm-unsafe-eval'; style-src {_hash(style)}; img-src data:; ")
-        + "base-uri 'none'; form-action 'none'",
+        policy=_policy(style, script),
         style=Markup(style),
         script=Markup(script),
         data=Markup(in_script(data)),
         weights=Markup(seven_bits(payload)),
-    )  # fmt: skip
+    )
 
 
 @cache
-def _template():
+def _template() -> Template:
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
     return environment.get_template("page.html.jinja")
 
 
-def _hash(content: str) -> str:
-    digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
-    return f"'sha256-{digest}'"
+def _policy(style: str, script: str) -> str:
+    """Return a content security policy that allows this style, this script and WebAssembly, and nothing else."""
+
+    def digest(content: str) -> str:
+        return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+
+    allowed = {
+        "default-src": "'none'",
+        "script-src": f"{digest(script)} 'wasm-unsafe-eval'",
+        "style-src": digest(style),
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    return "; ".join(f"{kind} {sources}" for kind, sources in allowed.items())
 
 
 def pack(weights: dict[str, Rows | np.ndarray]) -> tuple[bytes, list[Json]]:
