@@ -81,8 +81,13 @@ function showAll() {
   showText();
   showPrediction();
   at("undo").disabled = !page.past.length || page.writing;
-  at("more").disabled = page.writing;
+  at("more").disabled = page.writing || (chat() && stop.includes(page.tokens.at(-1).id));
   if (!page.writing) measure();
+}
+
+// A list that was made anew has lost the focus.
+function focusSelected() {
+  if (document.activeElement === document.body) document.querySelector("#log [aria-current]").focus({ preventScroll: true });
 }
 
 function select(n) {
@@ -179,6 +184,7 @@ async function write(count, sampling) {
   page.selected = page.tokens.length;
   at("send").textContent = chat() ? "Send" : "Write";
   showAll();
+  focusSelected();
   say(`${written} tokens, ${(written / seconds).toFixed(0)} tokens/s${ended ? "; the model ended the text" : ""}`);
 }
 
@@ -189,7 +195,7 @@ function choose(some) {
   const start = [...page.tokens.slice(0, n), ...given(some)];
   if (n === page.tokens.length || !branch) {
     change([...start, ...rest], n, n === page.tokens.length ? start.length : n);
-    document.querySelector("#log [aria-current]").focus();
+    focusSelected();
     return;
   }
   change(start, n, start.length);

@@ -10,7 +10,7 @@ function make(tag, className = "", text = "", attributes = {}) {
   return element;
 }
 const percent = p => p >= 0.0995 ? `${(100 * p).toFixed(0)} %` : p >= 0.000995 ? `${(100 * p).toFixed(1)} %` : p > 0 ? "< 0.1 %" : "0 %";
-const visible = name => name.replaceAll(" ", "\u2423").replaceAll("\n", "\u23ce") || "\u25cc";
+const visible = name => name.replaceAll(" ", "\u2423").replaceAll("\n", "\u23ce").replace(/\p{C}/gu, c => `<U+${c.codePointAt(0).toString(16).toUpperCase()}>`) || "\u25cc";
 const spoken = name => name.replaceAll("\n", "line break").trim() || "space";
 
 // A bar of a share; `before` is a thin mark where it was.
