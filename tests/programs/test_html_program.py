@@ -24,6 +24,7 @@ from zerotollm.data.tokens.conversations import conversation_encoder, trim_conve
 from zerotollm.data.tokens.sentencepiece import Tokenizer
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.decoding.text import generate_texts
+from zerotollm.decoding.translate import translate_texts
 from zerotollm.errors import UsageError
 from zerotollm.model.build import Params, build_net
 from zerotollm.model.config import TransformerConfig, resolve
@@ -34,9 +35,8 @@ playwright = pytest.importorskip(
     "playwright.sync_api", reason="a development requirement: requirements-dev.txt"
 )
 expect = playwright.expect
-DECODERS = [name for name, model in MODELS.items() if model.architecture == "decoder"]
 GREEDY = SamplingConfig(max_tokens=TOKENS, temperature=0.0)
-FACTS = Facts("tiny", "a text", 7, 1.5, Agreement(995, 1000), GREEDY, chats=False)
+FACTS = Facts("tiny", "a text", 7, 1.5, Agreement(995, 1000), GREEDY)
 LOOKS = {
     "light": {"viewport": {"width": 1240, "height": 900}, "color_scheme": "light"},
     "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"},
@@ -85,30 +85,39 @@ def wait_until_written(tab: Any) -> None:
     expect(tab.locator("#send")).not_to_have_text("Stop")
 
 
-COMPUTED = """([text, ids]) => ({
+COMPUTED = """([text, ids, source]) => ({
   ids: tokenizer.encode(text),
-  logits: ids.map((_, n) => Array.from(network.logits(network.read(network.newReading(), ids.slice(0, n + 1)), n))),
+  logits: ids.map((_, n) => Array.from(
+    network.logits(network.read(network.newReading(), ids.slice(0, n + 1), new Set(), source), n))),
   vectorized: products.vectorized,
 })"""
 
 
 @pytest.mark.parametrize(
-    ("name", "before"), [*((n, "") for n in DECODERS), ("gpt2", "delete window.WebAssembly")]
+    ("name", "before"), [*((n, "") for n in MODELS), ("gpt2", "delete window.WebAssembly")]
 )
 def test_it_computes_and_writes_what_the_model_in_8_bits_does(browser, tmp_path, name, before):
-    file, config, params, tokenizer = written(tmp_path, name)
-    ids_BT = np.random.default_rng(2).integers(4, tokenizer.vocab_size, (1, 12))
+    pairs = MODELS[name].architecture == "encoder-decoder"
+    file, config, params, tokenizer = written(tmp_path, name, replace(FACTS, translates=pairs))
+    random = np.random.default_rng(2)
+    ids_BT, source_BS = (random.integers(4, tokenizer.vocab_size, (1, n)).astype(np.int32) for n in (12, 7))
     with opened(browser, file, before=before) as tab:
-        theirs = tab.evaluate(COMPUTED, [TEXT, ids_BT[0].tolist()])
+        theirs = tab.evaluate(COMPUTED, [TEXT, ids_BT[0].tolist(), source_BS[0].tolist() if pairs else []])
         assert theirs["vectorized"] == (not before)
         assert theirs["ids"] == tokenizer.encode(TEXT).tolist()
-        np.testing.assert_allclose(theirs["logits"], forward(config)(params, ids_BT)[0], atol=2e-4)
+        inputs = (source_BS, source_BS >= 0, ids_BT) if pairs else (ids_BT,)
+        np.testing.assert_allclose(theirs["logits"], forward(config)(params, *inputs)[0], atol=2e-4)
         tab.locator("#prompt").fill(PROMPT)
-        tab.get_by_role("button", name="Write", exact=True).click()
+        tab.locator("#send").click()
         wait_until_written(tab)
         text = tab.evaluate("tokenizer.decode(ids())")
-    (ours,) = generate_texts(params, build_net(config), tokenizer, [PROMPT], GREEDY)
-    assert text.rstrip("\ufffd") == ours.rstrip("\ufffd")
+    net, greedy = build_net(config), replace(GREEDY, beam_size=1)
+    if pairs:
+        ((ours,),) = translate_texts(params, net, tokenizer, [PROMPT], greedy)
+        assert text.strip() == ours.text
+    else:
+        (ours,) = generate_texts(params, net, tokenizer, [PROMPT], greedy)
+        assert text == ours
 
 
 def shares(tab: Any) -> list[str]:
@@ -350,7 +359,7 @@ def test_a_row_is_rounded_to_half_a_step_and_the_likeliest_tokens_are_compared()
 
 def test_what_a_page_cannot_hold_is_refused(tmp_path):
     config, params, tokenizer = random_model("pairs")
-    with pytest.raises(UsageError, match="has an encoder: take --format numpy"):
+    with pytest.raises(UsageError, match="continues texts or translates, and this model does neither"):
         write_html(tmp_path / "pairs.html", params, config, tokenizer, FACTS)
     config, params, tokenizer = random_model("gpt2")
     (tmp_path / "there.html").write_text("")

@@ -7,7 +7,7 @@ from zerotollm.actions.config import ExportOptions
 from zerotollm.console import Console
 from zerotollm.data.tokens.pretrained import PretrainedTokenizer
 from zerotollm.errors import UsageError
-from zerotollm.experiment import Experiment
+from zerotollm.experiment import Experiment, translates
 from zerotollm.interop.card import model_card
 from zerotollm.interop.chat_template import chat_template, expresses_training
 from zerotollm.interop.gguf_file import write_gguf
@@ -96,7 +96,7 @@ def _export_program(run: Run, options: ExportOptions) -> Path:
 
 def _export_page(run: Run, out: Path) -> str:
     """Write the model as a page, and return how to use it and what was measured of its 8 bits."""
-    check_page(out, run.model_config)
+    check_page(out, run.model_config, translates=translates(run.experiment))
     facts = page_facts(run)
     write_html(out, run.params, run.model_config, run.tokenizer, facts)
     measured = "not compared with float32, as the held-out text is not here"

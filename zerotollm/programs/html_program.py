@@ -47,15 +47,17 @@ class Facts:
     agreement: Agreement | None
     """of 8 bits with float32; None: not measured"""
     sampling: SamplingConfig
-    chats: bool
+    chats: bool = False
     """whether it was trained on conversations here"""
+    translates: bool = False
+    """whether it was trained to translate"""
 
 
-def check_page(out: Path, model: TransformerConfig) -> None:
-    """Raise UsageError for a model with an encoder, or a file that exists."""
-    if model.encoder_layers:
+def check_page(out: Path, model: TransformerConfig, *, translates: bool) -> None:
+    """Raise UsageError for a model with an encoder that does not translate, or a file that exists."""
+    if model.encoder_layers and not translates:
         raise UsageError(
-            "the page of --format html continues texts, and this model has an encoder: take --format numpy"
+            "the page of --format html continues texts or translates, and this model does neither: take --format numpy"
         )
     if out.exists():
         raise UsageError(f"{out} exists already: give another --out, or delete it")
@@ -65,7 +67,7 @@ def write_html(
     out: Path, params: Params, model: TransformerConfig, tokenizer: AnyTokenizer, facts: Facts
 ) -> None:
     """Write the page. Raises UsageError as `check_page` does, and for an imported tokenizer."""
-    check_page(out, model)
+    check_page(out, model, translates=facts.translates)
     write_atomically(out, page(params, model, tokenizer, facts))
 
 

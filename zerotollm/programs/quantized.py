@@ -73,11 +73,13 @@ def round_params(params: Params) -> Params:
     return jax.tree_util.tree_map_with_path(rounded, params)
 
 
-def compare(net: Net, params: Params, batches: Sequence[Batch], num_ids: int) -> Agreement:
+def compare(
+    net: Net, params: Params, batches: Sequence[Batch], num_ids: int, pad_id: int | None = 0
+) -> Agreement:
     """Compare a model's likeliest tokens with those after `round_params`, among the first `num_ids` ids.
 
-    `batches` are evaluation batches of a decoder; positions of weight 0 are left out. At most about `POSITIONS` are
-    compared.
+    `batches` are evaluation batches, whose sources, if there are any, are padded with `pad_id`. Positions of weight 0
+    are left out. At most about `POSITIONS` are compared.
     """
 
     @jax.jit
@@ -90,7 +92,9 @@ def compare(net: Net, params: Params, batches: Sequence[Batch], num_ids: int) ->
     count = min(len(batches), max(1, POSITIONS // batches[0]["inputs"].size))
     for number in np.unique(np.linspace(0, len(batches) - 1, count).astype(int)):
         batch = batches[int(number)]
-        inputs = {name: batch[name] for name in ("inputs", "segments") if name in batch}
+        inputs = {name: batch[name] for name in ("inputs", "segments", "sources") if name in batch}
+        if "sources" in inputs:
+            inputs["source_mask"] = inputs["sources"] != pad_id
         counted = batch["weights"] > 0
         equal = np.asarray(best(params, inputs)) == np.asarray(best(rounded, inputs))
         same, positions = same + int(equal[counted].sum()), positions + int(counted.sum())

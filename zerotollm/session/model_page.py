@@ -3,6 +3,7 @@
 from zerotollm.components import dataset_of
 from zerotollm.data.tokens.sentencepiece import Tokenizer
 from zerotollm.errors import RunError, UsageError
+from zerotollm.experiment import translates
 from zerotollm.programs.html_program import Facts, page
 from zerotollm.programs.quantized import Agreement, compare
 from zerotollm.run import Run
@@ -32,6 +33,7 @@ def page_facts(run: Run) -> Facts:
         agreement=_agreement(run),
         sampling=run.experiment.sample,
         chats=run.trained_on_conversations,
+        translates=translates(run.experiment),
     )
 
 
@@ -43,5 +45,6 @@ def _agreement(run: Run) -> Agreement | None:
         batches = feed.evaluation("validation")
     except (UsageError, RunError, OSError):
         return None
+    vocab_size = run.tokenizer.vocab_size
     same_text = feed.tokenizer == run.tokenizer
-    return compare(run.net, run.params, batches, run.tokenizer.vocab_size) if same_text else None
+    return compare(run.net, run.params, batches, vocab_size, run.tokenizer.pad_id) if same_text else None

@@ -46,8 +46,9 @@ const ACTIVATIONS = {
 // `c` is the TransformerConfig, every size filled in; `w` the matrices by name.
 function makeNetwork(c, w, product) {
   const L = c.num_layers, D = c.width, H = c.num_heads, K = c.num_kv_heads, A = c.key_width, C = c.head_width;
-  const S = c.max_length, half = A / 2;
-  const pre = c.norm_position === "pre";
+  const both = c.encoder_layers > 0, pre = c.norm_position === "pre", half = A / 2;
+  const S = both && c.position !== "learned" ? 2 * c.max_length : c.max_length;   // tokens of a text
+  const stack = both ? "decoder." : "";
 
   // RMSNorm (arXiv:1910.07467, equation 4) or LayerNorm (arXiv:1607.06450, equation 4) of vectors of `width` numbers.
   function norm(name, x, width = D) {
@@ -84,15 +85,15 @@ function makeNetwork(c, w, product) {
   }
 
   // Vectors of tokens `from` to `to`, with token shift (arXiv:2305.13048) and positions (arXiv:1706.03762, section 3.5).
-  function embed(ids, from, to) {
+  function embed(side, ids, from, to) {
     const { data: e, stride } = w.embedding, x = new Float32Array((to - from) * D), scale = c.embedding_scale ? Math.sqrt(D) : 1;
     for (let t = from; t < to; t++) {
       const o = (t - from) * D;
       for (let i = 0; i < D; i++) {
         let sum = e[ids[t] * stride + i];
-        for (let n = 1; n <= c.token_shift && n <= t; n++) sum += w["token_shift.weights"].data[(n - 1) * D + i] * e[ids[t - n] * stride + i];
+        for (let n = 1; n <= c.token_shift && n <= t; n++) sum += w[`${side}token_shift.weights`].data[(n - 1) * D + i] * e[ids[t - n] * stride + i];
         sum *= scale;
-        if (c.position === "learned") sum += w.positions.data[t * w.positions.stride + i];
+        if (c.position === "learned") sum += w[`${side}positions`].data[t * w[`${side}positions`].stride + i];
         if (c.position === "sinusoidal") {
           const [pair, odd] = c.sinusoid_layout === "interleaved" ? [i >> 1, i & 1] : [i % (D / 2), i >= D / 2];
           const angle = t / 10000 ** (2 * pair / D);
@@ -106,31 +107,44 @@ function makeNetwork(c, w, product) {
 
   const linear = (name, x, T) => product(w[name], x, T, w[`${name}_bias`]);
 
-  // Weights of head h from token t to each token up to it (arXiv:1706.03762, equation 1).
-  function attentionOf(reading, layer, h, t) {
-    const { query, key } = reading.layers[layer], g = Math.floor(h * K / H), scores = new Float32Array(t + 1);
-    for (let s = 0; s <= t; s++) {
+  // An attention: its parameters' name, what its heads are called in `off`, and its queries, keys and values so far. It is
+  // causal, or all of its keys are seen.
+  const floats = size => new Float32Array(size);
+  const newAttention = (name, part, causal, queries, keys) => ({
+    name, part, causal, length: 0, query: floats(queries * H * A), key: floats(keys * K * A), value: floats(keys * K * C),
+  });
+
+  // Weights of head h from token t to each token that it sees (arXiv:1706.03762, equation 1).
+  function weightsOf({ causal, length, query, key }, h, t) {
+    const seen = causal ? t + 1 : length, g = Math.floor(h * K / H), scores = floats(seen);
+    for (let s = 0; s < seen; s++) {
       let sum = 0;
       for (let i = 0, q = (t * H + h) * A, k = (s * K + g) * A; i < A; i++) sum += query[q + i] * key[k + i];
       scores[s] = sum / Math.sqrt(A);
     }
-    return softmax(scores, 0, t + 1);
+    return softmax(scores, 0, seen);
   }
 
-  function attention(reading, layer, x, from, to) {
-    const name = `layer_${layer}.attention`, T = to - from, { query, key, value } = reading.layers[layer];
-    let q = linear(`${name}.query`, x, T), k = linear(`${name}.key`, x, T);
-    if (c.qk_norm) [q, k] = [norm(`${name}.query_norm`, q, A), norm(`${name}.key_norm`, k, A)];   // arXiv:2010.04245
-    if (c.position === "rope" && !(c.nope_every && (layer + 1) % c.nope_every === 0)) [rope(q, H, from, T), rope(k, K, from, T)];
-    query.set(q, from * H * A);
-    key.set(k, from * K * A);
+  function addKeys(attention, x, from, to, turns) {
+    const { name, key, value } = attention, T = to - from;
+    let k = linear(`${name}.key`, x, T);
+    if (c.qk_norm) k = norm(`${name}.key_norm`, k, A);   // arXiv:2010.04245
+    key.set(turns ? rope(k, K, from, T) : k, from * K * A);
     value.set(linear(`${name}.value`, x, T), from * K * C);
-    const mixed = new Float32Array(T * H * C);
+    attention.length = to;
+  }
+
+  function attend(attention, x, from, to, turns, off) {
+    const { name, part, query, value } = attention, T = to - from;
+    let q = linear(`${name}.query`, x, T);
+    if (c.qk_norm) q = norm(`${name}.query_norm`, q, A);
+    query.set(turns ? rope(q, H, from, T) : q, from * H * A);
+    const mixed = floats(T * H * C);
     for (let h = 0; h < H; h++) {
-      if (reading.off.has(`${layer}.${h}`)) continue;   // zero ablation: the head writes nothing
+      if (off.has(part + h)) continue;   // zero ablation: the head writes nothing
       for (let t = from; t < to; t++) {
-        const weights = attentionOf(reading, layer, h, t), o = ((t - from) * H + h) * C, g = Math.floor(h * K / H);
-        for (let s = 0; s <= t; s++) {
+        const weights = weightsOf(attention, h, t), o = ((t - from) * H + h) * C, g = Math.floor(h * K / H);
+        for (let s = 0; s < weights.length; s++) {
           const weight = weights[s];
           for (let i = 0, v = (s * K + g) * C; i < C; i++) mixed[o + i] += weight * value[v + i];
         }
@@ -139,8 +153,8 @@ function makeNetwork(c, w, product) {
     return linear(`${name}.output`, mixed, T);
   }
 
-  function feedForward(layer, x, T) {
-    const name = `layer_${layer}.feed_forward`, u = linear(`${name}.up`, x, T);
+  function feedForward(name, x, T) {
+    const u = linear(`${name}.up`, x, T);
     if (c.feed_forward === "swiglu") {   // arXiv:2002.05202, equation 6
       const gate = linear(`${name}.gate`, x, T);
       for (let n = 0; n < u.length; n++) u[n] *= gate[n] * sigmoid(gate[n]);
@@ -151,45 +165,69 @@ function makeNetwork(c, w, product) {
     return linear(`${name}.down`, u, T);
   }
 
+  // A block: `attentions` are its own, and in a decoder that has a source its cross-attention.
   const add = (x, y) => x.map((v, n) => v + y[n]);
-  function block(reading, layer, x, from, to) {
-    const off = part => reading.off.has(String(layer)) || reading.off.has(`${layer}.${part}`);
+  function block(name, key, { self, cross }, x, from, to, turns, off) {
+    if (off.has(key)) return x;
     const sublayer = (part, f) => {
-      if (off(part)) return;
-      const name = `layer_${layer}.${part}_norm`;
-      x = pre ? add(x, f(norm(name, x))) : norm(name, add(x, f(x)));
+      if (off.has(`${key}.${part}`)) return;
+      const normName = `${name}.${part}_norm`;
+      x = pre ? add(x, f(norm(normName, x))) : norm(normName, add(x, f(x)));
     };
-    sublayer("attention", y => attention(reading, layer, y, from, to));
-    sublayer("feed_forward", y => feedForward(layer, y, to - from));
+    sublayer("attention", y => { addKeys(self, y, from, to, turns); return attend(self, y, from, to, turns, off); });
+    if (cross) sublayer("cross_attention", y => attend(cross, y, from, to, c.position === "rope" && c.cross_rope, off));
+    sublayer("feed_forward", y => feedForward(`${name}.feed_forward`, y, to - from));
     return x;
   }
+  const turnsIn = layer => c.position === "rope" && !(c.nope_every && (layer + 1) % c.nope_every === 0);   // arXiv:2501.18795
 
   // A text as the model reads it: what each layer computed for each of its tokens. `off` holds what is taken out: "2" a
-  // layer, "2.0" its first head.
+  // layer, "2.0" its first head, "2.x0" the first that looks at the source, "e2" and "e2.0" the same of the encoder.
   function newReading(off = new Set()) {
-    const floats = size => new Float32Array(size);
-    const layers = Array.from({ length: L }, () => ({ query: floats(S * H * A), key: floats(S * K * A), value: floats(S * K * C) }));
-    return { ids: [], off, layers, states: Array.from({ length: L + 1 }, () => floats(S * D)) };
+    const layers = Array.from({ length: L }, (_, i) => ({
+      self: newAttention(`${stack}layer_${i}.attention`, `${i}.`, true, S, S),
+      cross: both ? newAttention(`${stack}layer_${i}.cross_attention`, `${i}.x`, false, S, c.max_length) : null,
+    }));
+    return { ids: [], source: [], off, layers, states: Array.from({ length: L + 1 }, () => floats(S * D)) };
+  }
+
+  // The encoder: the decoder's layers get the keys and values of the source.
+  function readSource(reading, source) {
+    const T = source.length;
+    let x = embed("encoder.", source, 0, T);
+    for (let i = 0; i < c.encoder_layers; i++) {
+      const self = newAttention(`encoder.layer_${i}.attention`, `e${i}.`, false, T, T);
+      x = block(`encoder.layer_${i}`, `e${i}`, { self }, x, 0, T, c.position === "rope", reading.off);
+    }
+    if (pre) x = norm("encoder.final_norm", x);
+    for (const { cross } of reading.layers) addKeys(cross, x, 0, T, c.position === "rope" && c.cross_rope);
+    reading.source = source.slice();
   }
 
   function compute(reading, from, to, firstLayer) {
     if (from >= to) return;
-    let x = firstLayer ? reading.states[firstLayer].slice(from * D, to * D) : embed(reading.ids, from, to);
+    let x = firstLayer ? reading.states[firstLayer].slice(from * D, to * D) : embed(stack, reading.ids, from, to);
     reading.states[firstLayer].set(x, from * D);
-    for (let layer = firstLayer; layer < L; layer++) {
-      x = block(reading, layer, x, from, to);
-      reading.states[layer + 1].set(x, from * D);
+    for (let i = firstLayer; i < L; i++) {
+      x = block(`${stack}layer_${i}`, String(i), reading.layers[i], x, from, to, turnsIn(i), reading.off);
+      reading.states[i + 1].set(x, from * D);
     }
   }
 
   // Makes `reading` one of `ids` without the parts in `off`; what it holds already is not computed again (the KV cache).
-  function read(reading, ids, off = reading.off) {
+  function read(reading, ids, off = reading.off, source = []) {
     let same = 0;
     while (same < ids.length && ids[same] === reading.ids[same]) same++;
     const changed = [...off, ...reading.off].filter(part => off.has(part) !== reading.off.has(part));
+    const inEncoder = changed.some(part => part.startsWith("e"));
     reading.off = new Set(off);
     reading.ids = ids.slice();
-    if (changed.length) compute(reading, 0, same, Math.min(...changed.map(part => parseInt(part, 10))));
+    if (both && (inEncoder || source.join() !== reading.source.join())) {
+      readSource(reading, source);
+      same = 0;
+    } else if (changed.length) {
+      compute(reading, 0, same, Math.min(...changed.map(part => parseInt(part, 10))));
+    }
     compute(reading, same, ids.length, 0);
     return reading;
   }
@@ -197,13 +235,13 @@ function makeNetwork(c, w, product) {
   // Logits of the token after token t, from the state after `layer` layers: all of them, or fewer for the logit lens.
   function logits(reading, t, layer = L) {
     let x = reading.states[layer].slice(t * D, (t + 1) * D);
-    if (pre) x = norm("final_norm", x);
-    const y = product(c.tie_embeddings ? w.embedding : w.head, x, 1);
+    if (pre) x = norm(`${stack}final_norm`, x);
+    const y = product(c.tie_embeddings ? w.embedding : w.head, x, 1, w.head_bias);
     const cap = c.logit_soft_cap;   // arXiv:2408.00118
     return cap ? y.map(v => cap * Math.tanh(v / cap)) : y;
   }
 
-  return { newReading, read, logits, attentionOf, layers: L, heads: H, context: S };
+  return { newReading, read, logits, weightsOf, layers: L, encoderLayers: c.encoder_layers, heads: H, context: c.max_length, longest: S };
 }
 
 // --- From logits to a token

@@ -8,10 +8,16 @@ const weights = readWeights(model.arrays, unpack(at("weights").textContent, mode
 const network = makeNetwork(model.config, weights, products.product);
 const session = makeSession(model, tokenizer, network);
 at("weights").remove();
-const { bos, stop } = model.vocabulary;
+const { bos } = model.vocabulary, { stop } = session;
+const TASKS = {
+  write: { verb: "Write", placeholder: model.prompt || "In the beginning" },
+  chat: { verb: "Send", placeholder: "Say something" },
+  translate: { verb: "Translate", placeholder: model.prompt || "In the beginning" },
+};
 
-const page = { tokens: [], selected: 1, part: `${network.layers - 1}.0`, off: new Set(), past: [], writing: null, painting: 0 };
-const chat = () => document.querySelector("input[name=mode]:checked").value === "chat";
+const page = { source: [], tokens: [], selected: 1, part: `${network.layers - 1}.${session.translates ? "x" : ""}0`, off: new Set(), past: [], writing: null, painting: 0 };
+const task = () => session.translates ? "translate" : document.querySelector("input[name=mode]:checked").value;
+const keepsEnd = () => task() !== "write";   // a text that ends stays open to be written on
 const given = ids => ids.map(id => ({ id, given: true }));
 const ids = () => page.tokens.map(token => token.id);
 const pause = () => new Promise(resolve => { const { port1, port2 } = new MessageChannel(); port1.onmessage = resolve; port2.postMessage(0); });
@@ -32,7 +38,7 @@ function settings() {
 function showText() {
   const all = ids();
   at("log").replaceChildren(...textView({
-    tokens: page.tokens, pieces: tokenizer.pieces(all), names: all.map(tokenizer.name), isEnd: id => stop.includes(id), choose: select,
+    source: tokenizer.pieces(page.source), tokens: page.tokens, pieces: tokenizer.pieces(all), names: all.map(tokenizer.name), isEnd: id => stop.includes(id), choose: select,
   }));
   paint();
 }
@@ -40,10 +46,14 @@ function showText() {
 // Shows the selection, how surprising each token was or how much it is attended to, and what left the context.
 function paint() {
   const shading = at("shading").value, forgotten = session.windowStart(page.selected);
-  const { start, weights } = shading === "attention" ? lookedAt() : { start: 0, weights: [] };
-  for (const span of document.querySelectorAll("#log .token")) {
+  const { start, weights, cross } = shading === "attention" && canLook(page.part) ? lookedAt() : { start: 0, weights: [], cross: false };
+  for (const span of document.querySelectorAll("#log .source")) {
+    span.style.setProperty("--shade", cross ? weights[span.dataset.s].toFixed(3) : 0);
+    span.classList.add("attended");
+  }
+  for (const span of document.querySelectorAll("#log .token:not(.source)")) {
     const n = Number(span.dataset.n), chance = page.tokens[n]?.chance;
-    const shade = shading === "attention" ? weights[n - start] ?? 0 : shading === "surprise" && n && chance > 0 ? Math.min(1, -Math.log(chance) / 7) : 0;
+    const shade = shading === "attention" ? !cross && weights[n - start] || 0 : shading === "surprise" && n && chance > 0 ? Math.min(1, -Math.log(chance) / 7) : 0;
     span.style.setProperty("--shade", shade.toFixed(3));
     span.classList.toggle("attended", shading === "attention");
     span.classList.toggle("forgotten", n < forgotten);
@@ -69,9 +79,13 @@ async function measure() {
   paint();
 }
 
+const remember = () => page.past.push({ source: page.source, tokens: page.tokens, selected: page.selected });
+
 // Takes another text; `from` is its first token that differs or whose past does.
-function change(tokens, from, selected) {
-  page.past.push({ tokens: page.tokens, selected: page.selected });
+function change(tokens, from, selected, source = page.source) {
+  remember();
+  page.source = source;
+  session.setSource(source);
   page.tokens = tokens.map((token, n) => n < from ? token : { ...token, chance: undefined });
   page.selected = selected;
   showAll();
@@ -81,7 +95,7 @@ function showAll() {
   showText();
   showPrediction();
   at("undo").disabled = !page.past.length || page.writing;
-  at("more").disabled = page.writing || (chat() && stop.includes(page.tokens.at(-1).id));
+  at("more").disabled = page.writing || (keepsEnd() && stop.includes(page.tokens.at(-1).id));
   if (!page.writing) measure();
 }
 
@@ -99,10 +113,12 @@ function select(n) {
 
 // --- What the model computes at the selected position
 
-const lookedAt = () => {
-  const [layer, head] = page.part.split(".").map(Number);
-  return session.attentionAt(ids(), page.selected, page.off, layer, head || 0);
-};
+// Where the selected head looks, which is one of the decoder.
+const HEAD = /^(\d+)\.(x?)(\d+)$/, canLook = part => HEAD.test(part);
+function lookedAt() {
+  const [, layer, cross, head] = page.part.match(HEAD);
+  return { cross: Boolean(cross), ...session.attentionAt(ids(), page.selected, page.off, { layer, head: Number(head), cross }) };
+}
 
 function showPrediction() {
   const all = ids(), n = page.selected, here = all[n], temperature = number("temperature");
@@ -125,24 +141,23 @@ function showPrediction() {
 }
 
 function showParts() {
-  const [layer, head] = page.part.split("."), isHead = /^\d+$/.test(head ?? ""), gone = page.off.has(page.part);
-  const name = `layer ${Number(layer) + 1}${isHead ? `, head ${Number(head) + 1}` : head ? ", feed-forward" : ""}`;
-  const focused = document.activeElement?.dataset.part;
-  at("parts").replaceChildren(...partsView({ layers: network.layers, heads: network.heads, selected: page.part, off: page.off, select: selectPart }));
+  const gone = page.off.has(page.part), name = partName(page.part), focused = document.activeElement?.dataset.part;
+  at("parts").replaceChildren(...partsView({ ...network, selected: page.part, off: page.off, select: selectPart }));
   if (focused) document.querySelector(`[data-part="${page.part}"]`).focus();
   at("take").textContent = `${gone ? "Put back" : "Take out"} ${name}`;
   at("take").setAttribute("aria-pressed", String(gone));
   at("restore").disabled = !page.off.size;
-  at("attention-title").textContent = isHead ? `Where head ${Number(head) + 1} of layer ${Number(layer) + 1} looks` : "";
-  if (!isHead) return at("attention").replaceChildren();
-  const { start, weights } = lookedAt(), all = ids();
+  at("attention-title").textContent = canLook(page.part) ? `Where ${name} looks` : "";
+  if (!canLook(page.part)) return at("attention").replaceChildren();
+  const { start, weights, cross } = lookedAt(), seen = cross ? page.source : ids();
   const order = Array.from(weights.keys()).sort((a, b) => weights[b] - weights[a]).slice(0, SEEN);
-  at("attention").replaceChildren(...attentionView(order.map(s => ({ n: start + s, name: tokenizer.name(all[start + s]), weight: weights[s] }))));
+  const nameOf = s => !cross && s === 0 ? "start" : tokenizer.name(seen[s]);
+  at("attention").replaceChildren(...attentionView(order.map(s => ({ name: nameOf(start + s), weight: weights[s] }))));
 }
 
 function selectPart(part) {
   page.part = part;
-  if (/\.\d+$/.test(part)) at("shading").value = "attention";
+  if (canLook(part)) at("shading").value = "attention";
   showParts();
   paint();
 }
@@ -158,7 +173,8 @@ function takeOut(off) {
 // --- Writing
 
 async function write(count, sampling) {
-  const from = page.tokens.length, begun = performance.now(), most = chat() ? Math.min(count, network.context - from + 1) : count;
+  const from = page.tokens.length, begun = performance.now(), room = { write: count, chat: network.context - from + 1, translate: network.longest - from };
+  const most = Math.min(count, room[task()]);
   let all = ids(), shown = begun, ended = false;
   const mine = page.writing = {};
   at("send").textContent = "Stop";
@@ -166,7 +182,7 @@ async function write(count, sampling) {
   for (let i = 0; i < most && page.writing === mine; i++) {
     const { id, chance } = session.drawAt(all, all.length, page.off, sampling);
     ended = stop.includes(id);
-    if (!ended || chat()) {
+    if (!ended || keepsEnd()) {
       page.tokens = [...page.tokens, { id, given: false, chance }];
       all = [...all, id];
     }
@@ -182,7 +198,7 @@ async function write(count, sampling) {
   const written = all.length - from, seconds = (performance.now() - begun) / 1000;
   page.writing = null;
   page.selected = page.tokens.length;
-  at("send").textContent = chat() ? "Send" : "Write";
+  at("send").textContent = TASKS[task()].verb;
   showAll();
   focusSelected();
   say(`${written} tokens, ${(written / seconds).toFixed(0)} tokens/s${ended ? "; the model ended the text" : ""}`);
@@ -204,23 +220,26 @@ function choose(some) {
 
 async function submit() {
   if (page.writing) return void (page.writing = null);
-  const sampling = settings(), text = at("prompt").value || (chat() ? "" : at("prompt").placeholder);
-  let start, note = "";
-  if (chat()) {
-    if (!text.trim()) return;
+  const sampling = settings(), text = at("prompt").value || (task() === "chat" ? "" : at("prompt").placeholder);
+  let start = [bos], source = [], note = "", count = sampling.max_tokens;
+  if (task() !== "write" && !text.trim()) return;
+  if (task() === "chat") {
     const messages = page.tokens.length > 1 ? session.messagesOf(ids()) : [];
-    const { ids: prompt, dropped } = session.trimConversation([...messages, { role: "user", content: text }], sampling.max_tokens);
+    const { ids: prompt, dropped } = session.trimConversation([...messages, { role: "user", content: text }], count);
     start = prompt;
     if (dropped) note = `The context of ${network.context} tokens is full: the ${dropped} oldest messages are dropped.`;
+  } else if (task() === "translate") {
+    source = session.encodeSource(text);
+    count += source.length - 1;
   } else {
     start = [bos, ...tokenizer.encode(text)];
   }
   if (start.length > network.context) {
     return say(`That is ${start.length - 1} tokens long, and the context of this model holds ${network.context - 1}: shorten it.`, true);
   }
-  if (chat()) at("prompt").value = "";
-  change(given(start), 0, start.length);
-  await write(sampling.max_tokens, sampling);
+  if (task() === "chat") at("prompt").value = "";
+  change(given(start), 0, start.length, source);
+  await write(count, sampling);
   if (note) say(note);
 }
 
@@ -230,10 +249,11 @@ at("ask").addEventListener("submit", event => { event.preventDefault(); submit()
 at("prompt").addEventListener("keydown", event => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); submit(); }
 });
-at("more").addEventListener("click", () => { const sampling = settings(); page.past.push({ ...page }); write(sampling.max_tokens, sampling); });
+at("more").addEventListener("click", () => { const sampling = settings(); remember(); write(sampling.max_tokens, sampling); });
 at("undo").addEventListener("click", () => {
-  const { tokens, selected } = page.past.pop();
-  Object.assign(page, { tokens: tokens.map(token => ({ ...token, chance: undefined })), selected });
+  const { source, tokens, selected } = page.past.pop();
+  Object.assign(page, { source, tokens: tokens.map(token => ({ ...token, chance: undefined })), selected });
+  session.setSource(source);
   showAll();
 });
 at("other").addEventListener("submit", event => {
@@ -252,7 +272,7 @@ at("take").addEventListener("click", () => {
 at("restore").addEventListener("click", () => takeOut(new Set()));
 for (const mode of document.querySelectorAll("input[name=mode]")) mode.addEventListener("change", begin);
 roving(at("log"), ".token[role=button]", () => 1);
-roving(at("parts"), ".part", () => network.heads + 2);
+roving(at("parts"), ".part", () => document.querySelector(".parts").children.length);
 at("log").addEventListener("keydown", event => {
   if (event.key === "Enter" || event.key === " ") { event.preventDefault(); document.querySelector("#choices button").focus(); }
 });
@@ -260,11 +280,13 @@ at("log").addEventListener("keydown", event => {
 // --- The beginning
 
 function begin() {
-  page.writing = null;
-  page.past = [];
-  at("send").textContent = chat() ? "Send" : "Write";
-  at("prompt").placeholder = chat() ? "Say something" : model.prompt || "In the beginning";
-  page.tokens = given(chat() ? [bos] : [bos, ...tokenizer.encode(at("prompt").placeholder)].slice(0, network.context));
+  const { verb, placeholder } = TASKS[task()];
+  at("send").textContent = verb;
+  at("prompt").placeholder = placeholder;
+  const start = task() === "write" ? tokenizer.encode(placeholder) : [];
+  Object.assign(page, { writing: null, past: [], tokens: given([bos, ...start].slice(0, network.context)) });
+  page.source = task() === "translate" ? session.encodeSource(placeholder) : [];
+  session.setSource(page.source);
   page.selected = page.tokens.length;
   showAll();
   say("Choose a token to see what else could stand there");
@@ -273,7 +295,7 @@ function begin() {
 function about() {
   const { config, agreement, bpb, step } = model;
   at("facts").textContent = [
-    `${model.parameters.toLocaleString("en")} parameters`, `${config.num_layers} layers of ${config.num_heads} heads`,
+    `${model.parameters.toLocaleString("en")} parameters`, `${config.encoder_layers ? `${config.encoder_layers} + ` : ""}${config.num_layers} layers of ${config.num_heads} heads`,
     `context ${config.max_length} tokens`, `trained on ${model.corpus} for ${step.toLocaleString("en")} steps`,
     ...bpb === null ? [] : [`${bpb.toFixed(4)} bits per byte`],
   ].join(" \u00b7 ");
@@ -282,6 +304,7 @@ function about() {
     ? `In ${share.toFixed(1)} % of ${agreement.positions.toLocaleString("en")} held-out positions its likeliest token is that of the float32 model.`
     : "How often its likeliest token is that of the float32 model was not measured: the held-out text was not there.");
   for (const name of ["temperature", "top_p", "max_tokens"]) at(name).value = model.sampling[name];
+  if (session.translates) at("temperature").value = 0;   // a translation is not drawn
   at("seed").placeholder = "any";
   at("modes").hidden = !model.roles;
   document.querySelector(`input[name=mode][value=${model.roles ? "chat" : "write"}]`).checked = true;

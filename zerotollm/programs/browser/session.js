@@ -2,16 +2,18 @@
 // What the page asks of the model about a list of ids. Position n is that of the token after the first n ids.
 
 function makeSession(model, tokenizer, network) {
-  const { vocabulary, roles } = model, C = network.context, half = Math.max(1, C >> 1);
+  const { vocabulary, roles } = model, C = network.context, half = Math.max(1, C >> 1), translates = network.encoderLayers > 0;
+  const stop = translates ? [vocabulary.eos] : vocabulary.stop, excluded = translates ? [vocabulary.pad, vocabulary.bos] : [];
 
-  // The model reads at most C tokens: when the context is full, its last half is read again.
-  const windowStart = n => n <= C ? 0 : Math.ceil((n - C) / (C + 1 - half)) * (C + 1 - half);
+  // A decoder reads at most C tokens: when the context is full, its last half is read again.
+  const windowStart = n => translates || n <= C ? 0 : Math.ceil((n - C) / (C + 1 - half)) * (C + 1 - half);
 
   // One reading of the whole model, and one of the model without the parts that are taken out.
   const readings = { whole: network.newReading(), changed: network.newReading() };
+  let source = [];   // the ids of the text to translate
   function readingAt(ids, n, off) {
     const start = windowStart(n), reading = off.size ? readings.changed : readings.whole;
-    return { start, at: n - 1 - start, reading: network.read(reading, ids.slice(start, start + C), off) };
+    return { start, at: n - 1 - start, reading: network.read(reading, ids.slice(start, start + network.longest), off, source) };
   }
 
   function logitsAt(ids, n, off, layer) {
@@ -22,7 +24,7 @@ function makeSession(model, tokenizer, network) {
   // Probabilities of the token at position n, among those that continue valid UTF-8.
   function sampled(logits, ids, n, sampling) {
     const state = tokenizer.stateAfter(ids.slice(Math.max(0, n - 8), n));
-    return distribution(logits, sampling, id => tokenizer.nextState(state, id) >= 0, tokenizer.size);
+    return distribution(logits, sampling, id => tokenizer.nextState(state, id) >= 0 && !excluded.includes(id), tokenizer.size);
   }
   const probabilities = (ids, n, off, sampling) => sampled(logitsAt(ids, n, off), ids, n, sampling);
 
@@ -36,10 +38,10 @@ function makeSession(model, tokenizer, network) {
     return { id, chance: soft(logits)[id] };
   }
 
-  // How much the last token before position n attends to each one: {start, weights}.
-  function attentionAt(ids, n, off, layer, head) {
-    const { reading, at, start } = readingAt(ids, n, off);
-    return { start, weights: network.attentionOf(reading, layer, head, at) };
+  // How much the last token before position n attends to each one: {weights, start}, of the source in a `cross` head.
+  function attentionAt(ids, n, off, { layer, head, cross }) {
+    const { reading, at, start } = readingAt(ids, n, off), { self, cross: other } = reading.layers[layer];
+    return { start: cross ? 0 : start, weights: network.weightsOf(cross ? other : self, head, at) };
   }
 
   // Logit lens (nostalgebraist 2020): the final norm and the head on the state after each layer.
@@ -50,17 +52,20 @@ function makeSession(model, tokenizer, network) {
     });
   }
 
+  // A text to translate, after a space and at most as long as the context.
+  const encodeSource = text => [...tokenizer.encode(` ${stripped(text)}`).slice(0, C - 1), vocabulary.eos];
+
   // --- Conversations, as zerotollm/data/tokens/conversations.py writes them
 
   const SPACE = "\\t-\\r\\x1c- \\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";   // Python's str.strip
   const stripped = text => text.replace(new RegExp(`^[${SPACE}]+|[${SPACE}]+$`, "g"), "");
 
   function encodeConversation(messages) {
-    const stop = vocabulary.bos, ids = [vocabulary.bos];
+    const end = vocabulary.bos, ids = [vocabulary.bos];
     for (const { role, content } of messages) {
       const text = ` ${stripped(content)}`;
-      if (role === "assistant") ids.push(...tokenizer.encode(roles.assistant), ...tokenizer.encode(text), stop);
-      else ids.push(...tokenizer.encode(roles[role] + text), stop);
+      if (role === "assistant") ids.push(...tokenizer.encode(roles.assistant), ...tokenizer.encode(text), end);
+      else ids.push(...tokenizer.encode(roles[role] + text), end);
     }
     return [...ids, ...tokenizer.encode(roles.assistant)];
   }
@@ -88,5 +93,5 @@ function makeSession(model, tokenizer, network) {
     }
   }
 
-  return { windowStart, probabilities, chances, drawAt, attentionAt, lensAt, messagesOf, trimConversation };
+  return { translates, stop, setSource: ids => { source = ids; }, encodeSource, windowStart, probabilities, chances, drawAt, attentionAt, lensAt, messagesOf, trimConversation };
 }

@@ -40,9 +40,13 @@ function roving(group, selector, step) {
 }
 
 // The text as tokens, [{id, given}], in cards that end after a token of `isEnd`.
-function textView({ tokens, pieces, names, isEnd, choose }) {
+function textView({ source, tokens, pieces, names, isEnd, choose }) {
   const cards = [];
   let card = null;
+  if (source.length) {
+    cards.push(make("div", "card text"));
+    source.forEach((text, s) => cards[0].append(make("span", "token source", text, { "data-s": s })));
+  }
   const add = (n, className, text, label) => {
     const span = make("span", `token ${className}`, text, { role: "button", tabindex: "-1", "data-n": n, "aria-label": label });
     span.addEventListener("click", () => span.focus());
@@ -74,26 +78,33 @@ function distributionView(rows, choose) {
   });
 }
 
+// The name of a part of the model, such as "2.0"; see `newReading` in network.js.
+function partName(part) {
+  const [, encoder, layer, cross, head, rest] = part.match(/^(e?)(\d+)(?:\.(x?)(?:(\d+)|(.*)))?$/);
+  const place = `${encoder ? "encoder " : ""}layer ${Number(layer) + 1}`;
+  if (rest) return `${place}, ${rest.replace("_", "-")}`;
+  return head === undefined ? place : `${place}, ${cross ? "source " : ""}head ${Number(head) + 1}`;
+}
+
 // Layers and heads as a grid: a head is looked at, and what is selected can be taken out.
-function partsView({ layers, heads, selected, off, select }) {
-  const rows = [];
-  for (let l = layers - 1; l >= 0; l--) {
-    const row = make("div", "parts", "", { role: "row" });
-    const part = (key, text, label, className) => {
-      const gone = off.has(key) || off.has(String(l));
-      const button = make("button", `part ${className}${gone ? " off" : ""}`, text, { type: "button", role: "gridcell", "data-part": key });
-      button.setAttribute("aria-label", `${label}${gone ? ", taken out" : ""}`);
-      button.setAttribute("aria-selected", String(key === selected));
-      button.tabIndex = key === selected ? 0 : -1;
-      button.addEventListener("click", () => select(key));
+function partsView({ layers, encoderLayers, heads, selected, off, select }) {
+  const stack = (count, prefix, label, kinds) => Array.from({ length: count }, (_, i) => {
+    const key = `${prefix}${count - 1 - i}`, row = make("div", "parts", "", { role: "row" });
+    const add = (part, text, className) => {
+      const gone = off.has(part) || off.has(key), name = partName(part);
+      const button = make("button", `part ${className}${gone ? " off" : ""}`, text, { type: "button", role: "gridcell", "data-part": part });
+      button.setAttribute("aria-label", gone ? `${name}, taken out` : name);
+      button.setAttribute("aria-selected", String(part === selected));
+      button.tabIndex = part === selected ? 0 : -1;
+      button.addEventListener("click", () => select(part));
       row.append(button);
     };
-    part(String(l), `Layer ${l + 1}`, `layer ${l + 1}`, "layer");
-    for (let h = 0; h < heads; h++) part(`${l}.${h}`, String(h + 1), `layer ${l + 1}, head ${h + 1}`, "head");
-    part(`${l}.feed_forward`, "FF", `layer ${l + 1}, feed-forward`, "ff");
-    rows.push(row);
-  }
-  return rows;
+    add(key, `${label} ${count - i}`, "layer");
+    for (const kind of kinds) for (let h = 0; h < heads; h++) add(`${key}.${kind}${h}`, String(h + 1), kind ? "head cross" : "head");
+    add(`${key}.feed_forward`, "FF", "ff");
+    return row;
+  });
+  return [...stack(layers, "", "Layer", encoderLayers ? ["", "x"] : [""]), ...stack(encoderLayers, "e", "Encoder", [""])];
 }
 
 // What each layer would say next: [{best, bestChance, chance}], the embedding first.
@@ -108,11 +119,11 @@ function lensView(rows, nameOf) {
   }).reverse();
 }
 
-// The tokens that a head attends to most: [{n, name, weight}].
+// The tokens that a head attends to most: [{name, weight}].
 function attentionView(rows) {
-  return rows.map(({ n, name, weight }) => {
+  return rows.map(({ name, weight }) => {
     const item = make("li", "seen");
-    item.append(make("span", "name", n ? visible(name) : "start"), bar(weight), make("span", "share", percent(weight)));
+    item.append(make("span", "name", visible(name)), bar(weight), make("span", "share", percent(weight)));
     return item;
   });
 }
