@@ -111,6 +111,12 @@ def test_it_computes_and_writes_what_the_model_in_8_bits_does(browser, tmp_path,
         tab.locator("#send").click()
         wait_until_written(tab)
         text = tab.evaluate("tokenizer.decode(ids())")
+        if pairs:
+            tab.locator('[data-part="1.x0"]').click()
+            shades = "all => all.map(one => Number(one.style.getPropertyValue('--shade')))"
+            shade_S = tab.locator("#log .source").evaluate_all(shades)
+            assert len(shade_S) == len(tokenizer.encode(f" {PROMPT}")) + 1
+            assert sum(shade_S) == pytest.approx(1, abs=0.01)
     net, greedy = build_net(config), replace(GREEDY, beam_size=1)
     if pairs:
         ((ours,),) = translate_texts(params, net, tokenizer, [PROMPT], greedy)
@@ -197,24 +203,41 @@ def test_tokens_branch_and_every_switch_moves_the_distribution(browser, tmp_path
         assert tab.locator("button, input, select, textarea").evaluate_all(accessible)
 
 
-def test_a_head_taken_out_is_zero_ablation(browser, tmp_path):
-    file, config, params, _ = written(tmp_path, "qwen2")
-    ids, C = [1, 5, 9, 40, 41], config.head_width
-    attention = params["layer_1"]["attention"]
-    output = np.array(attention["output"])
-    output[2 * C : 3 * C] = 0
-    layer = params["layer_1"] | {"attention": attention | {"output": output}}
+def without_head(layer: Params, name: str, head: int, width: int) -> Params:
+    output = np.array(layer[name]["output"])
+    output[head * width : (head + 1) * width] = 0
+    return layer | {name: layer[name] | {"output": output}}
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "stack", "layer", "attention"),
+    [
+        ("qwen2", "1.2", "", "layer_1", "attention"),
+        ("pairs", "1.2", "decoder", "layer_1", "attention"),
+        ("pairs", "0.x2", "decoder", "layer_0", "cross_attention"),
+        ("pairs", "e0.2", "encoder", "layer_0", "attention"),
+    ],
+)
+def test_a_head_taken_out_is_zero_ablation(browser, tmp_path, name, part, stack, layer, attention):
+    file, config, params, _ = written(tmp_path, name, replace(FACTS, translates=bool(stack)))
+    ids, source = [1, 5, 9, 40, 41], [7, 8, 9, 2] if stack else []
+    layers = params[stack] if stack else params
+    changed = layers | {layer: without_head(layers[layer], attention, 2, config.head_width)}
     with opened(browser, file) as tab:
-        take = "(ids) => Array.from(network.logits(network.read(network.newReading(), ids, new Set(['1.2'])), 4))"
-        theirs = tab.evaluate(take, ids)
-        again = tab.evaluate(
-            """(ids) => { const reading = network.read(network.newReading(), ids);
-            return Array.from(network.logits(network.read(reading, ids, new Set(['1.2'])), 4)); }""",
-            ids,
+        at_once, later = tab.evaluate(
+            """([ids, off, source]) => {
+                const { newReading, read } = network, without = new Set([off]);
+                const logits = reading => Array.from(network.logits(read(reading, ids, without, source), 4));
+                return [logits(newReading()), logits(read(newReading(), ids, new Set(), source))];
+            }""",
+            [ids, part, source],
         )
-    ours = forward(config)(params | {"layer_1": layer}, np.array([ids]))[0, -1]
-    np.testing.assert_allclose(theirs, ours, atol=2e-4)
-    np.testing.assert_allclose(again, ours, atol=2e-4)
+    inputs = [np.array([x]) for x in (source, ids) if x]
+    inputs = [inputs[0], inputs[0] >= 0, inputs[1]] if stack else inputs
+    ours = forward(config)(params | {stack: changed} if stack else changed, *inputs)[0, -1]
+    np.testing.assert_allclose(at_once, ours, atol=2e-4)
+    np.testing.assert_allclose(later, ours, atol=2e-4)
+    assert np.abs(ours - np.asarray(forward(config)(params, *inputs)[0, -1])).max() > 1e-2
 
 
 def test_a_conversation_has_the_tokens_of_training(browser, tmp_path):

@@ -51,7 +51,7 @@ function paint() {
     span.style.setProperty("--shade", cross ? weights[span.dataset.s].toFixed(3) : 0);
     span.classList.add("attended");
   }
-  for (const span of document.querySelectorAll("#log .token:not(.source)")) {
+  for (const span of document.querySelectorAll("#log .token[data-n]")) {
     const n = Number(span.dataset.n), chance = page.tokens[n]?.chance;
     const shade = shading === "attention" ? !cross && weights[n - start] || 0 : shading === "surprise" && n && chance > 0 ? Math.min(1, -Math.log(chance) / 7) : 0;
     span.style.setProperty("--shade", shade.toFixed(3));
@@ -305,6 +305,7 @@ function about() {
     : "How often its likeliest token is that of the float32 model was not measured: the held-out text was not there.");
   for (const name of ["temperature", "top_p", "max_tokens"]) at(name).value = model.sampling[name];
   if (session.translates) at("temperature").value = 0;   // a translation is not drawn
+  at("kinds").hidden = !session.translates;
   at("seed").placeholder = "any";
   at("modes").hidden = !model.roles;
   document.querySelector(`input[name=mode][value=${model.roles ? "chat" : "write"}]`).checked = true;

@@ -39,12 +39,13 @@ function roving(group, selector, step) {
   });
 }
 
-// The text as tokens, [{id, given}], in cards that end after a token of `isEnd`.
+// The text as tokens, [{id, given}], in cards that end after a token of `isEnd`; before it the texts of the source's tokens.
 function textView({ source, tokens, pieces, names, isEnd, choose }) {
   const cards = [];
   let card = null;
   if (source.length) {
     cards.push(make("div", "card text"));
+    cards[0].append(make("span", "token mark", "source"));
     source.forEach((text, s) => cards[0].append(make("span", "token source", text, { "data-s": s })));
   }
   const add = (n, className, text, label) => {
@@ -82,8 +83,8 @@ function distributionView(rows, choose) {
 function partName(part) {
   const [, encoder, layer, cross, head, rest] = part.match(/^(e?)(\d+)(?:\.(x?)(?:(\d+)|(.*)))?$/);
   const place = `${encoder ? "encoder " : ""}layer ${Number(layer) + 1}`;
-  if (rest) return `${place}, ${rest.replace("_", "-")}`;
-  return head === undefined ? place : `${place}, ${cross ? "source " : ""}head ${Number(head) + 1}`;
+  if (rest) return `${rest.replace("_", "-")} of ${place}`;
+  return head === undefined ? place : `${cross ? "source " : ""}head ${Number(head) + 1} of ${place}`;
 }
 
 // Layers and heads as a grid: a head is looked at, and what is selected can be taken out.
