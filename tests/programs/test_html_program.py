@@ -25,7 +25,6 @@ from zerotollm.data.tokens.sentencepiece import Tokenizer
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.decoding.text import generate_texts
 from zerotollm.decoding.translate import translate_texts
-from zerotollm.errors import UsageError
 from zerotollm.model.build import Params, build_net
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.programs.html_program import MOVED, Facts, page, seven_bits, write_html
@@ -378,16 +377,6 @@ def test_a_row_is_rounded_to_half_a_step_and_the_likeliest_tokens_are_compared()
     # One large weight a row leaves no steps for the others.
     outlier = jax.tree.map(lambda x: x + 1e4 * (np.arange(x.shape[-1]) == 0) if x.ndim > 1 else x, params)
     assert compare(net, outlier, batches, 300).share < 1
-
-
-def test_what_a_page_cannot_hold_is_refused(tmp_path):
-    config, params, tokenizer = random_model("pairs")
-    with pytest.raises(UsageError, match="continues texts or translates, and this model does neither"):
-        write_html(tmp_path / "pairs.html", params, config, tokenizer, FACTS)
-    config, params, tokenizer = random_model("gpt2")
-    (tmp_path / "there.html").write_text("")
-    with pytest.raises(UsageError, match="exists already"):
-        write_html(tmp_path / "there.html", params, config, tokenizer, FACTS)
 
 
 @pytest.mark.slow

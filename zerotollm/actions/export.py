@@ -96,7 +96,7 @@ def _export_program(run: Run, options: ExportOptions) -> Path:
 
 def _export_page(run: Run, out: Path) -> str:
     """Write the model as a page, and return how to use it and what was measured of its 8 bits."""
-    check_page(out, run.model_config, translates=translates(run.experiment))
+    check_page(out, run.model_config, run.tokenizer, translates=translates(run.experiment))
     facts = page_facts(run)
     write_html(out, run.params, run.model_config, run.tokenizer, facts)
     measured = "not compared with float32, as the held-out text is not here"

@@ -53,8 +53,9 @@ class Facts:
     """whether it was trained to translate"""
 
 
-def check_page(out: Path, model: TransformerConfig, *, translates: bool) -> None:
-    """Raise UsageError for a model with an encoder that does not translate, or a file that exists."""
+def check_page(out: Path, model: TransformerConfig, tokenizer: AnyTokenizer, *, translates: bool) -> None:
+    """Raise UsageError for an imported tokenizer, an encoder that does not translate, or a file that exists."""
+    vocabulary(tokenizer)
     if model.encoder_layers and not translates:
         raise UsageError(
             "the page of --format html continues texts or translates, and this model does neither: take --format numpy"
@@ -66,8 +67,8 @@ def check_page(out: Path, model: TransformerConfig, *, translates: bool) -> None
 def write_html(
     out: Path, params: Params, model: TransformerConfig, tokenizer: AnyTokenizer, facts: Facts
 ) -> None:
-    """Write the page. Raises UsageError as `check_page` does, and for an imported tokenizer."""
-    check_page(out, model, translates=facts.translates)
+    """Write the page. Raises UsageError as `check_page` does."""
+    check_page(out, model, tokenizer, translates=facts.translates)
     write_atomically(out, page(params, model, tokenizer, facts))
 
 
