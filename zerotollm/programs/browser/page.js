@@ -20,7 +20,7 @@ const task = () => session.translates ? "translate" : document.querySelector("in
 const keepsEnd = () => task() !== "write";   // a text that ends stays open to be written on
 const given = ids => ids.map(id => ({ id, given: true }));
 const ids = () => page.tokens.map(token => token.id);
-const pause = () => new Promise(resolve => { const { port1, port2 } = new MessageChannel(); port1.onmessage = resolve; port2.postMessage(0); });
+const pause = () => new Promise(resolve => { const { port1, port2 } = new MessageChannel(); port1.onmessage = () => { port1.close(); resolve(); }; port2.postMessage(0); });
 const number = id => Number(at(id).value);
 
 function say(text, wrong = false) {
@@ -99,6 +99,8 @@ function showAll() {
   if (!page.writing) measure();
 }
 
+const follow = () => { at("log").scrollTop = at("log").scrollHeight; };
+
 // A list that was made anew has lost the focus.
 function focusSelected() {
   if (document.activeElement === document.body) document.querySelector("#log [aria-current]").focus({ preventScroll: true });
@@ -145,7 +147,6 @@ function showParts() {
   at("parts").replaceChildren(...partsView({ ...network, selected: page.part, off: page.off, select: selectPart }));
   if (focused) document.querySelector(`[data-part="${page.part}"]`).focus();
   at("take").textContent = `${gone ? "Put back" : "Take out"} ${name}`;
-  at("take").setAttribute("aria-pressed", String(gone));
   at("restore").disabled = !page.off.size;
   at("attention-title").textContent = canLook(page.part) ? `Where ${name} looks` : "";
   if (!canLook(page.part)) return at("attention").replaceChildren();
@@ -190,6 +191,7 @@ async function write(count, sampling) {
     if (performance.now() - shown < 100) continue;
     page.selected = all.length;
     showText();
+    follow();
     say(`writing, ${all.length - from} tokens`);
     await pause();
     shown = performance.now();
@@ -200,6 +202,7 @@ async function write(count, sampling) {
   page.selected = page.tokens.length;
   at("send").textContent = TASKS[task()].verb;
   showAll();
+  follow();
   focusSelected();
   say(`${written} tokens, ${(written / seconds).toFixed(0)} tokens/s${ended ? "; the model ended the text" : ""}`);
 }
