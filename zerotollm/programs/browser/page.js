@@ -212,6 +212,7 @@ function choose(some) {
   const n = page.selected, rest = page.tokens.slice(n + 1), branch = document.querySelector("input[name=effect]:checked").value === "branch";
   if (page.writing || !some.length) return;
   const start = [...page.tokens.slice(0, n), ...given(some)];
+  if (session.translates && start.length + rest.length > network.longest) return say(`A translation has at most ${network.longest} tokens.`, true);
   if (n === page.tokens.length || !branch) {
     change([...start, ...rest], n, n === page.tokens.length ? start.length : n);
     focusSelected();

@@ -47,7 +47,7 @@ function makeSession(model, tokenizer, network) {
   // Logit lens (nostalgebraist 2020): the final norm and the head on the state after each layer.
   function lensAt(ids, n, off, token) {
     return Array.from({ length: network.layers + 1 }, (_, layer) => {
-      const p = chances(ids, n, off, layer), best = p.indexOf(Math.max(...p));
+      const p = chances(ids, n, off, layer), best = p.reduce((most, value, id) => value > p[most] ? id : most, 0);
       return { best, bestChance: p[best], chance: p[token] };
     });
   }
