@@ -263,7 +263,8 @@ def test_a_conversation_has_the_tokens_of_training(browser, tmp_path):
         messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": "earth"}]
         theirs = tab.evaluate("([messages, most]) => session.trimConversation(messages, most)", [messages, 3])
         ours, kept = trim_conversation(encode, messages, context - 3)
-        assert (theirs["ids"], theirs["dropped"]) == (ours.tolist(), len(messages) - len(kept))
+        assert [token["id"] for token in theirs["tokens"]] == ours.tolist()
+        assert theirs["dropped"] == len(messages) - len(kept)
         assert tab.evaluate("session.messagesOf(ids())")[0] == {"role": "user", "content": "<b>heaven</b>"}
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390
 

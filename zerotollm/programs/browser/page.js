@@ -225,24 +225,24 @@ function choose(some) {
 async function submit() {
   if (page.writing) return void (page.writing = null);
   const sampling = settings(), text = at("prompt").value || (task() === "chat" ? "" : at("prompt").placeholder);
-  let start = [bos], source = [], note = "", count = sampling.max_tokens;
+  let start = given([bos]), source = [], note = "", count = sampling.max_tokens;
   if (task() !== "write" && !text.trim()) return;
   if (task() === "chat") {
     const messages = page.tokens.length > 1 ? session.messagesOf(ids()) : [];
-    const { ids: prompt, dropped } = session.trimConversation([...messages, { role: "user", content: text }], count);
-    start = prompt;
-    if (dropped) note = `The context of ${network.context} tokens is full: the ${dropped} oldest messages are dropped.`;
+    const trimmed = session.trimConversation([...messages, { role: "user", content: text }], count);
+    start = trimmed.tokens;
+    if (trimmed.dropped) note = `The context of ${network.context} tokens is full: the ${trimmed.dropped} oldest messages are dropped.`;
   } else if (task() === "translate") {
     source = session.encodeSource(text);
     count += source.length - 1;
   } else {
-    start = [bos, ...tokenizer.encode(text)];
+    start = given([bos, ...tokenizer.encode(text)]);
   }
   if (start.length > network.context) {
     return say(`That is ${start.length - 1} tokens long, and the context of this model holds ${network.context - 1}: shorten it.`, true);
   }
   if (task() === "chat") at("prompt").value = "";
-  change(given(start), 0, start.length, source);
+  change(start, 0, start.length, source);
   await write(count, sampling);
   if (note) say(note);
 }

@@ -60,14 +60,17 @@ function makeSession(model, tokenizer, network) {
   const SPACE = "\\t-\\r\\x1c- \\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";   // Python's str.strip
   const stripped = text => text.replace(new RegExp(`^[${SPACE}]+|[${SPACE}]+$`, "g"), "");
 
+  // The tokens up to the next answer, [{id, given}]: answers are not given.
   function encodeConversation(messages) {
-    const end = vocabulary.bos, ids = [vocabulary.bos];
+    const tokens = [], add = (ids, given = true) => tokens.push(...ids.map(id => ({ id, given }))), end = [vocabulary.bos];
+    add(end);
     for (const { role, content } of messages) {
       const text = ` ${stripped(content)}`;
-      if (role === "assistant") ids.push(...tokenizer.encode(roles.assistant), ...tokenizer.encode(text), end);
-      else ids.push(...tokenizer.encode(roles[role] + text), end);
+      if (role !== "assistant") add([...tokenizer.encode(roles[role] + text), ...end]);
+      else { add(tokenizer.encode(roles.assistant)); add([...tokenizer.encode(text), ...end], false); }
     }
-    return [...ids, ...tokenizer.encode(roles.assistant)];
+    add(tokenizer.encode(roles.assistant));
+    return tokens;
   }
 
   // The messages that ids hold: each ends with the token that ends a text.
@@ -87,8 +90,8 @@ function makeSession(model, tokenizer, network) {
   function trimConversation(messages, maxTokens) {
     const room = Math.min(maxTokens, Math.max(1, C >> 2));
     for (let turns = messages; ;) {
-      const ids = encodeConversation(turns);
-      if (ids.length <= C - room || turns.length < 2) return { ids, dropped: messages.length - turns.length };
+      const tokens = encodeConversation(turns);
+      if (tokens.length <= C - room || turns.length < 2) return { tokens, dropped: messages.length - turns.length };
       turns = turns.slice(turns.length > 2 && turns[1].role === "assistant" ? 2 : 1);
     }
   }
