@@ -44,6 +44,7 @@ def variants(base: Experiment) -> tuple[Variant, ...]:
         "attention": _attention_rows(base),
         "block": _block_rows(base),
         "objective": OBJECTIVE_ROWS,
+        "combination": COMBINATION_ROWS,
     }
     return tuple(
         Variant(name, group, changed(base, fields | ({"code": code(file)} if file else {})), paper, sentence)
@@ -202,4 +203,13 @@ OBJECTIVE_ROWS: tuple[Row, ...] = (
     ),
     ("z-loss-1e-3", "", {"train.z_loss": 1e-3}, "arXiv:2204.02311, section 5", "1e-3 log(Z)^2"),
     ("z-loss-1e-2", "", {"train.z_loss": 1e-2}, "arXiv:2204.02311, section 5", "1e-2 log(Z)^2"),
+)
+COMBINATION_ROWS: tuple[Row, ...] = (
+    (
+        "together",
+        "together",
+        {},
+        "-",
+        "cautious-update, cautious-decay and length-ramp: chosen after their rows were measured, with the same seeds",
+    ),
 )

@@ -48,7 +48,16 @@ def assert_close(left, right) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["newton_schulz", "normuon", "cautious_decay", "cautious_update", "averaging", "schedule_free"]
+    "name",
+    [
+        "newton_schulz",
+        "normuon",
+        "cautious_decay",
+        "cautious_update",
+        "averaging",
+        "schedule_free",
+        "together",
+    ],
 )
 def test_only_hidden_matrices_move_otherwise(name):
     """Embedding, head and vectors have the base's first update, except where all parameters are averaged."""
