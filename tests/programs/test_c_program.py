@@ -53,8 +53,9 @@ int main(int count, char **arguments)
     PREPARE
     for (int i = 0; i < steps; i++) {
         s->length = lengths[i] ? s->length : 0;
-        for (int k = 0; lengths[i] && k < TOKENS; k++)
-            printf("%.9g ", forward(w, s, ids, lengths[i])[k]);
+        const float *logits = lengths[i] ? forward(w, s, ids, lengths[i]) : NULL;
+        for (int k = 0; logits && k < TOKENS; k++)
+            printf("%.9g ", logits[k]);
         printf("\\n");
     }
     n = encode(v, text, fread(text, 1, sizeof text, stdin), ids);

@@ -1,5 +1,6 @@
 """Write a model as one C99 file, beside its weights and its vocabulary, which are structs of that file."""
 
+import re
 import sys
 import unicodedata
 from pathlib import Path
@@ -42,6 +43,7 @@ def write_c(
     files = sizes | {"weights_sum": _weighted_sum(weights), "vocabulary_sum": _weighted_sum(words)}
     size = sum(x.size for x in arrays.values())
     source = render("model.c.jinja", model, title=title, parameters=size, vocabulary=tokens, files=files)
+    source = re.sub(r"\n{3,}", "\n\n", source)
     with complete_folder(out) as folder:
         (folder / "model.c").write_text(source, encoding="utf-8")
         (folder / "weights.bin").write_bytes(weights)
