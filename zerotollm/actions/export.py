@@ -14,6 +14,7 @@ from zerotollm.interop.gguf_file import write_gguf
 from zerotollm.interop.huggingface import family_of, write_folder
 from zerotollm.interop.peft_folder import write_adapters
 from zerotollm.model.build import Params
+from zerotollm.programs.c_program import write_c
 from zerotollm.programs.numpy_program import write_numpy
 from zerotollm.run import Run, load
 
@@ -24,7 +25,7 @@ def export(experiment: Experiment, run_dir: Path, options: ExportOptions) -> Pat
         raise UsageError("give --out: the folder to write, or with --format gguf the file")
     run = load(run_dir, options.checkpoint)
     run.require_built_in_model("export")
-    if options.format == "numpy":
+    if options.format in ("numpy", "c"):
         return _export_program(run, options)
     family, out = family_of(run.model_config), Path(options.out)
     what, reader = f"{run.num_parameters:,} parameters", "transformers loads it with from_pretrained"
@@ -75,7 +76,7 @@ def export(experiment: Experiment, run_dir: Path, options: ExportOptions) -> Pat
 
 
 def _export_program(run: Run, options: ExportOptions) -> Path:
-    """Write the model as a program in NumPy and return its folder."""
+    """Write the model as a program in NumPy or C, and return its folder."""
     if run.labels:
         raise UsageError(
             f"{run.path} holds a model that labels texts, and a program writes text: leave --format out"
@@ -83,12 +84,13 @@ def _export_program(run: Run, options: ExportOptions) -> Path:
     if options.dtype != "float32":
         raise UsageError(f"--format {options.format} has its own types of numbers: leave --dtype out")
     out, name = Path(options.out), run.experiment.name
-    write_numpy(out, run.params, run.model_config, run.tokenizer, title=name)
-    Console().print(
-        f"{out}: {run.num_parameters:,} parameters of step {run.step:,}; run it with "
-        f'python {out}/model.py "In the beginning"',
-        soft_wrap=True,
-    )
+    if options.format == "c":
+        write_c(out, run.params, run.model_config, run.tokenizer, title=name)
+        how = f"compile it with cc -O3 -ffast-math {out}/model.c -o {out}/model -lm"
+    else:
+        write_numpy(out, run.params, run.model_config, run.tokenizer, title=name)
+        how = f'run it with python {out}/model.py "In the beginning"'
+    Console().print(f"{out}: {run.num_parameters:,} parameters of step {run.step:,}; {how}", soft_wrap=True)
     return out
 
 

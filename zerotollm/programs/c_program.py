@@ -53,7 +53,10 @@ def write_c(
 def _place(name: str) -> list[tuple[int, int]]:
     """Return where the array of a dotted name stands in the struct: the place of each part of its name."""
     parts = [part.partition("layer_") for part in name.split(".")]
-    return [(ORDER.index("layer"), int(number)) if layer else (ORDER.index(part), 0) for part, layer, number in parts]
+    return [
+        (ORDER.index("layer"), int(number)) if layer else (ORDER.index(part), 0)
+        for part, layer, number in parts
+    ]
 
 
 def _stored(name: str, x: np.ndarray) -> np.ndarray:
@@ -117,7 +120,9 @@ def _normalization(form: Literal["NFC", "NFKC"]) -> dict[str, np.ndarray]:
 
 def _canonical_pair(character: str) -> tuple[int, ...] | None:
     """Return the two characters that compose this one, if there are two."""
-    syllable = ord(character) - 0xAC00  # of Hangul: they compose by a rule (The Unicode Standard, section 3.12)
+    syllable = (
+        ord(character) - 0xAC00
+    )  # of Hangul: they compose by a rule (The Unicode Standard, section 3.12)
     if 0 <= syllable < 11172:
         last = syllable % 28
         if last:

@@ -19,8 +19,13 @@ def _templates() -> jinja2.Environment:
     return jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
 
 
-def render(template: str, model: TransformerConfig, *, title: str, parameters: int, vocabulary: Json, **more: Json) -> str:
-    """Return the source of a program with the parts that `model`, which is resolved, has. `more` is for its template."""
+def render(
+    template: str, model: TransformerConfig, *, title: str, parameters: int, vocabulary: Json, **more: Json
+) -> str:
+    """Return the source of a program with the parts that `model`, which is resolved, has.
+
+    `more` has other values that its template reads.
+    """
     source = (
         _templates()
         .get_template(template)
