@@ -26,7 +26,7 @@ from zerotollm.explain.activations import (
 )
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.attention import head_names
-from zerotollm.explain.estimates import NEGLIGIBLE, Estimate, mean_estimate
+from zerotollm.explain.estimates import NEGLIGIBLE, Estimate, mean_estimate, outcome_of
 from zerotollm.explain.figures.marks import Axis, Bars, Heat, Panel, said, visible
 from zerotollm.explain.layers import state_names
 from zerotollm.explain.words import readable_token
@@ -101,12 +101,19 @@ class Patching(Answer):
     def pairs(self) -> int:
         return len(self.answers)
 
+    def differs(self) -> bool:
+        """Return whether the texts differ in the answer; over several pairs, whether that is shown."""
+        gap = self.gap
+        return abs(gap.value) > SMALL and (self.pairs == 1 or outcome_of(gap) != "not shown")
+
     def share(self, effect: np.ndarray) -> np.ndarray:
         """Return effects as parts of the gap: 0 as the corrupted text, 1 as the clean one; 0 without a gap."""
         return effect / self.gap.value if abs(self.gap.value) > SMALL else np.zeros_like(effect)
 
     def shown(self, effect: Estimate[np.ndarray]) -> np.ndarray:
         """Return which effects are shown to go with the gap by more than `NEGLIGIBLE`."""
+        if not self.differs():
+            return np.zeros(effect.value.shape, bool)
         sign = np.sign(self.gap.value)
         return np.minimum(sign * effect.low, sign * effect.high) > NEGLIGIBLE
 
@@ -128,7 +135,7 @@ class Patching(Answer):
             " over ".join(map(repr, self.answers[0])) if self.pairs == 1 else "clean over corrupted answers"
         )
         told = f"The logit of {answers} is {self.clean:+.2f} after the clean text and {self.corrupted:+.2f} after the"
-        if abs(self.gap.value) <= SMALL or (self.pairs > 1 and self.gap.low < 0 < self.gap.high):
+        if not self.differs():
             return f"{told} corrupted text: a difference between them is not shown, so nothing is to be restored."
         places = [
             f"{token!r} ({first if first == last else f'{first} to {last}'}, {share:.0%})"
@@ -177,9 +184,12 @@ class Patching(Answer):
             ),
         ):
             value, low, high = (np.asarray(x).ravel() for x in effect)
-            intervals = {"low": low, "high": high} if self.pairs > 1 else {}
-            bars = Bars(range(len(names)), value, hover=said(template, names, value, low, high), **intervals)
-            yield Panel(title, (bars,), Axis("head, as layer.head", names=names), Axis("logits"), wide=True)
+            hover = said(template, names, value, low, high)
+            bars = Bars(range(len(names)), value, low=low, high=high, hover=hover)
+            # Without a floor, rounding would fill the figure where nothing is restored.
+            most = max(10 * NEGLIGIBLE, 1.1 * float(np.abs(value).max()))
+            axis = Axis("logits", span=(-most, most)) if self.pairs == 1 else Axis("logits")
+            yield Panel(title, (bars,), Axis("head, as layer.head", names=names), axis, wide=True)
 
 
 def patch_texts(
