@@ -1,5 +1,7 @@
 """Patching finds the head and the place that carry a difference, and nothing where nothing does."""
 
+from collections.abc import Iterator
+
 import jax
 import numpy as np
 import pytest
@@ -178,18 +180,21 @@ def random_effects(draw: np.random.Generator, planted: float = 0.0) -> Effects:
 
 
 def test_random_effects_are_not_shown_and_a_planted_one_is():
-    def draws(planted: float):
-        for seed in range(200):
+    def draws(planted: float) -> Iterator[Patching]:
+        for seed in range(100):
             draw = np.random.default_rng(seed)
             yield answer_of([random_effects(draw, planted) for _ in range(8)], first_changed=0)
 
     effects = ("state_LT", "head_LHT", "head_LH", "fall_LH")
-    null = sum(any(answer.shown(getattr(answer, name)).any() for name in effects) for answer in draws(0.0))
+    nothing = sum(not any(answer.shown(getattr(answer, x)).any() for x in effects) for answer in draws(0.0))
     found = sum(
         answer.shown(answer.head_LH).tolist() == [[False, False], [True, False]] for answer in draws(8.0)
     )
-    assert null <= 10  # 5 % of 200, of any of 44 effects together
-    assert found >= 190
+    print(
+        f"\n| patching: random effects over 8 pairs; a head's effect planted in them | {nothing} | {found} |"
+    )
+    assert nothing >= 95
+    assert found >= 95
 
 
 def test_random_answers_of_an_untrained_model_show_nothing(tokenizer, model, params):

@@ -157,14 +157,16 @@ class Patching(Answer):
 
     def panels(self) -> Iterator[Panel]:
         names, shape = head_names(self.head_LH.value.shape), (self.head_LH.value.size, len(self.pieces))
-        tokens = Axis("token of the text", names=tuple(map(visible, self.pieces)))
+        tokens = Axis(
+            "token" if self.pairs == 1 else "token of the first pair", names=tuple(map(visible, self.pieces))
+        )
         grids = (
             ("state", state_names(len(self.state_LT.value)), self.state_LT.value),
             ("head's output, as layer.head,", names, self.head_LHT.value.reshape(shape)),
         )
         for what, rows, effect_YT in grids:
-            z_YT = self.share(effect_YT)
-            cells = tuple(tuple(f"{z:.2f}" for z in row) for row in z_YT) if z_YT.size <= CELLS else ()
+            z_YT = self.share(effect_YT).round(2)
+            cells = tuple(tuple(f"{z + 0.0:.2f}" for z in row) for row in z_YT) if z_YT.size <= CELLS else ()
             template = "{y} at {x}: {z} of the difference"
             heat = Heat(z_YT, "part restored", hover_template=template, text=cells)
             title = f"Restoring one {what} at one token"
