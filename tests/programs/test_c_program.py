@@ -1,5 +1,6 @@
 """The exported C program computes and writes what the model does, with nothing but a C compiler."""
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,8 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import zerotollm
+from tests.actions.test_export import GREEDY, random_run
 from tests.functions import forward, init_params
 from tests.programs.test_numpy_program import LINES, MODELS, PROMPT, TEXT, TOKENS, random_model
+from zerotollm.cli import main
 from zerotollm.data.config import TokenizerConfig
 from zerotollm.data.tokens.sentencepiece import train_tokenizer
 from zerotollm.decoding import sample
@@ -305,3 +309,23 @@ def test_bad_input_is_one_line(careful, arguments, code, message):
     assert done.stderr.startswith(b"error: ")
     assert done.stderr.count(b"\n") == 1
     assert message in done.stderr.decode()
+
+
+def test_the_printed_command_makes_the_program_of_a_run(tmp_path, capsys):
+    model = TransformerConfig(num_layers=1, width=16, num_heads=2, biases="qkv", qk_norm=False)
+    run_dir, out = random_run(tmp_path, model, "text.txt"), tmp_path / "my model"
+    root = Path(__file__).parents[2] / "experiments"
+    arguments = ["export", "--format", "c", "--run-dir", str(run_dir), "--out", str(out)]
+    assert main(arguments, root) == 0
+    printed = capsys.readouterr().out
+    assert (
+        f"{out}: {zerotollm.load(run_dir).num_parameters:,} parameters of step 7; compile it with cc "
+        in printed
+    )
+    command = shlex.split(printed.partition("compile it with ")[2])
+    subprocess.run(command, check=True)
+    done = run(out, GREEDY.prompt, "--tokens", str(GREEDY.max_tokens), "--temperature", "0")
+    assert done.stdout.decode() == zerotollm.load(run_dir).generate(GREEDY.prompt) + "\n"
+    assert main([*arguments[:-1], str(tmp_path / "other"), "--dtype", "float16"], root) == 2
+    assert "--format c has its own types of numbers: leave --dtype out" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()

@@ -1,5 +1,6 @@
 """export: a trained model in a format that other programs read."""
 
+import shlex
 from pathlib import Path
 
 from zerotollm import run_directory
@@ -86,7 +87,8 @@ def _export_program(run: Run, options: ExportOptions) -> Path:
     out, name = Path(options.out), run.experiment.name
     if options.format == "c":
         write_c(out, run.params, run.model_config, run.tokenizer, title=name)
-        how = f"compile it with cc -O3 -ffast-math {out}/model.c -o {out}/model -lm"
+        source, program = (shlex.quote(str(out / name)) for name in ("model.c", "model"))
+        how = f"compile it with cc -O3 -ffast-math {source} -o {program} -lm"
     else:
         write_numpy(out, run.params, run.model_config, run.tokenizer, title=name)
         how = f'run it with python {out}/model.py "In the beginning"'
