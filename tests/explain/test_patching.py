@@ -234,7 +234,7 @@ def test_the_figure_is_drawn(found, tmp_path):
         "Mean ablation after the clean text",
     ]
     assert picture.save(tmp_path / "patch.png").stat().st_size > 10_000
-    page = picture.save(tmp_path / "patch.html").read_text()
+    page = found.save(tmp_path / "patch.html").read_text()
     assert "Over 8 pairs, 2 heads are shown" in page
 
 
