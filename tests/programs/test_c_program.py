@@ -27,6 +27,7 @@ from zerotollm.programs.c_program import write_c
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler named cc")
 
+DRAWS = 20_000
 STRICT = ["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 FAST = ["-O3", "-ffast-math"]
 ENVIRONMENT = {"ASAN_OPTIONS": "detect_leaks=0"}  # the end of the program frees its memory
@@ -67,8 +68,8 @@ int main(int count, char **arguments)
             printf("%.9g ", logits[k]);
         printf("\\n");
     }
-    for (int i = 0; i < DRAWS; i++)
-        printf("%d ", draw(v, s, 0, 0.5, 0.8, &seed));
+    for (int i = 0; i < 2 * DRAWS; i++)
+        printf("%d ", i < DRAWS ? DRAW(0.5, 0.8) : DRAW(5, 0.5));
     printf("\\n");
     for (int size; scanf("%d", &size) == 1 && getchar() && fread(text, 1, size, stdin) == (size_t)size; printf("\\n")) {
         n = encode(v, text, size, ids);
@@ -81,7 +82,10 @@ int main(int count, char **arguments)
 
 
 def build(folder: Path, flags: list[str], config: TransformerConfig, draws: int = 0) -> None:
-    source = DRIVER if draws else DRIVER.replace("draw(v, s, 0, 0.5, 0.8, &seed)", "0")
+    draw = (
+        "draw(v, s, 0, temperature, top_p, &seed)" if draws else "0"
+    )  # an encoder-decoder has no such function
+    source = f"#define DRAW(temperature, top_p) {draw}\n{DRIVER}"
     prepare = "prepare_rope(s);" if config.position == "rope" else ""
     if config.encoder_layers:
         prepare += "read_source(w, s, source, n);"
@@ -120,10 +124,18 @@ def drive(
 @pytest.mark.parametrize("name", MODELS)
 def test_it_computes_and_writes_what_the_model_does(name, tmp_path):
     config, params, tokenizer = random_model(name)
+    if "head_bias" in params:
+        params["head_bias"][[tokenizer.pad_id, tokenizer.bos_id]] += (
+            9  # likeliest, and no part of a translation
+        )
     folder = tmp_path / "out"
     write_c(folder, params, config, tokenizer, title="a */ title")
     assert len((folder / "model.c").read_text().splitlines()) <= (400 if name == "qwen2" else 500)
     build(folder, FAST, config)
+    if "head_bias" in params:
+        params["head_bias"][[tokenizer.pad_id, tokenizer.bos_id]] += (
+            9  # likeliest, and no part of a translation
+        )
     draw = np.random.default_rng(2)
     ids_BT = draw.integers(4, tokenizer.vocab_size, (1, 12))
     source_BS = draw.integers(4, tokenizer.vocab_size, (1, 7)) if config.encoder_layers else None
@@ -150,6 +162,10 @@ SPECIAL += "\uac01\ufb01\ufdfa\u00bd\u0fb2\u0f71\u0f80\u2126"
 """Characters that words, tokens, or normal forms treat in a way of their own."""
 
 
+TIES = ["aa aaa aaaa aaaaa aaaaaaa\n" * 20]
+"""Words that merge and divide in several ways of the same score."""
+
+
 def random_texts(count: int) -> list[str]:
     """Texts of letters of the corpus, special characters, and any others; the last is as long as a page."""
     draw = np.random.default_rng(0)
@@ -166,8 +182,8 @@ def random_texts(count: int) -> list[str]:
     [
         ("bpe", 300, True),
         ("unigram", 280, True),
-        ("bpe", 45, False),
-        ("unigram", 27, False),
+        ("bpe", 50, False),
+        ("unigram", 28, False),
         ("char", 30, False),
     ],
 )
@@ -175,12 +191,12 @@ def test_it_gives_our_ids_for_any_text(kind, vocab_size, byte_fallback, normaliz
     if normalization == "nfc" and kind != "unigram":
         pytest.skip("the same code as nfkc, with other tables")
     config = TokenizerConfig(kind, vocab_size, byte_fallback=byte_fallback, normalization=normalization)
-    tokenizer = train_tokenizer(config, LINES)
+    tokenizer = train_tokenizer(config, [*LINES, *TIES])
     sizes = TransformerConfig(num_layers=1, width=8, num_heads=1, position="none")
     model = resolve(sizes, vocab_size=tokenizer.vocab_size, context=8)
     write_c(tmp_path / "out", init_params(model, 0), model, tokenizer, title="tokens")
     build(tmp_path / "out", ["-O1"], model)
-    texts = [*random_texts(2000), *LINES, TEXT]
+    texts = [*random_texts(2000), *LINES, *TIES, TEXT]
     for text, ids in zip(texts, drive(tmp_path / "out", texts)[2], strict=True):
         assert ids == tokenizer.encode(text).tolist(), text
 
@@ -191,20 +207,22 @@ def exported(tmp_path_factory):
     config, params, tokenizer = random_model("qwen2")
     folder = tmp_path_factory.mktemp("c") / "out"
     write_c(folder, params, config, tokenizer, title="title")
-    build(folder, FAST, config, draws=20_000)
+    build(folder, FAST, config, draws=DRAWS)
     return folder, tokenizer
 
 
 def test_it_draws_what_the_model_draws(exported):
     folder, tokenizer = exported
     logits_NV, drawn, _ = drive(folder, [], [4], ids=[1, 9, 299, 270])
-    sampling = SamplingConfig(temperature=0.5, top_p=0.8)
-    p_V = sample.probabilities(sampling, tokenizer.utf8, logits_NV[0], np.array([], np.int32))
-    counts_V = np.bincount(drawn, minlength=len(p_V))
-    assert not counts_V[p_V == 0].any()
-    assert 2 < (p_V > 0).sum() < 200
-    deviation_V = (counts_V - len(drawn) * p_V) / np.sqrt(len(drawn) * p_V * (1 - p_V) + 1e-9)
-    assert np.abs(deviation_V[p_V > 0]).max() < 4.5
+    # A peaked distribution, and one that is nearly even.
+    for temperature, top_p, half in ((0.5, 0.8, drawn[:DRAWS]), (5.0, 0.5, drawn[DRAWS:])):
+        sampling = SamplingConfig(temperature=temperature, top_p=top_p)
+        p_V = sample.probabilities(sampling, tokenizer.utf8, logits_NV[0], np.array([], np.int32))
+        counts_V = np.bincount(half, minlength=len(p_V))
+        assert not counts_V[p_V == 0].any()
+        assert 2 < (p_V > 0).sum() < 200
+        deviation_V = (counts_V - DRAWS * p_V) / np.sqrt(DRAWS * p_V * (1 - p_V) + 1e-9)
+        assert np.abs(deviation_V[p_V > 0]).max() < 4.5
 
 
 def test_what_it_samples_is_valid_utf8_and_depends_on_the_seed(exported):
