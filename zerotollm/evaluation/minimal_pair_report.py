@@ -10,7 +10,7 @@ from rich.table import Table
 from zerotollm.console import Console
 from zerotollm.data.sources.lines import read_lines
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer
-from zerotollm.decoding.text import encode_prompt
+from zerotollm.decoding.text import encode_prompts
 from zerotollm.errors import UsageError
 from zerotollm.evaluation.blimp import MODELS, PUBLISHED
 from zerotollm.evaluation.likelihood import (
@@ -96,7 +96,7 @@ def _log_probabilities(run: SavedModel, questions: Sequence[Question]) -> list[l
     most, tokenizer, texts = run.model_config.max_length + 1, run.tokenizer, {}
     for question in questions:
         texts |= dict.fromkeys(question.texts)
-    ids = [encode_prompt(tokenizer, text, most) for text in texts]
+    ids = encode_prompts(tokenizer, list(texts), most)
     with Console().status("scoring") as status:
         scores = log_likelihoods(
             run.params,
