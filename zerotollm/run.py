@@ -23,8 +23,16 @@ from zerotollm.decoding.translate import Translation, translate_texts
 from zerotollm.errors import RunError, UsageError
 from zerotollm.evaluation.classification import label_probabilities
 from zerotollm.experiment import Experiment, translates
-from zerotollm.explain.explanation import Explanation, RunExplanation, Sampler, explain_run, explain_text
+from zerotollm.explain.explanation import (
+    Explanation,
+    ReferenceText,
+    RunExplanation,
+    Sampler,
+    explain_run,
+    explain_text,
+)
 from zerotollm.explain.reference import reference_text, training_merges
+from zerotollm.explain.sources import Sources
 from zerotollm.model.build import Net, Params, init_params
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.sharding.rules import place_tree, shardings
@@ -162,8 +170,22 @@ class Run:
                 draw=partial(sample.draw_one, options, utf8),
             ),
             translate=lambda texts: [self.generate(text, **(sampling | {"n_best": 1})) for text in texts],
+            continue_text=partial(self._continuation, options),
             fresh=self._fresh,
         )
+
+    def sources(self, text: str) -> Sources:
+        """Return the spans of a text that are in the training text, with the passages most like their context.
+
+        >>> run.sources(run.generate("In the beginning")).show()
+
+        Takes milliseconds after the first call, which sorts the training text. Raises UsageError for an empty text, and
+        where the training text is not found or has changed.
+        """
+        if not text:
+            raise UsageError('sources takes a text to look up, for example run.sources("In the beginning")')
+        reference = self._reference()
+        return reference.sources_of(self.tokenizer.encode(text), self.tokenizer, "the text")
 
     def study(self, text: str = "", samples: int = 8, tokens: int = 100) -> RunExplanation:
         """Return what the kept checkpoints and `samples` texts of `tokens` tokens show; takes about a minute.
@@ -172,12 +194,7 @@ class Run:
         training text is not found.
         """
         self._refuse_to_explain()
-        reference = reference_text(self.trained, self.tokenizer, genres=True)
-        if reference is None:
-            raise UsageError(
-                f"the text of {self.experiment.data.corpus}, which {self.path} was trained with, is not here: "
-                "bring it back"
-            )
+        reference = self._reference(genres=True)
         pairs = self.model_config.encoder_layers > 0
         return explain_run(
             self.checkpoints,
@@ -216,6 +233,25 @@ class Run:
             raise UsageError(
                 f"{self.path} holds a model that labels texts, and explain asks how one predicts tokens"
             )
+
+    def _reference(self, genres: bool = False) -> ReferenceText:
+        reference = reference_text(self.trained, self.tokenizer, genres)
+        if reference is None:
+            raise UsageError(
+                f"the text of {self.experiment.data.corpus}, which {self.path} was trained with, is not here: "
+                "bring it back"
+            )
+        return reference
+
+    def _continuation(self, options: SamplingConfig, ids_T: np.ndarray) -> np.ndarray:
+        """Return the ids that the model writes after those of a text, of which the last half of the context is kept."""
+        most = self.model_config.max_length
+        prompt_T = ids_T[-max(1, most // 2) :]
+        options = replace(options, prompt="", max_tokens=min(options.max_tokens, most - len(prompt_T)))
+        tokenizer = self.tokenizer
+        return sample.generate(
+            self.params, self.net, [prompt_T], options, stop_ids=tokenizer.stop_ids, utf8=tokenizer.utf8
+        )[0]
 
     def _translations(self, sources: Sequence[str]) -> list[str]:
         return [found[0].text for found in self.translate(sources, n_best=1)]

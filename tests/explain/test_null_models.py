@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+from zerotollm.data.tokens.suffix_array import suffix_array
 from zerotollm.explain.activations import LanguageModel, Scores, even_windows, record_windows, score_windows
 from zerotollm.explain.alignment import distance_moved, monotony
 from zerotollm.explain.attention import Heads, explain_heads
@@ -188,7 +189,9 @@ def test_generation(fresh, wide, tokenizer, tokens):
     def measured(k: int, circles: bool) -> tuple[Measures, Estimate]:
         own, real = texts(k)
         own = np.tile(own[:, :4], 8)[:, :T] if circles else own
-        answer = explain_generation(LanguageModel(fresh[k], wide, tokenizer), own, real, tokens[:800])
+        answer = explain_generation(
+            LanguageModel(fresh[k], wide, tokenizer), own, real, suffix_array(tokens[:800])
+        )
         return answer.difference, answer.hangs
 
     def claims(k: int) -> bool:

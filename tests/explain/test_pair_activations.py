@@ -8,6 +8,7 @@ import pytest
 
 from tests.functions import forward
 from zerotollm.explain.ablation import ablated_losses, mean_outputs, with_output_biases
+from zerotollm.data.tokens.suffix_array import suffix_array
 from zerotollm.explain.activations import LanguageModel
 from zerotollm.explain.alignment import align
 from zerotollm.explain.attention import punctuation_marks
@@ -256,7 +257,7 @@ def test_a_model_without_cross_attention_is_not_said_to_heed_the_source(translat
     for name in ("output", "output_bias"):
         attention[name] = np.zeros_like(attention[name])
     written = ["The king of Abia is in the sea."] * len(pairs)
-    answer = explain_translations(LanguageModel(deaf, model, tokenizer), pairs, written, tokens)
+    answer = explain_translations(LanguageModel(deaf, model, tokenizer), pairs, written, suffix_array(tokens))
     assert answer.real.coherence.value == answer.own.coherence.value == 0
     assert "not shown to heed the source" in answer.sentence()
     assert answer.sources[0] in tokenizer.decode(pairs[0].source_S)

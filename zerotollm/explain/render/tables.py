@@ -18,7 +18,9 @@ from zerotollm.explain.generation import Generation
 from zerotollm.explain.layers import Layers, state_names
 from zerotollm.explain.learning import Learning
 from zerotollm.explain.meaning import Meaning
+from zerotollm.explain.memorization import Memorization
 from zerotollm.explain.prediction import Prediction
+from zerotollm.explain.sources import Sources
 from zerotollm.explain.tokenization import Tokenization, TokenizerComparison
 
 TOKENS, NEIGHBOURS, TARGETS = 40, 12, 32
@@ -29,6 +31,8 @@ MAPS = 8
 """Heads of which the table says where they look, the most focused first."""
 HEADS = 24
 """Heads in the table of all heads: those with a role, then those without which the loss changes most."""
+SPANS = 8
+"""Spans of a text in the training text, the longest first."""
 BAR = 20
 """Characters of a bar of 100 %."""
 SHORT_ROLES = {
@@ -272,6 +276,34 @@ def _generation(generation: Generation) -> list[Table]:
     return [Table(("measure", ">its own texts", ">real ones", ">own - real"), rows)]
 
 
+def sources_table(sources: Sources, most: int = SPANS) -> Table:
+    """Return the longest spans of a text, each with the training passage most like its surroundings."""
+    rows = []
+    for span in sorted(sources.spans, key=lambda span: -span.length)[:most]:
+        nearest = span.passages[0]
+        where = f"{nearest.document}: " if nearest.document else ""
+        passage = f"{where}… {_flat(nearest.before)} [{_flat(span.text)}] {_flat(nearest.after)} …"
+        p_value = f"{span.p_value:.3f}" if len(sources.real_K) > 1 else "-"
+        rows.append((str(span.length), f"{span.occurrences:,}", p_value, passage))
+    head = (">tokens", ">in the training text", ">p", "training passage most like it, the span in brackets")
+    title = "The longest spans that are in the training text"
+    return Table(head, rows, title)
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _memorization(memorization: Memorization) -> list[Table]:
+    rows = [
+        ("training text", with_interval(memorization.trained, 3)),
+        ("held-out text", with_interval(memorization.held_out, 3)),
+        ("memorized: held-out minus training", with_interval(memorization.gap, 3)),
+        ("learned: frequencies minus model, held out", with_interval(memorization.learned, 3)),
+    ]
+    return [Table(("loss", ">nats per token"), rows)]
+
+
 def _learning(learning: Learning) -> list[Table]:
     total = {">all tokens": said("{:.2f}", learning.loss_Y.value)}
     if learning.induction_Y is not None:
@@ -305,5 +337,7 @@ TABLES: dict[type[Answer], Callable[[Any], list[Table]]] = {
     Alignment: _alignment,
     Generation: _generation,
     Learning: _learning,
+    Sources: lambda sources: [sources_table(sources)] if sources.spans else [],
+    Memorization: _memorization,
 }
 """The tables of each answer; `head_table` is of two answers."""
