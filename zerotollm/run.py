@@ -18,10 +18,12 @@ from zerotollm.data.tokens.pretrained import PretrainedTokenizer
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer, load_tokenizer
 from zerotollm.decoding import sample
 from zerotollm.decoding.config import SamplingConfig
-from zerotollm.decoding.text import stream_text
+from zerotollm.decoding.text import continue_tokens, stream_text
 from zerotollm.decoding.translate import Translation, translate_texts
 from zerotollm.errors import RunError, UsageError
 from zerotollm.evaluation.classification import label_probabilities
+from zerotollm.evaluation.grammar_history import grammar_history
+from zerotollm.evaluation.likelihood import read_question_files, require_language_model
 from zerotollm.experiment import Experiment, translates
 from zerotollm.explain.explanation import (
     Explanation,
@@ -32,7 +34,7 @@ from zerotollm.explain.explanation import (
     explain_text,
 )
 from zerotollm.explain.reference import reference_text, training_merges
-from zerotollm.explain.sources import Sources
+from zerotollm.explain.sources import Sources, encode_within
 from zerotollm.model.build import Net, Params, init_params
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.sharding.rules import place_tree, shardings
@@ -46,6 +48,9 @@ from zerotollm.types import Json
 
 FRESH = 5
 """Randomly initialized models that a trained one is compared with: the fewest that give an interval."""
+UNTRAINED = 10
+"""Such models that measure chance in minimal pairs, where a few more make the intervals much narrower."""
+NO_PAIRS = "give a folder of minimal pairs, such as BLiMP's, with --judge"
 
 
 @dataclass(frozen=True, repr=False)
@@ -170,7 +175,9 @@ class Run:
                 draw=partial(sample.draw_one, options, utf8),
             ),
             translate=lambda texts: [self.generate(text, **(sampling | {"n_best": 1})) for text in texts],
-            continue_text=partial(self._continuation, options),
+            continue_text=lambda ids_T: continue_tokens(
+                self.params, self.net, self.tokenizer, ids_T, options
+            ),
             fresh=self._fresh,
         )
 
@@ -185,18 +192,26 @@ class Run:
         if not text:
             raise UsageError('sources takes a text to look up, for example run.sources("In the beginning")')
         reference = self._reference()
-        return reference.sources_of(self.tokenizer.encode(text), self.tokenizer, "the text")
+        text_T = encode_within(text, reference.searchable(), self.tokenizer)
+        return reference.sources_of(text_T, self.tokenizer, "the text")
 
-    def study(self, text: str = "", samples: int = 8, tokens: int = 100) -> RunExplanation:
+    def study(
+        self, text: str = "", samples: int = 8, tokens: int = 100, judge: str | Path = ""
+    ) -> RunExplanation:
         """Return what the kept checkpoints and `samples` texts of `tokens` tokens show; takes about a minute.
 
-        Step 0, the untrained model, is initialized again where training began with it. Raises UsageError where the
-        training text is not found.
+        `judge` is a folder of minimal pairs such as BLiMP's, for when each phenomenon was learned; another minute or
+        two. Step 0, the untrained model, is initialized again where training began with it. Raises UsageError where the
+        training text or the pairs are not found.
         """
         self._refuse_to_explain()
+        questions = []
+        if judge:
+            require_language_model(self.experiment, self.path)
+            questions = read_question_files(Path(judge))
         reference = self._reference(genres=True)
         pairs = self.model_config.encoder_layers > 0
-        return explain_run(
+        explanation = explain_run(
             self.checkpoints,
             self.model_config,
             self.tokenizer,
@@ -206,6 +221,17 @@ class Run:
             translate=self._translations if pairs and translates(self.experiment) else None,
             fresh=self._fresh,
         )
+        if not questions:
+            return explanation.without("grammar", NO_PAIRS)
+        grammar = grammar_history(
+            self.checkpoints(),
+            self._fresh(UNTRAINED),
+            self.model_config,
+            self.tokenizer,
+            questions,
+            reference.train_N,
+        )
+        return replace(explanation, grammar=grammar)
 
     def checkpoints(self) -> Iterator[tuple[int, Params]]:
         """Yield (step, params) of what is left of the run's history, the oldest first, ending with this run's own."""
@@ -243,23 +269,13 @@ class Run:
             )
         return reference
 
-    def _continuation(self, options: SamplingConfig, ids_T: np.ndarray) -> np.ndarray:
-        """Return the ids that the model writes after those of a text, of which the last half of the context is kept."""
-        most = self.model_config.max_length
-        prompt_T = ids_T[-max(1, most // 2) :]
-        options = replace(options, prompt="", max_tokens=min(options.max_tokens, most - len(prompt_T)))
-        tokenizer = self.tokenizer
-        return sample.generate(
-            self.params, self.net, [prompt_T], options, stop_ids=tokenizer.stop_ids, utf8=tokenizer.utf8
-        )[0]
-
     def _translations(self, sources: Sequence[str]) -> list[str]:
         return [found[0].text for found in self.translate(sources, n_best=1)]
 
-    def _fresh(self) -> Iterator[Params]:
+    def _fresh(self, count: int = FRESH) -> Iterator[Params]:
         """Yield parameters of untrained models, first those that training began with."""
         init = jax.jit(init_params, static_argnums=0)
-        return (init(self.net, self.experiment.train.seed + k) for k in range(FRESH))
+        return (init(self.net, self.experiment.train.seed + k) for k in range(count))
 
     def _samples(self, count: int, tokens: int) -> list[np.ndarray]:
         """Return the ids of new documents that the model writes, sampled at temperature 1 without filters."""

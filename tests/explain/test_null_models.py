@@ -22,6 +22,8 @@ from zerotollm.explain.explanation import streams_of
 from zerotollm.explain.generation import Measures, explain_generation
 from zerotollm.explain.layers import Layers, explain_layers
 from zerotollm.explain.learning import measure_learning
+from zerotollm.explain.memorization import Memorization, explain_memorization
+from zerotollm.explain.sources import explain_sources
 from zerotollm.explain.words import sentence_ends, token_counts
 from zerotollm.model.config import resolve
 from zerotollm.model.transformer import Transformer
@@ -246,4 +248,51 @@ def test_order_of_merges_and_of_translations():
         "alignment: random attention; a diagonal planted in it",
         lambda k: moves(noise(k)),
         lambda k: moves(noise(k) + near_TS),
+    )
+
+
+def test_sources(tokenizer):
+    """Every draw is another text of the same language; planted is a span of 8 tokens of the training text."""
+    pieces = [i for i in range(tokenizer.vocab_size) if tokenizer.token_bytes(i).strip()][:60]
+
+    def language(k: int, size: int) -> np.ndarray:
+        """Return text in which frequent phrases recur, as in a language."""
+        draw, shared = np.random.default_rng(k), np.random.default_rng(0)
+        phrases = [shared.choice(pieces, shared.integers(1, 9)) for _ in range(200)]
+        chosen = draw.zipf(1.3, size) % len(phrases)
+        return np.concatenate([phrases[p] for p in chosen])[:size]
+
+    train_N = language(1, 20_000)
+    train = suffix_array(train_N)
+
+    def claimed(k: int, planted: bool) -> bool:
+        text_T = language(1000 + k, 60)
+        if planted:
+            start = np.random.default_rng(k).integers(0, len(train_N) - 30)
+            text_T[10:40] = train_N[start : start + 30]
+        answer = explain_sources(text_T, train, language(2000 + k, 12_000), tokenizer)
+        span = answer.longest()
+        longer = span is not None and span.p_value <= 0.025
+        return longer or (not planted and answer.shorter_p_value <= 0.025)
+
+    count(
+        "sources: another text of the language; 30 tokens of the training text planted",
+        lambda k: claimed(k, False),
+        lambda k: claimed(k, True),
+    )
+
+
+def test_memorization(fresh, wide, tokenizer, tokens):
+    counts_V = token_counts(tokens, tokenizer.vocab_size)
+
+    def measured(k: int, by: float) -> Memorization:
+        half = len(tokens) // 2
+        lm = LanguageModel(fresh[k], wide, tokenizer)
+        answer = explain_memorization(lm, tokens[:half], tokens[half:], counts_V)
+        return replace(answer, gap=Estimate(*(x + by for x in answer.gap)))
+
+    count(
+        "memorization: fresh parameters; a difference of 0.3 nats planted",
+        lambda k: shown(measured(k, 0).gap, NEGLIGIBLE) or measured(k, 0).learned.low > NEGLIGIBLE,
+        lambda k: measured(k, 0.3).gap.low > NEGLIGIBLE,
     )

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests.functions import forward
-from zerotollm.explain.ablation import ablated_losses, mean_outputs, with_output_biases
 from zerotollm.data.tokens.suffix_array import suffix_array
+from zerotollm.explain.ablation import ablated_losses, mean_outputs, with_output_biases
 from zerotollm.explain.activations import LanguageModel
 from zerotollm.explain.alignment import align
 from zerotollm.explain.attention import punctuation_marks

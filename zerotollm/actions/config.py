@@ -173,6 +173,9 @@ class ExplainOptions(CheckpointOptions):
     """the text to analyse; --text may be left out after the action"""
     whole_run: bool = False
     """also answer the questions that need checkpoints and samples: meaning, generation, learning; a minute more"""
+    judge: str = ""
+    """with --whole-run True: a folder of minimal pairs, such as BLiMP's, for when each phenomenon of grammar was
+    learned; two minutes more"""
     into: str = ""
     """Markdown file: the numbers replace the lines between <!-- table questions --> and <!-- end -->"""
 
@@ -183,5 +186,7 @@ class ReportOptions(CheckpointOptions):
 
     text: str = ""
     """the text to analyse, its first 64 tokens; --text may be left out after the action; empty: sample.prompt"""
+    judge: str = ""
+    """a folder of minimal pairs, such as BLiMP's: when each phenomenon of grammar was learned; two minutes more"""
     beside: str = ""
     """other run directories to compare with; also --with runs/a runs/b"""

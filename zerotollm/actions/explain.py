@@ -37,7 +37,7 @@ def explain(experiment: Experiment, run_dir: Path, options: ExplainOptions) -> J
     _show(console, question_tables(explanation))
     run_explanation = None
     if options.whole_run:
-        run_explanation = run.study(options.text)
+        run_explanation = run.study(options.text, judge=options.judge)
         result["study"] = to_json(run_explanation)
         _write(run_dir, result)
     if options.into:

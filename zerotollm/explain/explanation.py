@@ -32,6 +32,7 @@ from zerotollm.explain.generation import (
     explain_generation,
     explain_translations,
 )
+from zerotollm.explain.grammar import Grammar
 from zerotollm.explain.layers import Layers, explain_layers
 from zerotollm.explain.learning import Learning, explain_learning, text_token_ids
 from zerotollm.explain.meaning import Meaning, count_usage, explain_meaning
@@ -159,11 +160,16 @@ class RunExplanation(_Answers):
 
     meaning: Meaning | None = None
     generation: Generation | None = None
+    grammar: Grammar | None = None
     learning: Learning | None = None
     layers: Layers | None = None
     """as in `Explanation`, on more windows, with a probe for labels of the documents"""
     tokenizers: TokenizerComparison | None = None
     left_out: LeftOut = ()
+
+    def without(self, name: str, reason: str) -> "RunExplanation":
+        """Return the answers with the reason why one of them is left out."""
+        return dataclasses.replace(self, left_out=(*self.left_out, (name, reason)))
 
 
 def explain_text(

@@ -127,7 +127,7 @@ class Sources(Answer):
         elif self.shorter_p_value <= level:
             verdict = f"so short a one is rare even in real text (p = {self.shorter_p_value:.3f})"
         else:
-            verdict = "so that it was copied is not shown"
+            verdict = "that it was copied is not shown"
         real = f"In {len(self.real_K)} held-out real texts of the same length it has {mean}, and {most}"
         return f"{first}. {real}: {verdict}."
 
@@ -175,7 +175,7 @@ def explain_sources(
     T = len(text_T)
     found = train.longest_matches(text_T)
     real_BW = even_windows(held_out_N, T - 1, HELD_OUT) if 1 < T <= len(held_out_N) else np.zeros((0, T))
-    real_K = np.array([train.longest_matches(real_W).length_T.max() for real_W in real_BW], np.int64)
+    real_K = longest_spans(real_BW, train)
     counts_V = token_counts(train.tokens_N, tokenizer.vocab_size)
     rarity_V = np.log(max(1, counts_V.sum()) / np.maximum(counts_V, 1))
     spans = []
@@ -197,6 +197,21 @@ def explain_sources(
         shorter_p_value=float((1 + (real_K <= longest).sum()) / (1 + len(real_K))),
         subject=subject,
     )
+
+
+def encode_within(text: str, train: SuffixArray, tokenizer: AnyTokenizer) -> np.ndarray:
+    """Return the tokens of a text as they stand inside a document, or at its beginning if longer spans are known so."""
+    inside_T, beginning_T = (np.asarray(tokenizer.encode(x), np.int64) for x in (f" {text.lstrip()}", text))
+    longest = [train.longest_matches(x_T).length_T.max(initial=0) for x_T in (inside_T, beginning_T)]
+    return beginning_T if longest[1] > longest[0] else inside_T
+
+
+def longest_spans(texts_BT: np.ndarray, train: SuffixArray) -> np.ndarray:
+    """Return the length of the longest span of each text that is in the training text, (B,)."""
+    B, T = texts_BT.shape
+    length_BT = train.longest_matches(texts_BT.ravel()).length_T.reshape(B, T)
+    # All texts are searched as one, in which a match may run on into the next text.
+    return np.minimum(length_BT, np.arange(T, 0, -1)).max(axis=1, initial=0)
 
 
 def split_into_spans(length_T: np.ndarray) -> list[tuple[int, int]]:

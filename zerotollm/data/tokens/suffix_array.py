@@ -39,7 +39,9 @@ class SuffixArray:
     def longest_matches(self, text_T: np.ndarray) -> Matches:
         """Return the longest match at each position, with its number of occurrences, in milliseconds."""
         text_T = np.asarray(text_T, np.int64)
-        found = [self._ranges(text_T, start) for start in range(len(self.blocks))]
+        found = [self._ranges(text_T, block) for block in range(len(self.blocks))]
+        none_T = np.zeros(len(text_T), np.int64)
+        found.append((none_T, none_T, none_T))  # an empty text has no block
         length_XT = np.stack([length_T for length_T, _, _ in found])
         count_XT = np.stack([high_T - low_T for _, low_T, high_T in found])
         length_T = length_XT.max(0)

@@ -9,6 +9,7 @@ from zerotollm.explain.embeddings import Embeddings
 from zerotollm.explain.estimates import Estimate, mean_estimate
 from zerotollm.explain.explanation import Explanation, RunExplanation
 from zerotollm.explain.generation import Generation
+from zerotollm.explain.grammar import Grammar
 from zerotollm.explain.layers import Layers
 from zerotollm.explain.learning import Learning
 from zerotollm.explain.meaning import Meaning
@@ -32,6 +33,7 @@ def questions_markdown(step: int, text: Explanation, run: RunExplanation | None 
         "generation": run.generation and _generation(run.generation),
         "sources": text.sources and _sources(text.sources),
         "memorization": text.memorization and _memorization(text.memorization),
+        "grammar": run.grammar and _grammar(run.grammar),
         "learning": run.learning and _learning(run.learning),
     }
     rows = [f"| {question.title} | {cells[question.id]} |" for question in QUESTIONS if cells[question.id]]
@@ -118,6 +120,16 @@ def _memorization(memorization: Memorization) -> str:
     return (
         f"loss of training text {memorization.trained} nats, of held-out text {memorization.held_out}: difference "
         f"{memorization.gap}; gained over token frequencies on held-out text {memorization.learned}"
+    )
+
+
+def _grammar(grammar: Grammar) -> str:
+    learned = grammar.learned()
+    cell = f"{len(learned)} of {len(grammar.rules)} phenomena learned ({grammar.pairs:,} pairs)"
+    return (
+        f"{cell}: {', '.join(f'{rule.name} from step {rule.born:,}' for rule in learned)}"
+        if learned
+        else cell
     )
 
 

@@ -6,9 +6,16 @@ from zerotollm.explain.answer import Answer
 from zerotollm.explain.explanation import Explanation, RunExplanation
 from zerotollm.explain.figures.marks import visible
 from zerotollm.explain.generation import Generation
+from zerotollm.explain.grammar import Grammar
 from zerotollm.explain.render.page import Block, Explorer, Figure, Section, Texts
 from zerotollm.explain.render.questions import QUESTIONS
-from zerotollm.explain.render.tables import sources_table, stranger_table, token_table, tokenizer_table
+from zerotollm.explain.render.tables import (
+    grammar_table,
+    sources_table,
+    stranger_table,
+    token_table,
+    tokenizer_table,
+)
 from zerotollm.explain.sources import Sources
 from zerotollm.explain.tokenization import Tokenization, TokenizerComparison
 
@@ -50,6 +57,11 @@ def _blocks(answer: Answer) -> list[Block]:
             return [tokenizer_table(answer), figure] if any(answer.cuts) else [figure]
         case Generation():
             return [figure, _copies(answer)]
+        case Grammar():
+            parts = [part for rule in answer.rules for part in rule.parts]
+            title = f"All {len(parts)} paradigms"
+            tables = [grammar_table(parts, title, folded=True)] if parts else []
+            return [grammar_table(answer.rules), figure, *tables]
         case Sources():
             return [_written(answer), figure, sources_table(answer, len(answer.spans))]
     return [figure]

@@ -1,7 +1,7 @@
 """The numbers of answers as tables of texts, for a terminal and for a page."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +15,7 @@ from zerotollm.explain.embeddings import Embeddings
 from zerotollm.explain.estimates import Estimate
 from zerotollm.explain.figures.marks import said, visible
 from zerotollm.explain.generation import Generation
+from zerotollm.explain.grammar import Grammar, Rule
 from zerotollm.explain.layers import Layers, state_names
 from zerotollm.explain.learning import Learning
 from zerotollm.explain.meaning import Meaning
@@ -304,6 +305,25 @@ def _memorization(memorization: Memorization) -> list[Table]:
     return [Table(("loss", ">nats per token"), rows)]
 
 
+def grammar_table(rules: Sequence[Rule], title: str = "", folded: bool = False) -> Table:
+    """Return rules of grammar with their accuracies, in the order of their birth."""
+    last = max((rule.born or 0 for rule in rules), default=0) + 1
+    ordered = sorted(rules, key=lambda rule: rule.born if rule.born is not None else last)
+    accuracies = [Estimate(*(100 * x_Y[-1] for x_Y in rule.accuracy_Y)) for rule in ordered]
+    columns = {
+        "": [rule.name for rule in ordered],
+        ">learned from step": [
+            f"{rule.born:,}" if rule.born is not None else "not shown" for rule in ordered
+        ],
+        ">% right at the end": [with_interval(accuracy, 0) for accuracy in accuracies],
+        ">without training": [f"{100 * rule.chance:.0f}" for rule in ordered],
+        ">by token frequencies": [f"{100 * rule.frequencies:.0f}" for rule in ordered],
+        ">of its words in a million": [f"{rule.per_million:,.0f}" for rule in ordered],
+        ">% of pairs with known words": [f"{100 * rule.known:.0f}" for rule in ordered],
+    }
+    return replace(table_of(columns, title), folded=folded)
+
+
 def _learning(learning: Learning) -> list[Table]:
     total = {">all tokens": said("{:.2f}", learning.loss_Y.value)}
     if learning.induction_Y is not None:
@@ -339,5 +359,6 @@ TABLES: dict[type[Answer], Callable[[Any], list[Table]]] = {
     Learning: _learning,
     Sources: lambda sources: [sources_table(sources)] if sources.spans else [],
     Memorization: _memorization,
+    Grammar: lambda grammar: [grammar_table(grammar.rules)],
 }
 """The tables of each answer; `head_table` is of two answers."""
