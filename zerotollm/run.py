@@ -190,7 +190,7 @@ class Run:
         where the training text is not found or has changed.
         """
         if not text:
-            raise UsageError('sources takes a text to look up, for example run.sources("In the beginning")')
+            raise UsageError('sources takes a text to look up: run.sources("In the beginning")')
         reference = self._reference()
         text_T = encode_within(text, reference.searchable(), self.tokenizer)
         return reference.sources_of(text_T, self.tokenizer, "the text")
@@ -200,15 +200,14 @@ class Run:
     ) -> RunExplanation:
         """Return what the kept checkpoints and `samples` texts of `tokens` tokens show; takes about a minute.
 
-        `judge` is a folder of minimal pairs such as BLiMP's, for when each phenomenon was learned; another minute or
-        two. Step 0, the untrained model, is initialized again where training began with it. Raises UsageError where the
-        training text or the pairs are not found.
+        `judge` is a folder of minimal pairs such as BLiMP's, for when each phenomenon was learned; a few minutes more.
+        Step 0, the untrained model, is initialized again where training began with it. Raises UsageError where the text
+        or the pairs are not found.
         """
         self._refuse_to_explain()
-        questions = []
         if judge:
             require_language_model(self.experiment, self.path)
-            questions = read_question_files(Path(judge))
+        questions = read_question_files(Path(judge)) if judge else []
         reference = self._reference(genres=True)
         pairs = self.model_config.encoder_layers > 0
         explanation = explain_run(

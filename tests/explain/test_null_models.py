@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from zerotollm.data.tokens.suffix_array import suffix_array
+from zerotollm.evaluation.grammar_history import frequency_answers, right_answers
+from zerotollm.evaluation.likelihood import Question
 from zerotollm.explain.activations import LanguageModel, Scores, even_windows, record_windows, score_windows
 from zerotollm.explain.alignment import distance_moved, monotony
 from zerotollm.explain.attention import Heads, explain_heads
@@ -20,6 +22,7 @@ from zerotollm.explain.calibration import calibration, loss_by_position
 from zerotollm.explain.estimates import NEGLIGIBLE, Estimate, monotone, outcome_of
 from zerotollm.explain.explanation import streams_of
 from zerotollm.explain.generation import Measures, explain_generation
+from zerotollm.explain.grammar import count_pair_words, measure_grammar
 from zerotollm.explain.layers import Layers, explain_layers
 from zerotollm.explain.learning import measure_learning
 from zerotollm.explain.memorization import Memorization, explain_memorization
@@ -279,6 +282,44 @@ def test_sources(tokenizer):
         "sources: another text of the language; 30 tokens of the training text planted",
         lambda k: claimed(k, False),
         lambda k: claimed(k, True),
+    )
+
+
+def test_grammar(fresh, wide, tokenizer, tokens):
+    """Pairs whose sentences differ in a word, in order, or in length, which untrained models prefer or not."""
+    draw = np.random.default_rng(0)
+    nouns, places = ["king", "queen", "daughter", "house", "servant"], ["sea", "mountain", "river", "city"]
+
+    def pair(kind: str) -> tuple[str, str]:
+        noun, other = draw.choice(nouns, 2, replace=False)
+        place = draw.choice(places)
+        good = f"The {noun} of the {place} went to the {other}"
+        bad = {
+            "word": f"The {noun} of the {place} said to the {other}",
+            "order": f"The {noun} the of {place} went the to {other}",
+            "length": f"The {noun} of the {place} went and went to the {other}",
+            "choice": f"The {other} of the {place} went to the {noun}",
+        }
+        return good, bad[kind]
+
+    questions = [Question(pair(kind), 0, kind) for kind in ("word", "order", "length", "choice") for _ in range(60)]
+    right_KN = np.stack([right_answers(wide, tokenizer, questions, params) for params in fresh])
+    frequencies_N = frequency_answers(tokenizer, questions, token_counts(tokens, tokenizer.vocab_size), 128)
+    kinds, texts = [question.group for question in questions], [question.texts for question in questions]
+    words = count_pair_words(texts, tokenizer.decode(tokens))
+
+    def born(k: int, right_N: np.ndarray) -> int:
+        others = right_KN[(k + 1 + np.arange(10)) % DRAWS]
+        grammar = measure_grammar(np.array([9]), right_N[None], others, frequencies_N, kinds, kinds, words)
+        return len(grammar.learned())
+
+    def with_knowledge(k: int) -> np.ndarray:
+        return right_KN[k] | (np.random.default_rng(k).random(len(questions)) < 0.9)
+
+    count(
+        "grammar: fresh parameters; nine of ten pairs known",
+        lambda k: born(k, right_KN[k]) > 0,
+        lambda k: born(k, with_knowledge(k)) > 0,
     )
 
 

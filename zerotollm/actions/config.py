@@ -175,7 +175,7 @@ class ExplainOptions(CheckpointOptions):
     """also answer the questions that need checkpoints and samples: meaning, generation, learning; a minute more"""
     judge: str = ""
     """with --whole-run True: a folder of minimal pairs, such as BLiMP's, for when each phenomenon of grammar was
-    learned; two minutes more"""
+    learned; a few minutes more"""
     into: str = ""
     """Markdown file: the numbers replace the lines between <!-- table questions --> and <!-- end -->"""
 
@@ -187,6 +187,6 @@ class ReportOptions(CheckpointOptions):
     text: str = ""
     """the text to analyse, its first 64 tokens; --text may be left out after the action; empty: sample.prompt"""
     judge: str = ""
-    """a folder of minimal pairs, such as BLiMP's: when each phenomenon of grammar was learned; two minutes more"""
+    """a folder of minimal pairs, such as BLiMP's: when each phenomenon of grammar was learned; a few minutes more"""
     beside: str = ""
     """other run directories to compare with; also --with runs/a runs/b"""

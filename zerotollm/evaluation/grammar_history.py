@@ -14,8 +14,8 @@ from zerotollm.explain.words import token_counts
 from zerotollm.model.build import Params
 from zerotollm.model.config import TransformerConfig
 
-PAIRS = 30
-"""Questions of each group that are scored, evenly spread: of BLiMP's 67 paradigms 2,010 of 67,000 pairs."""
+PAIRS = 50
+"""Questions of each group that are scored, evenly spread: of BLiMP's 67 paradigms 3,350 of 67,000 pairs."""
 
 
 def grammar_history(
