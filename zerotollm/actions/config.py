@@ -107,6 +107,29 @@ class AblateOptions:
 
 
 @dataclass(frozen=True)
+class CanariesOptions:
+    """What is planted, and how many runs are trained."""
+
+    repetitions: str = "1,10,100"
+    """how often each random sequence is planted in the training text; 8 sequences of each number"""
+    seeds: int = 3
+    """runs, each with sequences of its own, from train.seed on; their number decides how narrow the intervals are"""
+
+
+@dataclass(frozen=True)
+class AttributeOptions:
+    """What is looked for, and how many runs are trained."""
+
+    text: str = ""
+    """a text that the model wrote; its longest span that is in the training text is looked at. --text may be left out
+    after the action"""
+    seeds: int = 5
+    """seeds, from train.seed on; three runs of each"""
+    passages: int = 20
+    """the most passages that may have the span; all of them are removed"""
+
+
+@dataclass(frozen=True)
 class TabulateOptions:
     """Where else the table is written."""
 

@@ -64,14 +64,14 @@ def reference_text(
     )
     labels = {"the genre": _genres(experiment, held_out)} if genres else {}
     bos = held_out[0].special.bos if experiment.data.document_mask else None
-    documents = _documents([source.corpus for source in opened], prepared, share)
+    documents = training_documents([source.corpus for source in opened], prepared, share)
     suffixes = cached_suffix_array(data_directory(experiment.data) / "suffixes", train_N[:INDEXED_TOKENS])
     return ReferenceText(
         train_N, held_out_N, labels, document_bos=bos, suffixes=suffixes, documents=documents
     )
 
 
-def _documents(
+def training_documents(
     corpora: Sequence[Corpus[Document]], prepared: Sequence[Prepared[TokenizedSplit]], share: int
 ) -> Documents:
     """Return the documents of the first `share` training tokens of each corpus. Streamed ones have no names."""
