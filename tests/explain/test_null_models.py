@@ -302,7 +302,9 @@ def test_grammar(fresh, wide, tokenizer, tokens):
         }
         return good, bad[kind]
 
-    questions = [Question(pair(kind), 0, kind) for kind in ("word", "order", "length", "choice") for _ in range(60)]
+    questions = [
+        Question(pair(kind), 0, kind) for kind in ("word", "order", "length", "choice") for _ in range(60)
+    ]
     right_KN = np.stack([right_answers(wide, tokenizer, questions, params) for params in fresh])
     frequencies_N = frequency_answers(tokenizer, questions, token_counts(tokens, tokenizer.vocab_size), 128)
     kinds, texts = [question.group for question in questions], [question.texts for question in questions]

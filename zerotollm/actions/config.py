@@ -126,7 +126,7 @@ class AttributeOptions:
     seeds: int = 5
     """seeds, from train.seed on; three runs of each"""
     passages: int = 20
-    """the most passages that may have the span; all of them are removed"""
+    """the most passages that are removed: those that have the span, then those that have the longest parts of it"""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zerotollm.data.tokens.suffix_array import suffix_array
+from zerotollm.data.tokens.suffix_array import SuffixArray, suffix_array
 from zerotollm.errors import UsageError
 from zerotollm.evaluation.likelihood import log_likelihoods
 from zerotollm.explain.answer import Answer
@@ -48,19 +48,20 @@ class Attribution(Answer):
 
     def sentence(self) -> str:
         S, number = self.log_p_KS.shape[1], len(self.documents)
-        passages = "the passage that has it" if number == 1 else f"the {number} passages that have it"
-        random = "a random one" if number == 1 else f"{number} random ones"
+        those, of_random, them = f"the {number} passages nearest to it", f"{number} random ones", "them"
+        if number == 1:
+            those, of_random, them = "the passage nearest to it", "a random one", "it"
         value, low, high = self.cause
-        less = Estimate(-value, -high, -low)
+        times = "more than a million" if value > np.log(1e6) else f"{np.exp(value):,.3g}"
         return (
-            f"Trained without {passages} instead of without {random}, the log-probability of “{self.span.strip()}” "
-            f"changes by {less} nats ({S} seeds, which read the text {self.epochs:.2g} times): "
+            f"Trained without {those} instead of without {of_random}, the log-probability of “{self.span.strip()}” "
+            f"changes by {Estimate(-value, -high, -low)} nats ({S} seeds, which read the text {self.epochs:.2g} "
+            "times): "
             + verdict(
                 self.cause,
-                f"the model knows it because of {'it' if number == 1 else 'them'}, which make it "
-                f"{np.exp(np.clip(value, -50, 50)):,.3g} times as likely.",
-                "without them it is likelier.",
-                "that the model knows it because of them is not shown.",
+                f"the model knows the span because of {them}, which made it {times} times as likely.",
+                f"without {them} the span is likelier.",
+                f"that the model knows the span because of {them} is not shown.",
             )
         )
 
@@ -111,21 +112,21 @@ class Target:
     """the tokens of the text before the span"""
     span_L: np.ndarray
     place_P: np.ndarray
-    """where the span occurs in the training text"""
+    """where it, or at least half of it, stands in the training text"""
     documents: tuple[str, ...]
 
 
 def find_target(text: EditableText, query: str, most: int) -> Target:
-    """Return the longest span of a text that is in the training text, with all passages that have it.
+    """Return the longest span of a text that is in the training text, with at most `most` passages that have it.
 
-    Raises UsageError if there is none, or more than `most` passages have it.
+    Raises UsageError if there is no span, or more passages have all of it.
     """
     train = suffix_array(text.split.tokens_N)
     query_T = encode_within(query, train, text.tokenizer)
     span = explain_sources(query_T, train, np.zeros(0, np.int64), text.tokenizer).longest()
     if span is None or span.length < 2:
         raise UsageError(
-            f"no two tokens of “{query.strip()}” are in the training text: give a text that it may be from"
+            f"no two neighbouring tokens of “{query.strip()}” are in the training text: give another text"
         )
     if span.occurrences > most:
         raise UsageError(
@@ -133,9 +134,25 @@ def find_target(text: EditableText, query: str, most: int) -> Target:
             "or raise --passages"
         )
     run_L = query_T[span.start : span.start + span.length]
-    place_P = train.occurrences(run_L, most)
+    place_P = nearest_places(train, run_L, most)
     names = tuple(text.documents.name_at(place) for place in place_P.tolist())
     return Target(query_T[: span.start], run_L, place_P, names)
+
+
+def nearest_places(train: SuffixArray, run_L: np.ndarray, most: int) -> np.ndarray:
+    """Return where passages that share the longest runs with a run of tokens have it, at most `most`, int64.
+
+    Passages share at least half of its tokens, in one piece. A place is that of the first token of the run, were it
+    whole; passages do not overlap.
+    """
+    length = len(run_L)
+    size, places = length + 2 * AROUND, []
+    for shared in range(length, max(1, (length + 1) // 2 - 1), -1):
+        for start in range(length - shared + 1):
+            for place in (train.occurrences(run_L[start : start + shared], most) - start).tolist():
+                if len(places) < most and all(abs(place - other) >= size for other in places):
+                    places.append(place)
+    return np.array(places, np.int64)
 
 
 def edited_texts(tokens_N: np.ndarray, place_P: np.ndarray, length: int, seed: int) -> tuple[np.ndarray, ...]:

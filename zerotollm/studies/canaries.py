@@ -78,8 +78,9 @@ class Canaries(Answer):
                 said_each.append(f"planted {times}, {exposure.bits} bits: {outcome}")
         most = f"{np.log2(CANDIDATES):.0f} bits are the most that {CANDIDATES:,} candidates can show"
         return (
-            f"Random sequences have, in {self.seeds} runs that read their text {self.epochs:.2g} times, an exposure of "
-            f"({self.canaries} sequences each) {'; '.join(said_each)}. Chance gives {self.chance_bits:.2f} bits, {most}."
+            f"Random sequences, {self.canaries} of each kind in {self.seeds} runs that read their text "
+            f"{self.epochs:.2g} times, have an exposure of: {'; '.join(said_each)}. Chance gives "
+            f"{self.chance_bits:.2f} bits, and {most}."
         )
 
     def panels(self) -> Iterator[Panel]:
