@@ -223,6 +223,11 @@ def test_text_is_required(run, run_dir):
         explain(run.experiment, run_dir, ExplainOptions())
 
 
+def test_pairs_need_the_checkpoints(run, run_dir):
+    with pytest.raises(UsageError, match="add --whole-run True"):
+        explain(run.experiment, run_dir, ExplainOptions(text="heaven", judge="pairs"))
+
+
 def test_text_may_stand_after_the_action():
     command = split(["--experiment", "base", "explain", "In the beginning"])
     assert command.action == "explain"
