@@ -169,7 +169,7 @@ def test_the_action_writes_all_of_it(report_file):
     for part in (
         "How did training go?", "used in the same sentence?", "What did it learn, when?", "other runs?",
         "after step 4", "no interval", "Configuration", "Environment", "token by token", "GFLOP/s",
-        "of 2 phenomena are shown to be learned", "that are in the training text", "(128 windows each)",
+        "of 2 phenomena are shown to be learned", "that are in the training text", "windows each)",
         QUESTIONS[0].lesson, QUESTIONS[-1].figures,
     ):  # fmt: skip
         assert part in said, part
