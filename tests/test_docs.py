@@ -59,6 +59,9 @@ def folder(tmp_path_factory) -> Path:
     verses = [text_of(draw, draw.randint(2, 8)) for _ in range(200)]
     (folder / "old.txt").write_text("\n".join(verses).replace("e", "ee"), encoding="utf-8")
     (folder / "new.txt").write_text("\n".join(verses), encoding="utf-8")
+    (folder / "my_notes").mkdir()
+    for number in range(4):
+        (folder / "my_notes" / f"{number}.md").write_text("\n".join(verses[number::4]), encoding="utf-8")
     pair = {"good": "the king came.", "bad": "the king come."}
     (folder / "pairs.jsonl").write_text(f"{json.dumps(pair)}\n" * 8, encoding="utf-8")
     tiny = Experiment(

@@ -63,6 +63,14 @@ def test_training_is_the_default_action(calls, base):
     assert calls == [("train", base, Path("runs/base"))]
 
 
+@pytest.mark.parametrize("name", ["ablations", "previous_token_heads", "vaswani_table3"])
+def test_an_experiment_with_variants_is_ablated(name, calls):
+    python, program, *words = shlex.split(catalog.describe(EXPERIMENTS, name).command)
+    assert (python, program) == ("python", "launch.py")
+    assert launch(*words) == 0
+    assert calls[0][0] == "ablate"
+
+
 def test_an_experiment_with_a_ladder_is_scaled(calls):
     from experiments import scaling
 
@@ -229,7 +237,7 @@ def test_generate_takes_a_text(words, options, calls, tmp_path, base):
     [
         ("list", "  base "),
         ("help", "usage: python launch.py EXPERIMENT"),
-        ("help base", "Expected: 1.1787 bits per byte"),
+        ("help base", "Expected: 1.1787, 1.1822 and 1.1803 bits per byte"),
         ("help generate", "--temperature FLOAT"),
         ("train --help", "--train.steps INT"),
         ("base train --help", "--train.steps INT"),

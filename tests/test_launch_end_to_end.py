@@ -88,6 +88,24 @@ def test_evaluate_agrees_with_training(trained):
     assert launch("evaluate", "--split", "test", folder=folder).returncode == 0
 
 
+def test_another_text_is_evaluated_with_the_tokenizer_of_the_run(trained):
+    folder, _ = trained
+    launch("evaluate", folder=folder)
+    written = (folder / "run" / "evaluation-validation.json").read_text()
+    copied = (folder / "own.txt").read_text(encoding="utf-8")
+    (folder / "other.txt").write_text(copied, encoding="utf-8")
+    (folder / "strange.txt").write_text("Zyx qwv. " * 2000, encoding="utf-8")
+    same, strange, missing = (
+        launch("evaluate", "--corpus", name, folder=folder) for name in ("other.txt", "strange.txt", "no.txt")
+    )
+    bpb = f"{json.loads(written)['bpb']:.4f}, over"
+    assert bpb in same.stdout
+    assert "validation of strange.txt" in strange.stdout
+    assert bpb not in strange.stdout
+    assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
+    assert (folder / "run" / "evaluation-validation.json").read_text() == written
+
+
 def test_another_configuration_is_refused_and_named(trained):
     folder, _ = trained
     words = ("--experiment", "base", "--data.corpus", "own.txt", *TINY, "--model.width", "32")

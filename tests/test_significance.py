@@ -1,6 +1,7 @@
 """Means, deviations and paired intervals against scipy's."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from scipy import stats
 
 from zerotollm.significance import (
     Comparison,
+    Looks,
     compare_all,
     equivalence_p_value,
     holm,
@@ -17,6 +19,9 @@ from zerotollm.significance import (
     standard_deviation,
     student_p_value,
 )
+from zerotollm.studies.records import read_runs
+
+ROOT = Path(__file__).parent.parent
 
 
 def paired_difference(base: list[float], variant: list[float], margin: float = 0.0) -> Comparison:
@@ -132,6 +137,74 @@ def test_planted_differences_are_shown():
         close += compare_all(rows.tolist(), 0.002)[7].verdict == "no difference that matters"
     print(f"planted shown in {far} and {close}")
     assert min(far, close) >= 95
+
+
+LOOKS = Looks(3, 12)
+UNDECIDED = "no difference shown"
+
+
+def until_shown(rows: np.ndarray, margin: float = 0.002) -> list[Comparison]:
+    """Return the last comparisons of a suite that adds a seed to every undecided row."""
+    counts = [LOOKS.first] * len(rows)
+    for seeds in range(LOOKS.first, LOOKS.last + 1):
+        found = compare_all([list(row[:n]) for row, n in zip(rows, counts, strict=True)], margin, LOOKS)
+        undecided = [i for i, c in enumerate(found) if c.verdict == UNDECIDED]
+        for i in undecided:
+            counts[i] = min(seeds + 1, LOOKS.last)
+    return found
+
+
+def test_the_looks_spend_what_is_allowed():
+    shares = [LOOKS.share(seeds) for seeds in range(LOOKS.first, LOOKS.last + 1)]
+    assert sum(shares) == pytest.approx(1)
+    assert shares[0] == 9 / 144
+    assert min(shares) > 0
+
+
+def test_one_look_is_the_fixed_design():
+    rows = np.random.default_rng(0).normal(0.001, 0.001, (5, 4)).tolist()
+    assert compare_all(rows, 0.002, Looks(4, 4)) == compare_all(rows, 0.002)
+
+
+def recorded_noise(draw: np.random.Generator, rows: int) -> np.ndarray:
+    """Return differences between real runs that differ by the seed alone, drawn from the suite of ablations."""
+    values: dict[str, list[float]] = {}
+    for record in read_runs(ROOT / "results" / "ablations" / "small"):
+        if record["rate"] == 1 and record["validation_bpb"]:
+            values.setdefault(record["variant"], []).append(record["validation_bpb"])
+    groups = [np.array(group) for group in values.values() if len(group) == 3]
+    residuals = np.concatenate([(group - group.mean()) * math.sqrt(3 / 2) for group in groups])
+    return draw.choice(residuals, (rows, LOOKS.last)) - draw.choice(residuals, (rows, LOOKS.last))
+
+
+@pytest.mark.parametrize("noise", ["normal", "recorded"])
+def test_adding_seeds_until_something_is_shown_invents_no_difference(noise):
+    """200 null variants alone, each tested at every look, then 200 suites of 20: at most 5 % and three errors."""
+    draw = np.random.default_rng(1)
+
+    def null(rows: int) -> np.ndarray:
+        return draw.normal(0, 0.005, (rows, LOOKS.last)) if noise == "normal" else recorded_noise(draw, rows)
+
+    alone = np.mean([until_shown(row[None], 1e-6)[0].verdict != UNDECIDED for row in null(200)])
+    suites = np.mean([any(c.verdict != UNDECIDED for c in until_shown(null(20), 1e-6)) for _ in range(200)])
+    print(f"{noise}: shown falsely {alone:.3f} of variants, in {suites:.3f} of suites")
+    assert max(alone, suites) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
+
+
+def test_a_planted_difference_is_shown_with_few_seeds():
+    """Twice the noise of a seed in 14 rows: three seeds show it rarely, up to twelve nearly always."""
+    draw = np.random.default_rng(2)
+    shown, few, seeds = 0, 0, []
+    for _ in range(100):
+        rows = draw.normal(0, 0.005, (14, LOOKS.last))
+        rows[4] += 0.01
+        found = until_shown(rows)[4]
+        shown += found.verdict == "worse"
+        seeds.append(found.pairs)
+        few += compare_all(rows[:, :3].tolist(), 0.002)[4].verdict == "worse"
+    print(f"shown in {shown} of 100 with {np.mean(seeds):.1f} seeds on average; with three seeds in {few}")
+    assert shown >= 90
+    assert few < 20
 
 
 @given(st.lists(st.floats(-1.0, 1.0), min_size=2, max_size=8))

@@ -135,5 +135,9 @@ def _parse(folder: Path, name: str) -> ast.Module:
 
 
 def _defined(folder: Path, name: str) -> set[str]:
-    """Return the names of the functions that an experiment's file defines, without running it."""
-    return {node.name for node in _parse(folder, name).body if isinstance(node, ast.FunctionDef)}
+    """Return the names of the functions that an experiment's file defines or passes on (`import f as f`), unrun."""
+    body = _parse(folder, name).body
+    passed_on = (alias for node in body if isinstance(node, ast.ImportFrom) for alias in node.names)
+    return {node.name for node in body if isinstance(node, ast.FunctionDef)} | {
+        alias.name for alias in passed_on if alias.asname == alias.name
+    }

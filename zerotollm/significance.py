@@ -1,10 +1,11 @@
-"""Paired comparisons over a few seeds: Student's t tests and intervals, corrected for several comparisons."""
+"""Paired comparisons over a few seeds: Student's t tests and intervals, corrected for several comparisons and looks."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from scipy.special import stdtr, stdtrit
 
@@ -33,6 +34,22 @@ class Comparison:
     verdict: Verdict
 
 
+class Looks(NamedTuple):
+    """A group-sequential design: differences are tested after `first`, `first` + 1, ... and `last` seeds."""
+
+    first: int
+    last: int
+
+    def share(self, seeds: int) -> float:
+        """Return the share of the allowed 5 % that the look after `seeds` seeds may spend; all together spend 1.
+
+        It is the increase of (seeds / last)^2, a power spending function (Kim and DeMets 1987, Biometrika 74, equation
+        2.3, with exponent 2): early looks stop for large differences only, and most is left for the last.
+        """
+        before = 0 if seeds == self.first else seeds - 1
+        return (seeds**2 - before**2) / self.last**2
+
+
 def standard_deviation(values: Sequence[float]) -> float | None:
     """Return the sample standard deviation (n - 1); None of fewer than two values.
 
@@ -44,7 +61,9 @@ def standard_deviation(values: Sequence[float]) -> float | None:
     return math.sqrt(math.fsum((value - center) ** 2 for value in values) / (len(values) - 1))
 
 
-def compare_all(rows: Sequence[Sequence[float]], margin: float) -> list[Comparison]:
+def compare_all(
+    rows: Sequence[Sequence[float]], margin: float, looks: Looks | None = None
+) -> list[Comparison]:
     """Return a comparison for each row of differences (variant - base, one a seed), with corrected verdicts.
 
     Differences are assumed to be normal. An interval is Student's 95 % interval of its row alone (Student 1908).
@@ -52,13 +71,17 @@ def compare_all(rows: Sequence[Sequence[float]], margin: float) -> list[Comparis
     "no difference that matters", of rows that truly differ by `margin` or more (two one-sided tests, Schuirmann 1987,
     and Holm). This verdict goes before the other two, because a sure difference may be too small to matter.
     Rows of one pair are not tested. Raises ValueError where a row is empty.
+
+    With `looks`, a row may have been tested at every look until now, and given more seeds as long as nothing was shown.
+    Its p-value is the smallest of those at its looks, each divided by the look's share of the 5 % (`Looks.share`).
+    By Bonferroni's inequality the bounds hold all the same.
     """
     if not all(rows):
         raise ValueError("no pair to compare")
     tested = [row for row in rows if len(row) > 1]
     adjusted = zip(
-        holm([student_p_value(row) for row in tested]),
-        holm([equivalence_p_value(row, margin) for row in tested]),
+        holm([over_looks(student_p_value, row, looks) for row in tested]),
+        holm([over_looks(partial(equivalence_p_value, margin=margin), row, looks) for row in tested]),
         strict=True,
     )
     comparisons = []
@@ -81,6 +104,16 @@ def compare_all(rows: Sequence[Sequence[float]], margin: float) -> list[Comparis
             Comparison(pairs, center, center - half, center + half, p_value, equivalence, verdict)
         )
     return comparisons
+
+
+def over_looks(
+    p_value: Callable[[Sequence[float]], float], differences: Sequence[float], looks: Looks | None
+) -> float:
+    """Return a p-value of one row that was tested after each of `looks`, as far as it has seeds; at most 1."""
+    if looks is None:
+        return p_value(differences)
+    reached = range(looks.first, min(len(differences), looks.last) + 1)
+    return min([1.0, *(p_value(differences[:seeds]) / looks.share(seeds) for seeds in reached)])
 
 
 def student_p_value(differences: Sequence[float]) -> float:

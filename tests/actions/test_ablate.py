@@ -94,6 +94,37 @@ def test_a_seed_is_the_same_run_in_base_and_variant(base, tmp_path):
     assert len(set(measured(tmp_path, "base"))) == 2
 
 
+def test_seeds_are_added_until_something_is_shown(base, tmp_path, monkeypatch):
+    draw = np.random.default_rng(0)
+    noise = draw.normal(0, 0.01, (3, 9))
+
+    def bpb(programs, seed):
+        layers, norm = programs.experiment.model.num_layers, programs.experiment.model.norm
+        if layers == 2:  # a large difference
+            return 1.0 + noise[0, seed] + 0.5
+        if norm == "layer":  # noise alone, far above the margin
+            return 1.0 + 5 * noise[1, seed]
+        return 1.0 + noise[2, seed]
+
+    three = suite(base, deep={"model.num_layers": 2}, noisy={"model.norm": "layer"})
+    options = AblateOptions(budget="tiny", seeds=3, until_shown=True, max_seeds=6)
+    fake_fit(monkeypatch, bpb)
+    rows = {row["variant"]: row["shared"] for row in ablate(three, tmp_path, options)}
+    assert (rows["deep"]["verdict"], rows["noisy"]["verdict"]) == ("worse", "no difference shown")
+    assert rows["deep"]["runs"] < 6
+    assert rows["noisy"]["runs"] == rows["base"]["runs"] == 6
+    assert (
+        "Verdicts are corrected for the looks after 3 to 6 seeds" in (tmp_path / "tiny/table.md").read_text()
+    )
+    again = fake_fit(monkeypatch, bpb)
+    assert {row["variant"]: row["shared"] for row in ablate(three, tmp_path, options)} == rows
+    assert not again
+    with pytest.raises(UsageError, match="begun with --seeds 3 --max-seeds 6"):
+        ablate(three, tmp_path, replace(options, max_seeds=9))
+    with pytest.raises(UsageError, match="needs 2 seeds or more"):
+        ablate(three, tmp_path / "other", replace(options, seeds=1))
+
+
 @pytest.mark.slow
 def test_a_seed_is_the_same_run_together(base, tmp_path):
     ablate(suite(base), tmp_path / "alone", TINY)

@@ -271,7 +271,7 @@ def test_with_the_key_openais_client_is_served(locked):
     openai = pytest.importorskip("openai")
     with openai.OpenAI(base_url=f"{locked}/v1", api_key=KEY, max_retries=0) as client:
         assert client.models.list().data[0].id == "tiny"
-        assert client.completions.create(model="tiny", prompt="day", max_tokens=2).choices[0].text
+        assert client.completions.create(model="tiny", prompt="day", max_tokens=16, seed=0).choices[0].text
     with (
         openai.OpenAI(base_url=f"{locked}/v1", api_key="wrong", max_retries=0) as client,
         pytest.raises(openai.AuthenticationError, match="the API key is wrong"),

@@ -21,6 +21,8 @@ class EvaluateOptions(CheckpointOptions):
 
     split: Literal["validation", "test"] = "validation"
     """the held-out documents; use test once, at the end"""
+    corpus: str = ""
+    """another plain text, named as data.corpus, whose split is evaluated: how far does what was learned reach?"""
     judge: str = ""
     """a .jsonl to evaluate instead of a split, or a folder of these, such as BLiMP's: each line a good and a bad text,
     or a text with a gap ___, choices and answer; measures how often the correct one is the most likely"""
@@ -98,6 +100,11 @@ class AblateOptions:
     """names of variants or of groups, separated by spaces or commas; empty: all"""
     seeds: int = 3
     """runs of the base and of each variant, with seeds from train.seed on"""
+    until_shown: bool = False
+    """give a variant further seeds, one by one, until its verdict is shown, or max_seeds are trained; verdicts are
+    corrected for having looked so often"""
+    max_seeds: int = 12
+    """the most seeds of a variant, with until_shown"""
     budget: Literal["tiny", "small", "full"] = "small"
     """size of the base: full as it is, small for about a minute a run, tiny to try it out"""
     tune: bool = False

@@ -156,6 +156,7 @@ async def serve_until_stopped(
         app,
         http=TimedProtocol,
         ws="none",
+        log_config=None,  # uvicorn's own would close the handlers of every other library
         log_level="error",
         access_log=False,
         lifespan="off",

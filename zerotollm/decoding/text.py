@@ -17,10 +17,17 @@ from zerotollm.model.encoder_decoder import EncoderDecoder
 
 def encode_prompt(tokenizer: AnyTokenizer, prompt: str, max_length: int) -> np.ndarray:
     """Return bos and the ids of the prompt. Raises UsageError if the context is too short."""
-    ids = np.concatenate([[tokenizer.bos_id], tokenizer.encode(prompt)]).astype(np.int32)
-    if len(ids) > max_length:
+    return encode_prompts(tokenizer, [prompt], max_length)[0]
+
+
+def encode_prompts(tokenizer: AnyTokenizer, prompts: Sequence[str], max_length: int) -> list[np.ndarray]:
+    """Return `encode_prompt` of each prompt."""
+    bos = [tokenizer.bos_id]
+    ids = [np.concatenate([bos, ids_N]).astype(np.int32) for ids_N in tokenizer.encode_batch(prompts)]
+    longest = max(map(len, ids), default=0)
+    if longest > max_length:
         raise UsageError(
-            f"the prompt is {len(ids) - 1:,} tokens long and the context of this model holds "
+            f"the prompt is {longest - 1:,} tokens long and the context of this model holds "
             f"{max_length - 1:,}: shorten it"
         )
     return ids

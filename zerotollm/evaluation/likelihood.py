@@ -4,6 +4,7 @@ Minimal pairs follow BLiMP (arXiv:1912.00582, section 3): the model is right whe
 """
 
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 
 from zerotollm.data.sources.lines import check_encodable, read_lines, read_records
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer
-from zerotollm.decoding.text import encode_prompt
+from zerotollm.decoding.text import encode_prompts
 from zerotollm.errors import DivergedError, UsageError
 from zerotollm.evaluation.blimp import phenomenon
 from zerotollm.experiment import Experiment, continues
@@ -25,12 +26,14 @@ from zerotollm.types import Json
 
 WIDTH_MULTIPLE = 64
 """Long texts are padded to a multiple of this, so that few shapes are compiled."""
-SHORT_MULTIPLE = 8
+SHORT_MULTIPLE = 4
 """Texts of at most `WIDTH_MULTIPLE` tokens are padded to a multiple of this: sentences would be mostly padding."""
 ROWS = 64
 """Texts of questions that are scored at once."""
 GAP = re.compile("_{3,}")
 """A gap to fill: three underscores or more."""
+IN_FLIGHT = 2
+"""Batches given to the device before the first result is read."""
 Z = 1.959964
 """Standard deviations of a 95 % interval."""
 
@@ -71,8 +74,8 @@ def _score(
     logits_BTV = apply_net(build_net(model), params, {"inputs": inputs_BT}).logits()
     real_V = jnp.arange(logits_BTV.shape[-1]) < num_tokens
     logits_BTV = jnp.where(real_V[None, None], logits_BTV, -jnp.inf)
-    log_p_BTV = jax.nn.log_softmax(logits_BTV)
-    log_p_BT = jnp.take_along_axis(log_p_BTV, targets_BT[..., None], axis=-1)[..., 0]
+    target_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
+    log_p_BT = target_BT - jax.nn.logsumexp(logits_BTV, axis=-1)
     missed_BT = (jnp.argmax(logits_BTV, axis=-1) != targets_BT) & (weights_BT > 0)
     return jnp.sum(log_p_BT * weights_BT, axis=1), ~jnp.any(missed_BT, axis=1)
 
@@ -95,6 +98,20 @@ def log_likelihoods(
     results: list[Likelihood] = [Likelihood(0.0, True)] * len(texts)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i][0]))
     most = round_up(model.max_length, WIDTH_MULTIPLE)
+    waiting: deque[tuple[list[int], tuple[jax.Array, jax.Array]]] = deque()
+    number = 0
+
+    def read_oldest() -> None:
+        nonlocal number
+        group, scores = waiting.popleft()
+        log_p_B, greedy_B = jax.device_get(scores)
+        if not np.isfinite(log_p_B[: len(group)]).all():
+            raise DivergedError("the model's probabilities are not finite: its training has diverged")
+        for row, i in enumerate(group):
+            results[i] = Likelihood(float(log_p_B[row]), bool(greedy_B[row]))
+        number += len(group)
+        done(number)
+
     for start in range(0, len(order), rows):
         group = order[start : start + rows]
         longest = len(texts[group[-1]][0]) - 1
@@ -105,12 +122,11 @@ def log_likelihoods(
         for row, (ids_N, scored) in enumerate(texts[i] for i in group):
             weights_BT[row, len(ids_N) - 1 - scored : len(ids_N) - 1] = 1
         scores = _score(params, inputs_BT, targets_BT, weights_BT, model=model, num_tokens=num_tokens)
-        log_p_B, greedy_B = jax.device_get(scores)
-        if not np.isfinite(log_p_B[: len(group)]).all():
-            raise DivergedError("the model's probabilities are not finite: its training has diverged")
-        for row, i in enumerate(group):
-            results[i] = Likelihood(float(log_p_B[row]), bool(greedy_B[row]))
-        done(start + len(group))
+        waiting.append((group, scores))
+        if len(waiting) > IN_FLIGHT:
+            read_oldest()
+    while waiting:
+        read_oldest()
     return results
 
 
@@ -174,14 +190,14 @@ def question_log_probabilities(
     texts: dict[str, None] = {}
     for question in questions:
         texts |= dict.fromkeys(question.texts)
-    ids = [encode_prompt(tokenizer, text, model.max_length + 1) for text in texts]
+    ids = encode_prompts(tokenizer, list(texts), model.max_length + 1)
     scores = log_likelihoods(
         params,
         model,
         [(ids_N, len(ids_N) - 1) for ids_N in ids],
         num_tokens=tokenizer.vocab_size,
         rows=ROWS,
-        done=lambda n: done(min(n, len(ids)), len(ids)),
+        done=lambda n: done(n, len(ids)),
     )
     log_p = {text: score.log_p for text, score in zip(texts, scores, strict=True)}
     return [[log_p[text] for text in question.texts] for question in questions]

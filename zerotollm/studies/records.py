@@ -4,6 +4,7 @@
     RUN_DIR/BUDGET/VARIANT/rate-0.5/seed-0.json   with every learning rate times 0.5, of `--tune True`
     RUN_DIR/BUDGET/table.md, table.json, figure.html, figure.png
     RUN_DIR/BUDGET/published.md                   compared with the numbers of a paper, where it has some
+    RUN_DIR/BUDGET/looks.json                     of `--until-shown True`: the fewest and the most seeds
 
 Tables and figures are made from these files alone. The checks at the top serve the points of scaling ladders too.
 """
@@ -18,13 +19,14 @@ from typing import Literal, NotRequired, TypedDict, cast
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, differences, from_json, to_json
 from zerotollm.host.atomic_files import write_atomically
+from zerotollm.significance import Looks
 from zerotollm.studies.suite import Variant
 from zerotollm.types import Json
 
 FORMAT = 1
 """Version of the files; raised when a field changes meaning."""
 TABLE, TABLE_JSON, FIGURE_HTML, FIGURE_PNG = "table.md", "table.json", "figure.html", "figure.png"
-PUBLISHED = "published.md"
+PUBLISHED, LOOKS = "published.md", "looks.json"
 RATES = (0.5, 1.0, 2.0)
 """Factors of the learning rates that `--tune True` tries."""
 RATE_FIELDS = ("learning_rate", "adam_learning_rate", "embedding_learning_rate")
@@ -176,6 +178,27 @@ def finished(folder: Path, variant: Variant, seed: int, rate: float = 1.0) -> Ru
     return record
 
 
+def read_looks(folder: Path) -> Looks | None:
+    """Return the design of a suite whose rows get seeds until something is shown; None for a fixed number of seeds."""
+    path = folder / LOOKS
+    if not path.exists():
+        return None
+    return Looks(
+        **read_record(path, "the looks of a suite", lambda record: record.keys() == set(Looks._fields))
+    )
+
+
+def write_looks(folder: Path, looks: Looks) -> None:
+    """Note the design before the first look. Raises UsageError where another one was noted: it can't be changed."""
+    before = read_looks(folder)
+    if before and before != looks:
+        raise UsageError(
+            f"{folder} was begun with --seeds {before.first} --max-seeds {before.last}: give the same, or choose "
+            "another --run-dir"
+        )
+    write_atomically(folder / LOOKS, json.dumps(looks._asdict()) + "\n")
+
+
 def source_fields(experiment: Experiment) -> Hashable:
     """Return the fields that decide a run's `Sources`: with equal fields they are equal, unless a file changed."""
     data = replace(experiment.data, dir="", batch_size=1, document_mask=False)
@@ -215,7 +238,7 @@ def read_runs(folder: Path, sources: Mapping[Hashable, Sources] | None = None) -
 
 def check_folder(folder: Path) -> None:
     """Raise UsageError where a folder holds a file that is not of a suite; the folder need not exist."""
-    results = (TABLE, TABLE_JSON, FIGURE_HTML, FIGURE_PNG, PUBLISHED)
+    results = (TABLE, TABLE_JSON, FIGURE_HTML, FIGURE_PNG, PUBLISHED, LOOKS)
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in name.parts)

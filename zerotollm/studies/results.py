@@ -8,7 +8,15 @@ from zerotollm.console import Console
 from zerotollm.host.atomic_files import write_atomically
 from zerotollm.studies.figure import picture
 from zerotollm.studies.published import published_markdown
-from zerotollm.studies.records import FIGURE_HTML, FIGURE_PNG, PUBLISHED, TABLE, TABLE_JSON, read_runs
+from zerotollm.studies.records import (
+    FIGURE_HTML,
+    FIGURE_PNG,
+    PUBLISHED,
+    TABLE,
+    TABLE_JSON,
+    read_looks,
+    read_runs,
+)
 from zerotollm.studies.table import Row, footer, make_rows, markdown, short_markdown, terminal_table
 
 WIDTH = 180
@@ -26,9 +34,14 @@ def page_markdown(rows: Sequence[Row]) -> str:
     return published_markdown(rows).rstrip("\n") or short_markdown(rows)
 
 
+def rows_of(folder: Path) -> list[Row]:
+    """Return the rows of the finished runs in a folder."""
+    return make_rows(read_runs(folder), looks=read_looks(folder))
+
+
 def write_results(folder: Path, console: Console) -> list[Row]:
     """Write tables and figures of the runs in a folder, show the table and return its rows."""
-    rows = make_rows(read_runs(folder))
+    rows = rows_of(folder)
     table_json = json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(folder / TABLE, markdown(rows))
     write_atomically(folder / TABLE_JSON, table_json)

@@ -9,7 +9,7 @@ from typing import NotRequired, TypedDict, cast
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from zerotollm.significance import compare_all, standard_deviation
+from zerotollm.significance import Looks, compare_all, standard_deviation
 from zerotollm.studies.records import Change, RunRecord
 from zerotollm.studies.suite import BASE
 
@@ -35,6 +35,8 @@ class Difference(TypedDict):
     p_value: float | None
     equivalence_p_value: float | None
     margin: float | None
+    looks: NotRequired[Looks]
+    """of a suite whose rows got seeds until something was shown"""
     verdict: str
 
 
@@ -79,10 +81,13 @@ class Row(TypedDict):
     """at the best rates of the first seed, of the variant and of the base; None where nothing was tuned"""
 
 
-def make_rows(records: Iterable[RunRecord], margins: Mapping[str, float] = MARGINS) -> list[Row]:
+def make_rows(
+    records: Iterable[RunRecord], margins: Mapping[str, float] = MARGINS, looks: Looks | None = None
+) -> list[Row]:
     """Return a row for each variant: the base first, then by group and name.
 
-    The verdicts of each column of verdicts are corrected for all rows (`zerotollm.significance.compare_all`).
+    The verdicts of each column of verdicts are corrected for all rows, and for `looks` (see
+    `zerotollm.significance.compare_all`).
     """
     by_variant: dict[str, list[RunRecord]] = {}
     for record in records:
@@ -91,9 +96,9 @@ def make_rows(records: Iterable[RunRecord], margins: Mapping[str, float] = MARGI
     ordered = sorted(by_variant.items(), key=lambda item: (item[0] != BASE, item[1][0]["group"], item[0]))
     rows = [_row(runs, base) for _, runs in ordered]
     for results in ([row["shared"] for row in rows], [row["tuned"] for row in rows if row["tuned"]]):
-        _add_verdicts(results, margins[measure(rows)])
+        _add_verdicts(results, margins[measure(rows)], looks)
         bleu = [result["bleu_difference"] for result in results if "bleu_difference" in result]
-        _add_verdicts(bleu, margins["BLEU"], more_is_better=True)
+        _add_verdicts(bleu, margins["BLEU"], looks, more_is_better=True)
     return rows
 
 
@@ -182,7 +187,9 @@ def _difference(values: Mapping[int, float], base: Mapping[int, float]) -> Diffe
     return cast(Difference, {"differences": differences, "pairs": 0, **undecided, "verdict": ""})
 
 
-def _add_verdicts(results: Sequence[Difference], margin: float, *, more_is_better: bool = False) -> None:
+def _add_verdicts(
+    results: Sequence[Difference], margin: float, looks: Looks | None, *, more_is_better: bool = False
+) -> None:
     """Complete the differences, with verdicts corrected for all of them.
 
     A row that has a verdict already (diverged, sees the future) keeps it, and does not count for the correction.
@@ -190,13 +197,14 @@ def _add_verdicts(results: Sequence[Difference], margin: float, *, more_is_bette
     paired = [result for result in results if result["differences"]]
     undecided = [result for result in paired if not result["verdict"]]
     reversed_verdicts = {"better": "worse", "worse": "better"} if more_is_better else {}
-    comparisons = compare_all([result["differences"] for result in undecided], margin)
+    comparisons = compare_all([result["differences"] for result in undecided], margin, looks)
     for result, comparison in zip(undecided, comparisons, strict=True):
         verdict = reversed_verdicts.get(comparison.verdict, comparison.verdict)
-        result.update(cast(Difference, asdict(comparison) | {"margin": margin, "verdict": verdict}))
+        design = {"looks": looks} if looks else {}
+        result.update(cast(Difference, asdict(comparison) | {"margin": margin, "verdict": verdict} | design))
     for result in paired:
         if result["difference"] is None:
-            [comparison] = compare_all([result["differences"]], margin)
+            [comparison] = compare_all([result["differences"]], margin, looks)
             result.update(cast(Difference, asdict(comparison) | {"verdict": result["verdict"]}))
 
 
@@ -319,6 +327,16 @@ def verdict_note(rows: Sequence[Row]) -> str:
     return (
         "A 95 % interval (Student) is of its row alone; verdicts are corrected for all rows (Holm). "
         f"A difference matters from {margins} on."
+    ) + looks_note(tested[0].get("looks"))
+
+
+def looks_note(looks: Looks | None) -> str:
+    """Return how seeds were added, in words; nothing for a number of seeds that was fixed before."""
+    if not looks:
+        return ""
+    return (
+        f" Rows got seeds until their verdict was shown, at most {looks.last}. Verdicts are corrected for the looks "
+        f"after {looks.first} to {looks.last} seeds, intervals are not."
     )
 
 

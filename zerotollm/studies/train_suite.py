@@ -36,8 +36,9 @@ from zerotollm.studies.records import (
     source_fields,
     write_run,
 )
+from zerotollm.studies.results import rows_of
 from zerotollm.studies.suite import BASE, Suite, Variant
-from zerotollm.studies.table import FUTURE, best_rate, make_rows, terminal_table
+from zerotollm.studies.table import FUTURE, best_rate, terminal_table
 from zerotollm.training.parameter_transfer import fingerprint
 from zerotollm.types import Json
 
@@ -66,7 +67,7 @@ def train_missing(
             trained = [training.run(job) for job in jobs(folder, variant, seeds, tune)]
             remaining.finish_variant(cost)
             if any(trained):
-                console.print(terminal_table(make_rows(read_runs(folder))))
+                console.print(terminal_table(rows_of(folder)))
 
 
 @dataclass(frozen=True)
