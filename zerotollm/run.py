@@ -48,7 +48,7 @@ from zerotollm.types import Json
 
 FRESH = 5
 """Randomly initialized models that a trained one is compared with: the fewest that give an interval."""
-UNTRAINED = 10
+UNTRAINED = 20
 """Such models that measure chance in minimal pairs, where a few more make the intervals much narrower."""
 NO_PAIRS = "give a folder of minimal pairs, such as BLiMP's, with --judge"
 

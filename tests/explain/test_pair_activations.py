@@ -95,7 +95,7 @@ def test_every_question_is_answered_and_chance_is_not_taken_for_a_role(explanati
     assert set(said) == {
         "tokens", "embedding", "prediction", "calibration", "positions", "alignment",
         "layers", "attention", "heads", "ablation", "encoder_layers", "encoder_attention", "encoder_heads",
-        "encoder_ablation", "cross_heads", "cross_ablation",
+        "encoder_ablation", "cross_heads", "cross_ablation", "sources",
     }  # fmt: skip
     for name in ("heads", "encoder_heads", "cross_heads"):
         assert getattr(explanation, name).named() == {}

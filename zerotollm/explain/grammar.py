@@ -84,7 +84,7 @@ class Grammar(Answer):
         if not learned:
             return f"{start} ({self.pairs:,} pairs)."
         born = [
-            f"{rule.name} from step {rule.born:,} ({100 * rule.accuracy_Y.value[-1]:.0f} % right)"
+            f"{rule.name.replace('_', ' ')} from step {rule.born:,} ({100 * rule.accuracy_Y.value[-1]:.0f} % right)"
             for rule in learned[:NAMED]
         ]
         more = f" and {len(learned) - NAMED} later ones" if len(learned) > NAMED else ""

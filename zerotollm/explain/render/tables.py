@@ -311,15 +311,13 @@ def grammar_table(rules: Sequence[Rule], title: str = "", folded: bool = False) 
     ordered = sorted(rules, key=lambda rule: rule.born if rule.born is not None else last)
     accuracies = [Estimate(*(100 * x_Y[-1] for x_Y in rule.accuracy_Y)) for rule in ordered]
     columns = {
-        "": [rule.name for rule in ordered],
-        ">learned from step": [
-            f"{rule.born:,}" if rule.born is not None else "not shown" for rule in ordered
-        ],
+        "": [rule.name.replace("_", " ") for rule in ordered],
+        ">from step": [f"{rule.born:,}" if rule.born is not None else "not shown" for rule in ordered],
         ">% right at the end": [with_interval(accuracy, 0) for accuracy in accuracies],
         ">without training": [f"{100 * rule.chance:.0f}" for rule in ordered],
-        ">by token frequencies": [f"{100 * rule.frequencies:.0f}" for rule in ordered],
-        ">of its words in a million": [f"{rule.per_million:,.0f}" for rule in ordered],
-        ">% of pairs with known words": [f"{100 * rule.known:.0f}" for rule in ordered],
+        ">by frequency": [f"{100 * rule.frequencies:.0f}" for rule in ordered],
+        ">its words per million": [f"{rule.per_million:,.0f}" for rule in ordered],
+        ">% known": [f"{100 * rule.known:.0f}" for rule in ordered],
     }
     return replace(table_of(columns, title), folded=folded)
 
