@@ -75,7 +75,9 @@ def test_chance_is_not_called_remembered_and_few_remembered_ones_are():
         rank_RSC[1:][random.random((3, 3, EACH)) < 1 / 3] = 1
         answer = summarize((0, 1, 10, 100), rank_RSC, np.zeros(rank_RSC.shape, bool), 1.0)
         remembered += all(exposure.p_value <= 0.05 for exposure in answer.exposures[1:])
-    print(f"\n| canaries: uniform ranks; a third remembered | {100 - shown} | {remembered} |")
+    print(
+        f"\n| canaries: uniform ranks of 3 runs; a third of the sequences remembered | {100 - shown} | {remembered} |"
+    )
     assert shown <= 5
     assert remembered >= 95
 

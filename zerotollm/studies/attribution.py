@@ -55,7 +55,7 @@ class Attribution(Answer):
         times = "more than a million" if value > np.log(1e6) else f"{np.exp(value):,.3g}"
         return (
             f"Trained without {those} instead of without {of_random}, the log-probability of “{self.span.strip()}” "
-            f"changes by {Estimate(-value, -high, -low)} nats ({S} seeds, which read the text {self.epochs:.2g} "
+            f"changes by {Estimate(-value, -high, -low)} nats ({S} seeds, which read the text {self.epochs:.2f} "
             "times): "
             + verdict(
                 self.cause,

@@ -75,11 +75,12 @@ class Canaries(Answer):
             if exposure.repetitions:
                 outcome = "remembered" if exposure.p_value <= 1 - CONFIDENCE else "not shown to be remembered"
                 times = "once" if exposure.repetitions == 1 else f"{exposure.repetitions:,} times"
-                said_each.append(f"planted {times}, {exposure.bits} bits: {outcome}")
+                at_least = "at least " if exposure.first == 1 else ""
+                said_each.append(f"planted {times}, {at_least}{exposure.bits} bits: {outcome}")
         most = f"{np.log2(CANDIDATES):.0f} bits are the most that {CANDIDATES:,} candidates can show"
         return (
             f"Random sequences, {self.canaries} of each kind in {self.seeds} runs that read their text "
-            f"{self.epochs:.2g} times, have an exposure of: {'; '.join(said_each)}. Chance gives "
+            f"{self.epochs:.2f} times, have an exposure of: {'; '.join(said_each)}. Chance gives "
             f"{self.chance_bits:.2f} bits, and {most}."
         )
 
