@@ -6,8 +6,8 @@ Command: python launch.py --experiment canaries canaries --seeds 5
 
 Time: 30 minutes for 5 runs on 2 cores of an AMD EPYC that five other programs shared
 
-Expected: exposure of 3.3 bits [2.4, 4.2] planted once, where chance gives 1.4, and of at least 10 bits planted 10 times;
-greedy decoding then writes 22 % of the sequences after their prefix, and all of those planted 100 times
+Expected: exposure of 3.3 bits [2.4, 4.2] planted once (chance 1.4), and of at least 10 bits planted 10 times; greedy
+decoding then writes 22 % of the sequences after their prefix, and all of those planted 100 times
 """
 
 from experiments.base import experiment as base
