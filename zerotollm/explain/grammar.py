@@ -55,6 +55,11 @@ class Rule:
     parts: tuple["Rule", ...] = ()
     """the paradigms of a phenomenon"""
 
+    @property
+    def title(self) -> str:
+        """The name in words."""
+        return self.name.replace("_", " ")
+
 
 @dataclass(frozen=True)
 class Grammar(Answer):
@@ -84,7 +89,7 @@ class Grammar(Answer):
         if not learned:
             return f"{start} ({self.pairs:,} pairs)."
         born = [
-            f"{rule.name.replace('_', ' ')} from step {rule.born:,} ({100 * rule.accuracy_Y.value[-1]:.0f} % right)"
+            f"{rule.title} from step {rule.born:,} ({100 * rule.accuracy_Y.value[-1]:.0f} % right)"
             for rule in learned[:NAMED]
         ]
         more = f" and {len(learned) - NAMED} later ones" if len(learned) > NAMED else ""
@@ -101,10 +106,10 @@ class Grammar(Answer):
     def panels(self) -> Iterator[Panel]:
         learned = self.learned()
         if learned:
-            names = tuple(f"{rule.name} ({rule.per_million:,.0f})" for rule in learned)
+            names = tuple(f"{rule.title} ({rule.per_million:,.0f})" for rule in learned)
             born = [rule.born or 0 for rule in learned]
             template = "{}: from step {:,} on; {:.0f} times in a million words"
-            hover = said(template, [r.name for r in learned], born, [r.per_million for r in learned])
+            hover = said(template, [r.title for r in learned], born, [r.per_million for r in learned])
             dots = Dots(born, range(len(learned)), "born", 0, hover=hover, across=True, size=10)
             axes = Axis("step from which on it is shown"), Axis(names=names, down=True)
             title = "Learned phenomena (uses of their words in a million)"
@@ -128,7 +133,7 @@ class Grammar(Answer):
             Line(self.steps_Y, value_Y, "this run", 0, low_Y, high_Y, hover, dots=True),
         )
         axes = Axis("step"), Axis("share right", span=(0, 1))
-        return Panel("Accuracy by phenomenon", marks, *axes, choice=rule.name, height=300)
+        return Panel("Accuracy by phenomenon", marks, *axes, choice=rule.title, height=300)
 
 
 def measure_grammar(

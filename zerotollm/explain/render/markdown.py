@@ -127,7 +127,7 @@ def _grammar(grammar: Grammar) -> str:
     learned = grammar.learned()
     cell = f"{len(learned)} of {len(grammar.rules)} phenomena learned ({grammar.pairs:,} pairs)"
     return (
-        f"{cell}: {', '.join(f'{rule.name} from step {rule.born:,}' for rule in learned)}"
+        f"{cell}: {', '.join(f'{rule.title} from step {rule.born:,}' for rule in learned)}"
         if learned
         else cell
     )

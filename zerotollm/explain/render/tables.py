@@ -311,7 +311,7 @@ def grammar_table(rules: Sequence[Rule], title: str = "", folded: bool = False) 
     ordered = sorted(rules, key=lambda rule: rule.born if rule.born is not None else last)
     accuracies = [Estimate(*(100 * x_Y[-1] for x_Y in rule.accuracy_Y)) for rule in ordered]
     columns = {
-        "": [rule.name.replace("_", " ") for rule in ordered],
+        "": [rule.title for rule in ordered],
         ">from step": [f"{rule.born:,}" if rule.born is not None else "not shown" for rule in ordered],
         ">% right at the end": [with_interval(accuracy, 0) for accuracy in accuracies],
         ">without training": [f"{100 * rule.chance:.0f}" for rule in ordered],
