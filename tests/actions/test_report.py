@@ -17,7 +17,7 @@ from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.explain.figures.marks import Axis, Bars, Cloud, Dots, Heat, Line, Panel
 from zerotollm.explain.figures.picture import Picture
-from zerotollm.explain.render.page import Explorer, Figure, Report, Section, Texts, render, tree
+from zerotollm.explain.render.page import Explorer, Figure, Program, Report, Section, Texts, render, tree
 from zerotollm.explain.render.questions import QUESTIONS
 from zerotollm.explain.render.tables import Table
 
@@ -74,6 +74,7 @@ def text():
         Texts(h, ((h, two, "</script>"),)),
         Explorer(two, two, np.ones((2, 2, 2)) / 2, (two, two), z),
         tree(h, {h: {h: np.zeros((2, 3))}}),
+        Program(h, f"<p title='{h}'>{h}</p>"),
     )
     return render(
         Report(h, h, ((h, h),), (Section("first", h, h, (h, "left out: no checkpoints <b>"), blocks),))
@@ -167,7 +168,7 @@ def test_the_action_writes_all_of_it(report_file):
     page = Page(report_file.read_text(encoding="utf-8"))
     said = "".join(page.words)
     for part in (
-        "How did training go?", "used in the same sentence?", "What did it learn, when?", "other runs?",
+        "Try it here", "How did training go?", "used in the same sentence?", "What did it learn, when?", "other runs?",
         "after step 4", "no interval", "Configuration", "Environment", "token by token", "GFLOP/s",
         "of 2 phenomena are shown to be learned", "that are in the training text", "windows each)",
         QUESTIONS[0].lesson, QUESTIONS[-1].figures,
@@ -222,4 +223,9 @@ def test_a_browser_draws_every_figure_without_a_complaint(report_file, mode):
         tab.wait_for_function(
             "([e, n]) => e.dataset.drawn === n", arg=[chosen.locator(".plot").element_handle(), number]
         )
+
+        # The model itself runs in the report.
+        model = tab.frame_locator(".program")
+        model.get_by_role("button", name="Write", exact=True).click()
+        model.locator("#status", has_text="tokens/s").wait_for()
     assert not complaints

@@ -38,11 +38,12 @@ class ExportOptions(CheckpointOptions):
     """What is written, and where."""
 
     out: str = ""
-    """folder to create; with --format gguf, the file"""
-    format: Literal["huggingface", "gguf", "peft", "numpy"] = "huggingface"
+    """folder to create; with --format gguf or html, the file"""
+    format: Literal["huggingface", "gguf", "peft", "numpy", "html"] = "huggingface"
     """huggingface: config.json, safetensors, tokenizer.json and a model card, as the transformers library loads them;
     gguf: one file, as llama.cpp reads it; peft: the adapters alone of a run with train.lora_rank, beside the base model
-    that it was initialized from; numpy: a program of at most 250 lines that is this model, beside its weights"""
+    that it was initialized from; numpy: a program of at most 250 lines that is this model, beside its weights; html:
+    one page that runs the model, its weights in 8 bits, in any browser"""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """type of the parameters in the files; the two short ones halve them and round"""
 

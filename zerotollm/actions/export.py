@@ -7,15 +7,17 @@ from zerotollm.actions.config import ExportOptions
 from zerotollm.console import Console
 from zerotollm.data.tokens.pretrained import PretrainedTokenizer
 from zerotollm.errors import UsageError
-from zerotollm.experiment import Experiment
+from zerotollm.experiment import Experiment, translates
 from zerotollm.interop.card import model_card
 from zerotollm.interop.chat_template import chat_template, expresses_training
 from zerotollm.interop.gguf_file import write_gguf
 from zerotollm.interop.huggingface import family_of, write_folder
 from zerotollm.interop.peft_folder import write_adapters
 from zerotollm.model.build import Params
+from zerotollm.programs.html_program import check_page, write_html
 from zerotollm.programs.numpy_program import write_numpy
 from zerotollm.run import Run, load
+from zerotollm.session.model_page import page_facts
 
 
 def export(experiment: Experiment, run_dir: Path, options: ExportOptions) -> Path:
@@ -24,7 +26,7 @@ def export(experiment: Experiment, run_dir: Path, options: ExportOptions) -> Pat
         raise UsageError("give --out: the folder to write, or with --format gguf the file")
     run = load(run_dir, options.checkpoint)
     run.require_built_in_model("export")
-    if options.format == "numpy":
+    if options.format in ("numpy", "html"):
         return _export_program(run, options)
     family, out = family_of(run.model_config), Path(options.out)
     what, reader = f"{run.num_parameters:,} parameters", "transformers loads it with from_pretrained"
@@ -75,7 +77,7 @@ def export(experiment: Experiment, run_dir: Path, options: ExportOptions) -> Pat
 
 
 def _export_program(run: Run, options: ExportOptions) -> Path:
-    """Write the model as a program in NumPy and return its folder."""
+    """Write the model as a program in NumPy or as a page, and return its folder or file."""
     if run.labels:
         raise UsageError(
             f"{run.path} holds a model that labels texts, and a program writes text: leave --format out"
@@ -83,13 +85,27 @@ def _export_program(run: Run, options: ExportOptions) -> Path:
     if options.dtype != "float32":
         raise UsageError(f"--format {options.format} has its own types of numbers: leave --dtype out")
     out, name = Path(options.out), run.experiment.name
-    write_numpy(out, run.params, run.model_config, run.tokenizer, title=name)
-    Console().print(
-        f"{out}: {run.num_parameters:,} parameters of step {run.step:,}; run it with "
-        f'python {out}/model.py "In the beginning"',
-        soft_wrap=True,
-    )
+    if options.format == "html":
+        how = _export_page(run, out)
+    else:
+        write_numpy(out, run.params, run.model_config, run.tokenizer, title=name)
+        how = f'run it with python {out}/model.py "In the beginning"'
+    Console().print(f"{out}: {run.num_parameters:,} parameters of step {run.step:,}; {how}", soft_wrap=True)
     return out
+
+
+def _export_page(run: Run, out: Path) -> str:
+    """Write the model as a page, and return how to use it and what was measured of its 8 bits."""
+    check_page(out, run.model_config, run.tokenizer, translates=translates(run.experiment))
+    facts = page_facts(run)
+    write_html(out, run.params, run.model_config, run.tokenizer, facts)
+    measured = "not compared with float32, as the held-out text is not here"
+    if facts.agreement:
+        measured = (
+            f"its likeliest token is float32's in {100 * facts.agreement.share:.2f} % of "
+            f"{facts.agreement.positions:,} held-out positions"
+        )
+    return f"8 bits each, {measured}; open it in a browser"
 
 
 def _chat_template(run: Run, *, escaped: bool) -> str | None:

@@ -12,7 +12,7 @@ from zerotollm.console import Console
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, differences
 from zerotollm.explain.figures.curves import compare_runs, training_curves
-from zerotollm.explain.render.page import Block, Figure, Report, Section, Texts, render, tree
+from zerotollm.explain.render.page import Block, Figure, Program, Report, Section, Texts, render, tree
 from zerotollm.explain.render.page_answers import answer_sections
 from zerotollm.explain.render.tables import Table
 from zerotollm.fields import flatten
@@ -23,6 +23,7 @@ from zerotollm.run import Run, load
 from zerotollm.session import summary as summaries
 from zerotollm.session.compilation_cache import cache_compiled_programs
 from zerotollm.session.job import job_for
+from zerotollm.session.model_page import embedded_page
 from zerotollm.session.progress import clock
 from zerotollm.training.metrics import read_metrics
 from zerotollm.types import Json
@@ -76,6 +77,7 @@ def report(experiment: Experiment, run_dir: Path, options: ReportOptions) -> Pat
         "All numbers below were measured on this model; brackets are 95 % intervals.",
         facts=_facts(run, trained.summary),
         sections=(
+            *_try_it(run),
             _training(run, trained.metrics),
             *answer_sections(explanation, run_explanation, why),
             *_other_runs(run.path, trained, others),
@@ -112,6 +114,19 @@ def _facts(run: Run, summary: Json) -> tuple[tuple[str, str], ...]:
             (f"{summary['tokens_per_second']:,}", "tokens/s"),
         ]
     return (*facts, (f"{run.tokenizer.vocab_size:,}", "tokens in the vocabulary"))
+
+
+def _try_it(run: Run) -> tuple[Section, ...]:
+    """Return a section in which the model runs; none where it is too large for this page."""
+    html = embedded_page(run)
+    if html is None:
+        return ()
+    sentence = (
+        "This is the model itself, with its weights in 8 bits. Let it write, choose a token to see what else could "
+        "stand there, or take out a head."
+    )
+    block = Program("The model, running in this page", html)
+    return (Section("try", "Try it", "Try it here", (sentence,), (block,)),)
 
 
 def _training(run: Run, metrics: Sequence[Json]) -> Section:

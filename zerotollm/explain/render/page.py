@@ -80,7 +80,16 @@ class Tree:
     kind: ClassVar[str] = "tree"
 
 
-Block = Figure | Table | Texts | Explorer | Tree
+@dataclass(frozen=True)
+class Program:
+    """A page of its own, which runs a model, as a part of the report."""
+
+    title: str
+    html: str
+    kind: ClassVar[str] = "program"
+
+
+Block = Figure | Table | Texts | Explorer | Tree | Program
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,96 @@
+"use strict";
+// Text to tokens and back, with the ids of the Python tokenizer for any text.
+
+const WORDS = /\n|\u2581| *[^ \n\u2581]+| +/gu;   // no token spans two words; U+2581 is a word of its own
+const utf8 = new TextEncoder();
+
+// `model.vocabulary` is the JSON of zerotollm/programs/vocabulary.py.
+function makeTokenizer(vocabulary, utf8States) {
+  const { tokens, scores, unk, kind } = vocabulary;
+  const ids = new Map(), byteIds = new Map(), scoreOf = new Map();
+  let longest = 1;   // characters of a token
+  tokens.forEach((token, i) => {
+    if (typeof token === "number") byteIds.set(token, i);
+    if (typeof token !== "string" || i === unk) return;
+    ids.set(token, i);
+    scoreOf.set(token, scores[i]);
+    longest = Math.max(longest, [...token].length);
+  });
+  const bytesOf = tokens.map(t => typeof t === "number" ? Uint8Array.of(t) : utf8.encode(t ?? ""));
+
+  // Byte-pair encoding (arXiv:1508.07909): merge neighbours, those whose union has the best score first.
+  function merge(pieces) {
+    for (;;) {
+      let best = -Infinity, place = -1;
+      for (let n = 0; n + 1 < pieces.length; n++) {
+        const score = scoreOf.get(pieces[n] + pieces[n + 1]);
+        if (score > best) [best, place] = [score, n];
+      }
+      if (place < 0) return pieces;
+      pieces.splice(place, 2, pieces[place] + pieces[place + 1]);
+    }
+  }
+
+  // The segmentation with the highest sum of scores (arXiv:1804.10959, section 3.1), by dynamic programming.
+  function segment(characters) {
+    const sums = [0], starts = [0];
+    for (let end = 1; end <= characters.length; end++) {
+      let best = -Infinity, from = end - 1, piece = "";
+      for (let start = end - 1; start >= Math.max(0, end - longest); start--) {
+        piece = characters[start] + piece;
+        const sum = sums[start] + (scoreOf.get(piece) ?? (start === end - 1 ? vocabulary.unknown_score : -Infinity));
+        if (sum >= best) [best, from] = [sum, start];   // of equal sums, the longest piece
+      }
+      sums.push(best);
+      starts.push(from);
+    }
+    const pieces = [];
+    for (let end = characters.length; end > 0; end = starts[end]) pieces.unshift(characters.slice(starts[end], end).join(""));
+    return pieces;
+  }
+
+  function encode(text) {
+    text = text.toWellFormed?.() ?? text;
+    if (vocabulary.normalization) text = text.normalize(vocabulary.normalization);
+    const result = [];
+    for (const word of text.match(WORDS) ?? []) {
+      const characters = [...word];
+      const pieces = kind === "bpe" ? merge(characters) : kind === "unigram" ? segment(characters) : characters;
+      let unknown = false;
+      for (const piece of pieces) {
+        const id = ids.get(piece);
+        if (id !== undefined) result.push(id);
+        else if (vocabulary.byte_fallback) for (const byte of utf8.encode(piece)) result.push(byteIds.get(byte));
+        else if (!unknown) result.push(unk);   // neighbouring unknown characters are one token
+        unknown = id === undefined;
+      }
+    }
+    return result;
+  }
+
+  const decoder = () => new TextDecoder("utf-8", { ignoreBOM: true });
+
+  // The text of each id: a character of several tokens belongs to the last of them.
+  function pieces(some) {
+    const stream = decoder();
+    return some.map(id => stream.decode(bytesOf[id], { stream: true }));
+  }
+  const decode = some => pieces(some).join("");
+
+  // How a token is called alone: its text, `<0xE2>` for a byte of a character, `<s>` for a special token.
+  function name(id) {
+    const token = tokens[id];
+    if (typeof token === "number") return token < 0x80 ? String.fromCharCode(token) : `<0x${token.toString(16).toUpperCase()}>`;
+    return token ?? ({ [vocabulary.pad]: "<pad>", [vocabulary.bos]: "<s>", [vocabulary.eos]: "</s>" })[id] ?? `<${id}>`;
+  }
+
+  // The automaton of zerotollm/data/tokens/utf8.py: the state after a token, or -1 where it may not follow (RFC 3629).
+  const nextState = (state, id) => utf8States[id]?.[state] ?? (state === 0 && !(id in utf8States) ? 0 : -1);
+  const stateAfter = some => {
+    let state = 0;
+    for (const id of some.slice(-8)) state = Math.max(0, nextState(state, id));
+    return state;
+  };
+
+  return { encode, decode, pieces, name, nextState, stateAfter, size: tokens.length };
+}
