@@ -52,7 +52,8 @@ class Attribution(Answer):
         if number == 1:
             those, of_random, them = "the passage nearest to it", "a random one", "it"
         value, low, high = self.cause
-        times = "more than a million" if value > np.log(1e6) else f"{np.exp(value):,.3g}"
+        ratio = np.exp(min(value, np.log(1e6)))
+        times = "more than a million" if ratio >= 1e6 else f"{ratio:,.3g}" if ratio < 100 else f"{ratio:,.0f}"
         return (
             f"Trained without {those} instead of without {of_random}, the log-probability of “{self.span.strip()}” "
             f"changes by {Estimate(-value, -high, -low)} nats ({S} seeds, which read the text {self.epochs:.2f} "
