@@ -119,6 +119,29 @@ class AblateOptions:
 
 
 @dataclass(frozen=True)
+class CanariesOptions:
+    """What is planted, and how many runs are trained."""
+
+    repetitions: str = "1,10,100"
+    """how often each random sequence is planted in the training text; 8 sequences of each number"""
+    seeds: int = 3
+    """runs, each with sequences of its own, from train.seed on; their number decides how narrow the intervals are"""
+
+
+@dataclass(frozen=True)
+class AttributeOptions:
+    """What is looked for, and how many runs are trained."""
+
+    text: str = ""
+    """a text that the model wrote; its longest span that is in the training text is looked at. --text may be left out
+    after the action"""
+    seeds: int = 5
+    """seeds, from train.seed on; three runs of each"""
+    passages: int = 20
+    """the most passages that are removed: those that have the span, then those that have the longest parts of it"""
+
+
+@dataclass(frozen=True)
 class TabulateOptions:
     """Where else the table is written."""
 
@@ -185,6 +208,9 @@ class ExplainOptions(CheckpointOptions):
     """the text to analyse; --text may be left out after the action"""
     whole_run: bool = False
     """also answer the questions that need checkpoints and samples: meaning, generation, learning; a minute more"""
+    judge: str = ""
+    """with --whole-run True: a folder of minimal pairs, such as BLiMP's, for when each phenomenon of grammar was
+    learned; a few minutes more"""
     into: str = ""
     """Markdown file: the numbers replace the lines between <!-- table questions --> and <!-- end -->"""
 
@@ -195,5 +221,7 @@ class ReportOptions(CheckpointOptions):
 
     text: str = ""
     """the text to analyse, its first 64 tokens; --text may be left out after the action; empty: sample.prompt"""
+    judge: str = ""
+    """a folder of minimal pairs, such as BLiMP's: when each phenomenon of grammar was learned; a few minutes more"""
     beside: str = ""
     """other run directories to compare with; also --with runs/a runs/b"""
