@@ -10,6 +10,8 @@ tensorboard/      the same numbers for `tensorboard --logdir`
 samples/          step-000250.txt: the text that the model generated after that step
 summary.json      the final numbers; exists once the run is finished
 bench.json        what the action bench measured, before, during or after the run
+canaries/         what the action canaries measured, likewise
+attribution/      what the action attribute measured, likewise
 """
 
 import json
@@ -41,7 +43,7 @@ METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 SAMPLES = "samples"
 SUMMARY = "summary.json"
-BENCH = "bench.json"
+BENCH, CANARIES, ATTRIBUTION = "bench.json", "canaries", "attribution"
 LOCK = ".lock"
 BEFORE_CHECKPOINT = {CONFIG, ENVIRONMENT, TOKENIZER, LABELS, CHECKPOINTS, METRICS, TENSORBOARD, SAMPLES}
 """Files that training creates before its first checkpoint."""
@@ -86,7 +88,8 @@ def claim(run_dir: Path, experiment: Experiment) -> None:
     A run without a checkpoint counts as new, and its files are removed: a failed command must not occupy the name.
     Raises UsageError, with the command for another directory, if it is another experiment's or holds other files.
     """
-    files = {p.name for p in run_dir.iterdir() if not p.name.startswith(".") and p.name != BENCH}
+    beside = {BENCH, CANARIES, ATTRIBUTION}
+    files = {p.name for p in run_dir.iterdir() if not p.name.startswith(".") and p.name not in beside}
     elsewhere = typed_again({"run_dir": another(run_dir)}) or "choose another --run-dir"
     if CONFIG in files:
         differing = [

@@ -41,6 +41,7 @@ def test_every_question_about_a_text_has_an_answer(explanation):
     sentences = explanation.sentences()
     assert set(sentences) == {
         "tokens", "embedding", "layers", "prediction", "calibration", "positions", "attention", "heads", "ablation",
+        "memorization", "sources",
     }  # fmt: skip
     assert not explanation.left_out
     assert explanation.heads.entropy_LH.shape == (1, 2)
@@ -86,7 +87,7 @@ def test_no_number_is_cut_on_a_terminal_of_80_columns(explanation):
 def test_table_of_the_numbers_goes_into_a_page(run_dir, run, explanation, tmp_path):
     table = questions_markdown(4, explanation)
     assert table.startswith("| question | numbers (step 4) |")
-    assert len(table.splitlines()) == 2 + 5  # without the answers about the whole run
+    assert len(table.splitlines()) == 2 + 7  # without the answers about the whole run
     assert f"{explanation.embedding.geometry.participation}" in table
     page = tmp_path / "page.md"
     page.write_text("no place for the table", encoding="utf-8")
@@ -196,11 +197,35 @@ def test_imported_model_has_no_history(run):
     assert next(imported.checkpoints())[1] is run.params
 
 
+def test_sources_of_a_text_of_the_training_text(run):
+    train_N = reference_text(run.trained, run.tokenizer).train_N
+    copied = run.tokenizer.decode(train_N[100:130])
+    answer = run.sources(copied)
+    assert answer.longest().length >= 25
+    assert answer.longest().passages[0].document.startswith("text")
+    assert answer.save
+    with pytest.raises(UsageError, match="takes a text to look up"):
+        run.sources("")
+    gone = replace(run.experiment, data=replace(run.experiment.data, corpus="gone.txt"))
+    with pytest.raises(UsageError, match="is not here"):
+        replace(run, experiment=gone).sources("heaven")
+
+
+def test_what_is_looked_up_are_the_tokens_that_generate_writes(explanation, run):
+    text = run.generate("heaven and earth", max_tokens=4)
+    assert explanation.sources.text == text.removeprefix("heaven and earth")
+
+
 def test_text_is_required(run, run_dir):
     with pytest.raises(UsageError, match="takes a text"):
         run.explain("")
     with pytest.raises(UsageError, match="takes a text"):
         explain(run.experiment, run_dir, ExplainOptions())
+
+
+def test_pairs_need_the_checkpoints(run, run_dir):
+    with pytest.raises(UsageError, match="add --whole-run True"):
+        explain(run.experiment, run_dir, ExplainOptions(text="heaven", judge="pairs"))
 
 
 def test_text_may_stand_after_the_action():
@@ -216,6 +241,7 @@ def test_text_may_stand_after_the_action():
 def test_every_answer_can_be_shown_and_saved(explanation, tmp_path):
     for name in (
         "tokens", "embedding", "layers", "prediction", "calibration", "positions", "heads", "ablation",
+        "memorization", "sources",
     ):  # fmt: skip
         picture = getattr(explanation, name).show()
         assert picture.panels

@@ -153,7 +153,14 @@ def test_another_run_that_is_none_is_refused_at_once(tmp_path):
 def report_file(run, run_dir, tmp_path_factory):
     copy = tmp_path_factory.mktemp("report") / "copy"
     shutil.copytree(run_dir, copy)
-    return report(run.experiment, copy, ReportOptions(text=HOSTILE, beside=str(run_dir)))
+    pairs = copy.parent / "pairs"
+    pairs.mkdir()
+    for name in ("order", HOSTILE.replace("/", "")):
+        lines = [
+            json.dumps({"good": f"earth {word}", "bad": f"{word} earth"}) for word in ("and", "were", "made")
+        ]
+        (pairs / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return report(run.experiment, copy, ReportOptions(text=HOSTILE, beside=str(run_dir), judge=str(pairs)))
 
 
 @pytest.mark.slow
@@ -163,6 +170,7 @@ def test_the_action_writes_all_of_it(report_file):
     for part in (
         "Try it here", "How did training go?", "used in the same sentence?", "What did it learn, when?", "other runs?",
         "after step 4", "no interval", "Configuration", "Environment", "token by token", "GFLOP/s",
+        "of 2 phenomena are shown to be learned", "that are in the training text", "windows each)",
         QUESTIONS[0].lesson, QUESTIONS[-1].figures,
     ):  # fmt: skip
         assert part in said, part

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from zerotollm.data.tokens.suffix_array import suffix_array
 from zerotollm.explain.activations import LanguageModel
 from zerotollm.explain.estimates import Estimate
 from zerotollm.explain.generation import (
@@ -25,7 +26,7 @@ def test_planted_copy_is_found_to_the_token(length):
     text = 300 + np.arange(40)  # ids that are not in the training text
     start = (40 - length) // 2
     text[start : start + length] = TRAIN[7000 : 7000 + length]
-    (copy,) = longest_copied([text], TRAIN)
+    (copy,) = longest_copied([text], suffix_array(TRAIN))
     assert (copy.start, copy.length) == (start, length)
     np.testing.assert_array_equal(TRAIN[copy.source : copy.source + length], text[start : start + length])
 
@@ -40,7 +41,7 @@ def test_longest_copies_of_several_texts():
         )
         for x in texts
     ]
-    copies = longest_copied(texts, train)
+    copies = longest_copied(texts, suffix_array(train))
     assert [copy.length for copy in copies] == longest
     assert longest[0] == 0
     for x, copy in zip(texts, copies, strict=True):
@@ -59,22 +60,28 @@ def test_own_texts_are_compared_with_real_ones(params, model, tokenizer, tokens)
     T = 31
     real_BT = np.stack([tokens[i * T : (i + 1) * T] for i in range(1, 9)])
     circles_BT = np.tile(real_BT[:, :3], 11)[:, :T]
-    answer = explain_generation(LanguageModel(params, model, tokenizer), circles_BT, real_BT, tokens)
+    answer = explain_generation(
+        LanguageModel(params, model, tokenizer), circles_BT, real_BT, suffix_array(tokens)
+    )
     assert answer.real.longest_copy.value == T  # the real texts are training text
     assert answer.own.repetition.low > answer.real.repetition.high
     assert "it repeats itself more;" in answer.sentence()
     assert "nothing shows that later parts" in answer.sentence()  # the model is not trained
     assert "it copies less;" in answer.sentence()
     assert len(answer.samples) == len(answer.nearest) == 8
-    same = explain_generation(LanguageModel(params, model, tokenizer), real_BT[:4], real_BT[4:], tokens)
+    same = explain_generation(
+        LanguageModel(params, model, tokenizer), real_BT[:4], real_BT[4:], suffix_array(tokens)
+    )
     assert same.sentence().count("a difference is not shown") == 3
     other = explain_generation(
-        LanguageModel(params, model, tokenizer), circles_BT, real_BT, tokens, comparable=False
+        LanguageModel(params, model, tokenizer), circles_BT, real_BT, suffix_array(tokens), comparable=False
     )
     assert other.sentence().startswith("Real texts start within documents.")
     assert other.sentence().count("a difference is not shown") == 3
     with pytest.raises(ValueError, match="samples of 30 tokens"):
-        explain_generation(LanguageModel(params, model, tokenizer), circles_BT[:, :30], real_BT, tokens)
+        explain_generation(
+            LanguageModel(params, model, tokenizer), circles_BT[:, :30], real_BT, suffix_array(tokens)
+        )
 
 
 def test_real_texts_begin_documents_as_samples_do():

@@ -12,6 +12,9 @@ import jax
 import numpy as np
 import pytest
 
+from zerotollm.data.tokens.suffix_array import suffix_array
+from zerotollm.evaluation.grammar_history import frequency_answers, right_answers
+from zerotollm.evaluation.likelihood import Question
 from zerotollm.explain.activations import LanguageModel, Scores, even_windows, record_windows, score_windows
 from zerotollm.explain.alignment import distance_moved, monotony
 from zerotollm.explain.attention import Heads, explain_heads
@@ -19,8 +22,11 @@ from zerotollm.explain.calibration import calibration, loss_by_position
 from zerotollm.explain.estimates import NEGLIGIBLE, Estimate, monotone, outcome_of
 from zerotollm.explain.explanation import streams_of
 from zerotollm.explain.generation import Measures, explain_generation
+from zerotollm.explain.grammar import count_pair_words, measure_grammar
 from zerotollm.explain.layers import Layers, explain_layers
 from zerotollm.explain.learning import measure_learning
+from zerotollm.explain.memorization import Memorization, explain_memorization
+from zerotollm.explain.sources import explain_sources
 from zerotollm.explain.words import sentence_ends, token_counts
 from zerotollm.model.config import resolve
 from zerotollm.model.transformer import Transformer
@@ -188,7 +194,9 @@ def test_generation(fresh, wide, tokenizer, tokens):
     def measured(k: int, circles: bool) -> tuple[Measures, Estimate]:
         own, real = texts(k)
         own = np.tile(own[:, :4], 8)[:, :T] if circles else own
-        answer = explain_generation(LanguageModel(fresh[k], wide, tokenizer), own, real, tokens[:800])
+        answer = explain_generation(
+            LanguageModel(fresh[k], wide, tokenizer), own, real, suffix_array(tokens[:800])
+        )
         return answer.difference, answer.hangs
 
     def claims(k: int) -> bool:
@@ -243,4 +251,91 @@ def test_order_of_merges_and_of_translations():
         "alignment: random attention; a diagonal planted in it",
         lambda k: moves(noise(k)),
         lambda k: moves(noise(k) + near_TS),
+    )
+
+
+def test_sources(tokenizer):
+    """Every draw is another text of the same language; planted is a span of 8 tokens of the training text."""
+    pieces = [i for i in range(tokenizer.vocab_size) if tokenizer.token_bytes(i).strip()][:60]
+
+    def language(k: int, size: int) -> np.ndarray:
+        """Return text in which frequent phrases recur, as in a language."""
+        draw, shared = np.random.default_rng(k), np.random.default_rng(0)
+        phrases = [shared.choice(pieces, shared.integers(1, 9)) for _ in range(200)]
+        chosen = draw.zipf(1.3, size) % len(phrases)
+        return np.concatenate([phrases[p] for p in chosen])[:size]
+
+    train_N = language(1, 20_000)
+    train = suffix_array(train_N)
+
+    def claimed(k: int, planted: bool) -> bool:
+        text_T = language(1000 + k, 60)
+        if planted:
+            start = np.random.default_rng(k).integers(0, len(train_N) - 30)
+            text_T[10:40] = train_N[start : start + 30]
+        answer = explain_sources(text_T, train, language(2000 + k, 12_000), tokenizer)
+        span = answer.longest()
+        longer = span is not None and span.p_value <= 0.025
+        return longer or (not planted and answer.shorter_p_value <= 0.025)
+
+    count(
+        "sources: another text of the language; 30 tokens of the training text planted",
+        lambda k: claimed(k, False),
+        lambda k: claimed(k, True),
+    )
+
+
+def test_grammar(fresh, wide, tokenizer, tokens):
+    """Pairs whose sentences differ in a word, in order, or in length, which untrained models prefer or not."""
+    draw = np.random.default_rng(0)
+    nouns, places = ["king", "queen", "daughter", "house", "servant"], ["sea", "mountain", "river", "city"]
+
+    def pair(kind: str) -> tuple[str, str]:
+        noun, other = draw.choice(nouns, 2, replace=False)
+        place = draw.choice(places)
+        good = f"The {noun} of the {place} went to the {other}"
+        bad = {
+            "word": f"The {noun} of the {place} said to the {other}",
+            "order": f"The {noun} the of {place} went the to {other}",
+            "length": f"The {noun} of the {place} went and went to the {other}",
+            "choice": f"The {other} of the {place} went to the {noun}",
+        }
+        return good, bad[kind]
+
+    questions = [
+        Question(pair(kind), 0, kind) for kind in ("word", "order", "length", "choice") for _ in range(60)
+    ]
+    right_KN = np.stack([right_answers(wide, tokenizer, questions, params) for params in fresh])
+    frequencies_N = frequency_answers(tokenizer, questions, token_counts(tokens, tokenizer.vocab_size), 128)
+    kinds, texts = [question.group for question in questions], [question.texts for question in questions]
+    words = count_pair_words(texts, tokenizer.decode(tokens))
+
+    def born(k: int, right_N: np.ndarray) -> int:
+        others = right_KN[(k + 1 + np.arange(10)) % DRAWS]
+        grammar = measure_grammar(np.array([9]), right_N[None], others, frequencies_N, kinds, kinds, words)
+        return len(grammar.learned())
+
+    def with_knowledge(k: int) -> np.ndarray:
+        return right_KN[k] | (np.random.default_rng(k).random(len(questions)) < 0.9)
+
+    count(
+        "grammar: fresh parameters; nine of ten pairs known",
+        lambda k: born(k, right_KN[k]) > 0,
+        lambda k: born(k, with_knowledge(k)) > 0,
+    )
+
+
+def test_memorization(fresh, wide, tokenizer, tokens):
+    counts_V = token_counts(tokens, tokenizer.vocab_size)
+
+    def measured(k: int, by: float) -> Memorization:
+        half = len(tokens) // 2
+        lm = LanguageModel(fresh[k], wide, tokenizer)
+        answer = explain_memorization(lm, tokens[:half], tokens[half:], counts_V)
+        return replace(answer, gap=Estimate(*(x + by for x in answer.gap)))
+
+    count(
+        "memorization: fresh parameters; a difference of 0.3 nats planted",
+        lambda k: shown(measured(k, 0).gap, NEGLIGIBLE) or measured(k, 0).learned.low > NEGLIGIBLE,
+        lambda k: measured(k, 0.3).gap.low > NEGLIGIBLE,
     )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.functions import forward
+from zerotollm.data.tokens.suffix_array import suffix_array
 from zerotollm.explain.ablation import ablated_losses, mean_outputs, with_output_biases
 from zerotollm.explain.activations import LanguageModel
 from zerotollm.explain.alignment import align
@@ -94,7 +95,7 @@ def test_every_question_is_answered_and_chance_is_not_taken_for_a_role(explanati
     assert set(said) == {
         "tokens", "embedding", "prediction", "calibration", "positions", "alignment",
         "layers", "attention", "heads", "ablation", "encoder_layers", "encoder_attention", "encoder_heads",
-        "encoder_ablation", "cross_heads", "cross_ablation",
+        "encoder_ablation", "cross_heads", "cross_ablation", "sources",
     }  # fmt: skip
     for name in ("heads", "encoder_heads", "cross_heads"):
         assert getattr(explanation, name).named() == {}
@@ -256,7 +257,7 @@ def test_a_model_without_cross_attention_is_not_said_to_heed_the_source(translat
     for name in ("output", "output_bias"):
         attention[name] = np.zeros_like(attention[name])
     written = ["The king of Abia is in the sea."] * len(pairs)
-    answer = explain_translations(LanguageModel(deaf, model, tokenizer), pairs, written, tokens)
+    answer = explain_translations(LanguageModel(deaf, model, tokenizer), pairs, written, suffix_array(tokens))
     assert answer.real.coherence.value == answer.own.coherence.value == 0
     assert "not shown to heed the source" in answer.sentence()
     assert answer.sources[0] in tokenizer.decode(pairs[0].source_S)

@@ -105,6 +105,15 @@ ACTIONS: dict[str, Action] = {
         functions=("budget", "variants"),
         suite=True,
     ),
+    "canaries": Action(
+        "plant random sequences in the training text, and measure how often a model must read one to remember it",
+        lambda _: config.CanariesOptions(),
+    ),
+    "attribute": Action(
+        "train without the passages that a text may be from: are they why the model knows it?",
+        lambda _: config.AttributeOptions(),
+        text_option="text",
+    ),
     "tabulate": Action(
         "rewrite the tables and figures of finished ablations", lambda _: config.TabulateOptions()
     ),

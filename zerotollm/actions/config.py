@@ -33,18 +33,22 @@ class GenerateOptions(CheckpointOptions, SamplingConfig):
     """How tokens are chosen, and by which checkpoint."""
 
 
+Format = Literal["huggingface", "gguf", "peft", "numpy", "c", "html"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
 @dataclass(frozen=True)
 class ExportOptions(CheckpointOptions):
     """What is written, and where."""
 
     out: str = ""
     """folder to create; with --format gguf or html, the file"""
-    format: Literal["huggingface", "gguf", "peft", "numpy", "html"] = "huggingface"
+    format: Format = "huggingface"
     """huggingface: config.json, safetensors, tokenizer.json and a model card, as the transformers library loads them;
     gguf: one file, as llama.cpp reads it; peft: the adapters alone of a run with train.lora_rank, beside the base model
-    that it was initialized from; numpy: a program of at most 250 lines that is this model, beside its weights; html:
-    one page that runs the model, its weights in 8 bits, in any browser"""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    that it was initialized from; numpy: a program of at most 250 lines that is this model, beside its weights; c: the
+    same in C99, of about 400 lines; html: one page that runs the model, its weights in 8 bits, in any browser"""
+    dtype: Dtype = "float32"
     """type of the parameters in the files; the two short ones halve them and round"""
 
 
@@ -115,6 +119,29 @@ class AblateOptions:
 
 
 @dataclass(frozen=True)
+class CanariesOptions:
+    """What is planted, and how many runs are trained."""
+
+    repetitions: str = "1,10,100"
+    """how often each random sequence is planted in the training text; 8 sequences of each number"""
+    seeds: int = 3
+    """runs, each with sequences of its own, from train.seed on; their number decides how narrow the intervals are"""
+
+
+@dataclass(frozen=True)
+class AttributeOptions:
+    """What is looked for, and how many runs are trained."""
+
+    text: str = ""
+    """a text that the model wrote; its longest span that is in the training text is looked at. --text may be left out
+    after the action"""
+    seeds: int = 5
+    """seeds, from train.seed on; three runs of each"""
+    passages: int = 20
+    """the most passages that are removed: those that have the span, then those that have the longest parts of it"""
+
+
+@dataclass(frozen=True)
 class TabulateOptions:
     """Where else the table is written."""
 
@@ -181,6 +208,9 @@ class ExplainOptions(CheckpointOptions):
     """the text to analyse; --text may be left out after the action"""
     whole_run: bool = False
     """also answer the questions that need checkpoints and samples: meaning, generation, learning; a minute more"""
+    judge: str = ""
+    """with --whole-run True: a folder of minimal pairs, such as BLiMP's, for when each phenomenon of grammar was
+    learned; a few minutes more"""
     into: str = ""
     """Markdown file: the numbers replace the lines between <!-- table questions --> and <!-- end -->"""
 
@@ -191,5 +221,7 @@ class ReportOptions(CheckpointOptions):
 
     text: str = ""
     """the text to analyse, its first 64 tokens; --text may be left out after the action; empty: sample.prompt"""
+    judge: str = ""
+    """a folder of minimal pairs, such as BLiMP's: when each phenomenon of grammar was learned; a few minutes more"""
     beside: str = ""
     """other run directories to compare with; also --with runs/a runs/b"""

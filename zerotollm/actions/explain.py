@@ -6,6 +6,7 @@ from pathlib import Path
 
 from zerotollm.actions.config import ExplainOptions
 from zerotollm.console import Console
+from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.explain.explanation import to_json
 from zerotollm.explain.render.markdown import questions_markdown
@@ -23,8 +24,11 @@ def explain(experiment: Experiment, run_dir: Path, options: ExplainOptions) -> J
     """Show the answers about one text, and with `whole_run` those about the run, as tables with a sentence each.
 
     Returns the numbers without long arrays, and writes them to `explain.json` in the run directory. Raises UsageError
-    if there is no text or no checkpoint, or if the page `options.into` has no place for the table.
+    if there is no text or no checkpoint, if `judge` comes without `whole_run`, or if the page `options.into` has no
+    place for the table.
     """
+    if options.judge and not options.whole_run:
+        raise UsageError("--judge reads the checkpoints of a run: add --whole-run True")
     page = Path(options.into)
     if options.into:  # fail before the measurements, which take a while
         with_table(read_page(page), "questions", "", page)
@@ -37,7 +41,7 @@ def explain(experiment: Experiment, run_dir: Path, options: ExplainOptions) -> J
     _show(console, question_tables(explanation))
     run_explanation = None
     if options.whole_run:
-        run_explanation = run.study(options.text)
+        run_explanation = run.study(options.text, judge=options.judge)
         result["study"] = to_json(run_explanation)
         _write(run_dir, result)
     if options.into:

@@ -66,7 +66,7 @@ def report(experiment: Experiment, run_dir: Path, options: ReportOptions) -> Pat
     explanation = run.explain(text)
     run_explanation, why = None, ""
     try:
-        run_explanation = run.study(text)
+        run_explanation = run.study(text, judge=options.judge)
     except UsageError as error:
         why = f"left out: {error}"
     trained = Trained(experiment, run_directory.read_summary(run_dir) or {}, run.metrics())

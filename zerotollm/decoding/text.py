@@ -103,3 +103,14 @@ def stream_answer(
         text = characters.decode(b"".join(tokenizer.token_bytes(int(i)) for i in new))
         if text:
             yield text
+
+
+def continue_tokens(
+    params: Params, net: Net, tokenizer: AnyTokenizer, ids_T: np.ndarray, sampling: SamplingConfig
+) -> np.ndarray:
+    """Return the ids that the model writes after those of a text, of which at most half a context is kept."""
+    most = net.config.max_length
+    ids_T = ids_T[-max(1, most // 2) :]
+    sampling = replace(sampling, prompt="", max_tokens=min(sampling.max_tokens, most - len(ids_T)))
+    stop_ids, utf8 = tokenizer.stop_ids, tokenizer.utf8
+    return sample.generate(params, net, [ids_T], sampling, stop_ids=stop_ids, utf8=utf8)[0]

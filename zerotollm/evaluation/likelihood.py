@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zerotollm.data.sources.lines import check_encodable, read_records
+from zerotollm.data.sources.lines import check_encodable, read_lines, read_records
+from zerotollm.data.tokens.sentencepiece import AnyTokenizer
+from zerotollm.decoding.text import encode_prompts
 from zerotollm.errors import DivergedError, UsageError
 from zerotollm.evaluation.blimp import phenomenon
 from zerotollm.experiment import Experiment, continues
@@ -26,6 +28,8 @@ WIDTH_MULTIPLE = 64
 """Long texts are padded to a multiple of this, so that few shapes are compiled."""
 SHORT_MULTIPLE = 4
 """Texts of at most `WIDTH_MULTIPLE` tokens are padded to a multiple of this: sentences would be mostly padding."""
+ROWS = 64
+"""Texts of questions that are scored at once."""
 GAP = re.compile("_{3,}")
 """A gap to fill: three underscores or more."""
 IN_FLIGHT = 2
@@ -158,6 +162,47 @@ def read_questions(path: Path, lines: Iterator[str]) -> list[Question]:
     return questions
 
 
+def read_question_files(path: Path) -> list[Question]:
+    """Return the questions of a .jsonl, or of all in a folder; without a group, a question has its file's name."""
+    if path.is_file():
+        return read_questions(path, read_lines(path))
+    files = sorted(path.rglob("*.jsonl"))
+    if not files:
+        raise UsageError(f"{path} is no file, and no folder of .jsonl files: give --judge one of these")
+    return [
+        question._replace(group=question.group or file.stem)
+        for file in files
+        for question in read_questions(file, read_lines(file))
+    ]
+
+
+def question_log_probabilities(
+    params: Params,
+    model: TransformerConfig,
+    tokenizer: AnyTokenizer,
+    questions: Sequence[Question],
+    done: Callable[[int, int], None] = lambda texts, of: None,
+) -> list[list[float]]:
+    """Return the log-probability of each text of each question. Equal texts are scored once.
+
+    `done` gets the number of scored texts, and that of all.
+    """
+    texts: dict[str, None] = {}
+    for question in questions:
+        texts |= dict.fromkeys(question.texts)
+    ids = encode_prompts(tokenizer, list(texts), model.max_length + 1)
+    scores = log_likelihoods(
+        params,
+        model,
+        [(ids_N, len(ids_N) - 1) for ids_N in ids],
+        num_tokens=tokenizer.vocab_size,
+        rows=ROWS,
+        done=lambda n: done(n, len(ids)),
+    )
+    log_p = {text: score.log_p for text, score in zip(texts, scores, strict=True)}
+    return [[log_p[text] for text in question.texts] for question in questions]
+
+
 def _question(record: Json) -> Question:
     group = str(record.get("group", record.get("UID", "")))
     if group == "all":
@@ -219,8 +264,8 @@ def _accuracy(questions: Sequence[Question], log_p: Sequence[Sequence[float]]) -
             equal += 1
             continue
         per_byte = [score / len(text.encode()) for score, text in zip(scores, question.texts, strict=True)]
-        right += _likeliest(scores) == question.right
-        right_per_byte += _likeliest(per_byte) == question.right
+        right += likeliest(scores) == question.right
+        right_per_byte += likeliest(per_byte) == question.right
     n = len(questions)
     share = right / n
     center, half = share + Z * Z / (2 * n), Z * (share * (1 - share) / n + Z * Z / (4 * n * n)) ** 0.5
@@ -229,7 +274,7 @@ def _accuracy(questions: Sequence[Question], log_p: Sequence[Sequence[float]]) -
     return Accuracy(n, right, right_per_byte, chance, (center - half) / scale, (center + half) / scale, equal)
 
 
-def _likeliest(scores: Sequence[float]) -> int:
+def likeliest(scores: Sequence[float]) -> int:
     """Return the index of the highest score, -1 for a tie."""
     top = max(scores)
     return scores.index(top) if scores.count(top) == 1 else -1

@@ -1,24 +1,20 @@
 """evaluate --judge: which of several texts a model finds likelier, over a file of questions or a folder of files."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
 from rich.table import Table
 
 from zerotollm.console import Console
-from zerotollm.data.sources.lines import read_lines
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer
-from zerotollm.decoding.text import encode_prompts
-from zerotollm.errors import UsageError
 from zerotollm.evaluation.blimp import MODELS, PUBLISHED
 from zerotollm.evaluation.likelihood import (
     Accuracy,
-    Question,
     accuracy_by_group,
-    log_likelihoods,
-    read_questions,
+    question_log_probabilities,
+    read_question_files,
     require_language_model,
 )
 from zerotollm.experiment import Experiment
@@ -27,9 +23,6 @@ from zerotollm.model.build import Params
 from zerotollm.model.config import TransformerConfig
 from zerotollm.run_directory import read_json
 from zerotollm.types import Json
-
-ROWS = 64
-"""Texts scored at once."""
 
 
 class SavedModel(Protocol):
@@ -57,8 +50,15 @@ def evaluate_minimal_pairs(run: SavedModel, path: Path, checkpoint: str) -> Json
     the line, for an unusable question.
     """
     require_language_model(run.experiment, run.path)
-    questions = _questions(path)
-    log_p = _log_probabilities(run, questions)
+    questions = read_question_files(path)
+    with Console().status("scoring") as status:
+        log_p = question_log_probabilities(
+            run.params,
+            run.model_config,
+            run.tokenizer,
+            questions,
+            lambda n, of: status.update(f"scored {n:,} of {of:,} texts"),
+        )
     accuracies = accuracy_by_group(questions, log_p)
     result = {"judge": str(path), "checkpoint": checkpoint, "step": run.step}
     if path.is_dir():
@@ -75,39 +75,6 @@ def evaluate_minimal_pairs(run: SavedModel, path: Path, checkpoint: str) -> Json
     if equal := accuracies["all"].equal:
         console.print(f"{equal:,} of the questions hold the right text twice and count as wrong")
     return result
-
-
-def _questions(path: Path) -> list[Question]:
-    """Return the questions of a .jsonl, or of all in a folder; without a group, a question has its file's name."""
-    if path.is_file():
-        return read_questions(path, read_lines(path))
-    files = sorted(path.rglob("*.jsonl"))
-    if not files:
-        raise UsageError(f"{path} is no file, and no folder of .jsonl files: give --judge one of these")
-    return [
-        question._replace(group=question.group or file.stem)
-        for file in files
-        for question in read_questions(file, read_lines(file))
-    ]
-
-
-def _log_probabilities(run: SavedModel, questions: Sequence[Question]) -> list[list[float]]:
-    """Return the log-probability of each text of each question. Equal texts are scored once."""
-    most, tokenizer, texts = run.model_config.max_length + 1, run.tokenizer, {}
-    for question in questions:
-        texts |= dict.fromkeys(question.texts)
-    ids = encode_prompts(tokenizer, list(texts), most)
-    with Console().status("scoring") as status:
-        scores = log_likelihoods(
-            run.params,
-            run.model_config,
-            [(ids_N, len(ids_N) - 1) for ids_N in ids],
-            num_tokens=tokenizer.vocab_size,
-            rows=ROWS,
-            done=lambda n: status.update(f"scored {min(n, len(ids)):,} of {len(ids):,} texts"),
-        )
-    log_p = {text: score.log_p for text, score in zip(texts, scores, strict=True)}
-    return [[log_p[text] for text in question.texts] for question in questions]
 
 
 def _table(accuracies: Mapping[str, Accuracy]) -> Table:

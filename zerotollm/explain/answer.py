@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from pathlib import Path
 from typing import ClassVar
 
 from zerotollm.explain.figures.marks import Panel
@@ -24,3 +25,7 @@ class Answer(ABC):
     def show(self) -> Picture:
         """Return the answer as a picture, which a notebook shows and `.save("x.png")` or `.save("x.html")` writes."""
         return Picture(self.title, tuple(self.panels()), self.sentence())
+
+    def save(self, path: str | Path) -> Path:
+        """Write the picture as a .png image or an .html page, and return the path; see `Picture.save`."""
+        return self.show().save(path)

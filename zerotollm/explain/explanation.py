@@ -11,6 +11,7 @@ import numpy as np
 
 from zerotollm.data.config import TokenizerConfig
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer, Tokenizer
+from zerotollm.data.tokens.suffix_array import SuffixArray, suffix_array
 from zerotollm.explain.ablation import COSTLY, Ablation, ablate_heads, ablation_cost
 from zerotollm.explain.activations import (
     LONGEST,
@@ -31,14 +32,17 @@ from zerotollm.explain.generation import (
     explain_generation,
     explain_translations,
 )
+from zerotollm.explain.grammar import Grammar
 from zerotollm.explain.layers import Layers, explain_layers
 from zerotollm.explain.learning import Learning, explain_learning, text_token_ids
 from zerotollm.explain.meaning import Meaning, count_usage, explain_meaning
+from zerotollm.explain.memorization import Memorization, explain_memorization
 from zerotollm.explain.merges import Merges, count_words, replay_merges
 from zerotollm.explain.pair_activations import Pair, even_pairs
 from zerotollm.explain.pair_answers import held_out_answers, text_answers
 from zerotollm.explain.pair_answers import learning as pair_learning
 from zerotollm.explain.prediction import Prediction, Sampler, predict
+from zerotollm.explain.sources import NO_DOCUMENTS, Documents, Sources, explain_sources
 from zerotollm.explain.tokenization import (
     Tokenization,
     TokenizerComparison,
@@ -51,6 +55,8 @@ from zerotollm.training.lora import Params
 
 COUNTED_TOKENS = 4_000_000
 """Tokens at the start of the training text that are counted."""
+INDEXED_TOKENS = 2**26
+"""Tokens at the start of the training text in which spans are looked up; their suffix array takes a minute."""
 WINDOWS = 32
 """Windows of held-out text that go through the model. Attention is recorded in every fourth, and vectors of layers and
 the loss without each head in every second ..."""
@@ -75,6 +81,8 @@ FreshParams = Callable[[], Iterable[Params]]
 """Yields the parameters of randomly initialized models."""
 Translate = Callable[[Sequence[str]], list[str]]
 """The model's translation of each text."""
+Continue = Callable[[np.ndarray], np.ndarray]
+"""The tokens that the model writes after those of a text."""
 
 
 class ReferenceText(NamedTuple):
@@ -88,6 +96,19 @@ class ReferenceText(NamedTuple):
     """for an encoder-decoder: held-out sources with their targets"""
     document_bos: int | None = None
     """the id that starts a document, if attention stays inside documents (`data.document_mask`)"""
+    suffixes: SuffixArray | None = None
+    """of `train_N`; None: made when it is needed"""
+    documents: Documents = NO_DOCUMENTS
+    """of `train_N`"""
+
+    def searchable(self) -> SuffixArray:
+        """Return the suffix array of the first `INDEXED_TOKENS` tokens trained on."""
+        return self.suffixes or suffix_array(self.train_N[:INDEXED_TOKENS])
+
+    def sources_of(self, text_T: np.ndarray, tokenizer: AnyTokenizer, subject: str) -> Sources:
+        """Return where the spans of a text occur in the training text."""
+        held_out_N = self.held_out_N
+        return explain_sources(text_T, self.searchable(), held_out_N, tokenizer, self.documents, subject)
 
 
 class _Answers:
@@ -127,6 +148,9 @@ class Explanation(_Answers):
     encoder_ablation: Ablation | None = None
     cross_heads: Heads | None = None
     cross_ablation: Ablation | None = None
+    memorization: Memorization | None = None
+    sources: Sources | None = None
+    """of what the model writes after the text, or of its translation"""
     left_out: LeftOut = ()
 
 
@@ -136,11 +160,16 @@ class RunExplanation(_Answers):
 
     meaning: Meaning | None = None
     generation: Generation | None = None
+    grammar: Grammar | None = None
     learning: Learning | None = None
     layers: Layers | None = None
     """as in `Explanation`, on more windows, with a probe for labels of the documents"""
     tokenizers: TokenizerComparison | None = None
     left_out: LeftOut = ()
+
+    def without(self, name: str, reason: str) -> "RunExplanation":
+        """Return the answers with the reason why one of them is left out."""
+        return dataclasses.replace(self, left_out=(*self.left_out, (name, reason)))
 
 
 def explain_text(
@@ -153,12 +182,14 @@ def explain_text(
     merges: Merges | None = None,
     sampler: Sampler | None = None,
     translate: Translate | None = None,
+    continue_text: Continue | None = None,
     fresh: FreshParams = tuple,
 ) -> Explanation:
     """Return every answer about one text.
 
     Without `reference` there are no answers about frequencies or held-out text. `merges` are those of the training
     text, counted here if None. `translate` is of an encoder-decoder, whose translation is aligned with the text.
+    `continue_text` is of a decoder; the sources are of what it writes.
     """
     counts_V = training = None
     if reference is not None:
@@ -171,13 +202,16 @@ def explain_text(
     embedding = explain_embeddings(np.asarray(params["embedding"]), tokenizer, counts_V, ids_T.tolist())
     lm = LanguageModel(params, model, tokenizer, reference.document_bos if reference else None)
     first = Explanation(text, tokens, embedding)
-    need_text = ("layers", "calibration", "positions", "heads", "ablation")
+    need_text = ("layers", "calibration", "positions", "heads", "ablation", "memorization", "sources")
     without_text = tuple((name, NO_TEXT) for name in need_text)
     if model.encoder_layers:
         target = translate([text])[0] if translate else ""
         first = dataclasses.replace(first, **text_answers(lm, text, target))
         if reference is None or not reference.pairs:
             return dataclasses.replace(first, left_out=without_text)
+        if target:
+            sources = reference.sources_of(tokenizer.encode(target), tokenizer, "the translation")
+            first = dataclasses.replace(first, sources=sources)
         return dataclasses.replace(first, **held_out_answers(lm, reference.pairs, fresh()))
 
     activations = record_text(lm, ids_T)
@@ -186,6 +220,11 @@ def explain_text(
     first = dataclasses.replace(first, prediction=prediction, attention=attention)
     if reference is None or counts_V is None or len(reference.held_out_N) < 4:
         return dataclasses.replace(first, left_out=without_text)
+    memorization = explain_memorization(lm, train_N, reference.held_out_N, counts_V)
+    first = dataclasses.replace(first, memorization=memorization)
+    if continue_text and len(written_T := continue_text(ids_T)):
+        sources = reference.sources_of(written_T, tokenizer, "what it writes after the text")
+        first = dataclasses.replace(first, sources=sources)
     windows_BW = held_out_windows(model, reference)
     scores, residual = [], []
 
@@ -273,7 +312,7 @@ def explain_run(
             return dataclasses.replace(first, learning=learning, left_out=(("generation", reason),))
         pairs = even_pairs(reference.pairs, TRANSLATED)
         translations = translate([tokenizer.decode(pair.source_S[:-1]) for pair in pairs])
-        generation = explain_translations(lm, pairs, translations, reference.train_N)
+        generation = explain_translations(lm, pairs, translations, reference.searchable())
         return dataclasses.replace(first, generation=generation, learning=learning)
 
     windows_BW = held_out_windows(model, reference)
@@ -302,7 +341,7 @@ def explain_run(
     if not comparable:  # the held-out text is one document, which may start in the middle of a file
         real_BT = even_windows(reference.held_out_N, T, len(samples))[:, :T]
     samples_BT = np.stack([np.asarray(sample)[:T] for sample in samples])
-    generation = explain_generation(lm, samples_BT, real_BT, reference.train_N, comparable)
+    generation = explain_generation(lm, samples_BT, real_BT, reference.searchable(), comparable)
     return dataclasses.replace(first, generation=generation)
 
 

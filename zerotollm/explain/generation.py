@@ -12,6 +12,7 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer
+from zerotollm.data.tokens.suffix_array import SuffixArray
 from zerotollm.explain.activations import LanguageModel, score_windows
 from zerotollm.explain.answer import Answer
 from zerotollm.explain.estimates import (
@@ -156,7 +157,7 @@ def explain_generation(
     lm: LanguageModel,
     samples_BT: np.ndarray,
     real_BT: np.ndarray,
-    train_N: np.ndarray,
+    train: SuffixArray,
     comparable: bool = True,
 ) -> Generation:
     """Measure B samples of T tokens, without bos, and real texts of the same length.
@@ -184,11 +185,11 @@ def explain_generation(
         return difference_estimate(own_B, real_B, VERDICTS) if comparable else UNKNOWN
 
     samples = [lm.tokenizer.decode(x_T, final=False) for x_T in samples_BT]
-    return _compare(list(samples_BT), list(real_BT), score, difference, lm.tokenizer, train_N, samples)
+    return _compare(list(samples_BT), list(real_BT), score, difference, lm.tokenizer, train, samples)
 
 
 def explain_translations(
-    lm: LanguageModel, pairs: Sequence[Pair], translations: Sequence[str], train_N: np.ndarray
+    lm: LanguageModel, pairs: Sequence[Pair], translations: Sequence[str], train: SuffixArray
 ) -> Generation:
     """Measure the model's translations of held-out sources and the real targets.
 
@@ -216,7 +217,7 @@ def explain_translations(
         return mean_estimate(own_B - real_B, VERDICTS)
 
     sources = [tokenizer.decode(pair.source_S[:-1]) for pair in pairs]
-    return _compare(own, real, score, difference, tokenizer, train_N, translations, sources)
+    return _compare(own, real, score, difference, tokenizer, train, translations, sources)
 
 
 def _compare(
@@ -225,7 +226,7 @@ def _compare(
     score: Callable[[Sequence[np.ndarray]], tuple[np.ndarray, np.ndarray]],
     difference: Callable[[np.ndarray, np.ndarray], Estimate[float]],
     tokenizer: AnyTokenizer,
-    train_N: np.ndarray,
+    train: SuffixArray,
     samples: Sequence[str],
     sources: Sequence[str] = (),
 ) -> Generation:
@@ -235,7 +236,7 @@ def _compare(
         # The bytes that unk stands for are lost, so they do not count as predicted.
         known = [x_T if tokenizer.unk_id is None else x_T[x_T != tokenizer.unk_id] for x_T in texts]
         sizes_B = np.array([max(1, len(tokenizer.decode(x_T).encode())) for x_T in known])
-        copied = longest_copied(texts, train_N)
+        copied = longest_copied(texts, train)
         nats_B, coherence_B = score(texts)
         lengths_B = np.array([c.length for c in copied])
         repetition_B = np.array([repetition_rate(x_T) for x_T in texts])
@@ -246,7 +247,7 @@ def _compare(
 
     (own, own_values), (real, real_values) = measure(own_texts), measure(real_texts)
     spans = (x_T[c.start : c.start + c.length] for x_T, c in zip(own_texts, own.copied, strict=True))
-    around = (train_N[max(0, c.source - 10) : c.source + c.length + 10] for c in own.copied)
+    around = (train.tokens_N[max(0, c.source - 10) : c.source + c.length + 10] for c in own.copied)
     return Generation(
         samples=tuple(samples),
         copied=tuple(map(tokenizer.decode, spans)),
@@ -275,43 +276,13 @@ def distinct_ngrams(texts: Sequence[np.ndarray], n: int) -> float:
     return len(set(runs)) / max(1, len(runs))
 
 
-_BASE = 0x9E3779B97F4A7C15
-_INVERSE = pow(_BASE, -1, 2**64)
-
-
-def _hashes(tokens_N: np.ndarray, n: int) -> np.ndarray:
-    """Return a polynomial hash modulo 2^64 of each run of n tokens, (N - n + 1,) uint64."""
-    values_N = (tokens_N.astype(np.uint64) + np.uint64(1)) * np.uint64(0xD6E8FEB86659FD93)
-    values_N ^= values_N >> np.uint64(32)
-    sums = np.append(np.uint64(0), np.cumsum(values_N * _powers(_BASE, len(tokens_N))))
-    return (sums[n:] - sums[:-n]) * _powers(_INVERSE, len(tokens_N) - n + 1)
-
-
-def _powers(base: int, N: int) -> np.ndarray:
-    return np.cumprod(np.append(np.uint64(1), np.full(N - 1, base, np.uint64)))
-
-
-def longest_copied(texts: Sequence[np.ndarray], train_N: np.ndarray) -> list[Copied]:
-    """Return the longest run of each text that occurs in the training tokens, by bisection on its length.
-
-    Runs are compared as 64-bit hashes. The probability that two different ones collide is about 10^-8 per text.
-    """
-    train_N = np.asarray(train_N)
-    found = [Copied(0, 0, 0) for _ in texts]
-    low, high = [0] * len(texts), [min(len(x_T), len(train_N)) for x_T in texts]
-    while undecided := [b for b in range(len(texts)) if low[b] < high[b]]:
-        # Hashing the training text is expensive, so a length is tried for all texts that it can decide.
-        n = (low[undecided[0]] + high[undecided[0]] + 1) // 2
-        text_hashes = {b: _hashes(np.asarray(texts[b]), n) for b in undecided if low[b] < n <= high[b]}
-        train_hashes_N = _hashes(train_N, n)
-        wanted = np.unique(np.concatenate(list(text_hashes.values())))
-        at_N = np.minimum(np.searchsorted(wanted, train_hashes_N), len(wanted) - 1)
-        hit_N = np.flatnonzero(wanted[at_N] == train_hashes_N)[::-1]
-        first = dict(zip(train_hashes_N[hit_N].tolist(), hit_N.tolist(), strict=True))
-        for b, hashes in text_hashes.items():
-            start = next((i for i, h in enumerate(hashes.tolist()) if h in first), None)
-            if start is None:
-                high[b] = n - 1
-            else:
-                found[b], low[b] = Copied(start, n, first[int(hashes[start])]), n
-    return found
+def longest_copied(texts: Sequence[np.ndarray], train: SuffixArray) -> list[Copied]:
+    """Return the longest run of each text that occurs in the training tokens; the first of several."""
+    copied = []
+    for text_T in texts:
+        length_T = train.longest_matches(text_T).length_T
+        start = int(length_T.argmax()) if len(length_T) else 0
+        length = int(length_T[start]) if len(length_T) else 0
+        source_1 = train.occurrences(text_T[start : start + length], most=1) if length else [0]
+        copied.append(Copied(start, length, int(source_1[0])))
+    return copied

@@ -1,22 +1,28 @@
 """The text that a run was trained on and its held-out text, read again for explanations."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
 from zerotollm.components import dataset_of
 from zerotollm.data.cache_folder import data_directory
 from zerotollm.data.feed import Feed
+from zerotollm.data.lazy_sequence import LazySequence, joined
 from zerotollm.data.sources.corpora import open_corpus
+from zerotollm.data.sources.documents import Corpus, Document
+from zerotollm.data.tokens.cache import Prepared
 from zerotollm.data.tokens.pairs import prepare_pairs
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer, Tokenizer
+from zerotollm.data.tokens.suffix_array import cached_suffix_array
 from zerotollm.data.tokens.text import TokenizedSplit
 from zerotollm.data.tokens.text_sources import prepare_sources, text_sources
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
-from zerotollm.explain.explanation import COUNTED_TOKENS, ReferenceText
+from zerotollm.explain.explanation import COUNTED_TOKENS, INDEXED_TOKENS, ReferenceText
 from zerotollm.explain.merges import Merges, cached_merges
 from zerotollm.explain.pair_activations import Pair
+from zerotollm.explain.sources import Documents
 
 
 def reference_text(
@@ -36,13 +42,11 @@ def reference_text(
             sides = [side.tokens_N[: COUNTED_TOKENS // 2] for side in (split.sources, split.targets)]
             train_N = np.concatenate(sides)
         else:
-            prepared = prepare_sources(text_sources(experiment.data, source))
+            opened = text_sources(experiment.data, source)
+            prepared = prepare_sources(opened)
             trained = [tokens.splits["train"].tokens_N for tokens in prepared]
-            train_N = (
-                np.concatenate([tokens_N[: COUNTED_TOKENS // len(trained)] for tokens_N in trained])
-                if len(trained) > 1
-                else trained[0]
-            )
+            share = COUNTED_TOKENS // len(trained) if len(trained) > 1 else len(trained[0])
+            train_N = np.concatenate([x_N[:share] for x_N in trained]) if len(trained) > 1 else trained[0]
         feed = dataset_of(experiment, tokenizer=None if trained_here else tokenizer) if pairs else None
     except (UsageError, OSError):
         return None
@@ -60,7 +64,29 @@ def reference_text(
     )
     labels = {"the genre": _genres(experiment, held_out)} if genres else {}
     bos = held_out[0].special.bos if experiment.data.document_mask else None
-    return ReferenceText(train_N, held_out_N, labels, document_bos=bos)
+    documents = training_documents([source.corpus for source in opened], prepared, share)
+    suffixes = cached_suffix_array(data_directory(experiment.data) / "suffixes", train_N[:INDEXED_TOKENS])
+    return ReferenceText(
+        train_N, held_out_N, labels, document_bos=bos, suffixes=suffixes, documents=documents
+    )
+
+
+def training_documents(
+    corpora: Sequence[Corpus[Document]], prepared: Sequence[Prepared[TokenizedSplit]], share: int
+) -> Documents:
+    """Return the documents of the first `share` training tokens of each corpus. Streamed ones have no names."""
+    starts, names, first = [], [], 0
+    for corpus, tokens in zip(corpora, prepared, strict=True):
+        split = tokens.splits["train"]
+        start_D = split.document_starts_D[split.document_starts_D < share]
+        starts.append(first + np.asarray(start_D))
+        names.append(LazySequence(len(start_D), partial(_document_name, corpus.splits["train"])))
+        first += min(share, len(split.tokens_N))
+    return Documents(np.concatenate(starts), joined(names))
+
+
+def _document_name(documents: Sequence[Document], number: int) -> str:
+    return documents[number].id if documents else f"document {number + 1:,}"
 
 
 def training_merges(

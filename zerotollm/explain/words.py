@@ -25,6 +25,12 @@ def readable_token(tokenizer: AnyTokenizer, token_id: int) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def exact_text(tokenizer: AnyTokenizer, ids_N: np.ndarray) -> str:
+    """Return the text of tokens with the space that the first may begin with; special tokens have none."""
+    known = (tokenizer.token_bytes(int(i)) for i in ids_N if i < tokenizer.vocab_size)
+    return b"".join(known).decode("utf-8", "replace")
+
+
 def token_kind(tokenizer: AnyTokenizer, token_id: int) -> Kind:
     """Return the kind of a token: "word" begins with a space and has letters, "word part" has only letters."""
     if _is_special(tokenizer, token_id):

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -175,3 +175,24 @@ class Display:
         self.say("\nworth trying next:")
         for purpose, command in commands:
             self.say(f"  {command}    # {purpose}")
+
+
+@contextmanager
+def steps_of_seeds(steps: int) -> Iterator[Callable[[str], None]]:
+    """Show how many of `steps` steps of several runs are done; yields a function to be called after each, with a name.
+
+    Where the output is not a terminal, there is a line for each name.
+    """
+    console = Console()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task, shown, began = progress.add_task("", total=steps), "", time.monotonic()
+
+        def advance(name: str) -> None:
+            nonlocal shown
+            progress.update(task, advance=1, description=name)
+            if name != shown and not console.is_terminal:
+                console.print(f"{clock(time.monotonic() - began)} {name}", highlight=False)
+            shown = name
+
+        yield advance

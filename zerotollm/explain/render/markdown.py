@@ -6,13 +6,16 @@ from zerotollm.explain.ablation import MATTERS, Ablation
 from zerotollm.explain.attention import Heads
 from zerotollm.explain.calibration import Calibration, LossByPosition
 from zerotollm.explain.embeddings import Embeddings
-from zerotollm.explain.estimates import Estimate
+from zerotollm.explain.estimates import Estimate, mean_estimate
 from zerotollm.explain.explanation import Explanation, RunExplanation
 from zerotollm.explain.generation import Generation
+from zerotollm.explain.grammar import Grammar
 from zerotollm.explain.layers import Layers
 from zerotollm.explain.learning import Learning
 from zerotollm.explain.meaning import Meaning
+from zerotollm.explain.memorization import Memorization
 from zerotollm.explain.render.questions import QUESTIONS
+from zerotollm.explain.sources import Sources
 from zerotollm.explain.tokenization import Tokenization
 
 
@@ -28,6 +31,9 @@ def questions_markdown(step: int, text: Explanation, run: RunExplanation | None 
         "prediction": text.calibration and text.positions and _prediction(text.calibration, text.positions),
         "attention": text.ablation and text.heads and _attention(text.ablation, text.heads),
         "generation": run.generation and _generation(run.generation),
+        "sources": text.sources and _sources(text.sources),
+        "memorization": text.memorization and _memorization(text.memorization),
+        "grammar": run.grammar and _grammar(run.grammar),
         "learning": run.learning and _learning(run.learning),
     }
     rows = [f"| {question.title} | {cells[question.id]} |" for question in QUESTIONS if cells[question.id]]
@@ -99,6 +105,31 @@ def _generation(generation: Generation) -> str:
             measure("bits per byte", "bits_per_byte"),
             measure(f"loss saved by {coherence}", "coherence", " nats"),
         )
+    )
+
+
+def _sources(sources: Sources) -> str:
+    span = sources.longest()
+    cell = f"longest span in the training text {span.length if span else 0} of {len(sources.pieces)} tokens"
+    if span and len(sources.real_K) > 1:
+        cell += f", of held-out real text {mean_estimate(sources.real_K)} (p = {span.p_value:.3f})"
+    return cell
+
+
+def _memorization(memorization: Memorization) -> str:
+    return (
+        f"loss of training text {memorization.trained} nats, of held-out text {memorization.held_out}: difference "
+        f"{memorization.gap}; gained over token frequencies on held-out text {memorization.learned}"
+    )
+
+
+def _grammar(grammar: Grammar) -> str:
+    learned = grammar.learned()
+    cell = f"{len(learned)} of {len(grammar.rules)} phenomena learned ({grammar.pairs:,} pairs)"
+    return (
+        f"{cell}: {', '.join(f'{rule.title} from step {rule.born:,}' for rule in learned)}"
+        if learned
+        else cell
     )
 
 

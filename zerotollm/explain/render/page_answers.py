@@ -6,9 +6,17 @@ from zerotollm.explain.answer import Answer
 from zerotollm.explain.explanation import Explanation, RunExplanation
 from zerotollm.explain.figures.marks import visible
 from zerotollm.explain.generation import Generation
+from zerotollm.explain.grammar import Grammar
 from zerotollm.explain.render.page import Block, Explorer, Figure, Section, Texts
 from zerotollm.explain.render.questions import QUESTIONS
-from zerotollm.explain.render.tables import stranger_table, token_table, tokenizer_table
+from zerotollm.explain.render.tables import (
+    grammar_table,
+    sources_table,
+    stranger_table,
+    token_table,
+    tokenizer_table,
+)
+from zerotollm.explain.sources import Sources
 from zerotollm.explain.tokenization import Tokenization, TokenizerComparison
 
 TOKENS = 64
@@ -49,6 +57,13 @@ def _blocks(answer: Answer) -> list[Block]:
             return [tokenizer_table(answer), figure] if any(answer.cuts) else [figure]
         case Generation():
             return [figure, _copies(answer)]
+        case Grammar():
+            parts = [part for rule in answer.rules for part in rule.parts]
+            title = f"All {len(parts)} paradigms"
+            tables = [grammar_table(parts, title, folded=True)] if parts else []
+            return [grammar_table(answer.rules), figure, *tables]
+        case Sources():
+            return [_written(answer), figure, sources_table(answer, len(answer.spans))]
     return [figure]
 
 
@@ -67,6 +82,19 @@ def _explorer(text: Explanation) -> tuple[Section, ...]:
         prediction.next_p_TK,
     )
     return (Section("text", "Text", "Your text, token by token", (f"“{text.text.strip()}”",), (block,)),)
+
+
+def _written(sources: Sources) -> Texts:
+    span = sources.longest()
+    head = (
+        f"{span.length} consecutive tokens are in the training text"
+        if span
+        else "nothing is in the training text"
+    )
+    return Texts(
+        "The text; its longest span that is in the training text is marked",
+        ((head, (sources.text,), span.text if span else ""),),
+    )
 
 
 def _copies(generation: Generation) -> Texts:

@@ -83,6 +83,31 @@ QUESTIONS = (
         ("generation",),
     ),
     Question(
+        "sources",
+        "Where did it get that?",
+        "A model keeps no text, only numbers that training changed. A span that it writes may stand in the training "
+        "text because it was copied, or because anybody would write it there.",
+        "Each bar is a token, as high as the span around it; the line is what real text does without copying.",
+        ("sources",),
+    ),
+    Question(
+        "memorization",
+        "Is it memorized or learned?",
+        "A model that only learned the language predicts new text as well as the text that it was trained on. "
+        "What it predicts better in its training text, it memorized.",
+        "The distance between the two dots is what it memorized, the distance to the third what it learned.",
+        ("memorization",),
+    ),
+    Question(
+        "grammar",
+        "In which order does it learn grammar?",
+        "A rule of grammar is tested with pairs of sentences that differ in one point, of which one is right. A "
+        "model that knows the rule finds the right one likelier, whatever the words are.",
+        "A curve that leaves the gray band was learned; the band holds models without training.",
+        (),
+        ("grammar",),
+    ),
+    Question(
         "learning",
         "What did it learn, when?",
         "Training makes the tokens that really came next likelier, a little at a time. All that the model"

@@ -1,7 +1,7 @@
 """The numbers of answers as tables of texts, for a terminal and for a page."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,10 +15,13 @@ from zerotollm.explain.embeddings import Embeddings
 from zerotollm.explain.estimates import Estimate
 from zerotollm.explain.figures.marks import said, visible
 from zerotollm.explain.generation import Generation
+from zerotollm.explain.grammar import Grammar, Rule
 from zerotollm.explain.layers import Layers, state_names
 from zerotollm.explain.learning import Learning
 from zerotollm.explain.meaning import Meaning
+from zerotollm.explain.memorization import Memorization
 from zerotollm.explain.prediction import Prediction
+from zerotollm.explain.sources import Sources
 from zerotollm.explain.tokenization import Tokenization, TokenizerComparison
 
 TOKENS, NEIGHBOURS, TARGETS = 40, 12, 32
@@ -29,6 +32,8 @@ MAPS = 8
 """Heads of which the table says where they look, the most focused first."""
 HEADS = 24
 """Heads in the table of all heads: those with a role, then those without which the loss changes most."""
+SPANS = 8
+"""Spans of a text in the training text, the longest first."""
 BAR = 20
 """Characters of a bar of 100 %."""
 SHORT_ROLES = {
@@ -272,6 +277,51 @@ def _generation(generation: Generation) -> list[Table]:
     return [Table(("measure", ">its own texts", ">real ones", ">own - real"), rows)]
 
 
+def sources_table(sources: Sources, most: int = SPANS) -> Table:
+    """Return the longest spans of a text, each with the training passage most like its surroundings."""
+    rows = []
+    for span in sorted(sources.spans, key=lambda span: -span.length)[:most]:
+        nearest = span.passages[0]
+        where = f"{nearest.document}: " if nearest.document else ""
+        passage = f"{where}… {_flat(nearest.before)} [{_flat(span.text)}] {_flat(nearest.after)} …"
+        p_value = f"{span.p_value:.3f}" if len(sources.real_K) > 1 else "-"
+        rows.append((str(span.length), f"{span.occurrences:,}", p_value, passage))
+    head = (">tokens", ">in the training text", ">p", "training passage most like it, the span in brackets")
+    title = "The longest spans that are in the training text"
+    return Table(head, rows, title)
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _memorization(memorization: Memorization) -> list[Table]:
+    rows = [
+        ("training text", with_interval(memorization.trained, 3)),
+        ("held-out text", with_interval(memorization.held_out, 3)),
+        ("memorized: held-out minus training", with_interval(memorization.gap, 3)),
+        ("learned: frequencies minus model, held out", with_interval(memorization.learned, 3)),
+    ]
+    return [Table(("loss", ">nats per token"), rows)]
+
+
+def grammar_table(rules: Sequence[Rule], title: str = "", folded: bool = False) -> Table:
+    """Return rules of grammar with their accuracies, in the order of their birth."""
+    last = max((rule.born or 0 for rule in rules), default=0) + 1
+    ordered = sorted(rules, key=lambda rule: rule.born if rule.born is not None else last)
+    accuracies = [Estimate(*(100 * x_Y[-1] for x_Y in rule.accuracy_Y)) for rule in ordered]
+    columns = {
+        "": [rule.title for rule in ordered],
+        ">from step": [f"{rule.born:,}" if rule.born is not None else "not shown" for rule in ordered],
+        ">% right at the end": [with_interval(accuracy, 0) for accuracy in accuracies],
+        ">without training": [f"{100 * rule.chance:.0f}" for rule in ordered],
+        ">by frequency": [f"{100 * rule.frequencies:.0f}" for rule in ordered],
+        ">its words per million": [f"{rule.per_million:,.0f}" for rule in ordered],
+        ">% known": [f"{100 * rule.known:.0f}" for rule in ordered],
+    }
+    return replace(table_of(columns, title), folded=folded)
+
+
 def _learning(learning: Learning) -> list[Table]:
     total = {">all tokens": said("{:.2f}", learning.loss_Y.value)}
     if learning.induction_Y is not None:
@@ -305,5 +355,8 @@ TABLES: dict[type[Answer], Callable[[Any], list[Table]]] = {
     Alignment: _alignment,
     Generation: _generation,
     Learning: _learning,
+    Sources: lambda sources: [sources_table(sources)] if sources.spans else [],
+    Memorization: _memorization,
+    Grammar: lambda grammar: [grammar_table(grammar.rules)],
 }
 """The tables of each answer; `head_table` is of two answers."""

@@ -30,7 +30,7 @@ def question_tables(explanation: Explanation | RunExplanation) -> list[tuple[str
         for name in question.answers if isinstance(explanation, Explanation) else question.run_answers:
             for table in _tables(explanation, name):
                 shown += [f"{table.title}:"] if table.title else []
-                shown.append(_rich_table(table))
+                shown.append(rich_table(table))
             answer = getattr(explanation, name)
             if isinstance(answer, Generation):
                 shown += _samples(answer)
@@ -50,7 +50,8 @@ def _tables(explanation: Explanation | RunExplanation, name: str) -> list[Table]
     return TABLES[type(answer)](answer) if type(answer) in TABLES else []
 
 
-def _rich_table(table: Table) -> rich.table.Table:
+def rich_table(table: Table) -> rich.table.Table:
+    """Return a table for a terminal of 80 columns."""
     out = rich.table.Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for i, (name, is_number) in enumerate(table.columns()):
         if is_number:
