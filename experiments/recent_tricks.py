@@ -4,8 +4,10 @@ Group: many runs: ablations and scaling laws
 
 Command: python launch.py --experiment recent_tricks --budget small --seeds 3
 
-Time: not yet measured
-Expected: not yet measured
+Time: 52 seconds a run at least, the median run 77, on one shared CPU core (AMD EPYC); 23 variants and the base, three
+seeds each
+
+Expected: the table in docs/results/tricks.md; base 1.4490 bits per byte, with cautious updates 1.4444
 """
 
 from pathlib import Path
