@@ -130,7 +130,7 @@ DEFERRED_IN = {
 }
 # Modules that import by name, with the reason.
 IMPORT_BY_NAME = {
-    "zerotollm": "load() and Run, at their first use",
+    "zerotollm": "load(), Run and export(), at their first use",
     "zerotollm.cli": "the action, and the other processes' meeting, once the command line is understood",
     "zerotollm.catalog": "the experiment's file",
     "zerotollm.own_code": "the experiment's file",

@@ -13,11 +13,10 @@ from tests import doc_pages
 from tests.mutants import EQUIVALENT, NEAREST
 from zerotollm import catalog, cli
 from zerotollm.studies.ladder import as_point
-from zerotollm.studies.records import read_runs
-from zerotollm.studies.results import page_markdown
+from zerotollm.studies.results import page_markdown, rows_of
 from zerotollm.studies.scaling_law import fit_law, predict
 from zerotollm.studies.suite import BASE
-from zerotollm.studies.table import make_rows, markdown
+from zerotollm.studies.table import markdown
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -131,7 +130,7 @@ def test_the_table_of_questions_has_its_place():
 
 @pytest.mark.parametrize("folder", KEPT, ids=lambda folder: f"{folder.parent.name}-{folder.name}")
 def test_kept_tables_come_from_kept_runs(folder):
-    rows = make_rows(read_runs(folder))
+    rows = rows_of(folder)
     page = {"finetune": "finetuning", "vaswani": "translation"}.get(folder.parent.name, folder.parent.name)
     assert (folder / "table.md").read_text(encoding="utf-8") == markdown(rows)
     assert f"<!-- table {folder.name} -->\n{page_markdown(rows)}\n<!-- end -->" in RESULTS[page]

@@ -92,6 +92,19 @@ def test_it_writes_text(run):
         run.generate("heaven", maxtokens=5)
 
 
+def test_it_patches_pairs_of_texts(run):
+    one = run.patch("heaven and e", "heaven and w", answers=("a", "e"))
+    assert one.pieces[-1] == "e/w"
+    assert one.mean_of == "held-out text"
+    assert one.state_LT.value.shape == (1, len("heaven and e") + 1)
+    assert one.state_LT.value[0, -1] == pytest.approx(one.gap.value, abs=1e-4)
+    two = run.patch(["and e", "wer e"], ["and w", "wer w"], answers=("a", "e"))
+    assert two.pairs == 2
+    assert np.isfinite(two.head_LH.low).all()
+    with pytest.raises(UsageError, match="patch has 2 clean and 1 corrupted texts: give pairs"):
+        run.patch(["and e", "wer e"], "and w")
+
+
 def test_compiled_programs_lie_beside_the_data_unless_jax_was_told_a_place(run, tmp_path):
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}

@@ -9,15 +9,16 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "0.2.0"
-_FROM_RUN = ("Run", "load")
+_LAZY = {"Run": ("run", "Run"), "load": ("run", "load"), "export": ("actions.export", "export_run")}
 
 
 def __getattr__(name: str) -> Any:
-    """Import `load` and `Run` at their first use: `import zerotollm` itself does not import jax."""
-    if name in _FROM_RUN:
-        return getattr(import_module("zerotollm.run"), name)
+    """Import `load`, `Run` and `export` at their first use: `import zerotollm` itself does not import jax."""
+    if name in _LAZY:
+        module, attribute = _LAZY[name]
+        return getattr(import_module(f"zerotollm.{module}"), attribute)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_FROM_RUN]
+    return [*globals(), *_LAZY]

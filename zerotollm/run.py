@@ -25,6 +25,7 @@ from zerotollm.evaluation.classification import label_probabilities
 from zerotollm.evaluation.grammar_history import grammar_history
 from zerotollm.evaluation.likelihood import read_question_files, require_language_model
 from zerotollm.experiment import Experiment, translates
+from zerotollm.explain.activations import LanguageModel
 from zerotollm.explain.explanation import (
     Explanation,
     ReferenceText,
@@ -33,6 +34,7 @@ from zerotollm.explain.explanation import (
     explain_run,
     explain_text,
 )
+from zerotollm.explain.patching import Patching, patch_texts
 from zerotollm.explain.reference import reference_text, training_merges
 from zerotollm.explain.sources import Sources, encode_within
 from zerotollm.model.build import Net, Params, init_params
@@ -180,6 +182,33 @@ class Run:
             ),
             fresh=self._fresh,
         )
+
+    def patch(
+        self,
+        clean: str | Sequence[str],
+        corrupted: str | Sequence[str],
+        answers: tuple[str, str] | None = None,
+    ) -> Patching:
+        """Return which states and heads carry the difference between two texts, by activation patching.
+
+        >>> run.patch("And the king said to his", "And the queen said to his").show()
+
+        Lists of texts are pairs of one form; only several pairs give intervals. `answers` are the two continuations
+        that are compared, by default the likeliest token after each text. Raises UsageError for texts that differ in
+        their number of tokens, for equal answers, and for an encoder-decoder.
+        """
+        self._refuse_to_explain()
+        if self.model_config.encoder_layers:
+            raise UsageError(f"{self.path} holds an encoder-decoder, and patch reads decoders: see explain")
+        pairs = [([text] if isinstance(text, str) else list(text)) for text in (clean, corrupted)]
+        if not pairs[0] or len(pairs[0]) != len(pairs[1]):
+            raise UsageError(
+                f"patch has {len(pairs[0])} clean and {len(pairs[1])} corrupted texts: give pairs"
+            )
+        reference = reference_text(self.trained, self.tokenizer)
+        lm = LanguageModel(self.params, self.model_config, self.tokenizer)
+        held_out_N = None if reference is None else reference.held_out_N
+        return patch_texts(lm, list(zip(*pairs, strict=True)), answers, held_out_N)
 
     def sources(self, text: str) -> Sources:
         """Return the spans of a text that are in the training text, with the passages most like their context.

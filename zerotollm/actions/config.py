@@ -33,18 +33,22 @@ class GenerateOptions(CheckpointOptions, SamplingConfig):
     """How tokens are chosen, and by which checkpoint."""
 
 
+Format = Literal["huggingface", "gguf", "peft", "numpy", "c", "html"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
 @dataclass(frozen=True)
 class ExportOptions(CheckpointOptions):
     """What is written, and where."""
 
     out: str = ""
     """folder to create; with --format gguf or html, the file"""
-    format: Literal["huggingface", "gguf", "peft", "numpy", "html"] = "huggingface"
+    format: Format = "huggingface"
     """huggingface: config.json, safetensors, tokenizer.json and a model card, as the transformers library loads them;
     gguf: one file, as llama.cpp reads it; peft: the adapters alone of a run with train.lora_rank, beside the base model
-    that it was initialized from; numpy: a program of at most 250 lines that is this model, beside its weights; html:
-    one page that runs the model, its weights in 8 bits, in any browser"""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    that it was initialized from; numpy: a program of at most 250 lines that is this model, beside its weights; c: the
+    same in C99, of about 400 lines; html: one page that runs the model, its weights in 8 bits, in any browser"""
+    dtype: Dtype = "float32"
     """type of the parameters in the files; the two short ones halve them and round"""
 
 

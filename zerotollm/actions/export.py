@@ -1,9 +1,10 @@
 """export: a trained model in a format that other programs read."""
 
+import shlex
 from pathlib import Path
 
 from zerotollm import run_directory
-from zerotollm.actions.config import ExportOptions
+from zerotollm.actions.config import Dtype, ExportOptions, Format
 from zerotollm.console import Console
 from zerotollm.data.tokens.pretrained import PretrainedTokenizer
 from zerotollm.errors import UsageError
@@ -14,6 +15,7 @@ from zerotollm.interop.gguf_file import write_gguf
 from zerotollm.interop.huggingface import family_of, write_folder
 from zerotollm.interop.peft_folder import write_adapters
 from zerotollm.model.build import Params
+from zerotollm.programs.c_program import write_c
 from zerotollm.programs.html_program import check_page, write_html
 from zerotollm.programs.numpy_program import write_numpy
 from zerotollm.run import Run, load
@@ -24,10 +26,29 @@ def export(experiment: Experiment, run_dir: Path, options: ExportOptions) -> Pat
     """Write a checkpoint to a new folder or file and return it. Raises UsageError if the format has no such model."""
     if not options.out:
         raise UsageError("give --out: the folder to write, or with --format gguf the file")
-    run = load(run_dir, options.checkpoint)
+    Console().print(_write(load(run_dir, options.checkpoint), options), soft_wrap=True)
+    return Path(options.out)
+
+
+def export_run(
+    run: Run, out: str | Path, *, format: Format = "huggingface", dtype: Dtype = "float32"
+) -> Path:
+    """Write an opened run to a new folder or file and return it, as the action does.
+
+    >>> zerotollm.export(run, "my_model", format="c")
+
+    Raises UsageError if the format has no such model.
+    """
+    _write(run, ExportOptions(out=str(out), format=format, dtype=dtype))
+    return Path(out)
+
+
+def _write(run: Run, options: ExportOptions) -> str:
+    """Write a run, and return a line that says what was written and how it is used."""
     run.require_built_in_model("export")
-    if options.format in ("numpy", "html"):
-        return _export_program(run, options)
+    if options.format in ("numpy", "c", "html"):
+        return _write_program(run, options)
+    experiment = run.experiment
     family, out = family_of(run.model_config), Path(options.out)
     what, reader = f"{run.num_parameters:,} parameters", "transformers loads it with from_pretrained"
     if options.format == "peft":
@@ -56,7 +77,7 @@ def export(experiment: Experiment, run_dir: Path, options: ExportOptions) -> Pat
             step=run.step,
             parameters=run.num_parameters,
             bpb=run.validation_bpb,
-            summary=run_directory.read_summary(run_dir),
+            summary=run_directory.read_summary(run.path),
             dtype=options.dtype,
             chats=template is not None,
         )
@@ -69,15 +90,11 @@ def export(experiment: Experiment, run_dir: Path, options: ExportOptions) -> Pat
             dtype=options.dtype,
             chat_template=template,
         )
-    Console().print(
-        f"{out}: {family.architecture}, {what} of step {run.step:,} in {options.dtype}; {reader}",
-        soft_wrap=True,
-    )
-    return out
+    return f"{out}: {family.architecture}, {what} of step {run.step:,} in {options.dtype}; {reader}"
 
 
-def _export_program(run: Run, options: ExportOptions) -> Path:
-    """Write the model as a program in NumPy or as a page, and return its folder or file."""
+def _write_program(run: Run, options: ExportOptions) -> str:
+    """Write the model as a program in NumPy or C, or as a page."""
     if run.labels:
         raise UsageError(
             f"{run.path} holds a model that labels texts, and a program writes text: leave --format out"
@@ -87,11 +104,14 @@ def _export_program(run: Run, options: ExportOptions) -> Path:
     out, name = Path(options.out), run.experiment.name
     if options.format == "html":
         how = _export_page(run, out)
+    elif options.format == "c":
+        write_c(out, run.params, run.model_config, run.tokenizer, title=name)
+        source, program = (shlex.quote(str(out / name)) for name in ("model.c", "model"))
+        how = f"compile it with cc -O3 -ffast-math {source} -o {program} -lm"
     else:
         write_numpy(out, run.params, run.model_config, run.tokenizer, title=name)
         how = f'run it with python {out}/model.py "In the beginning"'
-    Console().print(f"{out}: {run.num_parameters:,} parameters of step {run.step:,}; {how}", soft_wrap=True)
-    return out
+    return f"{out}: {run.num_parameters:,} parameters of step {run.step:,}; {how}"
 
 
 def _export_page(run: Run, out: Path) -> str:

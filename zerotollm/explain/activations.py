@@ -180,26 +180,38 @@ class Recording:
         blocks = _run_blocks(layers, x_1SD, self.mask_1TS, encoder_output, model=self.model, first=i)
         return blocks.states[-1]
 
+    def run_from(self, i: int, x_BSD: jax.Array, layer: Params | None = None) -> jax.Array:
+        """Return the output of the decoder's last block, (B, S, D), for other inputs of block i, or another block i."""
+        stack = [*self.stacks][-1]
+        layers = self.layers(stack)
+        if layer is not None:
+            layers = layers | {f"layer_{i}": layer}
+        blocks = _run_blocks(layers, x_BSD, self.mask_1TS, self.encoder_output, model=self.model, first=i)
+        return blocks.states[-1]
+
     def head_outputs(self, kind: str) -> np.ndarray:
         """Return the sum over the row's tokens of each head's output, (L, H, D), for parameters with output biases."""
-        (stack, name), (queries, _) = ATTENTION[kind], self.lengths(kind)
+        stack, (queries, _) = ATTENTION[kind][0], self.lengths(kind)
+        layers = range(len(self.stacks[stack].states) - 1)
+        sums = (self.token_head_outputs(kind, i)[:, :queries].sum(1) for i in layers)
+        return np.stack([np.asarray(output_HD, np.float64) for output_HD in sums])
+
+    def token_head_outputs(self, kind: str, i: int) -> jax.Array:
+        """Return each head's output at each token in layer i, (H, T, D), for parameters with output biases."""
+        stack, name = ATTENTION[kind]
         H, C = self.model.num_heads, self.model.head_width
-        outputs = []
-        for i, weights_1HTS in enumerate(self.stacks[stack].weights[name]):
-            layer = self.layers(stack)[f"layer_{i}"]
-            x_1SD: Any = self.stacks[stack].states[i]
-            if kind == "cross" and self.encoder_output is not None:
-                x_1SD = self.encoder_output.encoded_BSD
-            elif self.model.norm_position == "pre":
-                x_1SD = Norm(self.model).apply({"params": layer[f"{name}_norm"]}, x_1SD)
-            attention = layer[name]
-            values_SX = x_1SD[0] @ attention["value"] + attention["value_bias"][None]
-            values_SKC = values_SX.reshape(len(values_SX), -1, C)
-            values_SHC = jnp.repeat(values_SKC, H // values_SKC.shape[1], axis=1)
-            mixed_HC = jnp.einsum("hts,shc->hc", weights_1HTS[0, :, :queries], values_SHC)
-            output_HD = jnp.einsum("hc,hcd->hd", mixed_HC, attention["output"].reshape(H, C, -1))
-            outputs.append(np.asarray(output_HD, np.float64))
-        return np.stack(outputs)
+        layer = self.layers(stack)[f"layer_{i}"]
+        x_1SD: Any = self.stacks[stack].states[i]
+        if kind == "cross" and self.encoder_output is not None:
+            x_1SD = self.encoder_output.encoded_BSD
+        elif self.model.norm_position == "pre":
+            x_1SD = Norm(self.model).apply({"params": layer[f"{name}_norm"]}, x_1SD)
+        attention = layer[name]
+        values_SX = x_1SD[0] @ attention["value"] + attention["value_bias"][None]
+        values_SKC = values_SX.reshape(len(values_SX), -1, C)
+        values_SHC = jnp.repeat(values_SKC, H // values_SKC.shape[1], axis=1)
+        mixed_HTC = jnp.einsum("hts,shc->htc", self.stacks[stack].weights[name][i][0], values_SHC)
+        return jnp.einsum("htc,hcd->htd", mixed_HTC, attention["output"].reshape(H, C, -1))
 
 
 def record(params: Params, model: TransformerConfig, row: Row) -> Recording:

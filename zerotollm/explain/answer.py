@@ -27,5 +27,5 @@ class Answer(ABC):
         return Picture(self.title, tuple(self.panels()), self.sentence())
 
     def save(self, path: str | Path) -> Path:
-        """Write the picture as `Picture.save` does: a .png image or an interactive .html page; return the path."""
+        """Write the picture as a .png image or an .html page, and return the path; see `Picture.save`."""
         return self.show().save(path)

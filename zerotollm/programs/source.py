@@ -19,8 +19,13 @@ def _templates() -> jinja2.Environment:
     return jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
 
 
-def render(template: str, model: TransformerConfig, *, title: str, parameters: int, vocabulary: Json) -> str:
-    """Return the source of a program with the parts that `model`, which is resolved, has."""
+def render(
+    template: str, model: TransformerConfig, *, title: str, parameters: int, vocabulary: Json, **more: Json
+) -> str:
+    """Return the source of a program with the parts that `model`, which is resolved, has.
+
+    `more` has other values that its template reads.
+    """
     source = (
         _templates()
         .get_template(template)
@@ -32,6 +37,7 @@ def render(template: str, model: TransformerConfig, *, title: str, parameters: i
             vocabulary=vocabulary,
             rope_kept=ROPE_KEPT,
             rope_stretched=ROPE_STRETCHED,
+            **more,
         )
     )
     return re.sub(r"\n{4,}", "\n\n\n", source)
