@@ -24,7 +24,7 @@ from zerotollm.errors import RunError, UsageError
 from zerotollm.evaluation.classification import label_probabilities
 from zerotollm.evaluation.grammar_history import grammar_history
 from zerotollm.evaluation.likelihood import read_question_files, require_language_model
-from zerotollm.experiment import Experiment, translates
+from zerotollm.experiment import Experiment, continues, translates
 from zerotollm.explain.activations import LanguageModel
 from zerotollm.explain.explanation import (
     Explanation,
@@ -52,6 +52,7 @@ FRESH = 5
 """Randomly initialized models that a trained one is compared with: the fewest that give an interval."""
 UNTRAINED = 20
 """Such models that measure chance in minimal pairs, where a few more make the intervals much narrower."""
+NO_JUDGE = "only a model that continues a text finds one sentence likelier than another"
 NO_PAIRS = "give a folder of minimal pairs, such as BLiMP's, with --judge"
 
 
@@ -250,7 +251,7 @@ class Run:
             fresh=self._fresh,
         )
         if not questions:
-            return explanation.without("grammar", NO_PAIRS)
+            return explanation.without("grammar", NO_PAIRS if continues(self.experiment) else NO_JUDGE)
         grammar = grammar_history(
             self.checkpoints(),
             self._fresh(UNTRAINED),
