@@ -119,7 +119,7 @@ def test_seeds_are_added_until_something_is_shown(base, tmp_path, monkeypatch):
     again = fake_fit(monkeypatch, bpb)
     assert {row["variant"]: row["shared"] for row in ablate(three, tmp_path, options)} == rows
     assert not again
-    with pytest.raises(UsageError, match="begun with --seeds 3 --max-seeds 6"):
+    with pytest.raises(UsageError, match="started with --seeds 3 --max-seeds 6"):
         ablate(three, tmp_path, replace(options, max_seeds=9))
     with pytest.raises(UsageError, match="needs 2 seeds or more"):
         ablate(three, tmp_path / "other", replace(options, seeds=1))

@@ -193,7 +193,7 @@ def write_looks(folder: Path, looks: Looks) -> None:
     before = read_looks(folder)
     if before and before != looks:
         raise UsageError(
-            f"{folder} was begun with --seeds {before.first} --max-seeds {before.last}: give the same, or choose "
+            f"{folder} was started with --seeds {before.first} --max-seeds {before.last}: give the same, or choose "
             "another --run-dir"
         )
     write_atomically(folder / LOOKS, json.dumps(looks._asdict()) + "\n")
