@@ -24,7 +24,7 @@ from zerotollm.errors import RunError, UsageError
 from zerotollm.evaluation.classification import label_probabilities
 from zerotollm.evaluation.grammar_history import grammar_history
 from zerotollm.evaluation.likelihood import read_question_files, require_language_model
-from zerotollm.experiment import Experiment, translates
+from zerotollm.experiment import Experiment, continues, translates
 from zerotollm.explain.activations import LanguageModel
 from zerotollm.explain.explanation import (
     Explanation,
@@ -40,7 +40,6 @@ from zerotollm.explain.sources import Sources, encode_within
 from zerotollm.model.build import Net, Params, init_params
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.sharding.rules import place_tree, shardings
-from zerotollm.shell import launch
 from zerotollm.training import checkpoints
 from zerotollm.training.checkpoints import Checkpoint
 from zerotollm.training.lora import LORA, merge_params, partition, trains_subset
@@ -52,6 +51,7 @@ FRESH = 5
 """Randomly initialized models that a trained one is compared with: the fewest that give an interval."""
 UNTRAINED = 20
 """Such models that measure chance in minimal pairs, where a few more make the intervals much narrower."""
+NO_JUDGE = "only a model that continues a text finds one sentence likelier than another"
 NO_PAIRS = "give a folder of minimal pairs, such as BLiMP's, with --judge"
 
 
@@ -177,9 +177,7 @@ class Run:
                 draw=partial(sample.draw_one, options, utf8),
             ),
             translate=lambda texts: [self.generate(text, **(sampling | {"n_best": 1})) for text in texts],
-            continue_text=lambda ids_T: continue_tokens(
-                self.params, self.net, self.tokenizer, ids_T, options
-            ),
+            continue_text=partial(continue_tokens, self.params, self.net, self.tokenizer, options),
             fresh=self._fresh,
         )
 
@@ -250,15 +248,9 @@ class Run:
             fresh=self._fresh,
         )
         if not questions:
-            return explanation.without("grammar", NO_PAIRS)
-        grammar = grammar_history(
-            self.checkpoints(),
-            self._fresh(UNTRAINED),
-            self.model_config,
-            self.tokenizer,
-            questions,
-            reference.train_N,
-        )
+            return explanation.without("grammar", NO_PAIRS if continues(self.experiment) else NO_JUDGE)
+        fresh, model, train_N = self._fresh(UNTRAINED), self.model_config, reference.train_N
+        grammar = grammar_history(self.checkpoints(), fresh, model, self.tokenizer, questions, train_N)
         return replace(explanation, grammar=grammar)
 
     def checkpoints(self) -> Iterator[tuple[int, Params]]:
@@ -349,7 +341,8 @@ def load(path: str | Path, step: int | str = "", mesh: Mesh | None = None) -> Ru
     path = Path(path).expanduser()
     written = run_directory.read_experiment(path)
     experiment = run_directory.located(path, written)
-    averaged = _chosen(path, experiment, step or default_step(experiment))
+    folder = path / run_directory.CHECKPOINTS
+    averaged = checkpoints.choose(folder, experiment.train, step or default_step(experiment))
     tokenizer = load_tokenizer(path / run_directory.TOKENIZER)
     params = checkpoints.average_params(averaged, mesh and partial(shardings, mesh=mesh))
     config, labels = experiment.model, run_directory.read_labels(path)
@@ -371,25 +364,6 @@ def load(path: str | Path, step: int | str = "", mesh: Mesh | None = None) -> Ru
         validation_bpb=None if len(averaged) > 1 or labels else averaged[-1].bpb(),
         labels=labels,
         adapters=adapters,
-    )
-
-
-def _chosen(path: Path, experiment: Experiment, step: int | str) -> list[Checkpoint]:
-    """Return the checkpoint of a step, or those to be averaged."""
-    kept = checkpoints.finished(path / run_directory.CHECKPOINTS)
-    if not kept:
-        raise UsageError(
-            f"{path} has no checkpoint yet: train it with {launch(('run_dir', path))}, or wait for its first one"
-        )
-    steps = {checkpoint.step: checkpoint for checkpoint in kept}
-    if step == "average":
-        return checkpoints.averaged(kept, experiment.train)
-    if step in ("best", "last"):
-        return [checkpoints.best(kept) if step == "best" else kept[-1]]
-    if step in steps:
-        return [steps[step]]
-    raise UsageError(
-        f"{path} has no checkpoint of step {step}: best, last, average or one of {', '.join(map(str, steps))}"
     )
 
 

@@ -274,7 +274,7 @@ def test_whole_run(run_dir, run, capsys, tmp_path):
     page.write_text("before\n<!-- table questions -->\n<!-- end -->\n", encoding="utf-8")
     options = ExplainOptions(text="heaven and earth", whole_run=True, into=str(page))
     result = explain(run.experiment, run_dir, options)
-    assert len(page.read_text(encoding="utf-8").splitlines()) == 3 + 2 + 8
+    assert len(page.read_text(encoding="utf-8").splitlines()) == 3 + 2 + 10
     steps = {0, 2, run.step} if run.step == 4 else {0, run.step}
     assert result["study"]["learning"]["steps_Y"] == sorted(steps)
     assert {"meaning", "generation", "learning", "tokenizers"} <= set(result["study"])

@@ -62,7 +62,7 @@ def test_the_sentence_names_the_rules_in_their_order_and_how_often_their_words_o
 def test_order_is_not_claimed_where_all_came_together():
     answer = measured([[0.5, 0.95, 0.95, 0.95, 0.95]] * 5, rules=tuple("abcde"))
     assert len(answer.learned()) == 5
-    assert "that rules of frequent words came first is not shown (600 pairs)" in answer.sentence()
+    assert "came first" not in answer.sentence()
 
 
 @pytest.mark.parametrize(

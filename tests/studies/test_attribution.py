@@ -12,7 +12,7 @@ from zerotollm.data.tokens.suffix_array import suffix_array
 from zerotollm.errors import UsageError
 from zerotollm.explain.estimates import Estimate
 from zerotollm.explain.sources import AROUND
-from zerotollm.studies.attribution import Attribution, edited_texts, nearest_places
+from zerotollm.studies.attribution import Attribution, compare_texts, edited_texts, nearest_places
 
 DRAW = np.random.default_rng(0)
 
@@ -70,6 +70,23 @@ def test_planted_passages_are_the_cause_and_others_are_not(tiny, tmp_path, capsy
     # A span of the language, which the rest of the text teaches as well.
     common = AttributeOptions(text="king found the river of the a in", seeds=3)
     assert "is not shown" in attribute(tiny, tmp_path, common).sentence()
+
+
+def test_noise_between_trainings_is_not_called_a_cause():
+    """1,000 draws each, since 5 % of false claims are promised exactly: seeds differ by 2 nats and trainings by 0.5."""
+    claimed = shown = 0
+    for k in range(1000):
+        random = np.random.default_rng(k)
+        log_p_KS = -20 + random.normal(0, 2, 5) + random.normal(0, 0.5, (3, 5))
+        without = np.array([[0.0], [2.0], [0.0]])
+        facts = {"span": "a", "before": "", "documents": ("one",), "removed": 70, "epochs": 1.0}
+        claimed += "is not shown" not in compare_texts(log_p_KS, **facts).sentence()
+        shown += "because of it, which" in compare_texts(log_p_KS - without, **facts).sentence()
+    print(
+        f"\n| attribute: noise of 5 seeds; 2 nats less without the passages | {100 - claimed / 10} | {shown / 10} |"
+    )
+    assert claimed <= 65  # two standard deviations above 50
+    assert shown >= 950
 
 
 @pytest.mark.parametrize(

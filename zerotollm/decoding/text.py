@@ -106,7 +106,7 @@ def stream_answer(
 
 
 def continue_tokens(
-    params: Params, net: Net, tokenizer: AnyTokenizer, ids_T: np.ndarray, sampling: SamplingConfig
+    params: Params, net: Net, tokenizer: AnyTokenizer, sampling: SamplingConfig, ids_T: np.ndarray
 ) -> np.ndarray:
     """Return the ids that the model writes after those of a text, of which at most half a context is kept."""
     most = net.config.max_length

@@ -93,15 +93,19 @@ class Grammar(Answer):
             for rule in learned[:NAMED]
         ]
         more = f" and {len(learned) - NAMED} later ones" if len(learned) > NAMED else ""
+        return f"{start}: {', '.join(born)}{more}{self._order()} ({self.pairs:,} pairs)."
+
+    def _order(self) -> str:
+        """Return whether rules of frequent words came first, nothing if too few were learned to ask."""
+        if not np.isfinite(self.by_frequency.value):
+            return ""
         order = verdict(
             self.by_frequency,
             "rules of rare words came first",
             "rules of frequent words came first",
             "that rules of frequent words came first is not shown",
         )
-        if np.isfinite(self.by_frequency.value):
-            order += f" (correlation {self.by_frequency})"
-        return f"{start}: {', '.join(born)}{more}; {order} ({self.pairs:,} pairs)."
+        return f"; {order} (correlation {self.by_frequency})"
 
     def panels(self) -> Iterator[Panel]:
         learned = self.learned()
@@ -111,7 +115,8 @@ class Grammar(Answer):
             template = "{}: from step {:,} on; {:.0f} times in a million words"
             hover = said(template, [r.title for r in learned], born, [r.per_million for r in learned])
             dots = Dots(born, range(len(learned)), "born", 0, hover=hover, across=True, size=10)
-            axes = Axis("step from which on it is shown"), Axis(names=names, down=True)
+            span = float(self.steps_Y[0]), float(self.steps_Y[-1]) * 1.03
+            axes = Axis("step from which on it is shown", span=span), Axis(names=names, down=True)
             title = "Learned phenomena (uses of their words in a million)"
             yield Panel(title, (dots,), *axes, height=120 + 28 * len(learned), wide=True)
         for rule in self.rules:

@@ -204,17 +204,23 @@ def attribute_span(
             fitted = text.fit(edited_N, seed, lambda step, seed=seed, kind=kind: progress(seed, kind, step))
             row.append(_log_probability(text, target, fitted.params))
         log_p.append(row)
-    log_p_KS = np.array(log_p).T
-    return Attribution(
+    return compare_texts(
+        np.array(log_p).T,
         span=exact_text(text.tokenizer, target.span_L),
         before=exact_text(text.tokenizer, target.before_T),
         documents=target.documents,
         removed=(length + 2 * AROUND) * len(target.place_P),
-        log_p_KS=log_p_KS,
-        cause=Estimate(*map(float, mean_estimate(log_p_KS[2] - log_p_KS[1]))),
-        of_random=Estimate(*map(float, mean_estimate(log_p_KS[0] - log_p_KS[2]))),
         epochs=text.epochs,
     )
+
+
+def compare_texts(
+    log_p_KS: np.ndarray, *, span: str, before: str, documents: tuple[str, ...], removed: int, epochs: float
+) -> Attribution:
+    """Return the comparison of the log-probabilities of S seeds by `KINDS`; see `Attribution` for the rest."""
+    cause = Estimate(*map(float, mean_estimate(log_p_KS[2] - log_p_KS[1])))
+    of_random = Estimate(*map(float, mean_estimate(log_p_KS[0] - log_p_KS[2])))
+    return Attribution(span, before, documents, removed, log_p_KS, cause, of_random, epochs)
 
 
 def _log_probability(text: EditableText, target: Target, params: Params) -> float:

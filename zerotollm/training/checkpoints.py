@@ -26,10 +26,11 @@ from pathlib import Path
 import jax
 import orbax.checkpoint as ocp
 
-from zerotollm.errors import RunError
+from zerotollm.errors import RunError, UsageError
 from zerotollm.host.atomic_files import cannot_write, write_atomically
 from zerotollm.model.build import Params
 from zerotollm.sharding.processes import is_first, on_first
+from zerotollm.shell import launch
 from zerotollm.training.config import TrainConfig, due
 from zerotollm.types import Json, PyTree
 
@@ -292,3 +293,25 @@ def _sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def choose(folder: Path, train: TrainConfig, step: int | str) -> list[Checkpoint]:
+    """Return the checkpoint of a step, "best" or "last", or those that are averaged for "average".
+
+    Raises UsageError where the folder of checkpoints has none, or not that one.
+    """
+    kept, run_dir = finished(folder), folder.parent
+    if not kept:
+        raise UsageError(
+            f"{run_dir} has no checkpoint yet: train it with {launch(('run_dir', run_dir))}, or wait for its first one"
+        )
+    steps = {checkpoint.step: checkpoint for checkpoint in kept}
+    if step == "average":
+        return averaged(kept, train)
+    if step in ("best", "last"):
+        return [best(kept) if step == "best" else kept[-1]]
+    if step in steps:
+        return [steps[step]]
+    raise UsageError(
+        f"{run_dir} has no checkpoint of step {step}: best, last, average or one of {', '.join(map(str, steps))}"
+    )
