@@ -21,11 +21,13 @@ from zerotollm.experiment import Experiment
 def experiment() -> Experiment:
     """Return `base` for 300 steps. `optimizer` below replaces the built-in one: plan, ablate and resume use it too."""
     train = replace(base().train, steps=300, eval_every=150, sample_every=0, checkpoint_every=150)
-    return replace(base(), name="own_optimizer", train=train)
+    return replace(
+        base(), name="own_optimizer", train=train, optimizer=replace(base().optimizer, learning_rate=0.01)
+    )
 
 
 def optimizer(experiment: Experiment) -> optax.GradientTransformation:
     """Return NAdamW from optax, with warmup and cosine decay, for all parameters alike."""
-    steps = experiment.train.steps
-    schedule = optax.warmup_cosine_decay_schedule(0.0, 0.01, warmup_steps=20, decay_steps=steps)
+    rate, steps = experiment.optimizer.learning_rate, experiment.train.steps
+    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, min(20, steps // 2), steps)
     return optax.chain(optax.clip_by_global_norm(1.0), optax.nadamw(schedule, b2=0.95, weight_decay=0.1))

@@ -4,6 +4,7 @@ Every block of Python runs on tiny models in the place of runs/base and runs/tra
 in docs/how-to/documentation.md.
 """
 
+import codeop
 import json
 import random
 import re
@@ -94,6 +95,18 @@ def test_the_python_of_a_page_runs(page, folder):
     assert "```text\n```" not in printing, "a block of output has nothing before it that prints"
     for image in re.findall(r"\]\((figures/\d\w*\.png)\)", text):
         assert (folder / Path(image).name).stat().st_size > 1000, image
+
+
+@pytest.mark.parametrize("page", [page for page in WITH_PYTHON if page.parent.name == "learn"], ids=name_of)
+def test_blocks_can_be_pasted_into_a_python_shell(page):
+    """There an empty line ends an indented block, and nothing else does."""
+    for block in doc_pages.python(page.read_text(encoding="utf-8")):
+        pasted: list[str] = []
+        for line in [*block.code.splitlines(), ""]:
+            pasted.append(line)
+            if codeop.compile_command("\n".join(pasted), symbol="single"):
+                pasted = []
+        assert not pasted or not any(pasted), block.code
 
 
 @pytest.mark.parametrize("notebook", sorted(ROOT.glob("docs/**/*.ipynb")), ids=name_of)

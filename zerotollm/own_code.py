@@ -14,6 +14,9 @@ from zerotollm.errors import RunError, UsageError
 REPLACEABLE = ("model", "optimizer", "objective", "dataset")
 """Functions of an experiment's file that replace those of `zerotollm.components` with the same name."""
 
+NOT_HASHED = ("experiment", "variants", "budget", "ladder", "next_size")
+"""Functions of an experiment's file that return experiments: what they return is compared, field by field."""
+
 
 @dataclass(frozen=True)
 class OwnCode:
@@ -24,7 +27,7 @@ class OwnCode:
     functions: str = ""
     """their names, with spaces between"""
     sha256: str = ""
-    """of the file without comments, docstrings and `experiment()`"""
+    """of the file without comments, docstrings and the functions of NOT_HASHED"""
 
     def function(self, name: str) -> Callable | None:
         """Return the function of that name, or None where the built-in one stands.
@@ -77,7 +80,7 @@ def own_code(module: str, path: Path) -> OwnCode:
     if not functions:
         return OwnCode()
     tree.body = [
-        node for node in tree.body if not (isinstance(node, ast.FunctionDef) and node.name == "experiment")
+        node for node in tree.body if not (isinstance(node, ast.FunctionDef) and node.name in NOT_HASHED)
     ]
     for node in ast.walk(tree):
         body = getattr(node, "body", None)

@@ -530,6 +530,11 @@ def test_functions_of_ones_own_are_a_change_of_one_name(base, tmp_path, monkeypa
     table = (tmp_path / "tiny" / "table.md").read_text()
     assert "| model of experiments.own_attention |" in table
     assert code.sha256 not in table
+    changed_code = replace(code, sha256="0" * 64)
+    with pytest.raises(
+        UsageError, match=r"^experiments\.own_attention has changed since .*seed-0\.json was trained"
+    ):
+        ablate(suite(base, gated={"code": changed_code}), tmp_path, replace(TINY, seeds=1))
 
 
 def test_time_left_is_what_was_measured():

@@ -89,7 +89,8 @@ class TransformerConfig:
     encoder-decoder: on both sides"""
     previous_token_heads: Annotated[int, Bounds(0, 16)] = field(default=0, metadata=ADDED)
     """number of heads of the first layer that are initialized to attend to the token 1, 2, ... before, by the biases of
-    their queries and keys; at most num_heads; encoder-decoder: on both sides. Needs rope, biases, and no qk_norm"""
+    their queries and keys; all heads if there are fewer; encoder-decoder: on both sides. Needs rope, biases, and no
+    qk_norm"""
     embedding_scale: bool = False
     """multiply embeddings by sqrt(width) (arXiv:1706.03762, section 3.4)"""
     initialization: Literal["scaled", "plain", "zero"] = "scaled"

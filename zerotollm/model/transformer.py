@@ -206,7 +206,7 @@ class Transformer(nn.Module):
         self.sow("intermediates", "embedded_BTD", x_BTD)  # before token shift and positions
         if c.token_shift:
             if before_BN is None:
-                before_BN = jnp.zeros((tokens_BT.shape[0], c.token_shift), tokens_BT.dtype)
+                before_BN = jnp.zeros((tokens_BT.shape[0], c.token_shift), jnp.int32)
             x_BTD = TokenShift(c, name="token_shift")(x_BTD, embedding_VD[before_BN], since_start_BT)
         if c.embedding_scale:
             x_BTD *= c.width**0.5

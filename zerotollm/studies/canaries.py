@@ -108,7 +108,7 @@ def exposure_table(answer: Canaries) -> Table:
     columns = {
         ">planted": [f"{exposure.repetitions:,}" for exposure in answer.exposures],
         ">exposure, bits": [with_interval(exposure.bits) for exposure in answer.exposures],
-        ">p": [f"{exposure.p_value:.4f}" for exposure in answer.exposures],
+        ">p-value": [f"{exposure.p_value:.4f}" for exposure in answer.exposures],
         ">% likeliest of all": [f"{100 * exposure.first:.0f}" for exposure in answer.exposures],
         ">% written after their prefix": [f"{100 * exposure.extracted:.0f}" for exposure in answer.exposures],
     }

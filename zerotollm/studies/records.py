@@ -106,6 +106,11 @@ def check_experiment(
     """Raise UsageError where the experiment `stored` in the file `path` is not the one asked for."""
     before = from_json(json.dumps(stored), str(path))
     changes = [change for change in differences(before, asked) if change[0] not in may_differ]
+    if [name for name, _, _ in changes] == ["code.sha256"]:
+        raise UsageError(
+            f"{asked.code.module} has changed since {path} was trained: bring the code back, or choose another "
+            "--run-dir"
+        )
     if changes:
         fields = ", ".join(f"{name} {was!r} (now {now!r})" for name, was, now in changes)
         raise UsageError(

@@ -209,15 +209,14 @@ def _positions(positions: LossByPosition) -> list[Table]:
     return [table_of({f"position in the {positions.of}": places, ">nats per token": losses})]
 
 
-def head_table(heads: Heads, ablation: Ablation) -> Table:
-    """Return a row for each head: its roles, its entropy and the rise of the loss without it."""
+def head_tables(heads: Heads, ablation: Ablation) -> list[Table]:
+    """Return two tables of a row for each head: its roles and its entropy; the rise of the loss without it."""
     roles = {head: SHORT_ROLES.get(role, role) for head, role in heads.named().items()}
     without_LH, mean_LH = ablation.rise_LH.value, ablation.mean_rise_LH.value
     all_heads = list(np.ndindex(heads.entropy_LH.shape))
     order = sorted(all_heads, key=lambda head: (head not in roles, -abs(without_LH[head])))
-    title = f"{NAMES[heads.where].capitalize()}, as layer.head: attention by role, loss without it"
-    if len(all_heads) > HEADS:
-        title += f"; {HEADS} of {len(all_heads)}, all are in the report"
+    name = NAMES[heads.where].capitalize()
+    of_all = f"; {HEADS} of {len(all_heads)}, all are in the report" if len(all_heads) > HEADS else ""
     shown = sorted(order[:HEADS])
 
     def column(x_LH: np.ndarray, even: str, form: str = ".2f") -> list[str]:
@@ -229,11 +228,15 @@ def head_table(heads: Heads, ablation: Ablation) -> Table:
     for role, score_LH, even in zip(heads.roles, heads.score_PLH.value, heads.even_P, strict=True):
         columns[f">{SHORT_ROLES.get(role, role)}"] = column(score_LH, f"{even:.2f}")
     columns[">entropy"] = column(heads.entropy_LH, f"{heads.even_entropy:.2f}")
-    columns |= {
-        ">loss without": column(without_LH, "", "+.3f"),
-        ">with its mean": column(mean_LH, "", "+.3f"),
+    losses = {
+        "head": columns["head"][:-1],
+        ">without it": [f"{without_LH[head]:+.3f}" for head in shown],
+        ">with its mean output": [f"{mean_LH[head]:+.3f}" for head in shown],
     }
-    return table_of(columns, title)
+    return [
+        table_of(columns, f"{name}, as layer.head: attention by role{of_all}"),
+        table_of(losses, f"{name}: nats added to the loss{of_all}"),
+    ]
 
 
 def _most_attended(pieces: Sequence[str], weights_S: np.ndarray) -> str:
@@ -286,7 +289,12 @@ def sources_table(sources: Sources, most: int = SPANS) -> Table:
         passage = f"{where}… {_flat(nearest.before)} [{_flat(span.text)}] {_flat(nearest.after)} …"
         p_value = f"{span.p_value:.3f}" if len(sources.real_K) > 1 else "-"
         rows.append((str(span.length), f"{span.occurrences:,}", p_value, passage))
-    head = (">tokens", ">in the training text", ">p", "training passage most like it, the span in brackets")
+    head = (
+        ">tokens",
+        ">in the training text",
+        ">p-value",
+        "training passage most like it, the span in brackets",
+    )
     title = "The longest spans that are in the training text"
     return Table(head, rows, title)
 
@@ -359,4 +367,4 @@ TABLES: dict[type[Answer], Callable[[Any], list[Table]]] = {
     Memorization: _memorization,
     Grammar: lambda grammar: [grammar_table(grammar.rules)],
 }
-"""The tables of each answer; `head_table` is of two answers."""
+"""The tables of each answer; `head_tables` are of two answers."""

@@ -9,7 +9,7 @@ from rich.text import Text
 from zerotollm.explain.explanation import Explanation, RunExplanation
 from zerotollm.explain.generation import Generation
 from zerotollm.explain.render.questions import QUESTIONS
-from zerotollm.explain.render.tables import TABLES, Table, head_table
+from zerotollm.explain.render.tables import TABLES, Table, head_tables
 
 Shown = list[str | rich.table.Table]
 """Texts and tables in their order; a text that ends with a colon is the title of the table after it."""
@@ -46,7 +46,7 @@ def _tables(explanation: Explanation | RunExplanation, name: str) -> list[Table]
     answer = getattr(explanation, name)
     if name.endswith("heads"):
         ablation = getattr(explanation, name.removesuffix("heads") + "ablation")
-        return [head_table(answer, ablation)] if answer and ablation else []
+        return head_tables(answer, ablation) if answer and ablation else []
     return TABLES[type(answer)](answer) if type(answer) in TABLES else []
 
 

@@ -134,6 +134,7 @@ function showPrediction() {
   at("next-title").textContent = here === undefined ? "The next token" : `Instead of ${visible(tokenizer.name(here))}`;
   const moved = now.reduce((sum, p, id) => sum + Math.abs(p - before[id]), 0) / 2;
   at("moved").textContent = moved < 5e-4 ? "This is the whole model at temperature 1."
+    : !page.off.size ? "The thin marks are the same at temperature 1."
     : `Compared with the whole model at temperature 1 (the thin marks), ${percent(moved)} of the probability has moved.`;
   at("degrees").textContent = temperature.toFixed(2);
   const token = here ?? order[0];

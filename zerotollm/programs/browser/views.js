@@ -102,7 +102,7 @@ function partsView({ layers, encoderLayers, heads, selected, off, select }) {
     };
     add(key, `${label} ${count - i}`, "layer");
     for (const kind of kinds) for (let h = 0; h < heads; h++) add(`${key}.${kind}${h}`, String(h + 1), kind ? "head cross" : "head");
-    add(`${key}.feed_forward`, "FF", "ff");
+    add(`${key}.feed_forward`, "feed-forward", "ff");
     return row;
   });
   return [...stack(layers, "", "Layer", encoderLayers ? ["", "x"] : [""]), ...stack(encoderLayers, "e", "Encoder", [""])];
