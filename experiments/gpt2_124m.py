@@ -24,8 +24,10 @@ def experiment() -> Experiment:
     (arXiv:2203.15556). Micro-batches of 4 windows fit into 8 GB: see `plan`.
 
     The text is FineWeb-Edu's sample of 10 billion tokens (arXiv:2406.17557), of which a quarter is read. It is
-    streamed (`pip install -r requirements-hf.txt`), and only its tokens are kept, 2 bytes each. `prepare` makes them
-    before training. For your own text, from about 2 GB on: `--data.corpus my_text/`.
+    streamed (`pip install -r requirements-hf.txt`), and only its tokens are kept, 2 bytes each: about 20 GB. `prepare`
+    makes them before training: 48 s for a GB of text on two CPU cores (docs/results/speed.md), so about 40 minutes if
+    the connection is as fast. Then `plan --device rtx2080` predicts 47 hours. For your own text, from about 2 GB on:
+    `--data.corpus my_text/`.
     """
     parent = base()
     return replace(
