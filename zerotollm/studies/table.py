@@ -74,8 +74,8 @@ class Row(TypedDict):
     trained_parameters: int | None
     step_bytes: int | None
     seconds: float
-    relative_time: float | None
-    """processor time of a run over that of the base, over the seeds of both; None in tables of earlier versions"""
+    relative_time: NotRequired[float | None]
+    """processor time of a run over that of the base, over the seeds of both; tables of earlier versions have none"""
     published: dict[str, float] | None
     shared: Result
     """at the rates of the experiments"""
@@ -251,8 +251,10 @@ def table(rows: Sequence[Row], short: bool = False) -> tuple[list[str], list[lis
     ]
     if _has_bleu(rows):
         groups.append((BLEU_HEADINGS, lambda row: _bleu_cells(row["shared"])))
-    if any(row["relative_time"] for row in rows):
-        groups.append((("time",), lambda row: [f"x {time:.2f}" if (time := row["relative_time"]) else "-"]))
+    if any(row.get("relative_time") for row in rows):
+        groups.append(
+            (("time",), lambda row: [f"x {time:.2f}" if (time := row.get("relative_time")) else "-"])
+        )
     if not short:
         groups.insert(1, (("change", "parameters", "FLOPs per token", "tokens/s"), _size_cells))
         if any(row["trained_parameters"] not in (None, row["parameters"]) for row in rows):
@@ -327,7 +329,7 @@ def footer(rows: Sequence[Row]) -> str:
         f"Validation, {measure(rows)}: mean ± sample standard deviation over seeds; difference to the base over the "
         "same seeds. FLOPs are those of a training step."
     )
-    if any(row["relative_time"] for row in rows):
+    if any(row.get("relative_time") for row in rows):
         words += " Time is a run's processor time, relative to the base's."
     if note := verdict_note(rows):
         words += (
