@@ -8,11 +8,12 @@ from time import perf_counter
 from rich.table import Table
 from sentencepiece import SentencePieceProcessor
 
+from zerotollm.components import dataset_of
 from zerotollm.console import Console
-from zerotollm.data.batches.windows import Batch, training_batches
+from zerotollm.data.batches.windows import Batch
 from zerotollm.data.lazy_sequence import in_groups
 from zerotollm.data.sources.documents import training_texts
-from zerotollm.data.tokens.text_sources import prepare_sources, text_sources
+from zerotollm.data.tokens.text_sources import text_sources
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, task_of
 
@@ -34,22 +35,23 @@ def bench_data(experiment: Experiment, run_dir: Path) -> dict[str, float]:
             "example base"
         )
     shape = experiment.data
+    feed = dataset_of(experiment)
     sources = text_sources(shape, experiment.tokenizer)
-    data = prepare_sources(sources)[0]
-    texts = next(in_groups(training_texts(sources[0].corpus, CHARACTERS), len, CHARACTERS))
+    most = CHARACTERS // len(sources)
+    texts = [
+        text for source in sources for text in next(in_groups(training_texts(source.corpus, most), len, most))
+    ]
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
-    sentencepiece = SentencePieceProcessor(model_proto=data.tokenizer.model)
+    sentencepiece = SentencePieceProcessor(model_proto=feed.tokenizer.model)
     ours, theirs = _fastest_seconds(
-        lambda: data.tokenizer.encode_batch(texts), lambda: sentencepiece.encode(texts, num_threads=-1)
+        lambda: feed.tokenizer.encode_batch(texts), lambda: sentencepiece.encode(texts, num_threads=-1)
     )
-    batches = training_batches(
-        data.splits["train"], context=shape.context, batch_size=shape.batch_size, seed=experiment.train.seed
-    )
+    batches = feed.training(seed=experiment.train.seed)
     tokens_per_second = _batches_per_second(batches) * shape.batch_size * shape.context
     table = Table(show_header=False, box=None, pad_edge=False)
     for row in (
-        ("text", f"{megabytes:.1f} MB of {data.corpus}"),
-        ("vocabulary", f"{data.tokenizer.vocab_size:,} tokens, {data.tokenizer.kind}"),
+        ("text", f"{megabytes:.1f} MB of {feed.corpus}"),
+        ("vocabulary", f"{feed.tokenizer.vocab_size:,} tokens, {feed.tokenizer.kind}"),
         ("tokenizer", f"{megabytes / ours:.1f} MB/s"),
         ("SentencePiece itself", f"{megabytes / theirs:.1f} MB/s; ours takes {ours / theirs:.2f} x its time"),
         ("batches", f"{tokens_per_second:,.0f} tokens/s, {shape.batch_size} windows of {shape.context}"),
