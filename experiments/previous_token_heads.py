@@ -12,6 +12,7 @@ Expected: the table in docs/results/previous_token_heads.md; base 1.4490 bits pe
 
 from experiments.ablations import budget as budget
 from experiments.base import experiment as base_experiment
+from experiments.recent_tricks import code
 from zerotollm.experiment import Experiment
 from zerotollm.studies.suite import Variant, changed
 
@@ -28,9 +29,12 @@ def experiment() -> Experiment:
 def variants(base: Experiment) -> tuple[Variant, ...]:
     """Return the base with fewer planted heads, with narrower ones, and with token shift."""
     narrow = {"model.num_heads": 2 * base.model.num_heads}
+    second = {"code": code("heads_in_second_layer")}
     rows = (
         ("no-head", "heads", NO_HEADS, "-", "Qwen2, initialized as usual"),
         ("one-head", "heads", {"model.previous_token_heads": 1}, "-", "for the token before only"),
+        ("second-layer", "heads", NO_HEADS | second, "-", "planted in the second layer instead of the first"),
+        ("both-layers", "heads", second, "-", "planted in the first two layers"),
         ("narrow-heads", "heads", narrow, "-", "twice the heads, half as wide, three of them planted"),
         ("qwen3", "architecture", QWEN3, "arXiv:2505.09388", "Qwen3: no biases, queries and keys normalized"),
         ("token-shift", "architecture", QWEN3 | {"model.token_shift": 3}, RWKV, "Qwen3 with token shift"),

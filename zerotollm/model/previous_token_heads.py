@@ -1,4 +1,4 @@
-"""Heads of the first layer that are initialized to attend to the previous tokens."""
+"""Heads, in `base` those of the first layer, that are initialized to attend to the previous tokens."""
 
 import jax.numpy as jnp
 
@@ -12,8 +12,8 @@ KERNEL_SCALE = 0.1
 """Scale of a planted head's query and key matrices: at first the content of tokens hardly matters."""
 
 
-def plant_previous_token_heads(config: TransformerConfig, params: Json) -> Json:
-    """Return initial parameters whose head h of the first layer attends to the token h + 1 before.
+def plant_previous_token_heads(config: TransformerConfig, params: Json, layer: int = 0) -> Json:
+    """Return initial parameters whose head h of a layer attends to the token h + 1 before.
 
     The first `previous_token_heads` heads, or all if there are fewer, are planted: in the decoder and in the encoder.
     Only the biases of queries and keys do it, with RoPE (arXiv:2104.09864, equation 34). Values and outputs keep their
@@ -23,10 +23,12 @@ def plant_previous_token_heads(config: TransformerConfig, params: Json) -> Json:
     if not config.previous_token_heads:
         return params
     if "layer_0" not in params:
-        sides = {side: plant_previous_token_heads(config, params[side]) for side in ("encoder", "decoder")}
+        sides = {
+            side: plant_previous_token_heads(config, params[side], layer) for side in ("encoder", "decoder")
+        }
         return params | {side: planted for side, planted in sides.items() if side in params}
-    layer = params["layer_0"]
-    return params | {"layer_0": layer | {"attention": _plant(config, layer["attention"])}}
+    name = f"layer_{layer}"
+    return params | {name: params[name] | {"attention": _plant(config, params[name]["attention"])}}
 
 
 def _plant(config: TransformerConfig, attention: Json) -> Json:
