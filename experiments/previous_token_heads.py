@@ -29,12 +29,32 @@ def experiment() -> Experiment:
 def variants(base: Experiment) -> tuple[Variant, ...]:
     """Return the base with fewer planted heads, with narrower ones, and with token shift."""
     narrow = {"model.num_heads": 2 * base.model.num_heads}
-    second = {"code": code("heads_in_second_layer")}
+    second = NO_HEADS | {"code": code("heads_in_second_layer")}
     rows = (
         ("no-head", "heads", NO_HEADS, "-", "Qwen2, initialized as usual"),
         ("one-head", "heads", {"model.previous_token_heads": 1}, "-", "for the token before only"),
-        ("second-layer", "heads", NO_HEADS | second, "-", "planted in the second layer instead of the first"),
-        ("both-layers", "heads", second, "-", "planted in the first two layers"),
+        (
+            "second-layer",
+            "heads",
+            second,
+            "-",
+            "in the second layer alone",
+        ),
+        ("two-layers", "heads", {"model.previous_token_layers": 2}, "-", "in the first two layers"),
+        (
+            "three-layers",
+            "heads",
+            {"model.previous_token_layers": 3},
+            "-",
+            "in the first three layers",
+        ),
+        (
+            "four-layers",
+            "heads",
+            {"model.previous_token_layers": 4},
+            "-",
+            "in all layers of the small model",
+        ),
         ("narrow-heads", "heads", narrow, "-", "twice the heads, half as wide, three of them planted"),
         ("qwen3", "architecture", QWEN3, "arXiv:2505.09388", "Qwen3: no biases, queries and keys normalized"),
         ("token-shift", "architecture", QWEN3 | {"model.token_shift": 3}, RWKV, "Qwen3 with token shift"),

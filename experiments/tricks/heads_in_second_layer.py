@@ -6,7 +6,7 @@ from typing import Any
 
 from zerotollm.experiment import Experiment
 from zerotollm.model.build import Net
-from zerotollm.model.previous_token_heads import plant_previous_token_heads
+from zerotollm.model.previous_token_heads import plant_layer
 from zerotollm.model.transformer import Transformer
 
 HEADS = 3
@@ -20,7 +20,7 @@ class PlantedSecondLayer(Transformer):
         """Return the initial variables of `flax.linen.Module.init`, with planted heads in `layer_1`."""
         variables = super().init(*args, **options)
         config = replace(self.config, previous_token_heads=HEADS)
-        return {**variables, "params": plant_previous_token_heads(config, variables["params"], layer=1)}
+        return {**variables, "params": plant_layer(config, variables["params"], 1)}
 
 
 def model(experiment: Experiment) -> Net:

@@ -11,7 +11,7 @@ import pytest
 from zerotollm.errors import UsageError
 from zerotollm.model.build import Params, apply_net, build_net, init_params
 from zerotollm.model.config import TransformerConfig, resolve
-from zerotollm.model.previous_token_heads import plant_previous_token_heads
+from zerotollm.model.previous_token_heads import plant_layer
 
 PLANTED = TransformerConfig(
     num_layers=2, width=96, num_heads=3, biases="qkv", qk_norm=False, previous_token_heads=3
@@ -72,7 +72,7 @@ def test_only_queries_and_keys_of_planted_heads_of_the_first_layer_change():
 def test_heads_of_another_layer_attend_to_the_tokens_before():
     config = resolved(PLANTED)
     unplanted = build_net(replace(config, previous_token_heads=0))
-    params = plant_previous_token_heads(config, init_params(unplanted, 0), layer=1)
+    params = plant_layer(config, init_params(unplanted, 0), 1)
     _, sown = unplanted.apply({"params": params}, batch(), mutable="intermediates")
     for layer, planted in (("layer_0", False), ("layer_1", True)):
         (weights_BHTS,) = sown["intermediates"][layer]["attention"]["weights_BHTS"]

@@ -88,9 +88,11 @@ class TransformerConfig:
     """number of earlier tokens whose embeddings are added, with learned weights (RWKV, arXiv:2305.13048);
     encoder-decoder: on both sides"""
     previous_token_heads: Annotated[int, Bounds(0, 16)] = field(default=0, metadata=ADDED)
-    """number of heads of the first layer that are initialized to attend to the token 1, 2, ... before, by the biases of
-    their queries and keys; all heads if there are fewer; encoder-decoder: on both sides. Needs rope, biases, and no
+    """number of heads of the first layers that are initialized to attend to the token 1, 2, ... before, by the biases
+    of their queries and keys; all heads if there are fewer; encoder-decoder: on both sides. Needs rope, biases, and no
     qk_norm"""
+    previous_token_layers: Annotated[int, Bounds(at_least=1)] = field(default=1, metadata=ADDED)
+    """number of layers with such heads, from the first on; all layers if there are fewer"""
     embedding_scale: bool = False
     """multiply embeddings by sqrt(width) (arXiv:1706.03762, section 3.4)"""
     initialization: Literal["scaled", "plain", "zero"] = "scaled"

@@ -1,4 +1,4 @@
-"""Heads, in `base` those of the first layer, that are initialized to attend to the previous tokens."""
+"""Heads of the first layers that are initialized to attend to the previous tokens."""
 
 import jax.numpy as jnp
 
@@ -12,23 +12,29 @@ KERNEL_SCALE = 0.1
 """Scale of a planted head's query and key matrices: at first the content of tokens hardly matters."""
 
 
-def plant_previous_token_heads(config: TransformerConfig, params: Json, layer: int = 0) -> Json:
-    """Return initial parameters whose head h of a layer attends to the token h + 1 before.
+def plant_previous_token_heads(config: TransformerConfig, params: Json) -> Json:
+    """Return initial parameters, of which head h of the first layers attends to the token h + 1 before.
 
-    The first `previous_token_heads` heads, or all if there are fewer, are planted: in the decoder and in the encoder.
-    Only the biases of queries and keys do it, with RoPE (arXiv:2104.09864, equation 34). Values and outputs keep their
-    random initialization. Previous-token heads are the first half of an induction circuit (Elhage et al. 2021, "A
-    Mathematical Framework for Transformer Circuits"), which a model otherwise has to learn.
+    The first `previous_token_heads` heads of the first `previous_token_layers` layers, or all if there are fewer, are
+    planted: in the decoder and in the encoder. Only the biases of queries and keys do it, with RoPE (arXiv:2104.09864,
+    equation 34). Values and outputs keep their random initialization. Previous-token heads are the first half of an
+    induction circuit (Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"), which a model otherwise
+    has to learn.
     """
-    if not config.previous_token_heads:
-        return params
-    if "layer_0" not in params:
-        sides = {
-            side: plant_previous_token_heads(config, params[side], layer) for side in ("encoder", "decoder")
-        }
-        return params | {side: planted for side, planted in sides.items() if side in params}
+    for layer in range(config.previous_token_layers if config.previous_token_heads else 0):
+        params = plant_layer(config, params, layer)
+    return params
+
+
+def plant_layer(config: TransformerConfig, params: Json, layer: int) -> Json:
+    """Return parameters with planted heads in one layer of each side, if the side has so many."""
     name = f"layer_{layer}"
-    return params | {name: params[name] | {"attention": _plant(config, params[name]["attention"])}}
+    if name in params:
+        return params | {name: params[name] | {"attention": _plant(config, params[name]["attention"])}}
+    sides = {
+        side: plant_layer(config, params[side], layer) for side in ("encoder", "decoder") if side in params
+    }
+    return params | sides
 
 
 def _plant(config: TransformerConfig, attention: Json) -> Json:
