@@ -24,6 +24,7 @@ def experiment() -> Experiment:
         "model.num_layers": 2,
         "model.width": 128,
         "model.num_heads": 4,
+        "model.previous_token_layers": 1,
         "tokenizer.vocab_size": 2048,
         "train.steps": 1000,
     }

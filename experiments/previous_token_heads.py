@@ -22,8 +22,8 @@ RWKV = "arXiv:2305.13048"
 
 
 def experiment() -> Experiment:
-    """Return `base`, with as many planted heads as its first layer has: two at the small budget, three in full."""
-    return changed(base_experiment(), {"name": "previous_token_heads"})
+    """Return `base` with planted heads in its first layer only: all of them, two at the small budget, three in full."""
+    return changed(base_experiment(), {"name": "previous_token_heads", "model.previous_token_layers": 1})
 
 
 def variants(base: Experiment) -> tuple[Variant, ...]:
@@ -33,28 +33,10 @@ def variants(base: Experiment) -> tuple[Variant, ...]:
     rows = (
         ("no-head", "heads", NO_HEADS, "-", "Qwen2, initialized as usual"),
         ("one-head", "heads", {"model.previous_token_heads": 1}, "-", "for the token before only"),
-        (
-            "second-layer",
-            "heads",
-            second,
-            "-",
-            "in the second layer alone",
-        ),
+        ("second-layer", "heads", second, "-", "in the second layer alone"),
         ("two-layers", "heads", {"model.previous_token_layers": 2}, "-", "in the first two layers"),
-        (
-            "three-layers",
-            "heads",
-            {"model.previous_token_layers": 3},
-            "-",
-            "in the first three layers",
-        ),
-        (
-            "four-layers",
-            "heads",
-            {"model.previous_token_layers": 4},
-            "-",
-            "in all layers of the small model",
-        ),
+        ("three-layers", "heads", {"model.previous_token_layers": 3}, "-", "in the first three layers"),
+        ("four-layers", "heads", {"model.previous_token_layers": 4}, "-", "in all layers of the small model"),
         ("narrow-heads", "heads", narrow, "-", "twice the heads, half as wide, three of them planted"),
         ("qwen3", "architecture", QWEN3, "arXiv:2505.09388", "Qwen3: no biases, queries and keys normalized"),
         ("token-shift", "architecture", QWEN3 | {"model.token_shift": 3}, RWKV, "Qwen3 with token shift"),

@@ -24,8 +24,11 @@ FOLDER = Path(__file__).parent / "tricks"
 
 
 def experiment() -> Experiment:
-    """Return `base`. Most variants bring functions of their own, from the files in `experiments/tricks`."""
-    return changed(base_experiment(), {"name": "recent_tricks"})
+    """Return `base` with planted heads in its first layer only, as it was when the tricks were measured.
+
+    Most variants bring functions of their own, from the files in `experiments/tricks`.
+    """
+    return changed(base_experiment(), {"name": "recent_tricks", "model.previous_token_layers": 1})
 
 
 def code(name: str) -> OwnCode:

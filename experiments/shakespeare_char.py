@@ -35,7 +35,7 @@ def experiment() -> Experiment:
             batch_size=8,
         ),
         tokenizer=replace(parent.tokenizer, kind="char", byte_fallback=False),
-        model=replace(parent.model, num_layers=2, width=96),
+        model=replace(parent.model, num_layers=2, width=96, previous_token_layers=1),
         optimizer=replace(
             parent.optimizer,
             learning_rate=0.03,

@@ -24,7 +24,7 @@ def experiment() -> Experiment:
         parent,
         name="shakespeare_char_best",
         data=replace(parent.data, context=256, batch_size=4),
-        model=replace(base().model, dropout=0.05),
+        model=replace(base().model, dropout=0.05, previous_token_layers=1),
         optimizer=replace(
             base().optimizer, learning_rate=0.01, embedding_learning_rate=0.05, decay_fraction=0.7
         ),
