@@ -21,12 +21,14 @@ from zerotollm.experiment import Experiment
 from zerotollm.model.compute_config import Accelerator
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.planning.device_table import find
+from zerotollm.planning.fit_memory import size_fields, sized
 from zerotollm.planning.flops import forward_flops, num_parameters
 from zerotollm.planning.memory import compile_step, memory_by_kind, planned_peak, tree_bytes, xla_memory
 from zerotollm.planning.report import parameters_by_group, trained_parameters
 from zerotollm.planning.speed import counted, flops_per_token
 from zerotollm.session.job import job_for
 from zerotollm.session.out_of_memory import out_of_memory_explained
+from zerotollm.studies.suite import changed
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 
 FOLDER = Path(__file__).parents[2] / "experiments"
@@ -141,6 +143,29 @@ def test_says_all_and_allocates_nothing(capsys, tmp_path):
     shown = capsys.readouterr().out
     for words in ("activations", "memory by XLA", "tokens/s", "compute-optimal", "feed forward", "yes"):
         assert words in shown
+
+
+@pytest.mark.parametrize(("name", "hours"), [("rtx2080", 24.0), ("base", 2.0)])
+def test_the_proposed_model_takes_the_hours_that_are_said(name, hours, capsys):
+    """A plan for 24 hours proposed a model whose own plan said 33."""
+    experiment, options = catalog.load(FOLDER, name), replace(QUICK, hours=hours)
+    facts = plan(experiment, Path("run"), options)
+    proposed = changed(experiment, facts["compute_optimal_fields"])
+    planned = plan(proposed, Path("run"), options)
+    assert planned["hours"] == pytest.approx(facts["compute_optimal_hours"], rel=0.03)
+    assert hours / 1.5 < planned["hours"] < hours * 1.5
+    assert "per parameter: " in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("name", catalog.names(FOLDER))
+def test_the_fields_of_another_size_give_that_size(name):
+    experiment = catalog.load(FOLDER, name)
+    model = resolve(experiment.model, vocab_size=4096, context=experiment.data.context)
+    for width in (128, 704):
+        size = sized(model, width)
+        again = changed(experiment, size_fields(experiment.model, size, steps=7))
+        assert resolve(again.model, vocab_size=4096, context=experiment.data.context) == size
+        assert again.train.steps == 7
 
 
 def test_an_encoder_decoder_is_planned_as_it_is_trained(capsys):
