@@ -10,6 +10,7 @@ from zerotollm.data.feed import EXAMPLES
 from zerotollm.data.tokens.text_sources import prepare_sources, text_sources
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, translates
+from zerotollm.session.progress import Display
 
 
 def prepare(
@@ -25,11 +26,22 @@ def prepare(
         raise UsageError(f"--shards is {options.shards}: expected a whole number of at least 1")
     if options.processes < 0:
         raise UsageError(f"--processes is {options.processes}: expected a whole number of at least 1, or 0")
-    console = Console(soft_wrap=True)
+    console, made = Console(soft_wrap=True), 0
     if not translates(experiment) and experiment.train.objective not in EXAMPLES:
         sources = text_sources(experiment.data, tokenizer_of(experiment))
         processes = options.processes or min(4, os.cpu_count() or 1)
-        prepare_sources(sources, shards=options.shards, helpers=processes - 1, say=console.print)
+        with Display(0, console) as display:
+
+            def progress(done: int, total: int) -> None:
+                nonlocal made
+                made += 1
+                display.preparing(done, total)
+
+            prepare_sources(
+                sources, shards=options.shards, helpers=processes - 1, say=display.say, progress=progress
+            )
+    if made:
+        console.print(f"this process made {made} part{'s' * (made > 1)} of the text")
     feed = dataset_of(experiment)
     console.print(
         f"{feed.corpus} is prepared: {feed.tokens:,} {'labels' if feed.labels else 'tokens'} to train on, "
