@@ -61,7 +61,9 @@ def report(experiment: Experiment, run_dir: Path, options: ReportOptions) -> Pat
     cache_compiled_programs(experiment.data)
     run = replace(load(run_dir, options.checkpoint), experiment=experiment)
     console = Console()
-    text = _cut(run, options.text or experiment.sample.prompt or DEFAULT_TEXT)
+    summary = run_directory.read_summary(run_dir) or {}
+    text = options.text or experiment.sample.prompt or summary.get("example", DEFAULT_TEXT)
+    text = _cut(run, text)
     console.print(f"measuring {run!r}", highlight=False, soft_wrap=True)
     explanation = run.explain(text)
     run_explanation, why = None, ""
@@ -69,7 +71,7 @@ def report(experiment: Experiment, run_dir: Path, options: ReportOptions) -> Pat
         run_explanation = run.study(text, judge=options.judge)
     except UsageError as error:
         why = f"left out: {error}"
-    trained = Trained(experiment, run_directory.read_summary(run_dir) or {}, run.metrics())
+    trained = Trained(experiment, summary, run.metrics())
     layers, width, corpus = run.model_config.num_layers, run.model_config.width, experiment.data.corpus
     page = Report(
         title=f"{run.path.name}: what it learned and how it works",
