@@ -11,8 +11,9 @@ from jax.errors import JaxRuntimeError
 
 from tests.functions import init_params, init_state
 from zerotollm import catalog
-from zerotollm.actions.config import PlanOptions, ProfileOptions
+from zerotollm.actions.config import PlanOptions, PrepareOptions, ProfileOptions
 from zerotollm.actions.plan import plan
+from zerotollm.actions.prepare import prepare
 from zerotollm.actions.profile import device_spans, occupied, profile
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.feed import sentinels
@@ -166,6 +167,22 @@ def test_the_fields_of_another_size_give_that_size(name):
         again = changed(experiment, size_fields(experiment.model, size, steps=7))
         assert resolve(again.model, vocab_size=4096, context=experiment.data.context) == size
         assert again.train.steps == 7
+
+
+def test_epochs_are_known_once_the_corpus_is_prepared(tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("\n\n".join(f"Line {n} of the sea and the sky." for n in range(400)))
+    data = replace(TINY.data, corpus=str(tmp_path / "text.txt"), dir=str(tmp_path / "cache"))
+    experiment = replace(TINY, data=data)
+    assert "epochs" not in plan(experiment, tmp_path / "run", QUICK)
+    assert "epochs: known after python launch.py --experiment base prepare" in capsys.readouterr().out
+    tokens = prepare(experiment, tmp_path / "run", PrepareOptions(processes=1))["tokens"]
+    facts = plan(experiment, tmp_path / "run", QUICK)
+    assert facts["corpus_tokens"] == tokens
+    assert facts["epochs"] == pytest.approx(facts["tokens"] / tokens)
+    longer = replace(experiment, train=TrainConfig(steps=7), model=replace(TINY.model, width=128))
+    assert plan(longer, tmp_path / "run", QUICK)["epochs"] == pytest.approx(7 * 8 * 64 / tokens)
+    other = replace(experiment, tokenizer=TokenizerConfig(vocab_size=400))
+    assert "epochs" not in plan(other, tmp_path / "run", QUICK)
 
 
 def test_an_encoder_decoder_is_planned_as_it_is_trained(capsys):

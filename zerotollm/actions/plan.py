@@ -18,6 +18,7 @@ from zerotollm.planning.sharded_step import plan_on_mesh
 from zerotollm.planning.speed import flops_per_token
 from zerotollm.session.devices import mesh_lines
 from zerotollm.session.job import job_for
+from zerotollm.session.prepared_sizes import prepared_size
 from zerotollm.sharding.config import parse_mesh
 from zerotollm.shell import launch, typed_again, with_value
 from zerotollm.studies.suite import changed
@@ -67,11 +68,15 @@ def plan(experiment: Experiment, run_dir: Path, options: PlanOptions) -> Plan | 
             job = change.job
             result = plan_of(job, changed(experiment, change.fields))
     result["fits"] = result["needed"] <= room
+    if size := prepared_size(experiment):
+        result["corpus_tokens"], result["epochs"] = size.tokens, size.epochs(experiment)
     console.print(plan_table(result, job, device, options.hours))
     if result["compute_optimal"]["width"] != job.model.width:
         fields = result["compute_optimal_fields"]
         again = typed_again(fields) or launch(("experiment", experiment.name), "plan", *fields.items())
         console.print(f"plan the model for {options.hours:g} hours: {again}")
+    if not size:
+        console.print(f"tokens of the corpus, and epochs: known after {_command(experiment, {})} prepare")
     if change:
         result["change"], result["change_seconds_per_step"] = change.fields, change.seconds
         command = _command(experiment, change.fields)

@@ -10,6 +10,7 @@ from zerotollm.data.feed import EXAMPLES
 from zerotollm.data.tokens.text_sources import prepare_sources, text_sources
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, translates
+from zerotollm.session.prepared_sizes import note_size
 from zerotollm.session.progress import Display
 
 
@@ -43,6 +44,7 @@ def prepare(
     if made:
         console.print(f"this process made {made} part{'s' * (made > 1)} of the text")
     feed = dataset_of(experiment)
+    note_size(experiment, feed)
     console.print(
         f"{feed.corpus} is prepared: {feed.tokens:,} {'labels' if feed.labels else 'tokens'} to train on, "
         f"{feed.tokenizer.vocab_size:,} in the vocabulary"

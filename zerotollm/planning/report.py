@@ -59,6 +59,9 @@ class Plan(TypedDict):
     utilization: float
     tokens: int
     """of the whole training"""
+    corpus_tokens: NotRequired[int]
+    """to train on, if the corpus is prepared"""
+    epochs: NotRequired[float]
     hours: float
     kilowatt_hours: float | None
     largest: NotRequired[ModelSize]
@@ -205,6 +208,11 @@ def plan_table(plan: Plan, job: Job, device: Device, hours: float) -> Table:
     )
     energy = f", {plan['kilowatt_hours']:,.2f} kWh" if plan["kilowatt_hours"] else ""
     row("the experiment", f"{plan['tokens']:,} tokens: {_time(plan['hours'])}{energy}")
+    if "corpus_tokens" in plan and "epochs" in plan:
+        row(
+            "the corpus",
+            f"{plan['corpus_tokens']:,} tokens to train on, as last prepared: {plan['epochs']:.2g} epochs",
+        )
     one = "one pair" if pairs else "one window"
     if "largest" in plan:
         row("largest", f"{_model(plan['largest'])} fits, {one} at a time and every block rematerialized")
