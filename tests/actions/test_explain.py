@@ -57,6 +57,7 @@ def test_drawn_token_is_the_one_that_generate_draws(explanation, run):
 def test_action_shows_the_answers_and_writes_the_numbers(run_dir, run, capsys):
     result = explain(run.experiment, run_dir, ExplainOptions(text="heaven [bold]and[/bold] earth"))
     out = capsys.readouterr().out
+    flat = " ".join(out.split())
     for question in (
         "Why is the text split",
         "is it 2D or 3D?",
@@ -64,7 +65,10 @@ def test_action_shows_the_answers_and_writes_the_numbers(run_dir, run, capsys):
         "what is the math?",
         "stay focused?",
     ):
-        assert question in " ".join(out.split())
+        assert question in flat
+    assert flat.index("1 nat is 1.44 bits") < flat.index("Why is the text split")
+    written = flat.index("Where did it get that? What it writes after the text: “")
+    assert written < flat.index("The longest span")
     assert "[bold]" in out.replace("\n", "").replace(" ", "") or "bold" in out
     written = json.loads((run_dir / "explain.json").read_text(encoding="utf-8"))
     assert written == json.loads(json.dumps(result))
