@@ -14,6 +14,7 @@ from zerotollm.experiment import Experiment, differences
 from zerotollm.explain.figures.curves import compare_runs, training_curves
 from zerotollm.explain.render.page import Block, Figure, Program, Report, Section, Texts, render, tree
 from zerotollm.explain.render.page_answers import answer_sections
+from zerotollm.explain.render.questions import UNITS
 from zerotollm.explain.render.tables import Table
 from zerotollm.fields import flatten
 from zerotollm.host.atomic_files import write_atomically
@@ -76,7 +77,8 @@ def report(experiment: Experiment, run_dir: Path, options: ReportOptions) -> Pat
     page = Report(
         title=f"{run.path.name}: what it learned and how it works",
         lead=f"{run.num_parameters:,} parameters, {layers} layers, width {width}; text: {corpus}; step {run.step:,}. "
-        "All numbers below were measured on this model; brackets are 95 % intervals.",
+        "All numbers below were measured on this model; brackets are 95 % intervals. "
+        f"{UNITS}",
         facts=_facts(run, trained.summary),
         sections=(
             *_try_it(run),

@@ -16,6 +16,11 @@ class Question(NamedTuple):
     run_answers: tuple[str, ...] = ()
 
 
+UNITS = (
+    "A loss is in nats: minus the natural logarithm of the probability that the model gave to the token that came "
+    "next. Bits per byte are the same in bits, for each byte of text instead of each token; 1 nat is 1.44 bits."
+)
+"""What the units of all answers are, to read before the first."""
 ATTENTION = (
     *("encoder_attention", "encoder_heads", "encoder_ablation"),
     *("attention", "heads", "ablation"),
