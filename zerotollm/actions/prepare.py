@@ -27,22 +27,22 @@ def prepare(
         raise UsageError(f"--shards is {options.shards}: expected a whole number of at least 1")
     if options.processes < 0:
         raise UsageError(f"--processes is {options.processes}: expected a whole number of at least 1, or 0")
-    console, made = Console(soft_wrap=True), 0
+    console, made, parts = Console(soft_wrap=True), 0, 0
     if not translates(experiment) and experiment.train.objective not in EXAMPLES:
         sources = text_sources(experiment.data, tokenizer_of(experiment))
         processes = options.processes or min(4, os.cpu_count() or 1)
         with Display(0, console) as display:
 
             def progress(done: int, total: int) -> None:
-                nonlocal made
-                made += 1
+                nonlocal made, parts
+                made, parts = made + 1, total
                 display.preparing(done, total)
 
             prepare_sources(
                 sources, shards=options.shards, helpers=processes - 1, say=display.say, progress=progress
             )
-    if made:
-        console.print(f"this process made {made} part{'s' * (made > 1)} of the text")
+    if made < parts:
+        console.print(f"this process made {made} of {parts} parts of the text")
     feed = dataset_of(experiment)
     note_size(experiment, feed)
     console.print(

@@ -214,7 +214,7 @@ def start(data: DataConfig) -> subprocess.Popen:
 
 
 def made_parts(out: str) -> int:
-    match = re.search(r"this process made (\d+) part", out)
+    match = re.search(r"this process made (\d+) of", out)
     return int(match[1]) if match else 0
 
 
