@@ -1,4 +1,4 @@
-"""Hooks of the site's build (mkdocs.yml): links to source files, figures of results/, and formulas as MathML.
+"""Hooks of the site's build (mkdocs.yml): docstrings, links to source files, figures of results/, formulas as MathML.
 
 MathML needs no script.
 """
@@ -12,7 +12,10 @@ from mkdocs.structure.files import File
 
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 
-
+DOCSTRING = re.compile(r"^\[`(zerotollm[\w.]+)`\]\([^)]*\).*$", re.MULTILINE)
+"""A line that is a link to the file of a definition: the site shows the docstring there."""
+IN_PLACE = " `mkdocs serve` shows the docstrings in place of the links."
+"""A sentence for readers of the file itself."""
 RESULTS = Path(__file__).parent.parent / "results"
 
 
@@ -26,6 +29,8 @@ def on_files(files, *, config):
 
 def on_page_markdown(markdown: str, *, page, config, **_) -> str:
     """Point links to files outside docs/ at the repository, or leave their text where it has no address."""
+    if page.file.src_uri == "reference/python_api.md":
+        markdown = DOCSTRING.sub(r"::: \1", markdown).replace(IN_PLACE, "")
     if page.file.src_uri.startswith("results/"):
         markdown = markdown.replace("](../../results/", "](figures/")
     outside = re.escape("../" * (1 + page.file.src_uri.count("/")))

@@ -3,6 +3,7 @@
 import ast
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tomllib
@@ -21,6 +22,7 @@ from zerotollm.cli import VALUES, Command, main, split
 from zerotollm.errors import RunError
 from zerotollm.experiment import Experiment, differences, to_json
 from zerotollm.fields import field_types
+from zerotollm.host.stop_signals import StoppedError
 from zerotollm.shell import option
 from zerotollm.suggest import NO_OPTION, SYNONYMS
 from zerotollm.usage import MOST_CHANGED
@@ -430,6 +432,7 @@ def test_wrong_usage(words, says, calls, capsys, tmp_path, base):
             "error: runs/base/x: No space left on device",
         ),
         (KeyboardInterrupt(), 130, "error: interrupted"),
+        (StoppedError("stopped at step 5 of 9", signal.SIGINT), 130, "stopped at step 5 of 9"),
     ],
 )
 def test_failures_have_one_line_and_an_exit_code(raised, code, says, monkeypatch, capsys):

@@ -19,6 +19,7 @@ from zerotollm.experiment import Experiment, differences, inherit_model, on_own_
 from zerotollm.fields import field_types, is_valid, wrong_type
 from zerotollm.host.gpu import prepare_gpu
 from zerotollm.host.memory_limit import check_libraries
+from zerotollm.host.stop_signals import StoppedError
 from zerotollm.output import printable
 from zerotollm.own_code import open_folder
 from zerotollm.run_directory import CONFIG, located, read_experiment
@@ -87,7 +88,8 @@ def main(arguments: Sequence[str], experiments: Path) -> int:
         if "--debug" in arguments or (isinstance(error, RuntimeError) and NO_THREAD not in str(error)):
             raise
         line, code = describe_error(error)
-        print(f"error: {printable(line)}", file=sys.stderr)
+        asked = isinstance(error, StoppedError)  # by a person or a scheduler: nothing is wrong
+        print(printable(line) if asked else f"error: {printable(line)}", file=sys.stderr)
         return code
     lost = getattr(sys.stdout, "lost", None)
     if lost is None or not (command.only_shows() or command.action in WITHOUT_FILES):

@@ -54,9 +54,16 @@ def test_drawn_token_is_the_one_that_generate_draws(explanation, run):
     assert text == "heaven and earth" + run.tokenizer.decode([explanation.prediction.drawn])
 
 
+def test_the_text_that_the_model_wrote_stands_before_where_it_is_from(explanation):
+    first, *rest = dict(question_tables(explanation))["Where did it get that?"]
+    assert first == f"What it writes after the text: “{explanation.sources.text.strip()}”"
+    assert rest
+
+
 def test_action_shows_the_answers_and_writes_the_numbers(run_dir, run, capsys):
     result = explain(run.experiment, run_dir, ExplainOptions(text="heaven [bold]and[/bold] earth"))
     out = capsys.readouterr().out
+    flat = " ".join(out.split())
     for question in (
         "Why is the text split",
         "is it 2D or 3D?",
@@ -64,7 +71,8 @@ def test_action_shows_the_answers_and_writes_the_numbers(run_dir, run, capsys):
         "what is the math?",
         "stay focused?",
     ):
-        assert question in " ".join(out.split())
+        assert question in flat
+    assert flat.index("1 nat is 1.44 bits") < flat.index("Why is the text split")
     assert "[bold]" in out.replace("\n", "").replace(" ", "") or "bold" in out
     written = json.loads((run_dir / "explain.json").read_text(encoding="utf-8"))
     assert written == json.loads(json.dumps(result))

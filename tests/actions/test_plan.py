@@ -11,8 +11,9 @@ from jax.errors import JaxRuntimeError
 
 from tests.functions import init_params, init_state
 from zerotollm import catalog
-from zerotollm.actions.config import PlanOptions, ProfileOptions
+from zerotollm.actions.config import PlanOptions, PrepareOptions, ProfileOptions
 from zerotollm.actions.plan import plan
+from zerotollm.actions.prepare import prepare
 from zerotollm.actions.profile import device_spans, occupied, profile
 from zerotollm.data.config import DataConfig, TokenizerConfig
 from zerotollm.data.feed import sentinels
@@ -21,12 +22,14 @@ from zerotollm.experiment import Experiment
 from zerotollm.model.compute_config import Accelerator
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.planning.device_table import find
+from zerotollm.planning.fit_memory import size_fields, sized
 from zerotollm.planning.flops import forward_flops, num_parameters
 from zerotollm.planning.memory import compile_step, memory_by_kind, planned_peak, tree_bytes, xla_memory
 from zerotollm.planning.report import parameters_by_group, trained_parameters
 from zerotollm.planning.speed import counted, flops_per_token
 from zerotollm.session.job import job_for
 from zerotollm.session.out_of_memory import out_of_memory_explained
+from zerotollm.studies.suite import changed
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 
 FOLDER = Path(__file__).parents[2] / "experiments"
@@ -141,6 +144,45 @@ def test_says_all_and_allocates_nothing(capsys, tmp_path):
     shown = capsys.readouterr().out
     for words in ("activations", "memory by XLA", "tokens/s", "compute-optimal", "feed forward", "yes"):
         assert words in shown
+
+
+@pytest.mark.parametrize(("name", "hours"), [("rtx2080", 24.0), ("base", 2.0)])
+def test_the_proposed_model_takes_the_hours_that_are_said(name, hours, capsys):
+    """A plan for 24 hours proposed a model whose own plan said 33."""
+    experiment, options = catalog.load(FOLDER, name), replace(QUICK, hours=hours)
+    facts = plan(experiment, Path("run"), options)
+    proposed = changed(experiment, facts["compute_optimal_fields"])
+    planned = plan(proposed, Path("run"), options)
+    assert planned["hours"] == pytest.approx(facts["compute_optimal_hours"], rel=0.03)
+    assert hours / 1.5 < planned["hours"] < hours * 1.5
+    assert "per parameter: " in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("name", catalog.names(FOLDER))
+def test_the_fields_of_another_size_give_that_size(name):
+    experiment = catalog.load(FOLDER, name)
+    model = resolve(experiment.model, vocab_size=4096, context=experiment.data.context)
+    for width in (128, 704):
+        size = sized(model, width)
+        again = changed(experiment, size_fields(experiment.model, size, steps=7))
+        assert resolve(again.model, vocab_size=4096, context=experiment.data.context) == size
+        assert again.train.steps == 7
+
+
+def test_epochs_are_known_once_the_corpus_is_prepared(tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("\n\n".join(f"Line {n} of the sea and the sky." for n in range(400)))
+    data = replace(TINY.data, corpus=str(tmp_path / "text.txt"), dir=str(tmp_path / "cache"))
+    experiment = replace(TINY, data=data)
+    assert "epochs" not in plan(experiment, tmp_path / "run", QUICK)
+    assert "epochs: known after python launch.py --experiment base prepare" in capsys.readouterr().out
+    tokens = prepare(experiment, tmp_path / "run", PrepareOptions(processes=1))["tokens"]
+    facts = plan(experiment, tmp_path / "run", QUICK)
+    assert facts["corpus_tokens"] == tokens
+    assert facts["epochs"] == pytest.approx(facts["tokens"] / tokens)
+    longer = replace(experiment, train=TrainConfig(steps=7), model=replace(TINY.model, width=128))
+    assert plan(longer, tmp_path / "run", QUICK)["epochs"] == pytest.approx(7 * 8 * 64 / tokens)
+    other = replace(experiment, tokenizer=TokenizerConfig(vocab_size=400))
+    assert "epochs" not in plan(other, tmp_path / "run", QUICK)
 
 
 def test_an_encoder_decoder_is_planned_as_it_is_trained(capsys):

@@ -176,6 +176,21 @@ def test_names_with_plus_and_star_that_exist_are_names(tmp_path, monkeypatch):
     assert weighted_sources("bible-kjv+bible-asv:bible-bbe") == {"bible-kjv+bible-asv:bible-bbe": 1}
 
 
+def test_a_folder_is_the_same_with_and_without_a_slash_at_its_end(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("notes").mkdir()
+    Path("notes", "a.txt").write_text("x")
+    half = Fraction(1, 2)
+    for corpus in ("notes/*2 + bible-web*2", "notes*2 + bible-web*2"):
+        assert weighted_sources(corpus) == {"notes": half, "bible-web": half}
+    for corpus in ("notes/", "notes//", "notes/ + bible-web", "bible-web + notes/"):
+        plain = corpus.replace("/", "")
+        assert DataConfig(corpus=corpus, old=corpus) == DataConfig(corpus=plain, old=plain)
+    assert DataConfig(corpus="/").corpus == "/"
+    Path("notes", "b2").write_text("x")
+    assert weighted_sources("notes/*2 + bible-web") == {"notes/*2": half, "bible-web": half}, "it is a glob"
+
+
 def test_a_mixture_is_validated_apart_and_together(folder):
     """A model with uniform probabilities: nats are tokens."""
     feed = feed_of(folder, "sea*3 + sky")

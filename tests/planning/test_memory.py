@@ -11,7 +11,7 @@ from tests.functions import init_params, whole_characters
 from zerotollm.model.build import build_net
 from zerotollm.model.compute_config import ComputeConfig
 from zerotollm.model.config import TransformerConfig, resolve
-from zerotollm.planning.device_table import find
+from zerotollm.planning.device_table import Device, find
 from zerotollm.planning.fit_memory import WIDTHS, cheapest_change, compute_optimal, largest, sized
 from zerotollm.planning.flops import num_parameters, train_flops
 from zerotollm.planning.memory import (
@@ -104,8 +104,22 @@ def test_other_sizes_keep_the_shape():
     assert (twice.num_layers, twice.num_heads, twice.head_width) == (8, 4, MODEL.head_width)
     sizes = [num_parameters(sized(MODEL, width)) for width in WIDTHS[:8]]
     assert sizes == sorted(sizes)
-    best = compute_optimal(MODEL, 6 * 20 * num_parameters(twice) ** 2)
-    assert best == twice
+
+
+@pytest.mark.parametrize("hours", [0.001, 0.05, 3.0])
+@pytest.mark.parametrize("device", ["rtx2080", "cpu"])
+def test_the_compute_optimal_model_takes_the_hours_as_it_is_planned(device, hours):
+    """It was computed at the utilization of the job's own model, and without attention: 33 hours instead of 24."""
+    best, predicted = compute_optimal(JOB, find(device), hours, lambda model: replace(JOB, model=model))
+    assert predicted == pytest.approx(hours_of(best, find(device)))
+    for width in (best.width - 64, best.width + 64):
+        other = hours_of(sized(MODEL, max(64, width)), find(device))
+        assert abs(np.log(predicted / hours)) <= abs(np.log(other / hours))
+
+
+def hours_of(model: TransformerConfig, device: Device) -> float:
+    speed = predict(replace(JOB, model=model), device).tokens_per_second
+    return 20 * num_parameters(model) / speed / 3600
 
 
 def test_the_largest_model_fits_and_the_next_does_not():

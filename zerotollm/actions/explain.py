@@ -10,6 +10,7 @@ from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
 from zerotollm.explain.explanation import to_json
 from zerotollm.explain.render.markdown import questions_markdown
+from zerotollm.explain.render.questions import UNITS
 from zerotollm.explain.render.terminal import Shown, question_tables
 from zerotollm.host.atomic_files import write_atomically
 from zerotollm.run import load
@@ -38,6 +39,7 @@ def explain(experiment: Experiment, run_dir: Path, options: ExplainOptions) -> J
     result = {"step": run.step, "text": options.text, "explanation": to_json(explanation)}
     _write(run_dir, result)
     console = Console()
+    console.print(f"Brackets are 95 % intervals. {UNITS}", highlight=False)
     _show(console, question_tables(explanation))
     run_explanation = None
     if options.whole_run:

@@ -1,5 +1,6 @@
 """plan: whether an experiment fits a device, how long it takes, and what fits better; nothing is allocated."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from zerotollm.planning.sharded_step import plan_on_mesh
 from zerotollm.planning.speed import flops_per_token
 from zerotollm.session.devices import mesh_lines
 from zerotollm.session.job import job_for
+from zerotollm.session.prepared_sizes import prepared_size
 from zerotollm.sharding.config import parse_mesh
 from zerotollm.shell import launch, typed_again, with_value
+from zerotollm.studies.suite import changed
 
 MOST_HOURS = 10**9
 """100,000 years."""
@@ -43,11 +46,19 @@ def plan(experiment: Experiment, run_dir: Path, options: PlanOptions) -> Plan | 
         return _plan_on_mesh(job, device, room, options, console)
     compiled = options.compile == "yes" or (options.compile == "auto" and options.device == "this")
 
-    def plan_of(job: Job) -> Plan:
-        steps = experiment.train.steps
-        return plan_step(job, device, room, steps=steps, hours=options.hours, compiled=compiled)
+    def plan_of(job: Job, planned: Experiment) -> Plan:
+        return plan_step(
+            job,
+            device,
+            room,
+            steps=planned.train.steps,
+            hours=options.hours,
+            compiled=compiled,
+            given=planned.model,
+            job_of=lambda model: job_for(replace(planned, model=model), device.accelerator),
+        )
 
-    result, change = plan_of(job), None
+    result, change = plan_of(job, experiment), None
     fits = result["needed"] <= room
     if not fits:
         # XLA needs as much more than the prediction by kind after the change.
@@ -55,9 +66,17 @@ def plan(experiment: Experiment, run_dir: Path, options: PlanOptions) -> Plan | 
         change = cheapest_change(job, room / factor, device)
         if change and options.fit:
             job = change.job
-            result = plan_of(job)
+            result = plan_of(job, changed(experiment, change.fields))
     result["fits"] = result["needed"] <= room
+    if size := prepared_size(experiment):
+        result["corpus_tokens"], result["epochs"] = size.tokens, size.epochs(experiment)
     console.print(plan_table(result, job, device, options.hours))
+    if result["compute_optimal"]["width"] != job.model.width:
+        fields = result["compute_optimal_fields"]
+        again = typed_again(fields) or launch(("experiment", experiment.name), "plan", *fields.items())
+        console.print(f"plan the model for {options.hours:g} hours: {again}")
+    if not size:
+        console.print(f"tokens of the corpus, and epochs: known after {_command(experiment, {})} prepare")
     if change:
         result["change"], result["change_seconds_per_step"] = change.fields, change.seconds
         command = _command(experiment, change.fields)
@@ -65,9 +84,9 @@ def plan(experiment: Experiment, run_dir: Path, options: PlanOptions) -> Plan | 
             console.print(f"the command that fits: {command}")
         else:
             slower = change.seconds / result["seconds_per_step"]
-            changed = " ".join(with_value(*pair) for pair in change.fields.items())
+            words = " ".join(with_value(*pair) for pair in change.fields.items())
             console.print(
-                f"does not fit; with {changed} it would, at {slower:.2f} x the time a step: {command}"
+                f"does not fit; with {words} it would, at {slower:.2f} x the time a step: {command}"
             )
     elif not fits:
         state = sum(result["memory"][kind] for kind in ("parameters", "gradients", "optimizer state"))

@@ -10,6 +10,8 @@ from zerotollm.data.feed import EXAMPLES
 from zerotollm.data.tokens.text_sources import prepare_sources, text_sources
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, translates
+from zerotollm.session.prepared_sizes import note_size
+from zerotollm.session.progress import Display
 
 
 def prepare(
@@ -25,12 +27,24 @@ def prepare(
         raise UsageError(f"--shards is {options.shards}: expected a whole number of at least 1")
     if options.processes < 0:
         raise UsageError(f"--processes is {options.processes}: expected a whole number of at least 1, or 0")
-    console = Console(soft_wrap=True)
+    console, made, parts = Console(soft_wrap=True), 0, 0
     if not translates(experiment) and experiment.train.objective not in EXAMPLES:
         sources = text_sources(experiment.data, tokenizer_of(experiment))
         processes = options.processes or min(4, os.cpu_count() or 1)
-        prepare_sources(sources, shards=options.shards, helpers=processes - 1, say=console.print)
+        with Display(0, console) as display:
+
+            def progress(done: int, total: int) -> None:
+                nonlocal made, parts
+                made, parts = made + 1, total
+                display.preparing(done, total)
+
+            prepare_sources(
+                sources, shards=options.shards, helpers=processes - 1, say=display.say, progress=progress
+            )
+    if made < parts:
+        console.print(f"this process made {made} of {parts} parts of the text")
     feed = dataset_of(experiment)
+    note_size(experiment, feed)
     console.print(
         f"{feed.corpus} is prepared: {feed.tokens:,} {'labels' if feed.labels else 'tokens'} to train on, "
         f"{feed.tokenizer.vocab_size:,} in the vocabulary"

@@ -14,6 +14,7 @@ from zerotollm.experiment import Experiment, differences
 from zerotollm.explain.figures.curves import compare_runs, training_curves
 from zerotollm.explain.render.page import Block, Figure, Program, Report, Section, Texts, render, tree
 from zerotollm.explain.render.page_answers import answer_sections
+from zerotollm.explain.render.questions import UNITS
 from zerotollm.explain.render.tables import Table
 from zerotollm.fields import flatten
 from zerotollm.host.atomic_files import write_atomically
@@ -61,7 +62,9 @@ def report(experiment: Experiment, run_dir: Path, options: ReportOptions) -> Pat
     cache_compiled_programs(experiment.data)
     run = replace(load(run_dir, options.checkpoint), experiment=experiment)
     console = Console()
-    text = _cut(run, options.text or experiment.sample.prompt or DEFAULT_TEXT)
+    summary = run_directory.read_summary(run_dir) or {}
+    text = options.text or experiment.sample.prompt or summary.get("example", DEFAULT_TEXT)
+    text = _cut(run, text)
     console.print(f"measuring {run!r}", highlight=False, soft_wrap=True)
     explanation = run.explain(text)
     run_explanation, why = None, ""
@@ -69,12 +72,13 @@ def report(experiment: Experiment, run_dir: Path, options: ReportOptions) -> Pat
         run_explanation = run.study(text, judge=options.judge)
     except UsageError as error:
         why = f"left out: {error}"
-    trained = Trained(experiment, run_directory.read_summary(run_dir) or {}, run.metrics())
+    trained = Trained(experiment, summary, run.metrics())
     layers, width, corpus = run.model_config.num_layers, run.model_config.width, experiment.data.corpus
     page = Report(
         title=f"{run.path.name}: what it learned and how it works",
         lead=f"{run.num_parameters:,} parameters, {layers} layers, width {width}; text: {corpus}; step {run.step:,}. "
-        "All numbers below were measured on this model; brackets are 95 % intervals.",
+        "All numbers below were measured on this model; brackets are 95 % intervals. "
+        f"{UNITS}",
         facts=_facts(run, trained.summary),
         sections=(
             *_try_it(run),

@@ -28,7 +28,7 @@ from zerotollm.session.out_of_memory import out_of_memory_explained
 from zerotollm.session.progress import Display, console_of
 from zerotollm.session.resume import initialize_or_resume
 from zerotollm.session.run_log import RunLog, Validation
-from zerotollm.session.summary import commands, rows, summarize
+from zerotollm.session.summary import commands, held_out_words, rows, summarize
 from zerotollm.session.warm_start import warm_start
 from zerotollm.sharding.processes import is_first, on_first, stop_requested, together
 from zerotollm.training.checkpoints import CheckpointWriter
@@ -90,7 +90,7 @@ def train(experiment: Experiment, run_dir: Path) -> Summary:
                     if stopping:
                         raise _stopped(stop, step, config.steps, run_dir)
             summary = on_first(partial(_summarize, run_dir, training, log))
-        display.table(rows(summary), commands(experiment, run_dir))
+        display.table(rows(summary), commands(experiment, run_dir, summary.get("example", "")))
         return summary
 
 
@@ -185,7 +185,7 @@ def _sample(training: CompiledTraining, state: TrainState) -> str:
 def _stopped(stop: list[int], step: int, steps: int, run_dir: Path) -> StoppedError:
     number = stop[0] if stop else signal.SIGTERM
     return StoppedError(
-        f"{signal.Signals(number).name} after step {step} of {steps}: saved in {run_dir}; the same command resumes it",
+        f"stopped at step {step} of {steps} and saved in {run_dir}; the same command resumes it",
         number,
     )
 
@@ -193,7 +193,12 @@ def _stopped(stop: list[int], step: int, steps: int, run_dir: Path) -> StoppedEr
 def _summarize(run_dir: Path, training: CompiledTraining, log: RunLog) -> Summary:
     """Write summary.json and return what it holds."""
     summary = summarize(
-        run_dir, log.notes, training.num_parameters, training.trainable_parameters, training.feed.byte
+        run_dir,
+        log.notes,
+        training.num_parameters,
+        training.trainable_parameters,
+        training.feed.byte,
+        held_out_words(training.experiment, training.feed),
     )
     write_atomically(run_dir / run_directory.SUMMARY, json.dumps(summary, indent=2) + "\n")
     return summary

@@ -10,6 +10,8 @@ from zerotollm.fields import ADDED, INT32_MAX, Bounds, FractionBelowOne, Positiv
 
 PACKED = r"(\.gz|\.zst|\.xz)?"  # suffixes of compressed files, as a regular expression
 
+_TRAILING_SLASH = re.compile(r"(?<=[^/\s])/+(?=$| \+ )")  # also within a mixture
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -62,6 +64,11 @@ class DataConfig:
     """pairs: the most widths to which batches are padded. Each width compiles one program; few widths waste padding"""
     document_mask: bool = False
     """attention stays within the token's own document"""
+
+    def __post_init__(self) -> None:
+        """Take the slash from the end of a folder's name: with and without it, a corpus is the same."""
+        for name in ("corpus", "old"):
+            object.__setattr__(self, name, _TRAILING_SLASH.sub("", getattr(self, name)))
 
 
 def is_tsv(corpus: str) -> bool:

@@ -1,5 +1,6 @@
 """The files that a path, a folder or a glob names, each once despite links. Files left out are logged."""
 
+import errno
 import glob
 import json
 import logging
@@ -72,12 +73,26 @@ def find_files(corpus: str, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, P
         matched = f"{len(names)} paths but " if names else ""
         problem = f"{corpus} matches {matched}no text; {readable}{hint}"
     else:
-        raise UsageError(f"{corpus} is not found, or permission is denied; give a path, a folder or a glob")
+        raise UsageError(f"{corpus} {why_missing(path)}; give a path, a folder or a glob")
     if not files:
         raise UsageError(problem + (f"; left out: {left_out}" if str(left_out) else ""))
     if str(left_out):
         _warn_once(f"left out of {corpus}: {left_out}")
     return dict(sorted(files.items()))
+
+
+def why_missing(path: Path) -> str:
+    """Return what is wrong with a path that cannot be opened, in words that follow its name."""
+    try:
+        path.stat()
+    except PermissionError:
+        return "may not be read: permission is denied"
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            return f"cannot be read: {(error.strerror or str(error)).lower()}"
+    except ValueError as error:
+        return f"cannot be read: {error}"
+    return "is not found" if path.is_absolute() else f"is not found in the working directory {Path.cwd()}"
 
 
 def has_suffix(name: str, suffixes: tuple[str, ...] = SUFFIXES) -> bool:

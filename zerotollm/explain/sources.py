@@ -106,6 +106,10 @@ class Sources(Answer):
         """Return the longest span, None if no token is in the training text."""
         return max(self.spans, key=lambda span: span.length, default=None)
 
+    def quoted(self) -> str:
+        """Return the text with its name, to read before what is said about it."""
+        return f"{self.subject[:1].upper()}{self.subject[1:]}: “{self.text.strip()}”"
+
     def sentence(self) -> str:
         span = self.longest()
         if span is None:

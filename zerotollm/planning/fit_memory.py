@@ -1,14 +1,14 @@
 """Changes that make a train step fit a memory budget, the cheapest first; and models of other sizes."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
 from typing import NamedTuple
 
 from zerotollm.model.config import TransformerConfig, resolve, round_up
 from zerotollm.planning.device_table import Device
-from zerotollm.planning.flops import num_parameters
+from zerotollm.planning.flops import num_parameters, train_flops
 from zerotollm.planning.memory import Job, memory_by_kind
 from zerotollm.planning.speed import predict
 
@@ -97,9 +97,28 @@ def sized(model: TransformerConfig, width: int) -> TransformerConfig:
         encoder_layers=max(1, round(model.encoder_layers * ratio)) if model.encoder_layers else 0,
         num_heads=heads,
         num_kv_heads=heads // group,
-        ff_width=round_up(round(model.ff_width * ratio), 8),
+        ff_width=0 if _derives_ff_width(model) else round_up(round(model.ff_width * ratio), 8),
     )
     return resolve(changed, vocab_size=model.vocab_size, context=model.max_length)
+
+
+def _derives_ff_width(model: TransformerConfig) -> bool:
+    derived = resolve(replace(model, ff_width=0), vocab_size=model.vocab_size, context=model.max_length)
+    return derived == model
+
+
+def size_fields(given: TransformerConfig, model: TransformerConfig, steps: int) -> Fields:
+    """Return the fields that give an experiment, whose model is `given`, the size of `model`, and its steps."""
+    fields: dict[str, int] = {name: getattr(model, name) for name in ("width", "num_layers", "num_heads")}
+    if given.head_width or model.width % model.num_heads:
+        fields["head_width"] = model.head_width
+    if given.num_kv_heads:
+        fields["num_kv_heads"] = model.num_kv_heads
+    resolved = resolve(replace(given, **fields), vocab_size=model.vocab_size, context=model.max_length)
+    for name in ("encoder_layers", "head_width", "num_kv_heads", "ff_width"):
+        if getattr(resolved, name) != getattr(model, name):
+            fields[name] = getattr(model, name)
+    return {**{f"model.{name}": value for name, value in fields.items()}, "train.steps": steps}
 
 
 def largest(job: Job, room: float) -> TransformerConfig | None:
@@ -125,8 +144,23 @@ def largest(job: Job, room: float) -> TransformerConfig | None:
     return max(fitting, key=lambda model: model.width, default=None)
 
 
-def compute_optimal(model: TransformerConfig, flops: float) -> TransformerConfig:
-    """Return the model of this shape whose training on 20 tokens a parameter takes about `flops`, counted as 6 N D."""
-    parameters = math.sqrt(flops / 6 / TOKENS_PER_PARAMETER)
-    sizes = (sized(model, width) for width in WIDTHS)
-    return min(sizes, key=lambda size: abs(math.log(num_parameters(size) / parameters)))
+def compute_optimal(
+    job: Job, device: Device, hours: float, job_of: Callable[[TransformerConfig], Job]
+) -> tuple[TransformerConfig, float]:
+    """Return the model of the job's shape whose training on 20 tokens a parameter takes about `hours`, and its hours.
+
+    Models of other sizes use the device better or worse, so the step of the model that is returned is predicted, too:
+    that of `job_of` it, which chooses anew how it is computed.
+    """
+    sizes = [sized(job.model, width) for width in WIDTHS]
+    model, predicted = job.model, dict[TransformerConfig, float]()
+    while model not in predicted:
+        speed = predict(job_of(model), device).tokens_per_second
+        predicted[model] = TOKENS_PER_PARAMETER * num_parameters(model) / speed / 3600
+        flops = hours / predicted[model] * _optimal_flops(model, job.context)
+        model = min(sizes, key=lambda size: abs(math.log(_optimal_flops(size, job.context) / flops)))
+    return min(predicted.items(), key=lambda item: abs(math.log(item[1] / hours)))
+
+
+def _optimal_flops(model: TransformerConfig, context: int) -> int:
+    return TOKENS_PER_PARAMETER * num_parameters(model) * train_flops(model, context)

@@ -2,14 +2,16 @@
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import NotRequired, TypedDict
 
 import jax
 from rich.table import Table
 
+from zerotollm.model.config import TransformerConfig
 from zerotollm.planning.device_table import Device
-from zerotollm.planning.fit_memory import TOKENS_PER_PARAMETER, compute_optimal, largest
+from zerotollm.planning.fit_memory import TOKENS_PER_PARAMETER, Fields, compute_optimal, largest, size_fields
 from zerotollm.planning.flops import num_parameters
 from zerotollm.planning.memory import CPU_SCRATCH, Job, compile_step, memory_by_kind, process_peak, xla_memory
 from zerotollm.planning.sharded_step import MeshPlan
@@ -27,6 +29,7 @@ class ModelSize(TypedDict):
     parameters: int
     width: int
     layers: int
+    heads: int
     tokens: int
     """20 per parameter"""
 
@@ -56,13 +59,20 @@ class Plan(TypedDict):
     utilization: float
     tokens: int
     """of the whole training"""
+    corpus_tokens: NotRequired[int]
+    """to train on, if the corpus is prepared"""
+    epochs: NotRequired[float]
     hours: float
     kilowatt_hours: float | None
     largest: NotRequired[ModelSize]
     """the largest model of this shape that fits"""
-    compute_optimal: NotRequired[ModelSize]
-    """the model of this shape to train for the hours asked for"""
-    change: NotRequired[dict[str, str | int]]
+    compute_optimal: ModelSize
+    """the model of this shape to train for about the hours asked for"""
+    compute_optimal_hours: float
+    """predicted for it"""
+    compute_optimal_fields: Fields
+    """dotted fields and values that plan it"""
+    change: NotRequired[Fields]
     """dotted fields and values: the cheapest change that makes it fit"""
     change_seconds_per_step: NotRequired[float]
 
@@ -72,16 +82,30 @@ def room_of(device: Device, memory_gb: float) -> float:
     return (memory_gb * 1e9 or device.memory_bytes) - (device.reserved_bytes or HOST_BYTES)
 
 
-def plan_step(job: Job, device: Device, room: float, *, steps: int, hours: float, compiled: bool) -> Plan:
+def plan_step(
+    job: Job,
+    device: Device,
+    room: float,
+    *,
+    steps: int,
+    hours: float,
+    compiled: bool,
+    given: TransformerConfig,
+    job_of: Callable[[TransformerConfig], Job],
+) -> Plan:
     """Return the plan of `steps` such steps; `compiled`: XLA compiles the step here, from shapes alone.
 
-    `hours` is the time for which the compute-optimal model is sought.
+    `hours` is the time for which the compute-optimal model is sought, `given` the experiment's model before it was
+    resolved, and `job_of` returns its step with another resolved model.
     """
     memory, speed = memory_by_kind(job), predict(job, device)
     xla = xla_memory(compile_step(job)) if compiled else {}
     needed = process_peak(xla, device.accelerator.platform) if xla else sum(memory.values())
     tokens, flops = steps * job.batch_size * job.context, flops_per_token(job)
     duration = tokens / speed.tokens_per_second / 3600
+    optimal, optimal_hours = compute_optimal(job, device, hours, job_of)
+    optimal_size = _model_size(optimal)
+    optimal_steps = math.ceil(optimal_size["tokens"] / (job.batch_size * job.context))
     plan: Plan = {
         "parameters": parameters_by_group(job),
         "trained_parameters": trained_parameters(job),
@@ -98,21 +122,24 @@ def plan_step(job: Job, device: Device, room: float, *, steps: int, hours: float
         "tokens": tokens,
         "hours": duration,
         "kilowatt_hours": duration * device.watts / 1000 or None,
+        "compute_optimal": optimal_size,
+        "compute_optimal_hours": optimal_hours,
+        "compute_optimal_fields": size_fields(given, optimal, optimal_steps),
     }
-    budget = hours * 3600 * flops * speed.tokens_per_second
-    for name, model in (
-        ("largest", largest(job, room)),
-        ("compute_optimal", compute_optimal(job.model, budget)),
-    ):
-        if model:
-            size = num_parameters(model)
-            plan[name] = {
-                "parameters": size,
-                "width": model.width,
-                "layers": model.num_layers,
-                "tokens": TOKENS_PER_PARAMETER * size,
-            }
+    if model := largest(job, room):
+        plan["largest"] = _model_size(model)
     return plan
+
+
+def _model_size(model: TransformerConfig) -> ModelSize:
+    size = num_parameters(model)
+    return {
+        "parameters": size,
+        "width": model.width,
+        "layers": model.num_layers,
+        "heads": model.num_heads,
+        "tokens": TOKENS_PER_PARAMETER * size,
+    }
 
 
 def parameters_by_group(job: Job) -> dict[str, int]:
@@ -181,15 +208,20 @@ def plan_table(plan: Plan, job: Job, device: Device, hours: float) -> Table:
     )
     energy = f", {plan['kilowatt_hours']:,.2f} kWh" if plan["kilowatt_hours"] else ""
     row("the experiment", f"{plan['tokens']:,} tokens: {_time(plan['hours'])}{energy}")
+    if "corpus_tokens" in plan and "epochs" in plan:
+        row(
+            "the corpus",
+            f"{plan['corpus_tokens']:,} tokens to train on, as last prepared: {plan['epochs']:.2g} epochs",
+        )
     one = "one pair" if pairs else "one window"
     if "largest" in plan:
         row("largest", f"{_model(plan['largest'])} fits, {one} at a time and every block rematerialized")
-    if "compute_optimal" in plan:
-        model = plan["compute_optimal"]
-        row(
-            "compute-optimal",
-            f"{_model(model)} for {hours:g} hours at this utilization; {model['tokens'] / 1e6:,.0f} M tokens",
-        )
+    model = plan["compute_optimal"]
+    row(
+        f"for {hours:g} hours",
+        f"compute-optimal: {_model(model)} on {model['tokens'] / 1e6:,.0f} M tokens, {TOKENS_PER_PARAMETER} per "
+        f"parameter: {_time(plan['compute_optimal_hours'])}",
+    )
     return table
 
 

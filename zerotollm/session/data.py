@@ -13,6 +13,7 @@ from zerotollm.experiment import Experiment, translates
 from zerotollm.host.atomic_files import write_atomically
 from zerotollm.planning.device_benchmark import trouble_here
 from zerotollm.session.compilation_cache import cache_compiled_programs
+from zerotollm.session.prepared_sizes import note_size
 from zerotollm.session.progress import Display
 from zerotollm.sharding.processes import on_first
 
@@ -31,6 +32,7 @@ def load_data(experiment: Experiment, run_dir: Path, display: Display) -> Feed:
     if not experiment.train.start_from and (shape.old or experiment.train.objective in EXAMPLES):
         display.say("without --init-from it trains from scratch; --init-from runs/base initializes from base")
     feed = dataset_of(experiment, progress=display.preparing)
+    on_first(lambda: note_size(experiment, feed))
     if feed.dropped:
         display.say(f"left out of {feed.corpus}: {feed.dropped}")
     if translates(experiment) and experiment.sample.prompt:

@@ -146,6 +146,7 @@ class Display:
         )
         if done == of:
             self._stop()
+            self._preparing = None  # a mixture has several texts
 
     def begin(self, step: int) -> None:
         """Show the bar of training after `step` steps."""

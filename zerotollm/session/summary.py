@@ -1,8 +1,12 @@
 """The end of a run: summary.json, its table, and commands to try next."""
 
+import re
 from pathlib import Path
 
+import numpy as np
+
 from zerotollm import run_directory
+from zerotollm.data.feed import Feed
 from zerotollm.experiment import Experiment, continues, task_of
 from zerotollm.host.peak_memory import peak_memory_bytes
 from zerotollm.session.progress import clock
@@ -13,13 +17,17 @@ from zerotollm.training.metrics import OF_SOURCE, measured_metrics, read_metrics
 from zerotollm.types import Json
 
 Summary = Json
+EXAMPLE_TOKENS, EXAMPLE_WORDS, EXAMPLE_CHARACTERS = 64, 5, 60
+"""Most of a held-out text that is read, and that makes a prompt."""
 
 
-def summarize(run_dir: Path, notes: Notes, num_parameters: int, trainable: int, byte: str) -> Summary:
+def summarize(
+    run_dir: Path, notes: Notes, num_parameters: int, trainable: int, byte: str, example: str
+) -> Summary:
     """Return what summary.json holds: the final numbers, over all processes of the run.
 
     Some runs add the number of trainable parameters, the unit of bits (`byte`, see `Feed.byte`), the validation of the
-    run that they were initialized from (`before`), accuracy or the loss on old text.
+    run that they were initialized from (`before`), accuracy, the loss on old text or `example`, see `held_out_words`.
     """
     lines = read_metrics(run_dir / run_directory.METRICS)
     last = next(line for line in reversed(lines) if "tokens" in line)
@@ -46,6 +54,8 @@ def summarize(run_dir: Path, notes: Notes, num_parameters: int, trainable: int, 
         summary["byte"] = byte
     if before:
         summary["before"] = measured_metrics(before)
+    if example:
+        summary["example"] = example
     return summary | {f"validation_{name}": value for name, value in measured_metrics(validation).items()}
 
 
@@ -88,9 +98,28 @@ def rows(summary: Summary) -> dict[str, str]:
     }
 
 
-def commands(experiment: Experiment, run_dir: Path) -> list[tuple[str, str]]:
-    """Return what to try with a finished run, as (purpose, command): each command runs when it is pasted."""
-    run, text = ("run_dir", run_dir), experiment.sample.prompt or "In the beginning"
+def held_out_words(experiment: Experiment, feed: Feed) -> str:
+    """Return the first words of a held-out text: a prompt that fits the data.
+
+    "" for a Bible, which the default prompt fits, and for a model that continues no text.
+    """
+    if not continues(experiment) or "bible-" in experiment.data.corpus:
+        return ""
+    ids_T, bos_id = feed.evaluation("validation")[0]["inputs"][0, :EXAMPLE_TOKENS], feed.tokenizer.bos_id
+    texts = [feed.tokenizer.decode(part) for part in np.split(ids_T, np.flatnonzero(ids_T == bos_id))]
+    text = next(filter(None, map(str.strip, texts)), "")
+    later = re.search(r"[.!?\n]\s*(?=\S)", text)
+    if text[:1].islower() and later:  # the text was cut within a sentence
+        text = text[later.end() :]
+    return " ".join(text.split()[:EXAMPLE_WORDS])[:EXAMPLE_CHARACTERS].rstrip("\ufffd")
+
+
+def commands(experiment: Experiment, run_dir: Path, example: str = "") -> list[tuple[str, str]]:
+    """Return what to try with a finished run, as (purpose, command): each command runs when it is pasted.
+
+    `example` is a prompt that fits the data, see `held_out_words`.
+    """
+    run, text = ("run_dir", run_dir), example or experiment.sample.prompt or "In the beginning"
     labels = task_of(experiment) == "label"
     python = f"import zerotollm; run = zerotollm.load({str(run_dir)!r})"
     possible = [

@@ -293,3 +293,20 @@ def test_labels_may_be_numbers_in_every_table(tmp_path, suffix):
 def test_every_suffix_is_documented():
     text = (Path(__file__).parents[3] / "zerotollm" / "data" / "config.py").read_text("utf-8")
     assert all(suffix in text for suffix in (*SUFFIXES, *PACK))
+
+
+def test_files_with_different_fields_have_advice_that_works(tmp_path):
+    """It named a field of one file, and then one of the other, in turn."""
+
+    def write(name: str, field: str) -> None:
+        rows = [{field: f"{name}: the sea and the sky, {number}"} for number in range(30)]
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    write("a.jsonl", "body")
+    write("b.jsonl", "text")
+    corpus = f"{tmp_path}/a.jsonl + {tmp_path}/b.jsonl"
+    for field in ("", "body", "text"):
+        with pytest.raises(UsageError, match=r"name the text 'text' in each, without --data.field"):
+            open_corpus(DataConfig(corpus=corpus, field=field, dir=str(tmp_path / "data")))
+    write("a.jsonl", "text")
+    assert len(open_corpus(DataConfig(corpus=corpus, dir=str(tmp_path / "data"))).splits["train"])

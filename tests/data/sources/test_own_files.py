@@ -3,12 +3,14 @@
 import gzip
 import json
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from zerotollm.data.config import DataConfig
+from zerotollm.data.find import why_missing
 from zerotollm.data.sources.corpora import open_corpus
 from zerotollm.data.sources.documents import Corpus
 from zerotollm.data.sources.splits import FEW
@@ -185,7 +187,7 @@ def test_fingerprint_follows_content_and_not_place(tmp_path):
 def test_missing_paths(tmp_path, monkeypatch):
     assert "is not found" in error_of(tmp_path / "nothing.txt")
     assert "is not found" in error_of(tmp_path / "no folder" / "a")
-    assert "is not found" in error_of(tmp_path / ("a" * 5000))
+    assert "cannot be read: file name too long" in error_of(tmp_path / ("a" * 5000))
     assert "no corpus and no file is called ''" in error_of("")
     (tmp_path / "empty").mkdir()
     assert "holds no text" in error_of(tmp_path / "empty")
@@ -194,7 +196,16 @@ def test_missing_paths(tmp_path, monkeypatch):
     assert "suffix" in error_of(tmp_path / "a.pdf")
     assert "1 paths but no text" in error_of(tmp_path / "*.pdf")
     monkeypatch.chdir(tmp_path)
+    assert f"here/a.txt is not found in the working directory {tmp_path}; give" in error_of("here/a.txt")
     assert "did you mean bible-web" in error_of("bibleweb")
+
+
+def test_a_path_that_may_not_be_read_is_said_to_be_there(tmp_path, monkeypatch):
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    assert why_missing(tmp_path / "a") == "may not be read: permission is denied"
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.txt.gz"])

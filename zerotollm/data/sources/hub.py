@@ -16,6 +16,7 @@ hash of each text holds out `data.validation_fraction` and `data.test_fraction`.
 
 import importlib.util
 import json
+import os
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -25,6 +26,7 @@ from typing import NamedTuple
 
 from zerotollm.data.cache_folder import data_directory
 from zerotollm.data.config import DataConfig
+from zerotollm.data.find import why_missing
 from zerotollm.data.sources.documents import SPLITS, Corpus, Document
 from zerotollm.data.sources.faults import FaultCount
 from zerotollm.data.sources.lines import text_field
@@ -68,8 +70,9 @@ def parse(corpus: str) -> HubName:
     if not match:
         raise UsageError(f"'{corpus}' is not of the form {FORMS}")
     hub = HubName(*(match[name] or "" for name in HubName._fields))
-    if hub.is_local and not Path(hub.name).expanduser().is_dir():
-        raise UsageError(f"{corpus}: the folder {hub.name} is not found, or permission is denied")
+    if hub.is_local and not os.path.isdir(folder := Path(hub.name).expanduser()):
+        problem = "is a file" if os.path.exists(folder) else why_missing(folder)
+        raise UsageError(f"{corpus}: the folder {hub.name} {problem}")
     return hub
 
 

@@ -109,7 +109,9 @@ def choose_field(config: DataConfig, place: str, names: Sequence[str]) -> str:
     if field not in names:
         wanted = repr(config.field) if config.field else "called " + ", ".join(map(repr, FIELDS))
         raise UsageError(
-            f"{place} has no field {wanted}; set --data.field to one of its fields: {field_names(names)}"
+            f"{place} has no field {wanted}; set --data.field to one of its fields: {field_names(names)}; "
+            "if the files of a folder or mixture have different fields, name the text "
+            f"{FIELDS[0]!r} in each, without --data.field"
         )
     if field not in (config.field, FIELDS[0]):
         _warn_once(f"{config.corpus}: the texts are those of the field {field!r} (--data.field)")

@@ -1,7 +1,8 @@
 """Mixtures: several corpora of text and their weights, written `bible-web*2 + sotu + shakespeare*0.5`.
 
 A weight is the share of the training windows, after division by the sum of all weights; without one it is 1. A `+`
-stands between two spaces. A name with a `+` or a `*` of its own must exist as a file, a folder or a glob.
+stands between two spaces. A name with a `+` or a `*` of its own must exist as a file, a folder or a glob: `notes/*2`
+are the files of a folder whose names end in 2 or, where there are none, the folder with the weight 2.
 """
 
 import glob
@@ -14,7 +15,7 @@ from zerotollm.errors import UsageError
 
 SEPARATOR = " + "
 _WEIGHT = re.compile(
-    r"(?P<name>.*[^/*])\*(?P<weight>[-+]?([\d.]+(e[-+]?\d+)?|nan|inf|infinity))", re.IGNORECASE
+    r"(?P<name>.*[^*])\*(?P<weight>[-+]?([\d.]+(e[-+]?\d+)?|nan|inf|infinity))", re.IGNORECASE
 )
 
 
@@ -57,8 +58,15 @@ def _parts(corpus: str) -> list[str]:
     return [corpus]
 
 
-def _without_weight(part: str) -> str:
+def _match(part: str) -> re.Match[str] | None:
     match = _WEIGHT.fullmatch(part)
+    if match and match["name"].endswith("/") and not os.path.isdir(os.path.expanduser(match["name"])):
+        return None  # a glob
+    return match
+
+
+def _without_weight(part: str) -> str:
+    match = _match(part)
     return match["name"] if match else part
 
 
@@ -68,7 +76,7 @@ def _exists(name: str) -> bool:
 
 
 def _weight(part: str, corpus: str) -> tuple[str, Fraction]:
-    match = None if _exists(part) else _WEIGHT.fullmatch(part)
+    match = None if _exists(part) else _match(part)
     if not match:
         return part, Fraction(1)
     try:
@@ -80,4 +88,4 @@ def _weight(part: str, corpus: str) -> tuple[str, Fraction]:
             f"the weight of {match['name']} in {corpus} is {match['weight']}: expected a number above 0; leave out a "
             "corpus that is not to be read"
         )
-    return match["name"], weight
+    return match["name"].rstrip("/"), weight

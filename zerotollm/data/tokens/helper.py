@@ -55,7 +55,7 @@ def main() -> None:
     """Prepare what the standard input says, as long as the process that started this one lives."""
     task = json.load(sys.stdin)
 
-    def say(line: str) -> None:
+    def progress(done: int, total: int) -> None:
         if os.getppid() != task["parent"]:
             sys.exit()
 
@@ -67,7 +67,7 @@ def main() -> None:
     with suppress(
         UsageError, RunError
     ):  # the process that started this one meets the same error, and reports it
-        prepare_in_shards(DataConfig(**task["data"]), tokenizer, shards=task["shards"], say=say)
+        prepare_in_shards(DataConfig(**task["data"]), tokenizer, shards=task["shards"], progress=progress)
 
 
 if __name__ == "__main__":

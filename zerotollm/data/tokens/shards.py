@@ -84,7 +84,10 @@ def prepare_in_shards(
     progress: Progress = lambda done, total: None,
     corpus: Corpus[Document] | None = None,
 ) -> None:
-    """Fill the folder that `prepare` fills, together with all other processes that do the same; raises as `prepare`."""
+    """Fill the folder that `prepare` fills, together with all other processes that do the same; raises as `prepare`.
+
+    `say` tells of damaged shards, and `progress` is called after each shard that this process makes.
+    """
     corpus = corpus or open_corpus(data)
     final = text_folder(data, corpus, tokenizer)
     if cache.is_intact(final):
@@ -142,8 +145,6 @@ class _Work:
                         self.write(shard, tokenizer)
                         idle = False
                         done, total = sum(map(self.exists, self.shards)), len(self.shards)
-                        size = f"{shard.last - shard.first:,} documents" if shard.split != PART else "a file"
-                        self.say(f"{shard.name}: {size}; {done} of {total} shards")
                         progress(done, total)
             if idle:
                 time.sleep(WAIT)

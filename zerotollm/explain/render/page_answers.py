@@ -92,7 +92,7 @@ def _written(sources: Sources) -> Texts:
         else "nothing is in the training text"
     )
     return Texts(
-        "The text; its longest span that is in the training text is marked",
+        f"{sources.subject[:1].upper()}{sources.subject[1:]}; its longest span that is in the training text is marked",
         ((head, (sources.text,), span.text if span else ""),),
     )
 

@@ -16,6 +16,11 @@ class Question(NamedTuple):
     run_answers: tuple[str, ...] = ()
 
 
+UNITS = (
+    "A loss is in nats: minus the natural logarithm of the probability that the model gave to the token that came "
+    "next. Bits per byte are the same in bits, for each byte of text instead of each token; 1 nat is 1.44 bits."
+)
+"""What the units of all answers are, to read before the first."""
 ATTENTION = (
     *("encoder_attention", "encoder_heads", "encoder_ablation"),
     *("attention", "heads", "ablation"),
@@ -44,15 +49,16 @@ QUESTIONS = (
         "How is meaning determined? Are vectors closer when tokens are used in the same sentence?",
         "Two tokens that occur in the same contexts get the same gradients, so their vectors move in the "
         "same direction. To the model, meaning is use.",
-        "The curves follow, over training, how well closeness agrees with two kinds of use.",
+        "The curves show over the course of training how well closeness agrees with use in the same contexts, and with "
+        "use in the same sentence.",
         (),
         ("meaning",),
     ),
     Question(
         "layers",
         "What is the difference between the encoding layer and the embedding layer; why two?",
-        "The embedding gives a token one vector, whatever stands around it. The layers after it give it a"
-        " new vector at each place, which contains its context.",
+        "The embedding gives a token one vector, the same in every sentence. The layers after it give it a "
+        "new vector at each place, which contains its context.",
         "Read each figure from the embedding on the left to the last layer on the right.",
         ("encoder_layers", "layers"),
         ("layers",),
@@ -60,23 +66,25 @@ QUESTIONS = (
     Question(
         "prediction",
         "How is the next token predicted; what is the math?",
-        "The vector of the last token is multiplied with one column of the head for each token of the "
-        "vocabulary. Softmax turns these products into probabilities, and one token is drawn.",
+        "The output layer, called the head, has one column for each token of the vocabulary. The vector of the last "
+        "token is multiplied with each column. Softmax turns these products into probabilities, and one token is "
+        "drawn.",
         "The logit lens shows what the model would say next if a layer were its last.",
         ("prediction", "calibration", "positions"),
     ),
     Question(
         "attention",
         "How does attention stay focused?",
-        "Every token asks a question, its query, and every earlier token can be found by its key. Softmax"
-        " turns their products into weights, and the output is the weighted mean of the values.",
+        "Every token has a query, which says what it looks for, and a key, which says what it offers. Softmax turns "
+        "the products of a query with all earlier keys into weights, and the output is the weighted mean of the "
+        "values.",
         "In a map each row is a token, and its colors sum to 1.",
         ATTENTION,
     ),
     Question(
         "generation",
         "Does it generate meaningful output or only grammatical output?",
-        "A language model writes one token after another and holds no plan for longer than its context. "
+        "A language model writes one token after another, and sees no more than its context. "
         "So its sentences can be well formed and still not follow from each other.",
         "Its own texts stand beside real ones of the same length.",
         (),
@@ -87,31 +95,33 @@ QUESTIONS = (
         "Where did it get that?",
         "A model keeps no text, only numbers that training changed. A span that it writes may stand in the training "
         "text because it was copied, or because anybody would write it there.",
-        "Each bar is a token, as high as the span around it; the line is what real text does without copying.",
+        "Each bar is a token, as high as its span is long. Real text, which copies nothing, rarely has a span above "
+        "the line.",
         ("sources",),
     ),
     Question(
         "memorization",
         "Is it memorized or learned?",
         "A model that only learned the language predicts new text as well as the text that it was trained on. "
-        "What it predicts better in its training text, it memorized.",
-        "The distance between the two dots is what it memorized, the distance to the third what it learned.",
+        "If it predicts its training text better, it memorized a part of it.",
+        "The distance from the first dot to the second is what it memorized; from the second to the third, what it "
+        "learned.",
         ("memorization",),
     ),
     Question(
         "grammar",
         "In which order does it learn grammar?",
         "A rule of grammar is tested with pairs of sentences that differ in one point, of which one is right. A "
-        "model that knows the rule finds the right one likelier, whatever the words are.",
-        "A curve that leaves the gray band was learned; the band holds models without training.",
+        "model that knows the rule gives the right one the higher probability, whatever the words are.",
+        "Models without training lie in the gray band. A rule whose curve rises above it was learned.",
         (),
         ("grammar",),
     ),
     Question(
         "learning",
         "What did it learn, when?",
-        "Training makes the tokens that really came next likelier, a little at a time. All that the model"
-        " knows, it knows because it made the loss smaller.",
+        "Training raises the probability of the tokens that really came next, a little at a time. The model keeps "
+        "whatever makes the loss smaller.",
         "A curve that falls early was learned early.",
         (),
         ("learning",),

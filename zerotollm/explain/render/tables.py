@@ -88,7 +88,12 @@ def token_table(
         shown = steps if merges is None else steps[-merges:]
         cell = ("… " if len(shown) < len(steps) else "") + ", ".join(shown) or "-"
         rows.append((show(piece.text), str(piece.id), _count(piece.count), *([cell] if merged else [])))
-    head = ("token", ">id", ">in the training text", *(["merges: pair, rank (count then)"] if merged else []))
+    head = (
+        "token",
+        ">id",
+        ">in the training text",
+        *(["merges: pair #rank (count when merged)"] if merged else []),
+    )
     return Table(head, rows, "Tokens of the text and the merges that built them", folded=len(rows) > 12)
 
 
@@ -154,7 +159,7 @@ def _layers(layers: Layers) -> list[Table]:
         f">{probe.task.partition(' (')[0]}": said("{:.2f}, {:.2f}", probe.accuracy_M.value, probe.control_M)
         for probe in layers.probes
     }
-    tables = [table_of(cosines, f"Cosine{where} of a token's vector with that of")]
+    tables = [table_of(cosines, f"Cosine{where} of a token's vector with the vectors of the columns")]
     if probes:
         title = f"Accuracy{where} of a linear probe, and of one trained on random labels"
         tables.append(table_of({"after": names} | probes, title))
@@ -324,8 +329,8 @@ def grammar_table(rules: Sequence[Rule], title: str = "", folded: bool = False) 
         ">% right at the end": [with_interval(accuracy, 0) for accuracy in accuracies],
         ">without training": [f"{100 * rule.chance:.0f}" for rule in ordered],
         ">by frequency": [f"{100 * rule.frequencies:.0f}" for rule in ordered],
-        ">its words per million": [f"{rule.per_million:,.0f}" for rule in ordered],
-        ">% known": [f"{100 * rule.known:.0f}" for rule in ordered],
+        ">times its words occur per million": [f"{rule.per_million:,.0f}" for rule in ordered],
+        ">% of pairs with known words": [f"{100 * rule.known:.0f}" for rule in ordered],
     }
     return replace(table_of(columns, title), folded=folded)
 

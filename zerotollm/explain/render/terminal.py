@@ -27,6 +27,8 @@ def question_tables(explanation: Explanation | RunExplanation) -> list[tuple[str
     questions = []
     for question in QUESTIONS:
         shown: Shown = []
+        if question.id == "sources" and isinstance(explanation, Explanation) and explanation.sources:
+            shown.append(explanation.sources.quoted())
         for name in question.answers if isinstance(explanation, Explanation) else question.run_answers:
             for table in _tables(explanation, name):
                 shown += [f"{table.title}:"] if table.title else []
