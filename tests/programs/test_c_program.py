@@ -340,7 +340,7 @@ def test_the_printed_command_makes_the_program_of_a_run(tmp_path, capsys):
     subprocess.run(command, check=True)
     done = run(out, GREEDY.prompt, "--tokens", str(GREEDY.max_tokens), "--temperature", "0")
     assert done.stdout.decode() == zerotollm.load(run_dir).generate(GREEDY.prompt) + "\n"
-    again = zerotollm.export(zerotollm.load(run_dir), tmp_path / "again", format="c")
+    again = zerotollm.load(run_dir).export(tmp_path / "again", format="c")
     assert (again / "model.c").read_bytes() == (out / "model.c").read_bytes()
     assert main([*arguments[:-1], str(tmp_path / "other"), "--dtype", "float16"], root) == 2
     assert "--format c has its own types of numbers: leave --dtype out" in capsys.readouterr().err
