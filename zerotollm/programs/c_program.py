@@ -90,7 +90,7 @@ def _vocabulary_struct(tokens: Json, tokenizer: AnyTokenizer) -> tuple[bytes, Js
         "words": len(words),
         "text": len(text),
         "longest": max(map(len, texts)),
-        "bytes": next((i for i, token in enumerate(tokens["tokens"]) if token == 0), None),
+        "bytes": next((i for i, token in enumerate(tokens["tokens"]) if token == [0]), None),
         **{name: len(table) for name, table in tables.items()},
     }
     if form:
