@@ -1,6 +1,7 @@
 """Small tokenizers of every kind that is imported, each with the steps of a published tokenizer.json."""
 
 import json
+import random
 from functools import cache
 
 from hypothesis import strategies as st
@@ -26,6 +27,7 @@ caf\u00e9 cafe\u0301 na\u00efve \u1e69 s\u0323\u0307 \u212b \u017f \u212a 'ſ
 \u2581 \u2581\u2581x \u00a0\u3000\u2028\u0085 \ufb01 \U0001f600\U0001f468\u200d\U0001f469 \U00020000
 def f(x):\n        return x*x  # comment\n\n\nif __name__ == "__main__":\n\tprint(f(10_000))\n"""
 """Many scripts, numbers, spaces, special and added tokens, and characters that have several normal forms."""
+PIECES = [*SPECIAL, "<think>", "<think>!", "'S", "'\u017f", "  ", " heavenly", "e\u0301", "\u2581"]
 LINES = [line + "\n" for line in TEXT.split("\n")] * 8
 
 
@@ -116,6 +118,25 @@ MAKERS = {
 """GPT-2; Qwen 2 and 3; Llama 3 and SmolLM3; SmolLM and SmolLM2; Mistral NeMo; a rare one or two; Llama 2; Mistral."""
 
 
+def sample_texts(count: int) -> list[str]:
+    """Return the same texts each time: pieces and characters of `TEXT`, slices of it, and any other characters."""
+    draw = random.Random(0)
+    anything = [code for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+
+    def text() -> str:
+        size, start = draw.randrange(30), draw.randrange(len(TEXT))
+        kinds = (
+            lambda: TEXT[start : start + size],
+            lambda: "".join(draw.choices([*TEXT, *PIECES], k=size)),
+            lambda: "".join(draw.choices([*PIECES, " ", "\n", "\r", "\t", "1", "a"], k=size)),
+            lambda: "".join(chr(code) for code in draw.choices(anything, k=size)),
+            lambda: "".join(chr(draw.randrange(0x3000)) for _ in range(size)),
+        )
+        return draw.choice(kinds)()
+
+    return [TEXT, *LINES, *(text() for _ in range(count))]
+
+
 @cache
 def imported_tokenizer(name: str) -> PretrainedTokenizer:
     return MAKERS[name]()
@@ -123,8 +144,5 @@ def imported_tokenizer(name: str) -> PretrainedTokenizer:
 
 def texts() -> st.SearchStrategy[str]:
     """Texts of the pieces and characters of `TEXT`, and of any others."""
-    pieces = st.sampled_from(
-        [*TEXT, *SPECIAL, "<think>", "<think>!", "'S", "'\u017f", "  ", " heavenly", "e\u0301"]
-    )
-    lines = st.sampled_from(LINES)
+    pieces, lines = st.sampled_from([*TEXT, *PIECES]), st.sampled_from(LINES)
     return st.one_of(st.lists(st.one_of(pieces, lines), max_size=12).map("".join), st.text(max_size=20))

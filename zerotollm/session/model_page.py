@@ -1,11 +1,11 @@
 """The page of a run's model, with what was measured of its 8 bits."""
 
 from zerotollm.components import dataset_of
-from zerotollm.data.tokens.sentencepiece import Tokenizer
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import translates
 from zerotollm.programs.html_program import Facts, page
 from zerotollm.programs.quantized import Agreement, compare
+from zerotollm.programs.vocabulary import vocabulary
 from zerotollm.run import Run
 
 EMBEDDED = 10_000_000
@@ -14,11 +14,11 @@ EMBEDDED = 10_000_000
 
 def embedded_page(run: Run) -> str | None:
     """Return the page of a run's model for its report; None for a large model, and for one that a page cannot hold."""
-    if (
-        run.num_parameters > EMBEDDED
-        or run.model_config.encoder_layers
-        or not isinstance(run.tokenizer, Tokenizer)
-    ):
+    if run.num_parameters > EMBEDDED or run.model_config.encoder_layers:
+        return None
+    try:
+        vocabulary(run.tokenizer)
+    except UsageError:
         return None
     return page(run.params, run.model_config, run.tokenizer, page_facts(run))
 
