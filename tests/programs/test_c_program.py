@@ -13,6 +13,8 @@ import pytest
 import zerotollm
 from tests.actions.test_export import GREEDY, random_run
 from tests.functions import forward, init_params
+from tests.imported_tokenizers import MAKERS as IMPORTED
+from tests.imported_tokenizers import imported_tokenizer, sample_texts
 from tests.programs.test_numpy_program import LINES, MODELS, PROMPT, TEXT, TOKENS, random_model
 from zerotollm.cli import main
 from zerotollm.data.config import TokenizerConfig
@@ -193,6 +195,18 @@ def test_it_gives_our_ids_for_any_text(kind, vocab_size, byte_fallback, normaliz
     write_c(tmp_path / "out", init_params(model, 0), model, tokenizer, title="tokens")
     build(tmp_path / "out", ["-O1"], model)
     texts = [*random_texts(2000), *LINES, *TIES, TEXT]
+    for text, ids in zip(texts, drive(tmp_path / "out", texts)[2], strict=True):
+        assert ids == tokenizer.encode(text).tolist(), text
+
+
+@pytest.mark.parametrize("name", IMPORTED)
+def test_it_gives_the_ids_of_an_imported_tokenizer_for_any_text(name, tmp_path):
+    tokenizer = imported_tokenizer(name)
+    sizes = TransformerConfig(num_layers=1, width=8, num_heads=1, position="none")
+    model = resolve(sizes, vocab_size=tokenizer.vocab_size, context=8)
+    write_c(tmp_path / "out", init_params(model, 0), model, tokenizer, title="tokens")
+    build(tmp_path / "out", CAREFUL, model)
+    texts = [*random_texts(500), *sample_texts(1500), ""]
     for text, ids in zip(texts, drive(tmp_path / "out", texts)[2], strict=True):
         assert ids == tokenizer.encode(text).tolist(), text
 

@@ -72,12 +72,13 @@ def test_it_gives_the_ids_of_the_library_for_many_scripts(name):
         assert made.encode(made.tokens, text) == tokenizer.encode(text).tolist()
 
 
-def test_every_character_is_split_as_by_the_library():
-    """Classes of characters are those of the library, whatever versions of Unicode Python and it know."""
-    tokenizer, made = imported_tokenizer("tekken"), program("tekken")
-    for first in range(0, 0x30000, 64):
-        codes = [code for code in range(first, first + 64) if not 0xD800 <= code < 0xE000]
-        text = "".join(f"a{chr(code)}1{chr(code)} " for code in codes)
+@pytest.mark.parametrize("name", ["qwen", "tekken"])
+def test_every_character_is_normalized_and_split_as_by_the_library(name):
+    """Classes and normal forms are those of the library, whatever versions of Unicode Python and it know."""
+    tokenizer, made = imported_tokenizer(name), program(name)
+    for first in range(0, 0x30000, 2048):
+        codes = [code for code in range(first, first + 2048) if not 0xD800 <= code < 0xE000]
+        text = "".join(f"a{chr(code)}\u0301\u0334 1{chr(code)}" for code in codes)
         assert made.encode(made.tokens, text) == tokenizer.encode(text).tolist(), hex(first)
 
 

@@ -16,6 +16,7 @@ from zerotollm.programs.split_pattern import (
     Alternative,
     Ranges,
     Repeat,
+    character_class,
     complement,
     digits,
     escaped,
@@ -23,6 +24,7 @@ from zerotollm.programs.split_pattern import (
     parse_pattern,
     regular_expression,
 )
+from zerotollm.programs.unicode_forms import left_alone
 from zerotollm.types import Json
 
 GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -62,7 +64,7 @@ def _vocabulary(tokenizer: PretrainedTokenizer) -> Json:
     description = tokenizer.tokenizer_json
     model, special_ids = description["model"], tokenizer.special_ids
     _check_model(model)
-    steps, spaces = _steps(description), False
+    steps, marked = _steps(description)
     kinds = {step.get("type") for step in _sequence(description.get("decoder"), "decoders")}
     if steps.byte_level != ("ByteLevel" in kinds):
         raise UsageError("ByteLevel in one of its pre-tokenizer and its decoder alone")
@@ -73,22 +75,20 @@ def _vocabulary(tokenizer: PretrainedTokenizer) -> Json:
         pieces = {piece: i for piece, i in pieces.items() if set(piece) <= alphabet.keys()}
     else:
         byte_pieces = {byte: f"<0x{byte:02X}>" for byte in range(256) if model.get("byte_fallback")}
-        spaces = _spaces_are_marked(description, steps)
         if model.get("ignore_merges"):
             raise UsageError("ignore_merges without ByteLevel")
     if not pieces.keys() >= set(byte_pieces.values()) or len(byte_pieces) < 256:
         raise UsageError("no token for some bytes")
     byte_ids = [pieces[byte_pieces[byte]] for byte in range(256)]
-    if spaces:
-        if any(" " in piece for piece in pieces):
-            raise UsageError("a token with a space")
-        _write_spaces(steps)
+    if marked and any(" " in piece for piece in pieces):
+        raise UsageError("a token with a space")
     added = _added(tokenizer, bool(steps.changes))
     words = set(pieces.values()) - (set() if steps.byte_level else set(byte_ids)) | set(added.values())
     tokens = [_token(tokenizer.token_bytes(i), i in words) for i in range(tokenizer.vocab_size)]
     spelled = [token for token in tokens if isinstance(token, str)]
     if len(set(spelled)) < len(spelled):
         raise UsageError("two tokens of one text")
+    longest = sorted(added, key=len, reverse=True)
     forms = [texts[0] for name, *texts in steps.changes if name == "normalize"]
     if len(forms) > 1:
         raise UsageError("several Unicode normal forms")
@@ -96,13 +96,16 @@ def _vocabulary(tokenizer: PretrainedTokenizer) -> Json:
     merges = {(left, right): left + right for left, right in merges_without(model, special)}
     return {
         "kind": "merges",
+        "byte_fallback": True,
         "pad": tokenizer.pad_id,
         "bos": tokenizer.bos_id,
         "eos": tokenizer.eos_id,
         "stop": list(tokenizer.stop_ids),
         "names": {str(i): tokenizer.piece(i) for i in sorted(special_ids)},
-        "added": f"({'|'.join(map(escaped, sorted(added, key=len, reverse=True)))})" if added else None,
+        "added": f"({'|'.join(map(escaped, longest))})" if added else None,
+        "added_ids": [added[text] for text in longest],
         "normalization": forms[0] if forms else None,
+        "left_alone": f"({character_class(left_alone())}+)" if forms else None,
         "changes": steps.changes,
         "patterns": [regular_expression(pattern) for pattern in steps.patterns],
         "whole_words": bool(model.get("ignore_merges")),
@@ -134,7 +137,13 @@ def _sequence(step: Json | None, name: str) -> Sequence[Json]:
     )
 
 
-def _steps(description: Json) -> _Steps:
+def word_patterns(tokenizer: PretrainedTokenizer) -> list[list[Alternative]]:
+    """Return the patterns of `imported_vocabulary`, not yet written as regular expressions."""
+    return _steps(tokenizer.tokenizer_json)[0].patterns
+
+
+def _steps(description: Json) -> tuple[_Steps, bool]:
+    """Return what is done to a text, and whether tokens have U+2581 for a space, which the steps then write as one."""
     steps = _Steps()
     for step in _sequence(description.get("normalizer"), "normalizers"):
         kind, pattern = step["type"], step.get("pattern") or {}
@@ -149,7 +158,10 @@ def _steps(description: Json) -> _Steps:
             raise UsageError(f"the normalizer {kind}{expression}")
     for step in _sequence(description.get("pre_tokenizer"), "pretokenizers"):
         _add_splitter(steps, step)
-    return steps
+    marked = not steps.byte_level and _spaces_are_marked(description, steps)
+    if marked:
+        _write_spaces(steps)
+    return steps, marked
 
 
 def _add_splitter(steps: _Steps, step: Json) -> None:

@@ -127,14 +127,17 @@ def regular_expression(alternatives: list[Alternative]) -> str:
 def _repeat(repeat: Repeat) -> str:
     least, most = repeat.least, repeat.most
     counts = {(1, 1): "", (0, 1): "?", (0, None): "*", (1, None): "+"}
-    return _set(repeat.ranges) + counts.get((least, most), f"{{{least},{'' if most is None else most}}}")
+    return character_class(repeat.ranges) + counts.get(
+        (least, most), f"{{{least},{'' if most is None else most}}}"
+    )
 
 
 def _never(ranges: Ranges) -> str:
-    return f"(?!{_set(ranges)})" if ranges else ""
+    return f"(?!{character_class(ranges)})" if ranges else ""
 
 
-def _set(ranges: Ranges) -> str:
+def character_class(ranges: Ranges) -> str:
+    """Return a set of characters as a part of a regular expression."""
     if len(ranges) == 1 and ranges[0][0] == ranges[0][1]:
         return escaped(chr(ranges[0][0]))
     others = complement(ranges)

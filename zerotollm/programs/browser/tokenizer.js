@@ -55,6 +55,7 @@ function makeTokenizer(vocabulary, utf8States) {
   const merges = new Map((vocabulary.merges ?? []).map(([left, right, both], rank) => [left * tokens.length + right, { rank, both }]));
   const patterns = (vocabulary.patterns ?? []).map(pattern => new RegExp(pattern, "u"));
   const added = vocabulary.added && new RegExp(vocabulary.added, "u");
+  const leftAlone = vocabulary.left_alone && new RegExp(vocabulary.left_alone, "u");   // by normal forms, but for newer versions of Unicode
 
   // Merge neighbours, those first whose merge was learned first.
   function mergePairs(some) {
@@ -71,7 +72,7 @@ function makeTokenizer(vocabulary, utf8States) {
 
   function changed(text, isFirst) {
     for (const [name, one, other] of vocabulary.changes) {
-      if (name === "normalize") text = text.normalize(one);
+      if (name === "normalize") text = text.split(leftAlone).map((some, n) => n % 2 ? some : some.normalize(one)).join("");
       else if (name === "replace") text = text.replaceAll(one, () => other);
       else if (text && (name === "prepend" || (!text.startsWith(one) && (isFirst || name === "begin")))) text = one + text;
     }
