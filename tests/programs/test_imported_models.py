@@ -1,6 +1,7 @@
 """Models that transformers initialized at random, imported from a folder: each program computes what the run does."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ import zerotollm
 from tests.functions import forward
 from tests.imported_tokenizers import imported_tokenizer
 from tests.interop.test_parity import theirs
+from tests.programs.test_c_program import FAST, build, drive
+from tests.programs.test_c_program import run as run_c
 from tests.programs.test_numpy_program import run_program
 from zerotollm.actions.config import ImportModelOptions
 from zerotollm.actions.import_model import import_model

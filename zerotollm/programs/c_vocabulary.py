@@ -14,9 +14,6 @@ from zerotollm.programs.split_pattern import Alternative, Ranges
 from zerotollm.programs.unicode_forms import left_alone
 from zerotollm.types import Json
 
-NO_LIMIT = 1 << 30
-"""So many characters are any number of them."""
-
 
 def vocabulary_struct(tokens: Json, tokenizer: AnyTokenizer) -> tuple[bytes, Json]:
     """Return vocabulary.bin of the JSON of a tokenizer, and what the program's template reads of it.
@@ -97,7 +94,7 @@ def _merging(tokens: Json, tokenizer: PretrainedTokenizer) -> tuple[list[np.ndar
 def _rule(alternative: Alternative, numbers: dict[Ranges, int]) -> str:
     """Return the rows of an alternative, and number its sets of characters."""
     repeats = alternative.repeats
-    rows = [(x.ranges, x.least, NO_LIMIT if x.most is None else x.most) for x in repeats]
+    rows = [(x.ranges, x.least, "MANY" if x.most is None else x.most) for x in repeats]
     rows += [(alternative.never, 0, 0)] if alternative.never else []
     texts = [
         f"{{{numbers.setdefault(ranges, len(numbers))}, {least}, {most}}}" for ranges, least, most in rows
