@@ -15,6 +15,7 @@ from tests.programs.test_c_program import run as run_c
 from tests.programs.test_numpy_program import run_program
 from zerotollm.actions.config import ImportModelOptions
 from zerotollm.actions.import_model import import_model
+from zerotollm.data.config import DataConfig
 from zerotollm.experiment import Experiment
 
 TEXT = "In the beginning <think> it's 123\n</s> \u2581 caf\u00e9 cafe\u0301"
@@ -44,7 +45,9 @@ def run(request, tmp_path_factory) -> zerotollm.ExplainableRun:
     model = theirs(FAMILIES.get(request.param, request.param), changes | ids)
     model.save_pretrained(folder / "theirs")
     (folder / "theirs/tokenizer.json").write_text(json.dumps(tokenizer.tokenizer_json), encoding="utf-8")
-    import_model(Experiment(), folder / "run", ImportModelOptions(folder=str(folder / "theirs")))
+    (folder / "text.txt").write_text("\n\n".join(f"{TEXT} {n}" for n in range(300)), encoding="utf-8")
+    data = DataConfig(corpus=str(folder / "text.txt"), dir=str(folder / "data"), context=32)
+    import_model(Experiment(data=data), folder / "run", ImportModelOptions(folder=str(folder / "theirs")))
     return zerotollm.load(folder / "run")
 
 
@@ -74,3 +77,14 @@ def test_the_c_program_is_the_imported_model(run, tmp_path):
     options = ["--tokens", str(TOKENS), "--temperature", "0"]
     expected = run.generate(PROMPT, max_tokens=TOKENS, temperature=0.0)
     assert run_c(out, PROMPT, *options).stdout.decode() == expected + "\n"
+
+
+@pytest.mark.parametrize("run", ["Qwen3"], indirect=True)
+def test_the_page_of_an_imported_model_compares_8_bits_with_float32(run, tmp_path):
+    page = run.export(tmp_path / "page.html", format="html").read_text(encoding="utf-8")
+    data = json.loads(
+        page.partition('<script type="application/json" id="model">')[2].partition("</script>")[0]
+    )
+    assert data["agreement"]["positions"] > 100
+    assert data["step"] == 0
+    assert data["vocabulary"]["kind"] == "merges"

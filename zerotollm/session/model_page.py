@@ -1,6 +1,7 @@
 """The page of a run's model, with what was measured of its 8 bits."""
 
 from zerotollm.components import dataset_of
+from zerotollm.data.tokens.pretrained import PretrainedTokenizer
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import translates
 from zerotollm.programs.html_program import Facts, page
@@ -39,7 +40,8 @@ def page_facts(run: Run) -> Facts:
 
 def _agreement(run: Run) -> Agreement | None:
     """Return how often 8 bits keep the likeliest token of held-out text; None where the text is not here."""
-    tokenizer = run.tokenizer if run.experiment.train.start_from else None
+    comes_with_model = run.experiment.train.start_from or isinstance(run.tokenizer, PretrainedTokenizer)
+    tokenizer = run.tokenizer if comes_with_model else None
     try:
         feed = dataset_of(run.experiment, tokenizer=tokenizer)
         batches = feed.evaluation("validation")
