@@ -32,7 +32,7 @@ LAYERS = [
     evaluation planning programs
     run
     session lm_eval_adapter
-    studies
+    explainable_run studies
     experiments actions
     catalog
     usage
@@ -130,7 +130,7 @@ DEFERRED_IN = {
 }
 # Modules that import by name, with the reason.
 IMPORT_BY_NAME = {
-    "zerotollm": "load(), Run and export(), at their first use",
+    "zerotollm": "load() and the classes of a run, at their first use",
     "zerotollm.cli": "the action, and the other processes' meeting, once the command line is understood",
     "zerotollm.catalog": "the experiment's file",
     "zerotollm.own_code": "the experiment's file",
@@ -209,6 +209,15 @@ def test_exceptions_are_in_use():
     assert DEFERRED.keys() <= {package for _, package in used}
     assert DEFERRED_IN.keys() <= used
     assert all("import_module" in MODULES[module].read_text(encoding="utf-8") for module in IMPORT_BY_NAME)
+
+
+@pytest.mark.parametrize("action", ["chat", "generate", "serve"])
+def test_actions_that_only_write_text_import_no_explanations(action):
+    seen, new = set(), {f"zerotollm.actions.{action}"}
+    while new:
+        seen |= new
+        new = set().union(*(all_imports(module) for module in new)) & MODULES.keys() - seen
+    assert not {module for module in seen if layer(module) == "explain"}
 
 
 FOLDERS = {name: path for name, path in MODULES.items() if path.name == "__init__.py"}

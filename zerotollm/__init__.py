@@ -9,14 +9,13 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "0.2.0"
-_LAZY = {"Run": ("run", "Run"), "load": ("run", "load"), "export": ("actions.export", "export_run")}
+_LAZY = {"Run": "run", "ExplainableRun": "explainable_run", "load": "explainable_run"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import `load`, `Run` and `export` at their first use: `import zerotollm` itself does not import jax."""
+    """Import `load` and the classes of a run at their first use: `import zerotollm` itself does not import jax."""
     if name in _LAZY:
-        module, attribute = _LAZY[name]
-        return getattr(import_module(f"zerotollm.{module}"), attribute)
+        return getattr(import_module(f"zerotollm.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

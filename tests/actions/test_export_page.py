@@ -6,10 +6,11 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from tokenizers import normalizers
 
+from tests.imported_tokenizers import byte_level
 from zerotollm.actions.config import ExportOptions
 from zerotollm.actions.export import export
-from zerotollm.data.tokens.pretrained import PretrainedTokenizer
 from zerotollm.errors import UsageError
 from zerotollm.programs.html_program import check_page
 from zerotollm.session.model_page import page_facts
@@ -47,8 +48,9 @@ def test_what_a_page_cannot_hold_is_refused(run, run_dir, tmp_path):
         export(run.experiment, run_dir, ExportOptions(out=str(there), format="html"))
     with pytest.raises(UsageError, match="leave --dtype out"):
         export(run.experiment, run_dir, ExportOptions(out=str(there), format="html", dtype="float16"))
-    with pytest.raises(UsageError, match="imported tokenizer"):
-        check_page(tmp_path / "new.html", run.model_config, PretrainedTokenizer(b"{}"), translates=False)
+    lower = byte_level(normalizer=normalizers.Lowercase())
+    with pytest.raises(UsageError, match="the imported tokenizer of this model has the normalizer Lowercase"):
+        check_page(tmp_path / "new.html", run.model_config, lower, translates=False)
     encoder = replace(run.model_config, architecture="encoder-decoder", encoder_layers=1)
     with pytest.raises(UsageError, match="continues texts or translates, and this model does neither"):
         check_page(tmp_path / "new.html", encoder, run.tokenizer, translates=False)

@@ -13,6 +13,8 @@ import pytest
 import zerotollm
 from tests.actions.test_export import GREEDY, random_run
 from tests.functions import forward, init_params
+from tests.imported_tokenizers import MAKERS as IMPORTED
+from tests.imported_tokenizers import imported_tokenizer, sample_texts
 from tests.programs.test_numpy_program import LINES, MODELS, PROMPT, TEXT, TOKENS, random_model
 from zerotollm.cli import main
 from zerotollm.data.config import TokenizerConfig
@@ -197,6 +199,18 @@ def test_it_gives_our_ids_for_any_text(kind, vocab_size, byte_fallback, normaliz
         assert ids == tokenizer.encode(text).tolist(), text
 
 
+@pytest.mark.parametrize("name", IMPORTED)
+def test_it_gives_the_ids_of_an_imported_tokenizer_for_any_text(name, tmp_path):
+    tokenizer = imported_tokenizer(name)
+    sizes = TransformerConfig(num_layers=1, width=8, num_heads=1, position="none")
+    model = resolve(sizes, vocab_size=tokenizer.vocab_size, context=8)
+    write_c(tmp_path / "out", init_params(model, 0), model, tokenizer, title="tokens")
+    build(tmp_path / "out", CAREFUL, model)
+    texts = [*random_texts(500), *sample_texts(1500), ""]
+    for text, ids in zip(texts, drive(tmp_path / "out", texts)[2], strict=True):
+        assert ids == tokenizer.encode(text).tolist(), text
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """A model's folder, with the program and a driver that draws 20,000 tokens; its tokenizer."""
@@ -340,7 +354,7 @@ def test_the_printed_command_makes_the_program_of_a_run(tmp_path, capsys):
     subprocess.run(command, check=True)
     done = run(out, GREEDY.prompt, "--tokens", str(GREEDY.max_tokens), "--temperature", "0")
     assert done.stdout.decode() == zerotollm.load(run_dir).generate(GREEDY.prompt) + "\n"
-    again = zerotollm.export(zerotollm.load(run_dir), tmp_path / "again", format="c")
+    again = zerotollm.load(run_dir).export(tmp_path / "again", format="c")
     assert (again / "model.c").read_bytes() == (out / "model.c").read_bytes()
     assert main([*arguments[:-1], str(tmp_path / "other"), "--dtype", "float16"], root) == 2
     assert "--format c has its own types of numbers: leave --dtype out" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 With ZEROTOLLM_PICTURES=DIR its pictures are kept there, to be looked at.
 """
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -19,8 +20,11 @@ from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from experiments.base import experiment
 from tests.browser import WAIT_MS, chromium
 from tests.functions import forward, init_params
+from tests.imported_tokenizers import MAKERS as IMPORTED
+from tests.imported_tokenizers import byte_level, imported_tokenizer, sample_texts
 from tests.programs.test_numpy_program import CONTEXT, MODELS, PROMPT, TEXT, TOKENS, random_model
 from zerotollm.data.tokens.conversations import conversation_encoder, trim_conversation
+from zerotollm.data.tokens.pretrained import PretrainedTokenizer
 from zerotollm.data.tokens.sentencepiece import Tokenizer
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.decoding.text import generate_texts
@@ -123,6 +127,26 @@ def test_it_computes_and_writes_what_the_model_in_8_bits_does(browser, tmp_path,
     else:
         (ours,) = generate_texts(params, net, tokenizer, [PROMPT], greedy)
         assert text == ours
+
+
+@pytest.mark.parametrize("name", IMPORTED)
+def test_it_gives_the_ids_of_an_imported_tokenizer(browser, tmp_path, name):
+    tokenizer, texts = imported_tokenizer(name), sample_texts(400)
+    sizes = TransformerConfig(num_layers=1, width=8, num_heads=1)
+    config = resolve(sizes, vocab_size=tokenizer.vocab_size, context=128)
+    facts = replace(FACTS, sampling=replace(GREEDY, max_tokens=5, prompt="heaven"))
+    write_html(tmp_path / f"{name}.html", init_params(config, 0), config, tokenizer, facts)
+    with opened(browser, tmp_path / f"{name}.html") as tab:
+        encoded = tab.evaluate("texts => texts.map(text => tokenizer.encode(text))", texts)
+        decoded = tab.evaluate("all => all.map(some => tokenizer.decode(some))", encoded)
+        for text, ids, again in zip(texts, encoded, decoded, strict=True):
+            assert ids == tokenizer.encode(text).tolist(), text
+            assert again == tokenizer.decode(ids)
+        special = {str(i): tokenizer.piece(i) for i in tokenizer.special_ids}
+        assert tab.evaluate("ids => ids.map(tokenizer.name)", [*map(int, special)]) == [*special.values()]
+        tab.locator("#prompt").fill(TEXT[:20])
+        tab.locator("#send").click()
+        wait_until_written(tab)
 
 
 def shares(tab: Any) -> list[str]:
@@ -287,18 +311,32 @@ HOSTILE = (
 )
 
 
-def test_ten_megabytes_of_hostile_tokens_and_texts_run_no_script(browser, tmp_path):
-    config, params, tokenizer = random_model("qwen3")
-    proto = ModelProto.FromString(tokenizer.model)
-    normal = [
-        i for i, piece in enumerate(proto.pieces) if piece.type == piece.NORMAL and len(piece.piece) > 1
-    ]
-    for i, text in zip(normal, HOSTILE, strict=False):
+def hostile_pieces() -> tuple[Tokenizer, list[int], list[int]]:
+    """Return a tokenizer that was trained here, and the ids of its hostile pieces; no special one is hostile."""
+    proto = ModelProto.FromString(random_model("qwen3")[2].model)
+    ids = [i for i, piece in enumerate(proto.pieces) if piece.type == piece.NORMAL and len(piece.piece) > 1]
+    for i, text in zip(ids, HOSTILE, strict=False):
         proto.pieces[i].piece = text
+    return Tokenizer(proto.SerializeToString(deterministic=True)), ids[: len(HOSTILE)], []
+
+
+def hostile_import() -> tuple[PretrainedTokenizer, list[int], list[int]]:
+    """Return an imported tokenizer, the ids of its hostile added tokens, and that of a hostile special token."""
+    fields = json.loads(byte_level(added=HOSTILE).model)
+    added = {token["content"]: token for token in fields["tokenizer"]["added_tokens"]}
+    fields["tokenizer"]["model"]["vocab"].pop("<|end|>", None)
+    added["<|end|>"]["content"] = "</script><script>window.hacked=2</script>"
+    ids = [added[text]["id"] for text in HOSTILE]
+    return PretrainedTokenizer(json.dumps(fields).encode()), ids, [added["<|end|>"]["id"]]
+
+
+@pytest.mark.parametrize("hostile_tokenizer", [hostile_pieces, hostile_import])
+def test_ten_megabytes_of_hostile_tokens_and_texts_run_no_script(browser, tmp_path, hostile_tokenizer):
+    config, params, _ = random_model("qwen3")
+    hostile, normal, hostile_special = hostile_tokenizer()
     rows = 280_000  # most of the rows belong to no token, as in a vocabulary that is padded
     params = params | {"embedding": np.resize(params["embedding"], (rows, config.width))}
     facts = replace(FACTS, title=HOSTILE[0], corpus=HOSTILE[1], sampling=replace(GREEDY, prompt=HOSTILE[0]))
-    hostile = Tokenizer(proto.SerializeToString(deterministic=True))
     file = tmp_path / "hostile.html"
     write_html(file, params, replace(config, vocab_size=rows, max_length=128), hostile, facts)
     assert file.stat().st_size > 10_000_000
@@ -306,13 +344,17 @@ def test_ten_megabytes_of_hostile_tokens_and_texts_run_no_script(browser, tmp_pa
         expect(tab.locator("h1")).to_have_text(HOSTILE[0])
         tab.get_by_text("Sampling").click()
         tab.get_by_label("Tokens", exact=True).fill("2")
-        for i, text in zip(normal, HOSTILE, strict=False):
+        for i, text in zip(normal, HOSTILE, strict=True):
             tab.locator("#prompt").fill(text)
             tab.get_by_role("button", name="Write", exact=True).click()
             wait_until_written(tab)
             assert text in tab.evaluate("tokenizer.decode(ids())")
             tab.evaluate("id => choose([id])", i)
             expect(tab.locator("#log .given").last).to_have_text(text)
+        for i in hostile_special:
+            tab.evaluate("id => choose([id])", i)
+            label = re.compile(re.escape("</script><script>window.hacked=2"))
+            expect(tab.locator("#log .given").last).to_have_attribute("aria-label", label)
         assert tab.locator("img").count() == 0
         assert tab.locator("script").count() == 2  # the weights are removed once they are read
         assert tab.evaluate("window.hacked") is None

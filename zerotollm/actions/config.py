@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from zerotollm.decoding.config import SamplingConfig
+from zerotollm.interop.config import Dtype, Format
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,6 @@ class EvaluateOptions(CheckpointOptions):
 @dataclass(frozen=True)
 class GenerateOptions(CheckpointOptions, SamplingConfig):
     """How tokens are chosen, and by which checkpoint."""
-
-
-Format = Literal["huggingface", "gguf", "peft", "numpy", "c", "html"]
-Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)

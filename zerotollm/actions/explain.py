@@ -12,8 +12,8 @@ from zerotollm.explain.explanation import to_json
 from zerotollm.explain.render.markdown import questions_markdown
 from zerotollm.explain.render.questions import UNITS
 from zerotollm.explain.render.terminal import Shown, question_tables
+from zerotollm.explainable_run import load
 from zerotollm.host.atomic_files import write_atomically
-from zerotollm.run import load
 from zerotollm.session.compilation_cache import cache_compiled_programs
 from zerotollm.studies.markdown_page import read_page, with_table
 from zerotollm.types import Json

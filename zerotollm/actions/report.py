@@ -16,11 +16,12 @@ from zerotollm.explain.render.page import Block, Figure, Program, Report, Sectio
 from zerotollm.explain.render.page_answers import answer_sections
 from zerotollm.explain.render.questions import UNITS
 from zerotollm.explain.render.tables import Table
+from zerotollm.explainable_run import load
 from zerotollm.fields import flatten
 from zerotollm.host.atomic_files import write_atomically
 from zerotollm.model.accelerator import this_accelerator
 from zerotollm.planning.speed import flops_per_token
-from zerotollm.run import Run, load
+from zerotollm.run import Run
 from zerotollm.session import summary as summaries
 from zerotollm.session.compilation_cache import cache_compiled_programs
 from zerotollm.session.job import job_for

@@ -54,7 +54,7 @@ class Facts:
 
 
 def check_page(out: Path, model: TransformerConfig, tokenizer: AnyTokenizer, *, translates: bool) -> None:
-    """Raise UsageError for an imported tokenizer, an encoder that does not translate, or a file that exists."""
+    """Raise UsageError for a tokenizer or an encoder-decoder that a page does not have, or a file that exists."""
     vocabulary(tokenizer)
     if model.encoder_layers and not translates:
         raise UsageError(
@@ -75,7 +75,8 @@ def write_html(
 def page(params: Params, model: TransformerConfig, tokenizer: AnyTokenizer, facts: Facts) -> str:
     """Return the HTML of the page. The same arguments give the same text."""
     tokens = vocabulary(tokenizer)
-    tokens["scores"] = [int(x) if float(x).is_integer() else x for x in tokens["scores"]]
+    if "scores" in tokens:
+        tokens["scores"] = [int(x) if float(x).is_integer() else x for x in tokens["scores"]]
     payload, arrays = pack(quantize(params))
     data: Json = {
         "title": facts.title,

@@ -1,11 +1,12 @@
 """The page of a run's model, with what was measured of its 8 bits."""
 
 from zerotollm.components import dataset_of
-from zerotollm.data.tokens.sentencepiece import Tokenizer
+from zerotollm.data.tokens.pretrained import PretrainedTokenizer
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import translates
 from zerotollm.programs.html_program import Facts, page
 from zerotollm.programs.quantized import Agreement, compare
+from zerotollm.programs.vocabulary import vocabulary
 from zerotollm.run import Run
 
 EMBEDDED = 10_000_000
@@ -14,11 +15,11 @@ EMBEDDED = 10_000_000
 
 def embedded_page(run: Run) -> str | None:
     """Return the page of a run's model for its report; None for a large model, and for one that a page cannot hold."""
-    if (
-        run.num_parameters > EMBEDDED
-        or run.model_config.encoder_layers
-        or not isinstance(run.tokenizer, Tokenizer)
-    ):
+    if run.num_parameters > EMBEDDED or run.model_config.encoder_layers:
+        return None
+    try:
+        vocabulary(run.tokenizer)
+    except UsageError:
         return None
     return page(run.params, run.model_config, run.tokenizer, page_facts(run))
 
@@ -39,7 +40,8 @@ def page_facts(run: Run) -> Facts:
 
 def _agreement(run: Run) -> Agreement | None:
     """Return how often 8 bits keep the likeliest token of held-out text; None where the text is not here."""
-    tokenizer = run.tokenizer if run.experiment.train.start_from else None
+    comes_with_model = run.experiment.train.start_from or isinstance(run.tokenizer, PretrainedTokenizer)
+    tokenizer = run.tokenizer if comes_with_model else None
     try:
         feed = dataset_of(run.experiment, tokenizer=tokenizer)
         batches = feed.evaluation("validation")

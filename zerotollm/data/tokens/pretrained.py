@@ -8,7 +8,7 @@ them, with a character that the text does not contain.
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar, NamedTuple
@@ -209,13 +209,7 @@ def _rename_special(tokenizer: Json, special_ids: frozenset[int], mark: str) -> 
     if "unk_token" in model:
         model["unk_token"] = names.get(model["unk_token"], model["unk_token"])
     if "merges" in model:
-        prefix = model.get("continuing_subword_prefix") or ""
-        pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
-        model["merges"] = [
-            [left, right]
-            for left, right in pairs
-            if not {left, right, left + right.removeprefix(prefix)} & names.keys()
-        ]
+        model["merges"] = merges_without(model, names.keys())
     plain = {"special": True, "normalized": False}
     added = [
         token | plain | {"content": f"{mark}{token['id']}{mark}"} if token["id"] in special_ids else token
@@ -227,6 +221,17 @@ def _rename_special(tokenizer: Json, special_ids: frozenset[int], mark: str) -> 
         normalizer = {"type": "Sequence", "normalizers": [*([normalizer] if normalizer else []), split]}
     changed = {"model": model, "added_tokens": added, "normalizer": normalizer, "post_processor": None}
     return dict(tokenizer) | changed
+
+
+def merges_without(model: Json, pieces: Set[str]) -> list[list[str]]:
+    """Return the merges of a BPE model that neither need nor produce some pieces, as pairs, first ones first."""
+    prefix = model.get("continuing_subword_prefix") or ""
+    pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
+    return [
+        [left, right]
+        for left, right in pairs
+        if not {left, right, left + right.removeprefix(prefix)} & pieces
+    ]
 
 
 def _remove_all(ids_N: np.ndarray, run: Sequence[int]) -> np.ndarray:
@@ -244,7 +249,7 @@ def _bytes_of_tokens(tokenizer: Json, vocabulary: Mapping[str, int], size: int) 
     kinds = {step.get("type") for step in steps}
     if unknown := sorted(map(str, kinds - KNOWN_DECODERS)):
         raise UsageError(f"its decoder is {unknown[0]}")
-    byte_of_character = _byte_level_alphabet() if "ByteLevel" in kinds else {}
+    byte_of_character = byte_level_alphabet() if "ByteLevel" in kinds else {}
     replacements = {
         step["pattern"].get("String", ""): step["content"] for step in steps if step.get("type") == "Replace"
     } | ({SPACE: " "} if "Metaspace" in kinds else {})
@@ -271,7 +276,7 @@ def _bytes_of_tokens(tokenizer: Json, vocabulary: Mapping[str, int], size: int) 
     return token_bytes
 
 
-def _byte_level_alphabet() -> dict[str, int]:
+def byte_level_alphabet() -> dict[str, int]:
     """Return the byte of each character in GPT-2's vocabulary (Radford et al. 2019, section 2.2)."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in visible]

@@ -301,7 +301,7 @@ function about() {
   const { config, agreement, bpb, step } = model;
   at("facts").textContent = [
     `${model.parameters.toLocaleString("en")} parameters`, `${config.encoder_layers ? `${config.encoder_layers} + ` : ""}${config.num_layers} layers of ${config.num_heads} heads`,
-    `context ${config.max_length} tokens`, `trained on ${model.corpus} for ${step.toLocaleString("en")} steps`,
+    `context ${config.max_length} tokens`, step ? `trained on ${model.corpus} for ${step.toLocaleString("en")} steps` : "imported",
     ...bpb === null ? [] : [`${bpb.toFixed(4)} bits per byte`],
   ].join(" \u00b7 ");
   const share = agreement && Math.floor(1000 * agreement.same / agreement.positions) / 10;

@@ -62,8 +62,8 @@ function makeSession(model, tokenizer, network) {
 
   // The tokens up to the next answer, [{id, given}]: answers are not given.
   function encodeConversation(messages) {
-    const tokens = [], add = (ids, given = true) => tokens.push(...ids.map(id => ({ id, given }))), end = [vocabulary.bos];
-    add(end);
+    const tokens = [], add = (ids, given = true) => tokens.push(...ids.map(id => ({ id, given }))), end = [vocabulary.stop[0]];
+    add([vocabulary.bos]);
     for (const { role, content } of messages) {
       const text = ` ${stripped(content)}`;
       if (role !== "assistant") add([...tokenizer.encode(roles[role] + text), ...end]);
@@ -77,7 +77,7 @@ function makeSession(model, tokenizer, network) {
   function messagesOf(ids) {
     const messages = [];
     for (let from = 1, to; from < ids.length; from = to + 1) {
-      to = ids.indexOf(vocabulary.bos, from);
+      to = ids.indexOf(vocabulary.stop[0], from);
       if (to < 0) to = ids.length;
       const text = tokenizer.decode(ids.slice(from, to));
       const role = Object.keys(roles).find(name => text.startsWith(roles[name]));

@@ -7,16 +7,17 @@ const utf8 = new TextEncoder();
 // `model.vocabulary` is the JSON of zerotollm/programs/vocabulary.py.
 function makeTokenizer(vocabulary, utf8States) {
   const { tokens, scores, unk, kind } = vocabulary;
-  const ids = new Map(), byteIds = new Map(), scoreOf = new Map();
+  const ids = new Map(), scoreOf = new Map();
   let longest = 1;   // characters of a token
   tokens.forEach((token, i) => {
-    if (typeof token === "number") byteIds.set(token, i);
     if (typeof token !== "string" || i === unk) return;
     ids.set(token, i);
+    if (!scores) return;
     scoreOf.set(token, scores[i]);
     longest = Math.max(longest, [...token].length);
   });
-  const bytesOf = tokens.map(t => typeof t === "number" ? Uint8Array.of(t) : utf8.encode(t ?? ""));
+  const bytesOf = tokens.map(t => Array.isArray(t) ? Uint8Array.from(t) : utf8.encode(t ?? ""));
+  const byteIds = text => Array.from(utf8.encode(text), byte => vocabulary.bytes[byte]);
 
   // Byte-pair encoding (arXiv:1508.07909): merge neighbours, those whose union has the best score first.
   function merge(pieces) {
@@ -49,8 +50,52 @@ function makeTokenizer(vocabulary, utf8States) {
     return pieces;
   }
 
+  // --- An imported tokenizer: zerotollm/programs/imported_vocabulary.py
+
+  const merges = new Map((vocabulary.merges ?? []).map(([left, right, both], rank) => [left * tokens.length + right, { rank, both }]));
+  const patterns = (vocabulary.patterns ?? []).map(pattern => new RegExp(pattern, "u"));
+  const added = vocabulary.added && new RegExp(vocabulary.added, "u");
+  const leftAlone = vocabulary.left_alone && new RegExp(vocabulary.left_alone, "u");   // by normal forms, but for newer versions of Unicode
+
+  // Merge neighbours, those first whose merge was learned first.
+  function mergePairs(some) {
+    for (;;) {
+      let best = null, place = -1;
+      for (let n = 0; n + 1 < some.length; n++) {
+        const merge = merges.get(some[n] * tokens.length + some[n + 1]);
+        if (merge && (!best || merge.rank < best.rank)) [best, place] = [merge, n];
+      }
+      if (!best) return some;
+      some.splice(place, 2, best.both);
+    }
+  }
+
+  function changed(text, isFirst) {
+    for (const [name, one, other] of vocabulary.changes) {
+      if (name === "normalize") text = text.split(leftAlone).map((some, n) => n % 2 ? some : some.normalize(one)).join("");
+      else if (name === "replace") text = text.replaceAll(one, () => other);
+      else if (text && (name === "prepend" || (!text.startsWith(one) && (isFirst || name === "begin")))) text = one + text;
+    }
+    return text;
+  }
+
+  function encodeImported(text) {
+    const result = [], add = some => { for (const id of some) result.push(id); };
+    (added ? text.split(added) : [text]).forEach((part, n) => {
+      if (n % 2) return add([ids.get(part)]);   // an added token, which is never merged
+      let words = [changed(part, n === 0)];
+      for (const pattern of patterns) words = words.flatMap(word => word.split(pattern).filter(one => one));
+      for (const word of words) {
+        if (vocabulary.whole_words && ids.has(word)) add([ids.get(word)]);
+        else add(mergePairs(vocabulary.byte_level ? byteIds(word) : [...word].flatMap(c => ids.has(c) ? [ids.get(c)] : byteIds(c))));
+      }
+    });
+    return result;
+  }
+
   function encode(text) {
     text = text.toWellFormed?.() ?? text;
+    if (kind === "merges") return encodeImported(text);
     if (vocabulary.normalization) text = text.normalize(vocabulary.normalization);
     const result = [];
     for (const word of text.match(WORDS) ?? []) {
@@ -60,7 +105,7 @@ function makeTokenizer(vocabulary, utf8States) {
       for (const piece of pieces) {
         const id = ids.get(piece);
         if (id !== undefined) result.push(id);
-        else if (vocabulary.byte_fallback) for (const byte of utf8.encode(piece)) result.push(byteIds.get(byte));
+        else if (vocabulary.byte_fallback) result.push(...byteIds(piece));
         else if (!unknown) result.push(unk);   // neighbouring unknown characters are one token
         unknown = id === undefined;
       }
@@ -78,10 +123,11 @@ function makeTokenizer(vocabulary, utf8States) {
   const decode = some => pieces(some).join("");
 
   // How a token is called alone: its text, `<0xE2>` for a byte of a character, `<s>` for a special token.
+  const nameOfByte = byte => byte < 0x80 ? String.fromCharCode(byte) : `<0x${byte.toString(16).toUpperCase()}>`;
   function name(id) {
     const token = tokens[id];
-    if (typeof token === "number") return token < 0x80 ? String.fromCharCode(token) : `<0x${token.toString(16).toUpperCase()}>`;
-    return token ?? ({ [vocabulary.pad]: "<pad>", [vocabulary.bos]: "<s>", [vocabulary.eos]: "</s>" })[id] ?? `<${id}>`;
+    if (Array.isArray(token)) return token.map(nameOfByte).join("");
+    return token ?? (Object.hasOwn(vocabulary.names, id) ? vocabulary.names[id] : `<${id}>`);
   }
 
   // The automaton of zerotollm/data/tokens/utf8.py: the state after a token, or -1 where it may not follow (RFC 3629).
