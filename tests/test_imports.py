@@ -60,6 +60,7 @@ LIGHT = {
     "zerotollm.host.file_lock",
     "zerotollm.host.gpu",
     "zerotollm.host.memory_limit",
+    "zerotollm.host.stop_signals",
     "zerotollm.studies.suite",
     "zerotollm.actions",
     "zerotollm.catalog",
