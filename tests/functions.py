@@ -1,6 +1,7 @@
 """Training functions of bare configurations, for tests that need no data: see `zerotollm.components`."""
 
 from collections.abc import Callable
+from functools import cache
 
 import jax
 
@@ -85,10 +86,15 @@ def whole_characters(num_tokens: int) -> Utf8Automaton:
     return Utf8Automaton.of([b" "] * num_tokens)
 
 
+@cache
 def forward(model: TransformerConfig) -> Callable[..., jax.Array]:
-    """Return (params, tokens[, segments]) -> logits; with an encoder (params, sources, source mask, tokens)."""
+    """Return the jitted (params, tokens[, segments]) -> logits; with an encoder (params, sources, source mask, tokens).
+
+    It is the same function for the same model, so that tests share what is compiled.
+    """
     net = build_net(model)
 
+    @jax.jit
     def logits(params: Params, *inputs: jax.Array | None) -> jax.Array:
         names = ("sources", "source_mask", "inputs") if model.encoder_layers else ("inputs", "segments")
         batch = {name: x for name, x in zip(names, inputs, strict=False) if x is not None}

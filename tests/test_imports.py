@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -14,7 +15,6 @@ MODULES = {
     for folder in ("zerotollm", "experiments")
     for path in sorted((ROOT / folder).rglob("*.py"))
 } | {"launch": ROOT / "launch.py"}
-TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 
 # Lowest first. A module imports from lines above its own and from its own package, never from one on the same line.
 LAYERS = [
@@ -157,17 +157,26 @@ def imported(node: ast.AST) -> set[str]:
     return set()
 
 
-def all_imports(module: str) -> set[str]:
-    return set().union(*map(imported, ast.walk(TREES[module])))
+@cache
+def tree_of(module: str) -> ast.Module:
+    """Parse a module: when a test asks, because every process of the suite collects this file."""
+    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_point_one_way(module):
-    own = layer(module)
-    assert own in RANK, f"add {own} to LAYERS"
-    for other in all_imports(module) & MODULES.keys():
-        if layer(other) != own:
-            assert RANK[layer(other)] < RANK[own], f"{module} imports {other}, which lies above or beside it"
+@cache
+def all_imports(module: str) -> frozenset[str]:
+    return frozenset().union(*map(imported, ast.walk(tree_of(module))))
+
+
+def test_imports_point_one_way():
+    assert {layer(module) for module in MODULES} <= RANK.keys(), "add to LAYERS"
+    wrong = [
+        f"{module} imports {other}, which lies above or beside it"
+        for module in MODULES
+        for other in all_imports(module) & MODULES.keys()
+        if layer(other) != layer(module) and RANK[layer(other)] >= RANK[layer(module)]
+    ]
+    assert not wrong
 
 
 def test_no_files_import_each_other_in_a_circle():
@@ -178,25 +187,29 @@ def test_no_files_import_each_other_in_a_circle():
         pytest.fail(" -> ".join(reversed(error.args[1])))
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_stand_at_the_top(module):
-    tree = TREES[module]
+def below_the_top(module: str) -> list[str]:
+    tree, wrong = tree_of(module), []
     for node in set(ast.walk(tree)) - set(tree.body):
         for name in imported(node):
             package = name.partition(".")[0]
-            allowed = package in DEFERRED or {(module, package), (module, name)} & DEFERRED_IN.keys()
-            assert allowed, f"{module}:{node.lineno} imports {name} below the top of the file"
+            if package not in DEFERRED and not {(module, package), (module, name)} & DEFERRED_IN.keys():
+                wrong.append(f"{module}:{node.lineno} imports {name} below the top of the file")
         if isinstance(node, ast.Name | ast.Attribute):
             name = node.id if isinstance(node, ast.Name) else node.attr
-            by_name = name in ("import_module", "__import__", "TYPE_CHECKING")
-            assert not by_name or module in IMPORT_BY_NAME, f"{module}:{node.lineno} imports by name"
+            if name in ("import_module", "__import__", "TYPE_CHECKING") and module not in IMPORT_BY_NAME:
+                wrong.append(f"{module}:{node.lineno} imports by name")
+    return wrong
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_no_file_needs_a_posix_module(module):
-    at_top = set().union(*map(imported, TREES[module].body))
+def test_imports_stand_at_the_top():
+    wrong = [line for module in MODULES for line in below_the_top(module)]
+    assert not wrong
+
+
+def test_no_file_needs_a_posix_module():
     posix = {name for name, reason in DEFERRED.items() if reason == "POSIX only"}
-    assert not at_top & posix, f"{module} cannot be imported on Windows"
+    wrong = [module for module in MODULES if posix & set().union(*map(imported, tree_of(module).body))]
+    assert not wrong, "they cannot be imported on Windows"
 
 
 def test_exceptions_are_in_use():
@@ -224,31 +237,32 @@ def test_actions_that_only_write_text_import_no_explanations(action):
 FOLDERS = {name: path for name, path in MODULES.items() if path.name == "__init__.py"}
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
-def test_a_folder_says_what_it_holds_and_who_may_import_it(folder):
-    lines = (ast.get_docstring(TREES[folder]) or "").splitlines()
-    assert "import" in "\n".join(lines[:4]), (
-        f"{FOLDERS[folder]} needs a docstring: its content, and who may import it"
-    )
+def test_a_folder_says_what_it_holds_and_who_may_import_it():
+    heads = {name: (ast.get_docstring(tree_of(name)) or "").splitlines()[:4] for name in FOLDERS}
+    silent = [name for name, lines in heads.items() if "import" not in "\n".join(lines)]
+    assert not silent, "they need a docstring: their content, and who may import them"
 
 
-@pytest.mark.parametrize("module", sorted(LIGHT))
-def test_light_modules_import_only_light_modules(module):
-    at_top = set().union(*map(imported, TREES[module].body))
-    for other in at_top:
-        light = other in LIGHT if other in MODULES else other.partition(".")[0] in sys.stdlib_module_names
-        assert light, f"{module} imports {other}: the command line would wait for it"
+def test_light_modules_import_only_light_modules():
+    heavy = [
+        f"{module} imports {other}: the command line would wait for it"
+        for module in sorted(LIGHT)
+        for other in set().union(*map(imported, tree_of(module).body))
+        if not (other in LIGHT if other in MODULES else other.partition(".")[0] in sys.stdlib_module_names)
+    ]
+    assert not heavy
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_there_is_one_console(module):
-    others = {"rich.console.Console", "rich.print", "rich.get_console"} & {
-        f"{node.module}.{alias.name}"
-        for node in ast.walk(TREES[module])
+def test_there_is_one_console():
+    others = {"rich.console.Console", "rich.print", "rich.get_console"}
+    wrong = [
+        f"{module}:{node.lineno} takes another console than zerotollm.console.Console, which interprets no text"
+        for module in MODULES
+        for node in ast.walk(tree_of(module))
         if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    assert not others, f"{module} imports {others}: take zerotollm.console.Console, which interprets no text"
+        and others & {f"{node.module}.{alias.name}" for alias in node.names}
+    ]
+    assert not wrong
 
 
 @pytest.mark.parametrize(

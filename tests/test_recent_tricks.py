@@ -5,7 +5,7 @@ Its optimizers are in `tests/training/test_recent_optimizers.py`.
 
 import math
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import jax
@@ -85,8 +85,22 @@ def tokens(rows: int = 2, length: int = T) -> jax.Array:
     return jnp.asarray(np.random.default_rng(0).integers(0, 64, (rows, length)), jnp.int32)
 
 
-def logits(net, params, tokens_BT) -> jax.Array:
+def eager_logits(net, params, tokens_BT) -> jax.Array:
     return apply_net(net, params, {"inputs": tokens_BT}).logits()
+
+
+# One program is compiled sooner than its operations are one by one.
+logits = partial(jax.jit, static_argnums=0)(eager_logits)
+
+
+@partial(jax.jit, static_argnums=0)
+def decoded(net, params, tokens_BT, caches, start):
+    """Return the logits of tokens from place `start`, and the caches after them."""
+    positions_1T = start + jnp.arange(tokens_BT.shape[1])[None]
+    mask_1TS = jnp.arange(T)[None, None] <= positions_1T[..., None]
+    place = {"positions_BT": positions_1T, "mask_BTS": mask_1TS, "slot": start}
+    readout, caches = decode(net, params, tokens_BT, caches, **place)
+    return readout.logits(), caches
 
 
 def without(params, *names: str):
@@ -178,18 +192,8 @@ def test_decoding_with_caches_is_the_full_forward_pass(name):
     caches = empty_caches(net.config, 2, T)
     got, start = [], 0
     for length in (5, *[1] * (T - 5)):
-        positions_1T = start + jnp.arange(length)[None]
-        mask_1TS = jnp.arange(T)[None, None] <= positions_1T[..., None]
-        readout, caches = decode(
-            net,
-            params,
-            tokens_BT[:, start : start + length],
-            caches,
-            positions_BT=positions_1T,
-            mask_BTS=mask_1TS,
-            slot=start,
-        )
-        got.append(readout.logits())
+        some_BTV, caches = decoded(net, params, tokens_BT[:, start : start + length], caches, start)
+        got.append(some_BTV)
         start += length
     np.testing.assert_allclose(jnp.concatenate(got, axis=1), expected, rtol=1e-4, atol=1e-4)
 
@@ -205,7 +209,13 @@ def test_every_parameter_has_a_gradient(name):
         "targets": jnp.roll(tokens(4), -1, axis=1),
         "weights": jnp.ones((4, T)),
     }
-    gradients = jax.grad(lambda params: objective(built)(apply_net(net, params, batch), batch)[0])(params)
+
+    @jax.jit
+    @jax.grad
+    def gradients_of(params):
+        return objective(built)(apply_net(net, params, batch), batch)[0]
+
+    gradients = gradients_of(params)
     still = [
         jax.tree_util.keystr(path)
         for path, gradient in jax.tree_util.tree_leaves_with_path(gradients)
@@ -242,14 +252,16 @@ def test_the_window_is_as_wide_as_it_says(monkeypatch):
     by_row = sliding_window.window_mask(1, 4, jnp.array([1, 3]), 2)
     assert by_row[:, 0].tolist() == [[True] * 4, [False, False, True, True]]
     net, params = net_and_params("sliding_window")
-    expected = logits(build_net(config_of()), params, tokens())
-    np.testing.assert_array_equal(logits(net, params, tokens()), expected)  # shorter than the window
+    expected = eager_logits(build_net(config_of()), params, tokens())
+    np.testing.assert_array_equal(eager_logits(net, params, tokens()), expected)  # shorter than the window
     monkeypatch.setattr(sliding_window, "WINDOW", 3)
 
-    def last_logit(x_VD: jax.Array) -> jax.Array:
-        return logits(net, params | {"embedding": x_VD}, jnp.arange(T)[None])[0, -1].sum()
+    @jax.jit
+    @jax.grad
+    def gradient_of(x_VD: jax.Array) -> jax.Array:
+        return eager_logits(net, params | {"embedding": x_VD}, jnp.arange(T)[None])[0, -1].sum()
 
-    reach = jnp.abs(jax.grad(last_logit)(params["embedding"])[:T]).max(-1) > 0
+    reach = jnp.abs(gradient_of(params["embedding"])[:T]).max(-1) > 0
     assert reach.tolist() == [False] * (T - 7) + [True] * 7  # three layers, two tokens back in each
 
 

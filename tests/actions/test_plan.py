@@ -43,12 +43,15 @@ TINY = Experiment(
 
 
 @pytest.mark.parametrize("name", catalog.names(FOLDER))
-def test_counts_the_parameters_of_every_experiment(name):
+def test_builds_every_experiment_and_counts_its_parameters(name):
     experiment = catalog.load(FOLDER, name)
     job = job_for(experiment, find("rtx2080").accelerator)
     assert sum(parameters_by_group(job).values()) == trained_parameters(job)
+    leaves = jax.tree.leaves(job.state().params)
+    assert all(leaf.dtype == "float32" for leaf in leaves)
     if "model" not in job.code.functions:  # the formula is of the built-in model
         assert num_parameters(job.model) == trained_parameters(job)
+        assert (job.model.vocab_size, job.model.width) in {leaf.shape for leaf in leaves}
     assert ("classifier" in job.parameters()) == (experiment.train.objective == "label")
     pairs = job.model.encoder_layers > 0
     assert job.compute.precision == ("float32" if pairs else "float16")

@@ -1,7 +1,6 @@
 """Decoding: the cached loop equals the full forward pass, and the filters do what their papers say."""
 
 from dataclasses import replace
-from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -31,18 +30,13 @@ def draw(params, prompts, sampling, config=CONFIG, stop_ids=()):
     return sample.generate(params, build_net(config), prompts, sampling, stop_ids=stop_ids, utf8=WHOLE)
 
 
-@cache
-def compiled(config):
-    return jax.jit(forward(config))
-
-
 def greedy_without_cache(params, prompt, new_tokens, config=CONFIG):
     """Run one full forward pass per token, padded on the right: by causality the padding has no effect."""
     row = list(prompt)
     for _ in range(new_tokens):
         window = row[-config.max_length :]
         padded = jnp.asarray([window + [0] * (config.max_length - len(window))], jnp.int32)
-        row.append(int(jnp.argmax(compiled(config)(params, padded)[0, len(window) - 1, :60])))
+        row.append(int(jnp.argmax(forward(config)(params, padded)[0, len(window) - 1, :60])))
     return row[len(prompt) :]
 
 

@@ -21,7 +21,7 @@ def test_likelihoods_are_those_of_the_forward_pass_whatever_else_is_scored():
     ]
     found, logits = (
         log_likelihoods(params, model, texts, num_tokens=40, rows=3),
-        jax.jit(forward(model)),
+        forward(model),
     )
     for (ids_N, scored), (log_p, greedy) in zip(texts, found, strict=True):
         if not scored:

@@ -158,7 +158,7 @@ def test_attention_stays_in_the_document_where_training_kept_it_there(params, mo
     windows_BW = even_windows(tokens, 31, 4)
     windows_BW[:, [7, 19]] = tokenizer.bos_id
     segments_BT = np.cumsum(windows_BW[:, :-1] == tokenizer.bos_id, axis=1, dtype=np.int32)
-    logits_BTV = jax.jit(forward(model))(params, windows_BW[:, :-1], segments_BT)
+    logits_BTV = forward(model)(params, windows_BW[:, :-1], segments_BT)
     logs_BTV = np.asarray(jax.nn.log_softmax(logits_BTV[..., : model.vocab_size]))
     nats_BT = -np.take_along_axis(logs_BTV, windows_BW[:, 1:, None], -1)[..., 0]
     masked = score_windows(LanguageModel(params, model, tokenizer, tokenizer.bos_id), windows_BW)

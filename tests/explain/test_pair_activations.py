@@ -61,7 +61,7 @@ def test_activations_are_those_of_the_model(translator, tokenizer, pairs):
     T = len(pair.target_T)
     mask_BS = (np.arange(CONTEXT) < len(pair.source_S))[None]
     rows = recording.row.source_1S, mask_BS, recording.row.tokens_1S
-    logits_BTV = np.asarray(jax.jit(forward(model))(params, *rows))
+    logits_BTV = np.asarray(forward(model)(params, *rows))
     np.testing.assert_allclose(recording.decoder_activations(T).logits_TV, logits_BTV[0, :T], atol=2e-5)
     log_p = np.log(np.exp(logits_BTV[0, :T]) / np.exp(logits_BTV[0, :T]).sum(-1, keepdims=True))
     np.testing.assert_allclose(recording.scores().nats_BT[0], -log_p[np.arange(T), pair.target_T], atol=1e-4)

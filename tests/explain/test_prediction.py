@@ -27,7 +27,7 @@ def test_activations_are_those_of_the_model(params, model, tokenizer, tokens):
     """The blocks one by one give the logits of `Transformer`."""
     (tokens_T,) = even_windows(tokens, 31, 1)
     activations = record_text(LanguageModel(params, model, tokenizer), tokens_T)
-    logits_BTV = jax.jit(forward(model))(params, tokens_T[None])
+    logits_BTV = forward(model)(params, tokens_T[None])
     np.testing.assert_allclose(activations.logits_TV, logits_BTV[0], atol=1e-5)
     T = len(tokens_T)
     assert activations.residual_MTD.shape == (3, T, 32)

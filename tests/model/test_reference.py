@@ -62,7 +62,7 @@ def test_decoder_equals_qwen3(layers, kv_heads, tied, head_width):
     tokens_BT = rng.integers(0, 64, (2, 20))
     with torch.no_grad():
         expected = reference(torch.from_numpy(tokens_BT)).logits.numpy()
-    ours = jax.jit(forward(config))(params, jnp.asarray(tokens_BT, jnp.int32))
+    ours = forward(config)(params, jnp.asarray(tokens_BT, jnp.int32))
     np.testing.assert_allclose(ours, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -88,7 +88,7 @@ def test_token_shift_equals_a_shifted_embedding():
             last = reference(
                 torch.from_numpy(tokens_BT[:, i : i + 1]), past_key_values=known, use_cache=True
             ).logits[:, -1]
-    ours = jax.jit(forward(config))(params, jnp.asarray(tokens_BT, jnp.int32))
+    ours = forward(config)(params, jnp.asarray(tokens_BT, jnp.int32))
     np.testing.assert_allclose(ours, expected, atol=1e-4, rtol=1e-4)
     np.testing.assert_allclose(ours[:, -1], last.numpy(), atol=1e-4, rtol=1e-4)
 
@@ -136,5 +136,5 @@ def test_layer_norm_gelu_and_learned_positions_equal_gpt2():
     tokens_BT = np.random.default_rng(0).integers(0, 64, (2, 20))
     with torch.no_grad():
         expected = reference(torch.from_numpy(tokens_BT)).logits.numpy()
-    ours = jax.jit(forward(config))(params, jnp.asarray(tokens_BT, jnp.int32))
+    ours = forward(config)(params, jnp.asarray(tokens_BT, jnp.int32))
     np.testing.assert_allclose(ours, expected, atol=1e-4, rtol=1e-4)

@@ -35,7 +35,14 @@ LABELS = {"num_classes": 5}
 KINDS = [*CHANGES, *(c | PAIR for c in CHANGES), EVERYWHERE]
 
 
-@pytest.mark.parametrize("change", [*KINDS, *(c | LABELS for c in KINDS)], ids=str)
+LABELLED = [{}, {"tie_embeddings": True}, {"position": "learned"}, {"biases": "all", "norm": "layer"}]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [*KINDS, *(c | LABELS for c in LABELLED), *(c | PAIR | LABELS for c in LABELLED), EVERYWHERE | LABELS],
+    ids=str,
+)
 def test_parameters_are_those_that_exist(change):
     model = resolve(replace(BASE, **change), vocab_size=256, context=CONTEXT)
     params = jax.eval_shape(lambda: init_params(model, 0))

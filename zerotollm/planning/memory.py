@@ -83,8 +83,9 @@ class Job:
 
     def state(self) -> TrainState:
         """Return the shapes of the training state; a head of labels is never inherited from `train.start_from`."""
-        inherited = {name: tree for name, tree in self.parameters().items() if name != NEW}
-        return jax.eval_shape(self.training().init, 0, inherited if self.train.start_from else None)
+        compute = ComputeConfig(precision=self.resolved_compute().precision)
+        train = replace(self.train, micro_batches=1)
+        return _state(replace(self, batch_size=1, train=train, compute=compute))
 
     def step(self) -> Wrapped:
         """Return the jitted train step."""
@@ -184,6 +185,13 @@ def _trained_subset(train: TrainConfig) -> TrainConfig:
     """Return only the fields that decide which parameters are trained."""
     fields = ("start_from", "trainable", "lora_rank", "lora_targets")
     return TrainConfig(**{name: getattr(train, name) for name in fields})
+
+
+@lru_cache(maxsize=64)
+def _state(job: Job) -> TrainState:
+    """Return the shapes of the training state: the same for every batch and way to compute it, and slow to trace."""
+    inherited = {name: tree for name, tree in job.parameters().items() if name != NEW}
+    return jax.eval_shape(job.training().init, 0, inherited if job.train.start_from else None)
 
 
 @lru_cache(maxsize=64)
