@@ -24,7 +24,8 @@ TOLERANCE = 1e-3
 """relative; two versions of XLA differ in the order of sums, which three steps hardly amplify"""
 
 GOLDEN = {
-    "base": [8.3186, 0.43235, 8.3177, 0.43402, 8.3175, 0.43334],
+    "base": [8.3186, 0.43235, 8.3179, 0.43397, 8.3174, 0.43358],
+    "recent_tricks": [8.3186, 0.43235, 8.3177, 0.43402, 8.3175, 0.43334],
     "base_token_shift": [8.3189, 0.43324, 8.3172, 0.43453, 8.3167, 0.43408],
     "finetune_chat": [8.3179, 0.30607, 8.3172, 0.30575, 8.3165, 0.3071],
     "finetune_classify": [8.3182, 0.30591, 8.3176, 0.30609, 8.3178, 0.30679],
@@ -42,7 +43,7 @@ GOLDEN = {
 
 # The same experiment under another name, or on another text and in another size, which nothing here depends on.
 SAME_AS = {
-    "ablations": "base_token_shift", "previous_token_heads": "base", "recent_tricks": "base",
+    "ablations": "base_token_shift", "previous_token_heads": "recent_tricks",
     "vaswani_table3": "vaswani_base", "translate_fr": "translate", "translate_es": "translate",
     "translate_de": "translate", "bible_style": "translate", "finetune_lora": "finetune_subject",
 }  # fmt: skip
