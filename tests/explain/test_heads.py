@@ -242,7 +242,8 @@ def test_a_mean_ablation_writes_what_the_head_writes_on_average(
             return mixes[-1]
 
         monkeypatch.setattr(layers, "mix_values", mixed)
-        logits_BTV = forward(model)(params, windows_BW[:, :-1])
+        net = Transformer(model)  # not compiled: what is replaced must be called, and give numbers
+        logits_BTV = net.apply({"params": params}, {"inputs": windows_BW[:, :-1]}).logits()
         log_p_BTV = np.asarray(jax.nn.log_softmax(logits_BTV))
         return -np.take_along_axis(log_p_BTV, windows_BW[:, 1:, None], -1)[..., 0].mean(1), mixes
 
