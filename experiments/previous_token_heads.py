@@ -1,4 +1,4 @@
-"""Question: do heads that are initialized to look back do what token shift does, and how many are needed, in which layers?
+"""Question: do heads that are initialized to look back do what token shift does, and how many are needed, and where?
 
 Group: many runs: ablations and scaling laws
 
