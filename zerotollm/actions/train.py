@@ -26,6 +26,7 @@ from zerotollm.session.devices import computing_on_mesh, mesh_lines
 from zerotollm.session.job import job_for
 from zerotollm.session.out_of_memory import out_of_memory_explained
 from zerotollm.session.progress import Display, console_of
+from zerotollm.session.promise import promise
 from zerotollm.session.resume import initialize_or_resume
 from zerotollm.session.run_log import RunLog, Validation
 from zerotollm.session.summary import commands, rows, summarize
@@ -72,6 +73,7 @@ def train(experiment: Experiment, run_dir: Path) -> Summary:
                 stop = [] if together() else loop.enter_context(stop_requests(hangup=True))
                 batches = loop.enter_context(_batches(training, first))
                 train_step = training.train_step()
+                on_first(partial(promise, run_dir, training, first, began))
                 if start.run and not (first or feed.labels):
                     log.before(partial(evaluate, state))
                 log.begin(first)

@@ -49,6 +49,11 @@ class Pace:
         self._pauses[kind] = self._mark - began
 
     @property
+    def last_seconds(self) -> float:
+        """Duration of the last step that was counted."""
+        return self._recent[-1]
+
+    @property
     def tokens_per_second(self) -> float:
         """Rate of the last 50 steps; 0 before the first is done."""
         return self.tokens_per_step * len(self._recent) / sum(self._recent) if self._recent else 0.0

@@ -6,6 +6,7 @@ from zerotollm import run_directory
 from zerotollm.experiment import Experiment, continues, task_of
 from zerotollm.host.peak_memory import peak_memory_bytes
 from zerotollm.session.progress import clock
+from zerotollm.session.promise import load_average
 from zerotollm.session.run_log import Notes
 from zerotollm.shell import launch, quoted
 from zerotollm.training import checkpoints
@@ -32,6 +33,7 @@ def summarize(run_dir: Path, notes: Notes, num_parameters: int, trainable: int, 
         "tokens": last["tokens"],
         "seconds": round(notes["seconds"], 1),
         "step_seconds": round(notes["step_seconds"], 1),
+        "cpu_seconds": round(notes["cpu_seconds"], 1),
         "tokens_per_second": round(last["tokens"] / notes["step_seconds"]),
         "train_loss": last["loss"],
         "validation_loss": validation["loss"],
@@ -39,6 +41,7 @@ def summarize(run_dir: Path, notes: Notes, num_parameters: int, trainable: int, 
         "best_validation_bpb": best.bpb(),
         "best_step": best.step,
         "peak_memory_bytes": peak_memory_bytes(),
+        "load_average": load_average(),
     }
     if trainable != num_parameters:
         summary["trained_parameters"] = trainable

@@ -1,0 +1,123 @@
+"""promise.json: what a training foretells of itself before its first step and after ten, and where it resumed."""
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from zerotollm.host.atomic_files import write_atomically
+from zerotollm.host.peak_memory import peak_memory_bytes, resident_bytes
+from zerotollm.planning.flops import counted_parameters, train_flops
+from zerotollm.planning.memory import planned_peak, tree_bytes, xla_memory
+from zerotollm.planning.promises import FORMAT, Basis, Machine, Promises, foretell, foretell_early, not_by_law
+from zerotollm.run_directory import PROMISE, read_promise
+from zerotollm.session.compiled_training import CompiledTraining
+from zerotollm.session.devices import usable_cores
+from zerotollm.training.config import times
+
+PRODUCT, COPIED = 384, 2**22
+"""Rows and columns of the matrices multiplied, and numbers of the array copied, to measure this machine."""
+TRIES = 5
+"""Measurements of either, of which the fastest counts: 10 milliseconds together."""
+
+
+def promise(run_dir: Path, training: CompiledTraining, first: int, began: float) -> None:
+    """Write promise.json before step 1; where training resumes, note there after which step and on which machine."""
+    before = read_promise(run_dir)
+    if not first:
+        basis = measure_basis(training, began)
+        write(run_dir, {"format": FORMAT, "basis": basis, **foretell(basis)})
+    elif before:
+        machine = measure_machine()
+        resumed = {"step": first, "same_machine": is_same(machine, before["basis"]["machine"])}
+        write(run_dir, {**before, "resumed": [*before.get("resumed", []), resumed]})
+
+
+def promise_early(run_dir: Path, durations: Sequence[float]) -> None:
+    """Foretell the time of all steps by the `durations` of the first ones, in seconds, where there is a promise."""
+    before = read_promise(run_dir)
+    if before:
+        write(run_dir, {**before, **foretell_early(before["basis"], durations, load_average())})
+
+
+def write(run_dir: Path, promises: Promises) -> None:
+    write_atomically(run_dir / PROMISE, json.dumps(promises, indent=2, allow_nan=False) + "\n")
+
+
+def measure_basis(training: CompiledTraining, began: float) -> Basis:
+    """Return what is known before the first step. Nothing is traced or compiled for it."""
+    experiment, feed = training.experiment, training.feed
+    train, model, data = experiment.train, experiment.model, experiment.data
+    programs = [program.result() for program in training.train_program.by_shape.values()]
+    costs = [program.cost_analysis() or {} for program in programs]
+    sizes = [xla_memory(program) for program in programs]
+    flops = float(np.mean([cost.get("flops", 0.0) for cost in costs]))
+    if not experiment.code.functions and training.trainable_parameters == training.num_parameters:
+        # XLA counts one round of a loop, over layers or chunks.
+        flops = max(flops, train_flops(model, data.context) * feed.tokens_per_step)
+    return {
+        "machine": measure_machine(),
+        "load": load_average(),
+        "steps": train.steps,
+        "tokens": round(train.steps * feed.tokens_per_step),
+        "parameters": counted_parameters(model),
+        "step_flops": flops,
+        "step_bytes": float(np.mean([cost.get("bytes accessed", 0.0) for cost in costs])),
+        "step_memory": max((planned_peak(size) - size["arguments"] for size in sizes if size), default=0),
+        "state_bytes": tree_bytes(training.abstract_state),
+        "validations": times(0, train.steps, train.eval_every),
+        "validation_steps": feed.evaluation_tokens / feed.tokens_per_step / 3,
+        "samples": 0 if feed.labels else times(0, train.steps, train.sample_every),
+        "seconds": time.monotonic() - began,
+        "cpu_seconds": time.process_time(),
+        "resident_bytes": resident_bytes(),
+        "peak_bytes": peak_memory_bytes(),
+        "not_by_law": not_by_law(experiment),
+    }
+
+
+def measure_machine() -> Machine:
+    """Return the processor and its rates, of one core, as far as ten milliseconds tell."""
+    matrix, numbers = np.ones((PRODUCT, PRODUCT), np.float32), np.ones(COPIED, np.float32)
+    copy = np.zeros_like(numbers)
+    began, products, copies = time.perf_counter(), [], []
+    for _ in range(TRIES):
+        np.matmul(matrix, matrix)
+        products.append(time.perf_counter() - began)
+        np.copyto(copy, numbers)
+        copies.append(time.perf_counter() - began - products[-1])
+        began = time.perf_counter()
+    device = jax.devices()[0]
+    return {
+        "platform": device.platform,
+        "processor": processor_name() if device.platform == "cpu" else device.device_kind,
+        "cores": usable_cores(),
+        "devices": len(jax.devices()),
+        "flops": 2 * PRODUCT**3 / min(products),
+        "bytes_per_second": 2 * numbers.nbytes / min(copies),
+    }
+
+
+def is_same(one: Machine, other: Machine) -> bool:
+    """Return whether two descriptions may be of the same machine; its rates vary with what else it does."""
+    return all(one[name] == other[name] for name in ("platform", "processor", "cores", "devices"))
+
+
+def processor_name() -> str:
+    """Return the maker's name of the processor, or an empty text."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def load_average() -> float | None:
+    """Return the mean number of threads that wanted to compute in the last minute; None where nobody counts them."""
+    return None if sys.platform == "win32" else os.getloadavg()[0]
