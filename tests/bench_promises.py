@@ -42,14 +42,17 @@ def fields(number: int) -> tuple[str, dict[str, object]]:
     corpus = TEXTS[number % len(TEXTS)]
     pairs = ":" in corpus
     while True:
-        width, layers = draw.choice((32, 64, 96, 128, 160, 192)), draw.randint(1, 4)
+        width, layers = (
+            draw.choice((64, 96, 128, 160) if corpus == "bible-web" else (32, 64, 96, 128, 160, 192)),
+            draw.randint(1, 4),
+        )
         vocab, context = draw.choice((1024, 1536, 2048, 4096)), draw.choice((64, 128, 256))
         batch, steps = draw.choice((4, 8, 16)), draw.randrange(50, 401, 10)
         per_step = batch * context
         if corpus == "bible-web":
             steps = round(draw.uniform(*LAW) / per_step / 10) * 10
         size = vocab * width + (2 * layers if pairs else layers) * 14 * width**2
-        if 6 * size * per_step * steps <= FLOPS * (2 if corpus == "bible-web" else 1):
+        if 6 * size * per_step * steps <= FLOPS * (2.5 if corpus == "bible-web" else 1):
             break
     heads = width // 32
     values: dict[str, object] = {

@@ -1,4 +1,4 @@
-"""The memory that this process holds, and the most that it has held. No heavy imports: PyTorch's side of `bench` must not pay for jax."""
+"""The memory of this process: now, and at most so far. No heavy imports, for PyTorch's side of `bench`."""
 
 import os
 import sys

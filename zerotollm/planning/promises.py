@@ -62,7 +62,7 @@ class Basis(TypedDict):
     seconds: float
     """wall time until now, from the start of the action"""
     cpu_seconds: float
-    """processor time until now, from the start of the process"""
+    """processor time of all threads, likewise"""
     resident_bytes: int
     peak_bytes: int
     not_by_law: str

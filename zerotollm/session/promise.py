@@ -19,6 +19,7 @@ from zerotollm.planning.promises import FORMAT, Basis, Machine, Promises, forete
 from zerotollm.run_directory import PROMISE, read_promise
 from zerotollm.session.compiled_training import CompiledTraining
 from zerotollm.session.devices import usable_cores
+from zerotollm.session.progress import Clock
 from zerotollm.training.config import times
 
 PRODUCT, COPIED = 384, 2**22
@@ -27,7 +28,7 @@ TRIES = 5
 """Measurements of either, of which the fastest counts: 10 milliseconds together."""
 
 
-def promise(run_dir: Path, training: CompiledTraining, first: int, began: float) -> None:
+def promise(run_dir: Path, training: CompiledTraining, first: int, began: Clock) -> None:
     """Write promise.json before step 1; where training resumes, note there after which step and on which machine."""
     before = read_promise(run_dir)
     if not first:
@@ -50,9 +51,9 @@ def write(run_dir: Path, promises: Promises) -> None:
     write_atomically(run_dir / PROMISE, json.dumps(promises, indent=2, allow_nan=False) + "\n")
 
 
-def measure_basis(training: CompiledTraining, began: float) -> Basis:
+def measure_basis(training: CompiledTraining, began: Clock) -> Basis:
     """Return what is known before the first step. Nothing is traced or compiled for it."""
-    experiment, feed = training.experiment, training.feed
+    spent, experiment, feed = began.passed(), training.experiment, training.feed
     train, model, data = experiment.train, experiment.model, experiment.data
     programs = [program.result() for program in training.train_program.by_shape.values()]
     costs = [program.cost_analysis() or {} for program in programs]
@@ -74,8 +75,8 @@ def measure_basis(training: CompiledTraining, began: float) -> Basis:
         "validations": times(0, train.steps, train.eval_every),
         "validation_steps": feed.evaluation_tokens / feed.tokens_per_step / 3,
         "samples": 0 if feed.labels else times(0, train.steps, train.sample_every),
-        "seconds": time.monotonic() - began,
-        "cpu_seconds": time.process_time(),
+        "seconds": spent.seconds,
+        "cpu_seconds": spent.cpu_seconds,
         "resident_bytes": resident_bytes(),
         "peak_bytes": peak_memory_bytes(),
         "not_by_law": not_by_law(experiment),

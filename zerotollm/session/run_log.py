@@ -1,7 +1,6 @@
 """What a run records while it trains: metrics.jsonl, TensorBoard, the display, and what a checkpoint must remember."""
 
 import math
-import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from functools import partial
@@ -13,7 +12,7 @@ from zerotollm.data.feed import Feed
 from zerotollm.experiment import Experiment
 from zerotollm.host.atomic_files import write_atomically
 from zerotollm.planning.promises import EARLY
-from zerotollm.session.progress import Display, Pace
+from zerotollm.session.progress import Clock, Display, Pace
 from zerotollm.session.promise import promise_early
 from zerotollm.sharding.processes import is_first, on_first
 from zerotollm.training.checkpoints import AHEAD, CheckpointWriter, of_step
@@ -58,12 +57,12 @@ class RunLog:
         display: Display,
         start: int,
         notes: Notes,
-        began: float,
+        began: Clock,
     ):
         self.notes: Notes = notes
         self._run_dir, self._train, self._feed, self._display = run_dir, experiment.train, feed, display
-        self._seconds_before, self._began, self._saved_at = notes["seconds"], began, start
-        self._cpu_seconds_before = notes["cpu_seconds"]
+        self._time_before, self._began = Clock(notes["seconds"], notes["cpu_seconds"]), began
+        self._saved_at = start
         self._early: list[float] = []
         self._pace = Pace(feed.tokens_per_step, notes["step_seconds"])
         # In steps, until it was timed: the forward pass is a third of a step.
@@ -152,6 +151,7 @@ class RunLog:
     def save(self, writer: CheckpointWriter, state: TrainState, step: int) -> None:
         """Start to save a checkpoint."""
         with self._pause("save"):
+            before, passed = self._time_before, self._began.passed()
             self.notes = {
                 "text": self._feed.fingerprint,
                 "frozen": self.notes["frozen"],
@@ -159,8 +159,8 @@ class RunLog:
                 "losses": list(self._steps.losses),
                 "validation": self.notes["validation"],
                 "step_seconds": self._pace.seconds,
-                "seconds": self._seconds_before + time.monotonic() - self._began,
-                "cpu_seconds": self._cpu_seconds_before + time.process_time(),
+                "seconds": before.seconds + passed.seconds,
+                "cpu_seconds": before.cpu_seconds + passed.cpu_seconds,
             }
             self._metrics.sync()
             writer.save(state.saved(), step, self.notes, self._metrics_path)
