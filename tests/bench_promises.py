@@ -10,15 +10,30 @@ the constants of `zerotollm.planning.promises.FITTED`.
 """
 
 import argparse
+import json
+import math
 import random
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
+
+import numpy as np
+from scipy.optimize import nnls
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from zerotollm.experiment import from_json  # noqa: E402
+from zerotollm.model.config import resolve  # noqa: E402
+from zerotollm.planning import promises  # noqa: E402
+from zerotollm.planning.flops import counted_parameters  # noqa: E402
+from zerotollm.planning.promises import COVER, Basis, Early, Fitted, Quantity  # noqa: E402
+
 sys.path.insert(0, str(ROOT))
 TEXTS = (
     "bible-web",
@@ -26,7 +41,7 @@ TEXTS = (
     "bible-kjv",
     "bible-bbe",
     "sotu",
-    "zerotollm/**/*.py",
+    "bible-asv",
     "docs/**/*.md",
     "bible-wyc:bible-web",
 )
@@ -96,6 +111,130 @@ def train(number: int, folder: Path, source: Path) -> str:
     return f"{number}: {values}"
 
 
+Row = tuple[Basis, Early | None, dict[str, float]]
+"""What was known before a run, its first steps, and its summary."""
+Solve = Callable[[Sequence[Row]], tuple[float, ...]]
+Foretell = Callable[[Row, tuple[float, ...]], promises.Formula]
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """Return all kept runs of a folder."""
+    rows = []
+    for path in sorted(folder.glob("*/promise.json")):
+        promise, summary = (
+            json.loads(path.read_text()),
+            json.loads((path.parent / "summary.json").read_text()),
+        )
+        rows.append((promise["basis"], promise.get("early"), summary))
+    return rows
+
+
+def suite_rows() -> list[Row]:
+    """Return one run of each variant of the kept suites about which the scaling law says something."""
+    rows = []
+    for path in sorted((ROOT / "results").glob("*/small/*/seed-0.json")):
+        record = json.loads(path.read_text())
+        if record["outcome"] != "trained":
+            continue
+        experiment = from_json(json.dumps(record["experiment"]))
+        model = resolve(
+            experiment.model, vocab_size=experiment.tokenizer.vocab_size, context=experiment.data.context
+        )
+        tokens = experiment.train.steps * experiment.data.batch_size * experiment.data.context
+        parameters = counted_parameters(model)
+        if promises.not_by_law(experiment, parameters, tokens):
+            continue
+        basis = {
+            "parameters": parameters,
+            "tokens": tokens,
+            "vocab_size": model.vocab_size,
+            "sees_previous": model.token_shift > 0 or model.previous_token_heads > 0,
+            "not_by_law": "",
+        }
+        rows.append((cast(Basis, basis), None, record))
+    return rows
+
+
+def fit(rows: Sequence[Row], foretell: Foretell, solve: Solve, measured: Quantity) -> Fitted:
+    """Fit a formula, with the interval of its errors on rows that are left out one at a time."""
+    ratios = []
+    for number, row in enumerate(rows):
+        others = [*rows[:number], *rows[number + 1 :]]
+        certain, to_come = foretell(row, solve(others))
+        ratios.append((row[2][measured] - certain) / to_come)
+    ratios.sort()
+    beyond = max(1, math.floor((len(rows) + 1) * (1 - COVER) / 2))
+    constants = tuple(float(f"{c:.4g}") for c in solve(rows))
+    low, high = ratios[beyond - 1], ratios[-beyond]
+    return Fitted(constants, float(f"{low:.3g}"), float(f"{high:.3g}"), len(rows))
+
+
+def least_relative(terms_PK: Sequence[Sequence[float]], values_P: Sequence[float]) -> tuple[float, ...]:
+    """Return non-negative constants with the least sum of squared relative errors."""
+    values = np.array(values_P)
+    constants, _ = nnls(np.array(terms_PK) / values[:, None], np.ones(len(values)))
+    return tuple(map(float, constants))
+
+
+def least_squares(terms_PK: Sequence[Sequence[float]], values_P: Sequence[float]) -> tuple[float, ...]:
+    solution, *_ = np.linalg.lstsq(np.array(terms_PK), np.array(values_P), rcond=None)
+    return tuple(map(float, solution))
+
+
+def fit_all(folder: Path) -> dict[Quantity, Fitted]:
+    """Return the constants of every formula by the runs of a folder, and for the loss by the kept suites too."""
+    rows = read_rows(folder)
+
+    def solve_cpu(rows: Sequence[Row]) -> tuple[float, ...]:
+        terms = [promises.time_terms(basis) for basis, _, _ in rows]
+        return least_relative(terms, [s["cpu_seconds"] - b["cpu_seconds"] for b, _, s in rows])
+
+    cpu = fit(rows, lambda row, c: promises.cpu_seconds(row[0], c), solve_cpu, "cpu_seconds")
+
+    def solve_seconds(rows: Sequence[Row]) -> tuple[float, ...]:
+        terms = [(1.0, math.log(promises.stretch(basis))) for basis, _, _ in rows]
+        values = [
+            math.log((s["seconds"] - b["seconds"]) / promises.cpu_seconds(b, cpu.constants).to_come)
+            for b, _, s in rows
+        ]
+        factor, power = least_squares(terms, values)
+        return math.exp(factor), power
+
+    def solve_memory(rows: Sequence[Row]) -> tuple[float, ...]:
+        terms = [(float(basis["step_memory"]), 1e8) for basis, _, _ in rows]
+        of_step, rest = least_squares(
+            terms, [s["peak_memory_bytes"] - b["resident_bytes"] for b, _, s in rows]
+        )
+        return of_step, 1e8 * rest
+
+    def solve_loss(rows: Sequence[Row]) -> tuple[float, ...]:
+        terms = [(1.0, math.log2(b["vocab_size"] / 1024), 1.0 - b["sees_previous"]) for b, _, _ in rows]
+        laws = [promises.LAW(b["parameters"], b["tokens"]) for b, _, _ in rows]
+        values = [math.log(s["validation_bpb"] / law) for (_, _, s), law in zip(rows, laws, strict=True)]
+        return least_squares(terms, values)
+
+    by_law = [row for row in rows if not row[0]["not_by_law"]] + suite_rows()
+    early = [row for row in rows if row[1]]
+    return {
+        "cpu_seconds": cpu,
+        "seconds": fit(
+            rows, lambda row, c: promises.seconds(row[0], c, cpu.constants), solve_seconds, "seconds"
+        ),
+        "step_seconds": fit(
+            early,
+            lambda row, _: promises.step_seconds(row[0], cast(Early, row[1])["durations"]),
+            lambda rows: (),
+            "step_seconds",
+        ),
+        "peak_memory_bytes": fit(
+            rows, lambda row, c: promises.peak_memory_bytes(row[0], c), solve_memory, "peak_memory_bytes"
+        ),
+        "validation_bpb": fit(
+            by_law, lambda row, c: promises.validation_bpb(row[0], c), solve_loss, "validation_bpb"
+        ),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("what", choices=("train", "fit"))
@@ -105,11 +244,14 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--source", type=Path, default=ROOT, help="checkout that trains")
     arguments = parser.parse_args()
-    if arguments.what == "train":
-        numbers = range(arguments.first, arguments.last + 1)
-        with ThreadPoolExecutor(arguments.workers) as threads:
-            for line in threads.map(lambda n: train(n, arguments.folder, arguments.source), numbers):
-                print(line, flush=True)
+    if arguments.what == "fit":
+        for quantity, fitted in fit_all(arguments.folder).items():
+            print(f'    "{quantity}": {fitted},')
+        return
+    numbers = range(arguments.first, arguments.last + 1)
+    with ThreadPoolExecutor(arguments.workers) as threads:
+        for line in threads.map(lambda n: train(n, arguments.folder, arguments.source), numbers):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -230,12 +230,6 @@ def read_summary(run_dir: Path) -> Json | None:
     return read_json(path, dict, advice) if path.exists() else None
 
 
-def read_promise(run_dir: Path) -> Json | None:
-    """Return promise.json, or None where there is none: the run is of an earlier version, or not trained here."""
-    path = run_dir / PROMISE
-    return read_json(path, dict, "delete it: the training does not depend on it") if path.exists() else None
-
-
 def read_environment(run_dir: Path) -> Json | None:
     path = run_dir / ENVIRONMENT
     return read_json(path, dict, "delete it: nothing depends on it") if path.exists() else None

@@ -1,22 +1,31 @@
 """promise.json: what a training foretells of itself before its first step and after ten, and where it resumed."""
 
 import json
-import os
 import platform
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import jax
 import numpy as np
 
 from zerotollm.host.atomic_files import write_atomically
+from zerotollm.host.load import load_average
 from zerotollm.host.peak_memory import peak_memory_bytes, resident_bytes
 from zerotollm.planning.flops import counted_parameters, train_flops
 from zerotollm.planning.memory import planned_peak, tree_bytes, xla_memory
-from zerotollm.planning.promises import FORMAT, Basis, Machine, Promises, foretell, foretell_early, not_by_law
-from zerotollm.run_directory import PROMISE, read_promise
+from zerotollm.planning.promises import (
+    FORMAT,
+    Basis,
+    Machine,
+    Promises,
+    Resumed,
+    foretell,
+    foretell_early,
+    not_by_law,
+)
+from zerotollm.run_directory import PROMISE, read_json
 from zerotollm.session.compiled_training import CompiledTraining
 from zerotollm.session.devices import usable_cores
 from zerotollm.session.progress import Clock
@@ -33,18 +42,31 @@ def promise(run_dir: Path, training: CompiledTraining, first: int, began: Clock)
     before = read_promise(run_dir)
     if not first:
         basis = measure_basis(training, began)
-        write(run_dir, {"format": FORMAT, "basis": basis, **foretell(basis)})
+        foretold, left_out = foretell(basis)
+        write(run_dir, {"format": FORMAT, "basis": basis, "before": foretold, "left_out": left_out})
     elif before:
         machine = measure_machine()
-        resumed = {"step": first, "same_machine": is_same(machine, before["basis"]["machine"])}
-        write(run_dir, {**before, "resumed": [*before.get("resumed", []), resumed]})
+        resumed: Resumed = {"step": first, "same_machine": is_same(machine, before["basis"]["machine"])}
+        before["resumed"] = [*before.get("resumed", []), resumed]
+        write(run_dir, before)
 
 
 def promise_early(run_dir: Path, durations: Sequence[float]) -> None:
     """Foretell the time of all steps by the `durations` of the first ones, in seconds, where there is a promise."""
     before = read_promise(run_dir)
     if before:
-        write(run_dir, {**before, **foretell_early(before["basis"], durations, load_average())})
+        before["early"] = {"durations": list(durations), "load": load_average()}
+        before["after_early"] = foretell_early(before["basis"], durations)
+        write(run_dir, before)
+
+
+def read_promise(run_dir: Path) -> Promises | None:
+    """Return promise.json, or None where there is none: the run is of an earlier version, or not trained here."""
+    path = run_dir / PROMISE
+    if not path.exists():
+        return None
+    advice = "delete it: the training does not depend on it"
+    return cast(Promises, read_json(path, dict, advice))
 
 
 def write(run_dir: Path, promises: Promises) -> None:
@@ -55,6 +77,7 @@ def measure_basis(training: CompiledTraining, began: Clock) -> Basis:
     """Return what is known before the first step. Nothing is traced or compiled for it."""
     spent, experiment, feed = began.passed(), training.experiment, training.feed
     train, model, data = experiment.train, experiment.model, experiment.data
+    parameters, tokens = counted_parameters(model), round(train.steps * feed.tokens_per_step)
     programs = [program.result() for program in training.train_program.by_shape.values()]
     costs = [program.cost_analysis() or {} for program in programs]
     sizes = [xla_memory(program) for program in programs]
@@ -66,8 +89,10 @@ def measure_basis(training: CompiledTraining, began: Clock) -> Basis:
         "machine": measure_machine(),
         "load": load_average(),
         "steps": train.steps,
-        "tokens": round(train.steps * feed.tokens_per_step),
-        "parameters": counted_parameters(model),
+        "tokens": tokens,
+        "parameters": parameters,
+        "vocab_size": feed.vocab_size,
+        "sees_previous": model.token_shift > 0 or model.previous_token_heads > 0,
         "step_flops": flops,
         "step_bytes": float(np.mean([cost.get("bytes accessed", 0.0) for cost in costs])),
         "step_memory": max((planned_peak(size) - size["arguments"] for size in sizes if size), default=0),
@@ -79,7 +104,7 @@ def measure_basis(training: CompiledTraining, began: Clock) -> Basis:
         "cpu_seconds": spent.cpu_seconds,
         "resident_bytes": resident_bytes(),
         "peak_bytes": peak_memory_bytes(),
-        "not_by_law": not_by_law(experiment),
+        "not_by_law": not_by_law(experiment, parameters, tokens),
     }
 
 
@@ -117,8 +142,3 @@ def processor_name() -> str:
     except OSError:
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-
-
-def load_average() -> float | None:
-    """Return the mean number of threads that wanted to compute in the last minute; None where nobody counts them."""
-    return None if sys.platform == "win32" else os.getloadavg()[0]

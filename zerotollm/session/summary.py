@@ -4,9 +4,11 @@ from pathlib import Path
 
 from zerotollm import run_directory
 from zerotollm.experiment import Experiment, continues, task_of
+from zerotollm.host.load import load_average
 from zerotollm.host.peak_memory import peak_memory_bytes
+from zerotollm.planning.promises import judge
 from zerotollm.session.progress import clock
-from zerotollm.session.promise import load_average
+from zerotollm.session.promise import read_promise
 from zerotollm.session.run_log import Notes
 from zerotollm.shell import launch, quoted
 from zerotollm.training import checkpoints
@@ -41,8 +43,9 @@ def summarize(run_dir: Path, notes: Notes, num_parameters: int, trainable: int, 
         "best_validation_bpb": best.bpb(),
         "best_step": best.step,
         "peak_memory_bytes": peak_memory_bytes(),
-        "load_average": load_average(),
     }
+    if promises := read_promise(run_dir):
+        summary["promises"] = judge(promises, summary, load_average())
     if trainable != num_parameters:
         summary["trained_parameters"] = trainable
     if byte != "byte":
