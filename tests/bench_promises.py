@@ -192,17 +192,12 @@ def fit_all(folder: Path) -> dict[Quantity, Fitted]:
     cpu = fit(rows, lambda row, c: promises.cpu_seconds(row[0], c), solve_cpu, "cpu_seconds")
 
     def solve_seconds(rows: Sequence[Row]) -> tuple[float, ...]:
-        terms = [(1.0, math.log(promises.stretch(basis))) for basis, _, _ in rows]
-        values = [
-            math.log((s["seconds"] - b["seconds"]) / promises.cpu_seconds(b, cpu.constants).to_come)
-            for b, _, s in rows
-        ]
-        factor, power = least_squares(terms, values)
-        return math.exp(factor), power
+        terms = [[promises.seconds(basis, (1.0,), cpu.constants).to_come] for basis, _, _ in rows]
+        return least_relative(terms, [s["seconds"] - b["seconds"] for b, _, s in rows])
 
     def solve_memory(rows: Sequence[Row]) -> tuple[float, ...]:
-        terms = [(float(basis["step_memory"]), 1e8) for basis, _, _ in rows]
-        of_step, rest = least_squares(
+        terms = [(float(b["step_memory"]), 1e8) for b, _, _ in rows]
+        of_step, rest = least_relative(
             terms, [s["peak_memory_bytes"] - b["resident_bytes"] for b, _, s in rows]
         )
         return of_step, 1e8 * rest

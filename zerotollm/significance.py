@@ -143,7 +143,7 @@ def upper_p_value(values: Sequence[float]) -> float:
 
     Return 1 for fewer than two values.
     """
-    return 1.0 if len(values) < 2 else 1 - _upper_tail(-fmean(values), values)
+    return 1.0 if len(values) < 2 else _upper_tail(fmean(values), values)
 
 
 def shorter_p_value(values: Sequence[float], others: Sequence[float]) -> float:
