@@ -28,6 +28,7 @@ from zerotollm.studies.results import wide_console
 from zerotollm.studies.speedrun import (
     FORMAT,
     RECORD,
+    SEEDS,
     Record,
     RunTime,
     Target,
@@ -55,7 +56,7 @@ def speedrun(
     """
     if options.seeds < 1:
         raise UsageError(f"--seeds is {options.seeds}: expected at least 1")
-    goal, console = target(), wide_console()
+    goal, code, console = target(), code_version(PACKAGE), wide_console()
     feed = dataset_of(experiment)
     if text_digest(experiment.data) != goal.text:
         raise UsageError(
@@ -65,10 +66,10 @@ def speedrun(
     if feed.lost:
         raise UsageError("the tokenizer loses bytes of the text, so that its loss is of another text")
     with run_directory.locked(run_dir):
-        runs, rates = [], [product_flops("float32")]
+        load, runs, rates = load_average(), [], [product_flops("float32")]
         for seed in range(experiment.train.seed, experiment.train.seed + options.seeds):
             run = replace(experiment, train=replace(experiment.train, seed=seed))
-            runs.append(_run(run, run_dir / f"seed-{seed}", goal, console))
+            runs.append(_run(run, run_dir / f"seed-{seed}", goal, code, console))
             rates.append(product_flops("float32"))
         record: Record = {
             "format": FORMAT,
@@ -79,37 +80,49 @@ def speedrun(
             "text": goal.text,
             "runs": runs,
             "product_flops": max(rates),
-            "code": code_version(PACKAGE),
+            "load": load,
+            "code": code,
             "environment": environment_of_numbers(),
-            "experiment": json.loads(to_json(replace(experiment, data=replace(experiment.data, dir="")))),
+            "experiment": json.loads(to_json(_without_paths(experiment))),
         }
         write_atomically(run_dir / RECORD, to_text(record))
     console.print(terminal_table({RECORD: record}))
     console.print(f"written: {run_dir / RECORD}")
-    if any(is_busy(run["load"], usable_cores()) for run in runs):
-        console.print("this machine was busy when a run started: the times are too long for a record")
-    if not is_valid(record):
+    if is_busy(load, usable_cores()):
+        console.print("this machine was busy before: the times are too long for a record")
+    if len(runs) < SEEDS:
+        console.print(f"a record has {SEEDS} runs or more")
+    elif not is_valid(record):
         raise RunError(
             f"the mean loss of {len(runs)} runs is not shown to be at most {goal.loss} {goal.unit} "
-            f"(p = {loss_p_value(record):.2g}): train more steps or seeds"
+            f"(p = {loss_p_value(record):.2g}): train more steps"
         )
     return record
 
 
-def _run(experiment: Experiment, run_dir: Path, goal: Target, console: Console) -> RunTime:
+def _without_paths(experiment: Experiment) -> Experiment:
+    """Return the experiment with the file's name alone for a text of one's own, and without the folder of its data."""
+    data = experiment.data
+    corpus = Path(data.corpus).name if Path(data.corpus).exists() else data.corpus
+    return replace(experiment, data=replace(data, corpus=corpus, dir=""))
+
+
+def _run(experiment: Experiment, run_dir: Path, goal: Target, code: str, console: Console) -> RunTime:
     """Train one seed by the command that trains a run directory, and return its time."""
-    path = run_dir / TIME
+    path, again = run_dir / TIME, f"delete {run_dir}, and give the same command"
     if path.exists():
-        return cast(RunTime, run_directory.read_json(path, dict, f"delete {run_dir}"))
+        run_directory.claim(run_dir, experiment)
+        before = run_directory.read_json(path, dict, again)
+        if before["code"] != code:
+            raise UsageError(f"the code has changed since {run_dir} was trained: {again}")
+        return cast(RunTime, before["run"])
     if (run_dir / run_directory.CHECKPOINTS).exists():
-        raise UsageError(
-            f"{run_dir} was interrupted, and a resumed run has no time: delete it, and give the same command"
-        )
+        raise UsageError(f"{run_dir} was interrupted, and a resumed run has no time: {again}")
     with run_directory.locked(run_dir):
         run_directory.claim(run_dir, experiment)
     program = [str(PACKAGE.parent / "launch.py")] if CHECKOUT else ["-m", "zerotollm"]
     environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-    load, began = load_average(), time.time()
+    began = time.time()
     done = subprocess.run([sys.executable, *program, "--run-dir", str(run_dir), "train"], env=environment)
     summary = run_directory.read_summary(run_dir)
     if done.returncode or summary is None:
@@ -123,8 +136,7 @@ def _run(experiment: Experiment, run_dir: Path, goal: Target, console: Console) 
         "seconds": round(last["timing"]["time"] - began, 2),
         "step_seconds": summary["step_seconds"],
         "cpu_seconds": summary["cpu_seconds"],
-        "load": load,
     }
-    write_atomically(path, json.dumps(result) + "\n")
+    write_atomically(path, json.dumps({"code": code, "run": result}) + "\n")
     console.print(f"seed {result['seed']}: {result['loss']:.4f} {goal.unit} after {clock(result['seconds'])}")
     return result

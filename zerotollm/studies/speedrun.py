@@ -58,8 +58,6 @@ class RunTime(TypedDict):
     """of them, in training steps"""
     cpu_seconds: float
     """processor time of the training, of all threads"""
-    load: float | None
-    """threads that wanted to compute in the last minute, before the start"""
 
 
 class Record(TypedDict):
@@ -76,6 +74,8 @@ class Record(TypedDict):
     runs: list[RunTime]
     product_flops: float
     """per second, the best of many products of matrices on all cores, before and after every run"""
+    load: float | None
+    """threads that wanted to compute in the minute before the first run"""
     code: str
     """SHA-256 of the package, and versions of numerical packages"""
     environment: Json
