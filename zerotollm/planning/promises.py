@@ -63,11 +63,9 @@ class Basis(TypedDict):
     """that the compiled step reads and writes, by XLA's account"""
     step_memory: int
     """that the compiled step allocates beside its state, by XLA's account"""
-    state_bytes: int
     validations: int
     validation_steps: float
     """operations of one validation, in steps"""
-    samples: int
     seconds: float
     """wall time until now, from the start of the action"""
     cpu_seconds: float
@@ -154,12 +152,14 @@ FITTED: dict[Quantity, Fitted] = {
 
 
 def time_terms(basis: Basis) -> tuple[float, ...]:
-    """Return what processor time after the first step is a sum of: products, passes over memory, calls, and a rest."""
+    """Return what processor time from the first step on is a sum of: products, passes over memory, and a rest.
+
+    The rest is to compile validation and sampling, and to write: the same work in every run, on a faster or slower core.
+    """
     machine, work = basis["machine"], basis["steps"] + basis["validations"] * basis["validation_steps"]
-    speed = REFERENCE_FLOPS / machine["flops"]
     products = work * basis["step_flops"] / machine["flops"]
     passes = work * basis["step_bytes"] / machine["bytes_per_second"]
-    return products, passes, basis["steps"] * speed, speed
+    return products, passes, REFERENCE_FLOPS / machine["flops"]
 
 
 def stretch(basis: Basis) -> float:
@@ -179,9 +179,10 @@ def seconds(basis: Basis, constants: Sequence[float], cpu: Sequence[float]) -> F
 
 
 def peak_memory_bytes(basis: Basis, constants: Sequence[float]) -> Formula:
-    """The state is in memory already; the rest is what compiling evaluation and samples takes, about a constant."""
+    """The state is in memory already; the rest is to compile validation and sampling, about a constant."""
     of_step, rest = constants
-    return Formula(0.0, basis["resident_bytes"] + of_step * basis["step_memory"] + rest)
+    to_come = basis["resident_bytes"] + of_step * basis["step_memory"] + rest
+    return Formula(0.0, max(basis["peak_bytes"], to_come))
 
 
 def validation_bpb(basis: Basis, constants: Sequence[float]) -> Formula:

@@ -14,7 +14,7 @@ from zerotollm.host.atomic_files import write_atomically
 from zerotollm.host.load import load_average
 from zerotollm.host.peak_memory import peak_memory_bytes, resident_bytes
 from zerotollm.planning.flops import counted_parameters, train_flops
-from zerotollm.planning.memory import planned_peak, tree_bytes, xla_memory
+from zerotollm.planning.memory import planned_peak, xla_memory
 from zerotollm.planning.promises import (
     FORMAT,
     Basis,
@@ -96,10 +96,8 @@ def measure_basis(training: CompiledTraining, began: Clock) -> Basis:
         "step_flops": flops,
         "step_bytes": float(np.mean([cost.get("bytes accessed", 0.0) for cost in costs])),
         "step_memory": max((planned_peak(size) - size["arguments"] for size in sizes if size), default=0),
-        "state_bytes": tree_bytes(training.abstract_state),
         "validations": times(0, train.steps, train.eval_every),
         "validation_steps": feed.evaluation_tokens / feed.tokens_per_step / 3,
-        "samples": 0 if feed.labels else times(0, train.steps, train.sample_every),
         "seconds": spent.seconds,
         "cpu_seconds": spent.cpu_seconds,
         "resident_bytes": resident_bytes(),
