@@ -1,7 +1,6 @@
 """Speedruns: what a record is, which one beats another, and the command with a target of seconds."""
 
 import json
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -128,13 +127,11 @@ def test_another_text_or_an_interrupted_seed_is_one_line(tiny, tmp_path):
 def in_this_process(monkeypatch):
     """Seeds train here, in a second each, and the machine's rate is a number."""
 
-    def run(command: list[str], env: dict[str, str]) -> subprocess.CompletedProcess:
-        assert env["JAX_ENABLE_COMPILATION_CACHE"] == "false"
-        run_dir = Path(command[command.index("--run-dir") + 1])
+    def run(run_dir: Path) -> int:
         train(read_experiment(run_dir), run_dir)
-        return subprocess.CompletedProcess(command, 0)
+        return 0
 
-    monkeypatch.setattr("zerotollm.actions.speedrun.subprocess.run", run)
+    monkeypatch.setattr("zerotollm.actions.speedrun.train_by_command", run)
     monkeypatch.setattr("zerotollm.actions.speedrun.product_flops", lambda precision: 1e11)
 
 

@@ -120,12 +120,10 @@ def _run(experiment: Experiment, run_dir: Path, goal: Target, code: str, console
         raise UsageError(f"{run_dir} was interrupted, and a resumed run has no time: {again}")
     with run_directory.locked(run_dir):
         run_directory.claim(run_dir, experiment)
-    program = [str(PACKAGE.parent / "launch.py")] if CHECKOUT else ["-m", "zerotollm"]
-    environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
     began = time.time()
-    done = subprocess.run([sys.executable, *program, "--run-dir", str(run_dir), "train"], env=environment)
+    exit_code = train_by_command(run_dir)
     summary = run_directory.read_summary(run_dir)
-    if done.returncode or summary is None:
+    if exit_code or summary is None:
         raise RunError(f"the training in {run_dir} failed: its error is above")
     last = next(
         line for line in reversed(read_metrics(run_dir / run_directory.METRICS)) if "validation_bpb" in line
@@ -140,3 +138,10 @@ def _run(experiment: Experiment, run_dir: Path, goal: Target, code: str, console
     write_atomically(path, json.dumps({"code": code, "run": result}) + "\n")
     console.print(f"seed {result['seed']}: {result['loss']:.4f} {goal.unit} after {clock(result['seconds'])}")
     return result
+
+
+def train_by_command(run_dir: Path) -> int:
+    """Train a run directory in a process of its own, which compiles all programs, and return its exit code."""
+    program = [str(PACKAGE.parent / "launch.py")] if CHECKOUT else ["-m", "zerotollm"]
+    environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    return subprocess.call([sys.executable, *program, "--run-dir", str(run_dir), "train"], env=environment)
