@@ -142,11 +142,11 @@ BEYOND = 2.0
 """How far outside of these ranges the law is trusted."""
 
 FITTED: dict[Quantity, Fitted] = {
-    "cpu_seconds": Fitted((1.541, 0.9926, 0.0, 2.172), low=0.377, high=1.51, runs=8),
-    "seconds": Fitted((1.16,), low=0.843, high=1.6, runs=8),
-    "step_seconds": Fitted((), low=0.592, high=1.37, runs=8),
-    "peak_memory_bytes": Fitted((0.0, 132300000.0), low=0.966, high=1.05, runs=8),
-    "validation_bpb": Fitted((0.0196, -0.04752, 0.04842), low=0.97, high=1.07, runs=51),
+    "cpu_seconds": Fitted(constants=(0.0, 3.766, 2.813), low=0.369, high=2.09, runs=18),
+    "seconds": Fitted(constants=(1.184,), low=0.687, high=3.97, runs=18),
+    "step_seconds": Fitted(constants=(), low=0.112, high=2.78, runs=18),
+    "peak_memory_bytes": Fitted(constants=(0.0, 62770000.0), low=0.918, high=1.15, runs=18),
+    "validation_bpb": Fitted(constants=(0.02221, -0.04995, 0.04034), low=0.97, high=1.07, runs=55),
 }
 """By `python tests/bench_promises.py fit results/promises/fitted`."""
 
@@ -154,7 +154,7 @@ FITTED: dict[Quantity, Fitted] = {
 def time_terms(basis: Basis) -> tuple[float, ...]:
     """Return what processor time from the first step on is a sum of: products, passes over memory, and a rest.
 
-    The rest is to compile validation and sampling, and to write: the same work in every run, on a faster or slower core.
+    The rest, to compile validation and sampling and to write, is the same work in every run, on any core.
     """
     machine, work = basis["machine"], basis["steps"] + basis["validations"] * basis["validation_steps"]
     products = work * basis["step_flops"] / machine["flops"]
