@@ -51,7 +51,7 @@ def test_tells_how_often_and_the_worst_misses(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "11 runs with a promise" in shown
     assert "90% [60%, 98%]" in shown
-    assert "missed: wrong, peak memory 220 MB, foretold 100 (90 to 110) before step 1" in shown
+    assert "missed: wrong, peak memory 220 MB, foretold 100 MB (90 to 110) before step 1" in shown
     assert "not judged in 1 of the runs: wall time: the run was resumed" in shown
     assert "unfinished: going" in shown
     assert "without a promise: old" in shown

@@ -3,17 +3,19 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 from experiments.base import experiment as base
 from experiments.scaling import experiment as scaling
+from tests.bench_promises import fit, fit_all
 from zerotollm.data.config import TokenizerConfig
-from zerotollm.planning import promises
 from zerotollm.planning.promises import (
     FITTED,
     LAW,
     Basis,
+    Formula,
     Promises,
     foretell,
     foretell_early,
@@ -121,7 +123,27 @@ def test_another_machine_says_so():
     assert outcome["not_judged"]["step_seconds"] == "the run was resumed on another machine"
 
 
-def test_every_interval_holds_about_nine_of_ten_of_the_runs_it_was_fitted_to():
-    for quantity, fitted in FITTED.items():
-        assert fitted.low < 1 < fitted.high or quantity == "step_seconds"
-    assert promises.COVER == 0.9
+def test_the_constants_are_those_of_the_kept_runs():
+    fitted = fit_all(ROOT / "results/promises/fitted")
+    assert fitted.keys() == FITTED.keys()
+    for quantity, kept in FITTED.items():
+        again = fitted[quantity]
+        assert again.runs == kept.runs
+        numbers = (*again.constants, again.low, again.high)
+        assert numbers == pytest.approx((*kept.constants, kept.low, kept.high), rel=0.01), quantity
+
+
+def test_the_interval_is_that_of_the_errors_of_rows_left_out():
+    """Twenty runs of which each is foretold by the mean of the others: the ends are the extreme errors."""
+    values = [10.0 + number for number in range(20)]
+    rows = [(BASIS, None, {"seconds": value}) for value in values]
+    fitted = fit(
+        rows,
+        lambda row, constants: Formula(0.0, constants[0]),
+        lambda rows: (fmean(row[2]["seconds"] for row in rows),),
+        "seconds",
+    )
+    mean = fmean(values)
+    assert fitted.constants == (mean,)
+    assert fitted.low == pytest.approx(10 / fmean(values[1:]), abs=5e-3)
+    assert fitted.high == pytest.approx(29 / fmean(values[:-1]), abs=5e-3)

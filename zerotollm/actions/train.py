@@ -72,7 +72,7 @@ def train(experiment: Experiment, run_dir: Path) -> Summary:
                 stop = [] if together() else loop.enter_context(stop_requests(hangup=True))
                 batches = loop.enter_context(_batches(training, first))
                 train_step = training.train_step()
-                on_first(partial(promise, run_dir, training, first, began))
+                on_first(partial(promise, run_dir, training, first, began, display))
                 if start.run and not (first or feed.labels):
                     log.before(partial(evaluate, state))
                 log.begin(first)

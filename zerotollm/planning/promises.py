@@ -27,6 +27,21 @@ REFERENCE_FLOPS = 1e11
 Quantity = Literal["cpu_seconds", "seconds", "step_seconds", "peak_memory_bytes", "validation_bpb"]
 """Of summary.json. Processor time, of all threads, and wall time are of the whole training; `step_seconds` of its steps
 alone."""
+LABELS: dict[Quantity, str] = {
+    "cpu_seconds": "processor time",
+    "seconds": "wall time",
+    "step_seconds": "wall time in steps",
+    "peak_memory_bytes": "peak memory",
+    "validation_bpb": "validation loss",
+}
+UNITS: dict[Quantity, tuple[float, str]] = {
+    "cpu_seconds": (1.0, "s"),
+    "seconds": (1.0, "s"),
+    "step_seconds": (1.0, "s"),
+    "peak_memory_bytes": (1e-6, "MB"),
+    "validation_bpb": (1.0, "bits per byte"),
+}
+"""Factor and unit of a number in a table."""
 When = Literal["before", "early"]
 """Before the first step, or after `EARLY` steps."""
 
@@ -259,14 +274,11 @@ def not_by_law(experiment: Experiment, parameters: int, tokens: int) -> str:
     return ""
 
 
-class Kept(TypedDict):
+class Kept(Prediction):
     """One prediction and what came of it."""
 
     quantity: Quantity
     when: When
-    value: float
-    low: float
-    high: float
     measured: float
     held: bool
     """the measured number is in the interval"""
@@ -314,3 +326,16 @@ def judge(promises: Promises, measured: Mapping[str, float], load: float | None)
                 }
                 outcome["kept"].append(kept)
     return outcome
+
+
+def number_of(quantity: Quantity, value: float) -> str:
+    """Return a number with its unit."""
+    factor, unit = UNITS[quantity]
+    return f"{factor * value:.4g} {unit}"
+
+
+def in_words(quantity: Quantity, prediction: Prediction) -> str:
+    """Return a prediction with its interval and unit."""
+    factor, unit = UNITS[quantity]
+    value, low, high = (f"{factor * prediction[name]:.4g}" for name in ("value", "low", "high"))
+    return f"{value} {unit} ({low} to {high})"

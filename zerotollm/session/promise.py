@@ -17,18 +17,20 @@ from zerotollm.planning.flops import counted_parameters, train_flops
 from zerotollm.planning.memory import planned_peak, xla_memory
 from zerotollm.planning.promises import (
     FORMAT,
+    LABELS,
     Basis,
     Machine,
     Promises,
     Resumed,
     foretell,
     foretell_early,
+    in_words,
     not_by_law,
 )
 from zerotollm.run_directory import PROMISE, read_json
 from zerotollm.session.compiled_training import CompiledTraining
 from zerotollm.session.devices import usable_cores
-from zerotollm.session.progress import Clock
+from zerotollm.session.progress import Clock, Display
 from zerotollm.training.config import times
 
 PRODUCT, COPIED = 384, 2**22
@@ -37,13 +39,16 @@ TRIES = 5
 """Measurements of either, of which the fastest counts: 10 milliseconds together."""
 
 
-def promise(run_dir: Path, training: CompiledTraining, first: int, began: Clock) -> None:
-    """Write promise.json before step 1; where training resumes, note there after which step and on which machine."""
+def promise(run_dir: Path, training: CompiledTraining, first: int, began: Clock, display: Display) -> None:
+    """Write promise.json before step 1, and show it; where training resumes, note there where and on which machine."""
     before = read_promise(run_dir)
     if not first:
         basis = measure_basis(training, began)
         foretold, left_out = foretell(basis)
         write(run_dir, {"format": FORMAT, "basis": basis, "before": foretold, "left_out": left_out})
+        if foretold:
+            words = [f"{LABELS[name]} {in_words(name, prediction)}" for name, prediction in foretold.items()]
+            display.say(f"foretold: {', '.join(words)}")
     elif before:
         machine = measure_machine()
         resumed: Resumed = {"step": first, "same_machine": is_same(machine, before["basis"]["machine"])}

@@ -6,7 +6,7 @@ from zerotollm import run_directory
 from zerotollm.experiment import Experiment, continues, task_of
 from zerotollm.host.load import load_average
 from zerotollm.host.peak_memory import peak_memory_bytes
-from zerotollm.planning.promises import judge
+from zerotollm.planning.promises import LABELS, judge
 from zerotollm.session.progress import clock
 from zerotollm.session.promise import read_promise
 from zerotollm.session.run_log import Notes
@@ -88,6 +88,11 @@ def rows(summary: Summary) -> dict[str, str]:
         )
     if lost is not None:
         texts["lost"] = f"{100 * lost:.3g} % of the validation bytes, by the tokenizer"
+    if "promises" in summary and (kept := summary["promises"]["kept"]):
+        missed = [LABELS[entry["quantity"]] for entry in kept if not entry["held"]]
+        texts["promises"] = f"{len(kept) - len(missed)} of {len(kept)} intervals held" + (
+            f", not those of {', '.join(missed)}" if missed else ""
+        )
     return texts | {
         "best": f"{summary['best_validation_bpb']:.4f} {bits}, after step {summary['best_step']}",
         "peak memory": f"{summary['peak_memory_bytes'] / 1e9:.2f} GB",

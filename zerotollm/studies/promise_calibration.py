@@ -10,27 +10,22 @@ import numpy as np
 from rich.table import Table
 
 from zerotollm.explain.estimates import share_estimate
-from zerotollm.planning.promises import COVER, EARLY, Kept, Outcome, Quantity, When
+from zerotollm.planning.promises import (
+    COVER,
+    EARLY,
+    LABELS,
+    Kept,
+    Outcome,
+    Quantity,
+    When,
+    in_words,
+    number_of,
+)
 from zerotollm.run_directory import CONFIG, PROMISE, SUMMARY, read_summary
 from zerotollm.studies.table import markdown_table
 
 WORST = 5
 """Misses that are shown."""
-LABELS: dict[Quantity, str] = {
-    "cpu_seconds": "processor time",
-    "seconds": "wall time",
-    "step_seconds": "wall time in steps",
-    "peak_memory_bytes": "peak memory",
-    "validation_bpb": "validation loss",
-}
-UNITS: dict[Quantity, tuple[float, str]] = {
-    "cpu_seconds": (1.0, "s"),
-    "seconds": (1.0, "s"),
-    "step_seconds": (1.0, "s"),
-    "peak_memory_bytes": (1e-6, "MB"),
-    "validation_bpb": (1.0, "bits per byte"),
-}
-"""Factor and unit of a number in a table."""
 MOMENTS: dict[When, str] = {"before": "before step 1", "early": f"after step {EARLY}"}
 HEADS = ("promise", "made", "runs", "held", "share [95 %]", "measured / foretold", "interval / foretold")
 
@@ -133,11 +128,9 @@ def lines(outcomes: Outcomes) -> list[str]:
 
 def describe(kept: Kept) -> str:
     """Return one promise and its outcome in words."""
-    factor, unit = UNITS[kept["quantity"]]
-    value, low, high, measured = (
-        f"{factor * number:.4g}" for number in (kept["value"], kept["low"], kept["high"], kept["measured"])
-    )
-    return f"{LABELS[kept['quantity']]} {measured} {unit}, foretold {value} ({low} to {high}) {MOMENTS[kept['when']]}"
+    quantity = kept["quantity"]
+    measured = number_of(quantity, kept["measured"])
+    return f"{LABELS[quantity]} {measured}, foretold {in_words(quantity, kept)} {MOMENTS[kept['when']]}"
 
 
 def headline(outcomes: Outcomes) -> str:
