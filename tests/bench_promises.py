@@ -1,12 +1,15 @@
 """Runs of many sizes and corpora, to fit the promises of a training and to check them.
 
-    python tests/bench_promises.py train FOLDER --first 0 --last 19 [--workers 2]
+    python tests/bench_promises.py train results/promises/fitted --first 0 --last 19
     python tests/bench_promises.py fit results/promises/fitted
-    python launch.py promises results/promises/checked
+    python tests/bench_promises.py train results/promises/checked --first 20 --last 54
+    python launch.py promises results/promises/checked --into docs/results/promises.md
+    python tests/bench_promises.py halves results/promises/fitted
 
 `train` trains run number FIRST to LAST with `launch.py`, each in a process of its own, and keeps promise.json and
-summary.json in FOLDER/NUMBER. A number decides the corpus, the sizes and the number of steps of its run. `fit` prints
-the constants of `zerotollm.planning.promises.FITTED`.
+summary.json in FOLDER/NUMBER. A number decides the corpus, the sizes and the number of steps of its run. `fit` writes
+the constants into `zerotollm/planning/promises.py`. `halves` foretells each half of the runs with constants fitted to
+the other half, and shows how often that held.
 """
 
 import argparse
@@ -33,6 +36,7 @@ from zerotollm.model.config import resolve  # noqa: E402
 from zerotollm.planning import promises  # noqa: E402
 from zerotollm.planning.flops import counted_parameters  # noqa: E402
 from zerotollm.planning.promises import COVER, Basis, Early, Fitted, Quantity  # noqa: E402
+from zerotollm.studies.promise_calibration import Outcomes, markdown  # noqa: E402
 
 sys.path.insert(0, str(ROOT))
 TEXTS = (
@@ -155,18 +159,33 @@ def suite_rows() -> list[Row]:
     return rows
 
 
-def fit(rows: Sequence[Row], foretell: Foretell, solve: Solve, measured: Quantity) -> Fitted:
-    """Fit a formula, with the interval of its errors on rows that are left out one at a time."""
-    ratios = []
+def fit(
+    rows: Sequence[Row],
+    foretell: Foretell,
+    solve: Solve,
+    measured: Quantity,
+    kind: Callable[[Row], str] = lambda row: "",
+) -> Fitted:
+    """Fit a formula, with the interval of its errors on rows that are left out one at a time.
+
+    Rows of each `kind` have an interval of their own, and the widest ends are taken: many rows that are alike say
+    little about others.
+    """
+    ratios: dict[str, list[float]] = {}
     for number, row in enumerate(rows):
         others = [*rows[:number], *rows[number + 1 :]]
         certain, to_come = foretell(row, solve(others))
-        ratios.append((row[2][measured] - certain) / to_come)
-    ratios.sort()
-    beyond = max(1, math.floor((len(rows) + 1) * (1 - COVER) / 2))
+        ratios.setdefault(kind(row), []).append((row[2][measured] - certain) / to_come)
+    ends = [interval_ends(sorted(values)) for values in ratios.values()]
     constants = tuple(float(f"{c:.4g}") for c in solve(rows))
-    low, high = ratios[beyond - 1], ratios[-beyond]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
     return Fitted(constants, float(f"{low:.3g}"), float(f"{high:.3g}"), len(rows))
+
+
+def interval_ends(errors: Sequence[float]) -> tuple[float, float]:
+    """Return two of the sorted errors between which `COVER` of new ones are; the extremes where there are few."""
+    beyond = max(1, math.floor((len(errors) + 1) * (1 - COVER) / 2))
+    return errors[beyond - 1], errors[-beyond]
 
 
 def least_relative(terms_PK: Sequence[Sequence[float]], values_P: Sequence[float]) -> tuple[float, ...]:
@@ -181,9 +200,8 @@ def least_squares(terms_PK: Sequence[Sequence[float]], values_P: Sequence[float]
     return tuple(map(float, solution))
 
 
-def fit_all(folder: Path) -> dict[Quantity, Fitted]:
-    """Return the constants of every formula by the runs of a folder, and for the loss by the kept suites too."""
-    rows = read_rows(folder)
+def fit_all(rows: Sequence[Row]) -> dict[Quantity, Fitted]:
+    """Return the constants of every formula by some runs, and for the loss by the kept suites too."""
 
     def solve_cpu(rows: Sequence[Row]) -> tuple[float, ...]:
         terms = [promises.time_terms(basis) for basis, _, _ in rows]
@@ -208,7 +226,7 @@ def fit_all(folder: Path) -> dict[Quantity, Fitted]:
         values = [math.log(s["validation_bpb"] / law) for (_, _, s), law in zip(rows, laws, strict=True)]
         return least_squares(terms, values)
 
-    by_law = [row for row in rows if not row[0]["not_by_law"]] + suite_rows()
+    by_law = [*(row for row in rows if not row[0]["not_by_law"]), *suite_rows()]
     early = [row for row in rows if row[1]]
     return {
         "cpu_seconds": cpu,
@@ -225,14 +243,47 @@ def fit_all(folder: Path) -> dict[Quantity, Fitted]:
             rows, lambda row, c: promises.peak_memory_bytes(row[0], c), solve_memory, "peak_memory_bytes"
         ),
         "validation_bpb": fit(
-            by_law, lambda row, c: promises.validation_bpb(row[0], c), solve_loss, "validation_bpb"
+            by_law,
+            lambda row, c: promises.validation_bpb(row[0], c),
+            solve_loss,
+            "validation_bpb",
+            lambda row: "suite" if "variant" in row[2] else "run",
         ),
     }
 
 
+def write_constants(fitted: dict[Quantity, Fitted]) -> None:
+    """Replace `FITTED` in the package."""
+    path = ROOT / "zerotollm" / "planning" / "promises.py"
+    lines = "".join(f'    "{quantity}": {value},\n' for quantity, value in fitted.items())
+    before, start, rest = path.read_text(encoding="utf-8").partition("FITTED: dict[Quantity, Fitted] = {\n")
+    _, end, after = rest.partition("}\n")
+    path.write_text(f"{before}{start}{lines}{end}{after}", encoding="utf-8")
+    print(lines)
+
+
+def halves(rows: Sequence[Row]) -> Outcomes:
+    """Return what came of promises for each half of the runs by constants that the other half gives."""
+    judged = {}
+    for part in (0, 1):
+        fitted = fit_all(rows[1 - part :: 2])
+        for number, (basis, early, summary) in enumerate(rows[part::2]):
+            before, left_out = promises.foretell(basis, fitted)
+            promise: promises.Promises = {
+                "format": promises.FORMAT,
+                "basis": basis,
+                "before": before,
+                "left_out": left_out,
+            }
+            if early:
+                promise["after_early"] = promises.foretell_early(basis, early["durations"], fitted)
+            judged[f"run {2 * number + part}"] = promises.judge(promise, summary, None)
+    return Outcomes(judged, (), ())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", choices=("train", "fit"))
+    parser.add_argument("what", choices=("train", "fit", "halves"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--last", type=int, default=19)
@@ -240,8 +291,10 @@ def main() -> None:
     parser.add_argument("--source", type=Path, default=ROOT, help="checkout that trains")
     arguments = parser.parse_args()
     if arguments.what == "fit":
-        for quantity, fitted in fit_all(arguments.folder).items():
-            print(f'    "{quantity}": {fitted},')
+        write_constants(fit_all(read_rows(arguments.folder)))
+        return
+    if arguments.what == "halves":
+        print(markdown(halves(read_rows(arguments.folder))))
         return
     numbers = range(arguments.first, arguments.last + 1)
     with ThreadPoolExecutor(arguments.workers) as threads:

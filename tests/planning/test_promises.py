@@ -9,7 +9,7 @@ import pytest
 
 from experiments.base import experiment as base
 from experiments.scaling import experiment as scaling
-from tests.bench_promises import fit, fit_all
+from tests.bench_promises import fit, fit_all, read_rows
 from zerotollm.data.config import TokenizerConfig
 from zerotollm.planning.promises import (
     FITTED,
@@ -124,7 +124,7 @@ def test_another_machine_says_so():
 
 
 def test_the_constants_are_those_of_the_kept_runs():
-    fitted = fit_all(ROOT / "results/promises/fitted")
+    fitted = fit_all(read_rows(ROOT / "results/promises/fitted"))
     assert fitted.keys() == FITTED.keys()
     for quantity, kept in FITTED.items():
         again = fitted[quantity]
