@@ -176,6 +176,7 @@ def test_a_resumed_run_is_judged_by_its_steps_alone(experiment, tmp_path, monkey
         with pytest.raises(StoppedError):
             train(experiment, tmp_path / "run")
     before = json.loads((tmp_path / "run" / "promise.json").read_text())
+    shutil.copytree(tmp_path / "run", tmp_path / "damaged")
     summary = train(experiment, tmp_path / "run")
     after = json.loads((tmp_path / "run" / "promise.json").read_text())
     (resumed,) = after.pop("resumed")
@@ -184,6 +185,8 @@ def test_a_resumed_run_is_judged_by_its_steps_alone(experiment, tmp_path, monkey
     assert resumed["same_machine"]
     assert [entry["quantity"] for entry in summary["promises"]["kept"]] == ["step_seconds"]
     assert set(summary["promises"]["not_judged"]) == {"cpu_seconds", "seconds", "peak_memory_bytes"}
+    (tmp_path / "damaged" / "promise.json").write_text("{")
+    assert "promises" not in train(experiment, tmp_path / "damaged")
 
 
 def test_foretelling_takes_milliseconds_and_no_compilation(experiment, finished, tmp_path, monkeypatch):

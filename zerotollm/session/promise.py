@@ -27,7 +27,7 @@ from zerotollm.planning.promises import (
     in_words,
     not_by_law,
 )
-from zerotollm.run_directory import PROMISE, read_json
+from zerotollm.run_directory import PROMISE
 from zerotollm.session.compiled_training import CompiledTraining
 from zerotollm.session.devices import usable_cores
 from zerotollm.session.progress import Clock, Display
@@ -66,12 +66,13 @@ def promise_early(run_dir: Path, durations: Sequence[float]) -> None:
 
 
 def read_promise(run_dir: Path) -> Promises | None:
-    """Return promise.json, or None where there is none: the run is of an earlier version, or not trained here."""
-    path = run_dir / PROMISE
-    if not path.exists():
+    """Return promise.json, or None where there is none of this version: a damaged one must not stop a training."""
+    try:
+        promises = json.loads((run_dir / PROMISE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
-    advice = "delete it: the training does not depend on it"
-    return cast(Promises, read_json(path, dict, advice))
+    known = isinstance(promises, dict) and promises.get("format") == FORMAT
+    return cast(Promises, promises) if known and promises.keys() >= Promises.__required_keys__ else None
 
 
 def write(run_dir: Path, promises: Promises) -> None:

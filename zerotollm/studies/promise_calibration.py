@@ -51,8 +51,11 @@ def read_outcomes(folder: Path) -> Outcomes:
         name, summary = str(path.relative_to(folder)), read_summary(path)
         if summary is None:
             unfinished.append(name)
-        elif "promises" in summary:
-            judged[name] = cast(Outcome, summary["promises"])
+        elif isinstance(outcome := summary.get("promises"), dict) and outcome.keys() >= {
+            "kept",
+            "not_judged",
+        }:
+            judged[name] = cast(Outcome, outcome)
         else:
             without.append(name)
     return Outcomes(judged, unfinished, without)
