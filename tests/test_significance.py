@@ -16,8 +16,10 @@ from zerotollm.significance import (
     equivalence_p_value,
     holm,
     outcome,
+    shorter_p_value,
     standard_deviation,
     student_p_value,
+    upper_p_value,
 )
 from zerotollm.studies.records import read_runs
 
@@ -243,3 +245,23 @@ def test_the_borders_of_an_outcome():
     """5 % itself is shown; a difference of exactly 0 has no side."""
     assert outcome(0.1, 1 - 0.95) == "shown"
     assert outcome(0.0, 0.0) == "not shown"
+
+
+@given(st.lists(st.floats(-1.0, 2.0), min_size=2, max_size=8))
+def test_a_mean_above_zero_is_scipys_one_sided_test(values):
+    assume(np.std(values) > 1e-6)
+    expected = stats.ttest_1samp(values, 0.0, alternative="greater").pvalue
+    assert upper_p_value(values) == pytest.approx(expected, abs=1e-9)
+
+
+@given(*[st.lists(st.floats(0.5, 3.0), min_size=2, max_size=8)] * 2)
+def test_shorter_times_are_scipys_welch_test(ours, theirs):
+    assume(min(np.std(ours), np.std(theirs)) > 1e-6)
+    expected = stats.ttest_ind(ours, theirs, equal_var=False, alternative="less").pvalue
+    assert shorter_p_value(ours, theirs) == pytest.approx(expected, abs=1e-9)
+
+
+def test_one_value_and_equal_values_show_what_they_can():
+    assert upper_p_value([5.0]) == shorter_p_value([1.0], [9.0, 9.1]) == 1.0
+    assert upper_p_value([0.5, 0.5]) == shorter_p_value([1.0, 1.0], [2.0, 2.0]) == 0.0
+    assert shorter_p_value([2.0, 2.0], [2.0, 2.0]) == 1.0

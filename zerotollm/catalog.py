@@ -19,6 +19,7 @@ GROUPS = (
     "fine-tuning a pretrained model",
     "translation",
     "many runs: ablations and scaling laws",
+    "speedruns",
     "for your own GPU",
     "your own ideas, without changing the package",
 )

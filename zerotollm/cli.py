@@ -46,7 +46,7 @@ PATHS = (
     "api_key_file",
 )
 """Options in which `~` means the home folder even where a shell keeps it. Paths of data are expanded by `data`."""
-WITHOUT_FILES = ("generate", "chat", "plan", "bench-data")
+WITHOUT_FILES = ("generate", "chat", "plan", "promises", "bench-data")
 """Actions that write no file: without standard output their result is lost."""
 DISTRIBUTED = ("train", "evaluate", "generate")  # actions that several processes can do together
 RUN_MAY_CHANGE = ("sample.", "data.dir", "compute.", "train.mesh")
@@ -195,9 +195,9 @@ def _action_text(
             kind, known = "action or experiment", [*ACTIONS, *experiments]
         near = _meant_run(action) or did_you_mean(action, known)
         raise UsageError(f"unknown {kind} {action!r}: one of {', '.join(ACTIONS)}{near}")
-    name = ACTIONS[action].text_option
+    name, reads_folder = ACTIONS[action].text_option, ACTIONS[action].reads_folder
     text = texts.pop(0) if texts and name and name not in options else None
-    if text and not values.get("run_dir") and (Path(text) / CONFIG).exists():
+    if text and not reads_folder and not values.get("run_dir") and (Path(text) / CONFIG).exists():
         raise UsageError(f"{text!r} after {action!r} is a run directory{_meant_run(text)}")
     if texts:
         near = _meant_run(texts[0]) or ": put a text of several words in quotes"
@@ -297,7 +297,7 @@ def _separate_options(
 def _load(command: Command, folders: Sequence[Path], action: Action) -> Experiment:
     if command.experiment:
         return catalog.load(catalog.place(folders, command.experiment), command.experiment)
-    if command.run_dir and action.reads_run:
+    if action.reads_folder or (command.run_dir and action.reads_run):
         return Experiment()  # `as_trained` reads the run directory
     if command.run_dir and (Path(command.run_dir) / CONFIG).exists() and not action.functions:
         return read_experiment(Path(command.run_dir))

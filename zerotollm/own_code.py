@@ -14,8 +14,8 @@ from zerotollm.errors import RunError, UsageError
 REPLACEABLE = ("model", "optimizer", "objective", "dataset")
 """Functions of an experiment's file that replace those of `zerotollm.components` with the same name."""
 
-NOT_HASHED = ("experiment", "variants", "budget", "ladder", "next_size")
-"""Functions of an experiment's file that return experiments: what they return is compared, field by field."""
+NOT_HASHED = ("experiment", "variants", "budget", "ladder", "next_size", "target")
+"""Functions of an experiment's file that return experiments or a target: what they return is compared."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ checkpoints/      see zerotollm.training.checkpoints
 metrics.jsonl     see zerotollm.training.metrics
 tensorboard/      the same numbers for `tensorboard --logdir`
 samples/          step-000250.txt: the text that the model generated after that step
-summary.json      the final numbers; exists once the run is finished
+promise.json      what the run foretold of itself, see zerotollm.planning.promises
+summary.json      the final numbers, and how far off the promises were; exists once the run is finished
 bench.json        what the action bench measured, before, during or after the run
 canaries/         what the action canaries measured, likewise
 attribution/      what the action attribute measured, likewise
@@ -42,10 +43,21 @@ CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 SAMPLES = "samples"
+PROMISE = "promise.json"
 SUMMARY = "summary.json"
 BENCH, CANARIES, ATTRIBUTION = "bench.json", "canaries", "attribution"
 LOCK = ".lock"
-BEFORE_CHECKPOINT = {CONFIG, ENVIRONMENT, TOKENIZER, LABELS, CHECKPOINTS, METRICS, TENSORBOARD, SAMPLES}
+BEFORE_CHECKPOINT = {
+    CONFIG,
+    ENVIRONMENT,
+    TOKENIZER,
+    LABELS,
+    CHECKPOINTS,
+    METRICS,
+    TENSORBOARD,
+    SAMPLES,
+    PROMISE,
+}
 """Files that training creates before its first checkpoint."""
 START = "train.start_from"
 START_NOTE = ("written", "path", "from_here")

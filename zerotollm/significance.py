@@ -138,6 +138,30 @@ def equivalence_p_value(differences: Sequence[float], margin: float) -> float:
     return max(_upper_tail(margin - center, differences), _upper_tail(margin + center, differences))
 
 
+def upper_p_value(values: Sequence[float]) -> float:
+    """Return the one-sided p-value of Student's t test of independent values whose mean is at most 0 (Student 1908).
+
+    Return 1 for fewer than two values.
+    """
+    return 1.0 if len(values) < 2 else _upper_tail(fmean(values), values)
+
+
+def shorter_p_value(values: Sequence[float], others: Sequence[float]) -> float:
+    """Return the one-sided p-value that the mean of `values` is not below that of `others`: Welch's t test (1947).
+
+    Return 1 where one of them has fewer than two values.
+    """
+    if min(len(values), len(others)) < 2:
+        return 1.0
+    first, second = (((standard_deviation(v) or 0.0) ** 2 / len(v), len(v) - 1) for v in (values, others))
+    error = math.sqrt(first[0] + second[0])
+    difference = fmean(values) - fmean(others)
+    if error == 0.0:
+        return float(difference >= 0)
+    freedom = error**4 / sum(variance**2 / n for variance, n in (first, second))
+    return float(stdtr(freedom, difference / error))
+
+
 def _upper_tail(distance: float, differences: Sequence[float]) -> float:
     """Return the probability that Student's t exceeds distance / standard error of the mean difference."""
     error = (standard_deviation(differences) or 0.0) / math.sqrt(len(differences))

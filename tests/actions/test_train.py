@@ -26,6 +26,7 @@ from zerotollm.experiment import Experiment
 from zerotollm.fields import added_defaults
 from zerotollm.host.stop_signals import StoppedError
 from zerotollm.model.config import TransformerConfig
+from zerotollm.planning.promises import EARLY
 from zerotollm.training import checkpoints
 from zerotollm.training.config import TrainConfig
 from zerotollm.training.lora import flatten_params
@@ -149,6 +150,58 @@ def test_the_summary_holds_what_was_measured(finished):
     assert summary["parameters"] == sum(a.size for k, a in saved(finished)[STEPS].items() if "params" in k)
     assert 0 < summary["step_seconds"] <= summary["seconds"]
     assert summary["peak_memory_bytes"] > 50e6
+    assert summary["cpu_seconds"] > 0
+
+
+def test_a_run_foretells_its_cost_and_tells_how_far_off_that_was(finished):
+    promise = json.loads((finished / "promise.json").read_text())
+    assert set(promise["before"]) == {"cpu_seconds", "seconds", "peak_memory_bytes"}
+    assert "bible-web" in promise["left_out"]["validation_bpb"]
+    assert promise["basis"]["steps"] == STEPS
+    assert promise["basis"]["step_flops"] > 0 < promise["basis"]["step_bytes"]
+    assert len(promise["early"]["durations"]) == EARLY
+    summary = json.loads((finished / "summary.json").read_text())
+    kept = {entry["quantity"]: entry for entry in summary["promises"]["kept"]}
+    assert set(kept) == {"cpu_seconds", "seconds", "peak_memory_bytes", "step_seconds"}
+    for quantity, entry in kept.items():
+        assert entry["low"] < entry["value"] < entry["high"] or quantity == "step_seconds"
+        assert entry["measured"] == summary[quantity]
+        assert entry["held"] == (entry["low"] <= entry["measured"] <= entry["high"])
+    assert not summary["promises"]["not_judged"]
+
+
+def test_a_resumed_run_is_judged_by_its_steps_alone(experiment, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 15, signal.SIGTERM)
+        with pytest.raises(StoppedError):
+            train(experiment, tmp_path / "run")
+    before = json.loads((tmp_path / "run" / "promise.json").read_text())
+    shutil.copytree(tmp_path / "run", tmp_path / "damaged")
+    summary = train(experiment, tmp_path / "run")
+    after = json.loads((tmp_path / "run" / "promise.json").read_text())
+    (resumed,) = after.pop("resumed")
+    assert after == before
+    assert resumed["step"] >= 15
+    assert resumed["same_machine"]
+    assert [entry["quantity"] for entry in summary["promises"]["kept"]] == ["step_seconds"]
+    assert set(summary["promises"]["not_judged"]) == {"cpu_seconds", "seconds", "peak_memory_bytes"}
+    (tmp_path / "damaged" / "promise.json").write_text("{")
+    assert "promises" not in train(experiment, tmp_path / "damaged")
+
+
+def test_foretelling_takes_milliseconds_and_no_compilation(experiment, finished, tmp_path, monkeypatch):
+    """Processor time, because other work on the machine does not change it much."""
+    spent = []
+    promise = train_module.promise
+
+    def timed(*arguments):
+        began = time.process_time()
+        promise(*arguments)
+        spent.append(time.process_time() - began)
+
+    monkeypatch.setattr(train_module, "promise", timed)
+    train(experiment, tmp_path / "run")
+    assert spent[0] < 0.2
 
 
 def test_a_finished_run_says_so_and_changes_nothing(experiment, finished, capsys):
@@ -163,6 +216,7 @@ def test_a_run_of_an_earlier_version_goes_on_as_if_nothing_had_been(experiment, 
     run_dir = tmp_path / "earlier"
     shutil.copytree(finished, run_dir)
     (run_dir / "summary.json").unlink()
+    (run_dir / "promise.json").unlink()
     shutil.rmtree(run_dir / f"checkpoints/{STEPS:08}")
     config = json.loads((run_dir / "config.json").read_text())
     for group in fields(Experiment)[1:]:
@@ -171,7 +225,9 @@ def test_a_run_of_an_earlier_version_goes_on_as_if_nothing_had_been(experiment, 
     (run_dir / "config.json").write_text(json.dumps(config))
     for checkpoint in checkpoints.finished(run_dir / "checkpoints"):
         manifest = checkpoint.manifest()
-        del manifest["notes"]["frozen"], manifest["notes"]["before"], manifest["files"]["metrics.jsonl"]
+        for name in ("frozen", "before", "cpu_seconds"):
+            del manifest["notes"][name]
+        del manifest["files"]["metrics.jsonl"]
         (checkpoint.path / "metrics.jsonl").unlink()
         (checkpoint.path / "manifest.json").write_text(json.dumps(manifest))
     train(experiment, run_dir)
@@ -298,7 +354,7 @@ def test_killed_between_the_last_checkpoint_and_the_summary(experiment, finished
     (run_dir / "summary.json").unlink()
     summary = train(experiment, run_dir)
     before = json.loads((finished / "summary.json").read_text())
-    clocks = {"seconds", "step_seconds", "tokens_per_second", "peak_memory_bytes"}
+    clocks = {"seconds", "step_seconds", "cpu_seconds", "tokens_per_second", "peak_memory_bytes", "promises"}
     assert {k: v for k, v in summary.items() if k not in clocks} == {
         k: v for k, v in before.items() if k not in clocks
     }

@@ -27,6 +27,8 @@ class Action(NamedTuple):
     """option whose value may follow the action's name"""
     suite: bool = False
     """works on an experiment and its variants"""
+    reads_folder: bool = False
+    """reads a folder of run directories, and needs no experiment; its `text_option` names the folder"""
 
 
 def _checkpoint(experiment: Experiment) -> Literal["best", "average"]:
@@ -114,7 +116,19 @@ ACTIONS: dict[str, Action] = {
         lambda _: config.AttributeOptions(),
         text_option="text",
     ),
+    "speedrun": Action(
+        "train several seeds to a target loss and write their times as a record (the default of such experiments)",
+        lambda _: config.SpeedrunOptions(),
+        functions=("target",),
+    ),
     "tabulate": Action(
-        "rewrite the tables and figures of finished ablations", lambda _: config.TabulateOptions()
+        "rewrite the tables and figures of finished ablations, or the table of a speedrun's records",
+        lambda _: config.TabulateOptions(),
+    ),
+    "promises": Action(
+        "show how often the time, memory and loss that runs foretold before they started were right",
+        lambda _: config.PromisesOptions(),
+        text_option="folder",
+        reads_folder=True,
     ),
 }

@@ -1,8 +1,6 @@
 """bench: measure how fast an experiment trains and writes, and in how much memory, alone or against PyTorch."""
 
 import json
-import os
-import sys
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -15,6 +13,7 @@ from zerotollm.console import Console
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, continues
 from zerotollm.host.atomic_files import write_atomically
+from zerotollm.host.load import is_busy, load_average
 from zerotollm.interop import marian
 from zerotollm.interop.family import check
 from zerotollm.interop.torch_model import check_installed, decoder_family
@@ -24,9 +23,6 @@ from zerotollm.session.progress import clock
 from zerotollm.session.timed_jax import jax_side
 from zerotollm.session.timed_sides import Ask, decode_rows, side_process
 from zerotollm.session.timed_torch import torch_side
-
-BUSY = 0.25
-"""Load average per core from which on the machine is called busy."""
 
 
 def bench(experiment: Experiment, run_dir: Path, options: BenchOptions) -> Result:
@@ -45,8 +41,8 @@ def bench(experiment: Experiment, run_dir: Path, options: BenchOptions) -> Resul
     if options.against == "torch":
         experiment = _with_twin(experiment)
     console = Console()
-    load, cores = 0.0 if sys.platform == "win32" else os.getloadavg()[0], usable_cores()
-    if load > BUSY * cores:
+    load, cores = load_average(), usable_cores()
+    if is_busy(load, cores):
         console.print(f"this machine is busy (load {load:.1f} on {cores} cores): rates will be too low")
     began = time.monotonic()
 
@@ -68,7 +64,7 @@ def bench(experiment: Experiment, run_dir: Path, options: BenchOptions) -> Resul
             rounds.append(_measure_round(sides, options.seconds, decode_rows(experiment)))
     result = {
         "options": asdict(options),
-        "load_average": load,
+        "load_average": load or 0.0,
         "experiment": asdict(experiment),
         **our_result(experiment, facts, rounds),
     }

@@ -147,6 +147,24 @@ class TabulateOptions:
 
 
 @dataclass(frozen=True)
+class SpeedrunOptions:
+    """How often it is run."""
+
+    seeds: int = 3
+    """runs, with seeds from train.seed on; a record has 3 or more"""
+
+
+@dataclass(frozen=True)
+class PromisesOptions:
+    """Which runs are looked at, and where else the table is written."""
+
+    folder: str = "runs"
+    """folder with run directories, at any depth; --folder may be left out after the action"""
+    into: str = ""
+    """Markdown file: the table replaces the lines between <!-- table promises --> and <!-- end -->"""
+
+
+@dataclass(frozen=True)
 class BenchOptions:
     """How long is measured, and against what."""
 

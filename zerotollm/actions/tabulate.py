@@ -8,15 +8,19 @@ from zerotollm.experiment import Experiment
 from zerotollm.host.atomic_files import write_atomically
 from zerotollm.studies.markdown_page import read_page, with_table
 from zerotollm.studies.results import page_markdown, wide_console, write_results
+from zerotollm.studies.speedrun import holds_records, markdown, read_records, terminal_table
 from zerotollm.studies.table import Row
 
 
 def tabulate(experiment: Experiment, run_dir: Path, options: TabulateOptions) -> dict[str, list[Row]]:
     """Write the results of a folder of runs, or of every such folder in a suite's run directory.
 
-    Return their rows by the folder's name. The same runs give the same bytes, with the same versions of the packages
-    that draw. Raises UsageError where there are no runs, or `options.into` has no place for their table.
+    Return their rows by the folder's name; records of a speedrun give one table, and no rows. The same runs give the
+    same bytes, with the same versions of the packages that draw. Raises UsageError where there are no runs, or
+    `options.into` has no place for their table.
     """
+    if holds_records(run_dir):
+        return _tabulate_speedrun(run_dir, options)
     if any(run_dir.glob("*/seed-*.json")):
         folders = [run_dir]
     else:
@@ -35,3 +39,14 @@ def tabulate(experiment: Experiment, run_dir: Path, options: TabulateOptions) ->
         write_atomically(page, text)
         console.print(f"written: {page}")
     return results
+
+
+def _tabulate_speedrun(folder: Path, options: TabulateOptions) -> dict[str, list[Row]]:
+    """Show the table of a speedrun's records, and write it into the page; there are no rows of a suite."""
+    console, records = wide_console(), read_records(folder)
+    console.print(terminal_table(records))
+    if options.into:
+        page = Path(options.into)
+        write_atomically(page, with_table(read_page(page), folder.name, markdown(records), page))
+        console.print(f"written: {page}")
+    return {}

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
@@ -25,7 +24,8 @@ from zerotollm.session.data import load_data, pinned_data
 from zerotollm.session.devices import computing_on_mesh, mesh_lines
 from zerotollm.session.job import job_for
 from zerotollm.session.out_of_memory import out_of_memory_explained
-from zerotollm.session.progress import Display, console_of
+from zerotollm.session.progress import Clock, Display, console_of
+from zerotollm.session.promise import promise
 from zerotollm.session.resume import initialize_or_resume
 from zerotollm.session.run_log import RunLog, Validation
 from zerotollm.session.summary import commands, held_out_words, rows, summarize
@@ -50,7 +50,7 @@ def train(experiment: Experiment, run_dir: Path) -> Summary:
     directory belongs to another experiment, RunError where another process writes there, the disk is full, memory does
     not suffice or the loss is no longer finite.
     """
-    began, config = time.monotonic(), experiment.train
+    began, config = Clock.now(), experiment.train
     with _claimed(experiment, run_dir) as (experiment, summary, display), ExitStack() as stack:
         if summary is None:
             stack.enter_context(out_of_memory_explained(experiment, run_dir))
@@ -72,6 +72,7 @@ def train(experiment: Experiment, run_dir: Path) -> Summary:
                 stop = [] if together() else loop.enter_context(stop_requests(hangup=True))
                 batches = loop.enter_context(_batches(training, first))
                 train_step = training.train_step()
+                on_first(partial(promise, run_dir, training, first, began, display))
                 if start.run and not (first or feed.labels):
                     log.before(partial(evaluate, state))
                 log.begin(first)

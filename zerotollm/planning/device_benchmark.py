@@ -24,10 +24,7 @@ COPIED = {"cpu": 2**28, "gpu": 2**30, "tpu": 2**30}
 def measure_this(precision: str, seconds: float = 1.5) -> Device:
     """Return the first device, with the best of many rates of a matrix product in `precision` and of a copy."""
     accelerator = this_accelerator()
-    size = PRODUCT[accelerator.platform]
-    matrix = jnp.ones((size, size), precision)
-    product = jax.jit(lambda matrix: jnp.matmul(matrix, matrix, preferred_element_type=jnp.float32))
-    rate = 2 * size**3 / _fastest(lambda _: product(matrix), matrix, seconds)
+    size, rate = PRODUCT[accelerator.platform], product_flops(precision, seconds)
     copied = jnp.ones(COPIED[accelerator.platform] // 4, jnp.float32)
     written = copied.nbytes
     # In place, as training does: the page faults of a new array would take three times as long.
@@ -37,6 +34,14 @@ def measure_this(precision: str, seconds: float = 1.5) -> Device:
         f"measured: a product of {size} x {size} in {precision}, {written / 2**20:.0f} MiB read and written"
     )
     return Device("this", memory_here(), bandwidth, {precision: rate}, 0.0, accelerator, source)
+
+
+def product_flops(precision: str, seconds: float = 1.5) -> float:
+    """Return the best rate of many products of large matrices on the first device, in FLOP/s."""
+    size = PRODUCT[this_accelerator().platform]
+    matrix = jnp.ones((size, size), precision)
+    product = jax.jit(lambda matrix: jnp.matmul(matrix, matrix, preferred_element_type=jnp.float32))
+    return 2 * size**3 / _fastest(lambda _: product(matrix), matrix, seconds)
 
 
 def _fastest(call: Callable[[jax.Array], jax.Array], value: jax.Array, seconds: float) -> float:

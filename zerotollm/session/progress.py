@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
@@ -12,6 +13,23 @@ from zerotollm.console import Console, Lines
 
 PLAIN_LINES = 10
 """Progress lines of a run where the output is not a terminal, besides one for each validation."""
+
+
+class Clock(NamedTuple):
+    """A moment, in wall time and in processor time of all threads of this process; or the time between two."""
+
+    seconds: float
+    cpu_seconds: float
+
+    @staticmethod
+    def now() -> "Clock":
+        """Return this moment."""
+        return Clock(time.monotonic(), time.process_time())
+
+    def passed(self) -> "Clock":
+        """Return the time since this moment."""
+        now = Clock.now()
+        return Clock(now.seconds - self.seconds, now.cpu_seconds - self.cpu_seconds)
 
 
 class Pace:
@@ -47,6 +65,11 @@ class Pace:
         yield
         self._mark = time.monotonic()
         self._pauses[kind] = self._mark - began
+
+    @property
+    def last_seconds(self) -> float:
+        """Duration of the last step that was counted."""
+        return self._recent[-1]
 
     @property
     def tokens_per_second(self) -> float:

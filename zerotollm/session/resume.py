@@ -44,11 +44,14 @@ def initialize_or_resume(
             "validation": None,
             "step_seconds": 0.0,
             "seconds": 0.0,
+            "cpu_seconds": 0.0,
         }
         return training.init(np.uint32(train.seed), params), 0, notes
     checkpoint = checkpoints.of_step(directory, newest)
-    # Earlier versions noted neither.
-    notes = cast(Notes, {"before": None, "frozen": None} | (checkpoint.manifest() or {})["notes"])
+    # Earlier versions noted none of these.
+    notes = cast(
+        Notes, {"before": None, "frozen": None, "cpu_seconds": 0.0} | (checkpoint.manifest() or {})["notes"]
+    )
     if notes["text"] != training.feed.fingerprint:
         raise RunError(
             f"the text of {training.experiment.data.corpus} has changed since {run_dir} was begun: "

@@ -1,7 +1,6 @@
 """What a run records while it trains: metrics.jsonl, TensorBoard, the display, and what a checkpoint must remember."""
 
 import math
-import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from functools import partial
@@ -12,9 +11,12 @@ from zerotollm import run_directory
 from zerotollm.data.feed import Feed
 from zerotollm.experiment import Experiment
 from zerotollm.host.atomic_files import write_atomically
-from zerotollm.session.progress import Display, Pace
+from zerotollm.planning.promises import EARLY
+from zerotollm.session.progress import Clock, Display, Pace
+from zerotollm.session.promise import promise_early
 from zerotollm.sharding.processes import is_first, on_first
 from zerotollm.training.checkpoints import AHEAD, CheckpointWriter, of_step
+from zerotollm.training.config import times
 from zerotollm.training.metrics import OF_SOURCE, MetricsWriter, NullMetricsWriter, StepLog
 from zerotollm.training.prefetch import DeferredMetrics
 from zerotollm.training.step import Metrics, TrainState
@@ -40,6 +42,8 @@ class Notes(TypedDict):
     """spent in steps, over all processes of the run"""
     seconds: float
     """in all, over all processes of the run"""
+    cpu_seconds: float
+    """processor time of all threads, over all processes of the run"""
 
 
 class RunLog:
@@ -53,11 +57,13 @@ class RunLog:
         display: Display,
         start: int,
         notes: Notes,
-        began: float,
+        began: Clock,
     ):
         self.notes: Notes = notes
         self._run_dir, self._train, self._feed, self._display = run_dir, experiment.train, feed, display
-        self._seconds_before, self._began, self._saved_at = notes["seconds"], began, start
+        self._time_before, self._began = Clock(notes["seconds"], notes["cpu_seconds"]), began
+        self._saved_at = start
+        self._early: list[float] = []
         self._pace = Pace(feed.tokens_per_step, notes["step_seconds"])
         # In steps, until it was timed: the forward pass is a third of a step.
         self._eval_guess = feed.evaluation_tokens / feed.tokens_per_step / 3
@@ -100,6 +106,10 @@ class RunLog:
     def _read(self, step: int, values: dict[str, float]) -> None:
         pace, train = self._pace, self._train
         pace.step_done()
+        if step <= EARLY:
+            self._early.append(pace.last_seconds)
+            if len(self._early) == EARLY and is_first():
+                promise_early(self._run_dir, self._early)
         if values.get("skipped_steps", 0.0) > self._skipped:
             self._skipped = values["skipped_steps"]
             self._display.say(
@@ -141,6 +151,7 @@ class RunLog:
     def save(self, writer: CheckpointWriter, state: TrainState, step: int) -> None:
         """Start to save a checkpoint."""
         with self._pause("save"):
+            before, passed = self._time_before, self._began.passed()
             self.notes = {
                 "text": self._feed.fingerprint,
                 "frozen": self.notes["frozen"],
@@ -148,7 +159,8 @@ class RunLog:
                 "losses": list(self._steps.losses),
                 "validation": self.notes["validation"],
                 "step_seconds": self._pace.seconds,
-                "seconds": self._seconds_before + time.monotonic() - self._began,
+                "seconds": before.seconds + passed.seconds,
+                "cpu_seconds": before.cpu_seconds + passed.cpu_seconds,
             }
             self._metrics.sync()
             writer.save(state.saved(), step, self.notes, self._metrics_path)
@@ -171,9 +183,3 @@ def words(validation: Validation, feed: Feed) -> str:
     others += [(validation["old_bpb"], feed.old.corpus)] if feed.old else []
     on_others = "".join(f", {bpb:.4f} on {corpus}" for bpb, corpus in others)
     return f"loss {validation['loss']:.4f}, {validation['bpb']:.4f} bits per {feed.byte}{on_others}"
-
-
-def times(step: int, steps: int, every: int) -> int:
-    """Return how often what is done `every` steps is still to be done after `step`."""
-    between = steps // every - step // every if every else 0
-    return between + (step < steps and not (every and steps % every == 0))

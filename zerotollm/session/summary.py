@@ -8,8 +8,11 @@ import numpy as np
 from zerotollm import run_directory
 from zerotollm.data.feed import Feed
 from zerotollm.experiment import Experiment, continues, task_of
+from zerotollm.host.load import load_average
 from zerotollm.host.peak_memory import peak_memory_bytes
+from zerotollm.planning.promises import LABELS, judge
 from zerotollm.session.progress import clock
+from zerotollm.session.promise import read_promise
 from zerotollm.session.run_log import Notes
 from zerotollm.shell import launch, quoted
 from zerotollm.training import checkpoints
@@ -40,6 +43,7 @@ def summarize(
         "tokens": last["tokens"],
         "seconds": round(notes["seconds"], 1),
         "step_seconds": round(notes["step_seconds"], 1),
+        "cpu_seconds": round(notes["cpu_seconds"], 1),
         "tokens_per_second": round(last["tokens"] / notes["step_seconds"]),
         "train_loss": last["loss"],
         "validation_loss": validation["loss"],
@@ -48,6 +52,8 @@ def summarize(
         "best_step": best.step,
         "peak_memory_bytes": peak_memory_bytes(),
     }
+    if promises := read_promise(run_dir):
+        summary["promises"] = judge(promises, summary, load_average())
     if trainable != num_parameters:
         summary["trained_parameters"] = trainable
     if byte != "byte":
@@ -92,6 +98,11 @@ def rows(summary: Summary) -> dict[str, str]:
         )
     if lost is not None:
         texts["lost"] = f"{100 * lost:.3g} % of the validation bytes, by the tokenizer"
+    if "promises" in summary and (kept := summary["promises"]["kept"]):
+        missed = [LABELS[entry["quantity"]] for entry in kept if not entry["held"]]
+        texts["promises"] = f"{len(kept) - len(missed)} of {len(kept)} intervals held" + (
+            f", not those of {', '.join(missed)}" if missed else ""
+        )
     return texts | {
         "best": f"{summary['best_validation_bpb']:.4f} {bits}, after step {summary['best_step']}",
         "peak memory": f"{summary['peak_memory_bytes'] / 1e9:.2f} GB",

@@ -1,16 +1,15 @@
-"""The scaling law L(N, D) = E + A / N^alpha + B / D^beta: its fit with intervals, and predictions from it.
-
-N is `zerotollm.planning.flops.counted_parameters`; D counts the tokens trained on, repeated ones too.
-"""
+"""The fit of `zerotollm.planning.law.Law` with intervals, and predictions from it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import exp, log
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
+
+from zerotollm.planning.law import Law
 
 DELTA = 1e-3
 """Residual of log L from which on the Huber loss is linear: Chinchilla's value."""
@@ -37,30 +36,6 @@ class Point(NamedTuple):
     def compute(self) -> float:
         """C = 6 N D: floating-point operations without those of attention scores."""
         return 6.0 * self.parameters * self.tokens
-
-
-@dataclass(frozen=True)
-class Law:
-    """The constants, for N in parameters and D in tokens; E, A and B in the unit of the loss."""
-
-    E: float
-    A: float
-    B: float
-    alpha: float
-    beta: float
-
-    @overload
-    def __call__(self, parameters: float, tokens: float) -> float: ...
-    @overload
-    def __call__(self, parameters: float | np.ndarray, tokens: float | np.ndarray) -> np.ndarray: ...
-    def __call__(self, parameters: float | np.ndarray, tokens: float | np.ndarray) -> float | np.ndarray:
-        """Return the loss."""
-        return self.E + self.A / parameters**self.alpha + self.B / tokens**self.beta
-
-    @property
-    def exponent(self) -> float:
-        """a in N ~ C^a for the best size at compute C; the best D then grows as C^(1 - a)."""
-        return self.beta / (self.alpha + self.beta)
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,9 @@ def train_missing(
         name, BarColumn(), left, console=console, transient=True, disable=not console.is_terminal
     ) as progress:
         remaining = RemainingTime(sum(costs))
-        training = _Training(folder, suite.base, together, sources, progress, remaining, _environment())
+        training = _Training(
+            folder, suite.base, together, sources, progress, remaining, environment_of_numbers()
+        )
         for variant, cost in zip(variants, costs, strict=True):
             trained = [training.run(job) for job in jobs(folder, variant, seeds, tune)]
             remaining.finish_variant(cost)
@@ -291,7 +293,7 @@ def describe_validation(validation: dict[str, float]) -> str:
     return f"{validation['bpb']:.4f} bits per byte"
 
 
-def _environment() -> Json:
+def environment_of_numbers() -> Json:
     """Return what a number depends on besides the experiment, without names and paths of the machine."""
     environment = run_directory.environment()
     flags = [flag for flag in environment["xla_flags"].split() if "/" not in flag]

@@ -106,3 +106,9 @@ class TrainConfig:
 def due(step: int, steps: int, every: int) -> bool:
     """Return whether a task repeated `every` steps is due after `step`. At the end it always is (0: only then)."""
     return step == steps or (every > 0 and step % every == 0)
+
+
+def times(step: int, steps: int, every: int) -> int:
+    """Return how often what is done `every` steps is still to be done after `step`."""
+    between = steps // every - step // every if every else 0
+    return between + (step < steps and not (every and steps % every == 0))

@@ -1,0 +1,29 @@
+"""Question: how soon does a model of tiny Shakespeare reach 1.4697 nats per character, on your machine?
+
+Group: speedruns
+
+Command: python launch.py --experiment speedrun_char --data.corpus input.txt
+
+Time: about 5 minutes a seed on 2 CPU cores (Intel Xeon, AVX-512), three seeds
+
+Expected: a record as in docs/results/speedrun.md, which has the rules
+"""
+
+from dataclasses import replace
+
+from experiments.shakespeare_char_best import experiment as shakespeare_char_best
+from zerotollm.experiment import Experiment
+from zerotollm.studies.speedrun import Target
+
+
+def experiment() -> Experiment:
+    """Return `shakespeare_char_best` with fewer steps: what a better recipe replaces."""
+    parent = shakespeare_char_best()
+    return replace(parent, name="speedrun_char", train=replace(parent.train, steps=2300))
+
+
+def target() -> Target:
+    """Return the loss that nanoGPT's model of characters reaches, on the last tenth of the text."""
+    return Target(
+        1.4697, "nats per character", "ec732318c431d4de564d5849f0c473b1a1a7b30c2580a316996847ad25bd786e"
+    )
