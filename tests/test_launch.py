@@ -178,6 +178,16 @@ def test_overrides_cannot_change_what_was_trained(calls, tmp_path, base, capsys)
     assert not calls
 
 
+def test_a_run_is_evaluated_on_other_test_files(calls, tmp_path, base, capsys):
+    named = replace(base.data, corpus="a.tsv", validation="b.tsv", test="c.tsv")
+    model = replace(base.model, architecture="encoder-decoder", previous_token_heads=0)
+    (tmp_path / "config.json").write_text(to_json(replace(base, data=named, model=model)))
+    assert launch("--run-dir", str(tmp_path), "evaluate", "--data.test", "d.tsv") == 0
+    assert calls[-1][1].data == replace(named, test="d.tsv")
+    assert launch("--run-dir", str(tmp_path), "evaluate", "--data.test-fraction", "0.2") == 2
+    assert "was trained with data.test_fraction 0.05, not 0.2" in capsys.readouterr().err
+
+
 def test_a_damaged_config_is_refused(calls, tmp_path, base, capsys):
     (tmp_path / "config.json").write_bytes(b"\xff\x00 no text")
     assert launch("--run-dir", str(tmp_path), "generate") == 2

@@ -50,7 +50,8 @@ WITHOUT_FILES = ("generate", "chat", "plan", "promises", "bench-data")
 """Actions that write no file: without standard output their result is lost."""
 DISTRIBUTED = ("train", "evaluate", "generate")  # actions that several processes can do together
 RUN_MAY_CHANGE = ("sample.", "data.dir", "compute.", "train.mesh")
-"""Prefixes of the fields that may be overridden for an existing run: they did not affect its training."""
+"""Prefixes of the fields that may be overridden for an existing run: they did not affect its training. So may
+data.test, the files of the final test."""
 
 NO_THREAD = "can't start new thread"
 """Python's message if memory or the number of threads is at its limit."""
@@ -372,7 +373,7 @@ def as_trained(run_dir: Path, overrides: Iterable[tuple[str, str]], training: st
     # A run is read on one device, whatever mesh trained it, unless the command names a mesh.
     requested = override(replace(trained, train=replace(trained.train, mesh="")), overrides)
     for name, before, after in differences(trained, requested):
-        if not name.startswith(RUN_MAY_CHANGE):
+        if not name.startswith(RUN_MAY_CHANGE) and name != "data.test":
             message = f"{run_dir} was trained with {name} {before}, not {after}: leave {option(name)} out"
             raise UsageError(message)
     return located(run_dir, requested)

@@ -25,10 +25,13 @@ def test_a_short_translation_pays_the_brevity_penalty_and_a_long_one_loses_preci
 
 
 def test_scores_of_a_corpus_are_sacrebleus():
-    hypotheses = ("the cat sat on the mat", "a small dog barks at night, loudly!")
+    hypotheses = ("The cat sat on the mat", "a small dog barks at night, loudly!")
     references = (REFERENCE, "a small dog barked at night, loudly!")
     scores = corpus_scores(hypotheses, references)
     assert scores["bleu"] == pytest.approx(sacrebleu.corpus_bleu(hypotheses, [references]).score)
+    lower = sacrebleu.corpus_bleu(hypotheses, [references], lowercase=True)
+    assert scores["bleu_lowercase"] == pytest.approx(lower.score)
+    assert "case:lc" in scores["bleu_lowercase_signature"]
     assert scores["chrf"] == pytest.approx(sacrebleu.corpus_chrf(hypotheses, [references]).score)
     for part in ("nrefs:1", "tok:13a", "case:mixed", "smooth:exp"):
         assert part in scores["bleu_signature"]

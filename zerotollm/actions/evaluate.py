@@ -53,7 +53,7 @@ def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) ->
         result |= measured
         console, kind = Console(), "label" if feed.labels else "token"
         lines = [
-            ("split", f"{split} of {experiment.data.corpus}"),
+            ("split", f"{split} of {getattr(experiment.data, split) or experiment.data.corpus}"),
             ("checkpoint", f"{options.checkpoint}, step {run.step:,}"),
             ("loss", f"{measured['loss']:.4f} nats per {kind}, over {measured['tokens']:,} {kind}s"),
         ]
@@ -79,6 +79,7 @@ def evaluate(experiment: Experiment, run_dir: Path, options: EvaluateOptions) ->
             lines += [
                 *not_read(scores),
                 ("BLEU", f"{scores['bleu']:.2f}, {scores['bleu_signature']}"),
+                ("lower-cased", f"{scores['bleu_lowercase']:.2f}, {scores['bleu_lowercase_signature']}"),
                 ("chrF", f"{scores['chrf']:.2f}, {scores['chrf_signature']}"),
                 ("translations", f"{scores['pairs']:,}, in {file}"),
             ]
