@@ -31,5 +31,7 @@ def experiment() -> Experiment:
         tokenizer=replace(parent.tokenizer, vocab_size=4096),
         model=replace(parent.model, dropout=0.3, tie_embeddings=True),
         train=replace(parent.train, steps=16_000, eval_every=1000, sample_every=0, checkpoint_every=1000),
-        sample=replace(parent.sample, prompt="Two dogs run through the snow.", beam_size=5, length_penalty=0.6),
+        sample=replace(
+            parent.sample, prompt="Two dogs run through the snow.", beam_size=5, length_penalty=0.6
+        ),
     )

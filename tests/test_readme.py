@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -83,10 +84,16 @@ def test_every_command_of_a_page_is_understood(page, monkeypatch, tmp_path):
             return import_module(name)
         return SimpleNamespace(**{name.rpartition(".")[2]: lambda *_: called.append(name)})
 
-    base = catalog.load(experiments, "base")
+    base, multi30k = (catalog.load(experiments, name) for name in ("base", "multi30k"))
+    # Its files are named in the command that trains it.
+    named = replace(multi30k.data, corpus="a.en:a.de", validation="b.en:b.de", test="c.en:c.de")
+
+    def as_trained(path, overrides, training):
+        return cli.override(replace(multi30k, data=named) if path.name == "multi30k" else base, overrides)
+
     monkeypatch.setattr(cli, "import_module", stub)
     monkeypatch.setattr(cli, "read_experiment", lambda path: base)
-    monkeypatch.setattr(cli, "as_trained", lambda path, overrides, training: cli.override(base, overrides))
+    monkeypatch.setattr(cli, "as_trained", as_trained)
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     shell = [block.code for block in doc_pages.blocks(text) if block.language in ("", "bash")]
     if "results" not in page.parts:  # whose numbers may be of experiments of an earlier version
