@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import previous_token_heads
 from experiments.recent_tricks import FOLDER, budget, code, experiment, variants
 from experiments.tricks import (
     differential,
@@ -148,7 +149,8 @@ def test_names_are_folders_and_every_file_is_a_variant():
     assert not set(names) & ({variant.group for variant in made} | {BASE})
     assert all(name.replace("-", "").isalnum() for name in names)
     assert all(variant.paper and variant.sentence for variant in made)
-    used = {variant.experiment.code.module.rpartition(".")[2] for variant in made} - {""}
+    planted = previous_token_heads.variants(budget(previous_token_heads.experiment(), "small"))
+    used = {variant.experiment.code.module.rpartition(".")[2] for variant in (*made, *planted)} - {""}
     assert used == {path.stem for path in FOLDER.glob("*.py")} - {"__init__"}
     assert all(code(name).function(function) for name in used for function in code(name).functions.split())
 

@@ -372,7 +372,7 @@ def test_no_field_of_a_model_is_lost_in_an_export(family):
     written = {"vocab_size", "max_length", "num_layers", "width", "num_heads", "ff_width", "norm_epsilon"}
     rope = {"rope_theta", "rope_factor", "rope_original_length"}
     written |= {"encoder_layers"} if family.encoder_decoder else {"num_kv_heads", "head_width"}
-    needless = {"previous_token_heads", "initialization", "dropout", "cross_rope"}
+    needless = {"previous_token_heads", "previous_token_layers", "initialization", "dropout", "cross_rope"}
     needless |= set() if family.encoder_decoder else {"encoder_layers", "sinusoid_layout"}
     if family.fixed.get("position") == "rope":
         written |= rope | ({"nope_every"} - checked)

@@ -6,6 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
+pytest.importorskip("torch", reason="optional: requirements-torch.txt")
+pytest.importorskip("transformers", reason="optional: requirements-torch.txt")
+
 import zerotollm
 from tests.functions import forward
 from tests.imported_tokenizers import imported_tokenizer

@@ -68,7 +68,10 @@ class DataConfig:
     def __post_init__(self) -> None:
         """Take the slash from the end of a folder's name: with and without it, a corpus is the same."""
         for name in ("corpus", "old"):
-            object.__setattr__(self, name, _TRAILING_SLASH.sub("", getattr(self, name)))
+            if isinstance(
+                corpus := getattr(self, name), str
+            ):  # what is no text is refused with all other fields
+                object.__setattr__(self, name, _TRAILING_SLASH.sub("", corpus))
 
 
 def is_tsv(corpus: str) -> bool:

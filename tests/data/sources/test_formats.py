@@ -164,7 +164,7 @@ def test_of_a_wide_table_one_column_is_read(tmp_path, monkeypatch):
     )
     assert sorted(texts(tmp_path / "a.parquet")) == sorted(TEXTS[:30])
     assert {tuple(columns) for columns in asked} == {("text",)}
-    assert error_of(tmp_path / "a.parquet", field="x").endswith(", c18, c19 and 9,981 more")
+    assert ", c18, c19 and 9,981 more; " in error_of(tmp_path / "a.parquet", field="x")
 
 
 @pytest.mark.parametrize(
