@@ -32,7 +32,7 @@ from zerotollm.explain.sources import Sources, encode_within
 from zerotollm.interop.config import Dtype, Format
 from zerotollm.model.build import Params, init_params
 from zerotollm.run import Run
-from zerotollm.session.exported_files import write_export
+from zerotollm.session.exported_files import Exported, write_export
 
 FRESH = 5
 """Randomly initialized models that a trained one is compared with: the fewest that give an interval."""
@@ -150,15 +150,16 @@ class ExplainableRun(Run):
         grammar = grammar_history(self.checkpoints(), fresh, model, self.tokenizer, questions, train_N)
         return replace(explanation, grammar=grammar)
 
-    def export(self, out: str | Path, *, format: Format = "huggingface", dtype: Dtype = "float32") -> Path:
-        """Write the model to a new folder or file and return it, as the action does.
+    def export(
+        self, out: str | Path, *, format: Format = "huggingface", dtype: Dtype = "float32"
+    ) -> Exported:
+        """Write the model to a new folder or file, as the action does, and return what was written.
 
-        >>> run.export("my_model", format="c")
+        >>> print(run.export("my_model", format="c").show())
 
         Raises UsageError if the format has no such model.
         """
-        write_export(self, Path(out), format, dtype)
-        return Path(out)
+        return write_export(self, Path(out), format, dtype)
 
     def _refuse_to_explain(self) -> None:
         self.require_built_in_model("explain")

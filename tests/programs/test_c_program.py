@@ -355,7 +355,13 @@ def test_the_printed_command_makes_the_program_of_a_run(tmp_path, capsys):
     done = run(out, GREEDY.prompt, "--tokens", str(GREEDY.max_tokens), "--temperature", "0")
     assert done.stdout.decode() == zerotollm.load(run_dir).generate(GREEDY.prompt) + "\n"
     again = zerotollm.load(run_dir).export(tmp_path / "again", format="c")
-    assert (again / "model.c").read_bytes() == (out / "model.c").read_bytes()
+    source = (out / "model.c").read_bytes()
+    assert (again.path / "model.c").read_bytes() == source
+    assert again.show().startswith(again.sentence + "\n")
+    assert f"{again.path / 'model.c'}  {len(source):,}" in again.show().splitlines()
+    assert (again.save(tmp_path / "copy") / "model.c").read_bytes() == source
+    with pytest.raises(UsageError, match="copy exists already: give another name"):
+        again.save(tmp_path / "copy")
     assert main([*arguments[:-1], str(tmp_path / "other"), "--dtype", "float16"], root) == 2
     assert "--format c has its own types of numbers: leave --dtype out" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()

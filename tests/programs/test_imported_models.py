@@ -59,7 +59,7 @@ def ours(run: zerotollm.ExplainableRun, ids: list[int]) -> np.ndarray:
 
 
 def test_the_numpy_program_is_the_imported_model(run, tmp_path):
-    out = run.export(tmp_path / "out", format="numpy")
+    out = run.export(tmp_path / "out", format="numpy").path
     assert len((out / "model.py").read_text(encoding="utf-8").splitlines()) <= 250
     ids = run.tokenizer.encode(TEXT).tolist()
     result = run_program(out, PROMPT, TEXT, ids, [], TOKENS)
@@ -70,7 +70,7 @@ def test_the_numpy_program_is_the_imported_model(run, tmp_path):
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler named cc")
 def test_the_c_program_is_the_imported_model(run, tmp_path):
-    out = run.export(tmp_path / "out", format="c")
+    out = run.export(tmp_path / "out", format="c").path
     assert len((out / "model.c").read_text(encoding="utf-8").splitlines()) <= 600
     build(out, FAST, run.model_config)
     ids = run.tokenizer.encode(TEXT).tolist()
@@ -84,7 +84,7 @@ def test_the_c_program_is_the_imported_model(run, tmp_path):
 
 @pytest.mark.parametrize("run", ["Qwen3"], indirect=True)
 def test_the_page_of_an_imported_model_compares_8_bits_with_float32(run, tmp_path):
-    page = run.export(tmp_path / "page.html", format="html").read_text(encoding="utf-8")
+    page = run.export(tmp_path / "page.html", format="html").path.read_text(encoding="utf-8")
     data = json.loads(
         page.partition('<script type="application/json" id="model">')[2].partition("</script>")[0]
     )

@@ -15,6 +15,6 @@ def export(experiment: Experiment, run_dir: Path, options: ExportOptions) -> Pat
     if not options.out:
         raise UsageError("give --out: the folder to write, or with --format gguf the file")
     out = Path(options.out)
-    line = write_export(load(run_dir, options.checkpoint), out, options.format, options.dtype)
-    Console().print(line, soft_wrap=True)
+    exported = write_export(load(run_dir, options.checkpoint), out, options.format, options.dtype)
+    Console().print(exported.sentence, soft_wrap=True)
     return out

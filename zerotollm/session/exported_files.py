@@ -1,6 +1,8 @@
 """The files of an exported run, in each format."""
 
 import shlex
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from zerotollm import run_directory
@@ -21,14 +23,40 @@ from zerotollm.run import Run
 from zerotollm.session.model_page import page_facts
 
 
-def write_export(run: Run, out: Path, form: Format, dtype: Dtype) -> str:
-    """Write a run to a new folder or file, and return a line that says what was written and how it is used.
+@dataclass(frozen=True)
+class Exported:
+    """A model that was written for other programs. It is a path: `Path(exported)` and `open(exported)` work."""
+
+    path: Path
+    sentence: str
+    """what was written, and how it is used"""
+
+    def show(self) -> str:
+        """Return the sentence, and below it the files with their sizes in bytes."""
+        files = sorted(self.path.rglob("*")) if self.path.is_dir() else [self.path]
+        sizes = [f"{file}  {file.stat().st_size:,}" for file in files if file.is_file()]
+        return "\n".join([self.sentence, *sizes])
+
+    def save(self, path: str | Path) -> Path:
+        """Copy the files to a new folder or file and return it. Raises UsageError if it exists."""
+        path = Path(path)
+        if path.exists():
+            raise UsageError(f"{path} exists already: give another name, or delete it")
+        (shutil.copytree if self.path.is_dir() else shutil.copy2)(self.path, path)
+        return path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+def write_export(run: Run, out: Path, form: Format, dtype: Dtype) -> Exported:
+    """Write a run to a new folder or file, and return what was written.
 
     Raises UsageError if the format has no such model.
     """
     run.require_built_in_model("export")
     if form in ("numpy", "c", "html"):
-        return _write_program(run, out, form, dtype)
+        return Exported(out, _write_program(run, out, form, dtype))
     experiment, family = run.experiment, family_of(run.model_config)
     what, reader = f"{run.num_parameters:,} parameters", "transformers loads it with from_pretrained"
     if form == "peft":
@@ -70,7 +98,7 @@ def write_export(run: Run, out: Path, form: Format, dtype: Dtype) -> str:
             dtype=dtype,
             chat_template=template,
         )
-    return f"{out}: {family.architecture}, {what} of step {run.step:,} in {dtype}; {reader}"
+    return Exported(out, f"{out}: {family.architecture}, {what} of step {run.step:,} in {dtype}; {reader}")
 
 
 def _write_program(run: Run, out: Path, form: Format, dtype: Dtype) -> str:
