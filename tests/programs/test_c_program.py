@@ -23,6 +23,7 @@ from zerotollm.decoding import sample
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.decoding.text import generate_texts
 from zerotollm.decoding.translate import translate_texts
+from zerotollm.errors import UsageError
 from zerotollm.model.build import build_net
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.programs.c_program import write_c
