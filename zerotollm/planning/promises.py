@@ -157,11 +157,11 @@ BEYOND = 2.0
 """How far outside of these ranges the law is trusted."""
 
 FITTED: dict[Quantity, Fitted] = {
-    "cpu_seconds": Fitted(constants=(0.0, 3.766, 2.813), low=0.369, high=2.09, runs=18),
-    "seconds": Fitted(constants=(1.184,), low=0.687, high=3.97, runs=18),
-    "step_seconds": Fitted(constants=(), low=0.112, high=2.78, runs=18),
-    "peak_memory_bytes": Fitted(constants=(0.0, 62770000.0), low=0.918, high=1.15, runs=18),
-    "validation_bpb": Fitted(constants=(0.02178, -0.05015, 0.0409), low=0.956, high=1.08, runs=58),
+    "cpu_seconds": Fitted(constants=(0.5634, 2.312, 1.451), low=0.763, high=1.8, runs=20),
+    "seconds": Fitted(constants=(0.7809,), low=0.631, high=2.34, runs=20),
+    "step_seconds": Fitted(constants=(), low=0.292, high=1.0, runs=20),
+    "peak_memory_bytes": Fitted(constants=(0.0, 101500000.0), low=0.915, high=1.23, runs=20),
+    "validation_bpb": Fitted(constants=(0.02161, -0.04998, 0.03124), low=0.938, high=1.1, runs=58),
 }
 """By `python tests/bench_promises.py fit results/promises/fitted`."""
 
