@@ -4,8 +4,8 @@ Group: from raw text
 
 Command: python launch.py --experiment base
 
-Time: 2:34 on 2 idle CPU cores of an AMD EPYC with AVX-512; 6:22 on 2 of one with AVX2, from an empty cache, measured when
-only the first layer had planted heads: a step is the same work
+Time: 2:34 on 2 idle CPU cores of an AMD EPYC with AVX-512; 6:22 on 2 of one with AVX2, from an empty cache, when only
+the first layer had planted heads: a step is the same work
 
 Expected: 1.1775, 1.1790 and 1.1769 bits per byte on the validation chapters of bible-web (seeds 0 to 2)
 """
