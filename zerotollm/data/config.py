@@ -68,9 +68,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         """Take the slash from the end of a folder's name: with and without it, a corpus is the same."""
         for name in ("corpus", "old"):
-            if isinstance(
-                corpus := getattr(self, name), str
-            ):  # what is no text is refused with all other fields
+            corpus = getattr(self, name)
+            if isinstance(corpus, str):  # anything else is refused where all fields are checked
                 object.__setattr__(self, name, _TRAILING_SLASH.sub("", corpus))
 
 
