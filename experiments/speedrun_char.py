@@ -4,9 +4,10 @@ Group: speedruns
 
 Command: python launch.py --experiment speedrun_char --data.corpus input.txt
 
-Time: about 5 minutes a seed on 2 CPU cores (Intel Xeon, AVX-512), three seeds
+Time: not yet measured; 2,300 steps took 5:40 a seed on 2 CPU cores (AMD EPYC, AVX-512), three seeds
 
-Expected: a record as in docs/results/speedrun.md, which has the rules
+Expected: a record as in docs/results/speedrun.md, which has the rules. 2,300 steps were too few: seeds 0 and 1 had 1.4665
+and 1.4807 nats per character
 """
 
 from dataclasses import replace
@@ -17,9 +18,9 @@ from zerotollm.studies.speedrun import Target
 
 
 def experiment() -> Experiment:
-    """Return `shakespeare_char_best` with fewer steps: what a better recipe replaces."""
+    """Return `shakespeare_char_best` with more steps: what a better recipe replaces."""
     parent = shakespeare_char_best()
-    return replace(parent, name="speedrun_char", train=replace(parent.train, steps=2300))
+    return replace(parent, name="speedrun_char", train=replace(parent.train, steps=3000))
 
 
 def target() -> Target:
