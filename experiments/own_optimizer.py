@@ -7,7 +7,8 @@ Command: python launch.py --experiment own_optimizer
 Time: 1:17 to 1:31 on one core of an AMD EPYC, for 300 of the 1,650 steps of `base`
 
 Expected: 1.668, 1.652 and 1.681 bits per byte, seeds 0 to 2;
-`base` after 300 steps 1.440, 1.428 and 1.428: slower than Muon over so few steps
+`base` after 300 steps 1.440, 1.428 and 1.428: slower than Muon over so few steps.
+Measured with `base` of version 0.1, now `base_token_shift`
 """
 
 from dataclasses import replace

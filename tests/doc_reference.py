@@ -73,7 +73,8 @@ def actions_page() -> str:
     )
     experiment = Experiment()
     for name, action in ACTIONS.items():
-        text += f"\n## {name}\n\n{action.summary[0].upper()}{action.summary[1:]}.\n"
+        end = "" if action.summary.endswith("?") else "."
+        text += f"\n## {name}\n\n{action.summary[0].upper()}{action.summary[1:]}{end}\n"
         if action.options:
             text += "\n" + fields_table(action.options(experiment), dotted=False)
     return text + GENERATED

@@ -13,6 +13,10 @@ import pytest
 from tests import doc_pages
 from tests.mutants import EQUIVALENT, NEAREST
 from zerotollm import catalog, cli
+from zerotollm.actions.config import PlanOptions
+from zerotollm.experiment import Experiment
+from zerotollm.session.devices import check_rows
+from zerotollm.sharding.config import parse_mesh
 from zerotollm.studies.ladder import as_point
 from zerotollm.studies.results import page_markdown, rows_of
 from zerotollm.studies.scaling_law import fit_law, predict
@@ -75,14 +79,22 @@ def test_every_file_that_a_page_names_exists(page):
 def test_every_command_of_a_page_is_understood(page, monkeypatch, tmp_path):
     """Each command is parsed, its fields are set and validated, and its action, here one that returns, is called.
 
-    A page whose Python defines `experiment()` shows a file of experiments/, which its commands may name.
+    A mesh that it names divides its batch. A page whose Python defines `experiment()` shows a file of experiments/,
+    which its commands may name.
     """
     experiments, called = ROOT / "experiments", []
 
     def stub(name):
         if not name.startswith("zerotollm.actions."):
             return import_module(name)
-        return SimpleNamespace(**{name.rpartition(".")[2]: lambda *_: called.append(name)})
+        return SimpleNamespace(**{name.rpartition(".")[2]: act})
+
+    def act(subject, _, *options):
+        called.append(subject)
+        if isinstance(subject, Experiment):
+            plans = [option.mesh for option in options if isinstance(option, PlanOptions)]
+            for mesh in filter(None, [subject.train.mesh, *plans]):
+                check_rows(subject, parse_mesh(mesh))
 
     base, multi30k = (catalog.load(experiments, name) for name in ("base", "multi30k"))
     # Its files are named in the command that trains it.
@@ -109,7 +121,7 @@ def test_every_command_of_a_page_is_understood(page, monkeypatch, tmp_path):
     folders = [own, experiments]
     known = catalog.names(own) + catalog.names(experiments)
     parsed = [cli.split(command, known) for command in words]
-    acting = [command for command in parsed if not command.only_shows() and not command.distributed]
+    acting = [replace(command, distributed="") for command in parsed if not command.only_shows()]
     for command in acting:
         cli.run(command, folders)
     assert len(called) == len(acting)

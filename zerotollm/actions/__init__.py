@@ -82,7 +82,7 @@ ACTIONS: dict[str, Action] = {
         reads_run=True,
     ),
     "export": Action(
-        "write the trained model as files that transformers, llama.cpp or peft load",
+        "write the trained model for transformers, llama.cpp or peft, or as a program: NumPy, C or a web page",
         lambda experiment: config.ExportOptions(_checkpoint(experiment)),
         reads_run=True,
     ),
