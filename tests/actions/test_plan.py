@@ -221,6 +221,13 @@ def test_what_does_not_fit_gets_the_cheapest_change_and_fit_applies_it(capsys):
     assert fitted["change"] == facts["change"]
 
 
+def test_what_a_mesh_sends_is_known_only_of_a_compiled_step(capsys):
+    plan(TINY, Path("run"), replace(QUICK, mesh="data=2", compile="no"))
+    said = capsys.readouterr().out
+    assert "not counted with --compile no" in said
+    assert "tokens/s" not in said
+
+
 def test_a_budget_that_nothing_fits():
     with pytest.raises(RunError, match=r"nothing makes base fit into .* take a smaller model") as caught:
         plan(TINY, Path("run"), replace(QUICK, memory_gb=0.5 * 2**30 / 1e9 + 0.0005))

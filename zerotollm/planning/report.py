@@ -250,6 +250,10 @@ def mesh_table(planned: MeshPlan, job: Job, shape: MeshShape, device: Device, ro
     if planned.xla_bytes:
         row("memory by XLA", f"{_size(planned.xla_bytes)}, compiled for CPUs, without a loop over layers")
     row("fits", _verdict(room - needed))
+    if shape.size > 1 and not planned.operations:  # the compiled step says what is sent
+        row("sent by a device", "not counted with --compile no, and neither is its time")
+        row("a step", f"{planned.compute_seconds * 1e3:,.0f} ms of computing")
+        return table
     row("sent by a device", f"{_size(sum(planned.sent.values()))} a step, {planned.operations:,} operations")
     for kind, number in sorted(planned.sent.items()):
         row(f"  {kind}", _size(number))
