@@ -13,13 +13,17 @@ Moses and 27.6 of the paper's Seq2Seq (arXiv:1711.04731); 36.4 on the easier dev
 
 from dataclasses import replace
 
+from experiments.base_token_shift import with_token_shift
 from experiments.translate import experiment as translate
 from zerotollm.experiment import Experiment
 
 
 def experiment() -> Experiment:
-    """Return `translate` on YLTToBBE of "Evaluating prose style transfer with the Bible" (arXiv:1711.04731)."""
-    parent = translate()
+    """Return `translate` on YLTToBBE of "Evaluating prose style transfer with the Bible" (arXiv:1711.04731).
+
+    It has token shift instead of planted heads, because its results were measured so.
+    """
+    parent = with_token_shift(translate())
     return replace(
         parent,
         name="bible_style",

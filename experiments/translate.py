@@ -12,17 +12,16 @@ Expected: 27.76 BLEU and 47.9 chrF on the test chapters, 30.31 and 50.3 on the v
 
 from dataclasses import replace
 
-from experiments.base_token_shift import experiment as base
+from experiments.base import experiment as base
 from zerotollm.experiment import Experiment
 
 
 def experiment() -> Experiment:
-    """Return `base_token_shift` with an encoder, on verses of the Wycliffe Bible and of the World English Bible.
+    """Return `base` with an encoder, on verses of the Wycliffe Bible and of the World English Bible.
 
     It is narrower than `base`, since it has two sides and reads about five epochs. Its heads are more and narrower,
-    since one head of cross-attention attends to one position. Token shift on both sides and rope in cross-attention
-    make it learn the alignment sooner; docs/results/translation.md has their
-    effects in `bible_style`.
+    since one head of cross-attention attends to one position. Planted heads on both sides and rope in cross-attention
+    make it learn the alignment sooner (docs/results/translation.md).
     """
     parent = base()
     return replace(

@@ -125,11 +125,11 @@ def test_the_table_stands_beside_the_papers_and_says_what_holds():
     ]
     text = published_markdown(make_rows(records))
     assert "| base | - | 7.78 (2) | 4.92 | 20.5 | 25.8 | 1.6 | 65 |" in text
-    assert "Of 4 variants" in text
-    assert "1 are shown to differ in the same direction here (A-heads-eighth)" in text
-    assert "1 do so without being shown to (B-keys-half)" in text
+    assert "the perplexity of 4 variants differs" in text
+    assert "Here 1 of them are shown to differ in the same direction (A-heads-eighth)." in text
+    assert "1 differ in this direction without being shown to (B-keys-half)." in text
     assert (
-        "2 do not (C-layers-third, C-layers-two-thirds), 1 of these are shown to differ in the other direction "
+        "2 do not (C-layers-third, C-layers-two-thirds). 1 of these are shown to differ in the other one "
         "(C-layers-third). A 95 % interval" in text
     )
     assert page_markdown(make_rows(records)) + "\n" == text

@@ -70,16 +70,15 @@ def conclusion(rows: Sequence[Row]) -> str:
     if not total:
         differs = "whose perplexity in the paper differs from its base's by more than 1 %"
         return f"No variant was trained {differs}."
-    clauses = [
-        f"Of {total} variants whose perplexity differs from the base's by more than 1 % in the paper",
-        f"{len(shown)} are shown to differ in the same direction here{_names(shown)}",
-        f"{len(same)} do so without being shown to{_names(same)}",
-        f"{len(other)} do not{_names(other)}",
+    sentences = [
+        f"In the paper the perplexity of {total} variants differs from the base's by more than 1 %.",
+        f"Here {len(shown)} of them are shown to differ in the same direction{_names(shown)}.",
+        f"{len(same)} differ in this direction without being shown to{_names(same)}.",
+        f"{len(other)} do not{_names(other)}.",
     ]
     if contrary:
-        other_direction = f"are shown to differ in the other direction{_names(contrary)}"
-        clauses.append(f"{len(contrary)} of these {other_direction}")
-    return f"{', '.join(clauses)}. {verdict_note(rows)}".rstrip()
+        sentences.append(f"{len(contrary)} of these are shown to differ in the other one{_names(contrary)}.")
+    return f"{' '.join(sentences)} {verdict_note(rows)}".rstrip()
 
 
 def _names(names: Sequence[str]) -> str:
