@@ -13,8 +13,9 @@ with the vocabulary of `base` 1.9089 (three seeds each): the pretraining of `bas
 from dataclasses import replace
 
 from experiments.base import experiment as base
+from experiments.finetune_subject import FROM_SCRATCH
 from zerotollm.experiment import Experiment
-from zerotollm.studies.suite import Variant, changed
+from zerotollm.studies.suite import Variant, variants_of
 
 
 def experiment() -> Experiment:
@@ -43,5 +44,4 @@ def experiment() -> Experiment:
 
 def variants(base: Experiment) -> tuple[Variant, ...]:
     """Return the variant for `ablate --init-from runs/base`: training from scratch."""
-    scratch = {"train.start_from": ""}
-    return (Variant("scratch", "beginning", changed(base, scratch), "-", "the same steps from nothing"),)
+    return variants_of(base, FROM_SCRATCH)
