@@ -1,7 +1,8 @@
 """The functions that an experiment composes: model, optimizer, objective, dataset, and the training made of them.
 
 Each takes the experiment, with its model resolved. An experiment's file may define functions of these names that take
-their place: see `zerotollm.own_code`. Everything that trains, plans, measures or writes asks `of` for them.
+their place: see `zerotollm.own_code`. Everything that trains, plans, measures or writes gets them from `model_of`,
+`dataset_of` and `training_of`.
 """
 
 from collections.abc import Callable, Mapping

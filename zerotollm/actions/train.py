@@ -28,17 +28,13 @@ from zerotollm.session.progress import Clock, Display, console_of
 from zerotollm.session.promise import promise
 from zerotollm.session.resume import initialize_or_resume
 from zerotollm.session.run_log import RunLog, Validation
-from zerotollm.session.summary import commands, held_out_words, rows, summarize
+from zerotollm.session.summary import Summary, commands, held_out_words, rows, summarize
 from zerotollm.session.warm_start import warm_start
 from zerotollm.sharding.processes import is_first, on_first, stop_requested, together
 from zerotollm.training.checkpoints import CheckpointWriter
-from zerotollm.training.config import due
+from zerotollm.training.config import TrainConfig, due
 from zerotollm.training.prefetch import prefetched
 from zerotollm.training.step import EvalStep, TrainState
-from zerotollm.types import Json
-
-Summary = Json
-"""What summary.json holds: see `zerotollm.session.summary.summarize`."""
 
 
 def train(experiment: Experiment, run_dir: Path) -> Summary:
@@ -68,7 +64,7 @@ def train(experiment: Experiment, run_dir: Path) -> Summary:
             with ExitStack() as loop:
                 log = RunLog(run_dir, experiment, feed, display, first, notes, began)
                 loop.enter_context(closing(log))
-                writer = loop.enter_context(_checkpoint_writer(run_dir, experiment))
+                writer = loop.enter_context(closing(_checkpoint_writer(run_dir, config)))
                 stop = [] if together() else loop.enter_context(stop_requests(hangup=True))
                 batches = loop.enter_context(_batches(training, first))
                 train_step = training.train_step()
@@ -128,27 +124,17 @@ def _describe(training: CompiledTraining, first: int, display: Display) -> None:
     trainable = training.trainable_parameters
     part = f", of which {trainable:,} are trained" if trainable != training.num_parameters else ""
     tokens = experiment.train.steps * (1 - experiment.data.replay) * feed.tokens_per_step
-    epochs = (
-        f"{tokens / feed.tokens:.1f} epochs"
-        if not feed.sources
-        else ", ".join(
-            f"{tokens * source.share / source.tokens:.2g} epochs of {source.corpus}"
-            for source in feed.sources
-        )
-    )
+    epochs = [f"{tokens * s.share / s.tokens:.2g} epochs of {s.corpus}" for s in feed.sources]
+    epochs = epochs or [f"{tokens / feed.tokens:.1f} epochs"]
     display.say(
         f"{training.num_parameters:,} parameters{part}; {feed.tokens:,} {'labels' if feed.labels else 'tokens'} to "
-        f"train on, {epochs}" + (f"; resuming after step {first}" if first else "")
+        f"train on, {', '.join(epochs)}" + (f"; resuming after step {first}" if first else "")
     )
 
 
-@contextmanager
-def _checkpoint_writer(run_dir: Path, experiment: Experiment) -> Iterator[CheckpointWriter]:
-    config = experiment.train
+def _checkpoint_writer(run_dir: Path, config: TrainConfig) -> CheckpointWriter:
     regular = partial(due, steps=config.steps, every=config.checkpoint_every)
-    keep = max(config.keep, config.average)
-    with closing(CheckpointWriter(run_dir / run_directory.CHECKPOINTS, keep, regular)) as writer:
-        yield writer
+    return CheckpointWriter(run_dir / run_directory.CHECKPOINTS, max(config.keep, config.average), regular)
 
 
 def _batches(training: CompiledTraining, first: int) -> closing:
@@ -172,23 +158,15 @@ def _evaluate(training: CompiledTraining, eval_step: Callable[[], EvalStep], sta
 
 
 def _sample(training: CompiledTraining, state: TrainState) -> str:
-    experiment = training.experiment
-    params = training.merge(state.params, state.frozen)
-    return sample_text(
-        params,
-        model_of(experiment),
-        training.feed.tokenizer,
-        experiment.sample,
-        translates=translates(experiment),
-    )
+    experiment, params = training.experiment, training.merge(state.params, state.frozen)
+    net, tokenizer = model_of(experiment), training.feed.tokenizer
+    return sample_text(params, net, tokenizer, experiment.sample, translates=translates(experiment))
 
 
 def _stopped(stop: list[int], step: int, steps: int, run_dir: Path) -> StoppedError:
     number = stop[0] if stop else signal.SIGTERM
-    return StoppedError(
-        f"stopped at step {step} of {steps} and saved in {run_dir}; the same command resumes it",
-        number,
-    )
+    words = f"stopped at step {step} of {steps} and saved in {run_dir}; the same command resumes it"
+    return StoppedError(words, number)
 
 
 def _summarize(run_dir: Path, training: CompiledTraining, log: RunLog) -> Summary:

@@ -84,7 +84,7 @@ def measure_basis(training: CompiledTraining, began: Clock) -> Basis:
     spent, experiment, feed = began.passed(), training.experiment, training.feed
     train, model, data = experiment.train, experiment.model, experiment.data
     parameters, tokens = counted_parameters(model), round(train.steps * feed.tokens_per_step)
-    programs = [program.result() for program in training.train_program.by_shape.values()]
+    programs = training.train_program.compiled().values()
     costs = [program.cost_analysis() or {} for program in programs]
     sizes = [xla_memory(program) for program in programs]
     flops = float(np.mean([cost.get("flops", 0.0) for cost in costs]))
@@ -103,7 +103,7 @@ def measure_basis(training: CompiledTraining, began: Clock) -> Basis:
         "step_bytes": float(np.mean([cost.get("bytes accessed", 0.0) for cost in costs])),
         "step_memory": max((planned_peak(size) - size["arguments"] for size in sizes if size), default=0),
         "validations": times(0, train.steps, train.eval_every),
-        "validation_steps": feed.evaluation_tokens / feed.tokens_per_step / 3,
+        "validation_steps": feed.evaluation_steps,
         "seconds": spent.seconds,
         "cpu_seconds": spent.cpu_seconds,
         "resident_bytes": resident_bytes(),

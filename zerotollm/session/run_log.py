@@ -61,12 +61,11 @@ class RunLog:
     ):
         self.notes: Notes = notes
         self._run_dir, self._train, self._feed, self._display = run_dir, experiment.train, feed, display
-        self._time_before, self._began = Clock(notes["seconds"], notes["cpu_seconds"]), began
+        # As if all processes of the run were this one.
+        self._began = Clock(began.seconds - notes["seconds"], began.cpu_seconds - notes["cpu_seconds"])
         self._saved_at = start
         self._early: list[float] = []
         self._pace = Pace(feed.tokens_per_step, notes["step_seconds"])
-        # In steps, until it was timed: the forward pass is a third of a step.
-        self._eval_guess = feed.evaluation_tokens / feed.tokens_per_step / 3
         self._skipped = 0.0
         self._deferred = DeferredMetrics(self._read)
         self._metrics_path = run_dir / run_directory.METRICS
@@ -118,7 +117,7 @@ class RunLog:
             )
         self._steps.add(step, values, pace.tokens_per_second)
         pauses = {  # those due after this very step are still to come
-            "validation": (times(step - 1, train.steps, train.eval_every), self._eval_guess),
+            "validation": (times(step - 1, train.steps, train.eval_every), self._feed.evaluation_steps),
             "sample": (times(step - 1, train.steps, train.sample_every), 2.0),
         }
         left = pace.seconds_left(train.steps - step, pauses)
@@ -151,16 +150,13 @@ class RunLog:
     def save(self, writer: CheckpointWriter, state: TrainState, step: int) -> None:
         """Start to save a checkpoint."""
         with self._pause("save"):
-            before, passed = self._time_before, self._began.passed()
+            passed = self._began.passed()
             self.notes = {
-                "text": self._feed.fingerprint,
-                "frozen": self.notes["frozen"],
-                "before": self.notes["before"],
+                **self.notes,
                 "losses": list(self._steps.losses),
-                "validation": self.notes["validation"],
                 "step_seconds": self._pace.seconds,
-                "seconds": before.seconds + passed.seconds,
-                "cpu_seconds": before.cpu_seconds + passed.cpu_seconds,
+                "seconds": passed.seconds,
+                "cpu_seconds": passed.cpu_seconds,
             }
             self._metrics.sync()
             writer.save(state.saved(), step, self.notes, self._metrics_path)

@@ -20,6 +20,7 @@ from zerotollm.training.metrics import OF_SOURCE, measured_metrics, read_metrics
 from zerotollm.types import Json
 
 Summary = Json
+"""What summary.json holds: see `summarize`."""
 EXAMPLE_TOKENS, EXAMPLE_WORDS, EXAMPLE_CHARACTERS = 64, 5, 60
 """Most of a held-out text that is read, and that makes a prompt."""
 

@@ -51,9 +51,9 @@ def token_losses(
     return loss_X, nats_X, log_z_X
 
 
-def rows_for(tokens: int, vocab_size: int, logits: int = LOGITS) -> int:
-    """Return the rows of a chunk: chunks of equal size, a multiple of 8, with at most about `logits` logits."""
-    chunks = max(1, -(-tokens * vocab_size // logits))
+def rows_for(tokens: int, vocab_size: int) -> int:
+    """Return the rows of a chunk: chunks of equal size, a multiple of 8, with at most about `LOGITS` logits."""
+    chunks = max(1, -(-tokens * vocab_size // LOGITS))
     return min(tokens, -(-tokens // chunks // 8) * 8)
 
 
