@@ -45,7 +45,8 @@ def budget(base: Experiment, size: Literal["tiny", "small", "full"]) -> Experime
 
 def variants(base: Experiment) -> tuple[Variant, ...]:
     """Return the variants of the base, each with one change."""
-    return variants_of(base, _model_changes(base) | _training_changes(base) | _size_changes(base))
+    of_model = _block_changes(base) | _embedding_changes()
+    return variants_of(base, of_model | _training_changes(base) | _size_changes(base))
 
 
 Changes = dict[str, list[Change]]
@@ -53,16 +54,12 @@ Changes = dict[str, list[Change]]
 VASWANI = "arXiv:1706.03762, section "
 
 
-def _model_changes(base: Experiment) -> Changes:
+def _block_changes(base: Experiment) -> Changes:
     def feed_forward(kind: str, paper: str) -> Change:
         fields = {"model.feed_forward": kind, "model.ff_width": ungated_width(base)}
         return Change(kind, fields, paper, "without a gate, wider: the same number of parameters")
 
-    def shift(name: str, tokens: int, sentence: str) -> Change:
-        return Change(name, {"model.token_shift": tokens}, "arXiv:2305.13048", sentence)
-
     post = {"model.norm_position": "post"}
-    tied = {"model.tie_embeddings": True}
     return {
         "position": [
             Change(
@@ -126,6 +123,15 @@ def _model_changes(base: Experiment) -> Changes:
                 "attention inside a document only, in training and validation",
             ),
         ],
+    }
+
+
+def _embedding_changes() -> Changes:
+    def shift(name: str, tokens: int, sentence: str) -> Change:
+        return Change(name, {"model.token_shift": tokens}, "arXiv:2305.13048", sentence)
+
+    tied = {"model.tie_embeddings": True}
+    return {
         "embedding": [
             Change(
                 "tied",
