@@ -32,6 +32,7 @@ from zerotollm.training.objectives import Batch, Objective, cross_entropy_object
 from zerotollm.training.optimizers import learning_rate_schedule, make_optimizer, peak_rate
 from zerotollm.training.step import (
     EvalStep,
+    LossFn,
     TrainState,
     TrainStep,
     in_micro_batches,
@@ -112,8 +113,7 @@ class Training(NamedTuple):
     eval_step: EvalStep
     """(all parameters, batch) -> {"nats": summed loss, "tokens": summed weights}, dropout off; for labels also
     "correct", the summed weights of those predicted right"""
-    loss: Callable[[Params, Batch, jax.Array], tuple[jax.Array, jax.Array]]
-    """(all parameters, batch, dropout key) -> (objective, cross-entropy), summed over weighted tokens"""
+    loss: LossFn
     merge: Callable[[Params, Params | None], Params]
     """(trainable, frozen) -> all parameters"""
 
