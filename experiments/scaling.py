@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from experiments.base_token_shift import experiment as base
 from zerotollm.experiment import Experiment, resolved_model
-from zerotollm.planning.flops import counted_parameters
+from zerotollm.planning.flops import counted_parameters, tokens_trained_on
 
 HEAD = 32
 """Width of a head and of a block of Muon at every size."""
@@ -45,7 +45,7 @@ def experiment() -> Experiment:
 def ladder(base: Experiment) -> tuple[Experiment, ...]:
     """Return the runs to which the law is fitted: every width at every budget with a number of tokens in `TOKENS`."""
     runs = [sized(base, width, budget) for budget in BUDGETS for width in WIDTHS]
-    return tuple(run for run in runs if TOKENS[0] <= tokens(run) <= TOKENS[1])
+    return tuple(run for run in runs if TOKENS[0] <= tokens_trained_on(run) <= TOKENS[1])
 
 
 def next_size(base: Experiment) -> Experiment:
@@ -71,8 +71,3 @@ def sized(base: Experiment, width: int, budget: float) -> Experiment:
         optimizer=replace(base.optimizer, warmup_steps=warmup),
         train=replace(base.train, steps=steps),
     )
-
-
-def tokens(run: Experiment) -> int:
-    """Return the number of tokens trained on."""
-    return run.train.steps * run.data.batch_size * run.data.context

@@ -78,6 +78,11 @@ def flops_per_step(experiment: Experiment) -> int:
     return train_flops(resolved_model(experiment), data.context) * data.context * data.batch_size
 
 
+def tokens_trained_on(experiment: Experiment) -> int:
+    """Return D of the scaling law, repeated tokens counted again."""
+    return experiment.train.steps * experiment.data.batch_size * experiment.data.context
+
+
 def head_rows(model: TransformerConfig) -> int:
     """Return the number of logits: one per label, or one per id of the vocabulary."""
     return model.num_classes or model.vocab_size

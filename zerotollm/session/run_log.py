@@ -15,11 +15,14 @@ from zerotollm.planning.promises import EARLY
 from zerotollm.session.progress import Clock, Display, Pace
 from zerotollm.session.promise import promise_early
 from zerotollm.sharding.processes import is_first, on_first
-from zerotollm.training.checkpoints import AHEAD, CheckpointWriter, of_step
+from zerotollm.training.checkpoints import CheckpointWriter, of_step
 from zerotollm.training.config import times
 from zerotollm.training.metrics import OF_SOURCE, MetricsWriter, NullMetricsWriter, StepLog
 from zerotollm.training.prefetch import DeferredMetrics
 from zerotollm.training.step import Metrics, TrainState
+
+LEAD = 20
+"""During a save, training continues for at most 1/LEAD of the steps between two checkpoints."""
 
 Validation = dict[str, float]
 """`loss`, `bpb` and other `training.metrics.MEASURED`, where there are: see `StepLog.validation`."""
@@ -163,8 +166,8 @@ class RunLog:
         self._saved_at = step
 
     def limit_lead(self, writer: CheckpointWriter, step: int) -> None:
-        """Wait for the disk once training is a twentieth of an interval beyond the checkpoint being saved."""
-        if step == self._saved_at + self._train.checkpoint_every // AHEAD:
+        """Wait for the disk once training is 1/LEAD of an interval beyond the checkpoint being saved."""
+        if step == self._saved_at + self._train.checkpoint_every // LEAD:
             if writer.busy():  # a slow disk, or quick steps: no time of theirs
                 with self._pause("slow save"):
                     writer.wait()
