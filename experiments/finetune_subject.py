@@ -18,7 +18,7 @@ from zerotollm.experiment import Experiment
 from zerotollm.studies.suite import Change, Variant, variants_of
 
 FROM_SCRATCH = {
-    "beginning": [Change("scratch", {"train.start_from": ""}, "-", "the same steps from nothing")],
+    "beginning": [Change("scratch", {"train.start_from": ""}, "-", "the same steps from nothing")]
 }
 """The change with which every fine-tuning is compared, by group."""
 

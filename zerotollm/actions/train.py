@@ -11,6 +11,7 @@ import numpy as np
 
 from zerotollm import run_directory
 from zerotollm.components import model_of
+from zerotollm.console import Console
 from zerotollm.decoding.text import sample_text
 from zerotollm.evaluation.loss import evaluate_feed
 from zerotollm.evaluation.translation_report import with_prompt
@@ -24,7 +25,7 @@ from zerotollm.session.data import load_data, pinned_data
 from zerotollm.session.devices import computing_on_mesh, mesh_lines
 from zerotollm.session.job import job_for
 from zerotollm.session.out_of_memory import out_of_memory_explained
-from zerotollm.session.progress import Clock, Display, console_of
+from zerotollm.session.progress import Clock, Display
 from zerotollm.session.promise import promise
 from zerotollm.session.resume import initialize_or_resume
 from zerotollm.session.run_log import RunLog, Validation
@@ -96,7 +97,7 @@ def _claimed(experiment: Experiment, run_dir: Path) -> Iterator[tuple[Experiment
     """Hold the lock on `run_dir` for this experiment; give it with its places, and the summary of a finished run."""
     experiment = with_prompt(pinned_data(experiment), run_dir)
     with ExitStack() as stack:
-        display = stack.enter_context(Display(experiment.train.steps, console_of(is_first())))
+        display = stack.enter_context(Display(experiment.train.steps, Console(quiet=not is_first())))
 
         def claim() -> Summary | None:
             stack.enter_context(run_directory.locked(run_dir))
