@@ -39,7 +39,6 @@ from zerotollm.training.step import (
     make_train_step,
     mean_gradients,
     plain_update,
-    scaled,
     skip_overflow,
     sum_gradients,
     with_frozen,
@@ -167,9 +166,8 @@ def training_of(experiment: Experiment, pad_id: int = Tokenizer.pad_id) -> Train
     gradients = in_micro_batches(sum_gradients(with_frozen(loss, train)), train.micro_batches)
     update = plain_update(tx, None if code.function("optimizer") else learning_rate)
     if precision(experiment) == "float16":
-        train_step = make_train_step(scaled(gradients), skip_overflow(update))
-    else:
-        train_step = make_train_step(mean_gradients(gradients), update)
+        update = skip_overflow(update)
+    train_step = make_train_step(mean_gradients(gradients), update)
     return Training(init, train_step, eval_step, loss, partial(merge_params, train=train))
 
 

@@ -166,13 +166,7 @@ class Run:
 
 
 def load(path: str | Path, step: int | str = "", mesh: Mesh | None = None) -> Run:
-    """Open a run directory: `run = load("runs/base")`.
-
-    `step` chooses the checkpoint: "best" (lowest validation bits per byte), "last", "average" (the mean of the
-    newest `train.average`), or the number of a step that was kept; empty: see `default_checkpoint`. On a `mesh` (of
-    `zerotollm.sharding.rules.make_mesh`) each device holds its part of the parameters. Raises UsageError
-    where there is no run, no checkpoint yet or no such step; RunError where the checkpoint is damaged.
-    """
+    """Open a run directory to use its model; arguments and errors as of `zerotollm.load`, which can explain it too."""
     path = Path(path).expanduser()
     written = run_directory.read_experiment(path)
     experiment = run_directory.located(path, written)
