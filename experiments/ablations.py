@@ -55,41 +55,28 @@ VASWANI = "arXiv:1706.03762, section "
 
 
 def _block_changes(base: Experiment) -> Changes:
+    def position(name: str, kind: str, paper: str, sentence: str) -> Change:
+        return Change(name, {"model.position": kind}, paper, sentence)
+
     def feed_forward(kind: str, paper: str) -> Change:
         fields = {"model.feed_forward": kind, "model.ff_width": ungated_width(base)}
         return Change(kind, fields, paper, "without a gate, wider: the same number of parameters")
 
-    post = {"model.norm_position": "post"}
+    def heads(name: str, number: int, words: str) -> Change:
+        sentence = f"{words}; the blocks of Muon stay as they are, and are no longer one head each"
+        return Change(name, {"model.num_heads": number}, VASWANI + "3.2.2", sentence)
+
+    layer, post = {"model.norm": "layer"}, {"model.norm_position": "post"}
     return {
         "position": [
-            Change(
-                "sinusoidal",
-                {"model.position": "sinusoidal"},
-                VASWANI + "3.5",
-                "sines and cosines instead of RoPE",
-            ),
-            Change(
-                "learned",
-                {"model.position": "learned"},
-                VASWANI + "3.5",
-                "a learned vector a position instead of RoPE",
-            ),
-            Change(
-                "no-position",
-                {"model.position": "none"},
-                "arXiv:2305.19466",
-                "the causal mask alone tells the order",
-            ),
+            position("sinusoidal", "sinusoidal", VASWANI + "3.5", "sines and cosines instead of RoPE"),
+            position("learned", "learned", VASWANI + "3.5", "a learned vector a position instead of RoPE"),
+            position("no-position", "none", "arXiv:2305.19466", "the causal mask alone tells the order"),
         ],
         "norm": [
-            Change("layer-pre", {"model.norm": "layer"}, "arXiv:1607.06450", "LayerNorm instead of RMSNorm"),
+            Change("layer-pre", layer, "arXiv:1607.06450", "LayerNorm instead of RMSNorm"),
             Change("rms-post", post, VASWANI + "3.1", "the norm after each residual sum"),
-            Change(
-                "layer-post",
-                post | {"model.norm": "layer"},
-                VASWANI + "3.1",
-                "LayerNorm after each sum, as in 2017",
-            ),
+            Change("layer-post", post | layer, VASWANI + "3.1", "LayerNorm after each sum, as in 2017"),
         ],
         "feed-forward": [
             feed_forward("gelu", "arXiv:1606.08415"),
@@ -97,18 +84,8 @@ def _block_changes(base: Experiment) -> Changes:
             feed_forward("relu2", "arXiv:2109.08668"),
         ],
         "attention": [
-            Change(
-                "one-head",
-                {"model.num_heads": 1},
-                VASWANI + "3.2.2",
-                "one head as wide as all were; the blocks of Muon stay as they are, and are no longer one head each",
-            ),
-            Change(
-                "more-heads",
-                {"model.num_heads": 2 * base.model.num_heads},
-                VASWANI + "3.2.2",
-                "twice the heads, half as wide; the blocks of Muon stay as they are, and are no longer one head each",
-            ),
+            heads("one-head", 1, "one head as wide as all were"),
+            heads("more-heads", 2 * base.model.num_heads, "twice the heads, half as wide"),
             Change(
                 "one-kv-head",
                 {"model.num_kv_heads": 1},
@@ -130,7 +107,7 @@ def _embedding_changes() -> Changes:
     def shift(name: str, tokens: int, sentence: str) -> Change:
         return Change(name, {"model.token_shift": tokens}, "arXiv:2305.13048", sentence)
 
-    tied = {"model.tie_embeddings": True}
+    tied, scaled = {"model.tie_embeddings": True}, {"model.embedding_scale": True}
     return {
         "embedding": [
             Change(
@@ -141,16 +118,11 @@ def _embedding_changes() -> Changes:
             ),
             Change(
                 "tied-scaled",
-                tied | {"model.embedding_scale": True},
+                tied | scaled,
                 VASWANI + "3.4",
                 "one table for both ends, times sqrt(width) where it is the input, as in the paper",
             ),
-            Change(
-                "embedding-scale",
-                {"model.embedding_scale": True},
-                VASWANI + "3.4",
-                "embeddings times sqrt(width)",
-            ),
+            Change("embedding-scale", scaled, VASWANI + "3.4", "embeddings times sqrt(width)"),
             shift("no-token-shift", 0, "no earlier token is added"),
             shift("one-token-shift", 1, "the token before is added"),
             shift("token-shift", 3, "the three tokens before are added"),
