@@ -21,8 +21,7 @@ def experiment() -> Experiment:
 
     It is narrower than `base`, since it has two sides and reads about five epochs. Its heads are more and narrower,
     since one head of cross-attention attends to one position. Token shift on both sides and rope in cross-attention
-    make it learn the alignment sooner; docs/results/translation.md has their
-    effects in `bible_style`.
+    make it learn the alignment sooner; docs/results/translation.md has their effects in `bible_style`.
     """
     parent = base()
     return replace(

@@ -56,10 +56,9 @@ def read_outcomes(folder: Path) -> Outcomes:
         name, summary = str(path.relative_to(folder)), read_summary(path)
         if summary is None:
             unfinished.append(name)
-        elif isinstance(outcome := summary.get("promises"), dict) and outcome.keys() >= {
-            "kept",
-            "not_judged",
-        }:
+        elif (
+            isinstance(outcome := summary.get("promises"), dict) and {"kept", "not_judged"} <= outcome.keys()
+        ):
             judged[name] = cast(Outcome, outcome)
         else:
             without.append(name)
