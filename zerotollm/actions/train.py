@@ -1,6 +1,5 @@
 """train: data, model, optimizer, initialize or resume, loop, summary. Run again, it resumes; finished, it says so."""
 
-import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -16,7 +15,6 @@ from zerotollm.decoding.text import sample_text
 from zerotollm.evaluation.loss import evaluate_feed
 from zerotollm.evaluation.translation_report import with_prompt
 from zerotollm.experiment import Experiment, translates
-from zerotollm.host.atomic_files import write_atomically
 from zerotollm.host.memory_limit import check_libraries
 from zerotollm.host.stop_signals import StoppedError, stop_requests
 from zerotollm.model.accelerator import this_accelerator
@@ -29,7 +27,7 @@ from zerotollm.session.progress import Clock, Display
 from zerotollm.session.promise import promise
 from zerotollm.session.resume import initialize_or_resume
 from zerotollm.session.run_log import RunLog, Validation
-from zerotollm.session.summary import Summary, commands, held_out_words, rows, summarize
+from zerotollm.session.summary import Summary, commands, rows, write_summary
 from zerotollm.session.warm_start import warm_start
 from zerotollm.sharding.processes import is_first, on_first, stop_requested, together
 from zerotollm.training.checkpoints import CheckpointWriter
@@ -87,7 +85,7 @@ def train(experiment: Experiment, run_dir: Path) -> Summary:
                     log.limit_lead(writer, step)
                     if stopping:
                         raise _stopped(stop, step, config.steps, run_dir)
-            summary = on_first(partial(_summarize, run_dir, training, log))
+            summary = on_first(partial(write_summary, run_dir, training, log.notes))
         display.table(rows(summary), commands(experiment, run_dir, summary.get("example", "")))
         return summary
 
@@ -168,17 +166,3 @@ def _stopped(stop: list[int], step: int, steps: int, run_dir: Path) -> StoppedEr
     number = stop[0] if stop else signal.SIGTERM
     words = f"stopped at step {step} of {steps} and saved in {run_dir}; the same command resumes it"
     return StoppedError(words, number)
-
-
-def _summarize(run_dir: Path, training: CompiledTraining, log: RunLog) -> Summary:
-    """Write summary.json and return what it holds."""
-    summary = summarize(
-        run_dir,
-        log.notes,
-        training.num_parameters,
-        training.trainable_parameters,
-        training.feed.byte,
-        held_out_words(training.experiment, training.feed),
-    )
-    write_atomically(run_dir / run_directory.SUMMARY, json.dumps(summary, indent=2) + "\n")
-    return summary
