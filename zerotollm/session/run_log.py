@@ -93,7 +93,7 @@ class RunLog:
     def before(self, evaluate: Callable[[], Validation]) -> None:
         """Measure and show the validation before the first step."""
         self.notes["before"] = before = evaluate()
-        self._display.say(f"before the first step: {words(before, self._feed)}")
+        self._display.say(f"before the first step: {validation_in_words(before, self._feed)}")
 
     def begin(self, start: int) -> None:
         """Start the clock of the steps: the first one is given to the device now."""
@@ -139,7 +139,7 @@ class RunLog:
             measured = evaluate()
         self.notes["validation"] = measured
         best = on_first(partial(self._steps.validation, step, measured))
-        self._display.validation(step, words(measured, self._feed), best)
+        self._display.validation(step, validation_in_words(measured, self._feed), best)
         return best
 
     def sample(self, step: int, write: Callable[[], str]) -> None:
@@ -174,7 +174,7 @@ class RunLog:
             writer.wait()
 
 
-def words(validation: Validation, feed: Feed) -> str:
+def validation_in_words(validation: Validation, feed: Feed) -> str:
     """Return a validation as people read it."""
     if feed.labels:
         return f"loss {validation['loss']:.4f} nats per label, accuracy {validation['accuracy']:.4f}"
