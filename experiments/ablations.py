@@ -13,10 +13,9 @@ Expected: the table in docs/results/ablations.md; base 1.4521 bits per byte, wit
 from typing import Any, Literal
 
 from experiments.base_token_shift import experiment as base_experiment
-from zerotollm.experiment import Experiment
-from zerotollm.model.config import resolve
+from zerotollm.experiment import Experiment, resolved_model
 from zerotollm.planning.flops import num_parameters
-from zerotollm.studies.suite import Variant, changed
+from zerotollm.studies.suite import Change, Variant, changed, variants_of
 
 
 def experiment() -> Experiment:
@@ -29,12 +28,7 @@ def budget(base: Experiment, size: Literal["tiny", "small", "full"]) -> Experime
 
     A block of Muon stays as wide as a head.
     """
-    small = {
-        "model.width": 128,
-        "model.num_heads": 2,
-        "tokenizer.vocab_size": 2048,
-        "train.steps": 400,
-    }
+    small = {"model.width": 128, "model.num_heads": 2, "tokenizer.vocab_size": 2048, "train.steps": 400}
     tiny = {
         "model.num_layers": 2,
         "model.width": 64,
@@ -51,65 +45,38 @@ def budget(base: Experiment, size: Literal["tiny", "small", "full"]) -> Experime
 
 def variants(base: Experiment) -> tuple[Variant, ...]:
     """Return the variants of the base, each with one change."""
-    return tuple(
-        Variant(name, group, changed(base, fields), paper, sentence)
-        for group, rows in (_model_rows(base) | _training_rows(base) | _size_rows(base)).items()
-        for name, fields, paper, sentence in rows
-    )
+    of_model = _block_changes(base) | _embedding_changes()
+    return variants_of(base, of_model | _training_changes(base) | _size_changes(base))
 
 
-Row = tuple[str, dict[str, Any], str, str]
-"""Name, changed fields, paper and sentence of a variant."""
-Rows = dict[str, list[Row]]
-"""Rows by group."""
+Changes = dict[str, list[Change]]
+"""Changes by group."""
 VASWANI = "arXiv:1706.03762, section "
 
 
-def _model_rows(base: Experiment) -> Rows:
-    model = base.model
-    gated = resolve(model, vocab_size=base.tokenizer.vocab_size, context=base.data.context).ff_width
-    # Two matrices of this width have as many parameters as the three of swiglu.
-    ff_width = 3 * gated // 2 if model.feed_forward == "swiglu" else gated
+def _block_changes(base: Experiment) -> Changes:
+    def position(name: str, kind: str, paper: str, sentence: str) -> Change:
+        return Change(name, {"model.position": kind}, paper, sentence)
 
-    def feed_forward(kind: str, paper: str) -> Row:
-        fields = {"model.feed_forward": kind, "model.ff_width": ff_width}
-        return kind, fields, paper, "without a gate, wider: the same number of parameters"
+    def feed_forward(kind: str, paper: str) -> Change:
+        fields = {"model.feed_forward": kind, "model.ff_width": ungated_width(base)}
+        return Change(kind, fields, paper, "without a gate, wider: the same number of parameters")
 
-    def shift(name: str, tokens: int, sentence: str) -> Row:
-        return name, {"model.token_shift": tokens}, "arXiv:2305.13048", sentence
+    def heads(name: str, number: int, words: str) -> Change:
+        sentence = f"{words}; the blocks of Muon stay as they are, and are no longer one head each"
+        return Change(name, {"model.num_heads": number}, VASWANI + "3.2.2", sentence)
 
-    post = {"model.norm_position": "post"}
-    tied = {"model.tie_embeddings": True}
+    layer, post = {"model.norm": "layer"}, {"model.norm_position": "post"}
     return {
         "position": [
-            (
-                "sinusoidal",
-                {"model.position": "sinusoidal"},
-                VASWANI + "3.5",
-                "sines and cosines instead of RoPE",
-            ),
-            (
-                "learned",
-                {"model.position": "learned"},
-                VASWANI + "3.5",
-                "a learned vector a position instead of RoPE",
-            ),
-            (
-                "no-position",
-                {"model.position": "none"},
-                "arXiv:2305.19466",
-                "the causal mask alone tells the order",
-            ),
+            position("sinusoidal", "sinusoidal", VASWANI + "3.5", "sines and cosines instead of RoPE"),
+            position("learned", "learned", VASWANI + "3.5", "a learned vector a position instead of RoPE"),
+            position("no-position", "none", "arXiv:2305.19466", "the causal mask alone tells the order"),
         ],
         "norm": [
-            ("layer-pre", {"model.norm": "layer"}, "arXiv:1607.06450", "LayerNorm instead of RMSNorm"),
-            ("rms-post", post, VASWANI + "3.1", "the norm after each residual sum"),
-            (
-                "layer-post",
-                post | {"model.norm": "layer"},
-                VASWANI + "3.1",
-                "LayerNorm after each sum, as in 2017",
-            ),
+            Change("layer-pre", layer, "arXiv:1607.06450", "LayerNorm instead of RMSNorm"),
+            Change("rms-post", post, VASWANI + "3.1", "the norm after each residual sum"),
+            Change("layer-post", post | layer, VASWANI + "3.1", "LayerNorm after each sum, as in 2017"),
         ],
         "feed-forward": [
             feed_forward("gelu", "arXiv:1606.08415"),
@@ -117,53 +84,52 @@ def _model_rows(base: Experiment) -> Rows:
             feed_forward("relu2", "arXiv:2109.08668"),
         ],
         "attention": [
-            (
-                "one-head",
-                {"model.num_heads": 1},
-                VASWANI + "3.2.2",
-                "one head as wide as all were; the blocks of Muon stay as they are, and are no longer one head each",
-            ),
-            (
-                "more-heads",
-                {"model.num_heads": 2 * model.num_heads},
-                VASWANI + "3.2.2",
-                "twice the heads, half as wide; the blocks of Muon stay as they are, and are no longer one head each",
-            ),
-            (
+            heads("one-head", 1, "one head as wide as all were"),
+            heads("more-heads", 2 * base.model.num_heads, "twice the heads, half as wide"),
+            Change(
                 "one-kv-head",
                 {"model.num_kv_heads": 1},
                 "arXiv:1911.02150",
                 "all queries share keys and values",
             ),
-            ("no-qk-norm", {"model.qk_norm": False}, "arXiv:2010.04245", "no norm of queries and keys"),
-            (
+            Change("no-qk-norm", {"model.qk_norm": False}, "arXiv:2010.04245", "no norm of queries and keys"),
+            Change(
                 "document-mask",
                 {"data.document_mask": True},
                 "arXiv:2407.21783, section 3.2",
                 "attention inside a document only, in training and validation",
             ),
         ],
+    }
+
+
+def _embedding_changes() -> Changes:
+    def shift(name: str, tokens: int, sentence: str) -> Change:
+        return Change(name, {"model.token_shift": tokens}, "arXiv:2305.13048", sentence)
+
+    tied, scaled = {"model.tie_embeddings": True}, {"model.embedding_scale": True}
+    return {
         "embedding": [
-            ("tied", tied, "arXiv:1608.05859", "one table for both ends, small at first, at the head's rate"),
-            (
+            Change(
+                "tied",
+                tied,
+                "arXiv:1608.05859",
+                "one table for both ends, small at first, at the head's rate",
+            ),
+            Change(
                 "tied-scaled",
-                tied | {"model.embedding_scale": True},
+                tied | scaled,
                 VASWANI + "3.4",
                 "one table for both ends, times sqrt(width) where it is the input, as in the paper",
             ),
-            (
-                "embedding-scale",
-                {"model.embedding_scale": True},
-                VASWANI + "3.4",
-                "embeddings times sqrt(width)",
-            ),
+            Change("embedding-scale", scaled, VASWANI + "3.4", "embeddings times sqrt(width)"),
             shift("no-token-shift", 0, "no earlier token is added"),
             shift("one-token-shift", 1, "the token before is added"),
             shift("token-shift", 3, "the three tokens before are added"),
         ],
         "initialization": [
-            ("plain-init", {"model.initialization": "plain"}, "GPT-2, section 2.3", "no 1 / sqrt(2L)"),
-            (
+            Change("plain-init", {"model.initialization": "plain"}, "GPT-2, section 2.3", "no 1 / sqrt(2L)"),
+            Change(
                 "zero-init",
                 {"model.initialization": "zero"},
                 "arXiv:1901.09321",
@@ -173,23 +139,20 @@ def _model_rows(base: Experiment) -> Rows:
     }
 
 
-def _training_rows(base: Experiment) -> Rows:
-    def optimizer(kind: str, rate: float, paper: str) -> Row:
+def _training_changes(base: Experiment) -> Changes:
+    def optimizer(kind: str, rate: float, paper: str) -> Change:
         fields = {"optimizer.kind": kind, "optimizer.learning_rate": rate}
-        return (
-            kind,
-            fields,
-            paper,
-            "for all parameters, at a rate of its own; schedule, decay, betas as in the base",
-        )
+        sentence = "for all parameters, at a rate of its own; schedule, decay, betas as in the base"
+        return Change(kind, fields, paper, sentence)
 
-    def schedule(kind: str, paper: str, sentence: str) -> Row:
-        return kind.replace("_", "-"), {"optimizer.schedule": kind}, paper, sentence
+    def schedule(kind: str, paper: str, sentence: str) -> Change:
+        return Change(kind.replace("_", "-"), {"optimizer.schedule": kind}, paper, sentence)
 
     if base.model.dropout:
-        dropout = ("no-dropout", {"model.dropout": 0.0}, VASWANI + "5.4", "no dropout")
+        dropout = Change("no-dropout", {"model.dropout": 0.0}, VASWANI + "5.4", "no dropout")
     else:
-        dropout = ("dropout", {"model.dropout": 0.1}, VASWANI + "5.4", "of 0.1 on sub-layers and embeddings")
+        sentence = "of 0.1 on sub-layers and embeddings"
+        dropout = Change("dropout", {"model.dropout": 0.1}, VASWANI + "5.4", sentence)
     whole = {"optimizer.block": 0, "optimizer.iterations": 5}
     return {
         "optimizer": [
@@ -197,7 +160,7 @@ def _training_rows(base: Experiment) -> Rows:
             optimizer("lion", 5e-4, "arXiv:2302.06675"),
             optimizer("adafactor", 5e-3, "arXiv:1804.04235"),
             optimizer("sgd", 0.1, "Sutskever et al. 2013, section 2"),
-            ("whole-muon", whole, "Jordan 2024", "Muon on whole matrices, with 5 iterations"),
+            Change("whole-muon", whole, "Jordan 2024", "Muon on whole matrices, with 5 iterations"),
         ],
         "schedule": [
             schedule("cosine", "arXiv:1608.03983", "a cosine to the end after the warmup"),
@@ -206,18 +169,25 @@ def _training_rows(base: Experiment) -> Rows:
         ],
         "regularization": [
             dropout,
-            ("label-smoothing", {"train.label_smoothing": 0.1}, VASWANI + "5.4", "of 0.1, in gradients only"),
-            ("no-weight-decay", {"optimizer.weight_decay": 0.0}, "arXiv:1711.05101", "no weight decay"),
+            Change(
+                "label-smoothing",
+                {"train.label_smoothing": 0.1},
+                VASWANI + "5.4",
+                "of 0.1, in gradients only",
+            ),
+            Change("no-weight-decay", {"optimizer.weight_decay": 0.0}, "arXiv:1711.05101", "no weight decay"),
         ],
         "stability": [
-            (
+            Change(
                 "z-loss",
                 {"train.z_loss": 1e-4},
                 "arXiv:2204.02311, section 5",
                 "1e-4 log(Z)^2, in gradients only",
             ),
-            ("soft-cap", {"model.logit_soft_cap": 15.0}, "arXiv:2408.00118", "logits capped softly at 15"),
-            (
+            Change(
+                "soft-cap", {"model.logit_soft_cap": 15.0}, "arXiv:2408.00118", "logits capped softly at 15"
+            ),
+            Change(
                 "clip-norm",
                 {"optimizer.clip_norm": 1.0},
                 "arXiv:1211.5063",
@@ -227,31 +197,32 @@ def _training_rows(base: Experiment) -> Rows:
     }
 
 
-def _size_rows(base: Experiment) -> Rows:
+def _size_changes(base: Experiment) -> Changes:
     windows, context, steps = base.data.batch_size, base.data.context, base.train.steps
     vocab_size = base.tokenizer.vocab_size
 
-    def batch(name: str, factor: float) -> Row:
+    def batch(name: str, factor: float) -> Change:
         fields = {
             "data.batch_size": max(1, int(windows * factor)),
             "train.steps": max(1, int(steps / factor)),
         }
-        return name, fields, "arXiv:1812.06162", "the same tokens in all, in other steps"
+        return Change(name, fields, "arXiv:1812.06162", "the same tokens in all, in other steps")
 
-    def window(name: str, factor: float) -> Row:
+    def window(name: str, factor: float) -> Change:
         fields = {"data.context": int(context * factor), "data.batch_size": max(1, int(windows / factor))}
-        return name, fields, "arXiv:2012.15832", "the same tokens a step; validated with its own context"
+        sentence = "the same tokens a step; validated with its own context"
+        return Change(name, fields, "arXiv:2012.15832", sentence)
 
-    def depth(name: str, factor: float) -> Row:
+    def depth(name: str, factor: float) -> Change:
         layers = max(1, int(base.model.num_layers * factor))
         fields = {"model.num_layers": layers, "model.width": width_for(base, layers)}
         sentence = (
             "about the same parameters; Muon takes whole matrices where its blocks do not divide the width"
         )
-        return name, fields, "arXiv:2001.08361, section 3.1", sentence
+        return Change(name, fields, "arXiv:2001.08361, section 3.1", sentence)
 
-    def tokens(name: str, fields: dict[str, Any], paper: str) -> Row:
-        return name, fields, paper, "as many steps of as many tokens, which hold more or less text"
+    def tokens(name: str, fields: dict[str, Any], paper: str) -> Change:
+        return Change(name, fields, paper, "as many steps of as many tokens, which hold more or less text")
 
     return {
         "batch": [batch("half-batch", 0.5), batch("double-batch", 2)],
@@ -266,13 +237,19 @@ def _size_rows(base: Experiment) -> Rows:
     }
 
 
+def ungated_width(base: Experiment) -> int:
+    """Return the width of a feed-forward without a gate that has as many parameters as the base's."""
+    ff_width = resolved_model(base).ff_width
+    return 3 * ff_width // 2 if base.model.feed_forward == "swiglu" else ff_width
+
+
 def width_for(base: Experiment, layers: int) -> int:
     """Return the width with which `layers` layers have about as many parameters as the base, and as many heads."""
 
     def parameters(layers: int, width: int) -> int:
-        model = changed(base, {"model.num_layers": layers, "model.width": width}).model
-        resolved = resolve(model, vocab_size=base.tokenizer.vocab_size, context=base.data.context)
-        return num_parameters(resolved)
+        return num_parameters(
+            resolved_model(changed(base, {"model.num_layers": layers, "model.width": width}))
+        )
 
     wanted = parameters(base.model.num_layers, base.model.width)
     step = 8 * base.model.num_heads

@@ -15,8 +15,9 @@ Measured with `base` of version 0.1, now `base_token_shift`
 from dataclasses import replace
 
 from experiments.base import experiment as base
+from experiments.finetune_subject import FROM_SCRATCH
 from zerotollm.experiment import Experiment
-from zerotollm.studies.suite import Variant, changed
+from zerotollm.studies.suite import Variant, variants_of
 
 
 def experiment() -> Experiment:
@@ -45,5 +46,4 @@ def experiment() -> Experiment:
 
 def variants(base: Experiment) -> tuple[Variant, ...]:
     """Return the variant for `ablate --init-from runs/base`: training from scratch."""
-    scratch = {"train.start_from": ""}
-    return (Variant("scratch", "beginning", changed(base, scratch), "-", "the same steps from nothing"),)
+    return variants_of(base, FROM_SCRATCH)

@@ -14,8 +14,9 @@ regression have 0.8295 and 0.7974 (one seed). The validation error is 0.1850, fr
 from dataclasses import replace
 
 from experiments.base import experiment as base
+from experiments.finetune_subject import FROM_SCRATCH
 from zerotollm.experiment import Experiment
-from zerotollm.studies.suite import Variant, changed
+from zerotollm.studies.suite import Variant, variants_of
 
 
 def experiment() -> Experiment:
@@ -43,5 +44,4 @@ def experiment() -> Experiment:
 
 def variants(base: Experiment) -> tuple[Variant, ...]:
     """Return the variant for `ablate --init-from runs/base`: training from scratch."""
-    scratch = {"train.start_from": ""}
-    return (Variant("scratch", "beginning", changed(base, scratch), "-", "the same steps from nothing"),)
+    return variants_of(base, FROM_SCRATCH)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from experiments.finetune_subject import experiment as subject
 from zerotollm.experiment import Experiment
-from zerotollm.studies.suite import Variant, changed
+from zerotollm.studies.suite import Change, Variant, changed, variants_of
 
 
 def experiment() -> Experiment:
@@ -39,26 +39,23 @@ def variants(base: Experiment) -> tuple[Variant, ...]:
         return {"train.lora_rank": rank, "train.lora_alpha": 4.0 * rank} | fields | rates
 
     every = "attention/|feed_forward/|^head|^embedding"
-    rows = [
-        (
+    last_layer = {"train.trainable": f"layer_{last}/|final_norm|^head"}
+    changes = [
+        Change(
             "scratch",
             {"train.start_from": ""},
             "-",
             "the same steps from nothing, with a tokenizer of its own text",
         ),
-        ("head", {"train.trainable": "^head"}, "-", "the output matrix alone"),
-        (
-            "last-layer",
-            {"train.trainable": f"layer_{last}/|final_norm|^head"},
-            "arXiv:1801.06146, section 3.3",
-            "the last block and the output matrix",
+        Change("head", {"train.trainable": "^head"}, "-", "the output matrix alone"),
+        Change(
+            "last-layer", last_layer, "arXiv:1801.06146, section 3.3", "the last block and the output matrix"
         ),
-        ("lora-2", lora(2), paper, "adapters of rank 2 in all blocks, by AdamW"),
-        ("lora-8", lora(8), paper, "adapters of rank 8 in all blocks, by AdamW"),
-        ("lora-6-all", lora(6, targets=every), paper, "of rank 6, also beside embedding and output matrix"),
-        ("lora-8-attention", lora(8, targets="attention/(query|value)"), paper, "as in the paper"),
+        Change("lora-2", lora(2), paper, "adapters of rank 2 in all blocks, by AdamW"),
+        Change("lora-8", lora(8), paper, "adapters of rank 8 in all blocks, by AdamW"),
+        Change(
+            "lora-6-all", lora(6, targets=every), paper, "of rank 6, also beside embedding and output matrix"
+        ),
+        Change("lora-8-attention", lora(8, targets="attention/(query|value)"), paper, "as in the paper"),
     ]
-    return tuple(
-        Variant(name, "fine-tuning", changed(base, fields), paper, sentence)
-        for name, fields, paper, sentence in rows
-    )
+    return variants_of(base, {"fine-tuning": changes})

@@ -16,7 +16,12 @@ from dataclasses import replace
 
 from experiments.base import experiment as base
 from zerotollm.experiment import Experiment
-from zerotollm.studies.suite import Variant, changed
+from zerotollm.studies.suite import Change, Variant, variants_of
+
+FROM_SCRATCH = {
+    "beginning": [Change("scratch", {"train.start_from": ""}, "-", "the same steps from nothing")]
+}
+"""The change with which every fine-tuning is compared, by group."""
 
 
 def experiment() -> Experiment:
@@ -40,15 +45,5 @@ def experiment() -> Experiment:
 
 def variants(base: Experiment) -> tuple[Variant, ...]:
     """Return the variants for `ablate --init-from runs/base`: training from scratch, and replay."""
-    scratch = {"train.start_from": ""}
-    replay = {"data.replay": 0.25}
-    return (
-        Variant("scratch", "beginning", changed(base, scratch), "-", "the same steps from nothing"),
-        Variant(
-            "replay",
-            "forgetting",
-            changed(base, replay),
-            "arXiv:1811.11682",
-            "every fourth step on the old text",
-        ),
-    )
+    replay = Change("replay", {"data.replay": 0.25}, "arXiv:1811.11682", "every fourth step on the old text")
+    return variants_of(base, FROM_SCRATCH | {"forgetting": [replay]})

@@ -14,11 +14,11 @@ version 0.1, now `base_token_shift`
 from dataclasses import replace
 
 from experiments.base import experiment as base
+from experiments.finetune_subject import FROM_SCRATCH
 from experiments.translate import experiment as translate
 from zerotollm.experiment import Experiment
-from zerotollm.model.config import resolve
-from zerotollm.planning.flops import train_flops
-from zerotollm.studies.suite import Variant, changed
+from zerotollm.planning.flops import flops_per_step
+from zerotollm.studies.suite import Variant, variants_of
 
 
 def experiment() -> Experiment:
@@ -50,27 +50,12 @@ def variants(base: Experiment) -> tuple[Variant, ...]:
 
     The encoder-decoder is trained from scratch for as many steps as take the same compute.
     """
-    scratch = {"train.start_from": ""}
     other = translate()
     steps = max(1, round(base.train.steps * flops_per_step(base) / flops_per_step(other)))
     every = {"eval_every": 0, "sample_every": 0, "checkpoint_every": 0}
     encoder = replace(
         other, name=base.name, train=replace(other.train, steps=steps, seed=base.train.seed, **every)
     )
-    return (
-        Variant("scratch", "beginning", changed(base, scratch), "-", "the same steps from nothing"),
-        Variant(
-            "encoder-decoder",
-            "architecture",
-            encoder,
-            "arXiv:1706.03762",
-            "`translate`, from nothing, in steps that take the same compute",
-        ),
-    )
-
-
-def flops_per_step(experiment: Experiment) -> float:
-    """Return the floating-point operations of a train step without padding."""
-    shape = experiment.data
-    model = resolve(experiment.model, vocab_size=experiment.tokenizer.vocab_size, context=shape.context)
-    return train_flops(model, shape.context) * shape.context * shape.batch_size
+    sentence = "`translate`, from nothing, in steps that take the same compute"
+    compared = Variant("encoder-decoder", "architecture", encoder, "arXiv:1706.03762", sentence)
+    return (*variants_of(base, FROM_SCRATCH), compared)

@@ -14,7 +14,7 @@ from experiments.ablations import budget as budget
 from experiments.base import experiment as base_experiment
 from experiments.recent_tricks import code
 from zerotollm.experiment import Experiment
-from zerotollm.studies.suite import Variant, changed
+from zerotollm.studies.suite import Change, Variant, changed, variants_of
 
 NO_HEADS = {"model.previous_token_heads": 0}
 QWEN3 = NO_HEADS | {"model.biases": "none", "model.qk_norm": True}
@@ -30,19 +30,18 @@ def variants(base: Experiment) -> tuple[Variant, ...]:
     """Return the base with fewer planted heads, with narrower ones, in other layers, and with token shift."""
     narrow = {"model.num_heads": 2 * base.model.num_heads}
     second = NO_HEADS | {"code": code("heads_in_second_layer")}
-    rows = (
-        ("no-head", "heads", NO_HEADS, "-", "Qwen2, initialized as usual"),
-        ("one-head", "heads", {"model.previous_token_heads": 1}, "-", "for the token before only"),
-        ("second-layer", "heads", second, "-", "in the second layer alone"),
-        ("two-layers", "heads", {"model.previous_token_layers": 2}, "-", "in the first two layers"),
-        ("three-layers", "heads", {"model.previous_token_layers": 3}, "-", "in the first three layers"),
-        ("four-layers", "heads", {"model.previous_token_layers": 4}, "-", "in all layers of the small model"),
-        ("narrow-heads", "heads", narrow, "-", "twice the heads, half as wide, three of them planted"),
-        ("qwen3", "architecture", QWEN3, "arXiv:2505.09388", "Qwen3: no biases, queries and keys normalized"),
-        ("token-shift", "architecture", QWEN3 | {"model.token_shift": 3}, RWKV, "Qwen3 with token shift"),
-        ("both", "architecture", {"model.token_shift": 3}, RWKV, "planted heads and token shift"),
-    )
-    return tuple(
-        Variant(name, group, changed(base, fields), paper, sentence)
-        for name, group, fields, paper, sentence in rows
-    )
+    heads = [
+        Change("no-head", NO_HEADS, "-", "Qwen2, initialized as usual"),
+        Change("one-head", {"model.previous_token_heads": 1}, "-", "for the token before only"),
+        Change("second-layer", second, "-", "in the second layer alone"),
+        Change("two-layers", {"model.previous_token_layers": 2}, "-", "in the first two layers"),
+        Change("three-layers", {"model.previous_token_layers": 3}, "-", "in the first three layers"),
+        Change("four-layers", {"model.previous_token_layers": 4}, "-", "in all layers of the small model"),
+        Change("narrow-heads", narrow, "-", "twice the heads, half as wide, three of them planted"),
+    ]
+    architecture = [
+        Change("qwen3", QWEN3, "arXiv:2505.09388", "Qwen3: no biases, queries and keys normalized"),
+        Change("token-shift", QWEN3 | {"model.token_shift": 3}, RWKV, "Qwen3 with token shift"),
+        Change("both", {"model.token_shift": 3}, RWKV, "planted heads and token shift"),
+    ]
+    return variants_of(base, {"heads": heads, "architecture": architecture})

@@ -13,9 +13,8 @@ Expected: 1.3280 bits per byte predicted for it from the 14 smaller ones, betwee
 from dataclasses import replace
 
 from experiments.base_token_shift import experiment as base
-from zerotollm.experiment import Experiment
-from zerotollm.model.config import resolve
-from zerotollm.planning.flops import counted_parameters
+from zerotollm.experiment import Experiment, resolved_model
+from zerotollm.planning.flops import counted_parameters, tokens_trained_on
 
 HEAD = 32
 """Width of a head and of a block of Muon at every size."""
@@ -46,7 +45,7 @@ def experiment() -> Experiment:
 def ladder(base: Experiment) -> tuple[Experiment, ...]:
     """Return the runs to which the law is fitted: every width at every budget with a number of tokens in `TOKENS`."""
     runs = [sized(base, width, budget) for budget in BUDGETS for width in WIDTHS]
-    return tuple(run for run in runs if TOKENS[0] <= tokens(run) <= TOKENS[1])
+    return tuple(run for run in runs if TOKENS[0] <= tokens_trained_on(run) <= TOKENS[1])
 
 
 def next_size(base: Experiment) -> Experiment:
@@ -62,9 +61,8 @@ def sized(base: Experiment, width: int, budget: float) -> Experiment:
     appendix B). Warmup takes at most a tenth of the steps, since it would slow down short runs (arXiv:2406.19146).
     """
     model = replace(base.model, width=width, num_heads=width // HEAD, head_width=HEAD, ff_width=3 * width)
-    resolved = resolve(model, vocab_size=base.tokenizer.vocab_size, context=base.data.context)
-    per_step = base.data.batch_size * base.data.context
-    steps = max(1, round(budget / 6 / counted_parameters(resolved) / per_step))
+    parameters = counted_parameters(resolved_model(replace(base, model=model)))
+    steps = max(1, round(budget / 6 / parameters / (base.data.batch_size * base.data.context)))
     warmup = max(1, min(base.optimizer.warmup_steps, steps // 10))
     return replace(
         base,
@@ -73,8 +71,3 @@ def sized(base: Experiment, width: int, budget: float) -> Experiment:
         optimizer=replace(base.optimizer, warmup_steps=warmup),
         train=replace(base.train, steps=steps),
     )
-
-
-def tokens(run: Experiment) -> int:
-    """Return the number of tokens trained on."""
-    return run.train.steps * run.data.batch_size * run.data.context

@@ -81,11 +81,14 @@ def published(perplexity: float, bleu: float, parameters: float | None = None) -
     return values if parameters is None else values | {"parameters": parameters}
 
 
+Row = tuple[str, dict[str, Any], str, tuple[float, ...]]
+"""Group, changed fields, further changes, and the paper's perplexity, BLEU and parameters of a variant."""
+
+
 def variants(base: Experiment) -> tuple[Variant, ...]:
     """Return rows (A) to (E) and big, each with the change that the paper's row makes to its base."""
-    model, steps = base.model, base.train.steps
-    heads, layers, width, ff = model.num_heads, model.num_layers, model.width, model.ff_width
-    own_rate = base.optimizer.learning_rate
+    model, steps, own_rate = base.model, base.train.steps, base.optimizer.learning_rate
+    heads, width, ff = model.num_heads, model.width, model.ff_width
 
     def with_heads(factor: float) -> dict[str, Any]:
         return {"model.num_heads": max(1, int(heads * factor))}
@@ -97,8 +100,15 @@ def variants(base: Experiment) -> tuple[Variant, ...]:
         # Equation 3 divides the rate by the root of the width.
         return {"model.width": int(width * factor), "optimizer.learning_rate": own_rate * factor**-0.5}
 
-    # Name: group, changed fields, further changes, and the paper's perplexity, BLEU and parameters.
-    rows: dict[str, tuple[str, dict[str, Any], str, tuple[float, ...]]] = {
+    def of_layers(thirds: int, *values: float) -> Row:
+        return "C", {"model.num_layers": max(1, thirds * model.num_layers // 3)}, "on both sides", values
+
+    def of_width(factor: float, words: str, *values: float) -> Row:
+        return "C", scaled(factor), f"as many heads, {words} as wide; ff_width as before", values
+
+    larger = {"model.num_heads": 2 * heads, "model.ff_width": 2 * ff}
+    big = scaled(2) | larger | {"model.dropout": 0.3, "train.steps": 3 * steps}
+    rows: dict[str, Row] = {
         BASE: (BASE, {}, "", (4.92, 25.8, 65)),
         "A-heads-eighth": ("A", with_heads(1 / 8), "so much wider", (5.29, 24.9)),
         "A-heads-half": ("A", with_heads(1 / 2), "so much wider", (5.00, 25.5)),
@@ -106,26 +116,11 @@ def variants(base: Experiment) -> tuple[Variant, ...]:
         "A-heads-4": ("A", with_heads(4), "so much narrower", (5.01, 25.4)),
         "B-keys-quarter": ("B", key_width(1 / 4), "values as wide as before", (5.16, 25.1, 58)),
         "B-keys-half": ("B", key_width(1 / 2), "values as wide as before", (5.01, 25.4, 60)),
-        "C-layers-third": ("C", {"model.num_layers": max(1, layers // 3)}, "on both sides", (6.11, 23.7, 36)),
-        "C-layers-two-thirds": (
-            "C",
-            {"model.num_layers": max(1, 2 * layers // 3)},
-            "on both sides",
-            (5.19, 25.3, 50),
-        ),
-        "C-layers-four-thirds": (
-            "C",
-            {"model.num_layers": 4 * layers // 3},
-            "on both sides",
-            (4.88, 25.5, 80),
-        ),
-        "C-width-half": (
-            "C",
-            scaled(0.5),
-            "as many heads, half as wide; ff_width as before",
-            (5.75, 24.5, 28),
-        ),
-        "C-width-2": ("C", scaled(2), "as many heads, twice as wide; ff_width as before", (4.66, 26.0, 168)),
+        "C-layers-third": of_layers(1, 6.11, 23.7, 36),
+        "C-layers-two-thirds": of_layers(2, 5.19, 25.3, 50),
+        "C-layers-four-thirds": of_layers(4, 4.88, 25.5, 80),
+        "C-width-half": of_width(0.5, "half", 5.75, 24.5, 28),
+        "C-width-2": of_width(2, "twice", 4.66, 26.0, 168),
         "C-ff-half": ("C", {"model.ff_width": ff // 2}, "", (5.12, 25.4, 53)),
         "C-ff-2": ("C", {"model.ff_width": ff * 2}, "", (4.75, 26.2, 90)),
         "D-no-dropout": ("D", {"model.dropout": 0.0}, "", (5.77, 24.6)),
@@ -133,18 +128,7 @@ def variants(base: Experiment) -> tuple[Variant, ...]:
         "D-no-smoothing": ("D", {"train.label_smoothing": 0.0}, "", (4.67, 25.3)),
         "D-smoothing-2": ("D", {"train.label_smoothing": 0.2}, "", (5.47, 25.7)),
         "E-learned": ("E", {"model.position": "learned"}, "instead of sinusoids", (4.92, 25.7)),
-        "big": (
-            "big",
-            scaled(2)
-            | {
-                "model.num_heads": 2 * heads,
-                "model.ff_width": 2 * ff,
-                "model.dropout": 0.3,
-                "train.steps": 3 * steps,
-            },
-            "more of all, and longer",
-            (4.33, 26.4, 213),
-        ),
+        "big": ("big", big, "more of all, and longer", (4.33, 26.4, 213)),
     }
     return tuple(
         Variant(name, group, changed(base, fields), PAPER, sentence or "one change", published(*values))

@@ -35,16 +35,8 @@ ALIASES = {"init_from": "train.start_from", "with": "beside"}
 """Other names of fields and options. (`with` is a keyword of Python.)"""
 LISTS = ("only", "beside", "train.mesh", "mesh", "distributed")  # options that take several words
 PATHS = (
-    "experiments",
-    "run_dir",
-    "train.start_from",
-    "beside",
-    "folder",
-    "into",
-    "judge",
-    "out",
-    "api_key_file",
-)
+    "experiments", "run_dir", "train.start_from", "beside", "folder", "into", "judge", "out", "api_key_file",
+)  # fmt: skip
 """Options in which `~` means the home folder even where a shell keeps it. Paths of data are expanded by `data`."""
 WITHOUT_FILES = ("generate", "chat", "plan", "promises", "bench-data")
 """Actions that write no file: without standard output their result is lost."""

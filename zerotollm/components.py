@@ -1,7 +1,8 @@
 """The functions that an experiment composes: model, optimizer, objective, dataset, and the training made of them.
 
 Each takes the experiment, with its model resolved. An experiment's file may define functions of these names that take
-their place: see `zerotollm.own_code`. Everything that trains, plans, measures or writes asks `of` for them.
+their place: see `zerotollm.own_code`. Everything that trains, plans, measures or writes gets them from `model_of`,
+`dataset_of` and `training_of`.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,13 +32,13 @@ from zerotollm.training.objectives import Batch, Objective, cross_entropy_object
 from zerotollm.training.optimizers import learning_rate_schedule, make_optimizer, peak_rate
 from zerotollm.training.step import (
     EvalStep,
+    LossFn,
     TrainState,
     TrainStep,
     in_micro_batches,
     make_train_step,
     mean_gradients,
     plain_update,
-    scaled,
     skip_overflow,
     sum_gradients,
     with_frozen,
@@ -111,8 +112,7 @@ class Training(NamedTuple):
     eval_step: EvalStep
     """(all parameters, batch) -> {"nats": summed loss, "tokens": summed weights}, dropout off; for labels also
     "correct", the summed weights of those predicted right"""
-    loss: Callable[[Params, Batch, jax.Array], tuple[jax.Array, jax.Array]]
-    """(all parameters, batch, dropout key) -> (objective, cross-entropy), summed over weighted tokens"""
+    loss: LossFn
     merge: Callable[[Params, Params | None], Params]
     """(trainable, frozen) -> all parameters"""
 
@@ -166,9 +166,8 @@ def training_of(experiment: Experiment, pad_id: int = Tokenizer.pad_id) -> Train
     gradients = in_micro_batches(sum_gradients(with_frozen(loss, train)), train.micro_batches)
     update = plain_update(tx, None if code.function("optimizer") else learning_rate)
     if precision(experiment) == "float16":
-        train_step = make_train_step(scaled(gradients), skip_overflow(update))
-    else:
-        train_step = make_train_step(mean_gradients(gradients), update)
+        update = skip_overflow(update)
+    train_step = make_train_step(mean_gradients(gradients), update)
     return Training(init, train_step, eval_step, loss, partial(merge_params, train=train))
 
 

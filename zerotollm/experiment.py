@@ -12,7 +12,7 @@ from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import UsageError
 from zerotollm.fields import ADDED, added_defaults, flatten, is_dataclass_type, is_valid, wrong_type
 from zerotollm.model.compute_config import ComputeConfig
-from zerotollm.model.config import TransformerConfig
+from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.own_code import OwnCode
 from zerotollm.suggest import did_you_mean
 from zerotollm.training.config import OptimizerConfig, TrainConfig
@@ -42,6 +42,12 @@ def differences(left: Experiment, right: Experiment) -> list[tuple[str, object, 
     """Return every field in which two experiments differ: (dotted name, left value, right value)."""
     others = flatten(right)
     return [(name, value, others[name]) for name, value in flatten(left).items() if value != others[name]]
+
+
+def resolved_model(experiment: Experiment) -> TransformerConfig:
+    """Return the model with all its sizes, if the tokenizer gets the vocabulary that is asked for."""
+    vocab_size = experiment.tokenizer.vocab_size
+    return resolve(experiment.model, vocab_size=vocab_size, context=experiment.data.context)
 
 
 Task = Literal["continue", "complete", "translate", "denoise", "label"]

@@ -26,6 +26,7 @@ from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.sharding.rules import place_tree, shardings
 from zerotollm.training import checkpoints
 from zerotollm.training.checkpoints import Checkpoint
+from zerotollm.training.config import default_checkpoint
 from zerotollm.training.lora import LORA, merge_params, partition, trains_subset
 from zerotollm.training.metrics import read_metrics
 from zerotollm.training.parameter_transfer import fingerprint, transfer_params
@@ -164,24 +165,13 @@ class Run:
         )
 
 
-def default_step(experiment: Experiment) -> str:
-    """Return the checkpoint that is meant if none is named: "average" if `train.average` asks for it, else "best"."""
-    return "average" if experiment.train.average > 1 else "best"
-
-
 def load(path: str | Path, step: int | str = "", mesh: Mesh | None = None) -> Run:
-    """Open a run directory: `run = load("runs/base")`.
-
-    `step` chooses the checkpoint: "best" (lowest validation bits per byte), "last", "average" (the mean of the
-    newest `train.average`), or the number of a step that was kept; empty: see `default_step`. On a `mesh` (of
-    `zerotollm.sharding.rules.make_mesh`) each device holds its part of the parameters. Raises UsageError
-    where there is no run, no checkpoint yet or no such step; RunError where the checkpoint is damaged.
-    """
+    """Open a run directory to use its model; arguments and errors as of `zerotollm.load`, which can explain it too."""
     path = Path(path).expanduser()
     written = run_directory.read_experiment(path)
     experiment = run_directory.located(path, written)
     folder = path / run_directory.CHECKPOINTS
-    averaged = checkpoints.choose(folder, experiment.train, step or default_step(experiment))
+    averaged = checkpoints.choose(folder, experiment.train, step or default_checkpoint(experiment.train))
     tokenizer = load_tokenizer(path / run_directory.TOKENIZER)
     params = checkpoints.average_params(averaged, mesh and partial(shardings, mesh=mesh))
     config, labels = experiment.model, run_directory.read_labels(path)

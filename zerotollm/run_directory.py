@@ -48,16 +48,8 @@ SUMMARY = "summary.json"
 BENCH, CANARIES, ATTRIBUTION = "bench.json", "canaries", "attribution"
 LOCK = ".lock"
 BEFORE_CHECKPOINT = {
-    CONFIG,
-    ENVIRONMENT,
-    TOKENIZER,
-    LABELS,
-    CHECKPOINTS,
-    METRICS,
-    TENSORBOARD,
-    SAMPLES,
-    PROMISE,
-}
+    CONFIG, ENVIRONMENT, TOKENIZER, LABELS, CHECKPOINTS, METRICS, TENSORBOARD, SAMPLES, PROMISE,
+}  # fmt: skip
 """Files that training creates before its first checkpoint."""
 START = "train.start_from"
 START_NOTE = ("written", "path", "from_here")

@@ -76,10 +76,7 @@ def _rules(experiment: Experiment) -> Iterator[tuple[object, str]]:
         except re.error as error:
             yield True, f"train.{name} is not a regular expression: {error}"
     # the objective
-    yield (
-        model.num_classes,
-        "model.num_classes is the number of labels in the data: leave it out",
-    )
+    yield (model.num_classes, "model.num_classes is the number of labels in the data: leave it out")
     yield (
         objective in ("span_corruption", "prefix_lm") and not has_encoder,
         f"train.objective {objective} {NEEDS_ENCODER}",
@@ -123,10 +120,7 @@ def _rules(experiment: Experiment) -> Iterator[tuple[object, str]]:
         data.document_mask and objective in ("completion", "label"),
         "data.document_mask is for plain text, and examples never share a window: set it to False",
     )
-    yield (
-        data.document_mask and has_encoder,
-        "data.document_mask is for decoders only: set it to False",
-    )
+    yield (data.document_mask and has_encoder, "data.document_mask is for decoders only: set it to False")
     yield (
         has_encoder and attention not in ("auto", "plain"),
         f"compute.attention is {attention}, and an encoder-decoder has plain attention only: leave it out",

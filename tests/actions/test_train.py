@@ -27,11 +27,11 @@ from zerotollm.fields import added_defaults
 from zerotollm.host.stop_signals import StoppedError
 from zerotollm.model.config import TransformerConfig
 from zerotollm.planning.promises import EARLY
+from zerotollm.session.run_log import RunLog
 from zerotollm.training import checkpoints
 from zerotollm.training.config import TrainConfig
 from zerotollm.training.lora import flatten_params
 from zerotollm.training.metrics import MetricsWriter, read_metrics
-from zerotollm.training.prefetch import DeferredMetrics
 
 STEPS = 24
 
@@ -306,11 +306,11 @@ def test_while_a_slow_save_is_under_way_a_twentieth_of_the_interval_is_trained(
     experiment, tmp_path, monkeypatch
 ):
     begun, at_commit = [0], {}
-    add, commit = DeferredMetrics.add, checkpoints.CheckpointWriter._commit
+    record, commit = RunLog.step, checkpoints.CheckpointWriter._commit
 
     def noted(self, step, metrics):
         begun.append(step)
-        add(self, step, metrics)
+        record(self, step, metrics)
 
     def slow(self, saving, step, notes):
         deadline = time.monotonic() + 60
@@ -320,7 +320,7 @@ def test_while_a_slow_save_is_under_way_a_twentieth_of_the_interval_is_trained(
         at_commit[step] = begun[-1]
         commit(self, saving, step, notes)
 
-    monkeypatch.setattr(DeferredMetrics, "add", noted)
+    monkeypatch.setattr(RunLog, "step", noted)
     monkeypatch.setattr(checkpoints.CheckpointWriter, "_commit", slow)
     often = replace(experiment, train=replace(experiment.train, eval_every=20, checkpoint_every=20))
     train(often, tmp_path / "run")

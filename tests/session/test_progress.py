@@ -8,8 +8,7 @@ from rich.console import Console
 
 from zerotollm.session import progress
 from zerotollm.session.progress import Display, Pace, clock
-from zerotollm.session.run_log import times
-from zerotollm.training.config import due
+from zerotollm.training.config import due, times
 
 
 @pytest.fixture

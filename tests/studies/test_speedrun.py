@@ -66,7 +66,7 @@ def test_a_record_falls_to_one_that_is_shown_to_take_less_of_any_machine():
         "too-high.json": record("2026-01-05", [1.2, 1.2, 1.21], [10.0, 10.1, 10.2]),
         "two.json": record("2026-01-06", LOW[:2], QUICK[:2]),
     }
-    assert [row[-1] for row in rows(records)] == [
+    assert [row["verdict"] for row in rows(records)] == [
         "record",
         "record",
         "not shown to be shorter",

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from zerotollm.actions import config
 from zerotollm.experiment import Experiment
+from zerotollm.training.config import default_checkpoint
 
 
 class Action(NamedTuple):
@@ -31,10 +32,6 @@ class Action(NamedTuple):
     """reads a folder of run directories, and needs no experiment; its `text_option` names the folder"""
 
 
-def _checkpoint(experiment: Experiment) -> Literal["best", "average"]:
-    return "average" if experiment.train.average > 1 else "best"
-
-
 ACTIONS: dict[str, Action] = {
     "train": Action("train, or resume an unfinished run (the default)"),
     "scale": Action(
@@ -44,32 +41,32 @@ ACTIONS: dict[str, Action] = {
     "generate": Action(
         "continue or translate a text with the trained model",
         lambda experiment: config.GenerateOptions(
-            **asdict(experiment.sample), checkpoint=_checkpoint(experiment)
+            **asdict(experiment.sample), checkpoint=default_checkpoint(experiment.train)
         ),
         reads_run=True,
         text_option="prompt",
     ),
     "evaluate": Action(
         "measure loss and bits per byte on a whole split, for translations BLEU and chrF too",
-        lambda experiment: config.EvaluateOptions(_checkpoint(experiment)),
+        lambda experiment: config.EvaluateOptions(default_checkpoint(experiment.train)),
         reads_run=True,
     ),
     "explain": Action(
         "measure on one text why it is split so, what a vector means, how the model predicts, where it attends",
-        lambda experiment: config.ExplainOptions(_checkpoint(experiment)),
+        lambda experiment: config.ExplainOptions(default_checkpoint(experiment.train)),
         reads_run=True,
         text_option="text",
     ),
     "report": Action(
         "write one HTML file about a run: curves, all answers of explain with interactive figures, other runs",
-        lambda experiment: config.ReportOptions(_checkpoint(experiment)),
+        lambda experiment: config.ReportOptions(default_checkpoint(experiment.train)),
         reads_run=True,
         text_option="text",
     ),
     "chat": Action(
         "talk to the trained model on the terminal",
         lambda experiment: config.ChatOptions(
-            _checkpoint(experiment),
+            default_checkpoint(experiment.train),
             temperature=experiment.sample.temperature,
             max_tokens=experiment.sample.max_tokens,
             seed=experiment.sample.seed,
@@ -78,12 +75,12 @@ ACTIONS: dict[str, Action] = {
     ),
     "serve": Action(
         "answer requests in OpenAI's protocol, with a page to talk to the trained model",
-        lambda experiment: config.ServeOptions(_checkpoint(experiment)),
+        lambda experiment: config.ServeOptions(default_checkpoint(experiment.train)),
         reads_run=True,
     ),
     "export": Action(
         "write the trained model for transformers, llama.cpp or peft, or as a program: NumPy, C or a web page",
-        lambda experiment: config.ExportOptions(_checkpoint(experiment)),
+        lambda experiment: config.ExportOptions(default_checkpoint(experiment.train)),
         reads_run=True,
     ),
     "import-model": Action(

@@ -6,7 +6,6 @@ from zerotollm.actions.config import AttributeOptions
 from zerotollm.console import Console
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
-from zerotollm.host.allocator import reuse_memory
 from zerotollm.run_directory import ATTRIBUTION
 from zerotollm.session.progress import steps_of_seeds
 from zerotollm.studies.answers import write_answer
@@ -27,7 +26,6 @@ def attribute(experiment: Experiment, run_dir: Path, options: AttributeOptions) 
             f"--seeds is {options.seeds} and --passages {options.passages}: expected at least 2 seeds, which give an "
             "interval, and 1 passage"
         )
-    reuse_memory(experiment.data.batch_size * experiment.data.context * experiment.model.width)
     text = editable_text(experiment)
     target = find_target(text, options.text, options.passages)
     Console().print(f"the passages stand in {', '.join(dict.fromkeys(target.documents))}", soft_wrap=True)

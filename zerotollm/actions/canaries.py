@@ -5,7 +5,6 @@ from pathlib import Path
 from zerotollm.actions.config import CanariesOptions
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
-from zerotollm.host.allocator import reuse_memory
 from zerotollm.run_directory import CANARIES
 from zerotollm.session.progress import steps_of_seeds
 from zerotollm.studies.answers import write_answer
@@ -22,7 +21,6 @@ def canaries(experiment: Experiment, run_dir: Path, options: CanariesOptions) ->
     repetitions = _repetitions(options.repetitions)
     if options.seeds < 1:
         raise UsageError(f"--seeds is {options.seeds}: expected at least 1")
-    reuse_memory(experiment.data.batch_size * experiment.data.context * experiment.model.width)
     text = editable_text(experiment)
     seeds = range(experiment.train.seed, experiment.train.seed + options.seeds)
     with steps_of_seeds(len(seeds) * experiment.train.steps) as advance:

@@ -15,7 +15,7 @@ from zerotollm.explain.render.terminal import Shown, question_tables
 from zerotollm.explainable_run import load
 from zerotollm.host.atomic_files import write_atomically
 from zerotollm.session.compilation_cache import cache_compiled_programs
-from zerotollm.studies.markdown_page import read_page, with_table
+from zerotollm.studies.markdown_page import read_page, with_table, write_tables
 from zerotollm.types import Json
 
 NAME = "explain.json"
@@ -48,7 +48,7 @@ def explain(experiment: Experiment, run_dir: Path, options: ExplainOptions) -> J
         _write(run_dir, result)
     if options.into:
         table = questions_markdown(run.step, explanation, run_explanation)
-        write_atomically(page, with_table(read_page(page), "questions", table, page))
+        write_tables(page, {"questions": table})
     if run_explanation:
         _show(console, question_tables(run_explanation))
     return result

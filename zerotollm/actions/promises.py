@@ -5,8 +5,7 @@ from pathlib import Path
 from zerotollm.actions.config import PromisesOptions
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
-from zerotollm.host.atomic_files import write_atomically
-from zerotollm.studies.markdown_page import read_page, with_table
+from zerotollm.studies.markdown_page import write_tables
 from zerotollm.studies.promise_calibration import (
     Outcomes,
     headline,
@@ -29,11 +28,7 @@ def promises(experiment: Experiment, run_dir: Path, options: PromisesOptions) ->
         raise UsageError(f"{folder} is no folder: name one with run directories, as in promises runs")
     outcomes = read_outcomes(folder)
     if not outcomes.judged:
-        others = [
-            f"{len(names)} {words}"
-            for names, words in ((outcomes.unfinished, "unfinished"), (outcomes.without, "without a promise"))
-            if names
-        ]
+        others = [f"{len(names)} {words}" for words, names in outcomes.left_out().items()]
         raise UsageError(
             f"{folder} holds no finished run with a promise"
             + (f" ({', '.join(others)})" if others else "")
@@ -46,6 +41,6 @@ def promises(experiment: Experiment, run_dir: Path, options: PromisesOptions) ->
         console.print(line)
     if options.into:
         page = Path(options.into)
-        write_atomically(page, with_table(read_page(page), "promises", markdown(outcomes), page))
+        write_tables(page, {"promises": markdown(outcomes)})
         console.print(f"written: {page}")
     return outcomes

@@ -209,7 +209,7 @@ def _made(run: Run, summary: Json) -> Section:
     sentence = "There are no final numbers: this model was not trained here, or is not finished."
     if summary:
         # All tokens count that the model reads, also those without a loss.
-        job = job_for(replace(run.experiment, model=run.model_config), this_accelerator())
+        job = job_for(run.trained, this_accelerator())
         flops = flops_per_token(job) * summary["steps"] * job.batch_size * job.context
         speed = flops / summary["step_seconds"]
         sentence = (

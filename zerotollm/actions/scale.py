@@ -32,8 +32,8 @@ def scale(
     """Train the missing runs: the larger one last, and only after its prediction was written to law.json.
 
     A finished ladder trains nothing, and writes the same files again. Return the law, its prediction for the larger
-    run, and that run. Raises UsageError where the directory or a
-    point belongs to other experiments, or the ladder is too short to fit, and RunError where a loss is not finite.
+    run, and that run. Raises UsageError where the directory or a point belongs to other experiments, or the ladder is
+    too short to fit, and RunError where a loss is not finite.
     """
     console = Console(soft_wrap=True)
     runs = (*ladder(experiment), next_size(experiment))
@@ -50,21 +50,18 @@ def scale(
         if None in stored:
             environment = json.dumps(run_directory.environment(), indent=2) + "\n"
             write_atomically(run_dir / run_directory.ENVIRONMENT, environment)
+        jobs = list(zip(runs, stored, strict=True))
         records: list[PointRecord] = []
         trained: list[PointRecord] = []
 
         def complete(number: int) -> None:
             """Train the run of that number if it is missing, and add its record."""
-            run, record = runs[number], stored[number]
+            run, record = jobs[number]
             if record is None:
                 record = points.measure_point(run)
                 trained.append(record)
                 points.write_point(run_dir, run, record)
-                waiting = [
-                    run
-                    for run, done in zip(runs[number + 1 :], stored[number + 1 :], strict=True)
-                    if not done
-                ]
+                waiting = [run for run, done in jobs[number + 1 :] if not done]
                 left = f", {clock(points.seconds_left(trained, waiting))} left" if waiting else ""
                 line = report.run_line(as_point(record), record["epochs"])
                 console.print(f"run {number + 1}/{len(runs)}: {line} in {clock(record['seconds'])}{left}")

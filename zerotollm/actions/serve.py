@@ -28,6 +28,7 @@ from zerotollm.serving import scheduler
 from zerotollm.serving.app import ServerState, TimedProtocol, end_requests, generate_forever, make_app
 from zerotollm.serving.protocol import Served
 from zerotollm.session.compilation_cache import cache_compiled_programs
+from zerotollm.shell import option
 from zerotollm.validation import validate
 
 STOP_SECONDS = 3  # time that running generations have to end when the server is asked to stop
@@ -45,8 +46,7 @@ def serve(experiment: Experiment, run_dir: Path, options: ServeOptions) -> None:
     validate(experiment)
     for name, least in LOWER_BOUNDS.items():
         if getattr(options, name) < least:
-            option = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{option} is {getattr(options, name)}, and must be at least {least}")
+            raise UsageError(f"{option(name)} is {getattr(options, name)}, and must be at least {least}")
     require_language_model(experiment, run_dir)
     loopback = options.host in ("localhost", "127.0.0.1", "::1")
     if not (loopback or options.api_key_file):

@@ -5,8 +5,7 @@ from pathlib import Path
 from zerotollm.actions.config import TabulateOptions
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
-from zerotollm.host.atomic_files import write_atomically
-from zerotollm.studies.markdown_page import read_page, with_table
+from zerotollm.studies.markdown_page import write_tables
 from zerotollm.studies.results import page_markdown, wide_console, write_results
 from zerotollm.studies.speedrun import holds_records, markdown, read_records, terminal_table
 from zerotollm.studies.table import Row
@@ -33,10 +32,7 @@ def tabulate(experiment: Experiment, run_dir: Path, options: TabulateOptions) ->
     results = {folder.name: write_results(folder, console) for folder in folders}
     if options.into:
         page = Path(options.into)
-        text = read_page(page)
-        for name, rows in results.items():
-            text = with_table(text, name, page_markdown(rows), page)
-        write_atomically(page, text)
+        write_tables(page, {name: page_markdown(rows) for name, rows in results.items()})
         console.print(f"written: {page}")
     return results
 
@@ -47,6 +43,6 @@ def _tabulate_speedrun(folder: Path, options: TabulateOptions) -> dict[str, list
     console.print(terminal_table(records))
     if options.into:
         page = Path(options.into)
-        write_atomically(page, with_table(read_page(page), folder.name, markdown(records), page))
+        write_tables(page, {folder.name: markdown(records)})
         console.print(f"written: {page}")
     return {}

@@ -1,6 +1,5 @@
 """train: data, model, optimizer, initialize or resume, loop, summary. Run again, it resumes; finished, it says so."""
 
-import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -11,11 +10,11 @@ import numpy as np
 
 from zerotollm import run_directory
 from zerotollm.components import model_of
+from zerotollm.console import Console
 from zerotollm.decoding.text import sample_text
 from zerotollm.evaluation.loss import evaluate_feed
 from zerotollm.evaluation.translation_report import with_prompt
 from zerotollm.experiment import Experiment, translates
-from zerotollm.host.atomic_files import write_atomically
 from zerotollm.host.memory_limit import check_libraries
 from zerotollm.host.stop_signals import StoppedError, stop_requests
 from zerotollm.model.accelerator import this_accelerator
@@ -24,21 +23,17 @@ from zerotollm.session.data import load_data, pinned_data
 from zerotollm.session.devices import computing_on_mesh, mesh_lines
 from zerotollm.session.job import job_for
 from zerotollm.session.out_of_memory import out_of_memory_explained
-from zerotollm.session.progress import Clock, Display, console_of
+from zerotollm.session.progress import Clock, Display
 from zerotollm.session.promise import promise
 from zerotollm.session.resume import initialize_or_resume
 from zerotollm.session.run_log import RunLog, Validation
-from zerotollm.session.summary import commands, held_out_words, rows, summarize
+from zerotollm.session.summary import Summary, commands, rows, write_summary
 from zerotollm.session.warm_start import warm_start
 from zerotollm.sharding.processes import is_first, on_first, stop_requested, together
 from zerotollm.training.checkpoints import CheckpointWriter
-from zerotollm.training.config import due
+from zerotollm.training.config import TrainConfig, due
 from zerotollm.training.prefetch import prefetched
 from zerotollm.training.step import EvalStep, TrainState
-from zerotollm.types import Json
-
-Summary = Json
-"""What summary.json holds: see `zerotollm.session.summary.summarize`."""
 
 
 def train(experiment: Experiment, run_dir: Path) -> Summary:
@@ -68,7 +63,7 @@ def train(experiment: Experiment, run_dir: Path) -> Summary:
             with ExitStack() as loop:
                 log = RunLog(run_dir, experiment, feed, display, first, notes, began)
                 loop.enter_context(closing(log))
-                writer = loop.enter_context(_checkpoint_writer(run_dir, experiment))
+                writer = loop.enter_context(closing(_checkpoint_writer(run_dir, config)))
                 stop = [] if together() else loop.enter_context(stop_requests(hangup=True))
                 batches = loop.enter_context(_batches(training, first))
                 train_step = training.train_step()
@@ -90,7 +85,7 @@ def train(experiment: Experiment, run_dir: Path) -> Summary:
                     log.limit_lead(writer, step)
                     if stopping:
                         raise _stopped(stop, step, config.steps, run_dir)
-            summary = on_first(partial(_summarize, run_dir, training, log))
+            summary = on_first(partial(write_summary, run_dir, training, log.notes))
         display.table(rows(summary), commands(experiment, run_dir, summary.get("example", "")))
         return summary
 
@@ -100,7 +95,7 @@ def _claimed(experiment: Experiment, run_dir: Path) -> Iterator[tuple[Experiment
     """Hold the lock on `run_dir` for this experiment; give it with its places, and the summary of a finished run."""
     experiment = with_prompt(pinned_data(experiment), run_dir)
     with ExitStack() as stack:
-        display = stack.enter_context(Display(experiment.train.steps, console_of(is_first())))
+        display = stack.enter_context(Display(experiment.train.steps, Console(quiet=not is_first())))
 
         def claim() -> Summary | None:
             stack.enter_context(run_directory.locked(run_dir))
@@ -128,27 +123,17 @@ def _describe(training: CompiledTraining, first: int, display: Display) -> None:
     trainable = training.trainable_parameters
     part = f", of which {trainable:,} are trained" if trainable != training.num_parameters else ""
     tokens = experiment.train.steps * (1 - experiment.data.replay) * feed.tokens_per_step
-    epochs = (
-        f"{tokens / feed.tokens:.1f} epochs"
-        if not feed.sources
-        else ", ".join(
-            f"{tokens * source.share / source.tokens:.2g} epochs of {source.corpus}"
-            for source in feed.sources
-        )
-    )
+    epochs = [f"{tokens * s.share / s.tokens:.2g} epochs of {s.corpus}" for s in feed.sources]
+    epochs = epochs or [f"{tokens / feed.tokens:.1f} epochs"]
     display.say(
         f"{training.num_parameters:,} parameters{part}; {feed.tokens:,} {'labels' if feed.labels else 'tokens'} to "
-        f"train on, {epochs}" + (f"; resuming after step {first}" if first else "")
+        f"train on, {', '.join(epochs)}" + (f"; resuming after step {first}" if first else "")
     )
 
 
-@contextmanager
-def _checkpoint_writer(run_dir: Path, experiment: Experiment) -> Iterator[CheckpointWriter]:
-    config = experiment.train
+def _checkpoint_writer(run_dir: Path, config: TrainConfig) -> CheckpointWriter:
     regular = partial(due, steps=config.steps, every=config.checkpoint_every)
-    keep = max(config.keep, config.average)
-    with closing(CheckpointWriter(run_dir / run_directory.CHECKPOINTS, keep, regular)) as writer:
-        yield writer
+    return CheckpointWriter(run_dir / run_directory.CHECKPOINTS, max(config.keep, config.average), regular)
 
 
 def _batches(training: CompiledTraining, first: int) -> closing:
@@ -172,34 +157,12 @@ def _evaluate(training: CompiledTraining, eval_step: Callable[[], EvalStep], sta
 
 
 def _sample(training: CompiledTraining, state: TrainState) -> str:
-    experiment = training.experiment
-    params = training.merge(state.params, state.frozen)
-    return sample_text(
-        params,
-        model_of(experiment),
-        training.feed.tokenizer,
-        experiment.sample,
-        translates=translates(experiment),
-    )
+    experiment, params = training.experiment, training.merge(state.params, state.frozen)
+    net, tokenizer = model_of(experiment), training.feed.tokenizer
+    return sample_text(params, net, tokenizer, experiment.sample, translates=translates(experiment))
 
 
 def _stopped(stop: list[int], step: int, steps: int, run_dir: Path) -> StoppedError:
     number = stop[0] if stop else signal.SIGTERM
-    return StoppedError(
-        f"stopped at step {step} of {steps} and saved in {run_dir}; the same command resumes it",
-        number,
-    )
-
-
-def _summarize(run_dir: Path, training: CompiledTraining, log: RunLog) -> Summary:
-    """Write summary.json and return what it holds."""
-    summary = summarize(
-        run_dir,
-        log.notes,
-        training.num_parameters,
-        training.trainable_parameters,
-        training.feed.byte,
-        held_out_words(training.experiment, training.feed),
-    )
-    write_atomically(run_dir / run_directory.SUMMARY, json.dumps(summary, indent=2) + "\n")
-    return summary
+    words = f"stopped at step {step} of {steps} and saved in {run_dir}; the same command resumes it"
+    return StoppedError(words, number)

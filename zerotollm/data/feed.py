@@ -84,6 +84,11 @@ class Feed:
     cut: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """per split of texts to classify: texts longer than `data.context`, and their tokens that are not read"""
 
+    @property
+    def evaluation_steps(self) -> float:
+        """Operations of one validation, in training steps: the forward pass is a third of a step."""
+        return self.evaluation_tokens / self.tokens_per_step / 3
+
 
 def open_feed(
     data: DataConfig,

@@ -290,10 +290,7 @@ def _decode(
 
 
 decode = jax.jit(
-    _decode,
-    static_argnames=("net", "stop_ids"),
-    donate_argnames="state",
-    compiler_options=FEW_ROWS,
+    _decode, static_argnames=("net", "stop_ids"), donate_argnames="state", compiler_options=FEW_ROWS
 )
 decode_growing = jax.jit(_decode, static_argnames=("net", "stop_ids", "stages"), compiler_options=FEW_ROWS)
 

@@ -125,12 +125,7 @@ def _translate_greedily(
         greedy = replace(sampling, temperature=0.0, max_tokens=min(sampling.max_tokens, most))
         rows = [*group, *[group[-1]] * (ROWS - len(group) if len(order) > ROWS else 0)]
         drawn = sample.generate(
-            params,
-            net,
-            [prompts[i] for i in rows],
-            greedy,
-            stop_ids=tokenizer.stop_ids,
-            utf8=tokenizer.utf8,
+            params, net, [prompts[i] for i in rows], greedy, stop_ids=tokenizer.stop_ids, utf8=tokenizer.utf8
         )
         for i, ids in zip(group, drawn, strict=False):
             ids = ids[: net.config.max_length + 1 - len(prompts[i])]  # the source stays in the context

@@ -24,7 +24,7 @@ LabelledSplits = Mapping[str, Sequence[tuple[str, str]]]
 Scores = Json
 """Name -> number, list or table, as JSON."""
 LabelStep = Callable[[Params, Json], tuple[ArrayLike, ArrayLike, ArrayLike]]
-"""`make_label_step` of `zerotollm.training.step`: (params, batch) -> probabilities, labels and weights of the rows."""
+"""`zerotollm.components.label_step_of`: (params, batch) -> probabilities, labels and weights of the rows."""
 Predictions = tuple[np.ndarray, np.ndarray]
 """Probabilities [N, K] and true labels [N]."""
 

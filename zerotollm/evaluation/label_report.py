@@ -8,16 +8,12 @@ import numpy as np
 
 from zerotollm.data.feed import Feed
 from zerotollm.data.sources.examples import open_examples
-from zerotollm.evaluation.classification import Predictions, baseline_scores, label_scores
+from zerotollm.evaluation.classification import Predictions, Scores, baseline_scores, label_scores
 from zerotollm.evaluation.translation_report import not_read
 from zerotollm.experiment import Experiment
 from zerotollm.explain.figures.marks import Axis, Heat, Panel
 from zerotollm.explain.figures.picture import Picture
 from zerotollm.host.atomic_files import write_atomically
-from zerotollm.types import Json
-
-Scores = Json
-"""JSON values."""
 
 
 def label_report(

@@ -1,7 +1,6 @@
 """Loss on held-out text, in bits per byte comparable across tokenizers."""
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import SupportsFloat, TypeVar
 
@@ -10,7 +9,7 @@ from zerotollm.errors import DivergedError
 from zerotollm.model.build import Params
 from zerotollm.sharding.rules import Placement
 from zerotollm.training.metrics import OF_SOURCE
-from zerotollm.training.prefetch import prefetched
+from zerotollm.training.prefetch import DeferredMetrics, prefetched
 from zerotollm.training.step import EvalStep
 
 IN_FLIGHT = 4
@@ -33,18 +32,15 @@ def evaluate_batches(
     Raises DivergedError where the loss is not finite.
     """
     sums: dict[str, list[float]] = {"nats": [], "tokens": [], "correct": []}
-    waiting: deque[Mapping[str, SupportsFloat]] = deque()
 
-    def read_oldest() -> None:
-        for name, value in waiting.popleft().items():
-            sums[name].append(float(value))
+    def read(_: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            sums[name].append(value)
 
-    for batch in batches:
-        waiting.append(eval_step(params, batch))
-        if len(waiting) > IN_FLIGHT:
-            read_oldest()
-    while waiting:
-        read_oldest()
+    deferred = DeferredMetrics(read, IN_FLIGHT)
+    for number, batch in enumerate(batches):
+        deferred.add(number, eval_step(params, batch))
+    deferred.drain()
     nats, tokens = math.fsum(sums["nats"]), round(math.fsum(sums["tokens"]))
     if not math.isfinite(nats):
         raise DivergedError(
@@ -71,17 +67,12 @@ def evaluate_feed(
     measured = [evaluate_feed(eval_step, params, source, split, placement) for source in feed.sources]
     nats = math.fsum(values["loss"] * values["tokens"] for values in measured)
     tokens, num_bytes = (sum(int(values[name]) for values in measured) for name in ("tokens", "bytes"))
-    shares = zip(feed.sources, measured, strict=True)
-    weighted = math.fsum(source.share * values["bpb"] for source, values in shares)
-    together = {
+    by_source = [(source, values["bpb"]) for source, values in zip(feed.sources, measured, strict=True)]
+    return {
         "loss": nats / tokens,
         "bpb": nats / math.log(2) / num_bytes,
         "tokens": tokens,
         "bytes": num_bytes,
+        "weighted_bpb": math.fsum(source.share * bpb for source, bpb in by_source),
+        **{f"{OF_SOURCE}{source.corpus}": bpb for source, bpb in by_source},
     }
-    by_source = zip(feed.sources, measured, strict=True)
-    return (
-        together
-        | {"weighted_bpb": weighted}
-        | {f"{OF_SOURCE}{source.corpus}": values["bpb"] for source, values in by_source}
-    )

@@ -110,11 +110,7 @@ FAMILY = Family(
     name="Llama",
     model_type="llama",
     architecture="LlamaForCausalLM",
-    fields=(
-        *shared_fields(),
-        TWO_BIASES,
-        only("sliding_window", None),
-    ),
+    fields=(*shared_fields(), TWO_BIASES, only("sliding_window", None)),
     fixed=SHARED | {"qk_norm": False, "nope_every": 0},
     widths=equal_widths,
     weights=weights,

@@ -300,11 +300,7 @@ class Attention(nn.Module):
         return out_BTD, KVCache(k_BKSC, v_BKSC)
 
     def attend(
-        self,
-        q_BHTC: jax.Array,
-        k_BKSC: jax.Array,
-        v_BKSC: jax.Array,
-        mask_BTS: jax.Array | AttentionMask,
+        self, q_BHTC: jax.Array, k_BKSC: jax.Array, v_BKSC: jax.Array, mask_BTS: jax.Array | AttentionMask
     ) -> jax.Array:
         """Return the values mixed by attention, (B, H, T, C). A subclass may mix them otherwise."""
         if isinstance(mask_BTS, AttentionMask):

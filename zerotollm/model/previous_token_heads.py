@@ -63,10 +63,7 @@ def _planted(config: TransformerConfig, attention: Json) -> Json:
     queries_11NC = jnp.broadcast_to(bias_C, (1, 1, N, C))
     queries_NC = rope(config, queries_11NC, -1 - jnp.arange(N)[None])[0, 0]
     planted: Json = {}
-    for name, bias_NC in (
-        ("query", queries_NC),
-        ("key", jnp.broadcast_to(bias_C, (num_key_heads, C))),
-    ):
+    for name, bias_NC in (("query", queries_NC), ("key", jnp.broadcast_to(bias_C, (num_key_heads, C)))):
         Y = bias_NC.size
         kernel_XY, bias_Y = attention[name], attention[f"{name}_bias"]
         planted[name] = kernel_XY.at[:, :Y].multiply(KERNEL_SCALE)

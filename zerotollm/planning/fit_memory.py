@@ -13,7 +13,7 @@ from zerotollm.planning.memory import Job, memory_by_kind
 from zerotollm.planning.speed import predict
 
 LIGHTER = {"none": ("none", "dots", "full"), "dots": ("dots", "full"), "full": ("full",)}
-"""Rematerializations that keep as much or less."""
+"""Values of `compute.remat` that keep as much or less, the most first."""
 WIDTHS = range(64, 64 * 257, 64)
 """Widths of the models considered."""
 TOKENS_PER_PARAMETER = 20

@@ -1,5 +1,6 @@
 """Parameters and floating-point operations of a model, counted from its configuration. No heavy imports."""
 
+from zerotollm.experiment import Experiment, resolved_model
 from zerotollm.model.config import BIASED, TransformerConfig
 
 
@@ -69,6 +70,17 @@ def train_flops(model: TransformerConfig, context: int) -> int:
     The optimizer is left out.
     """
     return 3 * forward_flops(model, context)
+
+
+def flops_per_step(experiment: Experiment) -> int:
+    """Return the operations of a training step without padding."""
+    data = experiment.data
+    return train_flops(resolved_model(experiment), data.context) * data.context * data.batch_size
+
+
+def tokens_trained_on(experiment: Experiment) -> int:
+    """Return D of the scaling law, repeated tokens counted again."""
+    return experiment.train.steps * experiment.data.batch_size * experiment.data.context
 
 
 def head_rows(model: TransformerConfig) -> int:

@@ -302,19 +302,15 @@ def judge(promises: Promises, measured: Mapping[str, float], load: float | None)
     """
     resumed = promises.get("resumed", [])
     moved = not all(entry["same_machine"] for entry in resumed)
-    foretold: list[tuple[When, Foretold]] = [
-        ("before", promises["before"]),
-        ("early", promises.get("after_early", {})),
-    ]
+    foretold: dict[When, Foretold] = {"before": promises["before"], "early": promises.get("after_early", {})}
     outcome: Outcome = {"kept": [], "not_judged": {}, "load": load}
-    for when, predictions in foretold:
+    for when, predictions in foretold.items():
         for quantity, prediction in predictions.items():
             if quantity != "validation_bpb" and moved:
                 outcome["not_judged"][quantity] = "the run was resumed on another machine"
             elif quantity not in ("validation_bpb", "step_seconds") and resumed:
-                outcome["not_judged"][quantity] = (
-                    "the run was resumed: it started and compiled more than once"
-                )
+                reason = "the run was resumed: it started and compiled more than once"
+                outcome["not_judged"][quantity] = reason
             else:
                 number = measured[quantity]
                 held = prediction["low"] <= number <= prediction["high"]

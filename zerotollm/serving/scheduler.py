@@ -178,11 +178,7 @@ def step(programs: Programs, batch: Batch) -> tuple[Batch, NewTokens]:
     generations = batch.decoding()
     active_R = np.array([generation is not None for generation in generations])
     slots, sampled = programs.step(
-        programs.params,
-        batch.slots,
-        programs.next_state_SV,
-        active_R,
-        np.bool_(_any_log_p(generations)),
+        programs.params, batch.slots, programs.next_state_SV, active_R, np.bool_(_any_log_p(generations))
     )
     return batch._replace(slots=slots), _tokens(sampled, generations)
 

@@ -24,18 +24,20 @@ from zerotollm.sharding.rules import Placement, check_divides, placed_shapes, sh
 from zerotollm.training.step import EvalStep, TrainState, TrainStep
 from zerotollm.types import PyTree
 
-Programs = Mapping[tuple[int, ...], Future[Compiled]]
-"""Programs being compiled, by the shape of a batch's "inputs"."""
-
 
 class Program(NamedTuple):
     """A function whose second argument is a batch, with a program for every shape that a batch may have."""
 
-    by_shape: Programs
+    by_shape: Mapping[tuple[int, ...], Future[Compiled]]
+    """being compiled, by the shape of "inputs" in the batch"""
+
+    def compiled(self) -> dict[tuple[int, ...], Compiled]:
+        """Wait for the compiler, and return the programs by the same shapes."""
+        return {shape: future.result() for shape, future in self.by_shape.items()}
 
     def result(self) -> Callable[..., PyTree]:
         """Wait for the compiler, and return the function."""
-        compiled = {shape: future.result() for shape, future in self.by_shape.items()}
+        compiled = self.compiled()
         return lambda first, batch, *rest: compiled[batch["inputs"].shape](first, batch, *rest)
 
 

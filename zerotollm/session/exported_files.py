@@ -90,13 +90,7 @@ def write_export(run: Run, out: Path, form: Format, dtype: Dtype) -> Exported:
             chats=template is not None,
         )
         write_folder(
-            out,
-            run.params,
-            run.model_config,
-            run.tokenizer,
-            card,
-            dtype=dtype,
-            chat_template=template,
+            out, run.params, run.model_config, run.tokenizer, card, dtype=dtype, chat_template=template
         )
     return Exported(out, f"{out}: {family.architecture}, {what} of step {run.step:,} in {dtype}; {reader}")
 

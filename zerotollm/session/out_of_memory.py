@@ -9,11 +9,9 @@ from jax.errors import JaxRuntimeError
 from zerotollm.errors import RunError
 from zerotollm.experiment import Experiment
 from zerotollm.model.accelerator import this_accelerator
+from zerotollm.planning.fit_memory import LIGHTER
 from zerotollm.planning.memory import memory_by_kind
 from zerotollm.session.job import job_for
-
-LIGHTER = {"none": "dots", "dots": "full"}
-"""The next `compute.remat` that keeps less."""
 
 
 @contextmanager
@@ -44,9 +42,9 @@ def _explanation(experiment: Experiment, run_dir: Path) -> str:
     kinds = memory_by_kind(job)
     largest = sorted(kinds, key=kinds.__getitem__, reverse=True)[:2]
     sizes = " and ".join(f"{kind} {kinds[kind] / 1e9:.2f} GB" for kind in largest)
-    remat, micro_batches = job.compute.remat, job.train.micro_batches
-    if remat in LIGHTER and "activations" in largest:
-        advice = f"the same command with --compute.remat {LIGHTER[remat]} resumes with less"
+    lighter, micro_batches = LIGHTER[job.compute.remat][1:], job.train.micro_batches
+    if lighter and "activations" in largest:
+        advice = f"the same command with --compute.remat {lighter[0]} resumes with less"
     elif job.compute.cross_entropy == "plain" and "logits" in largest:
         advice = "the same command with --compute.cross-entropy chunked resumes with less"
     elif job.batch_size > micro_batches:

@@ -106,11 +106,6 @@ def two_columns(rows: Mapping[str, str]) -> Table:
     return table
 
 
-def console_of(first: bool) -> Console:
-    """Return the terminal, or a silent console in every process but the first."""
-    return Console(quiet=not first)
-
-
 class Display:
     """Progress, samples and the summary of one run on a console."""
 

@@ -45,7 +45,7 @@ def promise(run_dir: Path, training: CompiledTraining, first: int, began: Clock,
     if not first:
         basis = measure_basis(training, began)
         foretold, left_out = foretell(basis)
-        write(run_dir, {"format": FORMAT, "basis": basis, "before": foretold, "left_out": left_out})
+        _write(run_dir, {"format": FORMAT, "basis": basis, "before": foretold, "left_out": left_out})
         if foretold:
             words = [f"{LABELS[name]} {in_words(name, prediction)}" for name, prediction in foretold.items()]
             display.say(f"foretold: {', '.join(words)}")
@@ -53,7 +53,7 @@ def promise(run_dir: Path, training: CompiledTraining, first: int, began: Clock,
         machine = measure_machine()
         resumed: Resumed = {"step": first, "same_machine": is_same(machine, before["basis"]["machine"])}
         before["resumed"] = [*before.get("resumed", []), resumed]
-        write(run_dir, before)
+        _write(run_dir, before)
 
 
 def promise_early(run_dir: Path, durations: Sequence[float]) -> None:
@@ -62,7 +62,7 @@ def promise_early(run_dir: Path, durations: Sequence[float]) -> None:
     if before:
         before["early"] = {"durations": list(durations), "load": load_average()}
         before["after_early"] = foretell_early(before["basis"], durations)
-        write(run_dir, before)
+        _write(run_dir, before)
 
 
 def read_promise(run_dir: Path) -> Promises | None:
@@ -75,7 +75,7 @@ def read_promise(run_dir: Path) -> Promises | None:
     return cast(Promises, promises) if known and promises.keys() >= Promises.__required_keys__ else None
 
 
-def write(run_dir: Path, promises: Promises) -> None:
+def _write(run_dir: Path, promises: Promises) -> None:
     write_atomically(run_dir / PROMISE, json.dumps(promises, indent=2, allow_nan=False) + "\n")
 
 
@@ -84,7 +84,7 @@ def measure_basis(training: CompiledTraining, began: Clock) -> Basis:
     spent, experiment, feed = began.passed(), training.experiment, training.feed
     train, model, data = experiment.train, experiment.model, experiment.data
     parameters, tokens = counted_parameters(model), round(train.steps * feed.tokens_per_step)
-    programs = [program.result() for program in training.train_program.by_shape.values()]
+    programs = training.train_program.compiled().values()
     costs = [program.cost_analysis() or {} for program in programs]
     sizes = [xla_memory(program) for program in programs]
     flops = float(np.mean([cost.get("flops", 0.0) for cost in costs]))
@@ -103,7 +103,7 @@ def measure_basis(training: CompiledTraining, began: Clock) -> Basis:
         "step_bytes": float(np.mean([cost.get("bytes accessed", 0.0) for cost in costs])),
         "step_memory": max((planned_peak(size) - size["arguments"] for size in sizes if size), default=0),
         "validations": times(0, train.steps, train.eval_every),
-        "validation_steps": feed.evaluation_tokens / feed.tokens_per_step / 3,
+        "validation_steps": feed.evaluation_steps,
         "seconds": spent.seconds,
         "cpu_seconds": spent.cpu_seconds,
         "resident_bytes": resident_bytes(),

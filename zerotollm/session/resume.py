@@ -32,32 +32,30 @@ def initialize_or_resume(
     frozen = None
     if start.params is not None and training.abstract_state.frozen is not None:
         _, frozen = partition(start.params, train.trainable)
+    new: Notes = {
+        "text": training.feed.fingerprint,
+        "frozen": fingerprint(frozen),
+        "before": None,
+        "losses": [],
+        "validation": None,
+        "step_seconds": 0.0,
+        "seconds": 0.0,
+        "cpu_seconds": 0.0,
+    }
     if newest is None:
         if start.run:
             display.say(f"initialized from {start.run!r}")
         params = start.params and place_tree(start.params, mesh)
-        notes: Notes = {
-            "text": training.feed.fingerprint,
-            "frozen": fingerprint(frozen),
-            "before": None,
-            "losses": [],
-            "validation": None,
-            "step_seconds": 0.0,
-            "seconds": 0.0,
-            "cpu_seconds": 0.0,
-        }
-        return training.init(np.uint32(train.seed), params), 0, notes
+        return training.init(np.uint32(train.seed), params), 0, new
     checkpoint = checkpoints.of_step(directory, newest)
-    # Earlier versions noted none of these.
-    notes = cast(
-        Notes, {"before": None, "frozen": None, "cpu_seconds": 0.0} | (checkpoint.manifest() or {})["notes"]
-    )
-    if notes["text"] != training.feed.fingerprint:
+    # Earlier versions noted less.
+    notes = cast(Notes, {**new, "frozen": None, **(checkpoint.manifest() or {})["notes"]})
+    if notes["text"] != new["text"]:
         raise RunError(
             f"the text of {training.experiment.data.corpus} has changed since {run_dir} was begun: "
             "bring the text back, or train anew with another --run-dir"
         )
-    if notes["frozen"] != fingerprint(frozen):
+    if notes["frozen"] != new["frozen"]:
         raise RunError(
             f"{train.start_from} has changed since {run_dir} was initialized from it: bring it back, or "
             "train anew with another --run-dir"

@@ -15,11 +15,14 @@ from zerotollm.planning.promises import EARLY
 from zerotollm.session.progress import Clock, Display, Pace
 from zerotollm.session.promise import promise_early
 from zerotollm.sharding.processes import is_first, on_first
-from zerotollm.training.checkpoints import AHEAD, CheckpointWriter, of_step
+from zerotollm.training.checkpoints import CheckpointWriter, of_step
 from zerotollm.training.config import times
 from zerotollm.training.metrics import OF_SOURCE, MetricsWriter, NullMetricsWriter, StepLog
 from zerotollm.training.prefetch import DeferredMetrics
 from zerotollm.training.step import Metrics, TrainState
+
+LEAD = 20
+"""During a save, training continues for at most 1/LEAD of the steps between two checkpoints."""
 
 Validation = dict[str, float]
 """`loss`, `bpb` and other `training.metrics.MEASURED`, where there are: see `StepLog.validation`."""
@@ -61,12 +64,11 @@ class RunLog:
     ):
         self.notes: Notes = notes
         self._run_dir, self._train, self._feed, self._display = run_dir, experiment.train, feed, display
-        self._time_before, self._began = Clock(notes["seconds"], notes["cpu_seconds"]), began
+        # As if all processes of the run were this one.
+        self._began = Clock(began.seconds - notes["seconds"], began.cpu_seconds - notes["cpu_seconds"])
         self._saved_at = start
         self._early: list[float] = []
         self._pace = Pace(feed.tokens_per_step, notes["step_seconds"])
-        # In steps, until it was timed: the forward pass is a third of a step.
-        self._eval_guess = feed.evaluation_tokens / feed.tokens_per_step / 3
         self._skipped = 0.0
         self._deferred = DeferredMetrics(self._read)
         self._metrics_path = run_dir / run_directory.METRICS
@@ -91,7 +93,7 @@ class RunLog:
     def before(self, evaluate: Callable[[], Validation]) -> None:
         """Measure and show the validation before the first step."""
         self.notes["before"] = before = evaluate()
-        self._display.say(f"before the first step: {words(before, self._feed)}")
+        self._display.say(f"before the first step: {validation_in_words(before, self._feed)}")
 
     def begin(self, start: int) -> None:
         """Start the clock of the steps: the first one is given to the device now."""
@@ -118,7 +120,7 @@ class RunLog:
             )
         self._steps.add(step, values, pace.tokens_per_second)
         pauses = {  # those due after this very step are still to come
-            "validation": (times(step - 1, train.steps, train.eval_every), self._eval_guess),
+            "validation": (times(step - 1, train.steps, train.eval_every), self._feed.evaluation_steps),
             "sample": (times(step - 1, train.steps, train.sample_every), 2.0),
         }
         left = pace.seconds_left(train.steps - step, pauses)
@@ -137,7 +139,7 @@ class RunLog:
             measured = evaluate()
         self.notes["validation"] = measured
         best = on_first(partial(self._steps.validation, step, measured))
-        self._display.validation(step, words(measured, self._feed), best)
+        self._display.validation(step, validation_in_words(measured, self._feed), best)
         return best
 
     def sample(self, step: int, write: Callable[[], str]) -> None:
@@ -151,31 +153,28 @@ class RunLog:
     def save(self, writer: CheckpointWriter, state: TrainState, step: int) -> None:
         """Start to save a checkpoint."""
         with self._pause("save"):
-            before, passed = self._time_before, self._began.passed()
+            passed = self._began.passed()
             self.notes = {
-                "text": self._feed.fingerprint,
-                "frozen": self.notes["frozen"],
-                "before": self.notes["before"],
+                **self.notes,
                 "losses": list(self._steps.losses),
-                "validation": self.notes["validation"],
                 "step_seconds": self._pace.seconds,
-                "seconds": before.seconds + passed.seconds,
-                "cpu_seconds": before.cpu_seconds + passed.cpu_seconds,
+                "seconds": passed.seconds,
+                "cpu_seconds": passed.cpu_seconds,
             }
             self._metrics.sync()
             writer.save(state.saved(), step, self.notes, self._metrics_path)
         self._saved_at = step
 
     def limit_lead(self, writer: CheckpointWriter, step: int) -> None:
-        """Wait for the disk once training is a twentieth of an interval beyond the checkpoint being saved."""
-        if step == self._saved_at + self._train.checkpoint_every // AHEAD:
+        """Wait for the disk once training is 1/LEAD of an interval beyond the checkpoint being saved."""
+        if step == self._saved_at + self._train.checkpoint_every // LEAD:
             if writer.busy():  # a slow disk, or quick steps: no time of theirs
                 with self._pause("slow save"):
                     writer.wait()
             writer.wait()
 
 
-def words(validation: Validation, feed: Feed) -> str:
+def validation_in_words(validation: Validation, feed: Feed) -> str:
     """Return a validation as people read it."""
     if feed.labels:
         return f"loss {validation['loss']:.4f} nats per label, accuracy {validation['accuracy']:.4f}"

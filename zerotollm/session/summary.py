@@ -1,5 +1,6 @@
 """The end of a run: summary.json, its table, and commands to try next."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import numpy as np
 from zerotollm import run_directory
 from zerotollm.data.feed import Feed
 from zerotollm.experiment import Experiment, continues, task_of
+from zerotollm.host.atomic_files import write_atomically
 from zerotollm.host.load import load_average
 from zerotollm.host.peak_memory import peak_memory_bytes
 from zerotollm.planning.promises import LABELS, judge
+from zerotollm.session.compiled_training import CompiledTraining
 from zerotollm.session.progress import clock
 from zerotollm.session.promise import read_promise
 from zerotollm.session.run_log import Notes
@@ -20,14 +23,13 @@ from zerotollm.training.metrics import OF_SOURCE, measured_metrics, read_metrics
 from zerotollm.types import Json
 
 Summary = Json
+"""What summary.json holds: see `write_summary`."""
 EXAMPLE_TOKENS, EXAMPLE_WORDS, EXAMPLE_CHARACTERS = 64, 5, 60
 """Most of a held-out text that is read, and that makes a prompt."""
 
 
-def summarize(
-    run_dir: Path, notes: Notes, num_parameters: int, trainable: int, byte: str, example: str
-) -> Summary:
-    """Return what summary.json holds: the final numbers, over all processes of the run.
+def write_summary(run_dir: Path, training: CompiledTraining, notes: Notes) -> Summary:
+    """Write summary.json, the final numbers over all processes of the run, and return what it holds.
 
     Some runs add the number of trainable parameters, the unit of bits (`byte`, see `Feed.byte`), the validation of the
     run that they were initialized from (`before`), accuracy, the loss on old text or `example`, see `held_out_words`.
@@ -38,7 +40,7 @@ def summarize(
     best = checkpoints.best(checkpoints.finished(run_dir / run_directory.CHECKPOINTS))
     validation, before = notes["validation"] or {}, notes["before"]
     summary: Summary = {
-        "parameters": num_parameters,
+        "parameters": training.num_parameters,
         "steps": last["step"],
         "tokens": last["tokens"],
         "seconds": round(notes["seconds"], 1),
@@ -54,15 +56,17 @@ def summarize(
     }
     if promises := read_promise(run_dir):
         summary["promises"] = judge(promises, summary, load_average())
-    if trainable != num_parameters:
-        summary["trained_parameters"] = trainable
-    if byte != "byte":
-        summary["byte"] = byte
+    if training.trainable_parameters != training.num_parameters:
+        summary["trained_parameters"] = training.trainable_parameters
+    if training.feed.byte != "byte":
+        summary["byte"] = training.feed.byte
     if before:
         summary["before"] = measured_metrics(before)
-    if example:
+    if example := held_out_words(training.experiment, training.feed):
         summary["example"] = example
-    return summary | {f"validation_{name}": value for name, value in measured_metrics(validation).items()}
+    summary |= {f"validation_{name}": value for name, value in measured_metrics(validation).items()}
+    write_atomically(run_dir / run_directory.SUMMARY, json.dumps(summary, indent=2) + "\n")
+    return summary
 
 
 def rows(summary: Summary) -> dict[str, str]:

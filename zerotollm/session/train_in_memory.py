@@ -85,7 +85,7 @@ def compile_programs(experiment: Experiment, num_vmapped_seeds: int = 0) -> Prog
         training = compile_training(start.experiment, feed, placement, start.params, num_vmapped_seeds)
         eval_step = training.compile_eval_step()
         train_step = training.train_step()
-        compiled = [program.result() for program in training.train_program.by_shape.values()]
+        compiled = training.train_program.compiled().values()
         step_bytes = max(planned_peak(xla_memory(program)) for program in compiled)
         return Programs(training, train_step, eval_step(), start.params, time.monotonic() - began, step_bytes)
 

@@ -14,6 +14,7 @@ from zerotollm.experiment import Experiment, continues
 from zerotollm.explain.reference import training_documents
 from zerotollm.explain.sources import Documents
 from zerotollm.explain.words import KINDS, token_kinds
+from zerotollm.host.allocator import reuse_memory
 from zerotollm.session.train_in_memory import Fitted, Programs, compile_programs, fit
 
 
@@ -65,6 +66,7 @@ def editable_text(experiment: Experiment) -> EditableText:
             else "it trains on something else, or on a second text too"
         )
         raise UsageError(f"{experiment.name} is not a built-in decoder trained on plain text ({reason})")
+    reuse_memory(experiment.data.batch_size * experiment.data.context * experiment.model.width)
     programs = compile_programs(experiment)
     sources = text_sources(experiment.data, programs.feed.tokenizer)
     if len(sources) > 1:

@@ -10,7 +10,7 @@ from zerotollm.components import dataset_of
 from zerotollm.experiment import Experiment, to_json
 from zerotollm.host.atomic_files import write_atomically
 from zerotollm.model.config import resolve
-from zerotollm.planning.flops import counted_parameters, train_flops
+from zerotollm.planning.flops import counted_parameters, tokens_trained_on, train_flops
 from zerotollm.run_directory import MAY_MOVE
 from zerotollm.session.train_in_memory import compile_programs, fit
 from zerotollm.studies.records import another_text, check_experiment, read_record
@@ -42,7 +42,7 @@ def measure_point(run: Experiment) -> PointRecord:
     began = time.monotonic()
     programs = compile_programs(run)
     [fitted] = fit(programs, [run.train.seed])
-    tokens = run.train.steps * run.data.batch_size * run.data.context
+    tokens = tokens_trained_on(run)
     return {
         "experiment": json.loads(to_json(run)),
         "parameters": counted_parameters(programs.experiment.model),
@@ -97,7 +97,7 @@ def as_point(record: PointRecord) -> Point:
 def run_size(run: Experiment, vocab_size: int) -> tuple[int, int]:
     """Return N and D of a run without training it; `vocab_size` is the tokenizer's, which may be smaller than asked."""
     model = resolve(run.model, vocab_size=vocab_size, context=run.data.context)
-    return counted_parameters(model), run.train.steps * run.data.batch_size * run.data.context
+    return counted_parameters(model), tokens_trained_on(run)
 
 
 def seconds_left(trained: Sequence[PointRecord], waiting: Sequence[Experiment]) -> float:

@@ -1,8 +1,10 @@
 """A generated table inside a Markdown page, between `<!-- table NAME -->` and `<!-- end -->`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from zerotollm.errors import UsageError
+from zerotollm.host.atomic_files import write_atomically
 
 
 def read_page(page: Path) -> str:
@@ -24,3 +26,11 @@ def with_table(text: str, name: str, table: str, page: Path | str = "the text") 
             f"{page} has no lines {start.strip()} and {end}: write them where the table is to stand"
         )
     return f"{before}{start}{table}\n{end}{after}"
+
+
+def write_tables(page: Path, tables: Mapping[str, str]) -> None:
+    """Replace the tables of these names in a page. Raises UsageError as `read_page` and `with_table` do."""
+    text = read_page(page)
+    for name, table in tables.items():
+        text = with_table(text, name, table, page)
+    write_atomically(page, text)

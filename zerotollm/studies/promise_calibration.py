@@ -40,6 +40,11 @@ class Outcomes:
     without: Sequence[str]
     """finished, and of a version that promised nothing"""
 
+    def left_out(self) -> dict[str, Sequence[str]]:
+        """Return the names of the other runs by what they are, in words."""
+        others = {"unfinished": self.unfinished, "without a promise": self.without}
+        return {words: names for words, names in others.items() if names}
+
 
 def read_outcomes(folder: Path) -> Outcomes:
     """Return the outcomes of all run directories below a folder. Raises RunError where a summary.json is damaged."""
@@ -51,10 +56,9 @@ def read_outcomes(folder: Path) -> Outcomes:
         name, summary = str(path.relative_to(folder)), read_summary(path)
         if summary is None:
             unfinished.append(name)
-        elif isinstance(outcome := summary.get("promises"), dict) and outcome.keys() >= {
-            "kept",
-            "not_judged",
-        }:
+        elif (
+            isinstance(outcome := summary.get("promises"), dict) and {"kept", "not_judged"} <= outcome.keys()
+        ):
             judged[name] = cast(Outcome, outcome)
         else:
             without.append(name)
@@ -123,10 +127,7 @@ def lines(outcomes: Outcomes) -> list[str]:
             label = f"{LABELS[cast(Quantity, quantity)]}: {reason}"
             reasons[label] = reasons.get(label, 0) + 1
     text += [f"not judged in {number} of the runs: {reason}" for reason, number in reasons.items()]
-    for names, words in ((outcomes.unfinished, "unfinished"), (outcomes.without, "without a promise")):
-        if names:
-            text.append(f"{words}: {', '.join(names)}")
-    return text
+    return text + [f"{words}: {', '.join(names)}" for words, names in outcomes.left_out().items()]
 
 
 def describe(kept: Kept) -> str:

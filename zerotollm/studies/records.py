@@ -32,7 +32,7 @@ RATES = (0.5, 1.0, 2.0)
 RATE_FIELDS = ("learning_rate", "adam_learning_rate", "embedding_learning_rate")
 
 Outcome = Literal["trained", "diverged", "sees the future"]
-Change = TypedDict("Change", {"field": str, "from": object, "to": object})
+FieldChange = TypedDict("FieldChange", {"field": str, "from": object, "to": object})
 """A field of the experiment: its value in the base and in the variant."""
 
 
@@ -78,7 +78,7 @@ class RunRecord(Measurements):
     format: int
     variant: str
     group: str
-    change: list[Change]
+    change: list[FieldChange]
     paper: str
     sentence: str
     published: NotRequired[dict[str, float] | None]

@@ -64,7 +64,7 @@ class Prediction(NamedTuple):
     high: float
 
 
-def fit_law(points: Sequence[Point], seed: int = 0) -> Fit:
+def fit_law(points: Sequence[Point]) -> Fit:
     """Fit a law by Chinchilla's approach 3 (arXiv:2203.15556): least Huber loss of log L, by L-BFGS from a grid.
 
     Losses are summed, not averaged, and the tolerance is tight: stopping early made Chinchilla's own constants wrong
@@ -79,21 +79,20 @@ def fit_law(points: Sequence[Point], seed: int = 0) -> Fit:
     log_NDL[:, :2] -= middle
     solutions = [_minimize(start, log_NDL) for start in _starts(log_NDL)]
     best = min(solutions, key=lambda solution: solution[1])[0]
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(len(points), size=(RESAMPLES, len(points)))
+    drawn = np.random.default_rng(0).integers(len(points), size=(RESAMPLES, len(points)))
     resamples = [_minimize(best, log_NDL[rows])[0] for rows in drawn]
     laws = [_law(solution, middle) for solution in (best, *resamples)]
     return Fit(tuple(points), laws[0], tuple(laws[1:]))
 
 
-def predict(fit: Fit, parameters: int, tokens: int, seed: int = 0) -> Prediction:
+def predict(fit: Fit, parameters: int, tokens: int) -> Prediction:
     """Predict the loss of one more run. The interval holds the uncertainty of the law and the scatter of runs.
 
     The scatter is that of the residuals times sqrt(P / (P - 5)) for P points, because the law was fitted to them.
     """
     count = len(fit.points)
     residuals = np.log1p(fit.residuals) * np.sqrt(count / max(1, count - CONSTANTS))
-    scatter = np.random.default_rng(seed).choice(residuals, len(fit.resamples))
+    scatter = np.random.default_rng(0).choice(residuals, len(fit.resamples))
     laws = np.array([law(parameters, tokens) for law in fit.resamples])
     return Prediction(float(fit.law(parameters, tokens)), *_percentiles(laws * np.exp(scatter)))
 

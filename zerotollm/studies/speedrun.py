@@ -130,41 +130,28 @@ def _read(path: Path) -> Record:
     )
 
 
-def heads(unit: Unit) -> tuple[str, ...]:
-    return (
-        "record",
-        "date",
-        "runs",
-        f"{unit}, mean",
-        "p of a loss above the target",
-        "seconds, mean",
-        "TFLOP of matrix products in that time",
-        "p of no shorter time than the record before",
-        "verdict",
-    )
+def rows(records: dict[str, Record]) -> list[dict[str, str]]:
+    """Return the cells of each record, by heading.
 
-
-def rows(records: dict[str, Record]) -> list[tuple[str, ...]]:
-    """Return a row for each record. Times are compared as `work`, so that a faster machine is no faster recipe."""
+    Times are compared as `work`, so that a faster machine is no faster recipe.
+    """
     found, before = [], None
     for name, record in records.items():
         losses, times = [run["loss"] for run in record["runs"]], [run["seconds"] for run in record["runs"]]
         p_value = shorter_p_value(work(record), work(before)) if before else None
-        verdict = _verdict(record, p_value)
-        found.append(
-            (
-                name.removesuffix(".json"),
-                record["date"],
-                str(len(losses)),
-                _with_deviation(losses, 4),
-                f"{loss_p_value(record):.2g}",
-                _with_deviation(times, 1),
-                _with_deviation(work(record), 2),
-                "" if p_value is None else f"{p_value:.2g}",
-                verdict,
-            )
-        )
-        if verdict == "record":
+        row = {
+            "record": name.removesuffix(".json"),
+            "date": record["date"],
+            "runs": str(len(losses)),
+            f"{record['unit']}, mean": _with_deviation(losses, 4),
+            "p of a loss above the target": f"{loss_p_value(record):.2g}",
+            "seconds, mean": _with_deviation(times, 1),
+            "TFLOP of matrix products in that time": _with_deviation(work(record), 2),
+            "p of no shorter time than the record before": "" if p_value is None else f"{p_value:.2g}",
+            "verdict": _verdict(record, p_value),
+        }
+        found.append(row)
+        if row["verdict"] == "record":
             before = record
     return found
 
@@ -184,19 +171,17 @@ def _with_deviation(values: Sequence[float], digits: int) -> str:
 
 def terminal_table(records: dict[str, Record]) -> Table:
     """Return the records as a table."""
-    table = Table(*heads(_unit(records)), box=SIMPLE_HEAD)
-    for row in rows(records):
-        table.add_row(*row)
+    cells = rows(records)
+    table = Table(*cells[0], box=SIMPLE_HEAD)
+    for row in cells:
+        table.add_row(*row.values())
     return table
 
 
 def markdown(records: dict[str, Record]) -> str:
     """Return the records as a Markdown table without a newline at its end."""
-    return markdown_table(heads(_unit(records)), rows(records))
-
-
-def _unit(records: dict[str, Record]) -> Unit:
-    return next(iter(records.values()))["unit"]
+    cells = rows(records)
+    return markdown_table([*cells[0]], [[*row.values()] for row in cells])
 
 
 def to_text(record: Record) -> str:

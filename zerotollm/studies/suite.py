@@ -1,6 +1,6 @@
 """A suite: a base experiment and its variants, each with one change. No heavy imports."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
@@ -32,6 +32,16 @@ class Variant:
     """the paper's numbers, to compare with ours: `perplexity` per token, `bleu`, `parameters` in millions"""
 
 
+class Change(NamedTuple):
+    """A `Variant` whose base is not known yet."""
+
+    name: str
+    fields: Mapping[str, object]
+    """what is changed, see `changed`"""
+    paper: str
+    sentence: str
+
+
 class Suite(NamedTuple):
     """Argument of the actions of suites."""
 
@@ -49,6 +59,15 @@ def changed(experiment: T, fields: Mapping[str, object]) -> T:
         inner = replace(getattr(experiment, group), **{field: value}) if field else value
         experiment = replace(experiment, **{group: inner})  # type: ignore[type-var]  (any dataclass)
     return experiment
+
+
+def variants_of(base: Experiment, groups: Mapping[str, Iterable[Change]]) -> tuple[Variant, ...]:
+    """Return a variant of the base for each change; `groups` are the changes by group."""
+    return tuple(
+        Variant(change.name, group, changed(base, change.fields), change.paper, change.sentence)
+        for group, changes in groups.items()
+        for change in changes
+    )
 
 
 def make_suite(

@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from zerotollm.significance import Looks, compare_all, standard_deviation
-from zerotollm.studies.records import Change, RunRecord
+from zerotollm.studies.records import FieldChange, RunRecord
 from zerotollm.studies.suite import BASE
 
 FUTURE = "too good to be true: sees the future"
@@ -65,7 +65,7 @@ class Row(TypedDict):
 
     variant: str
     group: str
-    change: list[Change]
+    change: list[FieldChange]
     paper: str
     sentence: str
     parameters: int
@@ -272,7 +272,7 @@ def _size_cells(row: Row) -> list[str]:
     return [words or "-", f"{row['parameters']:,}", flops, f"{speed:,.0f}" if speed else "-"]
 
 
-def _change_words(changes: Sequence[Change]) -> list[str]:
+def _change_words(changes: Sequence[FieldChange]) -> list[str]:
     """Return every field's change; of functions that replace built-in ones, their names and their file."""
     code = {c["field"]: c["to"] for c in changes if c["field"].startswith("code.")}
     words = [f"{c['field']} {c['from']} → {c['to']}" for c in changes if c["field"] not in code]

@@ -15,12 +15,11 @@ from zerotollm.console import Console
 from zerotollm.data.feed import Feed
 from zerotollm.errors import DivergedError, RunError, UsageError
 from zerotollm.evaluation.causality import sees_the_future
-from zerotollm.evaluation.translation_report import not_read, translate_split, translates
-from zerotollm.experiment import Experiment
+from zerotollm.evaluation.translation_report import not_read, translate_split
+from zerotollm.experiment import Experiment, translates
 from zerotollm.model.accelerator import this_accelerator
 from zerotollm.model.build import init_params
-from zerotollm.model.config import resolve
-from zerotollm.planning.flops import train_flops
+from zerotollm.planning.flops import flops_per_step
 from zerotollm.planning.speed import flops_per_token
 from zerotollm.session.compilation_cache import cache_compiled_programs
 from zerotollm.session.job import job_for
@@ -115,9 +114,7 @@ def planned(folder: Path, variant: Variant, seeds: Sequence[int], tune: bool) ->
 
 def run_flops(variant: Variant) -> float:
     """Return about the floating-point operations of one run."""
-    experiment, data = variant.experiment, variant.experiment.data
-    model = resolve(experiment.model, vocab_size=experiment.tokenizer.vocab_size, context=data.context)
-    return train_flops(model, data.context) * data.context * data.batch_size * experiment.train.steps
+    return flops_per_step(variant.experiment) * variant.experiment.train.steps
 
 
 def prepare_data(variants: Sequence[Variant]) -> dict[Hashable, Sources]:

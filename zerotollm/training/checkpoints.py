@@ -34,8 +34,6 @@ from zerotollm.shell import launch
 from zerotollm.training.config import TrainConfig, due
 from zerotollm.types import Json, PyTree
 
-AHEAD = 20
-"""During a save, training continues for at most 1/AHEAD of the steps between two checkpoints."""
 MANIFEST = "manifest.json"
 STATE = "state"
 

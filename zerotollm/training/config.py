@@ -103,6 +103,11 @@ class TrainConfig:
     heads, hidden units and vocabulary; empty: all devices along data"""
 
 
+def default_checkpoint(train: TrainConfig) -> Literal["best", "average"]:
+    """Return the checkpoint that is meant if none is named: "average" if `average` asks for it, else "best"."""
+    return "average" if train.average > 1 else "best"
+
+
 def due(step: int, steps: int, every: int) -> bool:
     """Return whether a task repeated `every` steps is due after `step`. At the end it always is (0: only then)."""
     return step == steps or (every > 0 and step % every == 0)

@@ -31,10 +31,11 @@ class Penalty(NamedTuple):
     """chunked form: logits become cap x tanh(logits / cap); 0: unchanged"""
 
 
+NO_PENALTY = Penalty()
+
+
 def token_losses(
-    logits_XV: jax.Array,
-    targets_X: jax.Array,
-    penalty: Penalty = Penalty(),  # noqa: B008
+    logits_XV: jax.Array, targets_X: jax.Array, penalty: Penalty = NO_PENALTY
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return (penalized loss, cross-entropy, log Z) of every token, each of the shape X of `targets_X`, in nats.
 
@@ -51,9 +52,9 @@ def token_losses(
     return loss_X, nats_X, log_z_X
 
 
-def rows_for(tokens: int, vocab_size: int, logits: int = LOGITS) -> int:
-    """Return the rows of a chunk: chunks of equal size, a multiple of 8, with at most about `logits` logits."""
-    chunks = max(1, -(-tokens * vocab_size // logits))
+def rows_for(tokens: int, vocab_size: int) -> int:
+    """Return the rows of a chunk: chunks of equal size, a multiple of 8, with at most about `LOGITS` logits."""
+    chunks = max(1, -(-tokens * vocab_size // LOGITS))
     return min(tokens, -(-tokens // chunks // 8) * 8)
 
 
@@ -62,7 +63,7 @@ def chunked_cross_entropy(
     head_DV: jax.Array,
     targets_BT: jax.Array,
     weights_BT: jax.Array,
-    penalty: Penalty = Penalty(),  # noqa: B008
+    penalty: Penalty = NO_PENALTY,
     rows: int = 0,
 ) -> tuple[jax.Array, jax.Array]:
     """Return (objective, nats): weighted sums over tokens of the penalized loss and of the cross-entropy, in nats.

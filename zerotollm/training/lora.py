@@ -16,6 +16,7 @@ from flax.traverse_util import unflatten_dict
 
 from zerotollm.errors import UsageError
 from zerotollm.model.build import Params
+from zerotollm.sharding.rules import path_name
 from zerotollm.training.config import TrainConfig
 
 OWN, LORA = "own", "lora"
@@ -117,8 +118,7 @@ def merge_params(
 
 def flatten_params(params: Params) -> list[tuple[str, jax.Array]]:
     """Return (path, leaf) of every leaf of a nested dict, in the order of `jax.tree.leaves`."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
+    return [(path_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
 
 
 def unflatten_params(flat: dict[str, jax.Array]) -> Params:

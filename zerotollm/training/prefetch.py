@@ -2,10 +2,8 @@
 
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, TypeVar
-
-import jax
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol, SupportsFloat, TypeVar
 
 HostBatch = TypeVar("HostBatch", covariant=True)
 PlacedBatch = TypeVar("PlacedBatch")
@@ -31,8 +29,11 @@ def prefetched(
     batch is due.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
-        make = lambda step: thread.submit(lambda: place(dataset[step]))  # noqa: E731
-        ready = deque(make(step) for step in range(start, min(start + AHEAD, stop)))
+
+        def make(step: int) -> Future[PlacedBatch]:
+            return thread.submit(lambda: place(dataset[step]))
+
+        ready = deque(map(make, range(start, min(start + AHEAD, stop))))
         for step in range(start, stop):
             batch = ready.popleft().result()
             if step + AHEAD < stop:
@@ -41,16 +42,16 @@ def prefetched(
 
 
 class DeferredMetrics:
-    """Passes metrics on in order, `BEHIND` steps late, since the device may still be computing them."""
+    """Passes metrics on in order, some steps late, since the device may still be computing them."""
 
-    def __init__(self, read: Callable[[int, dict[str, float]], None]):
-        self._read = read
-        self._waiting: deque[tuple[int, Mapping[str, jax.Array]]] = deque()
+    def __init__(self, read: Callable[[int, dict[str, float]], None], behind: int = BEHIND):
+        self._read, self._behind = read, behind
+        self._waiting: deque[tuple[int, Mapping[str, SupportsFloat]]] = deque()
 
-    def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+    def add(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
         """Add the metrics of a step, scalars on the device."""
         self._waiting.append((step, metrics))
-        if len(self._waiting) > BEHIND:
+        if len(self._waiting) > self._behind:
             self._read_oldest()
 
     def drain(self) -> None:

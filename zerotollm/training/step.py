@@ -1,8 +1,8 @@
 """The train step: (state, batch, seed) -> (state, metrics), a pure function compiled once.
 
-`make_train_step` is the plain case: loss, gradients, update, metrics. The other cases replace one of its two functions:
-`in_micro_batches` sums gradients over parts of a batch, `scaled` and `skip_overflow` compute in float16, and
-`with_frozen` trains some of the parameters, or adapters.
+`make_train_step` is made of two functions, gradients and update. Variants replace a part of these: `in_micro_batches`
+sums gradients over parts of a batch, `skip_overflow` belongs to float16, and `with_frozen` trains some of the
+parameters, or adapters.
 """
 
 from collections.abc import Callable
@@ -69,13 +69,20 @@ def make_train_step(gradients_of: MeanGradients, update: Update) -> TrainStep:
 
 
 def mean_gradients(sum_gradients: SumGradients) -> MeanGradients:
-    """Return the gradients of the mean over the weighted tokens of the batch."""
+    """Return the gradients of the mean over the weighted tokens of the batch.
+
+    In float16 the loss is scaled before the backward pass (arXiv:1710.03740).
+    """
 
     def gradients_of(state: TrainState, batch: Batch, seed: Seed) -> tuple[jax.Array, Params]:
-        weight = jnp.maximum(jnp.sum(batch["weights"]), 1.0)
+        divisor = weight = jnp.maximum(jnp.sum(batch["weights"]), 1.0)
+        factor = None
+        if state.loss_scale is not None:  # on the mean loss: its gradients hardly depend on the batch size
+            divisor = state.loss_scale.scale
+            factor = divisor / weight
         key = stream_key(seed, "dropout", state.step)
-        nats, gradients = sum_gradients(state, batch, seed, key, None)
-        return nats / weight, jax.tree.map(lambda g: g / weight, gradients)
+        nats, gradients = sum_gradients(state, batch, seed, key, factor)
+        return nats / weight, jax.tree.map(lambda g: g / divisor, gradients)
 
     return gradients_of
 
@@ -98,7 +105,7 @@ def plain_update(
     return update
 
 
-# --- variants of the two functions
+# --- variants
 
 
 def with_frozen(loss_fn: LossFn, train: TrainConfig) -> StateLoss:
@@ -148,21 +155,6 @@ def in_micro_batches(sum_gradients: SumGradients, parts: int) -> SumGradients:
         zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
         split = jax.tree.map(split_rows, dict(batch))
         return jax.lax.scan(accumulate, zeros, (split, jax.random.split(key, parts)))[0]
-
-    return gradients_of
-
-
-def scaled(sum_gradients: SumGradients) -> MeanGradients:
-    """Return the mean gradients in float16: the loss is scaled before the backward pass (arXiv:1710.03740)."""
-
-    def gradients_of(state: TrainState, batch: Batch, seed: Seed) -> tuple[jax.Array, Params]:
-        assert state.loss_scale is not None
-        scale = state.loss_scale.scale
-        weight = jnp.maximum(jnp.sum(batch["weights"]), 1.0)
-        key = stream_key(seed, "dropout", state.step)
-        # Scale the mean loss: its gradients hardly depend on the batch size.
-        nats, gradients = sum_gradients(state, batch, seed, key, scale / weight)
-        return nats / weight, jax.tree.map(lambda g: g / scale, gradients)
 
     return gradients_of
 

