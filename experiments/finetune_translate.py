@@ -18,12 +18,13 @@ from experiments.finetune_subject import FROM_SCRATCH
 from experiments.translate import experiment as translate
 from zerotollm.experiment import Experiment
 from zerotollm.planning.flops import flops_per_step
-from zerotollm.studies.suite import Variant, variants_of
+from zerotollm.studies.suite import Change, Variant, variants_of
 
 
 def experiment() -> Experiment:
     """Return `base` on the pairs of `translate`: a verse, a line end and its translation, with loss on the translation.
 
+    The tokenizer is made of the pairs, since that of `base` splits the words of 1395 into many tokens.
     `evaluate --split test` measures BLEU, as for `translate`, the encoder-decoder on the same pairs.
     """
     parent = base()
@@ -34,6 +35,7 @@ def experiment() -> Experiment:
         train=replace(
             parent.train,
             objective="completion",
+            start_tokenizer="new",
             steps=1000,
             eval_every=250,
             sample_every=500,
@@ -46,7 +48,8 @@ def experiment() -> Experiment:
 
 
 def variants(base: Experiment) -> tuple[Variant, ...]:
-    """Return the variants for `ablate --init-from runs/base`: training from scratch, and an encoder-decoder.
+    """Return the variants for `ablate --init-from runs/base`: training from scratch, the tokenizer of `base`, and an
+    encoder-decoder.
 
     The encoder-decoder is trained from scratch for as many steps as take the same compute.
     """
@@ -58,4 +61,7 @@ def variants(base: Experiment) -> tuple[Variant, ...]:
     )
     sentence = "`translate`, from nothing, in steps that take the same compute"
     compared = Variant("encoder-decoder", "architecture", encoder, "arXiv:1706.03762", sentence)
-    return (*variants_of(base, FROM_SCRATCH), compared)
+    same = Change(
+        "same-tokenizer", {"train.start_tokenizer": "same"}, "arXiv:2402.09977", "the tokenizer of `base`"
+    )
+    return (*variants_of(base, FROM_SCRATCH | {"tokenizer": [same]}), compared)

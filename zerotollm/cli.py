@@ -242,9 +242,9 @@ def act(command: Command, folders: Sequence[Path]) -> None:
     suite_options = None
     if action.suite:
         experiment, suite_options = _at_budget(experiment, command, experiments, action_options)
-    start_from = dict(overrides).get("train.start_from", experiment.train.start_from)
-    if start_from and command.experiment and not action.reads_run:
-        experiment = inherit_model(experiment, read_experiment(Path(start_from)))
+    start = override(experiment, [pair for pair in overrides if pair[0].startswith("train.start_")]).train
+    if start.start_from and command.experiment and not action.reads_run:
+        experiment = inherit_model(replace(experiment, train=start), read_experiment(Path(start.start_from)))
     original, experiment = experiment, override(experiment, overrides)
     run_dir = Path(command.run_dir or Path("runs") / experiment.name)
     if action.reads_run:

@@ -19,7 +19,7 @@ from zerotollm import run_directory
 from zerotollm.data.config import TokenizerConfig
 from zerotollm.data.feed import Feed, open_feed
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer, Tokenizer, load_tokenizer
-from zerotollm.experiment import Experiment, task_of
+from zerotollm.experiment import Experiment, makes_tokenizer, task_of
 from zerotollm.model.accelerator import this_accelerator
 from zerotollm.model.build import Net, Params, apply_net, build_net, init_params
 from zerotollm.model.compute_config import PLAIN, Accelerator, ComputeConfig, resolve
@@ -87,8 +87,9 @@ def dataset(
 
 def tokenizer_of(experiment: Experiment) -> TokenizerConfig | AnyTokenizer:
     """Return the tokenizer of `train.start_from`, or else how one is made from the text."""
-    start = experiment.train.start_from
-    return load_tokenizer(Path(start) / run_directory.TOKENIZER) if start else experiment.tokenizer
+    if makes_tokenizer(experiment):
+        return experiment.tokenizer
+    return load_tokenizer(Path(experiment.train.start_from) / run_directory.TOKENIZER)
 
 
 def model_of(experiment: Experiment) -> Net:

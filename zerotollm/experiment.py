@@ -88,7 +88,7 @@ def on_own_pairs(original: Experiment, experiment: Experiment, overridden: Colle
         "tokenizer.vocab_size": "8,000 for two languages",
         "sample.length_penalty": "0.6",
     }
-    if experiment.train.start_from:  # the tokenizer comes with the model
+    if not makes_tokenizer(experiment):
         del usual["tokenizer.vocab_size"]
     values = flatten(experiment)
     doubtful = [f"{name} {values[name]} (usual: {usual[name]})" for name in usual if name not in overridden]
@@ -100,11 +100,21 @@ def on_own_pairs(original: Experiment, experiment: Experiment, overridden: Colle
     return replace(experiment, sample=replace(experiment.sample, prompt=""))
 
 
+def makes_tokenizer(experiment: Experiment) -> bool:
+    """Return whether the tokenizer is made from the text, and does not come with a pretrained model."""
+    return not experiment.train.start_from or experiment.train.start_tokenizer == "new"
+
+
 def inherit_model(experiment: Experiment, pretrained: Experiment) -> Experiment:
-    """Return the experiment with tokenizer and model, but for dropout, of a pretrained one, for `train.start_from`."""
+    """Return the experiment with the model, but for dropout, of a pretrained one, for `train.start_from`.
+
+    With it comes the tokenizer, unless `train.start_tokenizer` is new: then the vocabulary has a size of its own.
+    """
     model = replace(pretrained.model, dropout=experiment.model.dropout)
     if model.position == "learned":  # its length is the number of position embeddings
         model = replace(model, max_length=model.max_length or pretrained.data.context)
+    if experiment.train.start_tokenizer == "new":
+        return replace(experiment, model=replace(model, vocab_size=0))
     return replace(experiment, model=model, tokenizer=pretrained.tokenizer)
 
 

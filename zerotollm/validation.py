@@ -70,6 +70,11 @@ def _rules(experiment: Experiment) -> Iterator[tuple[object, str]]:
             getattr(train, name) and not train.start_from,
             f"train.{name} needs a pretrained model: add --init-from RUN, for example --init-from runs/base",
         )
+    yield (
+        train.start_tokenizer == "new" and (train.lora_rank or train.trainable),
+        "train.start_tokenizer new changes the embedding, which adapters and frozen parameters keep as it is in "
+        "train.start_from: set it to same, or train all parameters",
+    )
     for name in ("trainable", "lora_targets"):
         try:
             re.compile(getattr(train, name))

@@ -320,6 +320,25 @@ def test_a_model_with_learned_positions_keeps_as_many_as_it_has(base):
     assert begun.model.max_length == base.data.context
 
 
+def test_a_new_tokenizer_is_made_of_the_new_text_and_the_model_begins_with_what_it_knows(base, folder):
+    fields = {"start_tokenizer": "new", "steps": 4}
+    experiment = subject(base, folder, **fields)
+    begun = inherit_model(experiment, zerotollm.load(folder / "base").experiment)
+    validate(begun)
+    summary = train(begun, folder / "new-tokenizer")
+    run = zerotollm.load(folder / "new-tokenizer")
+    before = zerotollm.load(folder / "base")
+    assert run.tokenizer != before.tokenizer
+    same = train(subject(base, folder, steps=4), folder / "same-tokenizer")
+    assert summary["before"]["bpb"] == pytest.approx(same["before"]["bpb"], abs=1)  # it knows the letters
+    assert "sea" in run.explain("sea sail").text
+    again = train(begun, folder / "new-tokenizer")
+    assert again["validation_bpb"] == summary["validation_bpb"]
+    for refused in ({"lora_rank": 2}, {"trainable": "head"}):
+        with pytest.raises(UsageError, match=r"train\.start_tokenizer"):
+            validate(replace(begun, train=replace(begun.train, **refused)))
+
+
 @pytest.mark.slow
 def test_a_decoder_learns_to_translate_and_is_scored(base, folder):
     for side, words in (("source", WORDS["o"]), ("target", WORDS["e"])):

@@ -18,7 +18,7 @@ from zerotollm.data.tokens.suffix_array import cached_suffix_array
 from zerotollm.data.tokens.text import TokenizedSplit
 from zerotollm.data.tokens.text_sources import prepare_sources, text_sources
 from zerotollm.errors import UsageError
-from zerotollm.experiment import Experiment
+from zerotollm.experiment import Experiment, makes_tokenizer
 from zerotollm.explain.explanation import COUNTED_TOKENS, INDEXED_TOKENS, ReferenceText
 from zerotollm.explain.merges import Merges, cached_merges
 from zerotollm.explain.pair_activations import Pair
@@ -32,7 +32,7 @@ def reference_text(
 
     `experiment` has its model resolved. With `genres`, held-out tokens are labelled with their genre, if it is known.
     """
-    trained_here = not experiment.train.start_from and tokenizer.kind != "pretrained"
+    trained_here = makes_tokenizer(experiment) and tokenizer.kind != "pretrained"
     source = experiment.tokenizer if trained_here else tokenizer
     pairs = experiment.model.encoder_layers > 0
     prepared = None

@@ -3,7 +3,7 @@
 from zerotollm.components import dataset_of
 from zerotollm.data.tokens.pretrained import PretrainedTokenizer
 from zerotollm.errors import RunError, UsageError
-from zerotollm.experiment import translates
+from zerotollm.experiment import makes_tokenizer, translates
 from zerotollm.programs.html_program import Facts, page
 from zerotollm.programs.quantized import Agreement, compare
 from zerotollm.programs.vocabulary import vocabulary
@@ -40,8 +40,8 @@ def page_facts(run: Run) -> Facts:
 
 def _agreement(run: Run) -> Agreement | None:
     """Return how often 8 bits keep the likeliest token of held-out text; None where the text is not here."""
-    comes_with_model = run.experiment.train.start_from or isinstance(run.tokenizer, PretrainedTokenizer)
-    tokenizer = run.tokenizer if comes_with_model else None
+    made_here = makes_tokenizer(run.experiment) and not isinstance(run.tokenizer, PretrainedTokenizer)
+    tokenizer = None if made_here else run.tokenizer
     try:
         feed = dataset_of(run.experiment, tokenizer=tokenizer)
         batches = feed.evaluation("validation")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from zerotollm.data.cache_folder import data_directory
 from zerotollm.data.feed import Feed
-from zerotollm.experiment import Experiment
+from zerotollm.experiment import Experiment, makes_tokenizer
 from zerotollm.host.atomic_files import write_atomically
 
 
@@ -54,7 +54,7 @@ def _note(experiment: Experiment) -> Path:
         asdict(data),
         asdict(experiment.tokenizer),
         experiment.train.objective,
-        experiment.train.start_from,
+        "" if makes_tokenizer(experiment) else experiment.train.start_from,
     ]
     key += [experiment.model.architecture, asdict(experiment.code), os.getcwd()]
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]

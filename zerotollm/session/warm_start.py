@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from zerotollm.components import model_of
 from zerotollm.data.feed import Feed
 from zerotollm.errors import UsageError
-from zerotollm.experiment import Experiment
+from zerotollm.experiment import Experiment, makes_tokenizer
 from zerotollm.model.build import Params
 from zerotollm.model.config import resolve
 from zerotollm.run import Run, load
 from zerotollm.training.parameter_transfer import check_same_model, transfer_params
+from zerotollm.training.vocabulary_transfer import transfer_vocabulary
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ def warm_start(experiment: Experiment, feed: Feed) -> WarmStart:
     config = replace(experiment.model, num_classes=len(feed.labels))
     context, start = experiment.data.context, experiment.train.start_from
     run = load(start) if start else None
-    if run:
+    new_tokens = run is not None and makes_tokenizer(experiment)
+    if run and not new_tokens:
         theirs = run.model_config
         if feed.vocab_size > theirs.vocab_size:
             raise UsageError(
@@ -40,13 +42,17 @@ def warm_start(experiment: Experiment, feed: Feed) -> WarmStart:
                 "train.objective was another one there"
             )
         config = replace(config, vocab_size=config.vocab_size or theirs.vocab_size)
-        if config.position == "learned":
-            config = replace(config, max_length=config.max_length or theirs.max_length)
+    if run and config.position == "learned":
+        config = replace(config, max_length=config.max_length or run.model_config.max_length)
     model = resolve(config, vocab_size=feed.vocab_size, context=context)
     experiment = replace(experiment, model=model)
     if not run:
         return WarmStart(experiment)
-    check_same_model(run.model_config, model, start)
+    theirs, params = run.model_config, run.params
+    if new_tokens:
+        theirs = replace(theirs, vocab_size=model.vocab_size)
+        params = transfer_vocabulary(params, run.tokenizer, feed.tokenizer, model.vocab_size)
+    check_same_model(theirs, model, start)
     net = model_of(experiment)
-    params = transfer_params(run.params, net, start, same_labels=run.labels == feed.labels)
+    params = transfer_params(params, net, start, same_labels=run.labels == feed.labels)
     return WarmStart(experiment, run, params)

@@ -210,7 +210,8 @@ def source_fields(experiment: Experiment) -> Hashable:
     """Return the fields that decide a run's `Sources`: with equal fields they are equal, unless a file changed."""
     data = replace(experiment.data, dir="", batch_size=1, document_mask=False)
     train = experiment.train
-    return data, experiment.tokenizer, experiment.model.architecture, train.objective, train.start_from
+    start = train.start_from, train.start_tokenizer
+    return data, experiment.tokenizer, experiment.model.architecture, train.objective, start
 
 
 def read_run(path: Path) -> RunRecord:

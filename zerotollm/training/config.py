@@ -64,6 +64,9 @@ class TrainConfig:
     """run directory from which model and tokenizer are initialized: after pretraining or import-model; new parameters
     and the optimizer start afresh. A run with a checkpoint of its own resumes from that instead. Empty: random
     initialization. Also --init-from"""
+    start_tokenizer: Literal["same", "new"] = field(default="same", metadata=ADDED)
+    """with start_from: the same tokenizer, or a new one as of `tokenizer`, made from this text. Each of its tokens
+    starts with the embedding of that token there, or the mean of those that it is split into (arXiv:2402.09977)"""
     trainable: str = field(default="", metadata=ADDED)
     """with start_from: regular expression of the trainable parameters, as in 'layer_3/|final_norm|head' (a path is
     layer_3/attention/query); all others are frozen. Empty: all, or with lora_rank none. New heads are always trained"""
