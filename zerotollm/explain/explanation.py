@@ -18,6 +18,7 @@ from zerotollm.explain.activations import (
     LanguageModel,
     concatenate_scores,
     even_windows,
+    record_rows,
     record_text,
     record_windows,
     text_tokens,
@@ -267,7 +268,9 @@ def held_out_windows(model: TransformerConfig, reference: ReferenceText) -> np.n
 
 def streams_of(lm: LanguageModel, windows_BW: np.ndarray) -> np.ndarray:
     """Return the residual stream of a decoder on B windows of T + 1 tokens, (M, B, T, D)."""
-    return np.stack([window.residual() for window in record_windows(lm, windows_BW)], axis=1)
+    T = windows_BW.shape[1] - 1
+    rows = [recording.residual("") for recording in record_rows(lm, windows_BW)]  # no logits: they cost most
+    return np.concatenate([x_MSD.reshape(len(x_MSD), -1, T, x_MSD.shape[-1]) for x_MSD in rows], axis=1)
 
 
 def fresh_streams(lm: LanguageModel, windows_BW: np.ndarray, fresh: FreshParams) -> Iterator[np.ndarray]:
