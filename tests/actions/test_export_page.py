@@ -1,4 +1,4 @@
-"""export --format html: the file, what is said of it, and what is refused before anything is measured."""
+"""export --format html: the file, what is printed about it, and what is refused before anything is measured."""
 
 import json
 import re

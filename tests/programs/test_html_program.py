@@ -205,7 +205,7 @@ def test_tokens_branch_and_every_switch_moves_the_distribution(browser, tmp_path
         tab.get_by_role("button", name="Undo").click()
         assert tab.evaluate("ids()") == ids
         tokens.nth(1).click()
-        tab.get_by_label("Write on from it").check()
+        tab.get_by_label("Continue from it").check()
         tab.get_by_label("Another text here").fill(" earth")
         tab.get_by_role("button", name="Use").click()
         wait_until_written(tab)
