@@ -10,7 +10,7 @@ TABLES = {"embedding": 0, "head": 1, "head_bias": 0}
 
 
 def transfer_vocabulary(params: Params, old: AnyTokenizer, new: AnyTokenizer, rows: int) -> Params:
-    """Return the parameters of a model of `old` for the tokens of `new`, and `rows` rows in all.
+    """Return the parameters of a model of `old` for the tokens of `new`: embedding (rows, D) and head (D, rows).
 
     A token has the row of the same token, or the mean of the rows of the tokens that `old` splits it into (Fast
     Vocabulary Transfer, arXiv:2402.09977). Special tokens keep their roles. Rows beyond the tokenizer, which no text
