@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 
 from zerotollm.model.chunked_attention import AttentionMask
 from zerotollm.model.config import BIASED, ROPE_KEPT, ROPE_STRETCHED, TransformerConfig
+from zerotollm.sharding.constraints import concurrent_parts
 from zerotollm.types import Json
 
 
@@ -305,9 +306,14 @@ class Attention(nn.Module):
         """Return the values mixed by attention, (B, H, T, C). A subclass may mix them otherwise."""
         if isinstance(mask_BTS, AttentionMask):
             return mask_BTS.attend(q_BHTC, k_BKSC, v_BKSC)
-        weights_BHTS = attention_weights(q_BHTC, k_BKSC, mask_BTS)
-        self.sow("intermediates", "weights_BHTS", weights_BHTS)
-        return mix_values(weights_BHTS, v_BKSC)
+        B, _, T, _ = q_BHTC.shape
+        if T == 1 or self.is_mutable_collection("intermediates") or (parts := concurrent_parts(B)) == 1:
+            weights_BHTS = attention_weights(q_BHTC, k_BKSC, mask_BTS)
+            self.sow("intermediates", "weights_BHTS", weights_BHTS)
+            return mix_values(weights_BHTS, v_BKSC)
+        masks = jnp.split(mask_BTS, parts) if len(mask_BTS) == B else [mask_BTS] * parts
+        split = zip(*(jnp.split(x, parts) for x in (q_BHTC, k_BKSC, v_BKSC)), masks, strict=True)
+        return jnp.concatenate([mix_values(attention_weights(q, k, mask), v) for q, k, v, mask in split])
 
     def gated(self, mixed_BTY: jax.Array, x_BTD: jax.Array) -> jax.Array:
         """Return the input of the output projection, (B, T, H C). A subclass may gate it by the attention's input."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from zerotollm.model.build import Params
-from zerotollm.sharding.constraints import axes_for, constrain, num_devices
+from zerotollm.sharding.constraints import axes_for, concurrent_parts, constrain, num_devices
 from zerotollm.training.config import OptimizerConfig
 from zerotollm.training.moments import store_moments_in
 
@@ -64,19 +64,23 @@ def muon_directions(
     cheaper, since Gram matrices are `block` x `block`. The features are along X if the kernel writes to the residual
     stream and along Y otherwise. A block that does not divide the axis, or 0, means the whole kernel.
 
-    Blocks of one shape are iterated together: a program with a few products compiles and runs faster than one with a
-    few per kernel. `GROUP_SIZE` limits the memory of the iterations' copies in large models.
+    Blocks of one shape are iterated together, on a CPU in two groups: a program with a few products compiles and runs
+    faster than one with a few per kernel. `GROUP_SIZE` limits the memory of the iterations' copies in large models.
     """
     blocks: list[jax.Array] = []
-    groups: dict[tuple[int, int, int], list[int]] = defaultdict(list)
-    sizes: dict[tuple[int, int], int] = defaultdict(int)
-    for index, (kernel_XY, writes) in enumerate(zip(kernels, writes_residual, strict=True)):
+    for kernel_XY, writes in zip(kernels, writes_residual, strict=True):
         rows_RC = kernel_XY if writes else kernel_XY.T  # features are rows
         rows, columns = rows_RC.shape
         height = block if block and rows % block == 0 else rows
         blocks.append(rows_RC.reshape(rows // height, height, columns))
-        groups[height, columns, sizes[height, columns] // GROUP_SIZE].append(index)
-        sizes[height, columns] += rows * columns
+    shapes = [b.shape[1:] for b in blocks]
+    totals = {shape: sum(b.size for b in blocks if b.shape[1:] == shape) for shape in shapes}
+    groups: dict[tuple[tuple[int, ...], int], list[int]] = defaultdict(list)
+    before: dict[tuple[int, ...], int] = defaultdict(int)
+    for index, (shape, b) in enumerate(zip(shapes, blocks, strict=True)):
+        size = min(GROUP_SIZE, -(-totals[shape] // concurrent_parts(2)))
+        groups[shape, before[shape] // size].append(index)
+        before[shape] += b.size
 
     updates: dict[int, jax.Array] = {}
     for members in groups.values():
