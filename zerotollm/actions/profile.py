@@ -1,4 +1,4 @@
-"""profile: trace some train steps for Perfetto, and tell how busy the device is."""
+"""profile: trace some train steps for Perfetto, and tell where their time goes and how busy the device is."""
 
 import gzip
 import json
@@ -12,6 +12,10 @@ from zerotollm.actions.config import ProfileOptions
 from zerotollm.console import Console
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
+from zerotollm.planning.device_benchmark import measure_this
+from zerotollm.planning.hlo import module_name, operations
+from zerotollm.session.devices import usable_cores
+from zerotollm.session.step_times import PartTime, longest_table, operation_times, part_table, part_times
 from zerotollm.session.timed_jax import jax_side
 from zerotollm.types import Json
 
@@ -31,11 +35,14 @@ class Profile(TypedDict):
     """share of the time in which the device computes"""
     longest_pause: float
     """longest time in which it does not, in seconds"""
+    parts: dict[str, PartTime]
+    """time of a step by part of the model; empty on several cores, where operations overlap"""
 
 
 def profile(experiment: Experiment, run_dir: Path, options: ProfileOptions) -> Profile:
     """Trace train steps, on random tokens with fresh parameters, into `run_dir`.
 
+    On a GPU, or on one core of a CPU, also show the time of each part of the model and the longest operations.
     Raises UsageError where the options are out of range.
     """
     if not options.seconds > 0:
@@ -46,13 +53,26 @@ def profile(experiment: Experiment, run_dir: Path, options: ProfileOptions) -> P
     with jax.profiler.trace(str(folder), create_perfetto_trace=True):
         times = measurements["train"](options.seconds)
     trace = max(folder.rglob("perfetto_trace.json.gz"), key=lambda path: path.stat().st_mtime)
-    busy, pause = occupied(device_spans(json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]))
-    Console(soft_wrap=True).print(
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    busy, pause = occupied(device_spans(events))
+    console = Console(soft_wrap=True)
+    console.print(
         f"{len(times)} steps of {facts['parameters']:,} parameters, {sum(times) / len(times) * 1e3:.1f} ms each; the "
         f"device computes {busy:.1%} of the time, its longest pause is {pause * 1e3:.2f} ms: "
         f"open {trace} in https://ui.perfetto.dev"
     )
-    return {"trace": str(trace), "seconds": times, "busy": busy, "longest_pause": pause}
+    parts: dict[str, PartTime] = {}
+    if facts["platform"] == "cpu" and usable_cores() > 1:
+        console.print("for the time of each operation, take one core, as with taskset -c 0 on Linux")
+    else:
+        program = facts["program"]
+        spent = operation_times(events, module_name(program), operations(program))
+        parts = part_times(spent)
+        device = measure_this(facts["precision"])
+        if parts:
+            console.print(part_table(parts, device.flops[facts["precision"]], device.bandwidth), "")
+            console.print(longest_table(spent))
+    return {"trace": str(trace), "seconds": times, "busy": busy, "longest_pause": pause, "parts": parts}
 
 
 def device_spans(events: list[Json]) -> list[Span]:

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from zerotollm.planning.hlo import computations, type_bytes
+
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "s64": 8, "u64": 8, "f64": 8}
-"""Size of a number, by type; 4 for every other type."""
 
 
 class Collective(NamedTuple):
@@ -28,22 +28,15 @@ class Collective(NamedTuple):
 def collectives(hlo: str, node: int) -> Counter[Collective]:
     """Return how often a compiled program runs each collective. `node` is the number of devices of a node, which have
     consecutive numbers."""
-    entry, lines = "", []
-    computations: dict[str, list[str]] = {}
-    for line in hlo.splitlines():
-        if line.startswith(" "):
-            lines.append(line)
-        elif start := re.match(r"(ENTRY )?%?([\w.-]+) .*\{$", line):
-            entry = start[2] if start[1] else entry
-            lines = computations[start[2]] = []
+    entry, lines = computations(hlo)
     counts: Counter[Collective] = Counter()
 
     def visit(name: str, times: int) -> None:
-        for line in computations[name]:
+        for line in lines[name]:
             if collective := _collective(line, node):
                 counts[collective] += times
             for inner, iterations in _called(line):
-                if inner in computations:
+                if inner in lines:
                     visit(inner, times * iterations)
 
     visit(entry, 1)
@@ -67,8 +60,7 @@ def _collective(line: str, node: int) -> Collective | None:
     if not match:
         return None
     kind = match[2]
-    shapes = re.findall(r"(\w+)\[([\d,]*)\]", match[1])
-    sizes = [BYTES.get(t, 4) * math.prod(map(int, filter(None, shape.split(",")))) for t, shape in shapes]
+    sizes = type_bytes(match[1])
     # The start of an asynchronous operation returns (operands, results).
     size = max(sizes) if "-start(" in line else sum(sizes)
     if kind == "collective-permute":  # has pairs of devices, and no groups

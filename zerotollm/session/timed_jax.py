@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TypedDict
@@ -49,14 +49,21 @@ class JaxFacts(TypedDict):
     """after some steps: of the device, or of the process on a CPU"""
     xla_memory_bytes: dict[str, int] | None
     """planned for the train step"""
+    program: str
+    """the train step as XLA compiled it (HLO)"""
 
 
 def jax_side(
-    experiment: Experiment, *, decodes: bool = True, shared: bool = False
+    experiment: Experiment,
+    *,
+    decodes: bool = True,
+    shared: bool = False,
+    compiler_options: Mapping[str, str | int | bool] | None = None,
 ) -> tuple[JaxFacts, sides.Measurements]:
     """Prepare the measurements "train", "product" and, if it `decodes`, "decode ROWS".
 
-    On a `shared` device jax takes memory as needed, instead of nearly all that a GPU has.
+    On a `shared` device jax takes memory as needed, instead of nearly all that a GPU has. XLA compiles the train step
+    with `compiler_options`. Data is prepared for its vocabulary and labels alone: a resolved model needs none.
     """
     data, train = experiment.data, experiment.train
     reuse_memory(data.batch_size * data.context * experiment.model.width)  # as in training
@@ -64,10 +71,12 @@ def jax_side(
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     prepare_gpu()
     jax.config.update("jax_enable_compilation_cache", False)
-    feed = dataset_of(experiment)
-    vocab_size = feed.vocab_size
-    model = replace(experiment.model, num_classes=len(feed.labels))
-    model = resolve(model, vocab_size=vocab_size, context=data.context)
+    model = experiment.model
+    if not model.vocab_size:
+        feed = dataset_of(experiment)
+        model = replace(model, num_classes=len(feed.labels))
+        model = resolve(model, vocab_size=feed.vocab_size, context=data.context)
+    vocab_size = model.vocab_size
     experiment = replace(experiment, model=model)
     training, seed = training_of(experiment), np.uint32(train.seed)
     state = jax.jit(training.init, compiler_options=options_to_run_once())(seed, None)
@@ -76,7 +85,7 @@ def jax_side(
     ]
     step = jax.jit(training.train_step, donate_argnums=0)
     began = time.perf_counter()
-    compiled = step.lower(state, batches[0], seed).compile()
+    compiled = step.lower(state, batches[0], seed).compile(compiler_options=dict(compiler_options or {}))
     compile_seconds = time.perf_counter() - began
     micro_batch = {"inputs": batches[0]["inputs"][: data.batch_size // train.micro_batches]}
     count = 0
@@ -101,6 +110,7 @@ def jax_side(
         "compile_seconds": compile_seconds,
         "peak_memory_bytes": memory.get("peak_bytes_in_use") or peak_memory_bytes(),
         "xla_memory_bytes": xla_memory(compiled),
+        "program": compiled.as_text() or "",
     }
 
     params = jax.tree.map(jnp.copy, training.merge(state.params, state.frozen))
