@@ -39,8 +39,8 @@ XLA_OPTIONS = {
     "no command buffers": {"xla_gpu_enable_command_buffer": ""},
     "no Triton products": {"xla_gpu_enable_triton_gemm": False},
     "latency hiding": {"xla_gpu_enable_latency_hiding_scheduler": True},
-    "autotune level 0": {"xla_gpu_autotune_level": 0},
-    "autotune level 2": {"xla_gpu_autotune_level": 2},
+    "autotune level 0": {"xla_gpu_autotune_level": "0"},
+    "autotune level 2": {"xla_gpu_autotune_level": "2"},
 }
 SECTIONS = {
     "precisions": 120,

@@ -29,9 +29,9 @@ class PartTime(NamedTuple):
     backward: float
     products: float
     """of these seconds, in matrix products"""
-    flops: int
+    flops: float
     """of the products"""
-    moved: int
+    moved: float
     """bytes read and written by all other operations"""
 
     @property
@@ -67,7 +67,7 @@ def operation_times(
 
 def part_times(times: Sequence[OperationTime]) -> dict[str, PartTime]:
     """Return the time of every part of the model, longest first."""
-    parts: defaultdict[str, PartTime] = defaultdict(lambda: PartTime(0.0, 0.0, 0.0, 0, 0))
+    parts: defaultdict[str, PartTime] = defaultdict(lambda: PartTime(0.0, 0.0, 0.0, 0.0, 0.0))
     for _, seconds, operation in times:
         product = bool(operation.products)
         more = PartTime(

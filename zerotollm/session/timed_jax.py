@@ -58,7 +58,7 @@ def jax_side(
     *,
     decodes: bool = True,
     shared: bool = False,
-    compiler_options: Mapping[str, str | int | bool] | None = None,
+    compiler_options: Mapping[str, str | bool] | None = None,
 ) -> tuple[JaxFacts, sides.Measurements]:
     """Prepare the measurements "train", "product" and, if it `decodes`, "decode ROWS".
 
