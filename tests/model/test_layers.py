@@ -26,6 +26,7 @@ from zerotollm.model.layers import (
     source_keys_values,
     write_slots,
 )
+from zerotollm.sharding.constraints import AXES, concurrent_parts
 
 CONFIG = resolve(
     TransformerConfig(width=24, num_heads=4, num_kv_heads=2, key_width=4, ff_width=20, biases="all"),
@@ -208,3 +209,24 @@ def test_dropout_drops_a_fraction_and_keeps_the_mean():
     assert 0.05 < columns.min() < columns.max() < 0.45, "no feature is kept or dropped for all"
     np.testing.assert_array_equal(Dropout(0.25).apply({}, x, deterministic=True), x)
     np.testing.assert_array_equal(Dropout(0.0).apply({}, x, deterministic=False), x)
+
+
+@pytest.mark.parametrize("mask_rows", [1, 4])
+def test_attention_in_halves_is_attention_of_the_whole_batch(mask_rows):
+    """Training on a CPU computes two halves of the rows; explaining keeps the weights of all rows in one array."""
+    mask_BTS = jnp.asarray(np.random.default_rng(1).random((mask_rows, 6, 6)) < 0.7) | jnp.eye(6, dtype=bool)[None]
+    x_BTD, positions = jnp.asarray(random(4, 6, 24)), jnp.arange(6)[None]
+    net = Attention(CONFIG)
+    params = net.init(jax.random.key(0), x_BTD, mask_BTS, positions)["params"]
+    apply = jax.jit(net.apply, static_argnames="mutable")
+    halves, _ = apply({"params": params}, x_BTD, mask_BTS, positions)
+    (whole, _), sown = apply({"params": params}, x_BTD, mask_BTS, positions, mutable="intermediates")
+    np.testing.assert_array_equal(halves, whole)
+    assert sown["intermediates"]["weights_BHTS"][0].shape == (4, 4, 6, 6)
+
+
+def test_rows_are_split_where_one_cpu_computes_them():
+    assert [concurrent_parts(rows) for rows in (1, 2, 3, 64)] == [1, 2, 1, 2]
+    mesh = jax.sharding.AbstractMesh((2, 1, 1), AXES)
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert concurrent_parts(64) == 1
