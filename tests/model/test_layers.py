@@ -214,7 +214,9 @@ def test_dropout_drops_a_fraction_and_keeps_the_mean():
 @pytest.mark.parametrize("mask_rows", [1, 4])
 def test_attention_in_halves_is_attention_of_the_whole_batch(mask_rows):
     """Training on a CPU computes two halves of the rows; explaining keeps the weights of all rows in one array."""
-    mask_BTS = jnp.asarray(np.random.default_rng(1).random((mask_rows, 6, 6)) < 0.7) | jnp.eye(6, dtype=bool)[None]
+    mask_BTS = (
+        jnp.asarray(np.random.default_rng(1).random((mask_rows, 6, 6)) < 0.7) | jnp.eye(6, dtype=bool)[None]
+    )
     x_BTD, positions = jnp.asarray(random(4, 6, 24)), jnp.arange(6)[None]
     net = Attention(CONFIG)
     params = net.init(jax.random.key(0), x_BTD, mask_BTS, positions)["params"]
