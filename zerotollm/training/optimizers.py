@@ -64,8 +64,8 @@ def muon_directions(
     cheaper, since Gram matrices are `block` x `block`. The features are along X if the kernel writes to the residual
     stream and along Y otherwise. A block that does not divide the axis, or 0, means the whole kernel.
 
-    Blocks of one shape are iterated together, on a CPU in two groups: a program with a few products compiles and runs
-    faster than one with a few per kernel. `GROUP_SIZE` limits the memory of the iterations' copies in large models.
+    Blocks of one shape are iterated together, on a CPU in two groups (`concurrent_parts`): a program with a few
+    products compiles and runs faster than one with a few per kernel. `GROUP_SIZE` limits the memory of the iterations' copies in large models.
     """
     blocks: list[jax.Array] = []
     for kernel_XY, writes in zip(kernels, writes_residual, strict=True):
