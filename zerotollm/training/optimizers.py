@@ -65,7 +65,8 @@ def muon_directions(
     stream and along Y otherwise. A block that does not divide the axis, or 0, means the whole kernel.
 
     Blocks of one shape are iterated together, on a CPU in two groups (`concurrent_parts`): a program with a few
-    products compiles and runs faster than one with a few per kernel. `GROUP_SIZE` limits the memory of the iterations' copies in large models.
+    products compiles and runs faster than one with a few per kernel. `GROUP_SIZE` limits the memory of the iterations'
+    copies in large models.
     """
     blocks: list[jax.Array] = []
     for kernel_XY, writes in zip(kernels, writes_residual, strict=True):
