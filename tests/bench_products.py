@@ -23,7 +23,7 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from zerotollm.catalog import load  # noqa: E402
+from zerotollm.catalog import load, names  # noqa: E402
 from zerotollm.planning.hlo import operations  # noqa: E402
 from zerotollm.session.devices import usable_cores  # noqa: E402
 from zerotollm.session.timed_jax import jax_side  # noqa: E402
@@ -67,7 +67,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("experiment", nargs="?", default="base")
+    parser.add_argument("experiment", nargs="?", default="base", choices=names(ROOT / "experiments"))
     parser.add_argument("--seconds", type=float, default=0.5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="file for the numbers")
