@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -300,6 +301,20 @@ def test_profile_writes_a_trace(tmp_path, capsys):
     assert result["seconds"]
     assert "ui.perfetto.dev" in capsys.readouterr().out
     assert 0 < result["busy"] <= 1
+
+
+def test_a_full_disk_is_an_error_of_the_disk(monkeypatch, tmp_path):
+    @contextmanager
+    def full(*_, **__):
+        yield
+        raise JaxRuntimeError("RESOURCE_EXHAUSTED: vm.xplane.pb; No space left on device")
+
+    monkeypatch.setattr(jax.profiler, "trace", full)
+    monkeypatch.setattr(
+        "zerotollm.actions.profile.jax_side", lambda *_, **__: ({}, {"train": lambda _: [1.0]})
+    )
+    with pytest.raises(OSError, match="No space left on device"):
+        profile(TINY, tmp_path, ProfileOptions())
 
 
 def test_pauses_of_the_device_are_what_nothing_covers():

@@ -1,7 +1,9 @@
 """profile: trace some train steps for Perfetto, and tell where their time goes and how busy the device is."""
 
+import errno
 import gzip
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypedDict
@@ -50,8 +52,13 @@ def profile(experiment: Experiment, run_dir: Path, options: ProfileOptions) -> P
     facts, measurements = jax_side(experiment, decodes=False)
     folder = run_dir / TRACE
     folder.mkdir(parents=True, exist_ok=True)
-    with jax.profiler.trace(str(folder), create_perfetto_trace=True):
-        times = measurements["train"](options.seconds)
+    try:
+        with jax.profiler.trace(str(folder), create_perfetto_trace=True):
+            times = measurements["train"](options.seconds)
+    except jax.errors.JaxRuntimeError as error:
+        if "No space left" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from None
     trace = max(folder.rglob("perfetto_trace.json.gz"), key=lambda path: path.stat().st_mtime)
     events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
     busy, pause = occupied(device_spans(events))
