@@ -24,8 +24,8 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from zerotollm.catalog import load, names  # noqa: E402
+from zerotollm.host.cores import usable_cores  # noqa: E402
 from zerotollm.planning.hlo import operations  # noqa: E402
-from zerotollm.session.devices import usable_cores  # noqa: E402
 from zerotollm.session.timed_jax import jax_side  # noqa: E402
 
 

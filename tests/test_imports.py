@@ -56,6 +56,7 @@ LIGHT = {
     "zerotollm.experiment",
     "zerotollm.validation",
     "zerotollm.run_directory",
+    "zerotollm.host.cores",
     "zerotollm.host.atomic_files",
     "zerotollm.host.file_lock",
     "zerotollm.host.gpu",

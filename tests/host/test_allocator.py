@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from zerotollm.host.cores import usable_cores
+
 PROGRAM = """
 import resource, sys
 from zerotollm.host.allocator import keep_freed_memory
@@ -29,10 +31,11 @@ def test_freed_memory_is_not_faulted_in_again():
 
 
 ONE_AT_A_TIME = """
-import sys
-if sys.argv[1] == "reuse":
-    from zerotollm.host.allocator import LARGE_STEP, reuse_memory
-    reuse_memory(LARGE_STEP)
+import os, sys
+from zerotollm.host.allocator import LARGE_STEP, reuse_memory
+if sys.argv[1] == "small step on one core":
+    os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+reuse_memory(LARGE_STEP if sys.argv[1] == "large step" else 1)
 import jax
 import jax.numpy as jnp
 jax.config.update("jax_platforms", "cpu")
@@ -41,7 +44,16 @@ print(work(jnp.eye(1024)).is_ready())
 """
 
 
-@pytest.mark.parametrize(("word", "ready"), [("reuse", "True"), ("leave", "False")])
+ON_ONE_CORE = pytest.param(
+    "small step on one core",
+    "True",
+    marks=pytest.mark.skipif(sys.platform != "linux", reason="only Linux can take cores from a process"),
+)
+
+
+@pytest.mark.parametrize(
+    ("word", "ready"), [("large step", "True"), ON_ONE_CORE, ("small step", str(usable_cores() == 1))]
+)
 def test_a_large_step_is_over_when_the_next_begins(word, ready):
     done = subprocess.run(
         [sys.executable, "-c", ONE_AT_A_TIME, word], capture_output=True, text=True, check=True

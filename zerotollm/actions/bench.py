@@ -13,12 +13,11 @@ from zerotollm.console import Console
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, continues
 from zerotollm.host.atomic_files import write_atomically
-from zerotollm.host.load import is_busy, load_average
+from zerotollm.host.cores import is_busy, load_average, usable_cores
 from zerotollm.interop import marian
 from zerotollm.interop.family import check
 from zerotollm.interop.torch_model import check_installed, decoder_family
 from zerotollm.session.bench_report import Result, Round, bench_table, our_result, torch_result
-from zerotollm.session.devices import usable_cores
 from zerotollm.session.progress import clock
 from zerotollm.session.timed_jax import jax_side
 from zerotollm.session.timed_sides import Ask, decode_rows, side_process

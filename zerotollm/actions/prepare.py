@@ -1,6 +1,5 @@
 """prepare: make the tokens of an experiment's data before training, by one or more processes."""
 
-import os
 from pathlib import Path
 
 from zerotollm.actions.config import PrepareOptions
@@ -10,6 +9,7 @@ from zerotollm.data.feed import EXAMPLES
 from zerotollm.data.tokens.text_sources import prepare_sources, text_sources
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, translates
+from zerotollm.host.cores import usable_cores
 from zerotollm.session.prepared_sizes import note_size
 from zerotollm.session.progress import Display
 
@@ -30,7 +30,7 @@ def prepare(
     console, made, parts = Console(soft_wrap=True), 0, 0
     if not translates(experiment) and experiment.train.objective not in EXAMPLES:
         sources = text_sources(experiment.data, tokenizer_of(experiment))
-        processes = options.processes or min(4, os.cpu_count() or 1)
+        processes = options.processes or min(4, usable_cores())
         with Display(0, console) as display:
 
             def progress(done: int, total: int) -> None:

@@ -14,9 +14,9 @@ from zerotollm.actions.config import ProfileOptions
 from zerotollm.console import Console
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment
+from zerotollm.host.cores import usable_cores
 from zerotollm.planning.device_benchmark import measure_this
 from zerotollm.planning.hlo import module_name, operations
-from zerotollm.session.devices import usable_cores
 from zerotollm.session.step_times import PartTime, longest_table, operation_times, part_table, part_times
 from zerotollm.session.timed_jax import jax_side
 from zerotollm.types import Json

@@ -18,9 +18,8 @@ from zerotollm.console import Console
 from zerotollm.errors import RunError, UsageError
 from zerotollm.experiment import Experiment, to_json
 from zerotollm.host.atomic_files import write_atomically
-from zerotollm.host.load import is_busy, load_average
+from zerotollm.host.cores import is_busy, load_average, usable_cores
 from zerotollm.planning.device_benchmark import product_flops
-from zerotollm.session.devices import usable_cores
 from zerotollm.session.progress import clock
 from zerotollm.sharding.processes import code_version
 from zerotollm.shell import CHECKOUT

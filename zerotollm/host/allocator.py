@@ -10,8 +10,13 @@ import sys
 
 import jax
 
+from zerotollm.host.cores import usable_cores
+
 LARGE_STEP = 2**17
-"""Tokens of a step times model width from which on this pays. Below, one arena for all threads costs more."""
+"""Tokens of a step times model width from which on this pays on several cores.
+
+Below, their threads wait longer for the one arena. On one core nobody waits: steps of any size are as fast or faster.
+"""
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
@@ -19,7 +24,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 
 def reuse_memory(step: int) -> None:
     """Set up a process, before jax starts its threads, whose steps have `step` tokens times model width."""
-    if step >= LARGE_STEP:
+    if step >= LARGE_STEP or usable_cores() == 1:
         keep_freed_memory()
         jax.config.update("jax_cpu_enable_async_dispatch", False)
 

@@ -5,13 +5,13 @@ that is needed is compared with the limit in advance. The kernel counts memory t
 as 8 MB of stack for each thread.
 """
 
-import os
 import re
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 from zerotollm.errors import RunError
+from zerotollm.host.cores import usable_cores
 
 
 class Limit(NamedTuple):
@@ -63,8 +63,7 @@ def check_step(step_bytes: int) -> None:
 
 
 def _on_these_cores(constant: float, per_core: float) -> float:
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1  # elsewhere `limits` returns none
-    return constant + per_core * cores
+    return constant + per_core * usable_cores()
 
 
 def _check(limit: Limit, needed: float, purpose: str) -> None:

@@ -1,7 +1,5 @@
 """The devices that an action computes on, and the threads that compile for them."""
 
-import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,6 +10,7 @@ from jax.stages import Compiled, Lowered
 from zerotollm.errors import UsageError
 from zerotollm.experiment import Experiment, task_of
 from zerotollm.host.allocator import reuse_memory
+from zerotollm.host.cores import usable_cores
 from zerotollm.host.gpu import prepare_gpu
 from zerotollm.model.build import Params
 from zerotollm.sharding.config import MeshShape, parse_mesh
@@ -20,11 +19,6 @@ from zerotollm.types import Json
 
 BatchShapes = Mapping[str, jax.ShapeDtypeStruct]
 """shape and sharding of every array of a batch"""
-
-
-def usable_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def compilers() -> ThreadPoolExecutor:

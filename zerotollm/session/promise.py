@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from zerotollm.host.atomic_files import write_atomically
-from zerotollm.host.load import load_average
+from zerotollm.host.cores import load_average, usable_cores
 from zerotollm.host.peak_memory import peak_memory_bytes, resident_bytes
 from zerotollm.planning.flops import counted_parameters, train_flops
 from zerotollm.planning.memory import planned_peak, xla_memory
@@ -29,7 +29,6 @@ from zerotollm.planning.promises import (
 )
 from zerotollm.run_directory import PROMISE
 from zerotollm.session.compiled_training import CompiledTraining
-from zerotollm.session.devices import usable_cores
 from zerotollm.session.progress import Clock, Display
 from zerotollm.training.config import times
 

@@ -10,7 +10,7 @@ from zerotollm import run_directory
 from zerotollm.data.feed import Feed
 from zerotollm.experiment import Experiment, continues, task_of
 from zerotollm.host.atomic_files import write_atomically
-from zerotollm.host.load import load_average
+from zerotollm.host.cores import load_average
 from zerotollm.host.peak_memory import peak_memory_bytes
 from zerotollm.planning.promises import LABELS, judge
 from zerotollm.session.compiled_training import CompiledTraining

@@ -1,10 +1,15 @@
-"""How busy this machine is. No heavy imports."""
+"""How many cores a process may use, and how busy they are. No heavy imports."""
 
 import os
 import sys
 
 BUSY = 0.25
 """Load average per core from which on a machine is called busy."""
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def load_average() -> float | None:
