@@ -11,9 +11,13 @@ Expected: 27.61 BLEU and 48.1 chrF on the test chapters, 30.18 and 50.1 on the v
 """
 
 from dataclasses import replace
+from typing import Any
 
 from experiments.base import experiment as base
 from zerotollm.experiment import Experiment
+
+BYTES_PER_STEP = 5000
+"""Bytes of targets that a step of 16 x 96 tokens reads, about."""
 
 
 def experiment() -> Experiment:
@@ -56,3 +60,24 @@ def experiment() -> Experiment:
             length_penalty=1.4,  # with the paper's 0.6 the hypotheses of these models are 5 % too short
         ),
     )
+
+
+def recipe_for_pairs(target_bytes: int) -> dict[str, Any]:
+    """Return the fields for other pairs, by the bytes of their training targets (docs/results/translation.md).
+
+    Training reads 40 MB of targets, but each at most 20 times and at least once. The more often, the more dropout.
+    From 10 MB on, width and vocabulary follow usual practice and are not measured.
+    """
+    read = max(min(40e6, 20 * target_bytes), target_bytes)
+    steps = max(1000, round(read / BYTES_PER_STEP, -3))
+    epochs = steps * BYTES_PER_STEP / max(1, target_bytes)
+    size = sum(target_bytes >= limit for limit in (1e6, 10e6, 100e6))
+    width = (128, 128, 256, 512)[size]
+    return {
+        "train.steps": int(steps),
+        "model.dropout": 0.3 if epochs > 30 else 0.2 if epochs > 15 else 0.1,
+        "model.width": width,
+        "model.num_heads": width // 32,
+        "tokenizer.vocab_size": (2048, 4096, 8192, 16384)[size],
+        "sample.length_penalty": 1.4,
+    }

@@ -9,7 +9,14 @@ from typing import Literal, get_args, get_origin
 import pytest
 
 from zerotollm.errors import UsageError
-from zerotollm.experiment import Experiment, differences, from_json, on_own_pairs, to_json
+from zerotollm.experiment import (
+    Experiment,
+    differences,
+    from_json,
+    has_other_pairs,
+    on_own_pairs,
+    to_json,
+)
 from zerotollm.fields import added_defaults, describe_type, field_types, flatten
 from zerotollm.studies.suite import changed
 from zerotollm.suggest import did_you_mean
@@ -150,7 +157,7 @@ def test_other_pairs_drop_the_prompt_and_warn_of_the_numbers_that_stay(caplog):
     assert on_own_pairs(original, finetuned, {"sample.prompt", "sample.length_penalty"}) == finetuned
     assert "vocab_size" not in (line := warning())
     assert "train.steps" in line
-    assert on_own_pairs(original, original, set()) == original
-    text = replace(base, data=replace(base.data, corpus="mine.txt"))
-    assert on_own_pairs(base, text, {"data.corpus"}) == text
-    assert not warning()
+    assert has_other_pairs(original, own)
+    assert not has_other_pairs(original, original)
+    assert not has_other_pairs(changed(original, {"data.corpus": ""}), own), "a benchmark's own files"
+    assert not has_other_pairs(base, changed(base, {"data.corpus": "mine.txt"})), "plain text"

@@ -1,6 +1,7 @@
 """What `pip install .` installs: its files, its requirements, and a wheel that trains in an empty folder."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
+from zerotollm.cli import main
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -114,3 +117,28 @@ def test_a_wheel_trains_and_writes_in_an_empty_folder(tmp_path):
     assert "mine" in zerotollm("--list")
     zerotollm("mine", *TINY)
     assert (empty / "runs/mine/summary.json").exists()
+
+
+@pytest.mark.parametrize("action", ["train", "plan"])
+def test_a_python_without_the_packages_is_told_so_in_one_line(action, tmp_path):
+    # -S: without the environment's packages.
+    command = [sys.executable, "-S", "launch.py", "base", action, "--run-dir", str(tmp_path / "run")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert re.match(
+        r"error: \w+ is not installed for this Python: .* -m pip install -r requirements.txt, or ", line
+    )
+
+
+def test_an_experiment_that_imports_what_is_not_there(tmp_path, capsys):
+    folder = tmp_path / "missing_imports"
+    folder.mkdir()
+    (folder / "other.py").write_text("import no_such_package.part\n", "utf-8")
+    (folder / "ours.py").write_text("import zerotollm.nothing\n", "utf-8")
+    options = ["--experiments", str(folder), "--run-dir", str(tmp_path / "run"), "--experiment"]
+    assert main([*options, "other"], ROOT / "experiments") == 1
+    assert capsys.readouterr().err.startswith("error: no_such_package is not installed for this Python: ")
+    with pytest.raises(ModuleNotFoundError, match=r"zerotollm\.nothing"):  # a fault of the code
+        main([*options, "ours"], ROOT / "experiments")

@@ -1,10 +1,11 @@
 """The command line: from words to one action on one experiment. No heavy imports, which would slow down `--help`."""
 
+import logging
 import os
 import re
 import sys
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from importlib import import_module
@@ -15,8 +16,8 @@ from zerotollm import catalog, usage
 from zerotollm.actions import ACTIONS, Action
 from zerotollm.actions.config import AblateOptions
 from zerotollm.errors import RunError, UsageError
-from zerotollm.experiment import Experiment, differences, inherit_model, on_own_pairs
-from zerotollm.fields import field_types, is_valid, wrong_type
+from zerotollm.experiment import Experiment, differences, has_other_pairs, inherit_model, on_own_pairs
+from zerotollm.fields import field_types, flatten, is_valid, wrong_type
 from zerotollm.host.gpu import prepare_gpu
 from zerotollm.host.memory_limit import check_libraries
 from zerotollm.host.stop_signals import StoppedError
@@ -24,7 +25,7 @@ from zerotollm.output import printable
 from zerotollm.own_code import open_folder
 from zerotollm.run_directory import CONFIG, located, read_experiment
 from zerotollm.sharding.config import parse_distributed
-from zerotollm.shell import launch, option, with_value
+from zerotollm.shell import CHECKOUT, launch, option, with_value
 from zerotollm.studies.suite import changed, make_suite
 from zerotollm.suggest import did_you_mean, meant_option
 from zerotollm.validation import validate
@@ -77,8 +78,19 @@ def main(arguments: Sequence[str], experiments: Path) -> int:
         command = split(arguments, catalog.places(folders))
         run(command, folders)
         sys.stdout.flush()
-    except (UsageError, RunError, OSError, KeyboardInterrupt, MemoryError, RuntimeError) as error:
-        if "--debug" in arguments or (isinstance(error, RuntimeError) and NO_THREAD not in str(error)):
+    except (
+        UsageError,
+        RunError,
+        OSError,
+        KeyboardInterrupt,
+        MemoryError,
+        RuntimeError,
+        ImportError,
+    ) as error:
+        known = (
+            not isinstance(error, RuntimeError | ImportError) or NO_THREAD in str(error) or _missing(error)
+        )
+        if "--debug" in arguments or not known:
             raise
         line, code = describe_error(error)
         asked = isinstance(error, StoppedError)  # by a person or a scheduler: nothing is wrong
@@ -96,6 +108,13 @@ def describe_error(error: BaseException) -> tuple[str, int]:
     """Return the line to print for an error, and the exit code."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 130
+    if package := _missing(error):
+        pip = f"{sys.executable} -m pip install"
+        install = f"{pip} -r requirements.txt" if CHECKOUT else f"{pip} {package}"
+        return (
+            f"{package} is not installed for this Python: {install}, or activate the environment that has it",
+            1,
+        )
     if isinstance(error, MemoryError | RuntimeError):
         where = " for another thread" if isinstance(error, RuntimeError) else ""
         advice = "end other programs, or raise the limits (ulimit -a), then run again"
@@ -104,6 +123,12 @@ def describe_error(error: BaseException) -> tuple[str, int]:
     if isinstance(error, OSError) and error.filename:
         message = f"{error.filename}: {error.strerror}"
     return " ".join(message.split()), getattr(error, "exit_code", 1)
+
+
+def _missing(error: BaseException) -> str:
+    """Return the package that an import did not find, other than a part of this one; else nothing."""
+    package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    return "" if package in ("zerotollm", "experiments") else package
 
 
 def _own_folder(arguments: Sequence[str]) -> str:
@@ -251,8 +276,11 @@ def act(command: Command, folders: Sequence[Path]) -> None:
         words = [("run_dir", command.run_dir)] if command.run_dir else []
         words += [] if experiment.data.corpus else [("data.corpus", "FILE")]
         experiment = as_trained(run_dir, overrides, launch(command.experiment or "EXPERIMENT", *words))
-    else:
-        experiment = on_own_pairs(original, experiment, dict(overrides))
+    elif has_other_pairs(original, experiment):
+        recipe = catalog.function(experiments, command.experiment, "recipe_for_pairs")
+        chosen = _by_recipe(recipe, experiment, dict(overrides), run_dir) if recipe else {}
+        experiment = changed(experiment, chosen)
+        experiment = on_own_pairs(original, experiment, {**dict(overrides), **chosen})
     validate(experiment)
     options = [override(action.options(experiment), action_options)] if action.options else []
     required = ["variants"] if action.suite else action.functions
@@ -308,6 +336,31 @@ def _at_budget(
     if "budget" in dict(action_options):
         raise UsageError(f"{command.experiment} has no budgets: leave --budget out to run it in full")
     return experiment, replace(options, budget="full")
+
+
+def _by_recipe(
+    recipe: Callable[[int], Mapping[str, Any]],
+    experiment: Experiment,
+    overrides: Collection[str],
+    run_dir: Path,
+) -> dict[str, Any]:
+    """Return the fields that a recipe chooses by the size of the pairs, in bytes of targets, but for overrides.
+
+    A run that exists keeps its own, for the same pairs, which are then not read.
+    """
+    if experiment.train.start_from:  # the pretrained model has a size
+        return {}
+    data = experiment.data
+    if (run_dir / CONFIG).exists() and (trained := read_experiment(run_dir)).data.corpus == data.corpus:
+        fields = {name: value for name, value in flatten(trained).items() if name in recipe(0)}
+    else:
+        size = import_module("zerotollm.data.sources.parallel").target_bytes(data)
+        fields = recipe(size)
+    chosen = {name: value for name, value in fields.items() if name not in overrides}
+    if chosen:
+        values = ", ".join(f"{option(name)} {value}" for name, value in chosen.items())
+        logging.getLogger(__name__).warning(f"chosen by the size of {data.corpus}: {values}")
+    return chosen
 
 
 def _join_processes(command: Command, folders: Sequence[Path]) -> None:

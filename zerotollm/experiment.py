@@ -76,13 +76,17 @@ def translates(experiment: Experiment) -> bool:
     return task == "translate" or (task == "complete" and names_pairs(experiment.data.corpus))
 
 
-def on_own_pairs(original: Experiment, experiment: Experiment, overridden: Collection[str]) -> Experiment:
-    """Return the experiment without the sample prompt of `original` if overrides chose other pairs to translate.
+def has_other_pairs(original: Experiment, experiment: Experiment) -> bool:
+    """Return whether overrides chose other pairs to translate than those `original` was made for, if it names any."""
+    corpus = original.data.corpus
+    return translates(experiment) and bool(corpus) and experiment.data.corpus != corpus
 
-    Fields in `overridden` stay. Logs a warning that names the numbers chosen for the original pairs, and usual values.
+
+def on_own_pairs(original: Experiment, experiment: Experiment, chosen: Collection[str]) -> Experiment:
+    """Return the experiment of `has_other_pairs` without the sample prompt of `original`.
+
+    Fields in `chosen` stay. Logs a warning that names the other numbers of the original pairs, and usual values.
     """
-    if not translates(experiment) or experiment.data.corpus == original.data.corpus:
-        return experiment
     usual = {
         "train.steps": "5 to 20 epochs of the pairs",
         "tokenizer.vocab_size": "8,000 for two languages",
@@ -91,11 +95,11 @@ def on_own_pairs(original: Experiment, experiment: Experiment, overridden: Colle
     if not makes_tokenizer(experiment):
         del usual["tokenizer.vocab_size"]
     values = flatten(experiment)
-    doubtful = [f"{name} {values[name]} (usual: {usual[name]})" for name in usual if name not in overridden]
+    doubtful = [f"{name} {values[name]} (usual: {usual[name]})" for name in usual if name not in chosen]
     if doubtful:
         corpora = f"chosen for {original.data.corpus} and kept for {experiment.data.corpus}"
         logging.getLogger(__name__).warning(f"{corpora}: {'; '.join(doubtful)}")
-    if "sample.prompt" in overridden:
+    if "sample.prompt" in chosen:
         return experiment
     return replace(experiment, sample=replace(experiment.sample, prompt=""))
 

@@ -147,11 +147,9 @@ def test_samples_of_own_pairs_translate_the_first_validation_source(tmp_path, ca
         out = capsys.readouterr().out
         assert run_directory.read_experiment(tmp_path / run).sample.prompt == prompt
         assert f'generate --prompt "{prompt}"' in out
-        (line,) = [r.getMessage() for r in caplog.records if r.name == "zerotollm.experiment"]
-        assert line == (
-            f"chosen for bible-wyc:bible-web and kept for {tmp_path / 'train.tsv'}: sample.length_penalty 1.4 "
-            "(usual: 0.6)"
-        )
+        (line,) = [r.getMessage() for r in caplog.records if r.name == "zerotollm.cli"]
+        chosen = "--model.dropout 0.3, --sample.length-penalty 1.4"
+        assert line == f"chosen by the size of {tmp_path / 'train.tsv'}: {chosen}"
     (tmp_path / "train.tsv").unlink()
     assert main([*start, "--run-dir", str(tmp_path / "a")], ROOT / "experiments") == 0, (
         "finished needs no data"

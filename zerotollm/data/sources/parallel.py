@@ -22,7 +22,7 @@ from zerotollm.data.sources.bible_pairs import package, read_pairs, version_name
 from zerotollm.data.sources.documents import Corpus, Document
 from zerotollm.data.sources.lines import read_lines
 from zerotollm.data.sources.packaged import open_packaged
-from zerotollm.data.sources.pairs import Pair
+from zerotollm.data.sources.pairs import Pair, usable_pairs
 from zerotollm.data.sources.splits import file_digest, fingerprint, fractions, split_rows
 from zerotollm.data.sources.tfds import open_tfds_pairs
 from zerotollm.errors import UsageError
@@ -32,6 +32,8 @@ FORMS = (
     "bible-wyc:bible-web, SOURCE.txt:TARGET.txt (several sources: A+B:TARGET), PAIRS.tsv or tfds:NAME of a "
     "translation set"
 )
+SAMPLED = 20_000
+"""Pairs, evenly spaced and up to twice as many, from which the size of a corpus is estimated."""
 
 
 def open_parallel(config: DataConfig) -> Corpus[Pair]:
@@ -50,6 +52,13 @@ def open_parallel(config: DataConfig) -> Corpus[Pair]:
         return corpus
     splits = {split: lazy_map(_swap, pairs) for split, pairs in corpus.splits.items()}
     return Corpus(f"{corpus.name} reversed", f"reversed {corpus.fingerprint}", splits, corpus.extra)
+
+
+def target_bytes(config: DataConfig) -> int:
+    """Return about how many UTF-8 bytes the targets of the training pairs have. Raises as `open_parallel`."""
+    pairs = open_parallel(config).splits["train"]
+    every = max(1, len(pairs) // SAMPLED)
+    return every * sum(len(pair.target.encode()) for pair in usable_pairs(pairs[::every], "train")[0])
 
 
 def _swap(pair: Pair) -> Pair:
