@@ -260,6 +260,53 @@ def test_top_p_keeps_the_smallest_set_of_rounded_logits():
         assert set(np.flatnonzero(mask)) == set(order[: np.searchsorted(mass, least) + 1])
 
 
+@pytest.mark.parametrize(
+    "filters", [{"top_p": 0.9}, {"top_k": 7}, {"top_k": 40, "top_p": 0.99, "min_p": 0.02}], ids=str
+)
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 300.0, 1e30])
+def test_filters_are_those_of_a_sort_for_logits_of_any_size(filters, scale):
+    """Half of the logits are excluded, some are 0.0 and -0.0, and whole rows are equal."""
+    rng = np.random.default_rng(1)
+    logits = (rng.normal(size=(40, 64)) * scale).astype(np.float32)
+    logits[rng.uniform(size=logits.shape) < 0.5] = -np.inf
+    logits[:, 3], logits[:, 5] = 0.0, -0.0
+    logits[0] = 1.0
+    kept = np.isfinite(np.asarray(sample.filter_logits(jnp.asarray(logits), params_of(40, **filters))))
+    sampling = SamplingConfig(**filters)
+    for row, mask in zip(logits.astype(np.float64), kept, strict=True):
+        order = np.argsort(-row, kind="stable")
+        mass = np.exp(row[order] - row.max()) / np.exp(row - row.max()).sum()
+        before = np.cumsum(mass) - mass
+        wanted = (before < sampling.top_p) & (mass >= sampling.min_p * mass[0]) & np.isfinite(row[order])
+        wanted[sampling.top_k or len(row) :] = False
+        clear = abs(before - sampling.top_p) > 1e-6  # elsewhere rounding decides
+        np.testing.assert_array_equal(mask[order][clear], wanted[clear])
+
+
+def test_logits_that_are_no_numbers_end_the_search_for_the_threshold():
+    logits = jnp.full((2, 8), jnp.nan).at[1, 3].set(1.0)
+    assert sample.filter_logits(logits, params_of(2, top_p=0.9)).shape == (2, 8)
+    assert int(sample.most_likely(logits)[0]) < 8
+
+
+def test_the_most_likely_token_is_the_first_of_the_largest_logits():
+    logits = np.round(np.random.default_rng(0).normal(size=(50, 30))).astype(np.float32)
+    logits[0], logits[1, :2] = -np.inf, (-0.0, 0.0)
+    np.testing.assert_array_equal(sample.most_likely(jnp.asarray(logits)), logits.argmax(axis=-1))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_texts_generated_in_groups_are_the_same(params, temperature, monkeypatch):
+    prompts = [np.arange(1, 2 + number) for number in range(6)]
+    sampling = SamplingConfig(max_tokens=30, temperature=temperature, top_p=0.9)  # past the context, too
+    together = draw(params, prompts, sampling, stop_ids=(7,))
+    monkeypatch.setattr(sample, "num_groups", lambda rows: 3)
+    monkeypatch.setattr("zerotollm.sharding.cores.usable_cores", lambda: 3)
+    in_groups = draw(params, prompts, sampling, stop_ids=(7,))
+    assert [text.tolist() for text in in_groups] == [text.tolist() for text in together]
+    assert draw(params, [], sampling) == []
+
+
 @pytest.mark.parametrize("filters", [{}, {"top_p": 0.9}, {"min_p": 0.1, "top_k": 3}], ids=str)
 def test_a_temperature_near_zero_is_greedy(filters):
     logits = jnp.array([[30.0, 31.0, 29.0, 1.0], [3e4, 2e4, 1e4, 0.0]])

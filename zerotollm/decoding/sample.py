@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from zerotollm.data.tokens.utf8 import Utf8Automaton
 from zerotollm.decoding.cache_growth import cache_bytes, capacities, empty_caches, grow
 from zerotollm.decoding.config import SamplingConfig
+from zerotollm.fields import INT32_MAX
 from zerotollm.model import build
 from zerotollm.model.accelerator import FEW_ROWS
 from zerotollm.model.build import Net, Params
@@ -23,6 +24,7 @@ from zerotollm.model.config import round_up
 from zerotollm.model.layers import KVCache, fuse_projections
 from zerotollm.randomness import stream_key
 from zerotollm.sharding.constraints import constrain
+from zerotollm.sharding.cores import map_on_cores, num_groups
 
 PROMPT_MULTIPLE = 16
 """Prompts are padded to a multiple of this, so that few lengths are compiled."""
@@ -44,11 +46,11 @@ class SamplingParams(NamedTuple):
     """random keys of (seed, row)"""
 
     @classmethod
-    def of(cls, sampling: SamplingConfig, rows: int = 1) -> "SamplingParams":
-        """Return the same parameters for all rows, with different random keys."""
+    def of(cls, sampling: SamplingConfig, rows: int = 1, first_row: int = 0) -> "SamplingParams":
+        """Return the same parameters for all rows, with different random keys, those of row `first_row` and later."""
         s = sampling
         params = cls.row(s.temperature, s.top_k, s.top_p, s.min_p, s.seed, 0)
-        key_B = jax.vmap(partial(sample_key, s.seed))(jnp.arange(rows))
+        key_B = jax.vmap(partial(sample_key, s.seed))(first_row + jnp.arange(rows))
         return jax.tree.map(lambda x_1: jnp.repeat(x_1, rows), params)._replace(key_B=key_B)
 
     @classmethod
@@ -113,22 +115,69 @@ def filter_logits(logits_BV: jax.Array, sampling_params: SamplingParams) -> jax.
     probability p, min-p (arXiv:2407.01082) the tokens at least min_p times as likely as the most likely one. At the
     threshold of top-k and top-p, lower ids win ties.
     """
-    p = sampling_params
-    vocab_size = logits_BV.shape[-1]
-    sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)
-    probabilities_BV = jax.nn.softmax(sorted_BV, axis=-1)
-    k_B = jnp.where(p.top_k_B > 0, jnp.minimum(p.top_k_B, vocab_size), vocab_size)
-    before_BV = (
-        jnp.cumsum(probabilities_BV, axis=-1) - probabilities_BV
-    )  # probability of all more likely tokens
-    keep_BV = (jnp.arange(vocab_size)[None] < k_B[:, None]) & (before_BV < p.top_p_B[:, None])
-    keep_BV &= probabilities_BV >= p.min_p_B[:, None] * probabilities_BV[:, :1]
-    keep_BV = keep_BV.at[:, 0].set(True)
-    threshold_B1 = jnp.min(jnp.where(keep_BV, sorted_BV, jnp.inf), axis=-1, keepdims=True)
-    equal_BV = logits_BV == threshold_B1
-    room_B1 = jnp.sum(keep_BV & (sorted_BV == threshold_B1), axis=-1, keepdims=True)
-    keep_BV = (logits_BV > threshold_B1) | (equal_BV & (jnp.cumsum(equal_BV, axis=-1) <= room_B1))
+    p, V = sampling_params, logits_BV.shape[-1]
+    k_B = jnp.where(p.top_k_B > 0, jnp.minimum(p.top_k_B, V), V)
+    probabilities_BV = jax.nn.softmax(logits_BV, axis=-1)
+    rank_BV = _in_order(logits_BV)
+
+    def above(rank_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return the number of tokens of a higher rank, and their probability."""
+        above_BV = rank_BV > rank_B[:, None]
+        return above_BV.sum(axis=-1), jnp.where(above_BV, probabilities_BV, 0).sum(axis=-1)
+
+    # The lowest kept rank, by bisection: a sort takes many times as long on a CPU. `low` is too low and `high` is not,
+    # until at most one token lies between them, or several with the same logit.
+    def unfinished(state: _Bisection) -> jax.Array:
+        return (state.halvings < 32) & jnp.any((state.between_B > 1) & (state.low_B + 1 < state.high_B))
+
+    def halve(state: _Bisection) -> _Bisection:
+        middle_B = (state.low_B & state.high_B) + (
+            (state.low_B ^ state.high_B) >> 1
+        )  # the mean, without overflow
+        count_B, mass_B = above(middle_B)
+        kept_B = (count_B < k_B) & (mass_B < p.top_p_B)
+        return _Bisection(
+            state.halvings + 1,
+            low_B=jnp.where(kept_B, state.low_B, middle_B),
+            high_B=jnp.where(kept_B, middle_B, state.high_B),
+            above_B=jnp.where(kept_B, count_B, state.above_B),
+            between_B=jnp.where(kept_B, state.above_B + state.between_B - count_B, count_B - state.above_B),
+        )
+
+    none_B = jnp.zeros_like(k_B)
+    start = _Bisection(jnp.int32(0), rank_BV.min(axis=-1) - 1, rank_BV.max(axis=-1), none_B, none_B + V)
+    low_B = jax.lax.while_loop(unfinished, halve, start).low_B
+    lowest_B = jnp.where(rank_BV > low_B[:, None], rank_BV, INT32_MAX).min(axis=-1)
+    count_B, mass_B = above(lowest_B)
+    tied_BV = rank_BV == lowest_B[:, None]
+    # Lower ids win ties. Few logits have any, which take a scan over the vocabulary.
+    before_BV = jax.lax.cond(
+        jnp.any(tied_BV.sum(axis=-1) > 1),
+        lambda x_BV: jnp.cumsum(x_BV, axis=-1) - x_BV,
+        jnp.zeros_like,
+        tied_BV.astype(jnp.int32),
+    )
+    mass_BV = mass_B[:, None] + before_BV * probabilities_BV
+    tied_BV &= (count_B[:, None] + before_BV < k_B[:, None]) & (mass_BV < p.top_p_B[:, None])
+    keep_BV = (rank_BV > lowest_B[:, None]) | tied_BV
+    keep_BV &= probabilities_BV >= p.min_p_B[:, None] * probabilities_BV.max(axis=-1, keepdims=True)
     return jnp.where(keep_BV, logits_BV, -jnp.inf)
+
+
+class _Bisection(NamedTuple):
+    halvings: jax.Array
+    low_B: jax.Array
+    high_B: jax.Array
+    above_B: jax.Array
+    """tokens above `high`"""
+    between_B: jax.Array
+    """tokens above `low` and not above `high`"""
+
+
+def _in_order(x: jax.Array) -> jax.Array:
+    """Return int32 numbers in the order of these float32 numbers."""
+    bits = jax.lax.bitcast_convert_type(x + 0.0, jnp.int32)  # + 0.0: -0.0 is as large as 0.0
+    return bits ^ ((bits >> 31) & INT32_MAX)
 
 
 def draw(logits_BV: jax.Array, sampling_params: SamplingParams, positions_B: jax.Array) -> jax.Array:
@@ -152,13 +201,20 @@ def draw(logits_BV: jax.Array, sampling_params: SamplingParams, positions_B: jax
         keys_B = jax.vmap(jax.random.fold_in)(p.key_B, positions_B)
         noise_BV = jax.vmap(lambda key: jax.random.gumbel(key, scaled_BV.shape[1:]))(keys_B)
         # Like `jax.random.categorical`. The barrier prevents one slow loop for noise and maximum on a CPU.
-        drawn_B = jnp.argmax(scaled_BV + jax.lax.optimization_barrier(noise_BV), axis=-1)
-        return jnp.where(random_B, drawn_B, greedy(logits_BV))
+        drawn_B = most_likely(scaled_BV + jax.lax.optimization_barrier(noise_BV))
+        return jnp.where(random_B, drawn_B, most_likely(logits_BV))
 
-    def greedy(logits_BV: jax.Array) -> jax.Array:
-        return jnp.argmax(logits_BV, axis=-1)
+    return jax.lax.cond(jnp.any(random_B), sampled, most_likely, logits_BV)
 
-    return jax.lax.cond(jnp.any(random_B), sampled, greedy, logits_BV).astype(jnp.int32)
+
+def most_likely(logits_BV: jax.Array) -> jax.Array:
+    """Return the ids of the largest logits, the lowest where several are, (B,) int32.
+
+    A CPU computes this maximum and comparison of vectors in less than half the time of `jnp.argmax`.
+    """
+    ids_V = jnp.arange(logits_BV.shape[-1], dtype=jnp.int32)
+    largest_BV = logits_BV == logits_BV.max(axis=-1, keepdims=True)
+    return jnp.where(largest_BV, ids_V, ids_V[-1]).min(axis=-1)
 
 
 def probabilities(
@@ -304,15 +360,17 @@ def stream(
     stop_ids: tuple[int, ...],
     utf8: Utf8Automaton,
     chunk: int = 0,
+    first_row: int = 0,
 ) -> Iterator[list[np.ndarray]]:
     """Yield the new tokens of each row again and again, at most `chunk` at a time (0: as many as fit).
 
     Each prompt holds 1 to `net.config.max_length` ids, and may end in an unfinished character, which is continued. A
     row ends before one of `stop_ids`, or after `max_tokens`, perhaps within a character. When the context is full, its
     last half is read again and generation continues. Each row has its own window, so that it is the same as alone.
+    Randomness is that of row `first_row` and later ones.
     """
     c = net.config
-    sampling_params = SamplingParams.of(sampling, len(prompts))
+    sampling_params = SamplingParams.of(sampling, len(prompts), first_row)
     # Memory-mapped weights would be copied in every call.
     params = fuse_projections(jax.tree.map(jnp.asarray, params))
     next_state_SV = jnp.asarray(utf8.next_state_SV)
@@ -379,8 +437,15 @@ def generate(
     utf8: Utf8Automaton,
 ) -> list[np.ndarray]:
     """Return the continuation of each prompt: arrays of at most `sampling.max_tokens` ids."""
-    pieces: list[list[np.ndarray]] = [[] for _ in prompts]
-    for new in stream(params, net, prompts, sampling, stop_ids=stop_ids, utf8=utf8):
-        for row, piece in zip(pieces, new, strict=True):
-            row.append(piece)
-    return [np.concatenate(row) if row else np.zeros(0, np.int32) for row in pieces]
+    params = fuse_projections(jax.tree.map(jnp.asarray, params))
+    size = max(1, len(prompts) // num_groups(len(prompts)))
+
+    def texts(first: int) -> list[np.ndarray]:
+        pieces: list[list[np.ndarray]] = [[] for _ in range(size)]
+        group = prompts[first : first + size]
+        for new in stream(params, net, group, sampling, stop_ids=stop_ids, utf8=utf8, first_row=first):
+            for row, piece in zip(pieces, new, strict=True):
+                row.append(piece)
+        return [np.concatenate(row) if row else np.zeros(0, np.int32) for row in pieces]
+
+    return [text for group in map_on_cores(texts, range(0, len(prompts), size)) for text in group]

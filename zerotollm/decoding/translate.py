@@ -9,12 +9,13 @@ import numpy as np
 from zerotollm.data.sources.pairs import as_sentence, translation_prompt
 from zerotollm.data.tokens.sentencepiece import AnyTokenizer
 from zerotollm.decoding import sample
-from zerotollm.decoding.beam import beam_search, hypotheses
+from zerotollm.decoding.beam import Hypothesis, beam_search, hypotheses
 from zerotollm.decoding.config import SamplingConfig
 from zerotollm.errors import UsageError
 from zerotollm.model.build import Net, Params
 from zerotollm.model.config import round_up
 from zerotollm.model.encoder_decoder import EncoderDecoder
+from zerotollm.sharding.cores import map_on_cores
 
 LENGTHS = 32
 """Sources are padded to a multiple of this, so that few lengths are compiled."""
@@ -66,9 +67,8 @@ def translate_texts(
     room = net.config.max_length - 1
     _check_lengths([len(ids) for ids in encoded], room, cut)
     sources = [np.append(ids[:room], eos).astype(np.int32) for ids in encoded]
-    results: list[list[Translation]] = [[] for _ in texts]
-    finished = 0
-    for group, rows, width in _groups([len(source) for source in sources], beam, sampling.max_tokens):
+
+    def search(group: list[int], rows: int, width: int) -> list[list[Hypothesis]]:
         slots = width + sampling.max_tokens
         limits = [len(sources[i]) + sampling.max_tokens for i in group]
         if net.config.position == "learned":  # there is no vector for later positions
@@ -91,7 +91,13 @@ def translate_texts(
             special=(tokenizer.pad_id, tokenizer.bos_id, eos),
             patience=sampling.patience,
         )
-        for i, beam_of_source in zip(group, hypotheses(*output, eos=eos), strict=False):
+        return hypotheses(*output, eos=eos)
+
+    results: list[list[Translation]] = [[] for _ in texts]
+    groups = _groups([len(source) for source in sources], beam, sampling.max_tokens)
+    finished = 0
+    for (group, _, _), beams in zip(groups, map_on_cores(lambda group: search(*group), groups), strict=True):
+        for i, beam_of_source in zip(group, beams, strict=False):
             best = beam_of_source[: sampling.n_best]
             results[i] = [Translation(tokenizer.decode(h.ids, final=False).strip(), h.score) for h in best]
         finished += len(group)

@@ -41,7 +41,12 @@ def concurrent_parts(rows: int) -> int:
     XLA's CPU backend computes a batch of small products on one core. Two batches run at once on two cores, and more of
     them are slower. Every row is computed as before, bit for bit.
     """
-    return 2 if num_devices() == 1 and jax.default_backend() == "cpu" and rows % 2 == 0 else 1
+    return 2 if on_one_cpu() and rows % 2 == 0 else 1
+
+
+def on_one_cpu() -> bool:
+    """Return whether programs are for one device, and that a CPU."""
+    return num_devices() == 1 and jax.default_backend() == "cpu"
 
 
 def axes_for(items: int) -> tuple[str, ...]:
