@@ -43,6 +43,8 @@ NEAREST = {
     "model/chunked_attention": "model/test_chunked_attention.py",
     "training/loss_scale": "training/test_loss_scale.py",
     "decoding/sample": "decoding/test_sample.py",
+    "decoding/filters": "decoding/test_sample.py",
+    "sharding/cores": "sharding/test_cores.py",
     "decoding/beam": "decoding/test_beam.py",
     "decoding/text": "decoding/test_text.py",
     "decoding/continuous": "serving/test_scheduler.py",

@@ -1,5 +1,7 @@
 """The recipe of `translate` for one's own pairs: a function of their size, from ten sentences to WMT."""
 
+from pathlib import Path
+
 import pytest
 
 from experiments.translate import experiment, recipe_for_pairs
@@ -21,6 +23,19 @@ def test_it_is_that_of_the_measured_corpora():
     assert (captions["train.steps"], captions["model.dropout"]) == (8000, 0.2)
     assert (verses["train.steps"], verses["model.dropout"]) == (8000, 0.1)
     assert captions["tokenizer.vocab_size"] == verses["tokenizer.vocab_size"] == 4096
+
+
+def test_the_table_of_the_documentation_is_the_recipe():
+    page = (Path(__file__).parent.parent / "docs/how-to/translate.md").read_text("utf-8")
+    table = page.split("| MB of targets to train on |")[1].split("\n\n")[0]
+    rows = [
+        [float(cell.replace(",", "")) for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]
+    ]
+    assert len(rows) == 6
+    for megabytes, *values in rows:
+        fields = recipe_for_pairs(int(megabytes * 1e6))
+        names = ("train.steps", "model.dropout", "model.width", "tokenizer.vocab_size")
+        assert [fields[name] for name in names] == values
 
 
 def test_more_pairs_never_make_a_smaller_model_fewer_steps_or_more_dropout():

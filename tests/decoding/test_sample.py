@@ -10,6 +10,7 @@ import pytest
 from tests.functions import forward, init_params, whole_characters
 from zerotollm.decoding import cache_growth, sample
 from zerotollm.decoding.config import SamplingConfig
+from zerotollm.decoding.filters import filter_logits
 from zerotollm.model.build import build_net
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.layers import fuse_projections
@@ -202,6 +203,10 @@ def params_of(rows, **changes):
     return sample.SamplingParams.of(SamplingConfig(**changes), rows)
 
 
+def filtered_logits(logits, params):
+    return filter_logits(logits, *params.filters)
+
+
 LOGITS = np.log(np.array([[0.5, 0.2, 0.15, 0.1, 0.05], [0.05, 0.1, 0.15, 0.2, 0.5]], np.float32))
 
 
@@ -219,7 +224,7 @@ LOGITS = np.log(np.array([[0.5, 0.2, 0.15, 0.1, 0.05], [0.05, 0.1, 0.15, 0.2, 0.
     ],
 )
 def test_filters_keep_the_most_likely_tokens(changes, kept):
-    filtered = np.asarray(jax.jit(sample.filter_logits)(jnp.asarray(LOGITS), params_of(2, **changes)))
+    filtered = np.asarray(jax.jit(filtered_logits)(jnp.asarray(LOGITS), params_of(2, **changes)))
     for row, logits in zip(filtered, LOGITS, strict=True):
         order = np.argsort(-logits)
         assert np.isfinite(row[order[:kept]]).all()
@@ -242,7 +247,7 @@ def test_filters_keep_the_most_likely_tokens(changes, kept):
 )
 def test_lower_ids_win_ties_at_the_threshold(probabilities, changes, kept):
     """Top-p keeps the smallest set that reaches p, top-k exactly k, min-p all equals."""
-    filtered = sample.filter_logits(jnp.log(jnp.array([probabilities])), params_of(1, **changes))
+    filtered = filtered_logits(jnp.log(jnp.array([probabilities])), params_of(1, **changes))
     assert np.flatnonzero(np.isfinite(filtered[0])).tolist() == kept
 
 
@@ -252,7 +257,7 @@ def test_top_p_keeps_the_smallest_set_of_rounded_logits():
     logits = (np.round(rng.normal(size=(200, 50)) * 8) / 4).astype(np.float32)
     p = rng.uniform(0.05, 0.95, 200).astype(np.float32)
     rows = params_of(200)._replace(top_p_B=jnp.asarray(p))
-    kept = np.isfinite(np.asarray(sample.filter_logits(jnp.asarray(logits), rows)))
+    kept = np.isfinite(np.asarray(filtered_logits(jnp.asarray(logits), rows)))
     for row, least, mask in zip(logits.astype(np.float64), p, kept, strict=True):
         order = np.argsort(-row, kind="stable")
         mass = np.cumsum(np.exp(row[order]) / np.exp(row).sum())
@@ -264,14 +269,16 @@ def test_top_p_keeps_the_smallest_set_of_rounded_logits():
     "filters", [{"top_p": 0.9}, {"top_k": 7}, {"top_k": 40, "top_p": 0.99, "min_p": 0.02}], ids=str
 )
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 300.0, 1e30])
-def test_filters_are_those_of_a_sort_for_logits_of_any_size(filters, scale):
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_filters_are_those_of_a_sort_for_logits_of_any_size(filters, scale, backend, monkeypatch):
     """Half of the logits are excluded, some are 0.0 and -0.0, and whole rows are equal."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     rng = np.random.default_rng(1)
     logits = (rng.normal(size=(40, 64)) * scale).astype(np.float32)
     logits[rng.uniform(size=logits.shape) < 0.5] = -np.inf
     logits[:, 3], logits[:, 5] = 0.0, -0.0
     logits[0] = 1.0
-    kept = np.isfinite(np.asarray(sample.filter_logits(jnp.asarray(logits), params_of(40, **filters))))
+    kept = np.isfinite(np.asarray(filtered_logits(jnp.asarray(logits), params_of(40, **filters))))
     sampling = SamplingConfig(**filters)
     for row, mask in zip(logits.astype(np.float64), kept, strict=True):
         order = np.argsort(-row, kind="stable")
@@ -285,7 +292,7 @@ def test_filters_are_those_of_a_sort_for_logits_of_any_size(filters, scale):
 
 def test_logits_that_are_no_numbers_end_the_search_for_the_threshold():
     logits = jnp.full((2, 8), jnp.nan).at[1, 3].set(1.0)
-    assert sample.filter_logits(logits, params_of(2, top_p=0.9)).shape == (2, 8)
+    assert filtered_logits(logits, params_of(2, top_p=0.9)).shape == (2, 8)
     assert int(sample.most_likely(logits)[0]) < 8
 
 

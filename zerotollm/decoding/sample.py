@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from zerotollm.data.tokens.utf8 import Utf8Automaton
 from zerotollm.decoding.cache_growth import cache_bytes, capacities, empty_caches, grow
 from zerotollm.decoding.config import SamplingConfig
-from zerotollm.fields import INT32_MAX
+from zerotollm.decoding.filters import filter_logits
 from zerotollm.model import build
 from zerotollm.model.accelerator import FEW_ROWS
 from zerotollm.model.build import Net, Params
@@ -72,6 +72,11 @@ class SamplingParams(NamedTuple):
             sample_key(seed, row)[None],
         )
 
+    @property
+    def filters(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Return the arguments of `filter_logits`."""
+        return self.top_k_B, self.top_p_B, self.min_p_B
+
 
 def sample_key(seed: int | jax.Array, row: int | jax.Array) -> jax.Array:
     """Return the random key of a row; `draw` folds in the position."""
@@ -108,78 +113,6 @@ def exclude_invalid(logits_BV: jax.Array, next_state_SV: jax.Array, utf8_B: jax.
     return jnp.where(allowed_BV, logits_BV, -jnp.inf)
 
 
-def filter_logits(logits_BV: jax.Array, sampling_params: SamplingParams) -> jax.Array:
-    """Return the logits with minus infinity at tokens that top-k, top-p or min-p exclude. The most likely one stays.
-
-    Top-k (arXiv:1805.04833) keeps the k most likely tokens, top-p (arXiv:1904.09751) the smallest set with at least
-    probability p, min-p (arXiv:2407.01082) the tokens at least min_p times as likely as the most likely one. At the
-    threshold of top-k and top-p, lower ids win ties.
-    """
-    p, V = sampling_params, logits_BV.shape[-1]
-    k_B = jnp.where(p.top_k_B > 0, jnp.minimum(p.top_k_B, V), V)
-    probabilities_BV = jax.nn.softmax(logits_BV, axis=-1)
-    rank_BV = _in_order(logits_BV)
-
-    def above(rank_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Return the number of tokens of a higher rank, and their probability."""
-        above_BV = rank_BV > rank_B[:, None]
-        return above_BV.sum(axis=-1), jnp.where(above_BV, probabilities_BV, 0).sum(axis=-1)
-
-    # The lowest kept rank, by bisection: a sort takes many times as long on a CPU. `low` is too low and `high` is not,
-    # until at most one token lies between them, or several with the same logit.
-    def unfinished(state: _Bisection) -> jax.Array:
-        return (state.halvings < 32) & jnp.any((state.between_B > 1) & (state.low_B + 1 < state.high_B))
-
-    def halve(state: _Bisection) -> _Bisection:
-        middle_B = (state.low_B & state.high_B) + (
-            (state.low_B ^ state.high_B) >> 1
-        )  # the mean, without overflow
-        count_B, mass_B = above(middle_B)
-        kept_B = (count_B < k_B) & (mass_B < p.top_p_B)
-        return _Bisection(
-            state.halvings + 1,
-            low_B=jnp.where(kept_B, state.low_B, middle_B),
-            high_B=jnp.where(kept_B, middle_B, state.high_B),
-            above_B=jnp.where(kept_B, count_B, state.above_B),
-            between_B=jnp.where(kept_B, state.above_B + state.between_B - count_B, count_B - state.above_B),
-        )
-
-    none_B = jnp.zeros_like(k_B)
-    start = _Bisection(jnp.int32(0), rank_BV.min(axis=-1) - 1, rank_BV.max(axis=-1), none_B, none_B + V)
-    low_B = jax.lax.while_loop(unfinished, halve, start).low_B
-    lowest_B = jnp.where(rank_BV > low_B[:, None], rank_BV, INT32_MAX).min(axis=-1)
-    count_B, mass_B = above(lowest_B)
-    tied_BV = rank_BV == lowest_B[:, None]
-    # Lower ids win ties. Few logits have any, which take a scan over the vocabulary.
-    before_BV = jax.lax.cond(
-        jnp.any(tied_BV.sum(axis=-1) > 1),
-        lambda x_BV: jnp.cumsum(x_BV, axis=-1) - x_BV,
-        jnp.zeros_like,
-        tied_BV.astype(jnp.int32),
-    )
-    mass_BV = mass_B[:, None] + before_BV * probabilities_BV
-    tied_BV &= (count_B[:, None] + before_BV < k_B[:, None]) & (mass_BV < p.top_p_B[:, None])
-    keep_BV = (rank_BV > lowest_B[:, None]) | tied_BV
-    keep_BV &= probabilities_BV >= p.min_p_B[:, None] * probabilities_BV.max(axis=-1, keepdims=True)
-    return jnp.where(keep_BV, logits_BV, -jnp.inf)
-
-
-class _Bisection(NamedTuple):
-    halvings: jax.Array
-    low_B: jax.Array
-    high_B: jax.Array
-    above_B: jax.Array
-    """tokens above `high`"""
-    between_B: jax.Array
-    """tokens above `low` and not above `high`"""
-
-
-def _in_order(x: jax.Array) -> jax.Array:
-    """Return int32 numbers in the order of these float32 numbers."""
-    bits = jax.lax.bitcast_convert_type(x + 0.0, jnp.int32)  # + 0.0: -0.0 is as large as 0.0
-    return bits ^ ((bits >> 31) & INT32_MAX)
-
-
 def draw(logits_BV: jax.Array, sampling_params: SamplingParams, positions_B: jax.Array) -> jax.Array:
     """Return one sampled token per row, (B,) int32; the most likely one at a temperature below `COLD`.
 
@@ -195,7 +128,7 @@ def draw(logits_BV: jax.Array, sampling_params: SamplingParams, positions_B: jax
 
         def filtered(scaled_BV: jax.Array) -> jax.Array:
             # A row without filters keeps every token, including those that rounding puts beyond probability 1.
-            return jnp.where(filtered_B[:, None], filter_logits(scaled_BV, p), scaled_BV)
+            return jnp.where(filtered_B[:, None], filter_logits(scaled_BV, *p.filters), scaled_BV)
 
         scaled_BV = jax.lax.cond(jnp.any(filtered_B), filtered, lambda x: x, scaled_BV)
         keys_B = jax.vmap(jax.random.fold_in)(p.key_B, positions_B)
@@ -226,7 +159,7 @@ def probabilities(
         return np.eye(len(logits_V))[np.argmax(logits_V)]
     scaled_BV = jnp.asarray(logits_V / sampling.temperature, jnp.float32)[None]
     if sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p > 0:
-        scaled_BV = filter_logits(scaled_BV, SamplingParams.of(sampling))
+        scaled_BV = filter_logits(scaled_BV, *SamplingParams.of(sampling).filters)
     return np.asarray(jax.nn.softmax(scaled_BV)[0], np.float64)
 
 
