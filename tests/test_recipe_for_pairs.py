@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 
 from experiments.translate import experiment, recipe_for_pairs
+from zerotollm.cli import main
 from zerotollm.data.config import DataConfig
 from zerotollm.data.sources import parallel
 from zerotollm.studies.suite import changed
 from zerotollm.validation import validate
 
+ROOT = Path(__file__).parent.parent
 SIZES = [0, 400, 50_000, 1_000_000, 2_070_000, 3_600_000, 20_000_000, 600_000_000]
 
 
@@ -26,7 +28,7 @@ def test_it_is_that_of_the_measured_corpora():
 
 
 def test_the_table_of_the_documentation_is_the_recipe():
-    page = (Path(__file__).parent.parent / "docs/how-to/translate.md").read_text("utf-8")
+    page = (ROOT / "docs/how-to/translate.md").read_text("utf-8")
     table = page.split("| MB of targets to train on |")[1].split("\n\n")[0]
     rows = [
         [float(cell.replace(",", "")) for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]
@@ -57,3 +59,32 @@ def test_the_size_of_many_pairs_is_estimated_from_some(tmp_path, monkeypatch):
     monkeypatch.setattr(parallel, "SAMPLED", 500)
     assert parallel.target_bytes(data) == pytest.approx(exact, rel=0.05)
     assert parallel.target_bytes(data) != exact
+
+
+def plan(*options):
+    return main(["translate", "plan", "--device", "rtx2080", *options], ROOT / "experiments")
+
+
+def test_a_plan_of_own_pairs_is_by_the_recipe_and_says_so(tmp_path, caplog, capsys):
+    rows = [f"ein Hund {i}\ta dog {i}\n" for i in range(100)]
+    (tmp_path / "pairs.tsv").write_text("".join(rows), "utf-8")
+    options = ("--data.corpus", str(tmp_path / "pairs.tsv"))
+    assert plan(*options, "--model.dropout", "0.4") == 0
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == (
+        f"chosen by the size of {tmp_path / 'pairs.tsv'}: --train.steps 1000, --model.width 128, --model.num-heads 4, "
+        "--tokenizer.vocab-size 2048, --sample.length-penalty 1.4"
+    )
+    assert plan(*options, "--data.batch-size", "0") == 2
+    assert "batch-size" in capsys.readouterr().err.replace("_", "-"), (
+        "a wrong value is found before the pairs are read"
+    )
+
+
+def test_a_set_of_tfds_is_not_downloaded_to_be_planned(monkeypatch, caplog):
+    monkeypatch.setattr(parallel, "target_bytes", lambda data: pytest.fail("read"))
+    assert plan("--data.corpus", "tfds:wmt14_translate/de-en") == 0
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith(
+        "chosen for bible-wyc:bible-web and kept for tfds:wmt14_translate/de-en: train.steps 4000"
+    )

@@ -277,6 +277,7 @@ def act(command: Command, folders: Sequence[Path]) -> None:
         words += [] if experiment.data.corpus else [("data.corpus", "FILE")]
         experiment = as_trained(run_dir, overrides, launch(command.experiment or "EXPERIMENT", *words))
     elif has_other_pairs(original, experiment):
+        validate(experiment)  # before a corpus is read
         recipe = catalog.function(experiments, command.experiment, "recipe_for_pairs")
         chosen = _by_recipe(recipe, experiment, dict(overrides), run_dir) if recipe else {}
         experiment = changed(experiment, chosen)
@@ -348,9 +349,10 @@ def _by_recipe(
 
     A run that exists keeps its own, for the same pairs, which are then not read.
     """
-    if experiment.train.start_from:  # the pretrained model has a size
-        return {}
     data = experiment.data
+    # A pretrained model has a size, and a set of tfds would be downloaded to be measured, even to plan.
+    if experiment.train.start_from or data.corpus.startswith("tfds:"):
+        return {}
     if (run_dir / CONFIG).exists() and (trained := read_experiment(run_dir)).data.corpus == data.corpus:
         fields = {name: value for name, value in flatten(trained).items() if name in recipe(0)}
     else:

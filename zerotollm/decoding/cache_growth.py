@@ -8,7 +8,7 @@ from zerotollm.model.layers import KVCache
 
 FIRST = 64
 """Slots of the first stage; each later stage has twice as many."""
-LARGE = 2**26
+LARGE = 2**25
 """Bytes of a cache from which reading empty slots takes longer than compiling another stage."""
 
 
