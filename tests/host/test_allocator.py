@@ -30,6 +30,30 @@ def test_freed_memory_is_not_faulted_in_again():
     assert page_faults("keep") < page_faults("leave") / 4
 
 
+RETURNED = """
+from pathlib import Path
+from zerotollm.host.allocator import keep_freed_memory, return_freed_memory
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1])
+keep_freed_memory()
+before = resident()
+blocks = [bytearray(10_000) for _ in range(20_000)]
+most = resident() - before
+del blocks[1::2], blocks[::1]
+print(round((resident() - before) / most, 2), end=" ")
+return_freed_memory()
+print(round((resident() - before) / most, 2))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps what was freed")
+def test_freed_memory_is_returned_when_it_is_asked_for():
+    done = subprocess.run([sys.executable, "-c", RETURNED], capture_output=True, text=True, check=True)
+    kept, returned = map(float, done.stdout.split())
+    assert kept > 0.9
+    assert returned < 0.2
+
+
 ONE_AT_A_TIME = """
 import os, sys
 from zerotollm.host.allocator import LARGE_STEP, reuse_memory

@@ -15,6 +15,7 @@ from zerotollm.decoding.text import sample_text
 from zerotollm.evaluation.loss import evaluate_feed
 from zerotollm.evaluation.translation_report import with_prompt
 from zerotollm.experiment import Experiment, translates
+from zerotollm.host.allocator import return_freed_memory
 from zerotollm.host.memory_limit import check_libraries
 from zerotollm.host.stop_signals import StoppedError, stop_requests
 from zerotollm.model.accelerator import this_accelerator
@@ -159,7 +160,9 @@ def _evaluate(training: CompiledTraining, eval_step: Callable[[], EvalStep], sta
 def _sample(training: CompiledTraining, state: TrainState) -> str:
     experiment, params = training.experiment, training.merge(state.params, state.frozen)
     net, tokenizer = model_of(experiment), training.feed.tokenizer
-    return sample_text(params, net, tokenizer, experiment.sample, translates=translates(experiment))
+    text = sample_text(params, net, tokenizer, experiment.sample, translates=translates(experiment))
+    return_freed_memory()  # of the compiler, the first time
+    return text
 
 
 def _stopped(stop: list[int], step: int, steps: int, run_dir: Path) -> StoppedError:

@@ -7,6 +7,7 @@ overlapping ones need buffers of their own. This costs no measurable time: the d
 
 import ctypes
 import sys
+from collections.abc import Callable
 
 import jax
 
@@ -31,11 +32,21 @@ def reuse_memory(step: int) -> None:
 
 def keep_freed_memory() -> bool:
     """Tell glibc to keep freed memory of any size. Return whether it agreed; other systems have no such setting."""
-    if sys.platform != "linux":
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:  # another C library
+    mallopt = _of_glibc("mallopt")
+    if mallopt is None:
         return False
     # -1: never trim.
     settings = ((_M_MMAP_MAX, 0), (_M_ARENA_MAX, 1), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, 2**26))
     return all([mallopt(option, value) == 1 for option, value in settings])
+
+
+def return_freed_memory() -> None:
+    """Give the kernel what was freed: compilers leave much of it. The next step takes what it needs anew, once."""
+    malloc_trim = _of_glibc("malloc_trim")
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
+def _of_glibc(name: str) -> Callable[..., int] | None:
+    """Return a function that glibc has, or None with another C library."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
