@@ -74,6 +74,7 @@ EQUIVALENT: dict[str, str] = {
     "data/tokens/sentencepiece: True -> False": "`deterministic=True` orders map fields, and there are none.",
     "evaluation/causality: np.where(np.arange(length) < length // 2, 1, 2) -> "
     "np.where(1, np.arange(length) < length // 2, 2)": "the two documents get other numbers, which are only compared.",
+    "decoding/filters: count_B < k_B -> count_B <= k_B": "the rank below is then found, whose tokens all lose the tie.",
     "significance: distance < 0 -> distance <= 0": "a distance of 0 returns before.",
     "training/checkpoints: json.dumps(manifest, indent=1, allow_nan=False) -> "
     "json.dumps(manifest, allow_nan=False)": "the spaces of a file that is read as JSON.",
