@@ -4,6 +4,7 @@ can; and no example of a property has a deadline, unless its test says so."""
 
 import os
 import tempfile
+from importlib.metadata import version
 
 # Before jax is imported, which reads them; the processes that tests start inherit them. A place that you name is kept.
 # What is compiled sooner than that many seconds, such as a single operation, is not worth a file.
@@ -13,9 +14,11 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 # Programs run for moments here, and compilation is most of the suite's time: without LLVM's optimizations, the emitters
 # of fused loops in MLIR, and a split of each program into parts compiled apart, it takes less than half.
+# jax 0.12 knows no other emitters, and ends at the flag.
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+    + (" --xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""),
 )
 # Threads for small matrices wait by spinning: where several processes share the cores, fits take ten times as long.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
