@@ -77,13 +77,13 @@ def translates(experiment: Experiment) -> bool:
 
 
 def has_other_pairs(original: Experiment, experiment: Experiment) -> bool:
-    """Return whether overrides chose other pairs to translate than those `original` was made for, if it names any."""
+    """Return whether `experiment` translates other pairs than `original`, which names its own."""
     corpus = original.data.corpus
     return translates(experiment) and bool(corpus) and experiment.data.corpus != corpus
 
 
 def on_own_pairs(original: Experiment, experiment: Experiment, chosen: Collection[str]) -> Experiment:
-    """Return the experiment of `has_other_pairs` without the sample prompt of `original`.
+    """Return an experiment with other pairs than `original`, without the sample prompt that was for those.
 
     Fields in `chosen` stay. Logs a warning that names the other numbers of the original pairs, and usual values.
     """

@@ -13,9 +13,10 @@ def filter_logits(
 ) -> jax.Array:
     """Return the logits with minus infinity at tokens that top-k, top-p or min-p exclude. The most likely one stays.
 
-    Top-k (arXiv:1805.04833) keeps the k most likely tokens, top-p (arXiv:1904.09751) the smallest set with at least
-    probability p, min-p (arXiv:2407.01082) the tokens at least min_p times as likely as the most likely one. At the
-    threshold of top-k and top-p, lower ids win ties.
+    Each row has filters of its own; k = 0, p = 1 and min_p = 0 exclude nothing. Top-k (arXiv:1805.04833) keeps the k
+    most likely tokens. Top-p (arXiv:1904.09751) keeps the smallest set with at least probability p. Min-p
+    (arXiv:2407.01082) keeps the tokens at least min_p times as likely as the most likely one. At the threshold of top-k
+    and top-p, lower ids win ties.
     """
     V = logits_BV.shape[-1]
     k_B = jnp.where(top_k_B > 0, jnp.minimum(top_k_B, V), V)

@@ -15,16 +15,16 @@ from zerotollm.host.cores import usable_cores
 from zerotollm.sharding.constraints import on_one_cpu
 
 MOST = 4
-"""Computations at once. On more cores large operations share them, and each group takes memory of its own."""
+"""Computations at once, since each takes memory of its own. More than two are not measured."""
 FEWEST_ROWS = 2
-"""Rows of a group: one row alone is hardly faster than two."""
+"""Fewest rows of a group: a step of one row takes hardly less time than one of two."""
 
 T = TypeVar("T")
 U = TypeVar("U")
 
 
 def num_groups(rows: int) -> int:
-    """Return the number of equal groups in which to compute so many rows at once; 1 on other devices than one CPU."""
+    """Return the number of equal groups of so many rows that are computed at once: 1 unless they are on one CPU."""
     most = min(MOST, usable_cores(), rows // FEWEST_ROWS) if on_one_cpu() else 1
     return next((groups for groups in range(most, 1, -1) if rows % groups == 0), 1)
 
