@@ -8,6 +8,7 @@ from experiments.translate import experiment, recipe_for_pairs
 from zerotollm.cli import main
 from zerotollm.data.config import DataConfig
 from zerotollm.data.sources import parallel
+from zerotollm.experiment import to_json
 from zerotollm.studies.suite import changed
 from zerotollm.validation import validate
 
@@ -88,3 +89,13 @@ def test_a_set_of_tfds_is_not_downloaded_to_be_planned(monkeypatch, caplog):
     assert line.startswith(
         "chosen for bible-wyc:bible-web and kept for tfds:wmt14_translate/de-en: train.steps 4000"
     )
+
+
+def test_a_run_that_failed_early_chooses_nothing_for_the_next(tmp_path, caplog, capsys):
+    rows = [f"ein Hund {i}\ta dog {i}\n" for i in range(100)]
+    (tmp_path / "pairs.tsv").write_text("".join(rows), "utf-8")
+    failed = changed(experiment(), {"train.steps": 7, "data.corpus": str(tmp_path / "pairs.tsv")})
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.json").write_text(to_json(failed), "utf-8")
+    assert plan("--data.corpus", failed.data.corpus, "--run-dir", str(tmp_path / "run")) == 0
+    assert "--train.steps 1000," in caplog.records[0].getMessage()

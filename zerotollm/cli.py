@@ -23,7 +23,7 @@ from zerotollm.host.memory_limit import check_libraries
 from zerotollm.host.stop_signals import StoppedError
 from zerotollm.output import printable
 from zerotollm.own_code import open_folder
-from zerotollm.run_directory import CONFIG, located, read_experiment
+from zerotollm.run_directory import CONFIG, SUMMARY, located, read_experiment
 from zerotollm.sharding.config import parse_distributed
 from zerotollm.shell import CHECKOUT, launch, option, with_value
 from zerotollm.studies.suite import changed, make_suite
@@ -347,13 +347,13 @@ def _by_recipe(
 ) -> dict[str, Any]:
     """Return the fields that a recipe chooses by the size of the pairs, in bytes of targets, but for overrides.
 
-    A run that exists keeps its own, for the same pairs, which are then not read.
+    A finished run keeps its own, and its pairs are not read.
     """
     data = experiment.data
     # A pretrained model has a size, and a set of tfds would be downloaded to be measured, even to plan.
     if experiment.train.start_from or data.corpus.startswith("tfds:"):
         return {}
-    if (run_dir / CONFIG).exists() and (trained := read_experiment(run_dir)).data.corpus == data.corpus:
+    if (run_dir / SUMMARY).exists() and (trained := read_experiment(run_dir)).data.corpus == data.corpus:
         fields = {name: value for name, value in flatten(trained).items() if name in recipe(0)}
     else:
         size = import_module("zerotollm.data.sources.parallel").target_bytes(data)
