@@ -149,6 +149,7 @@ def _evaluate(training: CompiledTraining, eval_step: Callable[[], EvalStep], sta
     """Return the loss over the validation split, and over that of `data.old`, where there is one."""
     params, feed = training.merge(state.params, state.frozen), training.feed
     measured = evaluate_feed(eval_step(), params, feed, "validation", training.placement)
+    return_freed_memory()  # the first time much is the compiler's
     if feed.lost.get("validation"):
         measured["lost"] = feed.lost["validation"]
     if feed.old:
@@ -161,7 +162,7 @@ def _sample(training: CompiledTraining, state: TrainState) -> str:
     experiment, params = training.experiment, training.merge(state.params, state.frozen)
     net, tokenizer = model_of(experiment), training.feed.tokenizer
     text = sample_text(params, net, tokenizer, experiment.sample, translates=translates(experiment))
-    return_freed_memory()  # of the compiler, the first time
+    return_freed_memory()
     return text
 
 

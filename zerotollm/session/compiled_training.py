@@ -15,7 +15,6 @@ from jax.stages import Compiled
 from zerotollm.components import model_of, training_of
 from zerotollm.data.feed import Feed, Shapes
 from zerotollm.experiment import Experiment
-from zerotollm.host.allocator import return_freed_memory
 from zerotollm.host.memory_limit import check_step, limits
 from zerotollm.model.accelerator import options_to_run_once
 from zerotollm.model.build import Params, init_params
@@ -39,7 +38,6 @@ class Program(NamedTuple):
     def result(self) -> Callable[..., PyTree]:
         """Wait for the compiler, and return the function."""
         compiled = self.compiled()
-        return_freed_memory()
         return lambda first, batch, *rest: compiled[batch["inputs"].shape](first, batch, *rest)
 
 
