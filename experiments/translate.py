@@ -71,13 +71,13 @@ def recipe_for_pairs(target_bytes: int) -> dict[str, Any]:
     read = max(min(40e6, 20 * target_bytes), target_bytes)
     steps = max(1000, round(read / BYTES_PER_STEP, -3))
     epochs = steps * BYTES_PER_STEP / max(1, target_bytes)
-    size = sum(target_bytes >= limit for limit in (1e6, 10e6, 100e6))
-    width = (128, 128, 256, 512)[size]
+    size = sum(target_bytes >= limit for limit in (0.1e6, 1e6, 10e6, 100e6))
+    width = (128, 128, 128, 256, 512)[size]
     return {
         "train.steps": int(steps),
         "model.dropout": 0.3 if epochs > 30 else 0.2 if epochs > 15 else 0.1,
         "model.width": width,
         "model.num_heads": width // 32,
-        "tokenizer.vocab_size": (2048, 4096, 8192, 16384)[size],
+        "tokenizer.vocab_size": (512, 2048, 4096, 8192, 16384)[size],
         "sample.length_penalty": 1.4,
     }
