@@ -13,14 +13,11 @@ import jax
 
 from zerotollm.host.cores import usable_cores
 
-LARGE_STEP = 2**17
-"""Tokens of a step times model width from which on this pays on several cores.
-
-Below, their threads wait longer for the one arena. On one core nobody waits: steps of any size are as fast or faster.
-"""
+LARGE_STEP = 2**16
+"""Tokens of a step times model width from which on this pays on several cores: on one core it always does."""
 
 # From glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def reuse_memory(step: int) -> None:
@@ -36,7 +33,7 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     # -1: never trim.
-    settings = ((_M_MMAP_MAX, 0), (_M_ARENA_MAX, 1), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, 2**26))
+    settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, 2**26))
     return all([mallopt(option, value) == 1 for option, value in settings])
 
 
