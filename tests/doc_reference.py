@@ -14,7 +14,7 @@ from zerotollm.actions import ACTIONS
 from zerotollm.experiment import Experiment
 from zerotollm.fields import field_types, flatten
 from zerotollm.shell import option
-from zerotollm.usage import field_docstrings
+from zerotollm.usage import USAGE, field_docstrings
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = ROOT / "experiments"
@@ -63,6 +63,14 @@ def fields_page() -> str:
     return text + GENERATED
 
 
+def usage_table() -> str:
+    """Return a table of the options of `--help` that every command has."""
+    block = USAGE.split("\n\n")[2]
+    entries = [" ".join(entry.split("\n")) for entry in re.split(r"\n(?=  \S)", block)]
+    rows = [re.fullmatch(r" *(.+?) {2,}(.+)", entry).groups() for entry in entries]
+    return table("option|meaning", [(f"`{name}`", re.sub(" +", " ", meaning)) for name, meaning in rows])
+
+
 def actions_page() -> str:
     """Return the page of the command line: its actions and their options."""
     text = (
@@ -70,7 +78,9 @@ def actions_page() -> str:
         "    python launch.py --experiment NAME [ACTION] [--FIELD VALUE ...] [--run-dir DIR]\n\n"
         "Without an action the experiment is trained, or resumed. `--list` lists all experiments, `--help` shows the\n"
         "fields that people change, `--help all` every field, and `ACTION --help` the options of an action.\n"
+        "`python launch.py NAME` is short for `--experiment NAME`.\n\n"
     )
+    text += "## Options of every command\n\n" + usage_table()
     experiment = Experiment()
     for name, action in ACTIONS.items():
         end = "" if action.summary.endswith("?") else "."

@@ -34,6 +34,7 @@ be overridden, as in --train.steps 200.
   EXPERIMENT --help           show the fields that people change, with type and value; --help all shows every field
   ACTION --help               show the options of an action
   --run-dir DIR               directory of the results; default: runs/NAME
+  --init-from RUN             start from the parameters of another run: the field train.start_from
   --distributed auto          join the other processes, found by Slurm or MPI; or by hand:
                               --distributed coordinator=HOST:PORT process=0 of=4
   --debug                     show the traceback of an error

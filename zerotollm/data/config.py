@@ -52,9 +52,9 @@ class DataConfig:
     ratio: PositiveFloat = dataclass_field(default=100.0, metadata=ADDED)
     """own compressed files: the most bytes of content for each compressed byte, against files that fill the memory"""
     validation_fraction: FractionBelowOne = 0.05
-    """own files, and tfds sets without a validation split: fraction of the text held out for validation"""
+    """own files, and hf and tfds sets without a validation split: fraction of the text held out for validation"""
     test_fraction: FractionBelowOne = 0.05
-    """own files, and tfds sets without a test split: fraction of the text held out for the final test"""
+    """own files, and hf and tfds sets without a test split: fraction of the text held out for the final test"""
     context: PositiveInt = 256
     """tokens in a window; for pairs, the most tokens in a source or a target: longer pairs are dropped and counted"""
     batch_size: PositiveInt = 4

@@ -51,8 +51,8 @@ class Alignment(Answer):
     def sentence(self) -> str:
         S = len(self.source)
         facts = (
-            f"While it writes {len(self.target)} tokens, cross attention is as open as over "
-            f"{np.exp(self.entropy):.1f} of the {S} source tokens alike"
+            f"While it writes {len(self.target)} tokens, cross attention has the entropy of "
+            f"{np.exp(self.entropy):.1f} equal weights on the {S} source tokens"
         )
         numbers = f"Spearman {self.order:.2f}, p = {self.p_value:.3f}, over {100 * abs(self.moved):.0f} % of the source"
         clear = self.p_value <= 1 - CONFIDENCE and abs(self.order) >= CLEAR

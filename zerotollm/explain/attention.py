@@ -105,8 +105,8 @@ class Heads(Answer):
                 NEGLIGIBLE,
             )
         return (
-            f"Of {total} {NAMES[self.where]}: {roles}; attention is as open as over {effective:.0f} tokens alike, "
-            f"even attention as over {even:.0f}{copies}."
+            f"Of {total} {NAMES[self.where]}: {roles}; attention has the entropy of {effective:.0f} equal weights, "
+            f"even attention that of {even:.0f}{copies}."
         )
 
     def show(self) -> Picture:
