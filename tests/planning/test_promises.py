@@ -78,6 +78,12 @@ def test_the_time_until_the_promise_is_certain():
     assert before["seconds"]["low"] > BASIS["seconds"]
 
 
+def test_the_peak_holds_at_least_what_a_step_allocates():
+    small, large = (foretell({**BASIS, "step_memory": size})[0] for size in (50_000_000, 500_000_000))
+    assert small["peak_memory_bytes"]["value"] == pytest.approx(701.5e6)
+    assert large["peak_memory_bytes"]["value"] == pytest.approx(1100e6)
+
+
 def test_time_and_memory_are_foretold_only_where_runs_are_kept():
     for machine in ({"platform": "gpu"}, {"devices": 2}):
         foretold, left_out = foretell({**BASIS, "machine": {**BASIS["machine"], **machine}})

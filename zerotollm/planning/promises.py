@@ -194,10 +194,10 @@ def seconds(basis: Basis, constants: Sequence[float], cpu: Sequence[float]) -> F
 
 
 def peak_memory_bytes(basis: Basis, constants: Sequence[float]) -> Formula:
-    """The state is in memory already; the rest is to compile validation and sampling, about a constant."""
+    """The state is in memory already; the rest is to compile validation and sampling, and at least the step's."""
     of_step, rest = constants
-    to_come = basis["resident_bytes"] + of_step * basis["step_memory"] + rest
-    return Formula(0.0, max(basis["peak_bytes"], to_come))
+    to_come = max(of_step * basis["step_memory"] + rest, basis["step_memory"])
+    return Formula(0.0, max(basis["peak_bytes"], basis["resident_bytes"] + to_come))
 
 
 def validation_bpb(basis: Basis, constants: Sequence[float]) -> Formula:
