@@ -16,8 +16,8 @@ from typing import Any
 from experiments.base import experiment as base
 from zerotollm.experiment import Experiment
 
-BYTES_PER_STEP = 5000
-"""Bytes of targets that a step of 16 x 96 tokens reads, about."""
+STEP_TOKENS, BYTES_PER_STEP = 16 * 96, 5000
+"""Tokens of a step of `experiment()`, and about the bytes of targets that it reads."""
 
 
 def experiment() -> Experiment:
@@ -62,15 +62,16 @@ def experiment() -> Experiment:
     )
 
 
-def recipe_for_pairs(target_bytes: int) -> dict[str, Any]:
+def recipe_for_pairs(target_bytes: int, step_tokens: int = STEP_TOKENS) -> dict[str, Any]:
     """Return the fields for other pairs, by the bytes of their training targets (docs/results/translation.md).
 
-    Training reads 40 MB of targets, but each at most 20 times and at least once. The more often, the more dropout.
-    From 10 MB on, width and vocabulary follow usual practice and are not measured.
+    Training reads 40 MB of targets, but each at most 20 times and at least once, in 1,000 steps or more of
+    `step_tokens` (batch times context). The more often it reads them, the more dropout. From 10 MB on, width and vocabulary follow usual practice and are not measured.
     """
     read = max(min(40e6, 20 * target_bytes), target_bytes)
-    steps = max(1000, round(read / BYTES_PER_STEP, -3))
-    epochs = steps * BYTES_PER_STEP / max(1, target_bytes)
+    step_bytes = BYTES_PER_STEP * step_tokens / STEP_TOKENS
+    steps = max(1000, round(read / step_bytes, -3))
+    epochs = steps * step_bytes / max(1, target_bytes)
     size = sum(target_bytes >= limit for limit in (0.1e6, 1e6, 10e6, 100e6))
     width = (128, 128, 128, 256, 512)[size]
     return {

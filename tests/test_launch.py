@@ -406,6 +406,8 @@ def test_an_option_without_a_near_one_gets_no_suggestion(name, calls, capsys):
         ),
         ("generate RUN", ["is a run directory", "did you mean --run-dir"]),
         ("base generate a b", ["'b'", "quotes"]),
+        (f"base generate {'a' * 300} b", ["'b'", "quotes"]),  # longer than the name of a file may be
+        (f"base generate b {'a' * 300}", ["quotes"]),
         ("base shakespeare_char", ["unknown action 'shakespeare_char'"]),
         ("base generate --checkpoint newest --run-dir RUN", ["one of best, last, average"]),
         ("base generate --run-dir nowhere", ["python launch.py base --run-dir nowhere"]),

@@ -88,9 +88,8 @@ def test_only_the_functions_that_replace_built_in_ones_count(folder):
     change(folder, '"""A comment."""', '"""Another one."""  # and one more')
     change(folder, 'name="own"', 'name="other"')
     path = folder / "idle.py"
-    path.write_text(
-        path.read_text() + "\n\ndef variants(base):\n    return ()\n"
-    )  # its variants are compared themselves
+    for function in ("variants(base)", "recipe_for_pairs(size)"):  # what they return is compared itself
+        path.write_text(f"{path.read_text()}\n\ndef {function}:\n    return ()\n")
     assert own_code("own_experiments.idle", folder / "idle.py") == code
     change(folder, "optax.sgd(0.0)", "optax.sgd(0.1)")
     assert own_code("own_experiments.idle", folder / "idle.py").sha256 != code.sha256

@@ -41,6 +41,11 @@ def test_the_table_of_the_documentation_is_the_recipe():
         assert [fields[name] for name in names] == values
 
 
+def test_larger_steps_are_fewer():
+    usual, larger = recipe_for_pairs(2_070_000), recipe_for_pairs(2_070_000, 64 * 96)
+    assert larger == usual | {"train.steps": 2000}
+
+
 def test_more_pairs_never_make_a_smaller_model_fewer_steps_or_more_dropout():
     recipes = [recipe_for_pairs(size) for size in SIZES]
     for name in ("train.steps", "model.width", "tokenizer.vocab_size"):
@@ -89,6 +94,19 @@ def test_a_set_of_tfds_is_not_downloaded_to_be_planned(monkeypatch, caplog):
     assert line.startswith(
         "chosen for bible-wyc:bible-web and kept for tfds:wmt14_translate/de-en: train.steps 4000"
     )
+
+
+def test_the_recipe_knows_the_tokens_of_a_step_and_needs_an_experiment(tmp_path, caplog, capsys):
+    rows = [f"ein Hund {i}\ta dog {i}\n" for i in range(20_000)]
+    (tmp_path / "pairs.tsv").write_text("".join(rows), "utf-8")
+    options = ("--data.corpus", str(tmp_path / "pairs.tsv"), "--device", "rtx2080")
+    for batch, steps in (("4", 3000), ("8", 2000)):
+        assert plan(*options, "--data.batch-size", batch) == 0
+        assert f"--train.steps {steps}," in caplog.records[-1].getMessage()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.json").write_text(to_json(experiment()), "utf-8")
+    main(["plan", "--run-dir", str(tmp_path / "run"), *options], ROOT / "experiments")
+    assert "No module" not in capsys.readouterr().err
 
 
 def test_a_run_that_failed_early_chooses_nothing_for_the_next(tmp_path, caplog, capsys):

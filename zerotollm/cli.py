@@ -215,7 +215,8 @@ def _action_text(
         raise UsageError(f"unknown {kind} {action!r}: one of {', '.join(ACTIONS)}{near}")
     name, reads_folder = ACTIONS[action].text_option, ACTIONS[action].reads_folder
     text = texts.pop(0) if texts and name and name not in options else None
-    if text and not reads_folder and not values.get("run_dir") and (Path(text) / CONFIG).exists():
+    # Not with pathlib, which raises an error for a text that is longer than a file's name.
+    if text and not reads_folder and not values.get("run_dir") and os.path.exists(f"{text}/{CONFIG}"):
         raise UsageError(f"{text!r} after {action!r} is a run directory{_meant_run(text)}")
     if texts:
         near = _meant_run(texts[0]) or ": put a text of several words in quotes"
@@ -226,7 +227,7 @@ def _action_text(
 def _meant_run(word: str) -> str:
     """Return `; did you mean --run-dir WORD?` if the word looks like a folder."""
     path = word.isprintable() and "/" in word and not re.search(r"\s", word)
-    return f"; did you mean {with_value('run_dir', word)}?" if path or (word and Path(word).is_dir()) else ""
+    return f"; did you mean {with_value('run_dir', word)}?" if path or (word and os.path.isdir(word)) else ""
 
 
 def _needs_value(name: str, kind: type = str) -> UsageError:
@@ -276,7 +277,7 @@ def act(command: Command, folders: Sequence[Path]) -> None:
         words = [("run_dir", command.run_dir)] if command.run_dir else []
         words += [] if experiment.data.corpus else [("data.corpus", "FILE")]
         experiment = as_trained(run_dir, overrides, launch(command.experiment or "EXPERIMENT", *words))
-    elif has_other_pairs(original, experiment):
+    elif command.experiment and has_other_pairs(original, experiment):
         validate(experiment)  # before a corpus is read
         recipe = catalog.function(experiments, command.experiment, "recipe_for_pairs")
         chosen = _by_recipe(recipe, experiment, dict(overrides), run_dir) if recipe else {}
@@ -340,12 +341,12 @@ def _at_budget(
 
 
 def _by_recipe(
-    recipe: Callable[[int], Mapping[str, Any]],
+    recipe: Callable[[int, int], Mapping[str, Any]],
     experiment: Experiment,
     overrides: Collection[str],
     run_dir: Path,
 ) -> dict[str, Any]:
-    """Return the fields that a recipe chooses by the size of the pairs, in bytes of targets, but for overrides.
+    """Return the fields that a recipe chooses by bytes of targets and tokens of a step, but for overrides.
 
     A finished run keeps its own, and its pairs are not read.
     """
@@ -354,10 +355,10 @@ def _by_recipe(
     if experiment.train.start_from or data.corpus.startswith("tfds:"):
         return {}
     if (run_dir / SUMMARY).exists() and (trained := read_experiment(run_dir)).data.corpus == data.corpus:
-        fields = {name: value for name, value in flatten(trained).items() if name in recipe(0)}
+        fields = {name: value for name, value in flatten(trained).items() if name in recipe(0, 1)}
     else:
         size = import_module("zerotollm.data.sources.parallel").target_bytes(data)
-        fields = recipe(size)
+        fields = recipe(size, data.batch_size * data.context)
     chosen = {name: value for name, value in fields.items() if name not in overrides}
     if chosen:
         values = ", ".join(f"{option(name)} {value}" for name, value in chosen.items())

@@ -14,7 +14,7 @@ from zerotollm.errors import RunError, UsageError
 REPLACEABLE = ("model", "optimizer", "objective", "dataset")
 """Functions of an experiment's file that replace those of `zerotollm.components` with the same name."""
 
-NOT_HASHED = ("experiment", "variants", "budget", "ladder", "next_size", "target")
+NOT_HASHED = ("experiment", "variants", "budget", "ladder", "next_size", "target", "recipe_for_pairs")
 """Functions of an experiment's file that return experiments or a target: what they return is compared."""
 
 

@@ -270,6 +270,20 @@ def test_micro_batches_are_the_same_batch_in_parts(experiment, objective):
     assert fits[1].validation["bpb"] == pytest.approx(fits[0].validation["bpb"], rel=1e-5)
 
 
+@pytest.mark.slow
+def test_a_decoder_of_reversed_pairs_is_evaluated_on_a_text(experiment, tmp_path):
+    decoder = replace(
+        experiment,
+        data=replace(experiment.data, reverse=True),
+        model=replace(experiment.model, architecture="decoder"),
+        train=replace(experiment.train, objective="completion", steps=3, average=1),
+    )
+    train(decoder, tmp_path / "run")
+    text = experiment.data.corpus.split(":")[0]
+    arguments = ["evaluate", "--run-dir", str(tmp_path / "run"), "--corpus", text]
+    assert main(arguments, ROOT / "experiments") == 0
+
+
 def test_what_does_not_fit_together_is_refused(experiment):
     decoder = replace(experiment, model=replace(experiment.model, architecture="decoder"))
     with pytest.raises(UsageError, match=r"train\.objective span_corruption needs an encoder"):

@@ -217,6 +217,7 @@ LOGITS = np.log(np.array([[0.5, 0.2, 0.15, 0.1, 0.05], [0.05, 0.1, 0.15, 0.2, 0.
         ({"top_k": 99}, 5),
         ({"top_p": 0.6}, 2),
         ({"top_p": 0.49}, 1),
+        ({"top_p": 1e-50}, 1),  # 0 in float32
         ({"top_p": 1.0}, 5),
         ({"min_p": 0.25}, 3),
         ({"min_p": 1.0}, 1),
@@ -288,6 +289,13 @@ def test_filters_are_those_of_a_sort_for_logits_of_any_size(filters, scale, back
         wanted[sampling.top_k or len(row) :] = False
         clear = abs(before - sampling.top_p) > 1e-6  # elsewhere rounding decides
         np.testing.assert_array_equal(mask[order][clear], wanted[clear])
+
+
+def test_a_zero_has_no_sign():
+    """A compiled program leaves out an addition of 0.0."""
+    logits = jnp.array([[-0.0, 0.0, -0.0, 0.0]])
+    filtered = jax.jit(filtered_logits)(logits, params_of(1, top_k=1))
+    assert np.flatnonzero(np.isfinite(filtered[0])).tolist() == [0]
 
 
 def test_logits_that_are_no_numbers_end_the_search_for_the_threshold():

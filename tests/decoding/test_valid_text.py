@@ -109,6 +109,9 @@ def test_a_single_token_is_drawn_as_in_a_text(decoder):
         p_V = sample.probabilities(sampling, tokenizer.utf8, logits_V[: tokenizer.vocab_size], prompt)
         assert p_V.sum() == pytest.approx(1)
         assert not p_V[~tokenizer.utf8.may_follow(prompt)].any()
+    cold = SamplingConfig(max_tokens=1, temperature=1e-42)  # greedy too, where a division gives no number
+    p_V = sample.probabilities(cold, tokenizer.utf8, logits_V[: tokenizer.vocab_size], prompt)
+    assert p_V.tolist() == np.eye(len(p_V))[sample.draw_one(cold, tokenizer.utf8, logits_V, prompt)].tolist()
 
 
 @pytest.mark.parametrize("chunk", [1, 7])

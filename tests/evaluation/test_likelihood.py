@@ -80,6 +80,10 @@ def test_questions_are_read_as_blimp_writes_them_or_with_a_gap(tmp_path):
         ('{"text": "a ___", "choices": ["b"], "answer": 0}', "line 2: choices must be two or more"),
         ('{"text": "a ___", "choices": ["b", "c"], "answer": 2}', "line 2: answer is 2"),
         ('{"text": "a ___", "choices": ["b", "c"], "answer": true}', "line 2: answer is True"),
+        (
+            '{"text": "___", "choices": ["", "c"], "answer": 1}',
+            "line 2: a text is empty with one of its choices",
+        ),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, line, message):

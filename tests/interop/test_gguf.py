@@ -186,9 +186,11 @@ def test_a_model_or_tokenizer_that_llama_cpp_reads_differently_is_refused(tmp_pa
     assert "tokenizer.byte_fallback is False" in refused("char", byte_fallback=False)
     with pytest.raises(UsageError, match="byte-level BPE"):
         vocabulary(byte_level(add_prefix_space=True))
-    for name, field, value in [("qwen3", "biases", "attention"), ("gpt2", "feed_forward", "relu")]:
+    narrower = [("qwen3", "biases", "attention"), ("gpt2", "feed_forward", "relu")]
+    narrower += [(name, "rope_factor", 8.0) for name in ("qwen3", "llama", "qwen2")]
+    for name, field, value in narrower:
         config = resolve(replace(MODELS[name], **{field: value}), vocab_size=300, context=48)
-        with pytest.raises(UsageError, match=rf"model\.{field} is '{value}'"):
+        with pytest.raises(UsageError, match=rf"model\.{field} is {value!r}"):
             check_architecture(family_of(config), config)
     monkeypatch.setattr(gguf_file, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match="gguf is not installed: pip install"):

@@ -82,7 +82,7 @@ def test_best_is_the_oldest_of_equals_or_the_newest_if_none_is_measured(tmp_path
         for step, bpb in scores.items():
             path = checkpoints.of_step(tmp_path, step).path
             path.mkdir(exist_ok=True)
-            notes = {"notes": {"validation": bpb and {"bpb": bpb}}}
+            notes = {"notes": {"validation": bpb and {"bpb": bpb}}, "files": {}}
             (path / "manifest.json").write_text(json.dumps(notes))
         return [checkpoints.of_step(tmp_path, step) for step in scores]
 
@@ -115,6 +115,14 @@ def test_a_damaged_checkpoint_is_skipped_with_a_message(tmp_path, harm, file):
     assert "step 2 is damaged" in said[0]
     assert "\n" not in said[0]
     assert steps(tmp_path) == [1]  # so that saving step 2 again meets no old one
+
+
+@pytest.mark.parametrize("key", ["files", "notes"])
+def test_a_manifest_with_a_damaged_key_is_damaged(tmp_path, key):
+    save_all(tmp_path, {1: None, 2: None})
+    path = checkpoints.finished(tmp_path)[-1].path / "manifest.json"
+    path.write_text(path.read_text("utf-8").replace(f'"{key}"', f'"{key[:-1]}w"'), "utf-8")
+    assert checkpoints.newest_intact(tmp_path, lambda line: None).step == 1
 
 
 def test_if_all_checkpoints_are_damaged_training_does_not_restart_silently(tmp_path):

@@ -97,6 +97,7 @@ def _reading(experiment: Experiment, corpus: str) -> Experiment:
             f"--corpus: {experiment.name} is no language model, and cannot be evaluated on plain text"
         )
     data = replace(experiment.data, corpus=corpus, validation="", test="", old="", replay=0.0)
+    data = replace(data, extra="", extra_steps=0, reverse=False)  # which are of pairs
     other = replace(experiment, data=data, train=replace(experiment.train, objective="likelihood"))
     validate(other)
     return other

@@ -34,7 +34,8 @@ def filter_logits(
         tied_BV.astype(jnp.int32),
     )
     mass_BV = mass_B[:, None] + before_BV * probabilities_BV
-    tied_BV &= (count_B[:, None] + before_BV < k_B[:, None]) & (mass_BV < top_p_B[:, None])
+    place_BV = count_B[:, None] + before_BV
+    tied_BV &= (place_BV == 0) | ((place_BV < k_B[:, None]) & (mass_BV < top_p_B[:, None]))
     keep_BV = (rank_BV > lowest_B[:, None]) | tied_BV
     keep_BV &= probabilities_BV >= min_p_B[:, None] * probabilities_BV.max(axis=-1, keepdims=True)
     return jnp.where(keep_BV, logits_BV, -jnp.inf)
@@ -42,7 +43,8 @@ def filter_logits(
 
 def _in_order(x: jax.Array) -> jax.Array:
     """Return int32 numbers in the order of these float32 numbers."""
-    bits = jax.lax.bitcast_convert_type(x + 0.0, jnp.int32)  # + 0.0: -0.0 is as large as 0.0
+    no_sign = jnp.where(x == 0, 0.0, x)  # -0.0 is as large as 0.0; XLA would leave out `+ 0.0`
+    bits = jax.lax.bitcast_convert_type(no_sign, jnp.int32)
     return bits ^ ((bits >> 31) & INT32_MAX)
 
 

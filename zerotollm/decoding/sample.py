@@ -155,7 +155,7 @@ def probabilities(
 ) -> np.ndarray:
     """Return the probabilities that the token after `before_T` is sampled with, (V,) float64."""
     logits_V = np.where(utf8.may_follow(before_T), logits_V, -np.inf)
-    if not sampling.temperature:
+    if sampling.temperature < COLD:
         return np.eye(len(logits_V))[np.argmax(logits_V)]
     scaled_BV = jnp.asarray(logits_V / sampling.temperature, jnp.float32)[None]
     if sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p > 0:

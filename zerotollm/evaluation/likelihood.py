@@ -225,7 +225,10 @@ def _question(record: Json) -> Question:
     if type(right) is not int or not 0 <= right < len(choices):
         raise UsageError(f"answer is {answer!r}, and must be one of choices, or its index from 0")
     before, after = GAP.split(text)
-    return Question(tuple(before + choice + after for choice in choices), right, group)
+    texts = tuple(before + choice + after for choice in choices)
+    if not all(texts):
+        raise UsageError("a text is empty with one of its choices in the gap")
+    return Question(texts, right, group)
 
 
 class Accuracy(NamedTuple):

@@ -28,7 +28,9 @@ from zerotollm.model.config import TransformerConfig
 ARCHITECTURES = ("qwen3", "llama", "qwen2", "gpt2")
 """Values of `model_type` that llama.cpp has under the same name."""
 NARROWER: Mapping[str, Mapping[str, tuple[object, ...]]] = {
-    "qwen3": {"biases": ("none",)},
+    "qwen3": {"biases": ("none",), "rope_factor": (1.0,)},
+    "llama": {"rope_factor": (1.0,)},
+    "qwen2": {"rope_factor": (1.0,)},
     "gpt2": {"feed_forward": ("gelu",)},
 }
 """Architecture -> field of TransformerConfig -> the values that llama.cpp computes, where transformers has more."""

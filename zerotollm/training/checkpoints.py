@@ -54,7 +54,7 @@ class Checkpoint:
             manifest = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             return None
-        return manifest if isinstance(manifest, dict) else None
+        return manifest if isinstance(manifest, dict) and {"files", "notes"} <= manifest.keys() else None
 
     def bpb(self) -> float | None:
         """Return the validation bits per byte at this step, or None if they were not measured."""

@@ -95,6 +95,17 @@ def test_tsv_has_no_quotes(tmp_path):
     assert sorted(texts(tmp_path / "a.tsv")) == sorted(f'"{i} says' for i in range(30))
 
 
+def test_a_row_ends_only_at_the_end_of_a_line(tmp_path):
+    """Python's splitlines also splits at these, which the text of the web has."""
+    odd = [f"{i} a{mark}b" for i in range(10) for mark in "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e"]
+    (tmp_path / "a.csv").write_bytes(csv("text", odd))
+    assert sorted(texts(tmp_path / "a.csv")) == sorted(odd)
+    (tmp_path / "a.tsv").write_bytes(
+        "".join(f"{row}\n" for row in ["text\tid", *(f"{t}\t1" for t in odd)]).encode()
+    )
+    assert sorted(texts(tmp_path / "a.tsv")) == sorted(odd)
+
+
 @pytest.mark.parametrize("packed", PACK)
 def test_pages_and_books(tmp_path, packed):
     page, book = tmp_path / f"a.html{packed}", tmp_path / f"b.epub{packed}"
@@ -114,9 +125,17 @@ def test_pages_and_books(tmp_path, packed):
         archive.writestr("in/b x.xhtml", PAGE)
     book.write_bytes(PACK[packed](file.getvalue()))
     assert "".join(texts(book)) == f"{PAGE_TEXT}\nThe end.\n"
-    book.write_bytes(PACK[packed](file.getvalue()[:200]))
+    whole = file.getvalue()
+    book.write_bytes(PACK[packed](whole[:60] + whole[91:]))  # whose directory begins before the file
+    assert "is not a complete EPUB" in error_of(book)
+    book.write_bytes(PACK[packed](whole[:200]))
     assert "b.epub" in error_of(book)
     assert "is not a complete EPUB" in error_of(book)
+
+
+def test_a_marked_section_of_any_name_is_a_comment(tmp_path):
+    (tmp_path / "a.html").write_text("<p>One</p><![foo]><p>two.</p>")
+    assert "".join(texts(tmp_path / "a.html", test_fraction=0.0)) == "One\n\ntwo.\n"
 
 
 def test_front_matter_of_markdown_is_dropped_and_a_rule_is_not(tmp_path):
@@ -187,6 +206,11 @@ def test_broken_parquet(tmp_path):
     path.write_bytes(content[:-100])
     assert "a.parquet is not a complete Parquet file" in error_of(path)
     path.write_bytes(b"PAR1")
+    assert "a.parquet is not a complete Parquet file" in error_of(path)
+    name = content.index(
+        b"text", len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    )  # in the footer
+    path.write_bytes(content[:name] + b"\xff" + content[name + 1 :])
     assert "a.parquet is not a complete Parquet file" in error_of(path)
     metadata = pq.ParquetFile(io.BytesIO(content)).metadata
     start = metadata.row_group(3).column(1).data_page_offset

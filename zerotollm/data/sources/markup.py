@@ -78,6 +78,12 @@ class _Body(HTMLParser):
             self._end_block()
             self._verbatim = max(0, self._verbatim - (tag == "pre"))
 
+    def parse_marked_section(self, i: int, report: bool = True) -> int:
+        try:
+            return super().parse_marked_section(i, report)
+        except AssertionError:  # `<![` and any word, which browsers take for a comment
+            return self.parse_bogus_comment(i)
+
     def handle_data(self, data: str) -> None:
         if not self._hidden:
             self._parts.append(data if self._verbatim else re.sub(r"[ \t\r\n\f]+", " ", data))
@@ -102,7 +108,14 @@ def read_book(path: Path, ratio: float) -> str:
         with zipfile.ZipFile(io.BytesIO(content)) as book:
             check_ratio(path, sum(entry.file_size for entry in book.infolist()), len(content), ratio)
             return "\n".join(html_text(decoded(path, 0, book.read(name))) for name in _pages(book))
-    except (zipfile.BadZipFile, KeyError, ElementTree.ParseError, RuntimeError, *DAMAGED) as error:
+    except (
+        zipfile.BadZipFile,
+        KeyError,
+        ElementTree.ParseError,
+        RuntimeError,
+        ValueError,
+        *DAMAGED,
+    ) as error:
         raise UsageError(f"{path} is not a complete EPUB, or is encrypted: {error}") from error
 
 

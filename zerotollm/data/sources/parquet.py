@@ -72,7 +72,7 @@ def _open(path: Path, ratio: float) -> pq.ParquetFile:
         if not compression(path):
             return pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
         return pq.ParquetFile(pa.BufferReader(read_content(path, ratio)))
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not a complete Parquet file: {_first_line(error)}") from error
     except OSError as error:
         raise cannot_read(path, error) from error

@@ -8,6 +8,7 @@
 """
 
 import csv
+import io
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -86,7 +87,7 @@ def read_record_at(path: Path, fields: Sequence[str], ratio: float, span: Span) 
     content = read_slice(path, ratio, span.start, span.stop)
     if has_suffix(path.name, (".jsonl",)):
         return _json_line(path, span, content)
-    lines = decoded(path, span.start, content).splitlines(keepends=True)
+    lines = io.StringIO(decoded(path, span.start, content), newline="\n")  # splitlines splits at U+2028 too
     return dict(zip(_header(path, stamp(path), ratio), next(_csv_reader(path, lines)), strict=True))
 
 
