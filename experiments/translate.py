@@ -66,7 +66,8 @@ def recipe_for_pairs(target_bytes: int, step_tokens: int = STEP_TOKENS) -> dict[
     """Return the fields for other pairs, by the bytes of their training targets (docs/results/translation.md).
 
     Training reads 40 MB of targets, but each at most 20 times and at least once, in 1,000 steps or more of
-    `step_tokens` (batch times context). The more often it reads them, the more dropout. From 10 MB on, width and vocabulary follow usual practice and are not measured.
+    `step_tokens` (batch times context). The more often it reads them, the more dropout. From 10 MB on, width and
+    vocabulary follow usual practice and are not measured.
     """
     read = max(min(40e6, 20 * target_bytes), target_bytes)
     step_bytes = BYTES_PER_STEP * step_tokens / STEP_TOKENS
