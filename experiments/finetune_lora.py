@@ -34,9 +34,9 @@ def variants(base: Experiment) -> tuple[Variant, ...]:
     paper = "arXiv:2106.09685"
 
     def lora(rank: int, **targets: str) -> dict[str, Any]:
-        rates = {"optimizer.kind": "adamw", "optimizer.learning_rate": 0.01, "optimizer.weight_decay": 0.0}
+        rates = {"optimizer.kind": "adamw", "optimizer.learning_rate": 0.005, "optimizer.weight_decay": 0.0}
         fields = {f"train.lora_{name}": value for name, value in targets.items()}
-        return {"train.lora_rank": rank, "train.lora_alpha": 4.0 * rank} | fields | rates
+        return {"train.lora_rank": rank, "train.lora_alpha": 2.0 * rank} | fields | rates
 
     every = "attention/|feed_forward/|^head|^embedding"
     last_layer = {"train.trainable": f"layer_{last}/|final_norm|^head"}
@@ -51,11 +51,16 @@ def variants(base: Experiment) -> tuple[Variant, ...]:
         Change(
             "last-layer", last_layer, "arXiv:1801.06146, section 3.3", "the last block and the output matrix"
         ),
-        Change("lora-2", lora(2), paper, "adapters of rank 2 in all blocks, by AdamW"),
-        Change("lora-8", lora(8), paper, "adapters of rank 8 in all blocks, by AdamW"),
-        Change(
-            "lora-6-all", lora(6, targets=every), paper, "of rank 6, also beside embedding and output matrix"
-        ),
         Change("lora-8-attention", lora(8, targets="attention/(query|value)"), paper, "as in the paper"),
+        Change("lora-8", lora(8), paper, "adapters of rank 8 in all blocks, by AdamW"),
+        *(
+            Change(
+                f"lora-{rank}-all",
+                lora(rank, targets=every),
+                paper,
+                f"of rank {rank}, also beside embedding and output matrix",
+            )
+            for rank in (8, 16, 32)
+        ),
     ]
     return variants_of(base, {"fine-tuning": changes})
