@@ -76,8 +76,8 @@ QUESTIONS = (
         "attention",
         "How does attention stay focused?",
         "Every token has a query, which says what it looks for, and a key, which says what it offers. Softmax turns "
-        "the products of a query with all earlier keys into weights, and the output is the weighted mean of the "
-        "values.",
+        "the products of a query with its own and all earlier keys into weights, and the output is the weighted mean "
+        "of the values.",
         "In a map each row is a token, and its colors sum to 1.",
         ATTENTION,
     ),
