@@ -8,7 +8,7 @@ Time: 5 to 6 minutes of processor time for the base on one core of an Intel Xeon
 for three seeds of all rows
 
 Expected: 0.7700, 0.7799 and 0.7552 bits per byte, 39.4, 36.4 and 39.7 BLEU for the base. Of 13 rows one or two seeds
-are measured, and 5 of the 11 that differ in the paper point its way; the others are not yet (docs/results/translation.md)
+are measured, and 5 of the 11 that differ in the paper point its way; the others not yet (docs/results/translation.md)
 """
 
 from typing import Any, Literal
