@@ -15,7 +15,7 @@ REPLACEABLE = ("model", "optimizer", "objective", "dataset")
 """Functions of an experiment's file that replace those of `zerotollm.components` with the same name."""
 
 NOT_HASHED = ("experiment", "variants", "budget", "ladder", "next_size", "target", "recipe_for_pairs")
-"""Functions of an experiment's file that return experiments or a target: what they return is compared."""
+"""Functions of an experiment's file that return experiments, fields or a target: what they return is compared."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def filter_logits(
         tied_BV.astype(jnp.int32),
     )
     mass_BV = mass_B[:, None] + before_BV * probabilities_BV
-    place_BV = count_B[:, None] + before_BV
+    place_BV = count_B[:, None] + before_BV  # the first stays also where p is 0 in float32
     tied_BV &= (place_BV == 0) | ((place_BV < k_B[:, None]) & (mass_BV < top_p_B[:, None]))
     keep_BV = (rank_BV > lowest_B[:, None]) | tied_BV
     keep_BV &= probabilities_BV >= min_p_B[:, None] * probabilities_BV.max(axis=-1, keepdims=True)

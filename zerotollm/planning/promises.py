@@ -194,7 +194,7 @@ def seconds(basis: Basis, constants: Sequence[float], cpu: Sequence[float]) -> F
 
 
 def peak_memory_bytes(basis: Basis, constants: Sequence[float]) -> Formula:
-    """The state is in memory already; the rest is to compile validation and sampling, and at least the step's."""
+    """The state is in memory already; to come is what compiling validation and sampling takes, or a larger step."""
     of_step, rest = constants
     to_come = max(of_step * basis["step_memory"] + rest, basis["step_memory"])
     return Formula(0.0, max(basis["peak_bytes"], basis["resident_bytes"] + to_come))
