@@ -142,7 +142,7 @@ def precisions(options, say):
     say(what="bfloat16 with AdamW", **adamw, share_of_muon=muon)
 
 
-def in_turn(experiment, options, say, what, rows):
+def in_turn(experiment, options, say, what, texts):
     """Both sides in turn: training, and writing texts."""
     from zerotollm.session.timed_jax import jax_side
     from zerotollm.session.timed_sides import side_process
@@ -154,7 +154,7 @@ def in_turn(experiment, options, say, what, rows):
         arguments = (experiment, facts["model"], facts["platform"], facts["precision"], os.cpu_count() or 1)
         torch_facts, theirs = stack.enter_context(side_process("PyTorch", torch_side, *arguments))
         compiled = facts["compile_seconds"]
-        for name in ("train", *(f"decode {number}" for number in rows)):
+        for name in ("train", *texts):
             pairs = [
                 [statistics.median(ask(name, options.seconds)) for ask in (ours, theirs)]
                 for _ in range(options.rounds)
@@ -170,12 +170,12 @@ def in_turn(experiment, options, say, what, rows):
 
 
 def torch(options, say):
-    """AdamW on both sides, and 1, 16 and 64 texts."""
-    from zerotollm.session.timed_sides import DECODE_ROWS
+    """AdamW on both sides; 1, 16 and 64 texts; a long prompt."""
+    from zerotollm.session.timed_sides import text_measurements
 
     experiment = with_adamw(base(options))
     experiment = replace(experiment, model=replace(experiment.model, dropout=0.0))
-    in_turn(experiment, options, say, "PyTorch in turn", DECODE_ROWS)
+    in_turn(experiment, options, say, "PyTorch in turn", text_measurements(experiment))
 
 
 def attention(options, say):

@@ -26,7 +26,7 @@ from zerotollm.session.timed_torch import torch_optimizers
 from zerotollm.training.config import OptimizerConfig, TrainConfig
 
 QUICK = BenchOptions(rounds=2, seconds=0.01)
-RATES = {"train", "decode 1", "decode 16", "decode 64"}
+RATES = {"train", "decode 1", "decode 16", "decode 64", "prefill"}
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_what_is_measured_is_what_is_trained(tiny, tmp_path, kind):
     assert facts["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(params))
     assert ("classifier" in params) == (kind == "labels")
     assert {"train", "product"} <= set(measurements)
-    assert ("decode 1" in measurements) == (kind == "adapters")
+    assert ({"decode 1", "prefill"} <= set(measurements)) == (kind == "adapters")
     with pytest.raises(UsageError, match="labels texts, trains some"):
         bench(experiment, tmp_path / "run", replace(QUICK, against="torch"))
 

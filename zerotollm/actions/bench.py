@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
@@ -20,7 +21,7 @@ from zerotollm.interop.torch_model import check_installed, decoder_family
 from zerotollm.session.bench_report import Result, Round, bench_table, our_result, torch_result
 from zerotollm.session.progress import clock
 from zerotollm.session.timed_jax import jax_side
-from zerotollm.session.timed_sides import Ask, decode_rows, side_process
+from zerotollm.session.timed_sides import Ask, side_process, text_measurements
 from zerotollm.session.timed_torch import torch_side
 
 
@@ -60,7 +61,7 @@ def bench(experiment: Experiment, run_dir: Path, options: BenchOptions) -> Resul
         rounds: list[Round] = []
         for number in range(1, options.rounds + 1):
             say(f"measuring, round {number} of {options.rounds}")
-            rounds.append(_measure_round(sides, options.seconds, decode_rows(experiment)))
+            rounds.append(_measure_round(sides, options.seconds, text_measurements(experiment)))
     result = {
         "options": asdict(options),
         "load_average": load or 0.0,
@@ -91,8 +92,8 @@ def _with_twin(experiment: Experiment) -> Experiment:
     return replace(experiment, model=replace(model, dropout=0.0))
 
 
-def _measure_round(sides: dict[str, Ask], seconds: float, rows: tuple[int, ...]) -> Round:
+def _measure_round(sides: dict[str, Ask], seconds: float, texts: Iterable[str]) -> Round:
     """Take every measurement once, the sides in turn."""
-    names = ["train", *(f"decode {number}" for number in rows)]
+    names = ["train", *texts]
     times = {(side, name): ask(name, seconds) for name in names for side, ask in sides.items()}
     return times | {("ours", "product"): sides["ours"]("product", seconds / 4)}

@@ -203,7 +203,8 @@ def _forward(
         slot=slot,
         before_BN=before_BN,
     )
-    return readout.logits()[:, -1], caches
+    # Of a prompt's logits only the last are read, and XLA would compute them all.
+    return readout._replace(x_BTD=readout.x_BTD[:, -1:]).logits()[:, 0], caches
 
 
 @partial(jax.jit, static_argnames=("net", "num_slots"))

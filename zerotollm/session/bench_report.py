@@ -8,7 +8,7 @@ from rich.table import Table
 from zerotollm.experiment import Experiment
 from zerotollm.session.progress import two_columns
 from zerotollm.session.timed_jax import JaxFacts
-from zerotollm.session.timed_sides import decode_lengths, decode_rows
+from zerotollm.session.timed_sides import text_measurements
 from zerotollm.session.timed_torch import TorchFacts
 from zerotollm.types import Json
 
@@ -21,9 +21,10 @@ Result = Json
 def _rates(experiment: Experiment, rounds: Sequence[Round], side: str) -> dict[str, list[float]]:
     """Return tokens per second of the median step or text in each round, by measurement."""
     data = experiment.data
-    _, new = decode_lengths(data.context)
     tokens = {"train": data.batch_size * data.context}
-    tokens |= {f"decode {rows}": rows * new for rows in decode_rows(experiment)}
+    # Of prefill the tokens read count, of which one text alone is short.
+    for name, texts in text_measurements(experiment).items():
+        tokens[name] = texts.rows * max(texts.prompt, texts.new)
     return {name: [number / median(r[side, name]) for r in rounds] for name, number in tokens.items()}
 
 
@@ -72,7 +73,6 @@ def bench_table(experiment: Experiment, result: Result) -> Table:
     """Return bench.json as a table for a terminal."""
     data, step, planned = experiment.data, result["step_seconds"], result["xla_memory_bytes"]
     torch: Result = result.get("torch", {})
-    _, new = decode_lengths(data.context)
 
     def rate(name: str) -> str:
         text = f"{result['tokens_per_second'][name]:,.0f} tokens/s"
@@ -97,7 +97,10 @@ def bench_table(experiment: Experiment, result: Result) -> Table:
     }
     if planned:
         rows["planned by XLA"] = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in planned.items())
-    for texts in decode_rows(experiment):
-        name = "writing 1 text" if texts == 1 else f"writing {texts} texts"
-        rows[name] = f"{rate(f'decode {texts}')}, {new} tokens each"
+    for name, texts in text_measurements(experiment).items():
+        if name == "prefill":
+            rows["reading a prompt"] = f"{rate(name)}, {texts.prompt} tokens"
+        else:
+            noun = "text" if texts.rows == 1 else "texts"
+            rows[f"writing {texts.rows} {noun}"] = f"{rate(name)}, {texts.new} tokens each"
     return two_columns(rows)

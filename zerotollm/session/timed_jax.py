@@ -60,7 +60,7 @@ def jax_side(
     shared: bool = False,
     compiler_options: Mapping[str, str | bool] | None = None,
 ) -> tuple[JaxFacts, sides.Measurements]:
-    """Prepare the measurements "train", "product" and, if it `decodes`, "decode ROWS".
+    """Prepare the measurements "train", "product" and, if it `decodes`, those of texts.
 
     On a `shared` device jax takes memory as needed, instead of nearly all that a GPU has. XLA compiles the train step
     with `compiler_options`. Data is prepared for its vocabulary and labels alone: a resolved model needs none.
@@ -114,22 +114,23 @@ def jax_side(
     }
 
     params = jax.tree.map(jnp.copy, training.merge(state.params, state.frozen))
-    prompt, new = sides.decode_lengths(data.context)
-    greedy = replace(experiment.sample, prompt="", temperature=0.0, max_tokens=new)
+    greedy = replace(experiment.sample, prompt="", temperature=0.0)
     net, utf8 = model_of(experiment), Utf8Automaton.of([b" "] * vocab_size)
 
-    def decode(rows: int) -> None:
-        prompts = list(np.random.default_rng(rows).integers(0, vocab_size, (rows, prompt)))
+    def write(texts: sides.Texts) -> None:
+        prompts = list(np.random.default_rng(texts.rows).integers(0, vocab_size, (texts.rows, texts.prompt)))
+        sampling = replace(greedy, max_tokens=texts.new)
         # No token stops a row.
-        texts = sample.generate(params, net, prompts, greedy, stop_ids=(), utf8=utf8)
-        assert all(len(text) == new for text in texts)
+        written = sample.generate(params, net, prompts, sampling, stop_ids=(), utf8=utf8)
+        assert all(len(text) == texts.new for text in written)
 
     matrix = jnp.ones((facts["product"], facts["product"]), facts["precision"])
     multiply = partial(jnp.matmul, preferred_element_type=jnp.float32)
     product = jax.jit(lambda matrix: multiply(matrix, matrix)).lower(matrix).compile()
     others = {"product": partial(sides.timed, lambda: product(matrix).block_until_ready())}
-    for rows in sides.decode_rows(experiment) if decodes else ():
-        others[f"decode {rows}"] = partial(sides.timed, partial(decode, rows))
+    if decodes:
+        for name, texts in sides.text_measurements(experiment).items():
+            others[name] = partial(sides.timed, partial(write, texts))
     for measurement in others.values():
         measurement(0.0)  # compiles
     return facts, {"train": partial(sides.paced, begin), **others}

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -118,12 +118,25 @@ def random_tokens(experiment: Experiment, vocab_size: int) -> list[np.ndarray]:
     return [rng.integers(0, vocab_size, (data.batch_size, data.context + 1)) for _ in range(BATCHES)]
 
 
-def decode_rows(experiment: Experiment) -> tuple[int, ...]:
-    """Return the numbers of texts to write at once. Only language models write: others have an encoder, or label."""
-    return DECODE_ROWS if continues(experiment) else ()
+class Texts(NamedTuple):
+    """Texts that are written at once, greedily."""
+
+    rows: int
+    prompt: int
+    """tokens of each prompt"""
+    new: int
+    """tokens written after it"""
 
 
-def decode_lengths(context: int) -> tuple[int, int]:
-    """Return the tokens of a prompt and of the text after it: the context, and the token drawn at its end."""
+def text_measurements(experiment: Experiment) -> dict[str, Texts]:
+    """Return the measurements "decode ROWS" and "prefill", by name; none for models with an encoder or labels.
+
+    Decoding fills the context from a short prompt, and draws the token after it. Prefill reads one prompt of the whole
+    context, and draws the token after it.
+    """
+    if not continues(experiment):
+        return {}
+    context = experiment.data.context
     prompt = min(PROMPT, context)
-    return prompt, context - prompt + 1
+    decoding = {f"decode {rows}": Texts(rows, prompt, context - prompt + 1) for rows in DECODE_ROWS}
+    return decoding | {"prefill": Texts(1, context, 1)}

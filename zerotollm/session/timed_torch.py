@@ -47,7 +47,7 @@ def torch_optimizers(kind: str, net: Any) -> list[Any]:
 def torch_side(
     experiment: Experiment, model: TransformerConfig, platform: str, precision: str, cores: int
 ) -> tuple[TorchFacts, sides.Measurements]:
-    """Prepare the measurements "train" and "decode ROWS".
+    """Prepare the measurements "train" and those of texts.
 
     `model` is resolved, `platform` jax's, `precision` that of our products. A CPU computes on `cores` threads. A GPU
     computes with torch.compile, autocast, fused AdamW and the host a step ahead, as its users would have it. Raises
@@ -111,16 +111,14 @@ def torch_side(
         net.train()
         return sides.paced(begin, seconds)
 
-    prompt, new = sides.decode_lengths(experiment.data.context)
-    greedy = transformers.GenerationConfig(
-        max_new_tokens=new, do_sample=False, use_cache=True, eos_token_id=None, pad_token_id=0
-    )
-
-    def decode(rows: int) -> None:
+    def write(texts: sides.Texts) -> None:
         net.eval()
-        prompts = torch.randint(model.vocab_size, (rows, prompt), device=device)
-        texts = net.generate(prompts, attention_mask=torch.ones_like(prompts), generation_config=greedy).cpu()
-        assert texts.shape == (rows, prompt + new)
+        greedy = transformers.GenerationConfig(
+            max_new_tokens=texts.new, do_sample=False, use_cache=True, eos_token_id=None, pad_token_id=0
+        )
+        prompts = torch.randint(model.vocab_size, (texts.rows, texts.prompt), device=device)
+        ids = net.generate(prompts, attention_mask=torch.ones_like(prompts), generation_config=greedy).cpu()
+        assert ids.shape == (texts.rows, texts.prompt + texts.new)
 
     for _ in range(sides.WARM_UP):
         begin()()
@@ -132,7 +130,7 @@ def torch_side(
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
     measurements: dict[str, Callable[[float], list[float]]] = {"train": measure_training}
-    for texts in sides.decode_rows(experiment):
-        measurements[f"decode {texts}"] = partial(sides.timed, partial(decode, texts))
-        decode(texts)  # warm-up
+    for name, texts in sides.text_measurements(experiment).items():
+        measurements[name] = partial(sides.timed, partial(write, texts))
+        write(texts)  # warm-up
     return facts, measurements
