@@ -203,6 +203,7 @@ def params_of(rows, **changes):
     return sample.SamplingParams.of(SamplingConfig(**changes), rows)
 
 
+@jax.jit
 def filtered_logits(logits, params):
     return filter_logits(logits, *params.filters)
 

@@ -9,6 +9,7 @@ from zerotollm.model.config import TransformerConfig
 from zerotollm.model.layers import attention_weights, mix_values
 
 
+@jax.jit
 def attend(q_BHTC: jax.Array, k_BKSC: jax.Array, v_BKSC: jax.Array, mask_BTS: jax.Array) -> jax.Array:
     """Return the plain attention of the model, (B, H, T, C)."""
     return mix_values(attention_weights(q_BHTC, k_BKSC, mask_BTS), v_BKSC)

@@ -1,5 +1,7 @@
 """Dropout: the share it drops, that it keeps the mean, and that a key decides."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from zerotollm.model.layers import Dropout
 
 
+@partial(jax.jit, static_argnames=("rate", "deterministic"))
 def drop(rate, x, seed=0, deterministic=False):
     return Dropout(rate).apply({}, x, deterministic=deterministic, rngs={"dropout": jax.random.key(seed)})
 

@@ -261,7 +261,7 @@ def test_a_label_is_predicted_from_the_mean_without_padding():
 def test_readout_times_head_equals_the_logits(model):
     params, batch = noisy(model), (ids(2, SOURCE, 2), padded_mask(), ids(2, TARGET, 3))
     inputs = dict(zip(("sources", "source_mask", "inputs"), batch, strict=True))
-    readout = EncoderDecoder(model).apply({"params": params}, inputs)
+    readout = jax.jit(EncoderDecoder(model).apply)({"params": params}, inputs)
     bias_11V = 0 if readout.bias_V is None else readout.bias_V[None, None]
     np.testing.assert_allclose(
         readout.x_BTD @ readout.head_DV + bias_11V, logits(model, params, *batch), atol=1e-4

@@ -50,6 +50,11 @@ def noisy(module, *inputs, seed=1, **more):
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
+def apply(module, params, *inputs, **more):
+    """Apply a module in one compiled program: operation by operation, each would be compiled alone."""
+    return jax.jit(module.apply)({"params": params}, *inputs, **more)
+
+
 @pytest.mark.parametrize(
     "scaling", [{}, {"rope_factor": 3.0}, {"rope_factor": 3.0, "rope_original_length": 50}], ids=str
 )
@@ -75,10 +80,8 @@ def test_norms_match_their_equations_on_any_number_of_axes(kind):
     config = replace(CONFIG, norm=kind, norm_epsilon=0.3)
     x = random(2, 3, 8, mean=1.0)
     params = noisy(Norm(config), x)
-    np.testing.assert_allclose(
-        Norm(config).apply({"params": params}, x), by_hand.norm(params, x, config), atol=1e-5
-    )
-    half = Norm(config).apply({"params": params}, x.astype(jnp.float16))
+    np.testing.assert_allclose(apply(Norm(config), params, x), by_hand.norm(params, x, config), atol=1e-5)
+    half = apply(Norm(config), params, x.astype(jnp.float16))
     assert half.dtype == jnp.float16
 
 
@@ -120,7 +123,7 @@ def test_cross_attention_with_and_without_precomputed_keys_and_values(cross_rope
     params = noisy(module, x_BTD, mask_BS[:, None], positions_BT, context_BSD=source_BSD)
 
     def run(**more):
-        return module.apply({"params": params}, jnp.asarray(x_BTD), mask_BS[:, None], positions_BT, **more)
+        return apply(module, params, x_BTD, mask_BS[:, None], positions_BT, **more)
 
     ours, kept = run(context_BSD=jnp.asarray(source_BSD))
     for b in range(2):
@@ -136,16 +139,14 @@ def test_self_attention_fused_and_with_a_cache():
     x_BTD, positions_BT = random(2, 3, 24), jnp.array([[4, 5, 6]])
     module, past = Attention(CONFIG), np.tril(np.ones((1, 3, 3), bool))
     params = noisy(module, x_BTD, past, positions_BT)
-    ours, new = module.apply({"params": params}, jnp.asarray(x_BTD), past, positions_BT)
+    ours, new = apply(module, params, x_BTD, past, positions_BT)
     for b in range(2):
         # Rotary positions matter by their differences alone.
         expected = by_hand.attention(params, x_BTD[b], x_BTD[b], past[0], CONFIG, True)
         np.testing.assert_allclose(ours[b], expected, atol=2e-5)
     cache = KVCache(jnp.full((2, 2, 9, 4), 50.0), jnp.full((2, 2, 9, 6), 50.0))
     reach_BTS = (jnp.arange(9)[None, None] >= 4) & (jnp.arange(9)[None, None] <= positions_BT[..., None])
-    cached, whole = module.apply(
-        {"params": params}, jnp.asarray(x_BTD), reach_BTS, positions_BT, cache=cache, slot=4
-    )
+    cached, whole = apply(module, params, x_BTD, reach_BTS, positions_BT, cache=cache, slot=4)
     np.testing.assert_allclose(cached, ours, atol=1e-5)
     np.testing.assert_allclose(whole.keys_BKSC[:, :, 4:7], new.keys_BKSC, atol=1e-6)
     np.testing.assert_array_equal(whole.values_BKSC[:, :, [0, 3, 7, 8]], 50.0)
@@ -153,7 +154,7 @@ def test_self_attention_fused_and_with_a_cache():
     apart = {"query", "key", "value", "query_bias", "key_bias", "value_bias"}
     assert set(params) == apart | {"output", "output_bias", "query_norm", "key_norm"}
     assert set(fused) == set(params) - apart | {"query+key+value", "query+key+value_bias"}
-    together, _ = module.apply({"params": fused}, jnp.asarray(x_BTD), past, positions_BT)
+    together, _ = apply(module, fused, x_BTD, past, positions_BT)
     np.testing.assert_allclose(together, ours, atol=1e-5)
 
 
@@ -187,7 +188,7 @@ def test_feed_forward_matches_its_formula_fused_or_not(kind, biases):
     assert set(params) == kernels | ({f"{name}_bias" for name in kernels} if biases != "none" else set())
     expected = by_hand.feed_forward(params, x_BTD, config)
     for form in (params, fuse_projections(params)):
-        np.testing.assert_allclose(module.apply({"params": form}, jnp.asarray(x_BTD)), expected, atol=2e-5)
+        np.testing.assert_allclose(apply(module, form, x_BTD), expected, atol=2e-5)
 
 
 def test_slots_are_written_for_all_rows_or_per_row():
@@ -219,7 +220,7 @@ def test_attention_in_halves_is_attention_of_the_whole_batch(mask_rows):
     )
     x_BTD, positions = jnp.asarray(random(4, 6, 24)), jnp.arange(6)[None]
     net = Attention(CONFIG)
-    params = net.init(jax.random.key(0), x_BTD, mask_BTS, positions)["params"]
+    params = noisy(net, x_BTD, mask_BTS, positions)
     apply = jax.jit(net.apply, static_argnames="mutable")
     halves, _ = apply({"params": params}, x_BTD, mask_BTS, positions)
     (whole, _), sown = apply({"params": params}, x_BTD, mask_BTS, positions, mutable="intermediates")

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from zerotollm.errors import UsageError
-from zerotollm.model.build import Params, apply_net, build_net, init_params
+from zerotollm.model.build import Net, Params, apply_net, build_net, init_params
 from zerotollm.model.config import TransformerConfig, resolve
 from zerotollm.model.previous_token_heads import plant_layer
 
@@ -35,17 +35,22 @@ def batch(rows: int = 2) -> dict[str, jax.Array]:
     return {"inputs": tokens_BT, "sources": tokens_BT, "source_mask": tokens_BT > 0}
 
 
+def attention_of(net: Net, params: Params) -> dict:
+    """Return what the attention of each layer sows, from one compiled program."""
+    apply = jax.jit(net.apply, static_argnames="mutable")
+    return apply({"params": params}, batch(), mutable="intermediates")[1]["intermediates"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_planted_heads_attend_to_the_tokens_before(kind):
     net = build_net(resolved(KINDS[kind]))
     params = init_params(net, 0)
-    _, sown = net.apply({"params": params}, batch(), mutable="intermediates")
-    layers = [side["layer_0"] for side in find_sides(sown["intermediates"])]
+    layers = [side["layer_0"] for side in find_sides(attention_of(net, params))]
     assert len(layers) == (2 if kind == "encoder-decoder" else 1)
     for layer in layers:
         (weights_BHTS,) = layer["attention"]["weights_BHTS"]
         for head in range(net.config.num_heads):
-            share = np.mean([weights_BHTS[:, head, t, t - head - 1] for t in range(8, 48)])
+            share = np.mean([np.asarray(weights_BHTS)[:, head, t, t - head - 1] for t in range(8, 48)])
             assert (share > 0.5) == (head < net.config.previous_token_heads), (head, share)
 
 
@@ -73,11 +78,11 @@ def test_heads_of_another_layer_attend_to_the_tokens_before():
     config = resolved(PLANTED)
     unplanted = build_net(replace(config, previous_token_heads=0))
     params = plant_layer(config, init_params(unplanted, 0), 1)
-    _, sown = unplanted.apply({"params": params}, batch(), mutable="intermediates")
+    sown = attention_of(unplanted, params)
     for layer, planted in (("layer_0", False), ("layer_1", True)):
-        (weights_BHTS,) = sown["intermediates"][layer]["attention"]["weights_BHTS"]
+        (weights_BHTS,) = sown[layer]["attention"]["weights_BHTS"]
         for head in range(3):
-            share = np.mean([weights_BHTS[:, head, t, t - head - 1] for t in range(8, 48)])
+            share = np.mean([np.asarray(weights_BHTS)[:, head, t, t - head - 1] for t in range(8, 48)])
             assert (share > 0.5) == planted, (layer, head, share)
 
 
@@ -91,7 +96,7 @@ def test_planted_heads_learn():
         logits_BTV = apply_net(net, params, inputs).logits()[:, :-1]
         return optax.softmax_cross_entropy_with_integer_labels(logits_BTV, inputs["inputs"][:, 1:]).mean()
 
-    gradients = jax.grad(loss)(params)["layer_0"]["attention"]
+    gradients = jax.jit(jax.grad(loss))(params)["layer_0"]["attention"]
     for name in ("query", "query_bias", "key"):
         assert jnp.linalg.norm(gradients[name]) > 1e-5, name
 
