@@ -2,6 +2,7 @@
 test, or in a process that a test starts, no other compiles again; a process keeps to one core where it
 can; and no example of a property has a deadline, unless its test says so."""
 
+import gc
 import os
 import tempfile
 from importlib.metadata import version
@@ -27,6 +28,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import hypothesis
 import jax
 
+# Tracing makes many small objects, and each full collection visits all that a long process holds.
+gc.set_threshold(100_000)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # A busy machine is no error; tests of what may hang set a deadline of their own.
 hypothesis.settings.register_profile("untimed", deadline=None)
